@@ -1,0 +1,1 @@
+//! The edge: listeners, TLS, WebSocket, admission and the relay.

@@ -1,0 +1,1 @@
+//! The edge-to-worker link and its in-process twin.

@@ -1,0 +1,3 @@
+//! tidegate-load: load scenarios for MQTT brokers.
+
+fn main() {}

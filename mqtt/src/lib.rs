@@ -1,0 +1,1 @@
+//! Sans-I/O codec for MQTT 3.1, 3.1.1 and 5.
