@@ -1,0 +1,106 @@
+//! What the whole-system tests stand on: the real binary as a process, raw bytes over every transport.
+//! Packets are built and read here byte by byte on purpose: a client library would hide violations.
+
+pub(crate) mod bytes;
+pub(crate) mod client;
+pub(crate) mod packet;
+pub(crate) mod property;
+pub(crate) mod scram;
+pub(crate) mod server;
+pub(crate) mod transport;
+pub(crate) mod websocket;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub(crate) use client::Client;
+pub(crate) use server::{Server, shared};
+pub(crate) use transport::Transport;
+
+/// How long a test waits for anything that must happen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A server and the transport by which a test talks to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) transport: Transport,
+}
+
+impl Target<'_> {
+    /// A new connection on which nothing was sent yet.
+    pub(crate) fn open(&self) -> Client {
+        Client::open(self.server, self.transport)
+    }
+
+    /// Sends this CONNECT on a new connection and waits for a CONNACK that accepts it.
+    pub(crate) fn connect(&self, connect: &bytes::Connect) -> Client {
+        self.connect_and_see(connect).0
+    }
+
+    /// As `connect`, with the CONNACK.
+    pub(crate) fn connect_and_see(&self, connect: &bytes::Connect) -> (Client, packet::Connack) {
+        let mut client = self.open();
+        client.version = connect.version();
+        client.send(&connect.bytes());
+        let connack = client.expect_connack();
+        assert_eq!(connack.code, 0, "the CONNECT is accepted: {connack:?}");
+        (client, connack)
+    }
+
+    /// An MQTT 5 connection with Clean Start and a Client Identifier of its own.
+    pub(crate) fn v5(&self) -> Client {
+        self.connect(&bytes::Connect::v5(&unique("c")))
+    }
+
+    /// An MQTT 3.1.1 connection with a clean session and a Client Identifier of its own.
+    pub(crate) fn v4(&self) -> Client {
+        self.connect(&bytes::Connect::v4(&unique("c")))
+    }
+
+    /// Sends this CONNECT on a new connection and returns the CONNACK that refuses it.
+    pub(crate) fn refused(&self, connect: &[u8], version: u8) -> packet::Connack {
+        let mut client = self.open();
+        client.version = version;
+        client.send(connect);
+        let connack = client.expect_connack();
+        assert_ne!(connack.code, 0, "the CONNECT is refused");
+        assert!(!connack.session_present, "v5 [MQTT-3.2.2-6] no Session Present in a refusal");
+        client.expect_close();
+        connack
+    }
+}
+
+/// A name that nothing else in this run or an earlier one uses, fit for Client Identifiers and topic levels.
+pub(crate) fn unique(stem: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{stem}{:x}x{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Lets time pass where time itself is what is tested (Keep Alive, expiry, delay), never to wait for a result.
+pub(crate) fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Runs every named test once over TCP, once over TLS and once over WSS.
+macro_rules! over_every_transport {
+    ($($name:ident),+ $(,)?) => {
+        crate::over_every_transport!(@one tcp, Tcp, $($name),+);
+        crate::over_every_transport!(@one tls, Tls, $($name),+);
+        crate::over_every_transport!(@one wss, Wss, $($name),+);
+    };
+    (@one $module:ident, $transport:ident, $($name:ident),+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name($crate::harness::Target {
+                        server: $crate::harness::shared(),
+                        transport: $crate::harness::Transport::$transport,
+                    });
+                }
+            )+
+        }
+    };
+}
+pub(crate) use over_every_transport;

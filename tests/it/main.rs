@@ -1,0 +1,10 @@
+//! Behaviour of the real binary over real sockets, by topic. Quick: one shared server, run by `cargo test`.
+
+#[expect(dead_code, reason = "shared with the slow tests, which use more of it")]
+#[path = "../harness/mod.rs"]
+mod harness;
+
+pub(crate) use harness::over_every_transport;
+
+mod connect;
+mod malformed;

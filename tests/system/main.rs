@@ -1,0 +1,1 @@
+//! Slow whole-system tests.
