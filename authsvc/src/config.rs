@@ -1,0 +1,131 @@
+//! The settings of authentication (`[auth]`) and authorization (`[authorization]`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use link::{Action, Effect};
+use serde::{Deserialize, Serialize};
+
+/// `[auth]`: who may connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Whether clients without credentials may connect. Default: `loopback` until a source of identities is configured
+    /// (`password_file`, `certificate`), `never` from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<Anonymous>,
+    /// Whether a verified client certificate is an identity. Default `off`.
+    pub certificate: CertificateIdentity,
+    /// Whether the Authentication Method SCRAM-SHA-256 is offered when there is a password file. Default true.
+    pub scram: bool,
+    /// Seconds after which what a client was allowed ends, and its connection with it unless it authenticates anew.
+    /// Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passport_lifetime_s: Option<u64>,
+    /// Passwords hashed at a time, each by a thread of its own with 19 MiB. Default: half of the cores, at least one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_threads: Option<usize>,
+    /// Logins that wait for a thread; beyond it the oldest is refused as "server unavailable". Default 4096.
+    pub hash_queue_max: usize,
+    /// Milliseconds that a login waits for its verdict before it is refused as "server unavailable". Default 5000.
+    pub hash_timeout_ms: u64,
+    /// Seconds for which a password that was right is known again without hashing; used ones are kept longer. 0
+    /// turns it off. Default 86400.
+    pub recent_ttl_s: u64,
+    /// Passwords known that way, about 150 bytes each. Default 100000.
+    pub recent_max: usize,
+    /// Wrong passwords in a row before one user name at one address is slowed down. Default 10.
+    pub wrong_passwords_max: u32,
+    /// Seconds until one more attempt is let through then. Attempts refused meanwhile do not count. Default 10.
+    pub wrong_password_interval_s: u32,
+    /// Users and addresses remembered for that. Default 100000.
+    pub slowed_down_max: usize,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            password_file: None,
+            anonymous: None,
+            certificate: CertificateIdentity::Off,
+            scram: true,
+            passport_lifetime_s: None,
+            hash_threads: None,
+            hash_queue_max: 4096,
+            hash_timeout_ms: 5000,
+            recent_ttl_s: 86_400,
+            recent_max: 100_000,
+            wrong_passwords_max: 10,
+            wrong_password_interval_s: 10,
+            slowed_down_max: 100_000,
+        }
+    }
+}
+
+impl AuthConfig {
+    /// Whether any source of identities is configured.
+    pub fn has_source(&self) -> bool {
+        self.password_file.is_some() || self.certificate == CertificateIdentity::Subject
+    }
+
+    /// The policy for clients without credentials that is in force.
+    pub fn anonymous_in_force(&self) -> Anonymous {
+        self.anonymous.unwrap_or(if self.has_source() { Anonymous::Never } else { Anonymous::Loopback })
+    }
+
+    /// Threads that hash passwords.
+    pub fn hash_threads_in_force(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.hash_threads.unwrap_or(cores / 2).max(1)
+    }
+}
+
+/// Whether clients without credentials may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    /// From this machine only.
+    Loopback,
+    /// No.
+    Never,
+    /// From anywhere.
+    Always,
+}
+
+/// What a verified client certificate means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateIdentity {
+    /// Nothing beyond the TLS connection.
+    #[default]
+    Off,
+    /// The common name of its subject is the user name, whatever CONNECT says.
+    Subject,
+}
+
+/// `[authorization]`: what clients may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthorizationConfig {
+    /// `[[authorization.rule]]`, tried in order; the first that applies decides, and when none does the action is
+    /// refused. Without any rule, everybody who may connect may do everything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<RuleConfig>,
+}
+
+/// One `[[authorization.rule]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleConfig {
+    /// User names; `*` for everybody who authenticated, `anonymous` for those who did not have to.
+    pub who: Vec<Arc<str>>,
+    /// `allow` or `deny`.
+    pub effect: Effect,
+    /// `publish`, `subscribe` or `all`.
+    pub action: Action,
+    /// Topic Filters; the levels `%c` and `%u` stand for the Client Identifier and the user name.
+    pub topics: Vec<Arc<str>>,
+}

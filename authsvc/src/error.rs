@@ -1,0 +1,58 @@
+//! What can be wrong with the files and settings of authentication. Each text is one line for an operator.
+
+use std::path::PathBuf;
+
+/// Why authentication cannot start, or a file cannot be read again.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// The password file cannot be read.
+    #[error("cannot read password file {path:?}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The password file cannot be written.
+    #[error("cannot write password file {path:?}: {source}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line of the password file is not as documented.
+    #[error("password file {path:?} line {line}: {problem}")]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A user name that no file can hold.
+    #[error("user name {name:?} {problem}")]
+    UserName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A rule that can never apply as written.
+    #[error("authorization.rule[{index}].{key} {problem}")]
+    Rule {
+        /// Which rule, from 0.
+        index: usize,
+        /// Which key of it.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Hashing refused its parameters or its input.
+    #[error("cannot hash the password: {0}")]
+    Hash(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread for password hashing: {0}")]
+    Thread(std::io::Error),
+}

@@ -1,0 +1,121 @@
+//! SCRAM-SHA-256 as an [`Exchange`]: looks users up, slows guessing down, turns the outcome into a passport.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
+
+use crate::authorization::Identity;
+use crate::local::Inner;
+use crate::password_file::PasswordFile;
+use crate::scram::{AwaitingProof, ClientFirst, ScramFailure, Verifier};
+use crate::slowdown::Suspect;
+use crate::{Decision, DenyReason, Exchange, Request, Step};
+
+/// Shown to unknown users when no record says otherwise; what `tidegate passwd` writes.
+pub const SCRAM_ITERATIONS: u32 = 15_000;
+
+/// One run of SCRAM-SHA-256. Never blocks: a step costs a few HMACs.
+pub struct ScramExchange {
+    inner: Arc<Inner>,
+    request: Request,
+    state: State,
+}
+
+enum State {
+    /// `asked`: an empty challenge was sent because CONNECT had no data.
+    AwaitingFirst {
+        asked: bool,
+    },
+    AwaitingFinal {
+        proof: AwaitingProof,
+        user: Arc<str>,
+        exists: bool,
+        suspect: Suspect,
+    },
+    Ended,
+}
+
+impl ScramExchange {
+    pub(crate) fn new(inner: Arc<Inner>, request: Request) -> Self {
+        Self { inner, request, state: State::AwaitingFirst { asked: false } }
+    }
+
+    fn first(&mut self, data: &[u8], asked: bool) -> Step {
+        // CONNECT may come without data: the exchange then begins with an empty challenge (RFC 4422 section 3).
+        if data.is_empty() && !asked {
+            self.state = State::AwaitingFirst { asked: true };
+            return Step::Continue(Bytes::new());
+        }
+        let Some(first) = ClientFirst::parse(data) else { return Step::Deny(DenyReason::NotAuthorized) };
+        if self.request.username.as_ref().is_some_and(|name| **name != *first.user) {
+            return Step::Deny(DenyReason::BadCredentials);
+        }
+        let Some(users) = &self.inner.users else { return Step::Deny(DenyReason::BadMethod) };
+        let file = users.current();
+        let known = file.user(&first.user).and_then(|user| user.scram.clone());
+        let exists = known.is_some();
+        let verifier = known.unwrap_or_else(|| Arc::new(self.fake(&file, &first.user)));
+        let nonce: [u8; 18] = rand::random();
+        let proof = AwaitingProof::new(&first, verifier, &STANDARD_NO_PAD.encode(nonce));
+        let challenge = Bytes::copy_from_slice(proof.server_first().as_bytes());
+        let suspect = self.inner.slow_down.suspect(&first.user, self.request.peer.ip());
+        self.state = State::AwaitingFinal { proof, user: first.user.into(), exists, suspect };
+        Step::Continue(challenge)
+    }
+
+    fn fake(&self, file: &PasswordFile, user: &str) -> Verifier {
+        let key = file.fake_salt_key().unwrap_or(&self.inner.fake_salt_key);
+        Verifier::fake(key, user, file.scram_iterations().unwrap_or(SCRAM_ITERATIONS))
+    }
+
+    fn last(
+        &self,
+        proof: &AwaitingProof,
+        user: Arc<str>,
+        exists: bool,
+        suspect: Suspect,
+        data: &[u8],
+    ) -> Step {
+        if !self.inner.slow_down.admit(suspect, Instant::now()) {
+            return Step::Deny(DenyReason::SlowedDown);
+        }
+        match proof.finish(data) {
+            Ok(server_final) if exists => {
+                self.inner.slow_down.refund(suspect);
+                match self.inner.allow(&Identity::User(user), &self.request) {
+                    Decision::Allow(passport) => Step::Done(passport, Some(server_final.into())),
+                    Decision::Deny(reason) => Step::Deny(reason),
+                }
+            }
+            Err(ScramFailure::Malformed) => {
+                self.inner.slow_down.refund(suspect);
+                Step::Deny(DenyReason::NotAuthorized)
+            }
+            Ok(_) | Err(ScramFailure::WrongProof) => {
+                self.inner.slow_down.confirm(suspect, Instant::now());
+                Step::Deny(DenyReason::BadCredentials)
+            }
+        }
+    }
+}
+
+impl Exchange for ScramExchange {
+    async fn step(&mut self, data: Option<&[u8]>) -> Step {
+        let step = match std::mem::replace(&mut self.state, State::Ended) {
+            State::AwaitingFirst { asked } => self.first(data.unwrap_or_default(), asked),
+            State::AwaitingFinal { proof, user, exists, suspect } => {
+                self.last(&proof, user, exists, suspect, data.unwrap_or_default())
+            }
+            State::Ended => Step::Deny(DenyReason::NotAuthorized),
+        };
+        match &step {
+            Step::Continue(_) => {}
+            Step::Done(..) => self.inner.metrics.count_allow(),
+            Step::Deny(reason) => self.inner.metrics.count_deny(*reason),
+        }
+        step
+    }
+}

@@ -1,0 +1,265 @@
+//! Threads that verify password hashes: a bounded number, fed newest first, each password once however many wait.
+//!
+//! A login costs tens of milliseconds of CPU, so under a storm the queue decides who is served: the newest can still be
+//! in time, the oldest has probably given up (nats-streaming#1134, FlashMQ's overload mode).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::AuthError;
+use crate::password_file::verify_argon2;
+use crate::recent::Fingerprint;
+
+/// How a verification ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The password is right.
+    Right,
+    /// It is not.
+    Wrong,
+    /// It was not looked at: too many wait, or nobody waits any more.
+    Dropped,
+}
+
+/// One password to verify.
+pub(crate) struct Job {
+    /// PHC string.
+    pub(crate) record: Arc<str>,
+    /// The candidate.
+    pub(crate) password: Bytes,
+    /// Runs once with the verdict, before those who wait hear it.
+    pub(crate) settle: Box<dyn FnOnce(Verdict) + Send>,
+}
+
+/// The threads and their queue. They end when it is dropped.
+pub(crate) struct Hashing {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    queue_max: usize,
+    verify: fn(&str, &[u8]) -> bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Waiting and running ones.
+    waiters: HashMap<Fingerprint, Vec<oneshot::Sender<Verdict>>>,
+    /// Waiting ones, newest at the back.
+    queue: VecDeque<(Fingerprint, Job)>,
+    closed: bool,
+}
+
+impl Hashing {
+    /// Starts `threads` threads.
+    pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Self, AuthError> {
+        Self::start_with(threads, queue_max, verify_argon2)
+    }
+
+    fn start_with(
+        threads: usize,
+        queue_max: usize,
+        verify: fn(&str, &[u8]) -> bool,
+    ) -> Result<Self, AuthError> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            queue_max: queue_max.max(1),
+            verify,
+        });
+        // Made first, so that an early return ends the threads that did start.
+        let hashing = Self { shared };
+        for n in 0..threads {
+            let shared = hashing.shared.clone();
+            std::thread::Builder::new()
+                .name(format!("hash-{n}"))
+                .spawn(move || shared.work())
+                .map_err(AuthError::Thread)?;
+        }
+        Ok(hashing)
+    }
+
+    /// Waits for the verdict on a password that is being verified already, if it is.
+    pub(crate) fn join(&self, fingerprint: Fingerprint) -> Option<oneshot::Receiver<Verdict>> {
+        let mut state = self.shared.state.lock();
+        let waiters = state.waiters.get_mut(&fingerprint)?;
+        let (sender, receiver) = oneshot::channel();
+        // Those who gave up make room, now and then so that joining stays cheap: the list is at most twice as long as
+        // the clients that wait.
+        if waiters.len().is_power_of_two() {
+            waiters.retain(|waiter| !waiter.is_closed());
+        }
+        waiters.push(sender);
+        Some(receiver)
+    }
+
+    /// Queues `job`. The receiver fails if it is dropped unseen.
+    pub(crate) fn submit(&self, fingerprint: Fingerprint, job: Job) -> oneshot::Receiver<Verdict> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.shared.state.lock();
+        let dropped = if let Some(waiters) = state.waiters.get_mut(&fingerprint) {
+            waiters.push(sender);
+            Some(job)
+        } else {
+            state.waiters.insert(fingerprint, vec![sender]);
+            state.queue.push_back((fingerprint, job));
+            state.shed(self.shared.queue_max)
+        };
+        drop(state);
+        self.shared.wake.notify_one();
+        if let Some(job) = dropped {
+            (job.settle)(Verdict::Dropped);
+        }
+        receiver
+    }
+
+    /// Passwords that wait for a thread.
+    pub(crate) fn queued(&self) -> usize {
+        self.shared.state.lock().queue.len()
+    }
+}
+
+impl Drop for Hashing {
+    fn drop(&mut self) {
+        self.shared.state.lock().closed = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+impl State {
+    /// Drops the oldest if too many wait.
+    fn shed(&mut self, queue_max: usize) -> Option<Job> {
+        if self.queue.len() <= queue_max {
+            return None;
+        }
+        let (fingerprint, job) = self.queue.pop_front()?;
+        self.waiters.remove(&fingerprint);
+        Some(job)
+    }
+
+    /// The newest that somebody still waits for; the others passed on the way.
+    fn next(&mut self, abandoned: &mut Vec<Job>) -> Option<(Fingerprint, Job)> {
+        while let Some((fingerprint, job)) = self.queue.pop_back() {
+            let wanted = self.waiters.get(&fingerprint).is_some_and(|all| all.iter().any(|w| !w.is_closed()));
+            if wanted {
+                return Some((fingerprint, job));
+            }
+            self.waiters.remove(&fingerprint);
+            abandoned.push(job);
+        }
+        None
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut abandoned = Vec::new();
+        while let Some((fingerprint, job)) = self.wait(&mut abandoned) {
+            for job in abandoned.drain(..) {
+                (job.settle)(Verdict::Dropped);
+            }
+            let right = (self.verify)(&job.record, &job.password);
+            let verdict = if right { Verdict::Right } else { Verdict::Wrong };
+            (job.settle)(verdict);
+            let waiters = self.state.lock().waiters.remove(&fingerprint).unwrap_or_default();
+            for waiter in waiters {
+                // One that gave up meanwhile hears nothing.
+                let _ = waiter.send(verdict);
+            }
+        }
+    }
+
+    /// Blocks until there is work; `None` when the owner is gone.
+    fn wait(&self, abandoned: &mut Vec<Job>) -> Option<(Fingerprint, Job)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(next) = state.next(abandoned) {
+                return Some(next);
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::recent::Recent;
+
+    /// Counts verifications of the one test that uses it.
+    static VERIFIED: AtomicUsize = AtomicUsize::new(0);
+
+    fn slow_and_counted(record: &str, password: &[u8]) -> bool {
+        VERIFIED.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(30));
+        record.as_bytes() == password
+    }
+
+    fn job(record: &str, password: &str) -> Job {
+        Job {
+            record: record.into(),
+            password: Bytes::copy_from_slice(password.as_bytes()),
+            settle: Box::new(|_| ()),
+        }
+    }
+
+    fn recent() -> Recent {
+        Recent::new(Duration::from_secs(1), 10)
+    }
+
+    #[tokio::test]
+    async fn one_password_is_hashed_once_however_many_wait() {
+        let hashing = Hashing::start_with(2, 10, slow_and_counted).unwrap();
+        let print = recent().fingerprint("alice", "r", b"r");
+        let first = hashing.submit(print, job("r", "r"));
+        let others: Vec<_> = (0..50).map(|_| hashing.submit(print, job("r", "r"))).collect();
+        assert_eq!(first.await, Ok(Verdict::Right));
+        for other in others {
+            assert_eq!(other.await, Ok(Verdict::Right));
+        }
+        assert_eq!(VERIFIED.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn the_newest_is_served_first_and_the_oldest_dropped() {
+        // No thread runs: the queue is looked at as a thread would.
+        let hashing = Hashing::start_with(0, 3, |_, _| true).unwrap();
+        let recent = recent();
+        let prints: Vec<_> = (0..5u8).map(|n| recent.fingerprint("alice", "r", &[n])).collect();
+        let mut receivers: Vec<_> = prints.iter().map(|p| hashing.submit(*p, job("r", "r"))).collect();
+        assert_eq!(hashing.queued(), 3);
+        assert!(receivers[0].try_recv().is_err() && receivers[1].try_recv().is_err());
+        // The newest gave up.
+        receivers.pop();
+        let mut abandoned = Vec::new();
+        let (next, _) = hashing.shared.state.lock().next(&mut abandoned).unwrap();
+        assert_eq!((next, abandoned.len()), (prints[3], 1));
+    }
+
+    #[test]
+    fn what_is_dropped_is_settled_so() {
+        let hashing = Hashing::start_with(0, 1, |_, _| true).unwrap();
+        let recent = recent();
+        let settled = Arc::new(Mutex::new(Vec::new()));
+        let mut receivers = Vec::new();
+        for n in 0..3u8 {
+            let settled = settled.clone();
+            let settle = Box::new(move |verdict| settled.lock().push((n, verdict)));
+            let job = Job { settle, ..job("r", "r") };
+            receivers.push(hashing.submit(recent.fingerprint("alice", "r", &[n]), job));
+        }
+        assert_eq!(*settled.lock(), [(0, Verdict::Dropped), (1, Verdict::Dropped)]);
+    }
+}

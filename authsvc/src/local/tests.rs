@@ -1,0 +1,296 @@
+//! Decisions from the outside: who is let in, at what cost, and what changes when files do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mqtt::ProtocolVersion;
+
+use super::*;
+use crate::scram::hmac;
+use crate::{Certificate, Editor, Exchange, Step};
+
+struct Setting {
+    dir: tempfile::TempDir,
+    config: AuthConfig,
+}
+
+impl Setting {
+    /// A password file with alice, whose password is "secret".
+    fn with_alice() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        let mut editor = Editor::open(&path).unwrap();
+        editor.set("alice", b"secret", Some(4096)).unwrap();
+        editor.save().unwrap();
+        let config = AuthConfig { password_file: Some(path), hash_threads: Some(1), ..AuthConfig::default() };
+        Self { dir, config }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("users")
+    }
+
+    fn start(&self) -> Local {
+        Local::start(&self.config, &AuthorizationConfig::default(), &mut Registry::default()).unwrap()
+    }
+}
+
+fn local(config: &AuthConfig) -> Local {
+    Local::start(config, &AuthorizationConfig::default(), &mut Registry::default()).unwrap()
+}
+
+fn request(username: Option<&str>, password: Option<&str>) -> Request {
+    Request {
+        client_id: "device".into(),
+        username: username.map(Arc::from),
+        password: password.map(|p| Bytes::copy_from_slice(p.as_bytes())),
+        peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
+        listener: "mqtt".into(),
+        certificate: None,
+        protocol: ProtocolVersion::V5,
+    }
+}
+
+fn from(peer: &str, request: Request) -> Request {
+    Request { peer: peer.parse().unwrap(), ..request }
+}
+
+fn with_certificate(subject: &str, request: Request) -> Request {
+    let certificate =
+        Certificate { subject: subject.into(), alternative_names: vec![], fingerprint: "00".into() };
+    Request { certificate: Some(Arc::new(certificate)), ..request }
+}
+
+fn subject(decision: &Decision) -> Result<&str, DenyReason> {
+    match decision {
+        Decision::Allow(passport) => Ok(&passport.subject),
+        Decision::Deny(reason) => Err(*reason),
+    }
+}
+
+#[tokio::test]
+async fn anonymous_clients_come_from_loopback_until_a_source_is_configured() {
+    let open = local(&AuthConfig::default());
+    for peer in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        assert_eq!(subject(&open.authenticate(from(peer, request(None, None))).await), Ok(""), "{peer}");
+    }
+    let refused = open.authenticate(request(None, None)).await;
+    assert_eq!(subject(&refused), Err(DenyReason::NotAuthorized));
+    let named = open.authenticate(from("127.0.0.1:1", request(Some("x"), Some("y")))).await;
+    assert_eq!(subject(&named), Ok(""), "a name that nobody can check is no identity");
+
+    let closed = Setting::with_alice().start();
+    let refused = closed.authenticate(from("127.0.0.1:1", request(None, None))).await;
+    assert_eq!(subject(&refused), Err(DenyReason::NotAuthorized));
+}
+
+#[tokio::test]
+async fn anonymous_always_does_not_let_wrong_passwords_in() {
+    let mut setting = Setting::with_alice();
+    setting.config.anonymous = Some(Anonymous::Always);
+    let auth = setting.start();
+    assert_eq!(subject(&auth.authenticate(request(None, None)).await), Ok(""));
+    let wrong = auth.authenticate(request(Some("alice"), Some("wrong"))).await;
+    assert_eq!(subject(&wrong), Err(DenyReason::BadCredentials));
+}
+
+#[tokio::test]
+async fn a_right_password_is_hashed_once_and_known_then() {
+    let auth = Setting::with_alice().start();
+    for _ in 0..5 {
+        let decision = auth.authenticate(request(Some("alice"), Some("secret"))).await;
+        assert_eq!(subject(&decision), Ok("alice"));
+    }
+    assert_eq!((auth.inner.metrics.hashed.get(), auth.inner.metrics.recent_hits.get()), (1, 4));
+}
+
+#[tokio::test]
+async fn missing_and_wrong_credentials_are_refused_alike() {
+    let auth = Setting::with_alice().start();
+    let cases = [
+        (Some("alice"), Some("wrong")),
+        (Some("alice"), Some("")),
+        (Some("alice"), None),
+        (Some("nobody"), Some("secret")),
+        (None, Some("secret")),
+    ];
+    for (name, password) in cases {
+        let decision = auth.authenticate(request(name, password)).await;
+        assert_eq!(subject(&decision), Err(DenyReason::BadCredentials), "{name:?} {password:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_user_costs_as_much_as_a_wrong_password() {
+    let auth = Setting::with_alice().start();
+    auth.authenticate(request(Some("nobody"), Some("secret"))).await;
+    assert_eq!(auth.inner.metrics.hashed.get(), 1);
+}
+
+#[tokio::test]
+async fn guessing_is_slowed_down_and_a_known_device_is_not() {
+    let mut setting = Setting::with_alice();
+    setting.config.wrong_passwords_max = 2;
+    setting.config.wrong_password_interval_s = 3600;
+    let auth = setting.start();
+    let device = from("198.51.100.7:1", request(Some("alice"), Some("secret")));
+    assert_eq!(subject(&auth.authenticate(device.clone()).await), Ok("alice"));
+    let guess = |n| {
+        let password = format!("guess{n}");
+        from("198.51.100.7:1", request(Some("alice"), Some(&password)))
+    };
+    for n in 0..2 {
+        assert_eq!(subject(&auth.authenticate(guess(n)).await), Err(DenyReason::BadCredentials));
+    }
+    for n in 2..5 {
+        assert_eq!(subject(&auth.authenticate(guess(n)).await), Err(DenyReason::SlowedDown));
+    }
+    assert_eq!(auth.inner.metrics.hashed.get(), 3, "what is slowed down is not hashed");
+    assert_eq!(subject(&auth.authenticate(device).await), Ok("alice"));
+}
+
+#[tokio::test]
+async fn a_fleet_with_one_password_at_one_address_is_let_in_at_once() {
+    let mut setting = Setting::with_alice();
+    setting.config.wrong_passwords_max = 2;
+    let auth = setting.start();
+    let logins: Vec<_> = (0..200)
+        .map(|_| {
+            let auth = auth.clone();
+            tokio::spawn(async move { auth.authenticate(request(Some("alice"), Some("secret"))).await })
+        })
+        .collect();
+    for login in logins {
+        assert_eq!(subject(&login.await.unwrap()), Ok("alice"));
+    }
+    assert_eq!(auth.inner.metrics.hashed.get(), 1);
+}
+
+#[tokio::test]
+async fn a_changed_password_holds_at_once_after_reload() {
+    let setting = Setting::with_alice();
+    let auth = setting.start();
+    assert!(subject(&auth.authenticate(request(Some("alice"), Some("secret"))).await).is_ok());
+    let mut editor = Editor::open(&setting.file()).unwrap();
+    editor.set("alice", b"changed", None).unwrap();
+    editor.save().unwrap();
+    auth.reload().unwrap();
+    let old = auth.authenticate(request(Some("alice"), Some("secret"))).await;
+    assert_eq!(subject(&old), Err(DenyReason::BadCredentials));
+    assert!(subject(&auth.authenticate(request(Some("alice"), Some("changed"))).await).is_ok());
+}
+
+#[tokio::test]
+async fn a_certificate_is_an_identity_only_where_configured() {
+    let config = AuthConfig { certificate: CertificateIdentity::Subject, ..AuthConfig::default() };
+    let auth = local(&config);
+    let named = auth.authenticate(with_certificate("pump-7", request(Some("other"), None))).await;
+    assert_eq!(subject(&named), Ok("pump-7"));
+    let nameless = auth.authenticate(with_certificate("", request(None, None))).await;
+    assert_eq!(subject(&nameless), Err(DenyReason::NotAuthorized));
+    let without = auth.authenticate(request(Some("pump-7"), Some("x"))).await;
+    assert_eq!(subject(&without), Err(DenyReason::BadCredentials));
+
+    let off = Setting::with_alice().start();
+    let refused = off.authenticate(with_certificate("alice", request(None, None))).await;
+    assert_eq!(subject(&refused), Err(DenyReason::NotAuthorized));
+}
+
+#[tokio::test]
+async fn a_login_that_waits_too_long_is_told_to_come_back() {
+    let mut setting = Setting::with_alice();
+    setting.config.hash_timeout_ms = 0;
+    let auth = setting.start();
+    let decision = auth.authenticate(request(Some("alice"), Some("secret"))).await;
+    assert_eq!(subject(&decision), Err(DenyReason::Unavailable));
+}
+
+/// The client's side of RFC 5802, written apart from the server's.
+fn client_final(challenge: &str, first_bare: &str, password: &[u8]) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use sha2::Digest as _;
+    let field = |name| challenge.split(',').find_map(|f| f.strip_prefix(name)).unwrap();
+    let salt = BASE64.decode(field("s=")).unwrap();
+    let mut u = hmac(password, &[&salt[..], &[0, 0, 0, 1]]);
+    let mut salted = u;
+    for _ in 1..field("i=").parse::<u32>().unwrap() {
+        u = hmac(password, &[&u]);
+        salted.iter_mut().zip(u).for_each(|(s, u)| *s ^= u);
+    }
+    let client_key = hmac(&salted, &[b"Client Key"]);
+    let without_proof = format!("c=biws,r={}", field("r="));
+    let message = format!("{first_bare},{challenge},{without_proof}");
+    let mut proof = hmac(&sha2::Sha256::digest(client_key), &[message.as_bytes()]);
+    proof.iter_mut().zip(client_key).for_each(|(p, k)| *p ^= k);
+    format!("{without_proof},p={}", BASE64.encode(proof))
+}
+
+async fn scram(auth: &Local, user: &str, password: &str) -> (String, Step) {
+    let mut exchange = auth.begin("SCRAM-SHA-256", request(None, None)).unwrap();
+    let bare = format!("n={user},r=fyko+d2lbbFgONRv9qkxdawL");
+    let Step::Continue(challenge) = exchange.step(Some(format!("n,,{bare}").as_bytes())).await else {
+        panic!("no challenge for {user}")
+    };
+    let challenge = String::from_utf8(challenge.to_vec()).unwrap();
+    let last = exchange.step(Some(client_final(&challenge, &bare, password.as_bytes()).as_bytes())).await;
+    let salt = challenge.split(',').nth(1).unwrap().to_owned();
+    (salt, last)
+}
+
+#[tokio::test]
+async fn scram_lets_the_right_password_in() {
+    let auth = Setting::with_alice().start();
+    let (_, step) = scram(&auth, "alice", "secret").await;
+    let Step::Done(passport, Some(signature)) = step else { panic!("{step:?}") };
+    assert_eq!((&*passport.subject, &*passport.client_id), ("alice", "device"));
+    assert!(signature.starts_with(b"v="));
+}
+
+#[tokio::test]
+async fn scram_does_not_tell_an_unknown_user_from_a_wrong_password() {
+    let setting = Setting::with_alice();
+    let auth = setting.start();
+    let wrong = scram(&auth, "alice", "wrong").await;
+    let unknown = scram(&auth, "nobody", "secret").await;
+    assert_eq!(wrong.1, Step::Deny(DenyReason::BadCredentials));
+    assert_eq!(unknown.1, Step::Deny(DenyReason::BadCredentials));
+    assert_eq!(wrong.0.len(), unknown.0.len());
+    assert_eq!(unknown.0, scram(&setting.start(), "nobody", "x").await.0, "also after a restart");
+}
+
+#[tokio::test]
+async fn scram_guessing_is_slowed_down() {
+    let mut setting = Setting::with_alice();
+    setting.config.wrong_passwords_max = 2;
+    let auth = setting.start();
+    for _ in 0..2 {
+        assert_eq!(scram(&auth, "alice", "wrong").await.1, Step::Deny(DenyReason::BadCredentials));
+    }
+    assert_eq!(scram(&auth, "alice", "secret").await.1, Step::Deny(DenyReason::SlowedDown));
+}
+
+#[tokio::test]
+async fn scram_may_begin_without_data_and_only_once() {
+    let auth = Setting::with_alice().start();
+    let mut exchange = auth.begin("SCRAM-SHA-256", request(None, None)).unwrap();
+    assert_eq!(exchange.step(None).await, Step::Continue(Bytes::new()));
+    assert_eq!(exchange.step(None).await, Step::Deny(DenyReason::NotAuthorized));
+    assert_eq!(exchange.step(Some(b"n,,n=alice,r=abcdefgh")).await, Step::Deny(DenyReason::NotAuthorized));
+}
+
+#[tokio::test]
+async fn scram_for_another_user_than_connect_names_is_refused() {
+    let auth = Setting::with_alice().start();
+    let mut exchange = auth.begin("SCRAM-SHA-256", request(Some("bob"), None)).unwrap();
+    let step = exchange.step(Some(b"n,,n=alice,r=abcdefgh")).await;
+    assert_eq!(step, Step::Deny(DenyReason::BadCredentials));
+}
+
+#[test]
+fn methods_that_are_not_offered_are_refused() {
+    let auth = Setting::with_alice().start();
+    assert!(auth.begin("SCRAM-SHA-1", request(None, None)).is_none());
+    assert!(auth.begin("scram-sha-256", request(None, None)).is_none());
+    assert!(local(&AuthConfig::default()).begin("SCRAM-SHA-256", request(None, None)).is_none());
+}
