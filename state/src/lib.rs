@@ -1,1 +1,18 @@
-//! The store contract and its implementations.
+//! What must outlive a connection: the [`Store`] contract and its implementations. Operations are of the domain, not of
+//! a key-value store; matching and routing are the broker's.
+
+mod answer;
+mod error;
+mod memory;
+mod message;
+mod store;
+mod tables;
+
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
+pub use store::{
+    Claim, Claimed, ConnectionId, Cursor, Discarded, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Number,
+    Origin, Owned, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release, RetainedPage,
+    RoutePage, Store, StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
+};

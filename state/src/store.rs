@@ -1,0 +1,366 @@
+//! The contract of every store, in operations of the domain.
+//!
+//! Calls never block and never wait: the answer comes through a [`Done`], on a thread of the store's own or at once. The
+//! answers for one session come in the order in which its state changed, so a caller that hands deliveries on from
+//! inside the `Done` keeps the order that the numbers have.
+
+use std::sync::Arc;
+
+use mqtt::{PacketId, ProtocolVersion, QoS};
+
+use crate::{Delivery, Message, StoreError, UnixMs};
+
+/// Receives an answer, exactly once. It must be quick: it may run on the store's only writing thread.
+pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// The position of a message in its session's queue. Numbers are dense, start at 1 and only grow; the Packet Identifier
+/// follows from the number: `1 + (n - 1) mod 65,535`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Number(pub u64);
+
+/// What an edge calls one connection of one device; unique for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u128);
+
+/// A session in a store: the client and which of the sessions that it had in the course of time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StoredSession {
+    /// The Client Identifier.
+    pub client_id: Arc<str>,
+    /// Changes when the session is discarded and made anew.
+    pub incarnation: u64,
+}
+
+/// Proof of ownership: every write of an owner carries it, and one that is not the current one is refused with
+/// [`StoreError::Fenced`]. Compared for equality.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Whose session.
+    pub session: Arc<StoredSession>,
+    /// Raised by each claim.
+    pub epoch: u64,
+    /// Chosen at random by each claim, since a failover may hand out an epoch twice.
+    pub nonce: u64,
+}
+
+/// Bounds of one session's queue. What comes when it is full is refused as [`Enqueued::Full`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Messages, unacknowledged ones included.
+    pub messages_max: u64,
+    /// Bytes, as [`Message::size`] counts them.
+    pub bytes_max: u64,
+}
+
+/// A Will Message and its Will Delay Interval in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will {
+    /// What to publish; `qos` and `retain` are the Will's.
+    pub message: Arc<Message>,
+    /// Will Delay Interval, seconds.
+    pub delay_s: u32,
+}
+
+/// The Session Expiry Interval that means *never*.
+pub const EXPIRY_NEVER: u32 = u32::MAX;
+
+/// A connection asks for its session.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The Client Identifier.
+    pub client_id: Arc<str>,
+    /// The device connection that will own it.
+    pub connection_id: ConnectionId,
+    /// Discard what is there first.
+    pub clean_start: bool,
+    /// Make a session if there is none (or it was discarded). Without it, none is made and the answer has no session.
+    pub create: bool,
+    /// Session Expiry Interval, seconds; [`EXPIRY_NEVER`] for never. Counts from [`Store::release`].
+    pub expiry_s: u32,
+    /// Kept with the session, so that it is published when the process dies.
+    pub will: Option<Will>,
+    /// Bounds of its queue from now on.
+    pub limits: QueueLimits,
+    /// The protocol of the connection.
+    pub protocol: ProtocolVersion,
+    /// The client's Receive Maximum: an upper bound of what may have been sent without being acknowledged.
+    pub receive_maximum: u16,
+    /// Now.
+    pub now: UnixMs,
+}
+
+/// The answer to a [`Claim`].
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The session that is owned now; `None` if there was none and `create` was not set.
+    pub session: Option<Owned>,
+    /// A Will Message of the session that was there before, to be published now because that session was discarded.
+    pub will_due: Option<Arc<Message>>,
+    /// The discarded session, whose routes are to be dropped.
+    pub discarded: Option<Arc<StoredSession>>,
+}
+
+/// A session as its new owner finds it.
+#[derive(Clone, Debug)]
+pub struct Owned {
+    /// For all further calls.
+    pub fence: Fence,
+    /// Session Present: it was there before.
+    pub present: bool,
+    /// Its subscriptions.
+    pub subscriptions: Vec<Subscription>,
+    /// The oldest number that is not acknowledged; equal to `tail` when the queue is empty.
+    pub head: Number,
+    /// The number that the next message gets.
+    pub tail: Number,
+    /// Messages below this number may have been sent before (they are sent with DUP); those from it on were not.
+    pub sent: Number,
+    /// Packet Identifiers of QoS 2 messages received from the client and not yet released by it.
+    pub received: Vec<PacketId>,
+}
+
+/// How a session ends a connection.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// Session Expiry Interval in seconds from `now`; 0 discards the session at once.
+    pub expiry_s: u32,
+    /// Publish the Will that was given at the claim: after its delay, or when the session ends, whichever is first. The
+    /// Will of a session that ends now is the caller's to publish. Unset: the Will is dropped.
+    pub keep_will: bool,
+    /// As in [`Owned::sent`].
+    pub sent: Number,
+    /// Now.
+    pub now: UnixMs,
+}
+
+/// A subscription as it is stored. For a Shared Subscription the filter is the whole `$share/...` string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The Topic Filter.
+    pub filter: Arc<str>,
+    /// Its options.
+    pub options: SubscriptionOptions,
+}
+
+/// Subscription Options and the Subscription Identifier, as far as they are state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionOptions {
+    /// Maximum QoS granted.
+    pub qos: QoS,
+    /// No Local.
+    pub no_local: bool,
+    /// Retain As Published.
+    pub retain_as_published: bool,
+    /// Subscription Identifier, 1 to 268,435,455; 0 for none.
+    pub subscription_id: u32,
+}
+
+/// A message that sessions in the store are to get.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Where a QoS 2 message came from, when its publisher's session is stored: it is remembered as received, in the
+    /// same commit, until [`Store::forget_received`]; a repeat changes nothing and is answered as a duplicate.
+    pub origin: Option<Origin>,
+    /// Who gets it: sessions with QoS 1 or 2. May be empty when there is an `origin`.
+    pub targets: Vec<Target>,
+}
+
+/// The QoS 2 flow that a message came by.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The publisher's session.
+    pub fence: Fence,
+    /// The Packet Identifier of its PUBLISH.
+    pub packet_id: PacketId,
+}
+
+/// One session that gets a message.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Whose queue.
+    pub session: Arc<StoredSession>,
+    /// What it gets, with the effective QoS (1 or 2).
+    pub delivery: Delivery,
+}
+
+/// The answer to a [`Publish`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The message came before by the same QoS 2 flow: nothing was enqueued and `targets` is empty.
+    pub duplicate: bool,
+    /// For each target, in the order asked.
+    pub targets: Vec<Enqueued>,
+}
+
+/// What became of one target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// In its queue, durable.
+    At(Number),
+    /// There is no such session any more: done, nobody waits for it.
+    Gone,
+    /// Its queue is full: dropped, to be counted.
+    Full,
+}
+
+/// One record of a queue.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// Its number.
+    pub number: Number,
+    /// The message, or that only its PUBREL is outstanding.
+    pub record: Record,
+}
+
+/// A queue record's content.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// To be sent, or sent and not acknowledged.
+    Message(Delivery),
+    /// PUBREC was received: send PUBREL, wait for PUBCOMP.
+    Released,
+}
+
+/// A page of a queue, in the order of numbers; acknowledged numbers are left out.
+#[derive(Clone, Debug, Default)]
+pub struct QueuePage {
+    /// The records.
+    pub records: Vec<Queued>,
+    /// Where the next page starts. Equal to the tail when there is no more.
+    pub next: Number,
+}
+
+/// A position in a listing, to be handed back unchanged. Opaque.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub Box<[u8]>);
+
+/// A page of retained messages.
+#[derive(Clone, Debug, Default)]
+pub struct RetainedPage {
+    /// Messages that match and have not expired.
+    pub messages: Vec<Arc<Message>>,
+    /// Where to go on, `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+/// A page of all routes of stored sessions.
+#[derive(Clone, Debug, Default)]
+pub struct RoutePage {
+    /// Sessions with their subscriptions; one session may be split over several entries.
+    pub sessions: Vec<(Arc<StoredSession>, Vec<Subscription>)>,
+    /// Where to go on, `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+/// Something whose time has come.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// A Will Message to publish, then [`Store::finish_will`]. It comes again if that does not happen.
+    Will(Arc<StoredSession>, Arc<Message>),
+    /// A session that expired and was deleted: drop its routes.
+    Expired(Arc<StoredSession>),
+}
+
+/// Counts for metrics and `$SYS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Sessions.
+    pub sessions: u64,
+    /// Messages in queues.
+    pub queued_messages: u64,
+    /// Bytes in queues, as [`Message::size`] counts them.
+    pub queued_bytes: u64,
+    /// Retained messages.
+    pub retained_messages: u64,
+    /// Bytes of retained messages.
+    pub retained_bytes: u64,
+    /// Subscriptions of stored sessions.
+    pub subscriptions: u64,
+}
+
+/// Keeps what must outlive a connection. See the module for how answers come.
+pub trait Store: Send + Sync + 'static {
+    /// Takes a session over, or makes it, or discards it first: whatever the [`Claim`] says. Raises the epoch, so that
+    /// all writes of an earlier owner are refused from here on.
+    fn claim(&self, claim: Claim, done: Done<Claimed>);
+
+    /// Discards a client's session, if there is one, with everything that it has. Answers its Will, if one was pending or
+    /// its owner was connected, and the session.
+    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>);
+
+    /// Ends a connection's ownership and starts the timers.
+    fn release(&self, fence: &Fence, release: Release, done: Done<()>);
+
+    /// Adds or replaces subscriptions. Answers for each whether the filter was there before.
+    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>);
+
+    /// Removes subscriptions. Answers for each whether it was there.
+    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>);
+
+    /// Puts a message into queues. The answer comes when that is durable.
+    fn publish(&self, publish: Publish, done: Done<Published>);
+
+    /// Reads a queue from `from` on, at most `messages_max` records and about `bytes_max` bytes (but at least one record
+    /// if there is one).
+    fn read_queue(
+        &self,
+        fence: &Fence,
+        from: Number,
+        messages_max: usize,
+        bytes_max: usize,
+        done: Done<QueuePage>,
+    );
+
+    /// The client has acknowledged (PUBACK, PUBCOMP, PUBREC with an error), or the message expired or is too large: the
+    /// record goes.
+    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>);
+
+    /// PUBREC came: the record becomes [`Record::Released`]. PUBREL may be sent after the answer.
+    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>);
+
+    /// PUBREL came from the client: the Packet Identifier is forgotten. PUBCOMP may be sent after the answer.
+    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>);
+
+    /// Sets the retained message of its topic, or clears it when the payload is empty. Later calls of
+    /// [`Store::retained`] see it at once; the answer comes when it is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::RetainedQuota`] when it would be one too many.
+    fn retain(&self, message: Arc<Message>, done: Done<()>);
+
+    /// Reads retained messages that match a Topic Filter (without `$share`), a page at a time.
+    fn retained(
+        &self,
+        filter: &str,
+        cursor: Option<Cursor>,
+        messages_max: usize,
+        now: UnixMs,
+        done: Done<RetainedPage>,
+    );
+
+    /// Reads all routes, a page at a time: what a starting worker loads.
+    fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>);
+
+    /// Takes what is due at `now`, at most `max` items.
+    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>);
+
+    /// The Will of [`Due::Will`] has been published.
+    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>);
+
+    /// Counts, cheap enough for every scrape.
+    fn stats(&self) -> StoreStats;
+
+    /// Makes everything durable and stops. Calls after it are refused as [`StoreError::Closed`].
+    fn close(&self, done: Done<()>);
+}
+
+/// The answer to [`Store::discard`].
+#[derive(Clone, Debug)]
+pub struct Discarded {
+    /// The session, whose routes are to be dropped.
+    pub session: Arc<StoredSession>,
+    /// Its Will Message, to be published now.
+    pub will: Option<Arc<Message>>,
+}

@@ -1,0 +1,178 @@
+//! Who owns a session: claim, discard, release.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use super::journal::{Change, Dirty};
+use super::session::{HeldWill, Phase, Session};
+use super::timer::TimerKind;
+use super::{SessionKey, Tables};
+use crate::{Claim, Claimed, Discarded, Fence, Message, Release, StoreError, StoredSession, UnixMs};
+
+impl Tables {
+    /// See [`crate::Store::claim`].
+    pub(crate) fn claim(&mut self, claim: Claim) -> Result<Claimed, StoreError> {
+        let found = self.by_client.get(&claim.client_id).copied();
+        let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
+        let mut answer = Claimed { session: None, will_due: None, discarded: None };
+        match (kept, found) {
+            (Some(key), _) => answer.will_due = self.settle_old_will(key, &claim),
+            (None, Some(key)) => {
+                let gone = self.discard_session(key);
+                answer.will_due = gone.as_ref().and_then(|gone| gone.will.clone());
+                answer.discarded = gone.map(|gone| gone.session);
+            }
+            (None, None) if claim.create && self.sessions.len() as u64 >= self.limits.sessions_max => {
+                return Err(StoreError::SessionQuota);
+            }
+            (None, None) => {}
+        }
+        let key = match kept {
+            Some(key) => key,
+            None if claim.create => self.make_session(&claim),
+            None => return Ok(answer),
+        };
+        answer.session = self.take_over(key, claim).map(|session| session.owned(kept.is_some()));
+        Ok(answer)
+    }
+
+    fn make_session(&mut self, claim: &Claim) -> SessionKey {
+        let key = SessionKey(self.new_key());
+        let identity =
+            Arc::new(StoredSession { client_id: Arc::clone(&claim.client_id), incarnation: key.0 });
+        self.by_client.insert(Arc::clone(&claim.client_id), key);
+        self.order.insert(key);
+        self.sessions.insert(key, Session::new(identity, claim));
+        key
+    }
+
+    fn take_over(&mut self, key: SessionKey, claim: Claim) -> Option<&Session> {
+        let session = self.sessions.get_mut(&key)?;
+        if let Phase::Away { expires_at: Some(at) } = session.phase {
+            self.timers.disarm(at, key, TimerKind::Expiry);
+        }
+        session.sent = session.sent_bound();
+        session.epoch += 1;
+        session.nonce = random();
+        session.connection_id = claim.connection_id;
+        session.phase = Phase::Connected;
+        session.last_batch = self.batch;
+        session.expiry_s = claim.expiry_s;
+        session.limits = claim.limits;
+        session.protocol = claim.protocol;
+        session.receive_maximum = claim.receive_maximum;
+        session.will = claim.will.map(|will| HeldWill { will, due_at: None, handed_out: false });
+        self.mark_dirty(key, Dirty::CLAIMED);
+        self.sessions.get(&key)
+    }
+
+    /// Decides about the Will that an earlier connection left when a new one continues the session.
+    fn settle_old_will(&mut self, key: SessionKey, claim: &Claim) -> Option<Arc<Message>> {
+        let session = self.sessions.get_mut(&key)?;
+        let held = session.will.take()?;
+        let identity = Arc::clone(&session.identity);
+        match session.phase {
+            // The device's connection goes on elsewhere: its Will goes with it.
+            Phase::Connected if session.connection_id == claim.connection_id => None,
+            // v5 3.1.4: the old connection is closed, and its Will is sent unless a delay lets the new one cancel it.
+            Phase::Connected => (held.will.delay_s == 0).then_some(held.will.message),
+            Phase::Away { .. } => self.disarm_will(&identity, held, Some(claim.now)),
+        }
+    }
+
+    /// Takes an armed Will out of the timers. Answers it if it is to be published now; a Will that somebody is publishing
+    /// already stays with them. Before its time, v5 [MQTT-3.1.3-9] forbids it when a connection continues the session
+    /// at `resumed_at`.
+    fn disarm_will(
+        &mut self,
+        session: &Arc<StoredSession>,
+        held: HeldWill,
+        resumed_at: Option<UnixMs>,
+    ) -> Option<Arc<Message>> {
+        let due_at = held.due_at?;
+        self.timers.disarm(due_at, SessionKey(session.incarnation), TimerKind::Will);
+        if held.handed_out {
+            self.adopt(session, held.will.message, due_at);
+            return None;
+        }
+        resumed_at.is_none_or(|now| due_at <= now).then_some(held.will.message)
+    }
+
+    /// Discards a client's session, whoever owns it.
+    pub(crate) fn discard(&mut self, client_id: &str) -> Option<Discarded> {
+        let key = self.by_client.get(client_id).copied()?;
+        self.discard_session(key)
+    }
+
+    fn discard_session(&mut self, key: SessionKey) -> Option<Discarded> {
+        let mut gone = self.remove(key)?;
+        let held = gone.will.take();
+        let will = match gone.phase {
+            Phase::Connected => held.map(|held| held.will.message),
+            Phase::Away { .. } => held.and_then(|held| self.disarm_will(&gone.identity, held, None)),
+        };
+        Some(Discarded { session: gone.identity, will })
+    }
+
+    /// Removes a session with everything that it has, except that its Will is the caller's to settle when it was armed
+    /// (its timer is still in place).
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Session> {
+        let session = self.sessions.remove(&key)?;
+        self.by_client.remove(&session.identity.client_id);
+        self.order.remove(&key);
+        if let Phase::Away { expires_at: Some(at) } = session.phase {
+            self.timers.disarm(at, key, TimerKind::Expiry);
+        }
+        for body in session.queue.shared_bodies() {
+            self.release_body(body);
+        }
+        self.totals.queued_messages -= session.queue.live();
+        self.totals.queued_bytes -= session.queue.bytes();
+        self.totals.subscriptions -= session.subscriptions.len() as u64;
+        self.resident_bytes -= session.queue.resident_bytes();
+        for subscription in &session.subscriptions {
+            let filter = Arc::clone(&subscription.filter);
+            self.journal.note(Change::Unsubscribed { session: key, filter });
+        }
+        self.journal.note(Change::SessionGone { session: key });
+        Some(session)
+    }
+
+    /// See [`crate::Store::release`].
+    pub(crate) fn release(&mut self, fence: &Fence, release: &Release) -> Result<(), StoreError> {
+        let session = self.owned(fence)?;
+        let key = session.key();
+        if release.expiry_s == 0 {
+            self.remove(key);
+            return Ok(());
+        }
+        session.expiry_s = release.expiry_s;
+        session.sent = release.sent.0.clamp(session.queue.head(), session.queue.tail());
+        if !release.keep_will {
+            session.will = None;
+        }
+        self.leave(key, release.now);
+        Ok(())
+    }
+
+    /// Starts the timers of a session whose owner is gone since `now`.
+    pub(super) fn leave(&mut self, key: SessionKey, now: UnixMs) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let expires_at = session.expires_at(now);
+        session.phase = Phase::Away { expires_at };
+        if let Some(at) = expires_at {
+            self.timers.arm(at, key, TimerKind::Expiry);
+        }
+        let due_at = session.will.as_ref().map(|held| session.will_due_at(held.will.delay_s, now));
+        if let (Some(at), Some(held)) = (due_at, &mut session.will) {
+            held.due_at = Some(at);
+            self.timers.arm(at, key, TimerKind::Will);
+        }
+        self.mark_dirty(key, Dirty { record: true, will: true, ..Dirty::default() });
+    }
+}
+
+/// Differs from claim to claim and from process to process.
+fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}

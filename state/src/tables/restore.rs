@@ -1,0 +1,163 @@
+//! The tables as they come back from disk, and what a restart means: whoever was connected is not any more.
+
+use std::sync::Arc;
+
+use mqtt::{PacketId, QoS};
+
+use super::journal::{Mark, SessionRecord, WillRecord};
+use super::queue::{Queue, Slot, thin};
+use super::session::{HeldWill, Phase, Session};
+use super::timer::{OrphanWill, TimerKind};
+use super::{BodyKey, SessionKey, Tables};
+use crate::{Message, StoredSession, Subscription, SubscriptionIds, UnixMs, Will};
+
+/// A session as it was found, without its queue.
+pub(crate) struct RestoredSession {
+    pub(crate) key: SessionKey,
+    pub(crate) record: SessionRecord,
+    pub(crate) will: Option<WillRecord>,
+    pub(crate) head: u64,
+    pub(crate) received: Vec<PacketId>,
+    /// Sorted by filter.
+    pub(crate) subscriptions: Vec<Subscription>,
+}
+
+/// A queue record as it was found.
+pub(crate) enum RestoredSlot {
+    /// It is whole where it was found.
+    Stored { size: u32 },
+    /// Its body is elsewhere.
+    Shared { body: BodyKey, size: u32, ids: SubscriptionIds, qos: QoS, retain: bool },
+}
+
+impl Tables {
+    /// No key at or above `below` was given out before.
+    pub(crate) fn restore_keys(&mut self, below: u64) {
+        self.next_key = self.next_key.max(below);
+        self.reserved_below = self.next_key;
+    }
+
+    /// Puts a session back, with an empty queue.
+    pub(crate) fn restore_session(&mut self, restored: RestoredSession) {
+        let RestoredSession { key, record, will, head, received, subscriptions } = restored;
+        let identity =
+            Arc::new(StoredSession { client_id: Arc::clone(&record.client_id), incarnation: key.0 });
+        self.by_client.insert(Arc::clone(&record.client_id), key);
+        self.order.insert(key);
+        self.totals.subscriptions += subscriptions.len() as u64;
+        let phase =
+            if record.connected { Phase::Connected } else { Phase::Away { expires_at: record.expires_at } };
+        let session = Session {
+            identity,
+            epoch: record.epoch,
+            nonce: 0,
+            connection_id: record.connection_id,
+            phase,
+            expiry_s: record.expiry_s,
+            limits: record.limits,
+            protocol: record.protocol,
+            receive_maximum: record.receive_maximum,
+            will: will.map(|WillRecord { message, delay_s, due_at }| HeldWill {
+                will: Will { message, delay_s },
+                due_at,
+                handed_out: false,
+            }),
+            sent: record.sent,
+            subscriptions,
+            received,
+            queue: Queue::new(head),
+            dirty: Default::default(),
+            last_batch: 0,
+            is_listed_resident: false,
+        };
+        self.sessions.insert(key, session);
+    }
+
+    /// Appends a record to a session's queue.
+    pub(crate) fn restore_slot(&mut self, key: SessionKey, slot: RestoredSlot) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let slot = match slot {
+            RestoredSlot::Stored { size } => Slot::Stored { size },
+            RestoredSlot::Shared { body, size, ids, qos, retain } => {
+                self.bodies.restore(body);
+                Slot::Shared { body, size, ids: thin(&ids), qos, retain }
+            }
+        };
+        self.totals.queued_messages += 1;
+        self.totals.queued_bytes += slot.size();
+        session.queue.push(slot);
+    }
+
+    /// Puts a record's later state back.
+    pub(crate) fn restore_mark(&mut self, key: SessionKey, number: u64, mark: Mark) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let freed = match mark {
+            Mark::Released => session.queue.release(number),
+            Mark::Acknowledged => session.queue.acknowledge(number),
+        };
+        let Some(freed) = freed else { return };
+        self.totals.queued_messages -= freed.messages;
+        self.totals.queued_bytes -= freed.bytes;
+        if let Some(body) = freed.body {
+            self.bodies.release(body);
+        }
+    }
+
+    /// Puts a Will back whose session is gone; it is due at once.
+    pub(crate) fn restore_orphan(&mut self, session: Arc<StoredSession>, message: Arc<Message>, now: UnixMs) {
+        let key = SessionKey(session.incarnation);
+        self.adopt_restored(key, OrphanWill { session, message, due_at: now });
+    }
+
+    /// Head and tail of a session's queue.
+    pub(crate) fn queue_range(&self, key: SessionKey) -> Option<(u64, u64)> {
+        self.sessions.get(&key).map(|session| (session.queue.head(), session.queue.tail()))
+    }
+
+    /// The keys of all sessions in order, with the heads of their queues.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (SessionKey, u64)> + '_ {
+        self.order.iter().filter_map(|key| Some((*key, self.sessions.get(key)?.queue.head())))
+    }
+
+    /// The process that held the sessions is gone, and another one starts at `now`: owners are gone, sessions without
+    /// expiry end, timers start.
+    pub(crate) fn restart(&mut self, now: UnixMs) {
+        let keys: Vec<SessionKey> = self.order.iter().copied().collect();
+        for key in keys {
+            let Some(session) = self.sessions.get_mut(&key) else { continue };
+            match session.phase {
+                Phase::Connected => self.end_connection(key, now),
+                Phase::Away { expires_at } => {
+                    if let Some(at) = expires_at {
+                        self.timers.arm(at, key, TimerKind::Expiry);
+                    }
+                    if let Some(held) = &mut session.will {
+                        let at = held.due_at.unwrap_or(now);
+                        self.timers.disarm(at, key, TimerKind::Will);
+                        let at = if held.handed_out { now } else { at };
+                        held.handed_out = false;
+                        held.due_at = Some(at);
+                        self.timers.arm(at, key, TimerKind::Will);
+                    }
+                }
+            }
+        }
+        for (key, orphan) in &mut self.orphans {
+            self.timers.disarm(orphan.due_at, *key, TimerKind::Orphan);
+            orphan.due_at = now;
+            self.timers.arm(now, *key, TimerKind::Orphan);
+        }
+    }
+
+    fn end_connection(&mut self, key: SessionKey, now: UnixMs) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.sent = session.sent_bound();
+        if session.expiry_s > 0 {
+            self.leave(key, now);
+        } else if let Some(mut gone) = self.remove(key)
+            && let Some(held) = gone.will.take()
+        {
+            self.adopt(&gone.identity, held.will.message, now);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One session: whose it is, when it ends, what is under way.
+
+use std::sync::Arc;
+
+use mqtt::{PacketId, ProtocolVersion};
+
+use super::journal::{Dirty, SessionImage, SessionRecord, WillRecord};
+use super::queue::Queue;
+use super::{SessionKey, Tables};
+use crate::{
+    Claim, ConnectionId, EXPIRY_NEVER, Fence, Number, Owned, QueueLimits, StoredSession, Subscription,
+    UnixMs, Will,
+};
+
+/// Whether somebody owns the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has an owner.
+    Connected,
+    /// It has none, and ends at a time, or never.
+    Away { expires_at: Option<UnixMs> },
+}
+
+/// A Will that may have to be published.
+#[derive(Clone, Debug)]
+pub(super) struct HeldWill {
+    pub(super) will: Will,
+    /// `None`: not armed.
+    pub(super) due_at: Option<UnixMs>,
+    /// Somebody was told to publish it, and has not said that it is done.
+    pub(super) handed_out: bool,
+}
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) identity: Arc<StoredSession>,
+    pub(super) epoch: u64,
+    pub(super) nonce: u64,
+    pub(super) connection_id: ConnectionId,
+    pub(super) phase: Phase,
+    pub(super) expiry_s: u32,
+    pub(super) limits: QueueLimits,
+    pub(super) protocol: ProtocolVersion,
+    pub(super) receive_maximum: u16,
+    pub(super) will: Option<HeldWill>,
+    pub(super) sent: u64,
+    /// Sorted by filter.
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Sorted.
+    pub(super) received: Vec<PacketId>,
+    pub(super) queue: Queue,
+    pub(super) dirty: Dirty,
+    pub(super) last_batch: u64,
+    /// It is in the list of sessions with bodies in memory.
+    pub(super) is_listed_resident: bool,
+}
+
+impl Session {
+    /// A session that nobody owns yet.
+    pub(super) fn new(identity: Arc<StoredSession>, claim: &Claim) -> Self {
+        Self {
+            identity,
+            epoch: 0,
+            nonce: 0,
+            connection_id: claim.connection_id,
+            phase: Phase::Away { expires_at: None },
+            expiry_s: claim.expiry_s,
+            limits: claim.limits,
+            protocol: claim.protocol,
+            receive_maximum: claim.receive_maximum,
+            will: None,
+            sent: 1,
+            subscriptions: Vec::new(),
+            received: Vec::new(),
+            queue: Queue::new(1),
+            dirty: Dirty::default(),
+            last_batch: 0,
+            is_listed_resident: false,
+        }
+    }
+
+    pub(super) fn key(&self) -> SessionKey {
+        SessionKey(self.identity.incarnation)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.phase == Phase::Connected
+    }
+
+    pub(super) fn is_owned_by(&self, fence: &Fence) -> bool {
+        self.is_connected()
+            && self.epoch == fence.epoch
+            && self.nonce == fence.nonce
+            && self.identity.incarnation == fence.session.incarnation
+    }
+
+    /// Whether the claim finds this session, rather than none.
+    pub(super) fn survives(&self, claim: &Claim) -> bool {
+        // v5 [MQTT-3.1.2-4]
+        !claim.clean_start
+            && match self.phase {
+                // The takeover closes the old connection first (v5 3.1.4), and a session without expiry ends with it.
+                Phase::Connected => self.expiry_s > 0 || self.connection_id == claim.connection_id,
+                Phase::Away { expires_at } => expires_at.is_none_or(|at| at > claim.now),
+            }
+    }
+
+    /// An upper bound of what may have been sent, from what is known now.
+    pub(super) fn sent_bound(&self) -> u64 {
+        let bound = if self.is_connected() {
+            self.sent.max(self.queue.sent_bound(u64::from(self.receive_maximum)))
+        } else {
+            self.sent
+        };
+        bound.clamp(self.queue.head(), self.queue.tail())
+    }
+
+    /// When it ends if its owner leaves at `now`.
+    pub(super) fn expires_at(&self, now: UnixMs) -> Option<UnixMs> {
+        (self.expiry_s != EXPIRY_NEVER).then(|| now + u64::from(self.expiry_s) * 1000)
+    }
+
+    /// When the Will is due if the owner leaves at `now`: after its delay or with the session. v5 3.1.3.2.2
+    pub(super) fn will_due_at(&self, delay_s: u32, now: UnixMs) -> UnixMs {
+        now + u64::from(delay_s.min(self.expiry_s)) * 1000
+    }
+
+    /// The answer for a new owner.
+    pub(super) fn owned(&self, present: bool) -> Owned {
+        let fence = Fence { session: Arc::clone(&self.identity), epoch: self.epoch, nonce: self.nonce };
+        Owned {
+            fence,
+            present,
+            subscriptions: self.subscriptions.clone(),
+            head: Number(self.queue.head()),
+            tail: Number(self.queue.tail()),
+            sent: Number(self.sent),
+            received: self.received.clone(),
+        }
+    }
+
+    fn record(&self) -> SessionRecord {
+        SessionRecord {
+            client_id: Arc::clone(&self.identity.client_id),
+            epoch: self.epoch,
+            connection_id: self.connection_id,
+            connected: self.is_connected(),
+            expires_at: match self.phase {
+                Phase::Connected => None,
+                Phase::Away { expires_at } => expires_at,
+            },
+            expiry_s: self.expiry_s,
+            limits: self.limits,
+            protocol: self.protocol,
+            receive_maximum: self.receive_maximum,
+            sent: self.sent,
+        }
+    }
+
+    fn will_record(&self) -> Option<WillRecord> {
+        self.will.as_ref().map(|held| WillRecord {
+            message: Arc::clone(&held.will.message),
+            delay_s: held.will.delay_s,
+            due_at: held.due_at,
+        })
+    }
+
+    fn take_image(&mut self) -> SessionImage {
+        let dirty = std::mem::take(&mut self.dirty);
+        SessionImage {
+            key: self.key(),
+            record: dirty.record.then(|| self.record()),
+            will: dirty.will.then(|| self.will_record()),
+            head: dirty.head.then(|| self.queue.head()),
+            received: dirty.received.then(|| self.received.clone()),
+        }
+    }
+}
+
+impl Tables {
+    /// Notes that parts of a session are to be written with the next batch.
+    pub(super) fn mark_dirty(&mut self, key: SessionKey, dirty: Dirty) {
+        if !self.journal.is_on() {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&key) {
+            if session.dirty.is_clean() {
+                self.journal.note_dirty(key);
+            }
+            session.dirty.add(dirty);
+        }
+    }
+
+    /// The changed parts of all sessions that changed.
+    pub(crate) fn take_images(&mut self) -> Vec<SessionImage> {
+        let dirty = self.journal.take_dirty();
+        dirty.iter().filter_map(|key| self.sessions.get_mut(key).map(Session::take_image)).collect()
+    }
+}
