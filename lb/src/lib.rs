@@ -1,1 +1,3 @@
 //! The edge: listeners, TLS, WebSocket, admission and the relay.
+
+pub mod tls;

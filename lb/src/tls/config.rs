@@ -1,0 +1,93 @@
+//! The TLS section of a listener's configuration.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How a listener does TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificates with their keys, at least one. Chosen by Server Name Indication; the first is the default.
+    pub certificates: Vec<CertificateFiles>,
+    /// The lowest protocol version accepted: `"1.2"` (default) or `"1.3"`.
+    pub min_version: MinVersion,
+    /// What is asked of clients.
+    pub client_certificates: ClientCertificateConfig,
+    /// Session tickets.
+    pub tickets: TicketConfig,
+    /// The largest TLS record sent, header included, in bytes: 512 to 16,389. Unset: 16,384 of plaintext. Small
+    /// records let a device with little memory begin sooner, at the price of more work here.
+    pub max_fragment_size: Option<usize>,
+}
+
+/// One certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// PEM file of the chain, the server's own certificate first.
+    pub certificate_file: PathBuf,
+    /// PEM file of the private key: PKCS #8, PKCS #1 or SEC 1.
+    pub key_file: PathBuf,
+    /// The server names it answers to, `*.example.com` for one whole label. Empty (default): those in the certificate.
+    #[serde(default)]
+    pub server_names: Vec<String>,
+}
+
+/// The lowest protocol version accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum MinVersion {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3 only.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientCertificateConfig {
+    /// `"off"` (default), `"optional"` or `"required"`.
+    pub mode: ClientCertificateMode,
+    /// PEM file of the authorities that clients' certificates must come from. Needed unless `mode` is `"off"`.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate revocation lists, PEM or DER. With one or more, a client certificate whose issuer has no list here is
+    /// accepted, and a list that is past its next update is refused.
+    pub crl_files: Vec<PathBuf>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificateMode {
+    /// They are not asked.
+    #[default]
+    Off,
+    /// They are asked; one that is shown must be good.
+    Optional,
+    /// Without one the handshake fails.
+    Required,
+}
+
+/// Session tickets: what lets a returning client skip the certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TicketConfig {
+    /// Whether tickets are given out and accepted. Default true.
+    pub enabled: bool,
+    /// How long one key makes tickets, in seconds: 60 to 604,800, default 43,200 (12 hours). A ticket is good for one
+    /// to two of these.
+    pub rotate_secs: u64,
+    /// File of at least 32 secret bytes, from which every edge that has the same file derives the same keys. Unset
+    /// (default): random keys, good in this process only.
+    pub secret_file: Option<PathBuf>,
+}
+
+impl Default for TicketConfig {
+    fn default() -> Self {
+        Self { enabled: true, rotate_secs: 12 * 60 * 60, secret_file: None }
+    }
+}

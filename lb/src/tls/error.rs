@@ -1,0 +1,228 @@
+//! What goes wrong with TLS: faults of the peer as sentences, each with the label under which it is counted, and
+//! faults of the configuration as one line that names the file.
+
+use std::io;
+use std::path::PathBuf;
+
+use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+/// Why a handshake or a connection failed. Its text is what operators read in debug logs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// End of stream before the handshake was done.
+    #[error("the client went away during the handshake")]
+    WentAway,
+    /// The socket failed.
+    #[error("the connection broke")]
+    Broken(#[source] io::Error),
+    /// The first bytes were no TLS record, or a message made no sense.
+    #[error("the client sent bytes that are not TLS")]
+    NotTls(#[source] Error),
+    /// Every offered protocol version is below `min_version`.
+    #[error("the client offered no TLS version that is allowed here")]
+    NoCommonVersion,
+    /// No cipher suite, group or signature scheme in common.
+    #[error("the client offered no cipher suite, group or signature scheme that is allowed here")]
+    NothingInCommon(#[source] Error),
+    /// ALPN was offered, and none of it is served.
+    #[error("the client offered no application protocol that is served here")]
+    NoCommonAlpn,
+    /// A client certificate is required.
+    #[error("the client presented no certificate")]
+    NoClientCertificate,
+    /// The client certificate is past its end.
+    #[error("the client's certificate has expired")]
+    ClientCertificateExpired,
+    /// The client certificate is on a revocation list.
+    #[error("the client's certificate was revoked")]
+    ClientCertificateRevoked,
+    /// No configured authority issued the client certificate.
+    #[error("the client's certificate was issued by an unknown authority")]
+    ClientCertificateUnknownIssuer,
+    /// The client certificate was refused for another reason.
+    #[error("the client's certificate was refused")]
+    ClientCertificateRefused(#[source] Error),
+    /// The client sent a fatal alert, mostly because it does not trust our certificate.
+    #[error("the client gave up with alert {0:?}")]
+    Alert(AlertDescription),
+    /// The client broke the protocol.
+    #[error("the client broke the TLS protocol")]
+    Misbehaved(#[source] Error),
+    /// A record failed its check.
+    #[error("the client sent a record that does not decrypt")]
+    BadRecord,
+    /// A handshake message, or record, beyond the bound.
+    #[error("the client sent more than a handshake message may hold")]
+    TooLarge,
+    /// End of stream without `close_notify` (RFC 8446 section 6.1).
+    #[error("the connection ended without close_notify")]
+    Truncated,
+    /// The session was closed, or failed before.
+    #[error("the TLS session is closed")]
+    Closed,
+    /// Not the peer's fault.
+    #[error("TLS failed on this side")]
+    Internal(#[source] Error),
+}
+
+impl TlsError {
+    /// The label under which the failure is counted.
+    pub fn failure(&self) -> HandshakeFailure {
+        match self {
+            Self::WentAway | Self::Truncated | Self::Closed => HandshakeFailure::WentAway,
+            Self::Broken(_) => HandshakeFailure::Broken,
+            Self::NotTls(_) => HandshakeFailure::NotTls,
+            Self::NoCommonVersion => HandshakeFailure::Version,
+            Self::NothingInCommon(_) => HandshakeFailure::NothingInCommon,
+            Self::NoCommonAlpn => HandshakeFailure::Alpn,
+            Self::NoClientCertificate
+            | Self::ClientCertificateExpired
+            | Self::ClientCertificateRevoked
+            | Self::ClientCertificateUnknownIssuer
+            | Self::ClientCertificateRefused(_) => HandshakeFailure::ClientCertificate,
+            Self::Alert(_) => HandshakeFailure::Alert,
+            Self::Misbehaved(_) | Self::BadRecord | Self::TooLarge => HandshakeFailure::Misbehaved,
+            Self::Internal(_) => HandshakeFailure::Internal,
+        }
+    }
+
+    fn io_kind(&self) -> io::ErrorKind {
+        match self {
+            Self::WentAway | Self::Truncated => io::ErrorKind::UnexpectedEof,
+            Self::Closed => io::ErrorKind::BrokenPipe,
+            Self::Broken(source) => source.kind(),
+            Self::Internal(_) => io::ErrorKind::Other,
+            _ => io::ErrorKind::InvalidData,
+        }
+    }
+}
+
+impl From<Error> for TlsError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NoCertificatesPresented => Self::NoClientCertificate,
+            Error::NoApplicationProtocol => Self::NoCommonAlpn,
+            Error::AlertReceived(alert) => Self::Alert(alert),
+            Error::DecryptError => Self::BadRecord,
+            Error::PeerSentOversizedRecord => Self::TooLarge,
+            Error::InvalidMessage(_) => Self::NotTls(error),
+            Error::InvalidCertificate(ref why) => match why {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    Self::ClientCertificateExpired
+                }
+                CertificateError::Revoked => Self::ClientCertificateRevoked,
+                CertificateError::UnknownIssuer => Self::ClientCertificateUnknownIssuer,
+                _ => Self::ClientCertificateRefused(error),
+            },
+            Error::PeerIncompatible(ref why) => match why {
+                PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::ServerDoesNotSupportTls12Or13 => Self::NoCommonVersion,
+                _ => Self::NothingInCommon(error),
+            },
+            Error::PeerMisbehaved(_)
+            | Error::InappropriateMessage { .. }
+            | Error::InappropriateHandshakeMessage { .. } => Self::Misbehaved(error),
+            error => Self::Internal(error),
+        }
+    }
+}
+
+impl From<TlsError> for io::Error {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::Broken(source) => source,
+            error => Self::new(error.io_kind(), error),
+        }
+    }
+}
+
+/// The label of a counted handshake failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HandshakeFailure {
+    /// End of stream.
+    WentAway,
+    /// The socket failed.
+    Broken,
+    /// Not TLS.
+    NotTls,
+    /// No protocol version in common.
+    Version,
+    /// No cipher suite, group or signature scheme in common.
+    NothingInCommon,
+    /// No application protocol in common.
+    Alpn,
+    /// The client certificate is missing or refused.
+    ClientCertificate,
+    /// The client gave up.
+    Alert,
+    /// The client broke the protocol.
+    Misbehaved,
+    /// The deadline passed. Set by whoever keeps the deadline.
+    Deadline,
+    /// Not the peer's fault.
+    Internal,
+}
+
+impl HandshakeFailure {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WentAway => "went_away",
+            Self::Broken => "broken",
+            Self::NotTls => "not_tls",
+            Self::Version => "version",
+            Self::NothingInCommon => "nothing_in_common",
+            Self::Alpn => "alpn",
+            Self::ClientCertificate => "client_certificate",
+            Self::Alert => "alert",
+            Self::Misbehaved => "misbehaved",
+            Self::Deadline => "deadline",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl EncodeLabelValue for HandshakeFailure {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+/// What is wrong with a [`TlsConfig`](super::TlsConfig): one line, naming the key and the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsConfigError {
+    /// A file cannot be read.
+    #[error("{key}: cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file was read and is of no use.
+    #[error("{key}: {}: {problem}", path.display())]
+    Unusable {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value makes no sense.
+    #[error("{key}: {problem}")]
+    Invalid {
+        /// The configuration key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}

@@ -1,0 +1,302 @@
+//! Session tickets (RFC 8446 section 4.6.1, RFC 5077) under keys that rotate by the clock, so that edges with the same
+//! secret need not talk to each other. A ticket is `period id (8) ‖ maker (8) ‖ nonce (12) ‖ ciphertext ‖ tag (16)`,
+//! AES-256-GCM. Each process makes tickets under a key of its own (`maker`), derived from the period's secret: random
+//! nonces of many edges never meet under one key.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::{hkdf, rand};
+use parking_lot::Mutex;
+use rustls::server::ProducesTickets;
+
+const NAME_BYTES: usize = 8;
+/// A shared secret is at least this long, bytes.
+const SECRET_BYTES_MIN: usize = 32;
+
+/// Where keys come from.
+pub(super) enum TicketSecret {
+    /// Fresh randomness for every period.
+    Random {
+        /// What clients' certificates are verified by.
+        verification: [u8; 32],
+    },
+    /// Derived, for every edge that has the secret and verifies clients alike.
+    Shared {
+        /// Equal for equal secrets and verification.
+        identity: [u8; 32],
+        root: hkdf::Prk,
+    },
+}
+
+impl TicketSecret {
+    /// `None` if the secret is too short.
+    pub(super) fn shared(secret: &[u8], verification: &[u8; 32]) -> Option<Self> {
+        if secret.len() < SECRET_BYTES_MIN {
+            return None;
+        }
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, verification).extract(secret);
+        let identity = expand(&root, &[b"tidegate ticket secret"]).ok()?;
+        Some(Self::Shared { identity, root })
+    }
+
+    fn period_secret(&self, period: u64) -> Result<hkdf::Prk, Unspecified> {
+        let bytes: [u8; 32] = match self {
+            Self::Random { .. } => random()?,
+            Self::Shared { root, .. } => expand(root, &[b"tidegate ticket period", &period.to_be_bytes()])?,
+        };
+        Ok(hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &bytes))
+    }
+}
+
+/// The keys of one period.
+struct Period {
+    id: [u8; NAME_BYTES],
+    secret: hkdf::Prk,
+    /// The key of this process.
+    own: LessSafeKey,
+}
+
+impl Period {
+    fn new(secret: hkdf::Prk, maker: [u8; NAME_BYTES]) -> Result<Self, Unspecified> {
+        let name: [u8; 32] = expand(&secret, &[b"tidegate ticket id"])?;
+        let mut id = [0; NAME_BYTES];
+        id.copy_from_slice(&name[..NAME_BYTES]);
+        let own = maker_key(&secret, maker)?;
+        Ok(Self { id, secret, own })
+    }
+}
+
+fn maker_key(secret: &hkdf::Prk, maker: [u8; NAME_BYTES]) -> Result<LessSafeKey, Unspecified> {
+    let bytes: [u8; 32] = expand(secret, &[b"tidegate ticket key", &maker])?;
+    Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &bytes)?))
+}
+
+fn expand<const N: usize>(secret: &hkdf::Prk, info: &[&[u8]]) -> Result<[u8; N], Unspecified> {
+    struct Length<const N: usize>;
+    impl<const N: usize> hkdf::KeyType for Length<N> {
+        fn len(&self) -> usize {
+            N
+        }
+    }
+    let mut bytes = [0; N];
+    secret.expand(info, Length::<N>)?.fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Unspecified> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The keys in force. A ticket of the period before is accepted, and one of the period after too: clocks differ.
+struct Keys {
+    period: u64,
+    previous: Arc<Period>,
+    current: Arc<Period>,
+    next: Arc<Period>,
+}
+
+/// Makes and reads tickets.
+pub(super) struct Tickets {
+    secret: TicketSecret,
+    rotate_secs: u64,
+    maker: [u8; NAME_BYTES],
+    keys: ArcSwap<Keys>,
+    rotation: Mutex<()>,
+}
+
+impl Tickets {
+    pub(super) fn new(secret: TicketSecret, rotate_secs: u64) -> Result<Self, Unspecified> {
+        let maker = random()?;
+        let period = unix_secs() / rotate_secs;
+        let make = |period| Period::new(secret.period_secret(period)?, maker).map(Arc::new);
+        let keys = Keys {
+            period,
+            previous: make(period.saturating_sub(1))?,
+            current: make(period)?,
+            next: make(period.saturating_add(1))?,
+        };
+        Ok(Self { secret, rotate_secs, maker, keys: ArcSwap::from_pointee(keys), rotation: Mutex::new(()) })
+    }
+
+    /// Whether `secret` would make the same keys, or as good ones.
+    pub(super) fn is_bound_to(&self, secret: &TicketSecret) -> bool {
+        match (&self.secret, secret) {
+            (TicketSecret::Random { verification: one }, TicketSecret::Random { verification: other }) => {
+                one == other
+            }
+            (TicketSecret::Shared { identity: one, .. }, TicketSecret::Shared { identity: other, .. }) => {
+                one == other
+            }
+            _ => false,
+        }
+    }
+
+    /// The keys for `now`, rotated if a period has ended.
+    fn keys_at(&self, now_secs: u64) -> Result<arc_swap::Guard<Arc<Keys>>, Unspecified> {
+        let period = now_secs / self.rotate_secs;
+        let keys = self.keys.load();
+        if keys.period == period {
+            return Ok(keys);
+        }
+        let _rotation = self.rotation.lock();
+        let keys = self.keys.load();
+        // A clock that is set back by less than a period keeps the keys.
+        if keys.period == period || keys.period == period.saturating_add(1) {
+            return Ok(keys);
+        }
+        let find = |wanted: u64| {
+            if wanted == keys.period {
+                return Ok(Arc::clone(&keys.current));
+            }
+            if wanted == keys.period.saturating_add(1) {
+                return Ok(Arc::clone(&keys.next));
+            }
+            Period::new(self.secret.period_secret(wanted)?, self.maker).map(Arc::new)
+        };
+        let fresh = Keys {
+            period,
+            previous: find(period.saturating_sub(1))?,
+            current: find(period)?,
+            next: find(period.saturating_add(1))?,
+        };
+        self.keys.store(Arc::new(fresh));
+        Ok(self.keys.load())
+    }
+
+    fn seal(&self, plain: &[u8], now_secs: u64) -> Result<Vec<u8>, Unspecified> {
+        let keys = self.keys_at(now_secs)?;
+        let nonce: [u8; NONCE_LEN] = random()?;
+        let header = NAME_BYTES + NAME_BYTES + NONCE_LEN;
+        let mut ticket = Vec::with_capacity(header + plain.len() + AES_256_GCM.tag_len());
+        ticket.extend_from_slice(&keys.current.id);
+        ticket.extend_from_slice(&self.maker);
+        ticket.extend_from_slice(&nonce);
+        ticket.extend_from_slice(plain);
+        let tag = keys.current.own.seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::empty(),
+            &mut ticket[header..],
+        )?;
+        ticket.extend_from_slice(tag.as_ref());
+        Ok(ticket)
+    }
+
+    fn open(&self, ticket: &[u8], now_secs: u64) -> Option<Vec<u8>> {
+        let (id, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
+        let (maker, rest) = rest.split_first_chunk::<NAME_BYTES>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let keys = self.keys_at(now_secs).ok()?;
+        let period =
+            [&keys.current, &keys.previous, &keys.next].into_iter().find(|period| period.id == *id)?;
+        let foreign;
+        let key = if *maker == self.maker {
+            &period.own
+        } else {
+            foreign = maker_key(&period.secret, *maker).ok()?;
+            &foreign
+        };
+        let mut plain = sealed.to_vec();
+        let length =
+            key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut plain).ok()?.len();
+        plain.truncate(length);
+        Some(plain)
+    }
+}
+
+fn unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        u32::try_from(self.rotate_secs).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.seal(plain, unix_secs()).ok()
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.open(ticket, unix_secs())
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tickets").field("rotate_secs", &self.rotate_secs).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    fn shared(secret: &[u8; 32]) -> Tickets {
+        Tickets::new(TicketSecret::shared(secret, &[0; 32]).unwrap(), HOUR).unwrap()
+    }
+
+    #[test]
+    fn ticket_is_good_at_another_edge_with_the_same_secret() {
+        let (one, other) = (shared(&[1; 32]), shared(&[1; 32]));
+        let ticket = one.seal(b"state", 1_000 * HOUR).unwrap();
+        assert_eq!(other.open(&ticket, 1_000 * HOUR).as_deref(), Some(&b"state"[..]));
+        assert_eq!(one.open(&ticket, 1_000 * HOUR).as_deref(), Some(&b"state"[..]));
+    }
+
+    #[test]
+    fn ticket_of_another_secret_or_verification_is_refused() {
+        let one = shared(&[1; 32]);
+        let ticket = one.seal(b"state", 1_000 * HOUR).unwrap();
+        assert_eq!(shared(&[2; 32]).open(&ticket, 1_000 * HOUR), None);
+        let stricter = Tickets::new(TicketSecret::shared(&[1; 32], &[9; 32]).unwrap(), HOUR).unwrap();
+        assert_eq!(stricter.open(&ticket, 1_000 * HOUR), None);
+    }
+
+    #[test]
+    fn ticket_is_good_for_the_next_period_and_for_a_clock_that_is_behind() {
+        for tickets in
+            [shared(&[1; 32]), Tickets::new(TicketSecret::Random { verification: [0; 32] }, HOUR).unwrap()]
+        {
+            let now = (unix_secs() / HOUR) * HOUR;
+            let ticket = tickets.seal(b"state", now).unwrap();
+            assert!(tickets.open(&ticket, now + HOUR).is_some());
+            assert!(tickets.open(&ticket, now + HOUR).is_some());
+            assert!(tickets.open(&ticket, now + 2 * HOUR).is_none());
+        }
+        let (ahead, behind) = (shared(&[1; 32]), shared(&[1; 32]));
+        let ticket = ahead.seal(b"state", 1_001 * HOUR).unwrap();
+        assert!(behind.open(&ticket, 1_000 * HOUR).is_some());
+    }
+
+    #[test]
+    fn no_forged_ticket_opens_or_panics() {
+        let tickets = shared(&[1; 32]);
+        let ticket = tickets.seal(b"state", 1_000 * HOUR).unwrap();
+        for length in 0..ticket.len() {
+            assert_eq!(tickets.open(&ticket[..length], 1_000 * HOUR), None);
+        }
+        for position in 0..ticket.len() {
+            let mut forged = ticket.clone();
+            forged[position] ^= 1;
+            assert_eq!(tickets.open(&forged, 1_000 * HOUR), None, "byte {position}");
+        }
+    }
+
+    #[test]
+    fn short_secret_is_refused() {
+        assert!(TicketSecret::shared(&[1; 31], &[0; 32]).is_none());
+    }
+}
