@@ -1,0 +1,166 @@
+//! The command line.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustls::pki_types::ServerName;
+
+use crate::net::dial::{Dial, TlsDial};
+use crate::net::packet::Version;
+use crate::net::tls::{self, TlsVersion};
+use crate::scenario;
+
+/// Load scenarios for MQTT brokers. Every run is bounded and ends by itself.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-load", version)]
+pub(crate) struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The scenarios.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Connect, full or resumed TLS handshakes, CONNECT, disconnect: as fast as a bound allows.
+    Connect(scenario::connect::ConnectArgs),
+    /// Publishers to subscribers, 1:1, fan-in or fan-out, closed loop or at a rate.
+    Throughput(scenario::throughput::ThroughputArgs),
+    /// Messages for offline sessions: queue them, then reconnect and drain.
+    Stored(scenario::stored::StoredArgs),
+    /// Retained messages to wildcard subscribers.
+    Retained(scenario::retained::RetainedArgs),
+    /// Idle connections and the broker's memory for each.
+    Idle(scenario::idle::IdleArgs),
+}
+
+/// Where the broker is, how to talk to it, what to account. Shared by all scenarios.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Target {
+    /// Host name or address of the broker.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port; 1883, or 8883 with --tls.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Use TLS.
+    #[arg(long)]
+    pub tls: bool,
+    /// Check the broker's certificate against these CAs (PEM); without it any certificate is accepted.
+    #[arg(long)]
+    pub cafile: Option<PathBuf>,
+    /// Name to ask for in TLS.
+    #[arg(long, default_value = "localhost")]
+    pub server_name: String,
+    /// Insist on one TLS version.
+    #[arg(long, value_enum)]
+    pub tls_version: Option<TlsVersion>,
+    /// Protocol version.
+    #[arg(long, value_enum, default_value = "3.1.1")]
+    pub mqtt: ProtocolVersion,
+    /// Threads, each with its own share of the clients.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: u32,
+    /// A process of the broker to account; may be given several times.
+    #[arg(long = "pid")]
+    pub pids: Vec<u32>,
+    /// Write all figures to this file.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+/// Protocol versions by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProtocolVersion {
+    /// MQTT 3.1.1.
+    #[value(name = "3.1.1")]
+    V311,
+    /// MQTT 5.
+    #[value(name = "5")]
+    V5,
+}
+
+impl Target {
+    /// The version in the codec's terms.
+    #[must_use]
+    pub(crate) fn version(&self) -> Version {
+        match self.mqtt {
+            ProtocolVersion::V311 => Version::V311,
+            ProtocolVersion::V5 => Version::V5,
+        }
+    }
+
+    /// How to connect; TLS sessions are resumed only if `resume`.
+    ///
+    /// # Errors
+    /// When the host has no address, or the CA file or server name is not usable.
+    pub(crate) fn dial(&self, resume: bool) -> Result<Dial> {
+        let port = self.port.unwrap_or(if self.tls { 8883 } else { 1883 });
+        let tls = if self.tls {
+            Some(TlsDial {
+                config: tls::client_config(self.cafile.as_deref(), self.tls_version, resume)?,
+                server_name: ServerName::try_from(self.server_name.clone()).context("--server-name")?,
+            })
+        } else {
+            None
+        };
+        Ok(Dial { address: resolve(&self.host, port)?, tls, source: None })
+    }
+
+    /// `tcp` or `tls`.
+    #[must_use]
+    pub(crate) fn transport(&self) -> &'static str {
+        if self.tls { "tls" } else { "tcp" }
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let mut addresses = (host, port).to_socket_addrs().with_context(|| format!("look up {host}"))?;
+    addresses.next().with_context(|| format!("{host} has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_ascii_whitespace())
+    }
+
+    #[test]
+    fn ports_follow_the_transport() {
+        let Command::Throughput(plain) = parse("tidegate-load throughput").unwrap().command else {
+            panic!("not throughput");
+        };
+        assert_eq!(plain.target.dial(false).unwrap().address.port(), 1883);
+        let Command::Throughput(tls) = parse("tidegate-load throughput --tls").unwrap().command else {
+            panic!("not throughput");
+        };
+        assert_eq!(tls.target.dial(false).unwrap().address.port(), 8883);
+        let Command::Idle(other) = parse("tidegate-load idle --tls --port 9000 --mqtt 5").unwrap().command
+        else {
+            panic!("not idle");
+        };
+        assert_eq!(other.target.dial(false).unwrap().address.port(), 9000);
+        assert_eq!(other.target.version(), Version::V5);
+    }
+
+    #[test]
+    fn process_ids_add_up() {
+        let Command::Connect(args) = parse("tidegate-load connect --pid 1 --pid 22").unwrap().command else {
+            panic!("not connect");
+        };
+        assert_eq!(args.target.pids, [1, 22]);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        assert!(parse("tidegate-load throughput --qos 3").is_err());
+        assert!(parse("tidegate-load throughput --payload 3").is_err());
+        assert!(parse("tidegate-load throughput --threads 0").is_err());
+        assert!(parse("tidegate-load throughput --mqtt 4").is_err());
+        assert!(parse("tidegate-load").is_err());
+    }
+}
