@@ -1,0 +1,107 @@
+//! What the edge asks of a worker, whether it runs in the same process (calls, no socket) or behind a link.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use mqtt::ReasonCode;
+
+use crate::{Outgoing, Passport};
+
+/// What the edge calls one connection of one device; random, unique for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u128);
+
+/// Where a connection came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The device's address, through PROXY protocol if that was used.
+    pub address: SocketAddr,
+    /// The listener's name in configuration and metrics.
+    pub listener: Arc<str>,
+    /// The subject of the verified client certificate.
+    pub certificate_subject: Option<Arc<str>>,
+}
+
+/// A device's connection, authenticated, asks for its session.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Of this connection.
+    pub connection_id: ConnectionId,
+    /// Where it came from.
+    pub peer: Peer,
+    /// What it may do.
+    pub passport: Arc<Passport>,
+    /// The whole CONNECT packet, validated by the edge.
+    pub connect: Bytes,
+    /// The Client Identifier that the edge assigned because CONNECT had none.
+    pub assigned_client_id: Option<Arc<str>>,
+    /// The Server Keep Alive that the edge imposes, seconds; the worker announces it.
+    pub server_keep_alive_s: Option<u16>,
+    /// The outcome of enhanced authentication, for CONNACK.
+    pub authentication: Option<AuthenticationOutcome>,
+}
+
+/// What CONNACK says about enhanced authentication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticationOutcome {
+    /// Authentication Method, as CONNECT gave it.
+    // v5 [MQTT-4.12.0-5]
+    pub method: Arc<str>,
+    /// The last Authentication Data from the server.
+    pub data: Option<Bytes>,
+}
+
+/// How a device's connection ended, as only the edge knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The socket closed, failed or timed out, or the device sent something unacceptable; the Will is due. A DISCONNECT
+    /// packet is relayed before, so that its Reason Code decides about the Will.
+    Abnormal,
+    /// The edge is shutting down and the device will come back: as abnormal, but nothing is its fault.
+    Shutdown,
+}
+
+/// What [`Stream::poll_recv`] has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Bytes were appended; call again when they are written.
+    Wrote,
+    /// The worker ends the connection: write what waits, then close. The reason is for logs and metrics; the packet that
+    /// tells the device is among the bytes already.
+    Closed(ReasonCode),
+}
+
+/// A worker, as the edge sees it.
+pub trait Upstream: Clone + Send + Sync + 'static {
+    /// One device's conversation with the worker.
+    type Stream: Stream;
+
+    /// Opens the session of a device. Never blocks; CONNACK comes through the stream.
+    fn open(&self, open: Open) -> Self::Stream;
+}
+
+/// One device's conversation with a worker. Dropping it without [`Stream::close`] is an abnormal close.
+pub trait Stream: Send + Unpin + 'static {
+    /// Hands over one whole Control Packet (never CONNECT, PINGREQ or AUTH: those are the edge's). What can be answered
+    /// at once is appended to `out`.
+    ///
+    /// # Errors
+    /// The Reason Code with which the connection ends; a packet that tells the device is in `out` where the protocol has
+    /// one.
+    fn send(&mut self, packet: mqtt::frame::Frame<'_>, out: &mut Outgoing) -> Result<(), ReasonCode>;
+
+    /// Whether it takes more packets now. While it is pending the edge stops reading from the device, so that TCP pushes
+    /// back; the task is woken when that changes.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Appends what is ready for the device to `out`, about `budget` bytes at most, and registers the task for more.
+    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event>;
+
+    /// Replaces the passport after re-authentication.
+    fn renew(&mut self, passport: Arc<Passport>);
+
+    /// Ends the conversation.
+    fn close(self, cause: CloseCause);
+}
