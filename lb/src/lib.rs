@@ -1,3 +1,4 @@
 //! The edge: listeners, TLS, WebSocket, admission and the relay.
 
 pub mod tls;
+pub mod websocket;
