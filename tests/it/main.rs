@@ -7,4 +7,11 @@ mod harness;
 pub(crate) use harness::over_every_transport;
 
 mod connect;
+mod limit;
 mod malformed;
+mod publish;
+mod retained;
+mod session;
+mod shared;
+mod subscribe;
+mod will;
