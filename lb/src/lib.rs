@@ -1,4 +1,21 @@
-//! The edge: listeners, TLS, WebSocket, admission and the relay.
+//! The edge: listeners, TLS, WebSocket, admission, authentication and the relay between devices and workers. It frames
+//! Control Packets and owns Keep Alive; it does not parse payloads and knows no sessions. Start at [`Edge::start`].
 
+mod admission;
+mod config;
+mod edge;
+mod handshake;
+mod listener;
+mod metrics;
+mod proxy;
+mod reason;
+mod relay;
+mod reply;
+mod shared;
 pub mod tls;
+mod transport;
 pub mod websocket;
+
+pub use config::{ConfigError, EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};
+pub use edge::{Edge, EdgeError};
+pub use proxy::{Prefix, PrefixError};

@@ -1,0 +1,293 @@
+//! The edge's configuration: typed, bounded, every key documented with its unit, default and bounds. [`EdgeConfig::validate`]
+//! names the key that is wrong; nothing is bound before it agrees.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::proxy::Prefix;
+
+/// The `[edge]` section.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EdgeConfig {
+    /// Listeners by name; the name is a metric label and is told to authentication. Default: none. At most 64.
+    pub listeners: BTreeMap<String, ListenerConfig>,
+    /// How long a connection may take until its CONNECT packet is complete, TLS and WebSocket handshakes included;
+    /// milliseconds. Default 10,000; 100 to 300,000.
+    pub connect_timeout_ms: u64,
+    /// How long authentication may take after CONNECT, the client's answers included; milliseconds. Default 10,000; 100 to
+    /// 300,000.
+    pub authenticate_timeout_ms: u64,
+    /// The largest CONNECT packet, bytes. Default 65,536; 256 to 1,048,576.
+    pub connect_bytes_max: u32,
+    /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. Default 1,048,576;
+    /// 1,024 to 268,435,460.
+    pub packet_bytes_max: u32,
+    /// The longest Client Identifier, bytes. Default 1,024; 23 to 65,535.
+    pub client_id_bytes_max: u16,
+    /// Connected devices and handshakes together. Default 1,000,000; at least 1.
+    pub connections_max: usize,
+    /// Handshakes under way, from accept until the session is opened. Default 8,192; at least 1.
+    pub handshakes_max: usize,
+    /// Threads for handshakes. Default 0: one per core. At most 256.
+    pub handshake_threads: usize,
+    /// By how much the scheduler favours connected devices over handshakes: the niceness of handshake threads. Default 5; 0
+    /// to 19.
+    pub handshake_niceness: u8,
+    /// The Server Keep Alive imposed on MQTT 5 clients that ask for none or for more, seconds. Default 0: none.
+    pub keep_alive_max_s: u16,
+    /// The bound on answers that wait for a device that does not read; beyond it its packets are not read either; bytes
+    /// per connection. Default 1,048,576; 4,096 to 1,073,741,824.
+    pub outgoing_bytes_max: usize,
+    /// Bytes of incomplete packets, of all connections together. The connection that goes past it is closed with 0x97.
+    /// Default 268,435,456; at least `packet_bytes_max`.
+    pub receive_buffer_bytes_max: usize,
+    /// How long a device may leave bytes unread while some wait for it, seconds. Default 30; 1 to 3,600.
+    pub write_timeout_s: u16,
+    /// How long a closing connection may take to send its last bytes and to see the peer close, milliseconds. Default
+    /// 2,000; 10 to 60,000.
+    pub linger_ms: u64,
+    /// Connections per second from one source (an IPv4 address, an IPv6 /64). Loopback is exempt. Default 1,000; 0 for
+    /// no limit.
+    pub source_connections_per_s: u32,
+    /// How many connections one source may open at once before the rate holds. Default 10,000; at least 1.
+    pub source_connections_burst: u32,
+    /// Sources whose rate is kept apart; further ones share 4,096 rates by hash. Default 100,000; 16 to 10,000,000.
+    pub sources_max: usize,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        Self {
+            listeners: BTreeMap::new(),
+            connect_timeout_ms: 10_000,
+            authenticate_timeout_ms: 10_000,
+            connect_bytes_max: 65_536,
+            packet_bytes_max: 1_048_576,
+            client_id_bytes_max: 1_024,
+            connections_max: 1_000_000,
+            handshakes_max: 8_192,
+            handshake_threads: 0,
+            handshake_niceness: 5,
+            keep_alive_max_s: 0,
+            outgoing_bytes_max: 1_048_576,
+            receive_buffer_bytes_max: 268_435_456,
+            write_timeout_s: 30,
+            linger_ms: 2_000,
+            source_connections_per_s: 1_000,
+            source_connections_burst: 10_000,
+            sources_max: 100_000,
+        }
+    }
+}
+
+/// One listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// Address and port; port 0 picks a free one.
+    pub bind: SocketAddr,
+    /// What is spoken there.
+    pub kind: ListenerKind,
+    /// The path of the WebSocket, for `ws` and `wss`. Default `/mqtt`; starts with `/`.
+    #[serde(default = "default_path")]
+    pub path: String,
+    /// Whether load balancers in front send the PROXY protocol. Default `off`.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
+    /// From whom the PROXY protocol is believed: addresses or prefixes such as `10.0.0.0/8`. Connections from elsewhere
+    /// are served as if it were off. Needed with `proxy_protocol`. Default: none.
+    #[serde(default)]
+    pub trusted: Vec<Prefix>,
+    /// `SO_REUSEPORT`, so that another process can bind the same port. Default false.
+    #[serde(default)]
+    pub reuse_port: bool,
+    /// Connections that wait in the kernel to be accepted. Default 4,096; 1 to 65,535.
+    #[serde(default = "default_backlog")]
+    pub backlog: u16,
+}
+
+impl ListenerConfig {
+    /// A listener with every other key at its default.
+    pub fn new(bind: SocketAddr, kind: ListenerKind) -> Self {
+        Self {
+            bind,
+            kind,
+            path: default_path(),
+            proxy_protocol: ProxyProtocol::Off,
+            trusted: Vec::new(),
+            reuse_port: false,
+            backlog: default_backlog(),
+        }
+    }
+}
+
+impl ListenerConfig {
+    /// Whether the PROXY protocol is required from this peer.
+    pub(crate) fn is_trusted(&self, peer: IpAddr) -> bool {
+        self.proxy_protocol == ProxyProtocol::V1v2 && self.trusted.iter().any(|prefix| prefix.contains(peer))
+    }
+}
+
+fn default_path() -> String {
+    "/mqtt".into()
+}
+
+fn default_backlog() -> u16 {
+    4_096
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerKind {
+    /// MQTT over TCP.
+    Mqtt,
+    /// MQTT over TLS.
+    Mqtts,
+    /// MQTT over WebSocket.
+    Ws,
+    /// MQTT over WebSocket over TLS.
+    Wss,
+}
+
+impl ListenerKind {
+    /// Whether TLS is under it.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    /// Whether WebSocket is under it.
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// Whether a listener takes the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// No.
+    #[default]
+    Off,
+    /// Versions 1 and 2, required from trusted peers.
+    V1v2,
+}
+
+/// A key that is wrong, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("edge.{key}: {problem}")]
+pub struct ConfigError {
+    /// The key, with dots.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl EdgeConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first key that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        within("connect_timeout_ms", self.connect_timeout_ms, 100, 300_000)?;
+        within("authenticate_timeout_ms", self.authenticate_timeout_ms, 100, 300_000)?;
+        within("connect_bytes_max", self.connect_bytes_max.into(), 256, 1_048_576)?;
+        within("packet_bytes_max", self.packet_bytes_max.into(), 1_024, 268_435_460)?;
+        within("client_id_bytes_max", self.client_id_bytes_max.into(), 23, 65_535)?;
+        within("connections_max", self.connections_max as u64, 1, u64::MAX)?;
+        within("handshakes_max", self.handshakes_max as u64, 1, u64::MAX)?;
+        within("handshake_threads", self.handshake_threads as u64, 0, 256)?;
+        within("handshake_niceness", self.handshake_niceness.into(), 0, 19)?;
+        within("outgoing_bytes_max", self.outgoing_bytes_max as u64, 4_096, 1 << 30)?;
+        within(
+            "receive_buffer_bytes_max",
+            self.receive_buffer_bytes_max as u64,
+            self.packet_bytes_max.into(),
+            u64::MAX,
+        )?;
+        within("write_timeout_s", self.write_timeout_s.into(), 1, 3_600)?;
+        within("linger_ms", self.linger_ms, 10, 60_000)?;
+        within("source_connections_burst", self.source_connections_burst.into(), 1, u64::MAX)?;
+        within("sources_max", self.sources_max as u64, 16, 10_000_000)?;
+        within("listeners", self.listeners.len() as u64, 0, 64)?;
+        for (name, listener) in &self.listeners {
+            listener.validate(name)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn authenticate_timeout(&self) -> Duration {
+        Duration::from_millis(self.authenticate_timeout_ms)
+    }
+}
+
+impl ListenerConfig {
+    fn validate(&self, name: &str) -> Result<(), ConfigError> {
+        let wrong = |key: &str, problem: &str| {
+            Err(ConfigError { key: format!("listeners.{name}{key}"), problem: problem.into() })
+        };
+        if name.is_empty() || name.len() > 64 {
+            return wrong("", "a name has 1 to 64 bytes");
+        }
+        if !self.path.starts_with('/') {
+            return wrong(".path", "must start with /");
+        }
+        if self.proxy_protocol == ProxyProtocol::V1v2 && self.trusted.is_empty() {
+            return wrong(".trusted", "must name at least one prefix when proxy_protocol is on");
+        }
+        within(&format!("listeners.{name}.backlog"), self.backlog.into(), 1, 65_535)
+    }
+}
+
+fn within(key: &str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let problem = if max == u64::MAX {
+        format!("{value} is below the least value {min}")
+    } else {
+        format!("{value} is outside of {min} to {max}")
+    };
+    Err(ConfigError { key: key.into(), problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_bounds() {
+        EdgeConfig::default().validate().expect("valid");
+    }
+
+    #[test]
+    fn an_error_names_its_key() {
+        let config = EdgeConfig { linger_ms: 1, ..EdgeConfig::default() };
+        let error = config.validate().expect_err("out of bounds");
+        assert_eq!(error.to_string(), "edge.linger_ms: 1 is outside of 10 to 60000");
+
+        let mut config = EdgeConfig::default();
+        let mut listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Ws);
+        listener.path = "mqtt".into();
+        config.listeners.insert("browser".into(), listener);
+        let error = config.validate().expect_err("a relative path");
+        assert_eq!(error.to_string(), "edge.listeners.browser.path: must start with /");
+    }
+
+    #[test]
+    fn proxy_protocol_without_trusted_peers_is_refused() {
+        let mut config = EdgeConfig::default();
+        let mut listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+        listener.proxy_protocol = ProxyProtocol::V1v2;
+        config.listeners.insert("front".into(), listener);
+        assert_eq!(config.validate().expect_err("nobody is trusted").key, "listeners.front.trusted");
+    }
+}

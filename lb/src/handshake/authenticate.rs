@@ -1,0 +1,141 @@
+//! Authentication before CONNACK: one question, or for CONNECTs with an Authentication Method the AUTH exchange of v5
+//! section 4.12.
+
+use std::sync::Arc;
+
+use authsvc::{Authenticator, Decision, DenyReason, Exchange, Request, Step};
+use bytes::BytesMut;
+use link::{AuthenticationOutcome, Outgoing, Passport};
+use mqtt::{Connect, OwnedFrame, PacketType, Property, PropertyId, ReasonCode};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::reply;
+
+/// A client that may connect.
+pub(crate) struct Authenticated {
+    pub(crate) passport: Arc<Passport>,
+    /// For CONNACK, where an Authentication Method was used.
+    pub(crate) outcome: Option<AuthenticationOutcome>,
+}
+
+/// A client that may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unauthenticated {
+    /// CONNACK says so.
+    Refused(ReasonCode),
+    /// It broke off, by DISCONNECT or by closing.
+    Gone,
+}
+
+impl From<DenyReason> for Unauthenticated {
+    fn from(reason: DenyReason) -> Self {
+        Self::Refused(reason.reason_code())
+    }
+}
+
+/// The Authentication Method and Data of a CONNECT.
+pub(crate) fn method<'a>(connect: &Connect<'a>) -> Option<(&'a str, Option<&'a [u8]>)> {
+    let Property::AuthenticationMethod(method) = connect.properties.find(PropertyId::AuthenticationMethod)?
+    else {
+        return None;
+    };
+    match connect.properties.find(PropertyId::AuthenticationData) {
+        Some(Property::AuthenticationData(data)) => Some((method, Some(data))),
+        _ => Some((method, None)),
+    }
+}
+
+/// Decides about a CONNECT without an Authentication Method.
+pub(crate) async fn ask<A: Authenticator>(
+    authenticator: &A,
+    request: Request,
+) -> Result<Authenticated, Unauthenticated> {
+    match authenticator.authenticate(request).await {
+        Decision::Allow(passport) => Ok(Authenticated { passport, outcome: None }),
+        Decision::Deny(reason) => Err(reason.into()),
+    }
+}
+
+/// Runs the exchange of a CONNECT with an Authentication Method. `received` holds what the client sent after CONNECT, and
+/// afterwards what is left of it.
+pub(crate) async fn exchange<A: Authenticator, T: AsyncRead + AsyncWrite + Unpin>(
+    authenticator: &A,
+    request: Request,
+    (method, data): (&str, Option<&[u8]>),
+    io: &mut T,
+    received: &mut BytesMut,
+    bytes_max: u32,
+) -> Result<Authenticated, Unauthenticated> {
+    // v5 [MQTT-4.12.0-1]
+    let mut exchange = authenticator.begin(method, request).ok_or(DenyReason::BadMethod)?;
+    let mut step = exchange.step(data).await;
+    loop {
+        match step {
+            Step::Continue(data) => {
+                send_continue(method, &data, io).await?;
+                let answer = read_packet(io, received, bytes_max).await?;
+                let data = client_data(&answer, method)?;
+                step = exchange.step(data).await;
+            }
+            Step::Done(passport, data) => {
+                refuse_early_packets(received)?;
+                let outcome = AuthenticationOutcome { method: method.into(), data };
+                return Ok(Authenticated { passport, outcome: Some(outcome) });
+            }
+            Step::Deny(reason) => return Err(reason.into()),
+        }
+    }
+}
+
+/// What a client may have sent before it could know CONNACK. v5 [MQTT-3.1.2-30]
+fn refuse_early_packets(received: &[u8]) -> Result<(), Unauthenticated> {
+    match received.first().map(|&byte| PacketType::from_first_byte(byte)) {
+        None | Some(Some(PacketType::Auth | PacketType::Disconnect)) => Ok(()),
+        Some(_) => Err(Unauthenticated::Refused(ReasonCode::ProtocolError)),
+    }
+}
+
+async fn send_continue<T: AsyncWrite + Unpin>(
+    method: &str,
+    data: &[u8],
+    io: &mut T,
+) -> Result<(), Unauthenticated> {
+    let mut out = Outgoing::new();
+    reply::auth_continue(method, data, &mut out);
+    io.write_all(out.buffer()).await.map_err(|_| Unauthenticated::Gone)?;
+    io.flush().await.map_err(|_| Unauthenticated::Gone)
+}
+
+async fn read_packet<T: AsyncRead + Unpin>(
+    io: &mut T,
+    received: &mut BytesMut,
+    bytes_max: u32,
+) -> Result<OwnedFrame, Unauthenticated> {
+    loop {
+        match mqtt::frame::split_bytes(received, bytes_max) {
+            Ok(Some(frame)) => return Ok(frame),
+            Ok(None) => {}
+            Err(error) => return Err(Unauthenticated::Refused(error.reason_code())),
+        }
+        match io.read_buf(received).await {
+            Ok(count) if count > 0 => {}
+            _ => return Err(Unauthenticated::Gone),
+        }
+    }
+}
+
+/// The Authentication Data of the client's answer.
+fn client_data<'a>(answer: &'a OwnedFrame, method: &str) -> Result<Option<&'a [u8]>, Unauthenticated> {
+    match answer.packet_type() {
+        PacketType::Auth => {}
+        PacketType::Disconnect => return Err(Unauthenticated::Gone),
+        // v5 [MQTT-3.1.2-30]
+        _ => return Err(Unauthenticated::Refused(ReasonCode::ProtocolError)),
+    }
+    let auth = reply::decode_auth(answer.as_frame()).map_err(Unauthenticated::Refused)?;
+    // v5 [MQTT-4.12.0-3], v5 [MQTT-4.12.0-5]
+    if auth.reason != ReasonCode::ContinueAuthentication || auth.method != method {
+        return Err(Unauthenticated::Refused(ReasonCode::ProtocolError));
+    }
+    Ok(auth.data)
+}

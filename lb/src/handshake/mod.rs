@@ -1,0 +1,273 @@
+//! From an accepted socket to an opened session: PROXY protocol, TLS, WebSocket, CONNECT, authentication, each with its
+//! deadline. Runs on the handshake threads; the future is gone when the device is connected.
+
+mod authenticate;
+mod client_id;
+mod peek;
+mod refuse;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use authsvc::{Authenticator, Certificate, Request};
+use bytes::{Bytes, BytesMut};
+use link::{ConnectionId, Open, Peer, Upstream};
+use mqtt::{Connect, OwnedFrame, ProtocolVersion, ReasonCode};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+
+use self::authenticate::{Authenticated, Unauthenticated};
+use self::client_id::Identity;
+use self::peek::{PeekError, Peeked};
+use crate::config::{EdgeConfig, ListenerKind};
+use crate::proxy;
+use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
+use crate::relay::{Enhanced, Handover, Relay};
+use crate::shared::{Admitted, Underway};
+use crate::transport::Transport;
+
+/// What handshakes need besides their socket.
+pub(crate) struct Gate<U, A> {
+    pub(crate) upstream: U,
+    pub(crate) authenticator: Arc<A>,
+    /// Where connected devices live.
+    pub(crate) devices: Handle,
+}
+
+/// Where and why a handshake ended.
+struct Failed(HandshakeStage, HandshakeFailure);
+
+/// One connection on its way.
+struct Arrival<U, A> {
+    gate: Arc<Gate<U, A>>,
+    admitted: Admitted,
+    underway: Underway,
+    peer: SocketAddr,
+    /// By when CONNECT is complete.
+    deadline: Instant,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// Serves one accepted connection until its session is opened or it is refused.
+pub(crate) async fn run<U: Upstream, A: Authenticator>(
+    gate: Arc<Gate<U, A>>,
+    io: TcpStream,
+    peer: SocketAddr,
+    admitted: Admitted,
+    underway: Underway,
+) {
+    let listener = admitted.0.clone();
+    let deadline = Instant::now() + listener.shared.config.connect_timeout();
+    let arrival = Arrival { gate, admitted, underway, peer, deadline, certificate: None };
+    if let Err(Failed(stage, failure)) = arrival.shake_hands(io).await {
+        listener.shared.metrics.handshake_failed(stage, failure);
+        tracing::debug!(
+            listener = %listener.name,
+            %peer,
+            stage = stage.label(),
+            reason = failure.label(),
+            "handshake failed"
+        );
+    }
+}
+
+/// Waits for one stage until `deadline`.
+async fn stage<O, E>(
+    stage: HandshakeStage,
+    deadline: Instant,
+    work: impl Future<Output = Result<O, E>>,
+    failure: impl FnOnce(E) -> HandshakeFailure,
+) -> Result<O, Failed> {
+    match timeout_at(deadline, work).await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(error)) => Err(Failed(stage, failure(error))),
+        Err(_) => Err(Failed(stage, HandshakeFailure::Timeout)),
+    }
+}
+
+impl<U: Upstream, A: Authenticator> Arrival<U, A> {
+    async fn shake_hands(mut self, mut io: TcpStream) -> Result<(), Failed> {
+        let listener = self.admitted.0.clone();
+        if listener.config.is_trusted(self.peer.ip()) {
+            let header = proxy::read_header(&mut io);
+            let failure = |error| match error {
+                proxy::ProxyError::Io(_) => HandshakeFailure::ConnectionLost,
+                _ => HandshakeFailure::Invalid,
+            };
+            let source = stage(HandshakeStage::ProxyHeader, self.deadline, header, failure).await?;
+            self.peer = source.unwrap_or(self.peer);
+            if listener.shared.rates.as_ref().is_some_and(|rates| !rates.admits(self.peer)) {
+                listener.shared.metrics.shed(ShedReason::SourceRate);
+                return Ok(());
+            }
+        }
+        match listener.config.kind {
+            ListenerKind::Mqtt => self.connect(io).await,
+            ListenerKind::Mqtts | ListenerKind::Ws | ListenerKind::Wss => Ok(()),
+        }
+    }
+
+    /// Reads CONNECT and decides about it.
+    async fn connect<T: Transport>(self, mut io: T) -> Result<(), Failed> {
+        let config = &self.config();
+        let failed = |failure| Err(Failed(HandshakeStage::Connect, failure));
+        let peeked = match timeout_at(self.deadline, peek::connect(&mut io, config.connect_bytes_max)).await {
+            Ok(Ok(peeked)) => peeked,
+            Ok(Err(PeekError::Lost(_))) => return failed(HandshakeFailure::ConnectionLost),
+            // v5 [MQTT-3.1.0-1]
+            Ok(Err(PeekError::NotConnect)) => return failed(HandshakeFailure::Invalid),
+            Ok(Err(PeekError::Malformed(error, level))) => {
+                self.refuse(io, refuse::answer_to_fault(error, level)).await;
+                return failed(HandshakeFailure::Invalid);
+            }
+            Err(_) => return failed(HandshakeFailure::Timeout),
+        };
+        let Peeked { connect: packet, pipelined } = peeked;
+        let connect = match Connect::decode(packet.as_frame()) {
+            Ok(connect) => connect,
+            Err(error) => {
+                let level = refuse::level_of(&packet.raw);
+                self.refuse(io, refuse::answer_to_fault(error, level)).await;
+                return failed(HandshakeFailure::Invalid);
+            }
+        };
+        let identity = client_id::identify(
+            connect.client_id,
+            connect.clean_start,
+            connect.version,
+            config.client_id_bytes_max,
+        );
+        match identity {
+            Ok(identity) => self.authenticate(io, &packet, connect, pipelined, identity).await,
+            Err(reason) => {
+                self.refuse(io, Some((connect.version, reason))).await;
+                failed(HandshakeFailure::Refused)
+            }
+        }
+    }
+
+    async fn authenticate<T: Transport>(
+        self,
+        mut io: T,
+        packet: &OwnedFrame,
+        connect: Connect<'_>,
+        mut pipelined: BytesMut,
+        identity: Identity,
+    ) -> Result<(), Failed> {
+        let request = self.request(&connect, &identity);
+        let authenticator = &*self.gate.authenticator;
+        let within = self.config().authenticate_timeout();
+        let method = authenticate::method(&connect);
+        let result = match method {
+            None => timeout(within, authenticate::ask(authenticator, request)).await,
+            Some(method) => {
+                let bytes_max = self.config().connect_bytes_max;
+                let exchange = authenticate::exchange(
+                    authenticator,
+                    request,
+                    method,
+                    &mut io,
+                    &mut pipelined,
+                    bytes_max,
+                );
+                timeout(within, Box::pin(exchange)).await
+            }
+        };
+        let failed = |failure| Err(Failed(HandshakeStage::Authentication, failure));
+        let (reason, failure) = match result {
+            Ok(Ok(authenticated)) => {
+                return self.open(io, packet, &connect, pipelined, identity, authenticated);
+            }
+            Ok(Err(Unauthenticated::Gone)) => return failed(HandshakeFailure::ConnectionLost),
+            Ok(Err(Unauthenticated::Refused(reason))) => (reason, HandshakeFailure::Refused),
+            Err(_) => (ReasonCode::ServerUnavailable, HandshakeFailure::Timeout),
+        };
+        self.refuse(io, Some((connect.version, reason))).await;
+        failed(failure)
+    }
+
+    /// Opens the session and hands the connection over to its relay.
+    fn open<T: Transport>(
+        self,
+        io: T,
+        packet: &OwnedFrame,
+        connect: &Connect<'_>,
+        pipelined: BytesMut,
+        identity: Identity,
+        authenticated: Authenticated,
+    ) -> Result<(), Failed> {
+        let Authenticated { passport, outcome } = authenticated;
+        let server_keep_alive_s = server_keep_alive(self.config(), connect);
+        let enhanced = authenticate::method(connect).map(|(method, _)| {
+            let request = self.request(connect, &identity);
+            Box::new(Enhanced::new(self.gate.authenticator.clone(), method.into(), request))
+        });
+        let open = Open {
+            connection_id: ConnectionId(rand::random()),
+            peer: Peer {
+                address: self.peer,
+                listener: self.admitted.0.name.clone(),
+                certificate_subject: self.certificate.as_ref().map(|certificate| certificate.subject.clone()),
+            },
+            passport,
+            // A copy as long as the packet: the buffer that it was read into is larger.
+            connect: Bytes::copy_from_slice(&packet.raw),
+            assigned_client_id: identity.is_assigned.then_some(identity.client_id),
+            server_keep_alive_s,
+            authentication: outcome,
+        };
+        let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
+        let devices = &self.gate.devices;
+        let io = io.rehome(devices).map_err(lost)?;
+        let stream = {
+            let _entered = devices.enter();
+            self.gate.upstream.open(open)
+        };
+        let handover = Handover {
+            admitted: self.admitted,
+            version: connect.version,
+            keep_alive_s: server_keep_alive_s.unwrap_or(connect.keep_alive_s),
+            pipelined: pipelined.freeze(),
+            enhanced,
+        };
+        self.underway.succeed();
+        devices.spawn(Relay::new(io, stream, handover));
+        Ok(())
+    }
+
+    async fn refuse<T: Transport>(self, mut io: T, answer: Option<(ProtocolVersion, ReasonCode)>) {
+        let linger = Duration::from_millis(self.config().linger_ms);
+        if let Some((_, reason)) = answer {
+            self.admitted.shared().metrics.refused(reason.label());
+        }
+        // No longer under way, so that a lingering client holds up nobody.
+        drop(self.underway);
+        refuse::refuse(&mut io, answer, linger).await;
+    }
+
+    fn request(&self, connect: &Connect<'_>, identity: &Identity) -> Request {
+        Request {
+            client_id: identity.client_id.clone(),
+            username: connect.user_name.map(Into::into),
+            password: connect.password.map(Bytes::copy_from_slice),
+            peer: self.peer,
+            listener: self.admitted.0.name.clone(),
+            certificate: self.certificate.clone(),
+            protocol: connect.version,
+        }
+    }
+
+    fn config(&self) -> &EdgeConfig {
+        &self.admitted.shared().config
+    }
+}
+
+/// The Keep Alive to impose. Earlier versions cannot be told one, so that theirs stays.
+// v5 [MQTT-3.1.2-21]
+fn server_keep_alive(config: &EdgeConfig, connect: &Connect<'_>) -> Option<u16> {
+    let max = config.keep_alive_max_s;
+    let asked = connect.keep_alive_s;
+    (connect.version.is_v5() && max > 0 && (asked == 0 || asked > max)).then_some(max)
+}

@@ -1,0 +1,116 @@
+//! Listening sockets and the accept loop: whom it turns away it turns away before anything is paid, and no error makes it
+//! spin or stop.
+
+mod reserve;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use self::reserve::Reserve;
+use crate::config::ListenerConfig;
+use crate::reason::ShedReason;
+use crate::shared::{Admitted, Listener, Underway};
+
+/// How long the accept loop rests when the system is out of something and nothing can be shed.
+const EXHAUSTED_REST: Duration = Duration::from_millis(50);
+
+/// Binds and listens; the socket is not yet registered with a runtime.
+///
+/// # Errors
+/// What the system says; most often that the port is taken or privileged.
+pub(crate) fn bind(config: &ListenerConfig) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(config.bind), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(config.reuse_port)?;
+    socket.bind(&config.bind.into())?;
+    socket.listen(config.backlog.into())?;
+    Ok(socket.into())
+}
+
+/// Accepts for ever. `serve` gets what is admitted; it must return at once.
+pub(crate) async fn accept_loop<F>(socket: TcpListener, listener: Arc<Listener>, serve: F)
+where
+    F: Fn(TcpStream, SocketAddr, Admitted, Underway) + Send + Sync,
+{
+    let mut reserve = Reserve::new();
+    loop {
+        match socket.accept().await {
+            Ok((io, peer)) => {
+                listener.accepted.inc();
+                match admit(&listener, peer) {
+                    Ok((admitted, underway)) => serve(io, peer, admitted, underway),
+                    Err(reason) => listener.shared.metrics.shed(reason),
+                }
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                shed_one(&socket, &mut reserve, &listener).await;
+            }
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                tracing::warn!(listener = %listener.name, %error, "cannot accept");
+                tokio::time::sleep(EXHAUSTED_REST).await;
+            }
+        }
+    }
+}
+
+fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, Underway), ShedReason> {
+    // Behind a trusted load balancer the source is known only after the PROXY protocol header.
+    let is_proxied = listener.config.is_trusted(peer.ip());
+    if !is_proxied && listener.shared.rates.as_ref().is_some_and(|rates| !rates.admits(peer)) {
+        return Err(ShedReason::SourceRate);
+    }
+    let admitted = Admitted::admit(listener)?;
+    let underway = Underway::begin(&listener.shared)?;
+    Ok((admitted, underway))
+}
+
+/// Accepts one connection with the descriptor kept in reserve and closes it.
+async fn shed_one(socket: &TcpListener, reserve: &mut Reserve, listener: &Listener) {
+    if !reserve.release() {
+        reserve.restore();
+        tokio::time::sleep(EXHAUSTED_REST).await;
+        return;
+    }
+    let accepted = tokio::time::timeout(EXHAUSTED_REST, socket.accept()).await;
+    let is_shed = matches!(accepted, Ok(Ok(_)));
+    drop(accepted);
+    reserve.restore();
+    if is_shed {
+        listener.accepted.inc();
+        listener.shared.metrics.shed(ShedReason::Descriptors);
+    } else {
+        // Another thread was quicker to take the descriptor, or the device has gone.
+        tokio::time::sleep(EXHAUSTED_REST).await;
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// accept(2) also reports errors that the new connection already has: not ours, go on.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPERM
+        )
+    )
+}

@@ -1,0 +1,119 @@
+//! What the edge counts. Message-path counters are gathered by each relay and added here every so often, so that
+//! connections do not contend.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::reason::{CloseReason, HandshakeFailure, HandshakeStage, ShedReason};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabel {
+    listener: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    stage: &'static str,
+    reason: &'static str,
+}
+
+/// The edge's metrics, registered once.
+pub(crate) struct Metrics {
+    connections: Family<ListenerLabel, Gauge>,
+    accepted: Family<ListenerLabel, Counter>,
+    shed: Family<ReasonLabel, Counter>,
+    refused: Family<ReasonLabel, Counter>,
+    handshake_failures: Family<FailureLabels, Counter>,
+    closes: Family<ReasonLabel, Counter>,
+    /// From accept until the session is opened, seconds.
+    pub(crate) handshake_seconds: Histogram,
+    /// Handshakes under way.
+    pub(crate) handshakes: Gauge,
+    /// MQTT bytes from devices, CONNECT apart.
+    pub(crate) received_bytes: Counter,
+    /// Control Packets from devices, CONNECT apart.
+    pub(crate) received_packets: Counter,
+    /// MQTT bytes to devices.
+    pub(crate) sent_bytes: Counter,
+    /// Bytes of incomplete packets kept.
+    pub(crate) receive_buffer_bytes: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            connections: Family::default(),
+            accepted: Family::default(),
+            shed: Family::default(),
+            refused: Family::default(),
+            handshake_failures: Family::default(),
+            closes: Family::default(),
+            handshake_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            handshakes: Gauge::default(),
+            received_bytes: Counter::default(),
+            received_packets: Counter::default(),
+            sent_bytes: Counter::default(),
+            receive_buffer_bytes: Gauge::default(),
+        };
+        let edge = registry.sub_registry_with_prefix("edge");
+        edge.register("connections", "Connected devices", metrics.connections.clone());
+        edge.register("accepted", "Connections accepted", metrics.accepted.clone());
+        edge.register("shed", "Connections turned away when accepted", metrics.shed.clone());
+        edge.register("refused", "CONNECT packets refused", metrics.refused.clone());
+        edge.register(
+            "handshake_failures",
+            "Handshakes that came to nothing",
+            metrics.handshake_failures.clone(),
+        );
+        edge.register("closes", "Ends of device connections", metrics.closes.clone());
+        edge.register(
+            "handshake_seconds",
+            "From accept until the session is opened",
+            metrics.handshake_seconds.clone(),
+        );
+        edge.register("handshakes", "Handshakes under way", metrics.handshakes.clone());
+        edge.register("received_bytes", "MQTT bytes from devices", metrics.received_bytes.clone());
+        edge.register("received_packets", "Control Packets from devices", metrics.received_packets.clone());
+        edge.register("sent_bytes", "MQTT bytes to devices", metrics.sent_bytes.clone());
+        edge.register(
+            "receive_buffer_bytes",
+            "Bytes of incomplete packets kept",
+            metrics.receive_buffer_bytes.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn connections(&self, listener: &str) -> Gauge {
+        self.connections.get_or_create_owned(&ListenerLabel { listener: listener.into() })
+    }
+
+    pub(crate) fn accepted(&self, listener: &str) -> Counter {
+        self.accepted.get_or_create_owned(&ListenerLabel { listener: listener.into() })
+    }
+
+    pub(crate) fn shed(&self, reason: ShedReason) {
+        self.shed.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn handshake_failed(&self, stage: HandshakeStage, failure: HandshakeFailure) {
+        let labels = FailureLabels { stage: stage.label(), reason: failure.label() };
+        self.handshake_failures.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn closed(&self, reason: CloseReason) {
+        self.closes.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
+    }
+}

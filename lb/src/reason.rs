@@ -1,0 +1,120 @@
+//! Why connections are refused and why they end, as data: the variants are the metric labels.
+
+use mqtt::ReasonCode;
+
+/// How far a handshake had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandshakeStage {
+    /// Waiting for the PROXY protocol header.
+    ProxyHeader,
+    /// In the TLS handshake.
+    Tls,
+    /// In the WebSocket upgrade.
+    WebSocket,
+    /// Waiting for the CONNECT packet.
+    Connect,
+    /// In authentication.
+    Authentication,
+}
+
+impl HandshakeStage {
+    /// As metrics and logs write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::Tls => "tls",
+            Self::WebSocket => "websocket",
+            Self::Connect => "connect",
+            Self::Authentication => "authentication",
+        }
+    }
+}
+
+/// Why a handshake came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandshakeFailure {
+    /// It took longer than its deadline.
+    Timeout,
+    /// The peer broke off.
+    ConnectionLost,
+    /// The peer broke the rules of the stage.
+    Invalid,
+    /// CONNECT or AUTH was answered by a refusal.
+    Refused,
+}
+
+impl HandshakeFailure {
+    /// As metrics and logs write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::ConnectionLost => "connection_lost",
+            Self::Invalid => "invalid",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Why a connection is turned away as soon as it is accepted, before anything is paid for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShedReason {
+    /// `connections_max` is reached.
+    ConnectionsMax,
+    /// `handshakes_max` is reached.
+    HandshakesMax,
+    /// Its source connects too often.
+    SourceRate,
+    /// The process has no descriptor left.
+    Descriptors,
+}
+
+impl ShedReason {
+    /// As metrics and logs write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::ConnectionsMax => "connections_max",
+            Self::HandshakesMax => "handshakes_max",
+            Self::SourceRate => "source_rate",
+            Self::Descriptors => "descriptors",
+        }
+    }
+}
+
+/// Why the connection of a device ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    /// It sent DISCONNECT.
+    ClientDisconnect,
+    /// It closed the connection, or the network did.
+    ConnectionLost,
+    /// Nothing came for one and a half times the Keep Alive.
+    KeepAliveTimeout,
+    /// It left bytes unread for too long.
+    WriteTimeout,
+    /// It sent what framing or the edge's own packets do not allow; the code says what.
+    BadPacket(ReasonCode),
+    /// Incomplete packets of all connections went past their bound, by this one.
+    ReceiveBufferFull,
+    /// Re-authentication failed.
+    ReAuthentication,
+    /// The worker ended it, with this code.
+    Worker(ReasonCode),
+    /// The edge shuts down.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// As metrics and logs write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::ClientDisconnect => "client_disconnect",
+            Self::ConnectionLost => "connection_lost",
+            Self::KeepAliveTimeout => "keep_alive_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::ReceiveBufferFull => "receive_buffer_full",
+            Self::ReAuthentication => "re_authentication",
+            Self::BadPacket(reason) | Self::Worker(reason) => reason.label(),
+            Self::Shutdown => "server_shutting_down",
+        }
+    }
+}

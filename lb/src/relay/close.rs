@@ -1,0 +1,103 @@
+//! How a connection ends: last words, then the stream is shut down, then the peer may close first, all within a deadline.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use authsvc::Authenticator;
+use link::{CloseCause, Outgoing, Stream};
+use mqtt::ReasonCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::scratch::Scratch;
+use super::{Relay, State};
+use crate::reason::CloseReason;
+use crate::reply;
+
+/// Reads of discarded bytes in one turn; then others have theirs.
+const DISCARDS_MAX: usize = 4;
+
+impl CloseReason {
+    /// What DISCONNECT tells the device; `None` when it knows, cannot hear, or was told by the worker.
+    fn farewell(self) -> Option<ReasonCode> {
+        match self {
+            Self::BadPacket(reason) => Some(reason),
+            Self::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
+            Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
+            Self::ReAuthentication => Some(ReasonCode::NotAuthorized),
+            Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
+            Self::ClientDisconnect | Self::ConnectionLost | Self::WriteTimeout | Self::Worker(_) => None,
+        }
+    }
+}
+
+impl<T, S, A> Relay<T, S, A>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Stream,
+    A: Authenticator,
+{
+    /// Ends the connection for `reason`, unless it is ending already.
+    pub(super) fn close(&mut self, reason: CloseReason, out: &mut Outgoing, now: u32) {
+        let Some(stream) = self.stream.take() else {
+            // A socket that fails while it is closed is gone; nothing else makes a difference any more.
+            if reason == CloseReason::ConnectionLost {
+                self.state = State::Ended;
+            }
+            return;
+        };
+        let is_shutdown = reason == CloseReason::Shutdown;
+        stream.close(if is_shutdown { CloseCause::Shutdown } else { CloseCause::Abnormal });
+        // v5 [MQTT-3.2.0-1]: no DISCONNECT before CONNACK. Earlier versions have no DISCONNECT to the client.
+        if let Some(code) = reason.farewell().filter(|_| self.version.is_v5() && self.state == State::Serving)
+        {
+            reply::disconnect(code, out);
+        }
+        let listener = &self.admitted.0;
+        listener.shared.metrics.closed(reason);
+        tracing::debug!(listener = %listener.name, reason = reason.label(), "connection closed");
+        self.enhanced = None;
+        self.abandon_ms = now.wrapping_add(self.shared().config.linger_ms as u32);
+        self.state = match reason {
+            CloseReason::ConnectionLost | CloseReason::WriteTimeout => State::Ended,
+            _ => State::Flushing,
+        };
+    }
+
+    /// Goes as far towards the end as the socket allows.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: u32) {
+        if self.state == State::Flushing {
+            self.write(cx, &mut scratch.out, now);
+            if self.state == State::Flushing && !self.is_unsent() {
+                self.state = State::ShuttingDown;
+            }
+        }
+        if self.state == State::ShuttingDown {
+            match Pin::new(&mut self.io).poll_shutdown(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.state = State::Lingering,
+                Poll::Ready(Err(_)) => self.state = State::Ended,
+            }
+        }
+        if self.state == State::Lingering {
+            self.linger(cx, &mut scratch.input);
+        }
+        if (self.abandon_ms.wrapping_sub(now) as i32) <= 0 {
+            self.state = State::Ended;
+        }
+    }
+
+    fn linger(&mut self, cx: &mut Context<'_>, input: &mut [u8]) {
+        for _ in 0..DISCARDS_MAX {
+            let mut buffer = ReadBuf::new(input);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => {
+                    self.state = State::Ended;
+                    return;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+}

@@ -1,0 +1,374 @@
+//! The relay of one connected device: a single hand-written future that frames Control Packets, hands them to the worker,
+//! and writes what the worker has for the device. It answers PINGREQ, owns Keep Alive, pushes back, and says how a connection
+//! ended; payloads are not parsed.
+//!
+//! A turn is: read, hand over, take what the worker has, write once. Buffers are the thread's: what a connection owns is the
+//! incomplete packet that it sent and the bytes that it did not take.
+
+mod close;
+mod enhanced;
+mod packet;
+mod scratch;
+#[cfg(test)]
+mod tests;
+mod time;
+mod write;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use authsvc::Authenticator;
+use bytes::Bytes;
+use link::{Event, Outgoing, Stream};
+use mqtt::{FrameBuffer, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+pub(crate) use self::enhanced::Enhanced;
+use self::enhanced::Outcome;
+use self::scratch::Scratch;
+use crate::reason::CloseReason;
+use crate::reply;
+use crate::shared::{Admitted, Phase, Shared};
+
+/// Buffers read in one turn; then others have theirs.
+const READS_MAX: usize = 2;
+
+/// Bytes taken from the worker before a write.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Writes in one turn; then others have theirs.
+const WRITES_MAX: usize = 4;
+
+/// No slot among the wakers yet.
+const NO_SLOT: u32 = u32::MAX;
+
+/// What the handshake hands over, socket and session apart.
+pub(crate) struct Handover<A: Authenticator> {
+    /// The connection's place among `connections_max`.
+    pub(crate) admitted: Admitted,
+    /// Of the connection.
+    pub(crate) version: ProtocolVersion,
+    /// Keep Alive in force, seconds; 0 for none.
+    pub(crate) keep_alive_s: u16,
+    /// What the device sent after CONNECT already.
+    pub(crate) pipelined: Bytes,
+    /// What re-authentication needs, if CONNECT had an Authentication Method.
+    pub(crate) enhanced: Option<Box<Enhanced<A>>>,
+}
+
+/// What is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The worker's CONNACK. Nothing is read before it: answers must follow it. v5 [MQTT-3.2.0-1]
+    AwaitingConnAck,
+    /// Packets from either side.
+    Serving,
+    /// That the last bytes leave.
+    Flushing,
+    /// That the stream is shut down.
+    ShuttingDown,
+    /// That the peer closes too: closing a socket with unread bytes resets it, and the peer would lose our last words.
+    Lingering,
+    /// Nothing.
+    Ended,
+}
+
+impl State {
+    fn is_open(self) -> bool {
+        matches!(self, Self::AwaitingConnAck | Self::Serving)
+    }
+}
+
+/// The connection of one device. Ready when it is over.
+pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
+    io: T,
+    /// `None` once closed.
+    stream: Option<S>,
+    frames: FrameBuffer,
+    /// What the device did not take yet.
+    leftover: Option<Box<Outgoing>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    enhanced: Option<Box<Enhanced<A>>>,
+    admitted: Admitted,
+    /// Received since the last addition to the metrics.
+    received_bytes: u32,
+    received_packets: u32,
+    sent_bytes: u32,
+    counted_ms: u32,
+    /// When the last packet came; Keep Alive counts from here.
+    received_ms: u32,
+    /// When bytes last left; the write timeout counts from here.
+    written_ms: u32,
+    /// When the timer fires, if there is one.
+    armed_ms: u32,
+    /// When a closing connection is dropped.
+    abandon_ms: u32,
+    /// One and a half times Keep Alive; 0 for none.
+    silence_ms_max: u32,
+    slot: u32,
+    version: ProtocolVersion,
+    state: State,
+    /// Nothing is read: the worker or the device does not take more.
+    is_paused: bool,
+    /// Nothing is read because the device leaves too many answers unread.
+    is_full: bool,
+    /// Written bytes may still be inside the stream.
+    is_unflushed: bool,
+    /// Whole packets wait in `frames`: they came with CONNECT.
+    has_pipelined: bool,
+}
+
+impl<T, S, A> Relay<T, S, A>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Stream,
+    A: Authenticator,
+{
+    /// A relay between a device and its session; to be spawned on the runtime that `io` is registered with.
+    pub(crate) fn new(io: T, stream: S, handover: Handover<A>) -> Self {
+        let Handover { admitted, version, keep_alive_s, pipelined, enhanced } = handover;
+        let now = admitted.shared().now_ms();
+        admitted.0.connected.inc();
+        let mut frames = FrameBuffer::new();
+        drop(frames.frames(&pipelined, admitted.shared().config.packet_bytes_max));
+        admitted.shared().rebuffer(0, frames.buffered());
+        Self {
+            io,
+            stream: Some(stream),
+            leftover: None,
+            timer: None,
+            enhanced,
+            received_bytes: pipelined.len() as u32,
+            received_packets: 0,
+            sent_bytes: 0,
+            counted_ms: now,
+            received_ms: now,
+            written_ms: now,
+            armed_ms: now,
+            abandon_ms: now,
+            silence_ms_max: u32::from(keep_alive_s) * 1_500,
+            slot: NO_SLOT,
+            version,
+            state: State::AwaitingConnAck,
+            is_paused: false,
+            is_full: false,
+            is_unflushed: false,
+            has_pipelined: !pipelined.is_empty(),
+            frames,
+            admitted,
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        self.admitted.shared()
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        if self.slot == NO_SLOT {
+            self.slot = self.shared().remember(cx.waker().clone());
+        }
+        let now = self.shared().now_ms();
+        if self.state.is_open() {
+            match self.shared().phase() {
+                Phase::Serving => self.serve(cx, scratch, now),
+                Phase::Draining | Phase::Aborting => self.close(CloseReason::Shutdown, &mut scratch.out, now),
+            }
+        }
+        if self.shared().phase() == Phase::Aborting {
+            self.state = State::Ended;
+        }
+        if !self.state.is_open() {
+            if self.state != State::Ended {
+                self.poll_close(cx, scratch, now);
+            }
+            if self.state == State::Ended {
+                // What could not be sent belongs to nobody else.
+                scratch.out = Outgoing::new();
+                self.count(now, true);
+                return Poll::Ready(());
+            }
+        }
+        self.count(now, false);
+        self.arm(cx, now);
+        Poll::Pending
+    }
+
+    fn serve(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: u32) {
+        let Scratch { input, out } = scratch;
+        if self.state == State::AwaitingConnAck {
+            self.receive(cx, out, now);
+        }
+        if self.state == State::Serving {
+            self.read(cx, input, out, now);
+            self.re_authenticate(cx, out, now);
+            self.check_silence(out, now);
+        }
+        for writes in 1..=WRITES_MAX {
+            let may_have_more = self.state.is_open() && self.receive(cx, out, now);
+            self.write(cx, out, now);
+            if !may_have_more || self.is_unsent() || !self.state.is_open() {
+                break;
+            }
+            if writes == WRITES_MAX {
+                cx.waker().wake_by_ref();
+            }
+        }
+        if self.is_full && !self.is_unsent() {
+            // The device took it all at once, so that nothing else would wake this task to read on.
+            cx.waker().wake_by_ref();
+        }
+        self.check_write_timeout(now);
+    }
+
+    /// Reads what has come, and hands it to the worker.
+    fn read(&mut self, cx: &mut Context<'_>, input: &mut [u8], out: &mut Outgoing, now: u32) {
+        for _ in 0..READS_MAX {
+            if !self.may_read(cx, out, now) {
+                return;
+            }
+            if std::mem::take(&mut self.has_pipelined) {
+                self.handle(&[], out, now);
+                if self.state != State::Serving {
+                    return;
+                }
+            }
+            let mut buffer = ReadBuf::new(input);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.handle(buffer.filled(), out, now);
+                }
+                Poll::Ready(_) => self.close(CloseReason::ConnectionLost, out, now),
+            }
+            if self.state != State::Serving {
+                return;
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// Whether the device may send more: not while the worker is full, nor while the device leaves our answers unread.
+    fn may_read(&mut self, cx: &mut Context<'_>, out: &Outgoing, now: u32) -> bool {
+        let unsent = out.len() + self.leftover.as_ref().map_or(0, |leftover| leftover.len());
+        self.is_full = unsent > self.shared().config.outgoing_bytes_max;
+        let is_ready =
+            !self.is_full && self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready());
+        if is_ready && self.is_paused {
+            // Keep Alive stood still.
+            self.received_ms = now;
+        }
+        self.is_paused = !is_ready;
+        is_ready
+    }
+
+    /// Takes what the worker has for the device. Whether it may have more.
+    fn receive(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) -> bool {
+        // While the device does not take what it has, the session queues, by its own bounds and policy.
+        if self.is_unsent() {
+            return false;
+        }
+        while out.len() < WRITE_BYTES {
+            let Some(stream) = &mut self.stream else { return false };
+            let used = out.len();
+            match stream.poll_recv(cx, out, WRITE_BYTES - used) {
+                Poll::Pending => return false,
+                Poll::Ready(Event::Wrote) if self.state == State::AwaitingConnAck => {
+                    self.state = State::Serving;
+                    self.received_ms = now;
+                }
+                Poll::Ready(Event::Wrote) if out.len() == used => break,
+                Poll::Ready(Event::Wrote) => {}
+                Poll::Ready(Event::Closed(reason)) => {
+                    self.close(CloseReason::Worker(reason), out, now);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn re_authenticate(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
+        let Some(enhanced) = &mut self.enhanced else { return };
+        match enhanced.poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Outcome::Continue(data)) => reply::auth_continue(&enhanced.method, &data, out),
+            Poll::Ready(Outcome::Renewed(passport, data)) => {
+                reply::auth_success(&enhanced.method, data.as_deref(), out);
+                if let Some(stream) = &mut self.stream {
+                    stream.renew(passport);
+                }
+            }
+            Poll::Ready(Outcome::Failed) => self.close(CloseReason::ReAuthentication, out, now),
+        }
+    }
+
+    /// Whether the device has not taken all that was meant for it.
+    fn is_unsent(&self) -> bool {
+        self.leftover.is_some() || self.is_unflushed
+    }
+
+    /// Writes what waits and `out`, in this order, and keeps what the device does not take.
+    fn write(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
+        let was_unsent = self.is_unsent();
+        if out.is_empty() && !was_unsent {
+            return;
+        }
+        let mut written = 0;
+        let result = if let Some(leftover) = &mut self.leftover {
+            leftover.append(out);
+            write::poll_write_all(&mut self.io, cx, leftover, &mut written)
+        } else {
+            write::poll_write_all(&mut self.io, cx, out, &mut written)
+        };
+        self.sent_bytes = self.sent_bytes.saturating_add(written as u32);
+        if written > 0 || !was_unsent {
+            self.written_ms = now;
+        }
+        match result {
+            Poll::Ready(Ok(())) => {
+                self.leftover = None;
+                self.is_unflushed = false;
+            }
+            Poll::Ready(Err(_)) => {
+                self.close(CloseReason::ConnectionLost, out, now);
+            }
+            Poll::Pending => {
+                self.is_unflushed = true;
+                if !out.is_empty() {
+                    let mut leftover = Box::new(Outgoing::new());
+                    leftover.append(out);
+                    self.leftover = Some(leftover);
+                } else if self.leftover.as_ref().is_some_and(|leftover| leftover.is_empty()) {
+                    self.leftover = None;
+                }
+            }
+        }
+    }
+}
+
+impl<T, S, A> Future for Relay<T, S, A>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Stream,
+    A: Authenticator,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        scratch::with(|scratch| this.turn(cx, scratch))
+    }
+}
+
+impl<T, S: Stream, A: Authenticator> Drop for Relay<T, S, A> {
+    fn drop(&mut self) {
+        let shared = self.admitted.shared();
+        shared.rebuffer(self.frames.buffered(), 0);
+        if self.slot != NO_SLOT {
+            shared.forget(self.slot);
+        }
+        self.admitted.0.connected.dec();
+    }
+}

@@ -1,0 +1,104 @@
+//! What becomes of each Control Packet from a device: most go to the worker, PINGREQ and AUTH end here.
+
+use authsvc::Authenticator;
+use link::{Outgoing, Stream};
+use mqtt::{Frame, PacketType, ReasonCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Relay;
+use super::enhanced::Enhanced;
+use crate::reason::CloseReason;
+
+/// From this size on, bytes of an incomplete packet count as a sign of life, so that a large packet on a slow network
+/// outlives its Keep Alive while dripping single bytes do not. The specification counts whole packets only.
+const ALIVE_BYTES: usize = 1_024;
+
+/// PINGRESP. v5 [MQTT-3.12.4-1]
+const PINGRESP: [u8; 2] = [0xD0, 0];
+
+impl<T, S, A> Relay<T, S, A>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Stream,
+    A: Authenticator,
+{
+    /// Deals with the packets that `chunk` completes.
+    pub(super) fn handle(&mut self, chunk: &[u8], out: &mut Outgoing, now: u32) {
+        let Some(stream) = &mut self.stream else { return };
+        let held = self.frames.buffered();
+        let is_v5 = self.version.is_v5();
+        let packet_bytes_max = self.admitted.shared().config.packet_bytes_max;
+        let mut packets = 0;
+        let mut end = None;
+        let mut frames = self.frames.frames(chunk, packet_bytes_max);
+        while end.is_none() {
+            match frames.next_frame() {
+                Ok(Some(frame)) => {
+                    packets += 1;
+                    end = on_frame(frame, stream, &mut self.enhanced, is_v5, out).err();
+                }
+                Ok(None) => break,
+                Err(error) => end = Some(CloseReason::BadPacket(error.reason_code())),
+            }
+        }
+        drop(frames);
+        self.received_bytes += chunk.len() as u32;
+        self.received_packets += packets;
+        if packets > 0 || chunk.len() >= ALIVE_BYTES {
+            self.received_ms = now;
+        }
+        let holds = self.frames.buffered();
+        if holds != held && !self.admitted.shared().rebuffer(held, holds) && end.is_none() {
+            end = Some(CloseReason::ReceiveBufferFull);
+        }
+        if let Some(reason) = end {
+            self.close(reason, out, now);
+        }
+    }
+}
+
+/// One packet. An error ends the connection.
+#[inline]
+fn on_frame<S: Stream, A: Authenticator>(
+    frame: Frame<'_>,
+    stream: &mut S,
+    enhanced: &mut Option<Box<Enhanced<A>>>,
+    is_v5: bool,
+    out: &mut Outgoing,
+) -> Result<(), CloseReason> {
+    match frame.packet_type() {
+        PacketType::Publish
+        | PacketType::PubAck
+        | PacketType::PubRec
+        | PacketType::PubRel
+        | PacketType::PubComp
+        | PacketType::Subscribe
+        | PacketType::Unsubscribe => stream.send(frame, out).map_err(CloseReason::Worker),
+        PacketType::PingReq => {
+            if !frame.body().is_empty() || (is_v5 && !frame.minimal_length) {
+                return Err(CloseReason::BadPacket(ReasonCode::MalformedPacket));
+            }
+            out.put_slice(&PINGRESP);
+            Ok(())
+        }
+        // The worker judges it: a Reason Code of 0x00 discards the Will, and an invalid one is answered. What comes after it
+        // is not looked at. v5 [MQTT-3.14.4-1]
+        PacketType::Disconnect => match stream.send(frame, out) {
+            Err(reason) if reason.is_error() => Err(CloseReason::Worker(reason)),
+            _ => Err(CloseReason::ClientDisconnect),
+        },
+        PacketType::Auth if is_v5 => match enhanced {
+            Some(enhanced) => enhanced.on_auth(frame).map_err(CloseReason::BadPacket),
+            // v5 [MQTT-4.12.0-7]
+            None => Err(CloseReason::BadPacket(ReasonCode::ProtocolError)),
+        },
+        // The type is reserved before MQTT 5.
+        PacketType::Auth => Err(CloseReason::BadPacket(ReasonCode::MalformedPacket)),
+        // A second CONNECT, v5 [MQTT-3.1.0-2]; the rest only a server sends.
+        PacketType::Connect
+        | PacketType::ConnAck
+        | PacketType::SubAck
+        | PacketType::UnsubAck
+        | PacketType::PingResp => Err(CloseReason::BadPacket(ReasonCode::ProtocolError)),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a relay does because of the clock: Keep Alive, the write timeout, the end of lingering, and counting. One timer serves
+//! them all; it is never reset by a packet, but looks again when it fires.
+
+use std::future::Future;
+use std::task::Context;
+
+use authsvc::Authenticator;
+use link::{Outgoing, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Relay, State};
+use crate::reason::CloseReason;
+use crate::shared::Shared;
+
+/// How long counts may stay in a connection that goes on, milliseconds.
+const COUNT_MS: u32 = 1_000;
+
+/// How much a connection counts by itself before it adds to the metrics, bytes.
+const COUNT_BYTES: u32 = 1 << 20;
+
+/// Milliseconds from `now` until `since` lies `period` back; 0 if it does.
+fn left(since: u32, period: u32, now: u32) -> u32 {
+    period.saturating_sub(now.wrapping_sub(since))
+}
+
+impl<T, S, A> Relay<T, S, A>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Stream,
+    A: Authenticator,
+{
+    // v5 [MQTT-3.1.2-22]
+    pub(super) fn check_silence(&mut self, out: &mut Outgoing, now: u32) {
+        let is_watched = self.silence_ms_max > 0 && !self.is_paused && self.state == State::Serving;
+        if is_watched && left(self.received_ms, self.silence_ms_max, now) == 0 {
+            self.close(CloseReason::KeepAliveTimeout, out, now);
+        }
+    }
+
+    pub(super) fn check_write_timeout(&mut self, now: u32) {
+        if self.state.is_open()
+            && self.is_unsent()
+            && left(self.written_ms, self.write_timeout_ms(), now) == 0
+        {
+            // It does not read: there is nobody to tell.
+            self.close(CloseReason::WriteTimeout, &mut Outgoing::new(), now);
+        }
+    }
+
+    fn write_timeout_ms(&self) -> u32 {
+        u32::from(self.shared().config.write_timeout_s) * 1_000
+    }
+
+    /// Sees to it that the timer fires no later than the next thing that is due.
+    pub(super) fn arm(&mut self, cx: &mut Context<'_>, now: u32) {
+        let mut due = u32::MAX;
+        if !self.state.is_open() {
+            due = self.abandon_ms.wrapping_sub(now);
+        } else {
+            if self.silence_ms_max > 0 && !self.is_paused && self.state == State::Serving {
+                due = left(self.received_ms, self.silence_ms_max, now);
+            }
+            if self.is_unsent() {
+                due = due.min(left(self.written_ms, self.write_timeout_ms(), now));
+            }
+        }
+        if due == u32::MAX {
+            return;
+        }
+        let wanted_ms = now.wrapping_add(due);
+        let is_armed = self.timer.is_some() && (self.armed_ms.wrapping_sub(now) as i32) > 0;
+        if is_armed && (wanted_ms.wrapping_sub(self.armed_ms) as i32) >= 0 {
+            return;
+        }
+        let at = Shared::instant_in(due);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        timer.as_mut().reset(at);
+        self.armed_ms = wanted_ms;
+        // Registers the task, whose waker stays the same; later turns read the clock only.
+        if timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Adds to the metrics what was counted, if it is much or old enough, or the last.
+    pub(super) fn count(&mut self, now: u32, is_last: bool) {
+        let much = self.received_bytes.max(self.sent_bytes) >= COUNT_BYTES;
+        if !much && !is_last && now.wrapping_sub(self.counted_ms) < COUNT_MS {
+            return;
+        }
+        self.counted_ms = now;
+        let metrics = &self.admitted.shared().metrics;
+        if self.received_bytes > 0 {
+            metrics.received_bytes.inc_by(self.received_bytes.into());
+            metrics.received_packets.inc_by(self.received_packets.into());
+        }
+        if self.sent_bytes > 0 {
+            metrics.sent_bytes.inc_by(self.sent_bytes.into());
+        }
+        self.received_bytes = 0;
+        self.received_packets = 0;
+        self.sent_bytes = 0;
+    }
+}

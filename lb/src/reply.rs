@@ -1,0 +1,71 @@
+//! The packets that the edge itself sends and receives: refusing CONNACKs, DISCONNECT, AUTH.
+
+use bytes::{Bytes, BytesMut};
+use link::Outgoing;
+use mqtt::{
+    Auth, ConnAck, Disconnect, Frame, Packet, PropertiesBuf, Property, PropertyId, ProtocolVersion, ReasonCode,
+    Receiver,
+};
+
+/// An AUTH packet from a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ClientAuth<'a> {
+    pub(crate) reason: ReasonCode,
+    pub(crate) method: &'a str,
+    pub(crate) data: Option<&'a [u8]>,
+}
+
+/// Decodes an AUTH packet.
+///
+/// # Errors
+/// The Reason Code that answers its fault.
+pub(crate) fn decode_auth(frame: Frame<'_>) -> Result<ClientAuth<'_>, ReasonCode> {
+    match Packet::decode(ProtocolVersion::V5, Receiver::Server, frame) {
+        Ok(Packet::Auth(auth)) => {
+            let Some(Property::AuthenticationMethod(method)) =
+                auth.properties.find(PropertyId::AuthenticationMethod)
+            else {
+                return Err(ReasonCode::ProtocolError);
+            };
+            let data = match auth.properties.find(PropertyId::AuthenticationData) {
+                Some(Property::AuthenticationData(data)) => Some(data),
+                _ => None,
+            };
+            Ok(ClientAuth { reason: auth.reason, method, data })
+        }
+        Ok(_) => Err(ReasonCode::ProtocolError),
+        Err(error) => Err(error.reason_code()),
+    }
+}
+
+/// A CONNACK that refuses.
+pub(crate) fn refusal(version: ProtocolVersion, reason: ReasonCode) -> Bytes {
+    let mut out = BytesMut::with_capacity(8);
+    ConnAck::new(false, reason).encode(version, &mut out);
+    out.freeze()
+}
+
+/// DISCONNECT to an MQTT 5 client.
+pub(crate) fn disconnect(reason: ReasonCode, out: &mut Outgoing) {
+    Disconnect::new(reason).encode(ProtocolVersion::V5, out.buffer());
+}
+
+/// AUTH that asks for more. v5 [MQTT-4.12.0-2]
+pub(crate) fn auth_continue(method: &str, data: &[u8], out: &mut Outgoing) {
+    auth(ReasonCode::ContinueAuthentication, method, Some(data), out);
+}
+
+/// AUTH that ends a re-authentication well.
+pub(crate) fn auth_success(method: &str, data: Option<&[u8]>, out: &mut Outgoing) {
+    auth(ReasonCode::Success, method, data, out);
+}
+
+// v5 [MQTT-4.12.0-5]
+fn auth(reason: ReasonCode, method: &str, data: Option<&[u8]>, out: &mut Outgoing) {
+    let mut properties = PropertiesBuf::new();
+    properties.push(Property::AuthenticationMethod(method));
+    if let Some(data) = data {
+        properties.push(Property::AuthenticationData(data));
+    }
+    Auth { reason, properties: properties.as_properties() }.encode(ProtocolVersion::V5, out.buffer());
+}

@@ -1,0 +1,254 @@
+//! What all connections of an edge share: configuration, metrics, counts with their bounds, the clock and the order to
+//! drain.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
+
+use crate::admission::SourceRates;
+use crate::config::{EdgeConfig, ListenerConfig};
+use crate::metrics::Metrics;
+use crate::reason::ShedReason;
+
+/// Shared by everything of one edge.
+pub(crate) struct Shared {
+    pub(crate) config: EdgeConfig,
+    pub(crate) metrics: Metrics,
+    pub(crate) rates: Option<SourceRates>,
+    started: Instant,
+    phase: AtomicU8,
+    relays: Mutex<Wakers>,
+    connections: AtomicUsize,
+    handshakes: AtomicUsize,
+    receive_buffered: AtomicUsize,
+    empty: Notify,
+}
+
+/// How far an edge's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// Devices are told to go, what waits for them is written.
+    Draining,
+    /// Connections are dropped as they are.
+    Aborting,
+}
+
+impl Shared {
+    pub(crate) fn new(config: EdgeConfig, metrics: Metrics) -> Self {
+        Self {
+            rates: SourceRates::new(&config),
+            config,
+            metrics,
+            started: Instant::now(),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            relays: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            receive_buffered: AtomicUsize::new(0),
+            empty: Notify::new(),
+        }
+    }
+
+    /// Milliseconds since the edge started, in 32 bits: wraps after 49 days, so that only differences below 24 days mean
+    /// something.
+    pub(crate) fn now_ms(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32
+    }
+
+    /// The moment that lies `ms` after `now_ms`, for timers.
+    pub(crate) fn instant_in(ms: u32) -> Instant {
+        Instant::now() + Duration::from_millis(ms.into())
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Aborting,
+        }
+    }
+
+    /// Goes on to `phase` (never back) and wakes every relay to see it.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::SeqCst);
+        self.relays.lock().wake_all();
+    }
+
+    /// Has `waker` woken by [`Shared::enter`]; the answer is for [`Shared::forget`].
+    pub(crate) fn remember(&self, waker: Waker) -> u32 {
+        self.relays.lock().insert(waker)
+    }
+
+    pub(crate) fn forget(&self, slot: u32) {
+        // Dropped after the lock is: it may be the last reference to the task.
+        let waker = self.relays.lock().remove(slot);
+        drop(waker);
+    }
+
+    /// Connected devices and handshakes.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Returns when no connection is left.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let notified = self.empty.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Accounts for a change of incomplete packets kept by one connection; `false` if all of them together are now past
+    /// their bound.
+    pub(crate) fn rebuffer(&self, before: usize, after: usize) -> bool {
+        if after <= before {
+            self.receive_buffered.fetch_sub(before - after, Ordering::Relaxed);
+            return true;
+        }
+        let grown = after - before;
+        let all = self.receive_buffered.fetch_add(grown, Ordering::Relaxed) + grown;
+        all <= self.config.receive_buffer_bytes_max
+    }
+
+    /// Bytes of incomplete packets kept.
+    pub(crate) fn receive_buffered(&self) -> usize {
+        self.receive_buffered.load(Ordering::Relaxed)
+    }
+}
+
+/// A listener as its connections see it.
+pub(crate) struct Listener {
+    pub(crate) name: Arc<str>,
+    pub(crate) config: ListenerConfig,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) connected: Gauge,
+    pub(crate) accepted: Counter,
+}
+
+impl Listener {
+    pub(crate) fn new(name: &str, config: ListenerConfig, shared: Arc<Shared>) -> Self {
+        Self {
+            name: name.into(),
+            config,
+            connected: shared.metrics.connections(name),
+            accepted: shared.metrics.accepted(name),
+            shared,
+        }
+    }
+}
+
+/// A connection within `connections_max`, from accept to close.
+pub(crate) struct Admitted(pub(crate) Arc<Listener>);
+
+impl Admitted {
+    /// Counts a connection in, or says why not.
+    pub(crate) fn admit(listener: &Arc<Listener>) -> Result<Self, ShedReason> {
+        let shared = &listener.shared;
+        let admitted = Self(listener.clone());
+        if shared.connections.fetch_add(1, Ordering::SeqCst) >= shared.config.connections_max {
+            return Err(ShedReason::ConnectionsMax);
+        }
+        Ok(admitted)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let shared = &self.0.shared;
+        if shared.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            shared.empty.notify_waiters();
+        }
+    }
+}
+
+/// A handshake within `handshakes_max`, from accept until the session is opened.
+pub(crate) struct Underway {
+    shared: Arc<Shared>,
+    since: Instant,
+}
+
+impl Underway {
+    /// Counts a handshake in, or says why not.
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<Self, ShedReason> {
+        let underway = Self { shared: shared.clone(), since: Instant::now() };
+        shared.metrics.handshakes.inc();
+        if shared.handshakes.fetch_add(1, Ordering::Relaxed) >= shared.config.handshakes_max {
+            return Err(ShedReason::HandshakesMax);
+        }
+        Ok(underway)
+    }
+
+    /// The session is opened.
+    pub(crate) fn succeed(self) {
+        self.shared.metrics.handshake_seconds.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.shared.handshakes.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.handshakes.dec();
+    }
+}
+
+/// Wakers of all relays, by slot.
+#[derive(Default)]
+struct Wakers {
+    slots: Vec<Option<Waker>>,
+    free: Vec<u32>,
+}
+
+impl Wakers {
+    fn insert(&mut self, waker: Waker) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = Some(waker);
+            return slot;
+        }
+        self.slots.push(Some(waker));
+        // Bounded by the descriptors of one process, far below 32 bits.
+        (self.slots.len() - 1) as u32
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<Waker> {
+        let waker = self.slots.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
+        Some(waker)
+    }
+
+    fn wake_all(&self) {
+        for waker in self.slots.iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_used_again_after_its_relay_is_gone() {
+        let mut wakers = Wakers::default();
+        let first = wakers.insert(Waker::noop().clone());
+        let second = wakers.insert(Waker::noop().clone());
+        assert!(wakers.remove(first).is_some());
+        assert!(wakers.remove(first).is_none());
+        assert_eq!(wakers.insert(Waker::noop().clone()), first);
+        assert_ne!(first, second);
+        assert_eq!(wakers.slots.len(), 2);
+    }
+}
