@@ -1,0 +1,156 @@
+//! CONNECT is answered here: whether its Will Message is acceptable, and what CONNACK promises.
+
+use link::Outgoing;
+use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, ReasonCode, topic};
+
+use crate::authorize::Authority;
+use crate::config::BrokerConfig;
+use crate::session::{Opening, Outputs, Session};
+
+/// What a CONNECT asks for beside its session.
+pub(crate) struct Terms {
+    /// Session Expiry Interval asked for, seconds; `None` before MQTT 5.
+    pub expiry_wanted_s: Option<u32>,
+    /// Session Expiry Interval granted, seconds.
+    pub expiry_s: u32,
+    /// Receive Maximum.
+    pub receive_maximum: u16,
+    /// Topic Alias Maximum.
+    pub topic_alias_max: u16,
+    /// Maximum Packet Size, bytes.
+    pub packet_bytes_max: u32,
+    /// Request Response Information.
+    pub wants_response_information: bool,
+    /// Request Problem Information.
+    pub wants_reasons: bool,
+}
+
+impl Terms {
+    /// Reads them, with the defaults of section 3.1.2.11.
+    pub(crate) fn read(connect: &Connect<'_>, config: &BrokerConfig) -> Self {
+        let is_v5 = connect.version.is_v5();
+        let mut terms = Self {
+            expiry_wanted_s: is_v5.then_some(0),
+            expiry_s: if is_v5 || connect.clean_start { 0 } else { u32::MAX },
+            receive_maximum: u16::MAX,
+            topic_alias_max: 0,
+            packet_bytes_max: u32::MAX,
+            wants_response_information: false,
+            wants_reasons: is_v5,
+        };
+        for property in connect.properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(seconds) => {
+                    terms.expiry_wanted_s = Some(seconds);
+                    terms.expiry_s = seconds;
+                }
+                Property::ReceiveMaximum(max) => terms.receive_maximum = max,
+                Property::TopicAliasMaximum(max) => terms.topic_alias_max = max,
+                Property::MaximumPacketSize(bytes) => terms.packet_bytes_max = bytes,
+                Property::RequestResponseInformation(wanted) => terms.wants_response_information = wanted,
+                Property::RequestProblemInformation(wanted) => terms.wants_reasons = wanted,
+                _ => {}
+            }
+        }
+        terms.expiry_s = terms.expiry_s.min(config.session_expiry_max_s);
+        terms
+    }
+}
+
+impl Session {
+    /// Writes the CONNACK that refuses a connection. Nothing may follow it.
+    // v5 [MQTT-3.2.2-6]
+    pub(crate) fn refuse(connect: &Connect<'_>, reason: ReasonCode, out: &mut Outgoing) {
+        let connack = ConnAck::new(false, reason);
+        let bytes_max = match connect.properties.find(PropertyId::MaximumPacketSize) {
+            Some(Property::MaximumPacketSize(bytes)) => bytes as usize,
+            _ => usize::MAX,
+        };
+        if connack.encoded_len(connect.version) <= bytes_max {
+            connack.encode(connect.version, out.buffer());
+        }
+    }
+
+    /// Whether the Will Message may be published when it is due.
+    ///
+    /// # Errors
+    /// The Reason Code for CONNACK.
+    pub(crate) fn check_will(
+        connect: &Connect<'_>,
+        authority: &Authority,
+        config: &BrokerConfig,
+    ) -> Result<(), ReasonCode> {
+        let Some(will) = &connect.will else { return Ok(()) };
+        if topic::levels(will.topic).count() > config.topic_levels_max {
+            return Err(ReasonCode::TopicNameInvalid);
+        }
+        if !authority.may_publish(will.topic) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        Ok(())
+    }
+
+    /// Writes the CONNACK that accepts.
+    ///
+    /// # Errors
+    /// Packet too large, when it would be over the client's Maximum Packet Size; nothing is written.
+    // v5 [MQTT-3.1.4-5]
+    pub(crate) fn put_connack(
+        &self,
+        opening: &Opening,
+        terms: &Terms,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), ReasonCode> {
+        let present = opening.stored.as_ref().is_some_and(|owned| owned.present);
+        let mut properties = PropertiesBuf::new();
+        if self.version.is_v5() {
+            self.promise(opening, terms, &mut properties);
+        }
+        let needed = properties.clone();
+        if self.version.is_v5() && terms.wants_response_information {
+            // v5 [MQTT-3.1.2-28]; a prefix that no other client has, by convention. It grants nothing: the passport's
+            // rules decide.
+            let prefix = format!("response/{}", opening.client_id);
+            properties.push(Property::ResponseInformation(&prefix));
+        }
+        for properties in [&properties, &needed] {
+            let properties = properties.as_properties();
+            let connack = ConnAck { session_present: present, reason: ReasonCode::Success, properties };
+            if self.fits(connack.encoded_len(self.version)) {
+                connack.encode(self.version, out.wire.buffer());
+                return Ok(());
+            }
+        }
+        Err(ReasonCode::PacketTooLarge)
+    }
+
+    /// What differs from the defaults of section 3.2.2.3.
+    fn promise(&self, opening: &Opening, terms: &Terms, properties: &mut PropertiesBuf) {
+        let config = &self.config;
+        if terms.expiry_wanted_s != Some(self.expiry_s) {
+            properties.push(Property::SessionExpiryInterval(self.expiry_s));
+        }
+        properties.push(Property::ReceiveMaximum(config.receive_maximum));
+        properties.push(Property::MaximumPacketSize(config.packet_bytes_max));
+        if opening.assigned {
+            // v5 [MQTT-3.2.2-16]
+            properties.push(Property::AssignedClientIdentifier(&opening.client_id));
+        }
+        if config.topic_alias_max > 0 {
+            properties.push(Property::TopicAliasMaximum(config.topic_alias_max));
+        }
+        if !config.shared_subscriptions {
+            properties.push(Property::SharedSubscriptionAvailable(false));
+        }
+        if let Some(seconds) = opening.server_keep_alive_s {
+            properties.push(Property::ServerKeepAlive(seconds));
+        }
+        if let Some(authentication) = &opening.authentication {
+            // v5 [MQTT-4.12.0-5]
+            properties.push(Property::AuthenticationMethod(&authentication.method));
+            if let Some(data) = &authentication.data {
+                properties.push(Property::AuthenticationData(data));
+            }
+        }
+    }
+}

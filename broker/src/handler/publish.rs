@@ -1,0 +1,221 @@
+//! PUBLISH, both ways: what a client sends is checked and handed on; what it is to get is written here.
+
+use std::sync::Arc;
+
+use link::SHARED_BYTES_MIN;
+use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode, topic};
+use state::{Delivery, Message, StoreError, UnixMs};
+
+use crate::session::{AliasUse, DropReason, Effect, Fault, Outputs, Receipt, Session};
+
+/// Acknowledgements that may be owed to a client of MQTT 3, which knows no Receive Maximum.
+const OWED_MAX: usize = 65_535;
+
+impl Session {
+    pub(crate) fn on_publish(
+        &mut self,
+        publish: &Publish<'_>,
+        now: UnixMs,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), Fault> {
+        let properties = publish.properties.publish_summary();
+        let topic = self.topic_of(publish.topic, properties.topic_alias)?;
+        let refused = self.refusal_of_topic(topic);
+        let message = || {
+            let message = Message::new(
+                topic,
+                &properties.forwardable,
+                publish.payload,
+                publish.qos,
+                publish.retain,
+                now,
+            );
+            Arc::new(message.with_expiry(properties.message_expiry_s))
+        };
+        match (publish.packet_id, refused) {
+            (None, None) => out.effects.push(Effect::Publish(None, message())),
+            (None, Some(ReasonCode::NotAuthorized)) => {
+                out.effects.push(Effect::Dropped(DropReason::NotAuthorized, QoS::AtMostOnce));
+            }
+            (None, Some(code)) => return Err(Fault::Violation(code, "too many topic levels")),
+            (Some(id), None) => {
+                // Built before the session changes, since the topic may be one of its aliases.
+                let message = message();
+                if self.accept(id, publish.qos, out)? {
+                    out.effects.push(Effect::Publish(Some(id), message));
+                }
+            }
+            (Some(id), Some(code)) => self.reject(id, publish.qos, code, out)?,
+        }
+        if let (Some(alias), false) = (properties.topic_alias, publish.topic.is_empty()) {
+            self.client_aliases.get_or_insert_default().set(alias, publish.topic);
+        }
+        Ok(())
+    }
+
+    /// A QoS 1 or 2 message is where it must be, or is not.
+    pub(crate) fn on_published(
+        &mut self,
+        id: PacketId,
+        qos: QoS,
+        result: Result<ReasonCode, StoreError>,
+        out: &mut Outputs<'_>,
+    ) {
+        let code = match result {
+            Ok(code) => code,
+            Err(StoreError::RetainedQuota | StoreError::SessionQuota | StoreError::SubscriptionQuota) => {
+                ReasonCode::QuotaExceeded
+            }
+            Err(StoreError::Damaged { .. }) if self.version.is_v5() => ReasonCode::UnspecifiedError,
+            // Not acknowledged: the client keeps it.
+            Err(error) => return self.store_failed(&error, out),
+        };
+        if let Some(inbound) = &mut self.inbound {
+            inbound.answer(id, qos, code);
+            self.put_owed(out);
+        }
+    }
+
+    /// The Topic Name, which an alias may stand for.
+    fn topic_of<'a>(&'a self, topic: &'a str, alias: Option<u16>) -> Result<&'a str, Fault> {
+        let Some(alias) = alias else { return Ok(topic) };
+        if alias == 0 || alias > self.config.topic_alias_max {
+            // v5 [MQTT-3.3.2-8], v5 [MQTT-3.3.2-9]
+            return Err(Fault::Violation(ReasonCode::TopicAliasInvalid, "Topic Alias over the maximum"));
+        }
+        if !topic.is_empty() {
+            return Ok(topic);
+        }
+        let known = self.client_aliases.as_ref().and_then(|aliases| aliases.topic(alias));
+        // v5 section 3.3.2.3.4
+        known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
+    }
+
+    fn refusal_of_topic(&self, topic: &str) -> Option<ReasonCode> {
+        // A topic of no more bytes than that cannot have more levels.
+        let levels_max = self.config.topic_levels_max;
+        if topic.len() >= levels_max && topic::levels(topic).count() > levels_max {
+            Some(ReasonCode::TopicNameInvalid)
+        } else if self.authority.may_publish(topic) {
+            None
+        } else {
+            Some(ReasonCode::NotAuthorized)
+        }
+    }
+
+    /// Takes a Packet Identifier in use. `false`: the message came before, or may not come, and is acknowledged without
+    /// being published.
+    fn accept(&mut self, id: PacketId, qos: QoS, out: &mut Outputs<'_>) -> Result<bool, Fault> {
+        let is_v5 = self.version.is_v5();
+        let request = self.filters.as_ref().is_some_and(|filters| filters.uses(id));
+        let receive_maximum = if is_v5 { usize::from(self.config.receive_maximum) } else { OWED_MAX };
+        let inbound = self.inbound();
+        match inbound.receipt(id) {
+            // v5 [MQTT-4.3.3-10], in the order of the packets; the identifier is the same, so the bound holds.
+            Some(Receipt::Publishing | Receipt::AwaitingPubrel) if qos == QoS::ExactlyOnce => {
+                if inbound.owed() >= OWED_MAX {
+                    return Err(Fault::Violation(ReasonCode::ReceiveMaximumExceeded, "too many repeats"));
+                }
+                inbound.owe(id, qos, Some(ReasonCode::Success));
+                self.put_owed(out);
+                return Ok(false);
+            }
+            Some(_) => {
+                self.reject(id, qos, ReasonCode::PacketIdentifierInUse, out)?;
+                return Ok(false);
+            }
+            None if request => {
+                self.reject(id, qos, ReasonCode::PacketIdentifierInUse, out)?;
+                return Ok(false);
+            }
+            None => {}
+        }
+        if inbound.inflight() >= receive_maximum {
+            // v5 [MQTT-3.3.4-7]
+            return Err(Fault::Violation(ReasonCode::ReceiveMaximumExceeded, "over the Receive Maximum"));
+        }
+        if qos == QoS::ExactlyOnce {
+            inbound.begin(id);
+        }
+        inbound.owe(id, qos, None);
+        Ok(true)
+    }
+
+    /// Acknowledges a message that is not published: with its Reason Code, or without a word before MQTT 5, which has none
+    /// ([MQTT-3.3.5-2] of v3.1.1 allows that, or to close).
+    fn reject(&mut self, id: PacketId, qos: QoS, code: ReasonCode, out: &mut Outputs<'_>) -> Result<(), Fault> {
+        if !self.version.is_v5() && code != ReasonCode::NotAuthorized {
+            return Err(Fault::Violation(code, "refused"));
+        }
+        let inbound = self.inbound();
+        if inbound.owed() >= OWED_MAX {
+            return Err(Fault::Violation(ReasonCode::ReceiveMaximumExceeded, "over the Receive Maximum"));
+        }
+        inbound.owe(id, qos, Some(code));
+        self.put_owed(out);
+        if code == ReasonCode::NotAuthorized {
+            out.effects.push(Effect::Dropped(DropReason::NotAuthorized, qos));
+        }
+        Ok(())
+    }
+
+    /// Writes the acknowledgements whose turn has come.
+    fn put_owed(&mut self, out: &mut Outputs<'_>) {
+        let Some(inbound) = &mut self.inbound else { return };
+        while let Some((id, qos, code)) = inbound.next_answer() {
+            let kind = if qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
+            mqtt::Ack::new(id, code).encode(kind, self.version, out.wire.buffer());
+        }
+    }
+
+    /// Writes a PUBLISH to the client. `false`, and nothing written, when it is over the client's Maximum Packet Size.
+    pub(crate) fn put_publish(
+        &mut self,
+        delivery: &Delivery,
+        packet_id: Option<PacketId>,
+        dup: bool,
+        now: UnixMs,
+        out: &mut Outputs<'_>,
+    ) -> bool {
+        let message = &*delivery.message;
+        let topic = message.topic();
+        let alias = self.plan_alias(topic);
+        let payload = message.payload_slice();
+        let head = PublishHead {
+            dup,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            topic: if alias.known { "" } else { topic },
+            packet_id,
+            alias: alias.alias,
+            message_expiry_remaining_s: message.expiry_remaining_s(now),
+            subscription_ids: delivery.subscription_ids.as_slice(),
+            properties: message.properties(),
+            payload_len: payload.len(),
+        };
+        if self.packet_bytes_max != u32::MAX && !self.fits(head.encoded_len(self.version)) {
+            return false;
+        }
+        if !head.encode_into(self.version, out.wire.buffer()) {
+            return false;
+        }
+        if payload.len() < SHARED_BYTES_MIN {
+            out.wire.put_slice(payload);
+        } else {
+            out.wire.put_bytes(message.payload());
+        }
+        if alias.alias.is_some() && !alias.known {
+            self.server_aliases.get_or_insert_default().commit(topic, alias);
+        }
+        true
+    }
+
+    fn plan_alias(&self, topic: &str) -> AliasUse {
+        match &self.server_aliases {
+            // v5 [MQTT-3.1.2-27]
+            _ if self.alias_max == 0 => AliasUse::NONE,
+            Some(aliases) => aliases.plan(topic, self.alias_max),
+            None => crate::session::ServerAliases::default().plan(topic, self.alias_max),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! PUBREC: the client has a QoS 2 message, or refuses it. PUBREL follows when that is durable, so that the message is
+//! never sent again.
+
+use mqtt::{Ack, AckKind, QoS, ReasonCode};
+use state::{Number, StoreError, UnixMs};
+
+use crate::session::{DropReason, Effect, Flight, Outputs, Session, packet_id};
+
+impl Session {
+    pub(crate) fn on_pubrec(&mut self, ack: &Ack<'_>, now: UnixMs, out: &mut Outputs<'_>) {
+        let stored = self.stored.is_some();
+        match self.outbound.find(ack.packet_id) {
+            Some((number, Flight::AwaitingPubrec)) if ack.reason.is_error() => {
+                // v5 [MQTT-4.4.0-2]
+                self.complete(number, out);
+                out.effects.push(Effect::Dropped(DropReason::Refused, QoS::ExactlyOnce));
+                self.pump(now, out);
+                self.ask_retained(out);
+            }
+            Some((number, flight @ Flight::AwaitingPubrec)) if stored => {
+                *flight = Flight::AwaitingStore;
+                out.effects.push(Effect::MarkReleased(number));
+            }
+            Some((_, flight @ Flight::AwaitingPubrec)) => {
+                // v5 [MQTT-4.3.3-4]
+                *flight = Flight::AwaitingPubcomp;
+                self.put_pubrel(ack.packet_id, out);
+            }
+            // It may be that the store could not be reached when it came first.
+            Some((number, Flight::AwaitingStore)) => out.effects.push(Effect::MarkReleased(number)),
+            Some((_, Flight::AwaitingPubcomp)) => self.put_pubrel(ack.packet_id, out),
+            // v5 section 4.4: an identifier that is not known is told, so that the client can let go of it.
+            _ if !ack.reason.is_error() => {
+                self.put_ack(AckKind::PubRel, ack.packet_id, ReasonCode::PacketIdentifierNotFound, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// The store has noted a PUBREC.
+    pub(crate) fn on_released(&mut self, number: Number, result: Result<(), StoreError>, out: &mut Outputs<'_>) {
+        if let Err(error) = result {
+            return self.store_failed(&error, out);
+        }
+        if let Some(flight @ Flight::AwaitingStore) = self.outbound.find_number(number) {
+            *flight = Flight::AwaitingPubcomp;
+            self.put_pubrel(packet_id(number), out);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! PUBREL: the client lets go of a QoS 2 flow.
+
+use mqtt::{Ack, AckKind, PacketId, ReasonCode};
+use state::StoreError;
+
+use crate::session::{Effect, Fault, Outputs, Receipt, Session};
+
+impl Session {
+    pub(crate) fn on_pubrel(&mut self, ack: &Ack<'_>, out: &mut Outputs<'_>) -> Result<(), Fault> {
+        let id = ack.packet_id;
+        match self.inbound.as_ref().and_then(|inbound| inbound.receipt(id)) {
+            Some(Receipt::Publishing) => {
+                return Err(Fault::Violation(ReasonCode::ProtocolError, "PUBREL before PUBREC"));
+            }
+            // Asked again if it was asked before: it may be that the store could not be reached.
+            Some(_) if self.stored.is_some() => {
+                self.inbound().advance(id, Receipt::Forgetting);
+                out.effects.push(Effect::ForgetReceived(id));
+            }
+            Some(_) => self.finish_received(id, out),
+            // v5 section 4.4; the versions before 5 answer without a code.
+            None => self.put_ack(AckKind::PubComp, id, ReasonCode::PacketIdentifierNotFound, out),
+        }
+        Ok(())
+    }
+
+    /// The store has forgotten a Packet Identifier.
+    pub(crate) fn on_forgotten(&mut self, id: PacketId, result: Result<(), StoreError>, out: &mut Outputs<'_>) {
+        if let Err(error) = result {
+            return self.store_failed(&error, out);
+        }
+        if self.inbound.as_ref().is_some_and(|inbound| inbound.receipt(id) == Some(Receipt::Forgetting)) {
+            self.finish_received(id, out);
+        }
+    }
+
+    // v5 [MQTT-4.3.3-11]
+    fn finish_received(&mut self, id: PacketId, out: &mut Outputs<'_>) {
+        self.inbound().forget(id);
+        self.put_ack(AckKind::PubComp, id, ReasonCode::Success, out);
+    }
+}

@@ -1,0 +1,92 @@
+//! SUBSCRIBE: each filter is checked by itself; those that pass go to the driver, and SUBACK tells of all.
+
+use std::sync::Arc;
+
+use mqtt::{PacketId, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
+use state::{Subscription, SubscriptionOptions};
+
+use crate::session::{Effect, Outputs, RequestKind, Session, SubscribeItem};
+
+impl Session {
+    pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, out: &mut Outputs<'_>) {
+        let id = subscribe.packet_id;
+        let refused = if self.is_taken(id) {
+            Some(ReasonCode::PacketIdentifierInUse)
+        } else if self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request()) {
+            Some(ReasonCode::QuotaExceeded)
+        } else {
+            None
+        };
+        if let Some(code) = refused {
+            let codes = vec![code; subscribe.iter().count()];
+            self.put_suback(id, &codes, out);
+            return;
+        }
+        let subscription_id = subscribe.subscription_id().unwrap_or(0);
+        let (mut items, mut hashes, mut added) = (Vec::new(), Vec::new(), Vec::new());
+        for (filter, options) in subscribe.iter() {
+            let hash = self.filters.get_or_insert_default().hash(filter);
+            hashes.push(hash);
+            let subscription = match self.refusal_of_filter(filter, hash, &added) {
+                Some(code) => Err(code),
+                None => {
+                    added.push(hash);
+                    let options = SubscriptionOptions {
+                        qos: options.qos,
+                        no_local: options.no_local,
+                        retain_as_published: options.retain_as_published,
+                        subscription_id,
+                    };
+                    Ok(Subscription { filter: Arc::from(filter), options })
+                }
+            };
+            // v5 section 4.8.2: Shared Subscriptions get no retained messages.
+            let retain_handling =
+                if topic::is_shared(filter) { RetainHandling::DoNotSend } else { options.retain_handling };
+            items.push(SubscribeItem { subscription, retain_handling });
+        }
+        if added.is_empty() {
+            let codes = items.iter().filter_map(|item| item.subscription.as_ref().err().copied()).collect::<Vec<_>>();
+            self.put_suback(id, &codes, out);
+            return;
+        }
+        self.retained_open |= items.iter().any(|item| item.retain_handling != RetainHandling::DoNotSend);
+        self.filters.get_or_insert_default().begin(id, RequestKind::Subscribe, hashes);
+        out.effects.push(Effect::Subscribe(id, items));
+    }
+
+    /// Subscriptions are in force, or refused: SUBACK, then their retained messages.
+    // v5 [MQTT-3.8.4-2]
+    pub(crate) fn on_subscribed(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
+        let known = self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Subscribe, codes));
+        if !known {
+            return;
+        }
+        self.put_suback(id, codes, out);
+        self.retained_asked = 0;
+        self.ask_retained(out);
+    }
+
+    fn refusal_of_filter(&self, filter: &str, hash: u64, added: &[u64]) -> Option<ReasonCode> {
+        let filters_room =
+            self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
+        if topic::levels(filter).count() > self.config.topic_levels_max {
+            Some(ReasonCode::TopicFilterInvalid)
+        } else if topic::is_shared(filter) && !self.config.shared_subscriptions {
+            Some(ReasonCode::SharedSubscriptionsNotSupported)
+        } else if !self.authority.may_subscribe(filter) {
+            Some(ReasonCode::NotAuthorized)
+        } else if !filters_room {
+            Some(ReasonCode::QuotaExceeded)
+        } else {
+            None
+        }
+    }
+
+    // v5 [MQTT-3.9.3-1]
+    fn put_suback(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
+        let suback = SubAck { packet_id: id, properties: Properties::EMPTY, codes: codes.into() };
+        let version = self.version;
+        self.put_if_it_fits(suback.encoded_len(version), out, |buffer| suback.encode(version, buffer));
+    }
+}

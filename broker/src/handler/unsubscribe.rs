@@ -1,0 +1,51 @@
+//! UNSUBSCRIBE: the driver removes the filters, UNSUBACK tells of each.
+
+use std::sync::Arc;
+
+use mqtt::{PacketId, Properties, ReasonCode, UnsubAck, Unsubscribe};
+
+use crate::session::{Effect, Fault, Outputs, RequestKind, Session};
+
+impl Session {
+    pub(crate) fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>, out: &mut Outputs<'_>) -> Result<(), Fault> {
+        let id = unsubscribe.packet_id;
+        let filters: Vec<Arc<str>> = unsubscribe.iter().map(Arc::from).collect();
+        let refused = if self.is_taken(id) {
+            Some(ReasonCode::PacketIdentifierInUse)
+        } else if self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request()) {
+            Some(ReasonCode::ImplementationSpecificError)
+        } else {
+            None
+        };
+        match refused {
+            Some(code) if self.version.is_v5() => {
+                self.put_unsuback(id, &vec![code; filters.len()], out);
+            }
+            // UNSUBACK cannot refuse before MQTT 5.
+            Some(code) => return Err(Fault::Violation(code, "UNSUBSCRIBE while too much is under way")),
+            None => {
+                let noted = self.filters.get_or_insert_default();
+                let hashes = filters.iter().map(|filter| noted.hash(filter)).collect();
+                noted.begin(id, RequestKind::Unsubscribe, hashes);
+                out.effects.push(Effect::Unsubscribe(id, filters));
+            }
+        }
+        Ok(())
+    }
+
+    /// Subscriptions are gone.
+    // v5 [MQTT-3.10.4-4], v5 [MQTT-3.10.4-5]
+    pub(crate) fn on_unsubscribed(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
+        let known = self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Unsubscribe, codes));
+        if known {
+            self.put_unsuback(id, codes, out);
+        }
+    }
+
+    // v5 [MQTT-3.11.3-1]
+    fn put_unsuback(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
+        let unsuback = UnsubAck { packet_id: id, properties: Properties::EMPTY, codes: codes.into() };
+        let version = self.version;
+        self.put_if_it_fits(unsuback.encoded_len(version), out, |buffer| unsuback.encode(version, buffer));
+    }
+}

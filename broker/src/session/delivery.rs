@@ -1,0 +1,239 @@
+//! Messages to the client: when each is sent, and what is read ahead of the stored queue.
+
+use mqtt::QoS;
+use state::{Delivery, Number, Owned, QueuePage, Queued, Record, StoreError, UnixMs};
+
+use super::number::packet_id;
+use super::outbound::Flight;
+use super::{DropReason, Effect, Filters, Outputs, Session};
+
+/// Bytes on the wire from which on QoS 1 and 2 wait for [`super::Input::Writable`].
+const WIRE_BYTES_MAX: usize = 256 << 10;
+
+/// Records asked of the store at once, and read ahead at most.
+const READ_MESSAGES_MAX: usize = 512;
+
+/// Bytes read ahead of the stored queue.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Retained messages asked for at once.
+const RETAINED_MESSAGES_MAX: u16 = 64;
+
+/// Where a queue in the store stands.
+#[derive(Debug)]
+pub(crate) struct StoredQueue {
+    /// Messages below this number are known to be in the queue.
+    tail: Number,
+    /// Messages below this number may have been sent on an earlier connection.
+    sent_before: Number,
+    /// A read is under way.
+    reading: bool,
+}
+
+impl Session {
+    /// Takes over a stored session: what was in flight is sent again, in order, then what waits.
+    // v5 [MQTT-4.4.0-1], v5 [MQTT-4.6.0-1]
+    pub(crate) fn resume(&mut self, owned: Owned, now: UnixMs, out: &mut Outputs<'_>) {
+        if !owned.subscriptions.is_empty() {
+            let filters = self.filters.get_or_insert_with(Box::<Filters>::default);
+            filters.restore(owned.subscriptions.iter().map(|subscription| &*subscription.filter));
+        }
+        for id in owned.received {
+            self.inbound().restore(id);
+        }
+        let stored = StoredQueue { tail: owned.tail, sent_before: owned.sent, reading: false };
+        self.stored = Some(Box::new(stored));
+        self.pump(now, out);
+    }
+
+    /// A message for a session in memory, or one of QoS 0.
+    pub(crate) fn deliver(&mut self, delivery: Delivery, now: UnixMs, out: &mut Outputs<'_>) {
+        if delivery.qos == QoS::AtMostOnce {
+            self.send_at_most_once(&delivery, now, out);
+            return;
+        }
+        debug_assert!(self.stored.is_none(), "QoS 1 and 2 of a stored session come by number");
+        let number = self.outbound.expected();
+        if self.outbound.waiting() == 0 && self.may_send(number, out) {
+            self.outbound.expect(Number(number.0 + 1));
+            self.send(number, &delivery, now, out);
+            return;
+        }
+        let messages = self.outbound.waiting() + self.outbound.inflight() as usize;
+        let bytes = self.outbound.waiting_bytes() + delivery.message.size();
+        if messages >= self.config.queue_messages_max || bytes > self.config.queue_bytes_max {
+            out.effects.push(Effect::Dropped(DropReason::QueueFull, delivery.qos));
+            return;
+        }
+        self.outbound.wait(Queued { number, record: Record::Message(delivery) });
+    }
+
+    /// A message that is in the stored queue. Sent, read ahead, or left there; a gap makes the session read.
+    pub(crate) fn deliver_stored(
+        &mut self,
+        number: Number,
+        delivery: Delivery,
+        now: UnixMs,
+        out: &mut Outputs<'_>,
+    ) {
+        let Some(stored) = &mut self.stored else { return };
+        let expected = self.outbound.expected();
+        if number < expected {
+            return;
+        }
+        stored.tail = stored.tail.max(Number(number.0 + 1));
+        self.retained_asked = self.retained_asked.saturating_sub(1);
+        if number == expected {
+            if self.outbound.waiting() == 0 && self.may_send(number, out) {
+                self.outbound.expect(Number(number.0 + 1));
+                self.send(number, &delivery, now, out);
+                return;
+            }
+            let bytes = self.outbound.waiting_bytes() + delivery.message.size();
+            if self.outbound.waiting() < READ_MESSAGES_MAX && bytes <= READ_BYTES_MAX {
+                self.outbound.wait(Queued { number, record: Record::Message(delivery) });
+                return;
+            }
+        }
+        self.read_more(out);
+    }
+
+    /// A page of the stored queue. Numbers that it leaves out are gone.
+    pub(crate) fn on_queue(
+        &mut self,
+        page: Result<QueuePage, StoreError>,
+        now: UnixMs,
+        out: &mut Outputs<'_>,
+    ) {
+        let Some(stored) = &mut self.stored else { return };
+        stored.reading = false;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => return self.store_failed(&error, out),
+        };
+        let before = self.outbound.expected();
+        for queued in page.records {
+            if queued.number >= self.outbound.expected() {
+                self.outbound.wait(queued);
+            }
+        }
+        if page.next > self.outbound.expected() {
+            self.outbound.expect(page.next);
+        }
+        if self.outbound.expected() == before {
+            // The store has no more, whatever was said before: asking again would never end.
+            stored.tail = before;
+        }
+        self.pump(now, out);
+    }
+
+    /// Sends what waits as far as the client's Receive Maximum allows, then sees to it that more comes.
+    pub(crate) fn pump(&mut self, now: UnixMs, out: &mut Outputs<'_>) {
+        while let Some(first) = self.outbound.first_waiting() {
+            let number = first.number;
+            let may_send = match first.record {
+                Record::Message(_) => self.may_send(number, out),
+                // v5 [MQTT-4.9.0-3]: only PUBLISH is held back.
+                Record::Released => self.outbound.has_identifier_for(number),
+            };
+            if !may_send {
+                break;
+            }
+            match self.outbound.take_waiting().map(|queued| queued.record) {
+                Some(Record::Message(delivery)) => self.send(number, &delivery, now, out),
+                Some(Record::Released) => {
+                    self.outbound.launch(number, Flight::AwaitingPubcomp);
+                    self.put_pubrel(packet_id(number), out);
+                }
+                None => break,
+            }
+        }
+        self.read_more(out);
+    }
+
+    /// Whether there is something to send as soon as the transport has room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.outbound.waiting() > 0 && self.outbound.inflight() < u32::from(self.window)
+    }
+
+    /// Asks for retained messages while there is room for them, so that no more than a few are in memory.
+    pub(crate) fn ask_retained(&mut self, out: &mut Outputs<'_>) {
+        let room = self.retained_open
+            && self.retained_asked == 0
+            && out.wire.len() < WIRE_BYTES_MAX
+            && self.outbound.waiting() < usize::from(RETAINED_MESSAGES_MAX)
+            && !self.is_behind();
+        if room {
+            self.retained_asked = RETAINED_MESSAGES_MAX;
+            out.effects.push(Effect::MoreRetained(usize::from(RETAINED_MESSAGES_MAX)));
+        }
+    }
+
+    /// The flight of `number` is over and its record may go.
+    pub(crate) fn complete(&mut self, number: Number, out: &mut Outputs<'_>) {
+        self.outbound.complete(number);
+        if self.stored.is_some() {
+            out.effects.push(Effect::Acknowledge(number));
+        }
+    }
+
+    /// Whether the store has messages that were not taken in.
+    fn is_behind(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.tail > self.outbound.expected())
+    }
+
+    fn read_more(&mut self, out: &mut Outputs<'_>) {
+        if !self.is_behind()
+            || self.outbound.waiting() > READ_MESSAGES_MAX / 2
+            || self.outbound.waiting_bytes() > READ_BYTES_MAX / 2
+        {
+            return;
+        }
+        let Some(stored) = &mut self.stored else { return };
+        if !std::mem::replace(&mut stored.reading, true) {
+            out.effects.push(Effect::ReadQueue(self.outbound.expected(), READ_MESSAGES_MAX));
+        }
+    }
+
+    /// Whether a QoS 1 or 2 message may be sent now.
+    // v5 [MQTT-3.3.4-9], v5 [MQTT-4.9.0-2]
+    fn may_send(&self, number: Number, out: &Outputs<'_>) -> bool {
+        self.outbound.inflight() < u32::from(self.window)
+            && self.outbound.has_identifier_for(number)
+            && out.wire.len() < WIRE_BYTES_MAX
+    }
+
+    fn send_at_most_once(&mut self, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
+        let dropped = if delivery.message.is_expired(now) {
+            // v5 [MQTT-3.3.2-5]
+            DropReason::Expired
+        } else if out.wire.len() > self.config.qos0_bytes_max {
+            DropReason::SlowClient
+        } else if self.put_publish(delivery, None, false, now, out) {
+            return;
+        } else {
+            DropReason::TooLarge
+        };
+        out.effects.push(Effect::Dropped(dropped, QoS::AtMostOnce));
+    }
+
+    /// Sends a QoS 1 or 2 message, or drops it: then the record goes as if the client had acknowledged it.
+    fn send(&mut self, number: Number, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
+        let again = self.stored.as_ref().is_some_and(|stored| number < stored.sent_before);
+        // v5 [MQTT-4.3.3-7]: what may have been sent does not expire.
+        let dropped = if !again && delivery.message.is_expired(now) {
+            DropReason::Expired
+        } else if self.put_publish(delivery, Some(packet_id(number)), again, now, out) {
+            self.outbound.launch(number, Flight::after_publish(delivery.qos));
+            return;
+        } else {
+            // v5 [MQTT-3.1.2-25]
+            DropReason::TooLarge
+        };
+        self.outbound.launch(number, Flight::Done);
+        if self.stored.is_some() {
+            out.effects.push(Effect::Acknowledge(number));
+        }
+        out.effects.push(Effect::Dropped(dropped, delivery.qos));
+    }
+}

@@ -1,0 +1,148 @@
+//! What goes into a session and what comes out: the whole of its contact with the world. No clock, randomness or socket
+//! is in here; whoever drives the session has those.
+
+use std::sync::Arc;
+
+use link::{Outgoing, Passport};
+use mqtt::{PacketId, QoS, ReasonCode};
+use state::{Delivery, Message, Number, QueuePage, StoreError, Subscription, UnixMs};
+
+/// What happened to a session.
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// The device sent one whole Control Packet (never CONNECT, PINGREQ, AUTH).
+    Packet(mqtt::frame::Frame<'a>),
+    /// A matching message, for a session whose queue is in memory, or QoS 0 for any.
+    Deliver(Delivery),
+    /// A matching message that is in the store's queue under this number. May come again, late, or not at all (then a
+    /// later number shows the gap, and the session reads its queue).
+    DeliverStored(Number, Delivery),
+    /// The answer to [`Effect::Publish`] with QoS 1 or 2. `Success`, `NoMatchingSubscribers`, or an error.
+    Published(PacketId, QoS, Result<ReasonCode, StoreError>),
+    /// The answer to [`Effect::Subscribe`]: a Reason Code for each subscription, in order (granted QoS or an error).
+    Subscribed(PacketId, Vec<ReasonCode>),
+    /// The answer to [`Effect::Unsubscribe`]: a Reason Code for each filter, in order.
+    Unsubscribed(PacketId, Vec<ReasonCode>),
+    /// A retained message for a new subscription, when its QoS is 0 or the queue is in memory. Asked for by
+    /// [`Effect::MoreRetained`].
+    Retained(Delivery),
+    /// The answer to [`Effect::ReadQueue`].
+    Queue(Result<QueuePage, StoreError>),
+    /// The answer to [`Effect::MarkReleased`].
+    Released(Number, Result<(), StoreError>),
+    /// The answer to [`Effect::ForgetReceived`].
+    Forgotten(PacketId, Result<(), StoreError>),
+    /// Another connection has the session now, here or at another worker.
+    TakenOver,
+    /// The server ends the connection for this reason (shutdown, administrative action, expired passport).
+    End(ReasonCode),
+    /// Re-authentication gave a new passport.
+    Renewed(Arc<Passport>),
+    /// The transport has taken what was written: there is room for more messages.
+    Writable,
+}
+
+/// What a session wants done. Packets for the device are not effects: they are encoded to `Outputs::wire` at once.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Route an authorised message. QoS 1 and 2 are answered by [`Input::Published`] when it is durable wherever it must
+    /// be; the packet identifier is the publisher's. For QoS 2 of a stored session the driver has the store remember the
+    /// identifier in the same commit.
+    Publish(Option<PacketId>, Arc<Message>),
+    /// Add or replace these subscriptions, all authorised and valid; the driver deals with retained messages according to
+    /// `retain_handling`, after SUBACK. The answer is [`Input::Subscribed`] with the codes of *all* the packet's filters:
+    /// refused ones are in here with their code.
+    Subscribe(PacketId, Vec<SubscribeItem>),
+    /// Remove these. The answer is [`Input::Unsubscribed`].
+    Unsubscribe(PacketId, Vec<Arc<str>>),
+    /// There is room: hand in about this many retained messages, if any wait.
+    MoreRetained(usize),
+    /// Read the stored queue from this number on, at most so many records. One read is under way at most.
+    ReadQueue(Number, usize),
+    /// The record may go. No answer is needed.
+    Acknowledge(Number),
+    /// PUBREC came: answer with [`Input::Released`] when that is durable.
+    MarkReleased(Number),
+    /// PUBREL came from the client (stored session): answer with [`Input::Forgotten`] when that is durable.
+    ForgetReceived(PacketId),
+    /// A message was dropped, to be counted.
+    Dropped(DropReason, QoS),
+    /// The connection ends; what is on the wire is to be written first. Nothing comes after this.
+    Close(Closing),
+}
+
+/// One filter of a SUBSCRIBE.
+#[derive(Clone, Debug)]
+pub(crate) struct SubscribeItem {
+    /// What to subscribe, or the Reason Code with which this one is refused.
+    pub subscription: Result<Subscription, ReasonCode>,
+    /// Retain Handling; `Never` for Shared Subscriptions.
+    pub retain_handling: mqtt::RetainHandling,
+}
+
+/// Why and how a connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Closing {
+    /// For logs and metrics.
+    pub reason: ReasonCode,
+    /// Whether the Will Message is due ([MQTT-3.1.2-8]).
+    pub will: WillFate,
+    /// The Session Expiry Interval in force now, seconds: DISCONNECT may have changed it.
+    pub expiry_s: u32,
+}
+
+/// What becomes of the Will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WillFate {
+    /// Deleted without publishing: the client said DISCONNECT 0x00.
+    Drop,
+    /// Published after its delay or when the session ends.
+    Publish,
+    /// Decided by the takeover.
+    TakenOver,
+}
+
+/// Why a message did not reach a session; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum DropReason {
+    /// A queue was full.
+    QueueFull,
+    /// QoS 0 for a device that does not read fast enough.
+    SlowClient,
+    /// Its Message Expiry Interval passed.
+    Expired,
+    /// Larger than the client's Maximum Packet Size.
+    // v5 [MQTT-3.1.2-25]
+    TooLarge,
+    /// The client refused it with an error code in PUBACK or PUBREC.
+    Refused,
+    /// The publisher's passport does not allow it.
+    NotAuthorized,
+}
+
+/// Where a session's outputs go.
+pub(crate) struct Outputs<'o> {
+    /// Packets for the device, encoded, in order.
+    pub wire: &'o mut Outgoing,
+    /// Everything else, in order.
+    pub effects: &'o mut Vec<Effect>,
+}
+
+/// What a session is opened with, beside the CONNECT packet.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    /// Its Client Identifier.
+    pub client_id: Arc<str>,
+    /// Set when the server assigned it.
+    pub assigned: bool,
+    /// What it may do.
+    pub passport: Arc<Passport>,
+    /// For CONNACK.
+    pub server_keep_alive_s: Option<u16>,
+    /// For CONNACK.
+    pub authentication: Option<link::AuthenticationOutcome>,
+    /// Whether its queue is in the store, and where that stands; `None`: everything in memory.
+    pub stored: Option<state::Owned>,
+    /// Now.
+    pub now: UnixMs,
+}

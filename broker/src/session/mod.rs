@@ -1,0 +1,218 @@
+//! The session core: everything that one connected client's session does, as a pure function of its inputs. No clock,
+//! randomness, lock or socket is in here; see [`io`] for its whole contact with the world, `handler` for the packets from
+//! the client, and [`delivery`] for the messages to it.
+
+mod alias;
+mod closing;
+mod delivery;
+mod filters;
+mod inbound;
+pub(crate) mod io;
+mod number;
+mod outbound;
+
+use std::sync::Arc;
+
+use mqtt::frame::Frame;
+use mqtt::{Connect, Packet, ProtocolVersion, ReasonCode, Receiver};
+use state::{Number, StoreError, UnixMs};
+
+use crate::authorize::Authority;
+use crate::config::BrokerConfig;
+use crate::handler::connect::Terms;
+
+use self::alias::ClientAliases;
+use self::delivery::StoredQueue;
+use self::outbound::Outbound;
+
+pub(crate) use self::alias::{AliasUse, ServerAliases};
+pub(crate) use self::closing::Fault;
+pub(crate) use self::filters::{Filters, RequestKind};
+pub(crate) use self::inbound::{Inbound, Receipt};
+pub(crate) use self::io::{Closing, DropReason, Effect, Input, Opening, Outputs, SubscribeItem, WillFate};
+pub(crate) use self::number::packet_id;
+pub(crate) use self::outbound::Flight;
+
+/// A client's session while it is connected. What most idle sessions do not need is behind a box that exists only while
+/// it is used.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) config: Arc<BrokerConfig>,
+    pub(crate) authority: Authority,
+    pub(crate) outbound: Outbound,
+    /// Of a session whose queue is in the store.
+    pub(crate) stored: Option<Box<StoredQueue>>,
+    pub(crate) inbound: Option<Box<Inbound>>,
+    pub(crate) filters: Option<Box<Filters>>,
+    pub(crate) client_aliases: Option<Box<ClientAliases>>,
+    pub(crate) server_aliases: Option<Box<ServerAliases>>,
+    /// The client's Maximum Packet Size, bytes.
+    pub(crate) packet_bytes_max: u32,
+    /// The Session Expiry Interval in force, seconds.
+    pub(crate) expiry_s: u32,
+    /// What may be in flight to the client: its Receive Maximum within our own bound.
+    pub(crate) window: u16,
+    /// The client's Topic Alias Maximum within our own bound.
+    pub(crate) alias_max: u16,
+    /// Retained messages asked for that have not come.
+    pub(crate) retained_asked: u16,
+    /// Retained messages may wait for room.
+    pub(crate) retained_open: bool,
+    pub(crate) version: ProtocolVersion,
+    /// The client wants Reason Strings.
+    pub(crate) wants_reasons: bool,
+    closed: bool,
+}
+
+impl Session {
+    /// Answers CONNECT and begins to send what a stored session has for the client.
+    ///
+    /// # Errors
+    /// The Reason Code of the CONNACK that was written when the Will Message is not acceptable; the connection ends.
+    pub(crate) fn open(
+        opening: Opening,
+        connect: &Connect<'_>,
+        config: &Arc<BrokerConfig>,
+        out: &mut Outputs<'_>,
+    ) -> Result<Self, ReasonCode> {
+        let authority = Authority::new(Arc::clone(&opening.passport));
+        if let Err(reason) = Self::check_will(connect, &authority, config) {
+            Self::refuse(connect, reason, out.wire);
+            return Err(reason);
+        }
+        let terms = Terms::read(connect, config);
+        let head = opening.stored.as_ref().map_or(Number(1), |owned| owned.head);
+        let mut session = Self {
+            config: Arc::clone(config),
+            authority,
+            outbound: Outbound::new(head),
+            stored: None,
+            inbound: None,
+            filters: None,
+            client_aliases: None,
+            server_aliases: None,
+            packet_bytes_max: terms.packet_bytes_max,
+            expiry_s: terms.expiry_s,
+            window: terms.receive_maximum.min(config.inflight_max),
+            alias_max: terms.topic_alias_max.min(config.outgoing_topic_alias_max),
+            retained_asked: 0,
+            retained_open: false,
+            version: connect.version,
+            wants_reasons: terms.wants_reasons,
+            closed: false,
+        };
+        session.put_connack(&opening, &terms, out)?;
+        if let Some(owned) = opening.stored {
+            session.resume(owned, opening.now, out);
+        }
+        Ok(session)
+    }
+
+    /// Takes one input. After an [`Effect::Close`] nothing has any effect.
+    pub(crate) fn handle(&mut self, input: Input<'_>, now: UnixMs, out: &mut Outputs<'_>) {
+        if self.closed {
+            return;
+        }
+        match input {
+            Input::Packet(frame) => {
+                if let Err(fault) = self.on_packet(frame, now, out) {
+                    self.end_for(&fault, out);
+                }
+            }
+            Input::Deliver(delivery) => self.deliver(delivery, now, out),
+            Input::DeliverStored(number, delivery) => self.deliver_stored(number, delivery, now, out),
+            Input::Published(id, qos, result) => self.on_published(id, qos, result, out),
+            Input::Subscribed(id, codes) => self.on_subscribed(id, &codes, out),
+            Input::Unsubscribed(id, codes) => self.on_unsubscribed(id, &codes, out),
+            Input::Retained(delivery) => {
+                self.retained_asked = self.retained_asked.saturating_sub(1);
+                self.deliver(delivery, now, out);
+                self.ask_retained(out);
+            }
+            Input::Queue(page) => self.on_queue(page, now, out),
+            Input::Released(number, result) => self.on_released(number, result, out),
+            Input::Forgotten(id, result) => self.on_forgotten(id, result, out),
+            Input::TakenOver => self.end(ReasonCode::SessionTakenOver, WillFate::TakenOver, out),
+            Input::End(reason) => self.end(reason, WillFate::Publish, out),
+            Input::Renewed(passport) => self.authority = Authority::new(passport),
+            Input::Writable => self.on_writable(now, out),
+        }
+    }
+
+    /// One packet from the client.
+    fn on_packet(&mut self, frame: Frame<'_>, now: UnixMs, out: &mut Outputs<'_>) -> Result<(), Fault> {
+        match Packet::decode(self.version, Receiver::Server, frame)? {
+            Packet::Publish(publish) => return self.on_publish(&publish, now, out),
+            Packet::PubAck(ack) => self.on_puback(&ack, now, out),
+            Packet::PubRec(ack) => self.on_pubrec(&ack, now, out),
+            Packet::PubRel(ack) => return self.on_pubrel(&ack, out),
+            Packet::PubComp(ack) => self.on_pubcomp(&ack, now, out),
+            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, out),
+            Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(&unsubscribe, out),
+            Packet::Disconnect(disconnect) => return self.on_disconnect(&disconnect, out),
+            // v5 [MQTT-3.1.0-2]; AUTH and PINGREQ are the edge's.
+            _ => return Err(Fault::Violation(ReasonCode::ProtocolError, "unexpected packet")),
+        }
+        Ok(())
+    }
+
+    /// Messages below this number may have been sent: what [`state::Release::sent`] is to be.
+    pub(crate) fn sent(&self) -> Number {
+        self.outbound.next()
+    }
+
+    /// How the session leaves a connection that was lost.
+    pub(crate) fn connection_lost(&self) -> Closing {
+        Closing { reason: ReasonCode::UnspecifiedError, will: WillFate::Publish, expiry_s: self.expiry_s }
+    }
+
+    /// Whether this Topic Filter may still be subscribed to, for a look at the subscriptions after [`Input::Renewed`].
+    pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
+        self.authority.may_subscribe(filter)
+    }
+
+    /// The flows from the client, made when there is the first.
+    pub(crate) fn inbound(&mut self) -> &mut Inbound {
+        self.inbound.get_or_insert_default()
+    }
+
+    /// A store answered with an error that no packet can report. A newer owner ends the connection; what may pass is held
+    /// back, so that a client that reconnects finds it unacknowledged.
+    pub(crate) fn store_failed(&mut self, error: &StoreError, out: &mut Outputs<'_>) {
+        match error {
+            StoreError::Fenced | StoreError::NoSession => {
+                self.end(ReasonCode::SessionTakenOver, WillFate::TakenOver, out);
+            }
+            StoreError::Unavailable(_) | StoreError::Closed => {}
+            _ => self.end(ReasonCode::UnspecifiedError, WillFate::Publish, out),
+        }
+    }
+
+    /// Gives back what an idle session does not need.
+    fn release(&mut self) {
+        self.outbound.release();
+        if self.inbound.as_ref().is_some_and(|inbound| inbound.is_empty()) {
+            self.inbound = None;
+        }
+        if self.filters.as_ref().is_some_and(|filters| filters.is_empty()) {
+            self.filters = None;
+        }
+    }
+
+    /// The transport has taken what was written.
+    fn on_writable(&mut self, now: UnixMs, out: &mut Outputs<'_>) {
+        self.release();
+        self.pump(now, out);
+        self.retained_asked = 0;
+        self.ask_retained(out);
+    }
+
+    /// Panics where parts of the state contradict each other.
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn check_invariants(&self) {
+        self.outbound.check_invariants();
+        if let Some(inbound) = &self.inbound {
+            inbound.check_invariants();
+        }
+    }
+}
