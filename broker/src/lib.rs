@@ -1,1 +1,130 @@
-//! The worker: sessions, subscriptions, fan-out.
+//! The worker: sessions, the subscription index and the path of a message. In one process with the edge it is called
+//! directly, through [`link::Upstream`]; it owns no socket. Start reading at [`Broker`], then `stream.rs` (what drives a
+//! session), `publish.rs` (the path of a PUBLISH) and `session/` (the pure core).
+
+mod authorize;
+mod config;
+mod connect;
+mod handler;
+mod housekeeping;
+mod hub;
+mod index;
+mod metrics;
+mod publish;
+mod retained;
+mod session;
+mod session_handle;
+mod sessions;
+mod stream;
+mod sys;
+
+use std::sync::Arc;
+
+use link::Open;
+use mqtt::ReasonCode;
+use prometheus_client::registry::Registry;
+use state::{Cursor, RoutePage, Store, StoreError};
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub use config::{BrokerConfig, BrokerConfigError};
+pub use stream::WorkerStream;
+
+use hub::Hub;
+use metrics::Metrics;
+
+/// Sessions read from the store at once when starting.
+const ROUTE_PAGE_SESSIONS: usize = 1000;
+
+/// Why a worker could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A value is out of its bounds.
+    #[error(transparent)]
+    Config(#[from] BrokerConfigError),
+    /// The subscriptions of stored sessions could not be read.
+    #[error("the routes of stored sessions could not be loaded")]
+    Routes(#[source] StoreError),
+}
+
+/// One worker. Cheap to clone; all clones are the same worker.
+#[derive(Clone)]
+pub struct Broker {
+    hub: Arc<Hub>,
+    housekeeping: Arc<Housekeeping>,
+}
+
+struct Housekeeping(JoinHandle<()>);
+
+impl Drop for Housekeeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Broker {
+    /// Loads the routes of all stored sessions and starts the timers, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// Configuration out of bounds, or a store that cannot be read.
+    pub async fn start(
+        config: BrokerConfig,
+        store: Arc<dyn Store>,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let hub = Arc::new(Hub::new(config, store, Metrics::register(registry)));
+        load_routes(&hub).await.map_err(StartError::Routes)?;
+        let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
+        Ok(Self { hub, housekeeping })
+    }
+
+    /// Ends all connections with this reason; the edge closes them when their last packet is written.
+    pub fn end_connections(&self, reason: ReasonCode) {
+        self.hub.end_all(reason);
+    }
+
+    /// Connections that have a session now.
+    pub fn connected(&self) -> usize {
+        usize::try_from(self.hub.metrics.connected.get()).unwrap_or(0)
+    }
+
+    /// Stops the timers. Streams that are open go on working.
+    pub fn stop(&self) {
+        self.housekeeping.0.abort();
+    }
+}
+
+impl link::Upstream for Broker {
+    type Stream = WorkerStream;
+
+    fn open(&self, open: Open) -> WorkerStream {
+        WorkerStream::open(Arc::clone(&self.hub), open)
+    }
+}
+
+async fn load_routes(hub: &Arc<Hub>) -> Result<(), StoreError> {
+    let mut cursor: Option<Cursor> = None;
+    loop {
+        let (tx, rx) = oneshot::channel::<Result<RoutePage, StoreError>>();
+        hub.store.routes(
+            cursor.take(),
+            ROUTE_PAGE_SESSIONS,
+            Box::new(move |page| {
+                let _nobody_waits = tx.send(page);
+            }),
+        );
+        let page = rx.await.unwrap_or(Err(StoreError::Closed))?;
+        for (stored, subscriptions) in page.sessions {
+            let session = hub.stored_session(&stored);
+            for subscription in &subscriptions {
+                hub.subscribe(&session, subscription);
+            }
+        }
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The worker's configuration: what it offers to clients and every bound it holds.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What a worker offers and its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Receive Maximum announced to clients: QoS 1 and 2 messages that one may have in flight to us. 1 to 65,535;
+    /// default 1,024.
+    pub receive_maximum: u16,
+    /// Upper bound for what a client's own Receive Maximum (65,535 when it sends none; any MQTT 3 client) allows to be in
+    /// flight to it. 1 to 65,535; default 1,024.
+    pub inflight_max: u16,
+    /// Topic Alias Maximum announced to clients, per connection. 0 to 65,535; default 32.
+    pub topic_alias_max: u16,
+    /// Topic aliases used towards a client, if it allows them. 0 to 65,535; default 32.
+    pub outgoing_topic_alias_max: u16,
+    /// Longest Session Expiry Interval, seconds; longer ones are shortened to it (and the client told). 4,294,967,295 is
+    /// *never expires*, the default. MQTT 3 sessions without Clean Session get this one.
+    pub session_expiry_max_s: u32,
+    /// Messages queued for one session, unacknowledged ones included. What comes beyond is dropped and counted. At least
+    /// 1; default 100,000.
+    pub queue_messages_max: usize,
+    /// Bytes queued for one session. At least 1; default 64 MiB.
+    pub queue_bytes_max: usize,
+    /// QoS 0 bytes waiting for one connected client; beyond that QoS 0 is dropped and counted. Default 16 MiB.
+    pub qos0_bytes_max: usize,
+    /// Subscriptions of one session; a SUBSCRIBE beyond is answered with 0x97. At least 1; default 10,000.
+    pub subscriptions_max: usize,
+    /// Levels of a Topic Name or Topic Filter. 1 to 65,535; default 128.
+    pub topic_levels_max: usize,
+    /// Publish `$SYS/broker/...` every so many seconds; 0 turns it off. Default 10.
+    pub sys_interval_s: u32,
+    /// Shared Subscriptions offered. Default true.
+    pub shared_subscriptions: bool,
+    /// Largest packet accepted, announced as Maximum Packet Size; the edge enforces it. Bytes; default 1 MiB.
+    pub packet_bytes_max: u32,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            receive_maximum: 1024,
+            inflight_max: 1024,
+            topic_alias_max: 32,
+            outgoing_topic_alias_max: 32,
+            session_expiry_max_s: u32::MAX,
+            queue_messages_max: 100_000,
+            queue_bytes_max: 64 << 20,
+            qos0_bytes_max: 16 << 20,
+            subscriptions_max: 10_000,
+            topic_levels_max: 128,
+            sys_interval_s: 10,
+            shared_subscriptions: true,
+            packet_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// A value that is out of its bounds.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("broker.{key} = {value}: {expected}")]
+pub struct BrokerConfigError {
+    /// The key under `broker`.
+    pub key: &'static str,
+    /// What it was set to.
+    pub value: u64,
+    /// What it may be.
+    pub expected: &'static str,
+}
+
+impl BrokerConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first key that is out of its bounds.
+    pub fn validate(&self) -> Result<(), BrokerConfigError> {
+        let at_least_one = [
+            ("receive_maximum", u64::from(self.receive_maximum)),
+            ("inflight_max", u64::from(self.inflight_max)),
+            ("queue_messages_max", self.queue_messages_max as u64),
+            ("queue_bytes_max", self.queue_bytes_max as u64),
+            ("subscriptions_max", self.subscriptions_max as u64),
+            ("topic_levels_max", self.topic_levels_max as u64),
+            ("packet_bytes_max", u64::from(self.packet_bytes_max)),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return Err(BrokerConfigError { key, value, expected: "must be at least 1" });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! A CONNECT on its way to a session: what to ask the store, and what the registry makes of the answer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use link::{ConnectionId, Open};
+use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion};
+use parking_lot::Mutex;
+use state::{Claim, Claimed, EXPIRY_NEVER, Message, Owned, QueueLimits, Release, StoreError, UnixMs, Will};
+
+use crate::config::BrokerConfig;
+use crate::hub::Hub;
+use crate::session_handle::SessionHandle;
+
+/// What a CONNECT asks for, as far as sessions are concerned.
+pub(crate) struct Wanted {
+    pub client_id: Arc<str>,
+    pub connection: ConnectionId,
+    pub version: ProtocolVersion,
+    pub clean_start: bool,
+    /// Session Expiry Interval, seconds, within the configured bound.
+    pub expiry_s: u32,
+    pub will: Option<Will>,
+    pub receive_maximum: u16,
+}
+
+/// A session to serve.
+pub(crate) struct Granted {
+    pub handle: Arc<SessionHandle>,
+    /// `None`: the session is in memory.
+    pub owned: Option<Owned>,
+}
+
+/// Where the answer to a claim arrives.
+#[derive(Clone, Default)]
+pub(crate) struct ClaimSlot(Arc<Mutex<Claiming>>);
+
+#[derive(Default)]
+enum Claiming {
+    #[default]
+    Asked,
+    Awaited(Waker),
+    Answered(Result<Granted, StoreError>),
+    /// The device has gone: whoever fills the slot lets the session go again.
+    Abandoned,
+}
+
+impl ClaimSlot {
+    /// Puts the answer in, or gives it back if nobody waits for it any more.
+    fn fill(&self, answer: Result<Granted, StoreError>) -> Option<Granted> {
+        let mut slot = self.0.lock();
+        match std::mem::replace(&mut *slot, Claiming::Abandoned) {
+            Claiming::Abandoned => return answer.ok(),
+            Claiming::Awaited(waker) => {
+                *slot = Claiming::Answered(answer);
+                drop(slot);
+                waker.wake();
+            }
+            _ => *slot = Claiming::Answered(answer),
+        }
+        None
+    }
+
+    /// Takes the answer or registers the task.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Granted, StoreError>> {
+        let mut slot = self.0.lock();
+        match std::mem::replace(&mut *slot, Claiming::Abandoned) {
+            Claiming::Answered(answer) => Poll::Ready(answer),
+            _ => {
+                *slot = Claiming::Awaited(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Stops waiting. Answers the session if it was granted by now.
+    pub(crate) fn abandon(&self) -> Option<Granted> {
+        match std::mem::replace(&mut *self.0.lock(), Claiming::Abandoned) {
+            Claiming::Answered(answer) => answer.ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Wanted {
+    /// Reads it from the CONNECT packet.
+    pub(crate) fn new(open: &Open, connect: &Connect<'_>, config: &BrokerConfig, now: UnixMs) -> Self {
+        let v5 = connect.version == ProtocolVersion::V5;
+        let expiry_s = if v5 {
+            session_expiry_interval(connect)
+        } else if connect.clean_start {
+            0
+        } else {
+            EXPIRY_NEVER
+        };
+        let client_id = open.assigned_client_id.clone().unwrap_or_else(|| connect.client_id.into());
+        Self {
+            client_id,
+            connection: open.connection_id,
+            version: connect.version,
+            clean_start: connect.clean_start,
+            expiry_s: expiry_s.min(config.session_expiry_max_s),
+            will: connect.will.as_ref().map(|will| will_of(will, now)),
+            receive_maximum: receive_maximum(connect).min(config.inflight_max),
+        }
+    }
+
+    /// A clean session that ends with its connection: nothing of it need be in a store.
+    fn is_ephemeral(&self) -> bool {
+        self.expiry_s == 0
+    }
+}
+
+fn session_expiry_interval(connect: &Connect<'_>) -> u32 {
+    match connect.properties.find(PropertyId::SessionExpiryInterval) {
+        Some(Property::SessionExpiryInterval(seconds)) => seconds,
+        _ => 0,
+    }
+}
+
+fn receive_maximum(connect: &Connect<'_>) -> u16 {
+    match connect.properties.find(PropertyId::ReceiveMaximum) {
+        Some(Property::ReceiveMaximum(count)) => count,
+        _ => u16::MAX,
+    }
+}
+
+fn will_of(will: &mqtt::Will<'_>, now: UnixMs) -> Will {
+    let properties = will.properties.publish_summary();
+    let message = Message::new(will.topic, &properties.forwardable, will.payload, will.qos, will.retain, now)
+        .with_expiry(properties.message_expiry_s);
+    Will { message: Arc::new(message), delay_s: properties.will_delay_s.unwrap_or(0) }
+}
+
+impl Hub {
+    /// Asks the store for the session that a CONNECT wants. The session belongs to the connection from the moment that
+    /// the slot is filled.
+    pub(crate) fn claim(self: &Arc<Self>, wanted: &Wanted, slot: &ClaimSlot, now: UnixMs) {
+        let hub = Arc::clone(self);
+        let slot = slot.clone();
+        let (client_id, connection) = (Arc::clone(&wanted.client_id), wanted.connection);
+        let expiry_s = wanted.expiry_s;
+        if wanted.clean_start && wanted.is_ephemeral() {
+            self.store.discard(
+                Arc::clone(&wanted.client_id),
+                Box::new(move |result| {
+                    let granted = result.map(|discarded| {
+                        if let Some(discarded) = discarded {
+                            hub.drop_stored(&discarded.session);
+                            if let Some(will) = discarded.will {
+                                hub.publish_will(&will, None);
+                            }
+                        }
+                        hub.serve_in_memory(&client_id, connection)
+                    });
+                    hub.answer_claim(&slot, granted, connection, expiry_s);
+                }),
+            );
+            return;
+        }
+        let claim = Claim {
+            client_id: Arc::clone(&wanted.client_id),
+            connection_id: state::ConnectionId(connection.0),
+            clean_start: wanted.clean_start,
+            create: !wanted.is_ephemeral(),
+            expiry_s: wanted.expiry_s,
+            will: wanted.will.clone(),
+            limits: QueueLimits {
+                messages_max: self.config.queue_messages_max as u64,
+                bytes_max: self.config.queue_bytes_max as u64,
+            },
+            protocol: wanted.version,
+            receive_maximum: wanted.receive_maximum,
+            now,
+        };
+        self.store.claim(
+            claim,
+            Box::new(move |result| {
+                let granted = result.map(|claimed| hub.serve(&client_id, connection, claimed));
+                hub.answer_claim(&slot, granted, connection, expiry_s);
+            }),
+        );
+    }
+
+    fn answer_claim(
+        self: &Arc<Self>,
+        slot: &ClaimSlot,
+        granted: Result<Granted, StoreError>,
+        connection: ConnectionId,
+        expiry_s: u32,
+    ) {
+        if let Some(unserved) = slot.fill(granted) {
+            self.let_go(&unserved, connection, expiry_s);
+        }
+    }
+
+    /// Lets a session go that was granted to a device which had gone by then.
+    pub(crate) fn let_go(&self, granted: &Granted, connection: ConnectionId, expiry_s: u32) {
+        granted.handle.detach(connection);
+        let Some(owned) = &granted.owned else {
+            self.sessions.remove(&granted.handle);
+            return;
+        };
+        if expiry_s == 0 {
+            self.sessions.remove(&granted.handle);
+            self.remove_filters(&granted.handle);
+        }
+        let release = Release { expiry_s, keep_will: true, sent: owned.sent, now: Self::now() };
+        self.store.release(&owned.fence, release, Box::new(|_| ()));
+    }
+
+    /// Runs in the order of the store's answers, so that no message that is enqueued after the claim is missed.
+    fn serve(self: &Arc<Self>, client_id: &Arc<str>, connection: ConnectionId, claimed: Claimed) -> Granted {
+        if let Some(discarded) = &claimed.discarded {
+            self.drop_stored(discarded);
+        }
+        if let Some(will) = &claimed.will_due {
+            self.publish_will(will, None);
+        }
+        let Some(owned) = claimed.session else { return self.serve_in_memory(client_id, connection) };
+        let handle = self.stored_session(&owned.fence.session);
+        if handle.is_connected() {
+            self.metrics.taken_over.inc();
+        }
+        handle.attach(connection);
+        if owned.present && handle.filters_len() == 0 {
+            for subscription in &owned.subscriptions {
+                self.subscribe(&handle, subscription);
+            }
+        }
+        Granted { handle, owned: Some(owned) }
+    }
+
+    fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId) -> Granted {
+        let handle = self.make_session(client_id, None);
+        handle.attach(connection);
+        if let Some(old) = self.sessions.insert(Arc::clone(&handle)) {
+            self.metrics.taken_over.inc();
+            self.forget(&old);
+        }
+        Granted { handle, owned: None }
+    }
+}
+
+/// Reads the CONNECT packet of an [`Open`].
+///
+/// # Errors
+/// When it is not one whole, valid CONNECT packet, which the edge should have refused.
+pub(crate) fn decode(connect: &[u8]) -> Result<Option<Connect<'_>>, DecodeError> {
+    mqtt::frame::split(connect, u32::MAX)?.map(Connect::decode).transpose()
+}

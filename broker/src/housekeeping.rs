@@ -1,0 +1,69 @@
+//! What happens by the clock and not by a packet: due Wills, expired sessions, work that the store could not take, and
+//! the `$SYS` topics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use state::Due;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::hub::Hub;
+use crate::sys::Sys;
+
+/// Due items taken from the store at once.
+const DUE_MAX: usize = 1000;
+/// How often the store is asked for what is due: Will Delay and Session Expiry are in whole seconds.
+const DUE_INTERVAL: Duration = Duration::from_millis(500);
+/// How soon work is tried again that the store could not take.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs until it is dropped.
+pub(crate) async fn run(hub: Arc<Hub>) {
+    let mut due = interval(DUE_INTERVAL);
+    let mut retry = interval(RETRY_INTERVAL);
+    let sys_interval_s = u64::from(hub.config.sys_interval_s);
+    let mut sys_tick = interval(Duration::from_secs(sys_interval_s.max(1)));
+    for timer in [&mut due, &mut retry, &mut sys_tick] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let mut sys = Sys::new();
+    loop {
+        tokio::select! {
+            _ = due.tick() => claim_due(&hub),
+            _ = retry.tick() => hub.retry_held(),
+            _ = sys_tick.tick(), if sys_interval_s > 0 => sys.publish(&hub),
+        }
+    }
+}
+
+fn claim_due(hub: &Arc<Hub>) {
+    let answered = Arc::clone(hub);
+    hub.store.claim_due(
+        Hub::now(),
+        DUE_MAX,
+        Box::new(move |result| match result {
+            Ok(due) => {
+                let full = due.len() >= DUE_MAX;
+                due.into_iter().for_each(|due| fire(&answered, due));
+                if full {
+                    claim_due(&answered);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "due timers could not be read"),
+        }),
+    );
+}
+
+fn fire(hub: &Arc<Hub>, due: Due) {
+    match due {
+        Due::Will(session, message) => {
+            let store = Arc::clone(&hub.store);
+            let finish = move || store.finish_will(&session, Box::new(|_| ()));
+            hub.publish_will(&message, Some(Box::new(finish)));
+        }
+        Due::Expired(session) => {
+            hub.metrics.expired.inc();
+            hub.drop_stored(&session);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The subscription index: which sessions a Topic Name concerns. Filters without wildcards are found by one hash look-up,
+//! the others by a walk over a tree of levels. It never waits for anything.
+
+mod shared;
+mod subscribers;
+mod tree;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+use state::SubscriptionOptions;
+
+use crate::session_handle::SessionHandle;
+
+use self::shared::Group;
+use self::subscribers::Subscribers;
+use self::tree::Tree;
+
+/// One session's subscription at one filter.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Whose.
+    pub session: Arc<SessionHandle>,
+    /// With which options.
+    pub options: SubscriptionOptions,
+}
+
+/// All that is subscribed at one filter.
+#[derive(Debug, Default)]
+pub(crate) struct Leaf {
+    /// Each session at most once.
+    plain: Subscribers,
+    shared: Vec<Group>,
+}
+
+/// The subscriptions of all sessions of this worker.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    exact: HashMap<Arc<str>, Leaf, RandomState>,
+    wildcard: Tree,
+    subscriptions: usize,
+}
+
+/// The leaves that concern one Topic Name; few, whatever the number of subscribers.
+pub(crate) type Matches<'a> = SmallVec<[&'a Leaf; 8]>;
+
+impl Index {
+    /// Adds or replaces a subscription; `filter` is as the client wrote it, with `$share`. Answers whether it was there.
+    pub(crate) fn insert(&mut self, filter: &Arc<str>, entry: Entry) -> bool {
+        let existed = match mqtt::topic::SharedFilter::parse(filter) {
+            Ok(Some(shared)) => {
+                let leaf = self.leaf_mut(shared.filter);
+                leaf.group_mut(shared.share_name).insert(entry)
+            }
+            _ if has_wildcard(filter) => self.wildcard.leaf_mut(filter).plain.insert(entry),
+            _ => self.exact.entry(Arc::clone(filter)).or_default().plain.insert(entry),
+        };
+        self.subscriptions += usize::from(!existed);
+        existed
+    }
+
+    /// Removes a subscription. Answers whether it was there.
+    pub(crate) fn remove(&mut self, filter: &str, session: u64) -> bool {
+        let (share_name, filter) = match mqtt::topic::SharedFilter::parse(filter) {
+            Ok(Some(shared)) => (Some(shared.share_name), shared.filter),
+            _ => (None, filter),
+        };
+        let remove = |leaf: &mut Leaf| leaf.remove(share_name, session);
+        let existed = if has_wildcard(filter) {
+            self.wildcard.update(filter, remove)
+        } else {
+            let Some(leaf) = self.exact.get_mut(filter) else { return false };
+            let existed = remove(leaf);
+            if leaf.is_empty() {
+                self.exact.remove(filter);
+            }
+            existed
+        };
+        self.subscriptions -= usize::from(existed);
+        existed
+    }
+
+    /// The leaves that match a Topic Name.
+    pub(crate) fn matches(&self, topic: &str) -> Matches<'_> {
+        let mut found = Matches::new();
+        if let Some(leaf) = self.exact.get(topic) {
+            found.push(leaf);
+        }
+        self.wildcard.matches(topic, &mut found);
+        found
+    }
+
+    /// Subscriptions in all.
+    pub(crate) fn len(&self) -> usize {
+        self.subscriptions
+    }
+
+    fn leaf_mut(&mut self, filter: &str) -> &mut Leaf {
+        if has_wildcard(filter) {
+            return self.wildcard.leaf_mut(filter);
+        }
+        if !self.exact.contains_key(filter) {
+            self.exact.insert(filter.into(), Leaf::default());
+        }
+        self.exact.entry(filter.into()).or_default()
+    }
+}
+
+impl Leaf {
+    /// The subscribers that are not in a share.
+    pub(crate) fn plain(&self) -> &[Entry] {
+        self.plain.as_slice()
+    }
+
+    /// The shares, each of which gets a message once.
+    pub(crate) fn shared(&self) -> &[Group] {
+        &self.shared
+    }
+
+    fn is_empty(&self) -> bool {
+        self.plain.as_slice().is_empty() && self.shared.is_empty()
+    }
+
+    fn group_mut(&mut self, share_name: &str) -> &mut Group {
+        let position = self.shared.iter().position(|group| group.name() == share_name).unwrap_or_else(|| {
+            self.shared.push(Group::new(share_name));
+            self.shared.len() - 1
+        });
+        &mut self.shared[position]
+    }
+
+    fn remove(&mut self, share_name: Option<&str>, session: u64) -> bool {
+        let Some(name) = share_name else { return self.plain.remove(session) };
+        let Some(position) = self.shared.iter().position(|group| group.name() == name) else { return false };
+        let existed = self.shared[position].remove(session);
+        if self.shared[position].is_empty() {
+            self.shared.swap_remove(position);
+        }
+        existed
+    }
+}
+
+fn has_wildcard(filter: &str) -> bool {
+    filter.bytes().any(|b| b == b'+' || b == b'#')
+}

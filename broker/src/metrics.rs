@@ -1,0 +1,121 @@
+//! What a worker counts. `$SYS` and the metrics endpoint read the same counters.
+
+use std::sync::atomic::AtomicU64;
+
+use mqtt::QoS;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::session::DropReason;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabels {
+    reason: DropLabel,
+    qos: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum DropLabel {
+    QueueFull,
+    SlowClient,
+    Expired,
+    TooLarge,
+    Refused,
+    NotAuthorized,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QosLabels {
+    qos: u8,
+}
+
+/// Counters and gauges of one worker.
+pub(crate) struct Metrics {
+    /// PUBLISH packets taken from clients, by QoS.
+    pub received: [Counter; 3],
+    /// PUBLISH packets handed to clients, by QoS.
+    pub sent: [Counter; 3],
+    /// Payload bytes received and sent.
+    pub bytes_received: Counter,
+    pub bytes_sent: Counter,
+    /// Connections with a session now, and the most there have been.
+    pub connected: Gauge,
+    pub connected_max: AtomicU64,
+    /// Sessions opened, resumed, taken over, expired.
+    pub opened: Counter,
+    pub taken_over: Counter,
+    pub expired: Counter,
+    /// Will Messages published.
+    pub wills: Counter,
+    dropped: Family<DropLabels, Counter>,
+}
+
+impl Metrics {
+    /// Makes and registers them.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("tidegate_broker");
+        let received = Family::<QosLabels, Counter>::default();
+        let sent = Family::<QosLabels, Counter>::default();
+        let dropped = Family::default();
+        let metrics = Self {
+            received: [0, 1, 2].map(|qos| received.get_or_create(&QosLabels { qos }).clone()),
+            sent: [0, 1, 2].map(|qos| sent.get_or_create(&QosLabels { qos }).clone()),
+            bytes_received: Counter::default(),
+            bytes_sent: Counter::default(),
+            connected: Gauge::default(),
+            connected_max: AtomicU64::new(0),
+            opened: Counter::default(),
+            taken_over: Counter::default(),
+            expired: Counter::default(),
+            wills: Counter::default(),
+            dropped,
+        };
+        registry.register("messages_received", "PUBLISH packets from clients", received);
+        registry.register("messages_sent", "PUBLISH packets to clients", sent);
+        registry.register("payload_bytes_received", "Payload bytes from clients", metrics.bytes_received.clone());
+        registry.register("payload_bytes_sent", "Payload bytes to clients", metrics.bytes_sent.clone());
+        registry.register("sessions_connected", "Sessions with a connection", metrics.connected.clone());
+        registry.register("sessions_opened", "Sessions opened or resumed", metrics.opened.clone());
+        registry.register("sessions_taken_over", "Connections ended by a newer one", metrics.taken_over.clone());
+        registry.register("sessions_expired", "Stored sessions expired", metrics.expired.clone());
+        registry.register("wills_published", "Will Messages published", metrics.wills.clone());
+        registry.register("messages_dropped", "Messages that did not reach a session", metrics.dropped.clone());
+        metrics
+    }
+
+    /// Counts a dropped message.
+    pub(crate) fn drop_message(&self, reason: DropReason, qos: QoS) {
+        let reason = match reason {
+            DropReason::QueueFull => DropLabel::QueueFull,
+            DropReason::SlowClient => DropLabel::SlowClient,
+            DropReason::Expired => DropLabel::Expired,
+            DropReason::TooLarge => DropLabel::TooLarge,
+            DropReason::Refused => DropLabel::Refused,
+            DropReason::NotAuthorized => DropLabel::NotAuthorized,
+        };
+        self.dropped.get_or_create(&DropLabels { reason, qos: qos as u8 }).inc();
+    }
+
+    /// Messages dropped in all.
+    pub(crate) fn dropped_total(&self) -> u64 {
+        let mut total = 0;
+        for reason in
+            [
+                DropLabel::QueueFull,
+                DropLabel::SlowClient,
+                DropLabel::Expired,
+                DropLabel::TooLarge,
+                DropLabel::Refused,
+                DropLabel::NotAuthorized,
+            ]
+        {
+            for qos in 0..3 {
+                total += self.dropped.get(&DropLabels { reason, qos }).map_or(0, |counter| counter.get());
+            }
+        }
+        total
+    }
+}

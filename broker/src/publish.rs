@@ -1,0 +1,400 @@
+//! The path of one PUBLISH: match, hand to sessions whose queue is in memory, enqueue for stored ones, and answer the
+//! publisher when all that must be durable is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use link::ConnectionId;
+use mqtt::{PacketId, QoS, ReasonCode};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use state::{
+    Delivery, Enqueued, Fence, Message, Origin, Publish, Published, StoreError, SubscriptionIds, SubscriptionOptions,
+    Target,
+};
+
+use crate::hub::Hub;
+use crate::index::{Entry, Matches};
+use crate::session::DropReason;
+use crate::session_handle::{Item, Posted, SessionHandle};
+
+/// The connection that publishes.
+pub(crate) struct Publisher<'a> {
+    pub session: &'a Arc<SessionHandle>,
+    pub connection: ConnectionId,
+    /// Set when its session is stored.
+    pub fence: Option<&'a Fence>,
+}
+
+/// A stored session that gets the message.
+#[derive(Clone)]
+struct Routed {
+    session: Arc<SessionHandle>,
+    delivery: Delivery,
+}
+
+/// Who waits for the answer, until every part of the work is durable.
+struct Waiting {
+    /// `None`: nobody (QoS 0, the server's own messages).
+    publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>,
+    qos: QoS,
+    matched: bool,
+    parts: AtomicUsize,
+    failed: Mutex<Option<StoreError>>,
+    /// Runs once all of it is durable.
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Waiting {
+    fn part_done(&self, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            *self.failed.lock() = Some(error);
+        }
+        if self.parts.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let failed = self.failed.lock().take();
+        if let (None, Some(then)) = (&failed, self.then.lock().take()) {
+            then();
+        }
+        let Some((session, connection, packet_id)) = &self.publisher else { return };
+        let answer = match failed {
+            None if self.matched => Ok(ReasonCode::Success),
+            None => Ok(ReasonCode::NoMatchingSubscribers),
+            Some(StoreError::RetainedQuota) => Ok(ReasonCode::QuotaExceeded),
+            Some(StoreError::Fenced) => {
+                session.answer(*connection, Item::End(ReasonCode::SessionTakenOver));
+                return;
+            }
+            Some(error) => Err(error),
+        };
+        session.answer(*connection, Item::Published(*packet_id, self.qos, answer));
+    }
+}
+
+/// Work for the store that it could not take: kept in order and tried again. Its length is bounded by what publishers may
+/// have in flight; QoS 0 is not kept.
+#[derive(Default)]
+pub(crate) struct Held {
+    work: VecDeque<Work>,
+}
+
+enum Work {
+    Retain(Arc<Message>, Arc<Waiting>),
+    Enqueue(Arc<Message>, Option<Origin>, Vec<Routed>, Arc<Waiting>),
+}
+
+impl Hub {
+    /// Routes a message. `Some`: that is the answer already. `None`: the answer will be an [`Item::Published`] for the
+    /// publisher's connection.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        publisher: Option<Publisher<'_>>,
+        packet_id: Option<PacketId>,
+        message: &Arc<Message>,
+    ) -> Option<ReasonCode> {
+        self.publish_then(publisher, packet_id, message, None)
+    }
+
+    /// As [`Hub::publish`], and runs `then` when the message is durable wherever it must be.
+    pub(crate) fn publish_then(
+        self: &Arc<Self>,
+        publisher: Option<Publisher<'_>>,
+        packet_id: Option<PacketId>,
+        message: &Arc<Message>,
+        then: Option<Box<dyn FnOnce() + Send>>,
+    ) -> Option<ReasonCode> {
+        // Written before matching: a new subscriber gets the retained message or the live one, never neither.
+        let retain_first = message.retain() && !message.topic().starts_with("$SYS");
+        if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() {
+            self.store.retain(Arc::clone(message), Box::new(|_| ()));
+        }
+        let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
+        let waiting_for_retain = retain_waits.then(|| self.retain_begun(message));
+        let mut stored = Vec::new();
+        let matched = {
+            let index = self.index.read();
+            let matches = index.matches(message.topic());
+            self.route(&matches, message, publisher.as_ref().map(|p| p.session.id), &mut stored)
+        };
+        let origin = publisher.as_ref().and_then(|p| {
+            let fence = p.fence.filter(|_| message.qos() == QoS::ExactlyOnce)?;
+            Some(Origin { fence: fence.clone(), packet_id: packet_id? })
+        });
+        let enqueue = !stored.is_empty() || origin.is_some();
+        let parts = usize::from(enqueue) + usize::from(waiting_for_retain.is_some());
+        if parts == 0 {
+            if let Some(then) = then {
+                then();
+            }
+            return Some(if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers });
+        }
+        let waiting = Arc::new(Waiting {
+            publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
+            qos: message.qos(),
+            matched,
+            parts: AtomicUsize::new(parts),
+            failed: Mutex::default(),
+            then: Mutex::new(then),
+        });
+        if let Some(begun) = waiting_for_retain {
+            begun.continue_with(self, message, &waiting);
+        }
+        if enqueue {
+            self.submit(Work::Enqueue(Arc::clone(message), origin, stored, waiting));
+        }
+        None
+    }
+
+    /// Publishes a Will Message, and runs `then` when it is durable wherever it must be.
+    pub(crate) fn publish_will(self: &Arc<Self>, message: &Arc<Message>, then: Option<Box<dyn FnOnce() + Send>>) {
+        self.metrics.wills.inc();
+        self.publish_then(None, None, message, then);
+    }
+
+    /// Tries again what the store could not take.
+    pub(crate) fn retry_held(self: &Arc<Self>) {
+        let work = std::mem::take(&mut self.held.lock().work);
+        for work in work {
+            self.run(work);
+        }
+    }
+
+    fn submit(self: &Arc<Self>, work: Work) {
+        let mut held = self.held.lock();
+        if held.work.is_empty() {
+            drop(held);
+            self.run(work);
+        } else {
+            // Something older waits: overtaking it would break the order of its publisher.
+            held.work.push_back(work);
+        }
+    }
+
+    fn hold(&self, work: Work) {
+        self.held.lock().work.push_back(work);
+    }
+
+    fn run(self: &Arc<Self>, work: Work) {
+        let hub = Arc::clone(self);
+        match work {
+            Work::Retain(message, waiting) => {
+                let retained = Arc::clone(&message);
+                self.store.retain(
+                    message,
+                    Box::new(move |result| match result {
+                        Err(error) if error.is_retryable() => hub.hold(Work::Retain(retained, waiting)),
+                        result => waiting.part_done(result),
+                    }),
+                );
+            }
+            Work::Enqueue(message, origin, routed, waiting) => {
+                let targets = routed.iter().filter_map(Routed::target).collect();
+                let publish = Publish { message: Arc::clone(&message), origin: origin.clone(), targets };
+                self.store.publish(
+                    publish,
+                    Box::new(move |result| match result {
+                        Err(error) if error.is_retryable() => {
+                            hub.hold(Work::Enqueue(message, origin, routed, waiting));
+                        }
+                        Err(error) => waiting.part_done(Err(error)),
+                        Ok(published) => {
+                            hub.enqueued(routed, &published);
+                            waiting.part_done(Ok(()));
+                        }
+                    }),
+                );
+            }
+        }
+    }
+
+    /// The store has the message in these queues: tell the sessions that are connected.
+    fn enqueued(&self, routed: Vec<Routed>, published: &Published) {
+        for (Routed { session, delivery }, outcome) in routed.into_iter().zip(&published.targets) {
+            match outcome {
+                Enqueued::At(number) => session.deliver_stored(*number, delivery, self.config.queue_bytes_max),
+                Enqueued::Full => self.metrics.drop_message(DropReason::QueueFull, delivery.qos),
+                Enqueued::Gone => {}
+            }
+        }
+    }
+
+    /// Hands the message to every session that matches, or lists it as one for the store. Answers whether any
+    /// subscription matched.
+    fn route(
+        &self,
+        matches: &Matches<'_>,
+        message: &Arc<Message>,
+        publisher: Option<u64>,
+        stored: &mut Vec<Routed>,
+    ) -> bool {
+        let mut matched = false;
+        if let [leaf] = matches.as_slice() {
+            for entry in leaf.plain() {
+                matched |= self.offer_plain(&[entry], message, publisher, stored);
+            }
+        } else {
+            // Several filters: each session gets one copy, with the highest QoS and all its identifiers.
+            // v5 [MQTT-3.3.4-2], [MQTT-3.3.4-4]
+            let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
+            entries.sort_unstable_by_key(|entry| entry.session.id);
+            for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
+                matched |= self.offer_plain(same, message, publisher, stored);
+            }
+        }
+        for group in matches.iter().flat_map(|leaf| leaf.shared()) {
+            matched |= group
+                .candidates()
+                .any(|entry| self.offer(&entry.session, message, Merged::of(&entry.options), stored) == Offered::Taken);
+        }
+        matched
+    }
+
+    fn offer_plain(
+        &self,
+        same_session: &[&Entry],
+        message: &Arc<Message>,
+        publisher: Option<u64>,
+        stored: &mut Vec<Routed>,
+    ) -> bool {
+        let Some(session) = same_session.first().map(|entry| &entry.session) else { return false };
+        let local = publisher == Some(session.id);
+        // v5 [MQTT-3.8.3-3]
+        let mut options = same_session.iter().map(|entry| &entry.options).filter(|o| !(local && o.no_local));
+        let Some(first) = options.next() else { return false };
+        let merged = options.fold(Merged::of(first), Merged::with);
+        self.offer(session, message, merged, stored);
+        true
+    }
+
+    fn offer(
+        &self,
+        session: &Arc<SessionHandle>,
+        message: &Arc<Message>,
+        merged: Merged,
+        stored: &mut Vec<Routed>,
+    ) -> Offered {
+        let delivery = Delivery {
+            message: Arc::clone(message),
+            // v5 [MQTT-3.8.4-8]
+            qos: message.qos().min(merged.qos),
+            // v5 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            retain: message.retain() && merged.retain_as_published,
+            subscription_ids: SubscriptionIds::from_slice(&merged.ids),
+        };
+        let qos = delivery.qos;
+        if qos != QoS::AtMostOnce && session.stored.is_some() {
+            stored.push(Routed { session: Arc::clone(session), delivery });
+            return Offered::Taken;
+        }
+        let bytes_max =
+            if qos == QoS::AtMostOnce { self.config.qos0_bytes_max } else { self.config.queue_bytes_max };
+        match session.deliver(delivery, bytes_max) {
+            Posted::Yes => Offered::Taken,
+            Posted::Offline => Offered::Declined,
+            Posted::Full => {
+                let reason =
+                    if qos == QoS::AtMostOnce { DropReason::SlowClient } else { DropReason::QueueFull };
+                self.metrics.drop_message(reason, qos);
+                Offered::Declined
+            }
+        }
+    }
+
+    fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {
+        if !self.held.lock().work.is_empty() {
+            return RetainBegun { slot: None };
+        }
+        let slot = Arc::new(Mutex::new(RetainSlot::Open));
+        let filled = Arc::clone(&slot);
+        let hub = Arc::clone(self);
+        let retained = Arc::clone(message);
+        self.store.retain(
+            Arc::clone(message),
+            Box::new(move |result| {
+                let mut slot = filled.lock();
+                match std::mem::replace(&mut *slot, RetainSlot::Done(Ok(()))) {
+                    RetainSlot::Waited(waiting) => {
+                        drop(slot);
+                        hub.retain_done(retained, &waiting, result);
+                    }
+                    _ => *slot = RetainSlot::Done(result),
+                }
+            }),
+        );
+        RetainBegun { slot: Some(slot) }
+    }
+
+    fn retain_done(&self, message: Arc<Message>, waiting: &Arc<Waiting>, result: Result<(), StoreError>) {
+        match result {
+            Err(error) if error.is_retryable() => self.hold(Work::Retain(message, Arc::clone(waiting))),
+            result => waiting.part_done(result),
+        }
+    }
+}
+
+/// A write of the retained store that began before matching; who waits for it is known only after.
+struct RetainBegun {
+    /// `None`: it has to queue behind work that is held.
+    slot: Option<Arc<Mutex<RetainSlot>>>,
+}
+
+enum RetainSlot {
+    Open,
+    Done(Result<(), StoreError>),
+    Waited(Arc<Waiting>),
+}
+
+impl RetainBegun {
+    fn continue_with(self, hub: &Arc<Hub>, message: &Arc<Message>, waiting: &Arc<Waiting>) {
+        let Some(slot) = self.slot else {
+            hub.submit(Work::Retain(Arc::clone(message), Arc::clone(waiting)));
+            return;
+        };
+        let mut slot = slot.lock();
+        match std::mem::replace(&mut *slot, RetainSlot::Waited(Arc::clone(waiting))) {
+            RetainSlot::Done(result) => {
+                drop(slot);
+                hub.retain_done(Arc::clone(message), waiting, result);
+            }
+            _ => drop(slot),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offered {
+    Taken,
+    Declined,
+}
+
+/// The options of all of a session's matching subscriptions together.
+struct Merged {
+    qos: QoS,
+    retain_as_published: bool,
+    ids: SmallVec<[u32; 2]>,
+}
+
+impl Merged {
+    fn of(options: &SubscriptionOptions) -> Self {
+        let none = Self { qos: QoS::AtMostOnce, retain_as_published: false, ids: SmallVec::new() };
+        none.with(options)
+    }
+
+    fn with(mut self, options: &SubscriptionOptions) -> Self {
+        self.qos = self.qos.max(options.qos);
+        self.retain_as_published |= options.retain_as_published;
+        if options.subscription_id != 0 {
+            self.ids.push(options.subscription_id);
+        }
+        self
+    }
+}
+
+impl Routed {
+    fn target(&self) -> Option<Target> {
+        let session = Arc::clone(self.session.stored.as_ref()?);
+        Some(Target { session, delivery: self.delivery.clone() })
+    }
+}

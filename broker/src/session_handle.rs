@@ -1,0 +1,271 @@
+//! A session as others see it: the index points here, publishers post here, the connection that owns the session picks
+//! up here. One short lock, never held while another is taken.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use link::ConnectionId;
+use mqtt::{PacketId, QoS, ReasonCode};
+use parking_lot::Mutex;
+use state::{Delivery, Number, QueuePage, StoreError, StoredSession};
+
+/// Something that waits for the connection that owns a session.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A message whose queue is in memory, or QoS 0.
+    Deliver(Delivery),
+    /// A message that is in the store's queue.
+    DeliverStored(Number, Delivery),
+    /// A publish of this session is durable, or failed.
+    Published(PacketId, QoS, Result<ReasonCode, StoreError>),
+    /// The store has these subscriptions.
+    Subscribed(PacketId, Result<Vec<bool>, StoreError>),
+    /// The store has removed these subscriptions.
+    Unsubscribed(PacketId, Result<Vec<bool>, StoreError>),
+    /// A page of the stored queue.
+    Queue(Result<QueuePage, StoreError>),
+    /// A page of retained messages.
+    Retained(Result<state::RetainedPage, StoreError>),
+    /// A PUBREC is durable.
+    Released(Number, Result<(), StoreError>),
+    /// A received Packet Identifier is forgotten.
+    Forgotten(PacketId, Result<(), StoreError>),
+    /// The store refused a write because somebody else owns the session, or the server ends the connection.
+    End(ReasonCode),
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Deliver(delivery) | Self::DeliverStored(_, delivery) => delivery.message.size(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a publisher learns when it posts a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Posted {
+    /// It waits for the device.
+    Yes,
+    /// Nobody is connected.
+    Offline,
+    /// More waits already than the bound allows.
+    Full,
+}
+
+/// One session, connected or not.
+pub(crate) struct SessionHandle {
+    /// Unique in this process.
+    pub id: u64,
+    /// The Client Identifier.
+    pub client_id: Arc<str>,
+    /// Set when the session is in the store.
+    pub stored: Option<Arc<StoredSession>>,
+    mailbox: Mutex<Mailbox>,
+    /// Its Topic Filters, to take it out of the index.
+    filters: Mutex<Vec<Arc<str>>>,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    connection: Option<ConnectionId>,
+    items: VecDeque<Item>,
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+thread_local! {
+    /// Emptied queues, so that a burst for a session that was idle does not begin with a chain of reallocations.
+    static SPARE: RefCell<Vec<VecDeque<Item>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Spare queues kept per thread, and the largest one that is worth keeping.
+const SPARE_QUEUES_MAX: usize = 64;
+const SPARE_ITEMS_MAX: usize = 1024;
+
+/// Gives an emptied queue back for reuse.
+pub(crate) fn recycle(queue: VecDeque<Item>) {
+    debug_assert!(queue.is_empty());
+    if queue.capacity() == 0 || queue.capacity() > SPARE_ITEMS_MAX {
+        return;
+    }
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_QUEUES_MAX {
+            spare.push(queue);
+        }
+    });
+}
+
+impl SessionHandle {
+    /// A session that nobody is connected to yet.
+    pub(crate) fn new(id: u64, client_id: Arc<str>, stored: Option<Arc<StoredSession>>) -> Self {
+        Self { id, client_id, stored, mailbox: Mutex::default(), filters: Mutex::default() }
+    }
+
+    /// Makes `connection` the owner. A previous one notices when it looks; what waited for it is dropped: stored messages
+    /// are read from the store.
+    pub(crate) fn attach(&self, connection: ConnectionId) {
+        let waker = {
+            let mut mailbox = self.mailbox.lock();
+            let waker = mailbox.waker.take();
+            *mailbox = Mailbox { connection: Some(connection), ..Mailbox::default() };
+            waker
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends the ownership of `connection`, unless somebody else has the session by now.
+    pub(crate) fn detach(&self, connection: ConnectionId) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection == Some(connection) {
+            *mailbox = Mailbox::default();
+        }
+    }
+
+    /// Takes the session away from whoever has it.
+    pub(crate) fn evict(&self) {
+        let waker = {
+            let mut mailbox = self.mailbox.lock();
+            mailbox.connection = None;
+            mailbox.items = VecDeque::new();
+            mailbox.bytes = 0;
+            mailbox.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether a device is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.mailbox.lock().connection.is_some()
+    }
+
+    /// Posts a message if a device is connected and no more than `bytes_max` wait for it.
+    pub(crate) fn deliver(&self, delivery: Delivery, bytes_max: usize) -> Posted {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection.is_none() {
+            return Posted::Offline;
+        }
+        if mailbox.bytes > bytes_max {
+            return Posted::Full;
+        }
+        mailbox.push(Item::Deliver(delivery));
+        let waker = mailbox.waker.take();
+        drop(mailbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Posted::Yes
+    }
+
+    /// Tells the owner that a message is in its stored queue. Beyond `bytes_max` the body is not posted: the session
+    /// reads its queue when it sees the gap, and reads it anyway when it has drained.
+    pub(crate) fn deliver_stored(&self, number: Number, delivery: Delivery, bytes_max: usize) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection.is_none() || mailbox.bytes > bytes_max {
+            return;
+        }
+        mailbox.push(Item::DeliverStored(number, delivery));
+        let waker = mailbox.waker.take();
+        drop(mailbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Posts an answer to the connection that asked, if it still owns the session.
+    pub(crate) fn answer(&self, connection: ConnectionId, item: Item) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection != Some(connection) {
+            return;
+        }
+        mailbox.push(item);
+        let waker = mailbox.waker.take();
+        drop(mailbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Asks whoever is connected to end, for `reason`.
+    pub(crate) fn end(&self, reason: ReasonCode) {
+        let connection = self.mailbox.lock().connection;
+        if let Some(connection) = connection {
+            self.answer(connection, Item::End(reason));
+        }
+    }
+
+    /// Takes all that waits for `connection`, or registers its task. `Err`: the session has another owner.
+    pub(crate) fn poll_take(
+        &self,
+        connection: ConnectionId,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<VecDeque<Item>>, Evicted> {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection != Some(connection) {
+            return Err(Evicted);
+        }
+        if mailbox.items.is_empty() {
+            match &mut mailbox.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Ok(None);
+        }
+        mailbox.bytes = 0;
+        Ok(Some(std::mem::take(&mut mailbox.items)))
+    }
+
+    /// Notes a Topic Filter as this session's.
+    pub(crate) fn add_filter(&self, filter: Arc<str>) {
+        self.filters.lock().push(filter);
+    }
+
+    /// Forgets a Topic Filter.
+    pub(crate) fn remove_filter(&self, filter: &str) {
+        let mut filters = self.filters.lock();
+        if let Some(position) = filters.iter().position(|f| &**f == filter) {
+            filters.swap_remove(position);
+        }
+        if filters.is_empty() {
+            *filters = Vec::new();
+        }
+    }
+
+    /// How many Topic Filters it has.
+    pub(crate) fn filters_len(&self) -> usize {
+        self.filters.lock().len()
+    }
+
+    /// Takes all its Topic Filters.
+    pub(crate) fn take_filters(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.filters.lock())
+    }
+}
+
+/// The session has another owner, or none.
+#[derive(Debug)]
+pub(crate) struct Evicted;
+
+impl Mailbox {
+    fn push(&mut self, item: Item) {
+        if self.items.capacity() == 0 {
+            self.items = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
+        self.bytes += item.bytes();
+        self.items.push_back(item);
+    }
+}
+
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionHandle").field("id", &self.id).field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}

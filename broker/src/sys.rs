@@ -1,0 +1,90 @@
+//! The `$SYS/broker/...` topics, named as Mosquitto names them: retained in memory, published when they change.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use mqtt::QoS;
+use state::Message;
+
+use crate::hub::Hub;
+
+/// Publishes the topics and remembers what rates need.
+pub(crate) struct Sys {
+    started: Instant,
+    last: Option<Totals>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    at_s: f64,
+    received: u64,
+    sent: u64,
+}
+
+impl Sys {
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), last: None }
+    }
+
+    /// Publishes every topic whose value has changed.
+    pub(crate) fn publish(&mut self, hub: &Arc<Hub>) {
+        let now = Hub::now();
+        for (topic, value) in self.values(hub) {
+            let unchanged = hub.sys.read().get(topic).is_some_and(|old| old.payload_slice() == value.as_bytes());
+            if unchanged {
+                continue;
+            }
+            let message = Message::new(topic, &[], value.as_bytes(), QoS::AtMostOnce, true, now);
+            let message = Arc::new(message);
+            hub.sys.write().insert(topic.into(), Arc::clone(&message));
+            hub.publish(None, None, &message);
+        }
+    }
+
+    fn values(&mut self, hub: &Hub) -> Vec<(&'static str, String)> {
+        let metrics = &hub.metrics;
+        let sum = |counters: &[prometheus_client::metrics::counter::Counter; 3]| -> u64 {
+            counters.iter().map(prometheus_client::metrics::counter::Counter::get).sum()
+        };
+        let totals = Totals {
+            at_s: self.started.elapsed().as_secs_f64(),
+            received: sum(&metrics.received),
+            sent: sum(&metrics.sent),
+        };
+        let last = self.last.replace(totals).unwrap_or_default();
+        let per_minute = |now: u64, before: u64| {
+            let elapsed = (totals.at_s - last.at_s).max(1e-3);
+            format!("{:.2}", (now - before) as f64 / elapsed * 60.0)
+        };
+        let stats = hub.store.stats();
+        let connected = metrics.connected.get();
+        let (sessions, _) = hub.sessions.count();
+        let offline = i64::try_from(sessions).unwrap_or(0).saturating_sub(connected).max(0);
+        let retained = stats.retained_messages + hub.sys.read().len() as u64;
+        vec![
+            ("$SYS/broker/version", format!("tidegate version {}", env!("CARGO_PKG_VERSION"))),
+            ("$SYS/broker/uptime", format!("{} seconds", self.started.elapsed().as_secs())),
+            ("$SYS/broker/clients/connected", connected.to_string()),
+            ("$SYS/broker/clients/active", connected.to_string()),
+            ("$SYS/broker/clients/disconnected", offline.to_string()),
+            ("$SYS/broker/clients/inactive", offline.to_string()),
+            ("$SYS/broker/clients/total", sessions.to_string()),
+            ("$SYS/broker/clients/expired", metrics.expired.get().to_string()),
+            ("$SYS/broker/clients/maximum", metrics.connected_max.load(Ordering::Relaxed).to_string()),
+            ("$SYS/broker/messages/received", totals.received.to_string()),
+            ("$SYS/broker/messages/sent", totals.sent.to_string()),
+            ("$SYS/broker/publish/messages/received", totals.received.to_string()),
+            ("$SYS/broker/publish/messages/sent", totals.sent.to_string()),
+            ("$SYS/broker/publish/messages/dropped", metrics.dropped_total().to_string()),
+            ("$SYS/broker/publish/bytes/received", metrics.bytes_received.get().to_string()),
+            ("$SYS/broker/publish/bytes/sent", metrics.bytes_sent.get().to_string()),
+            ("$SYS/broker/load/publish/received/1min", per_minute(totals.received, last.received)),
+            ("$SYS/broker/load/publish/sent/1min", per_minute(totals.sent, last.sent)),
+            ("$SYS/broker/store/messages/count", stats.queued_messages.to_string()),
+            ("$SYS/broker/store/messages/bytes", stats.queued_bytes.to_string()),
+            ("$SYS/broker/retained messages/count", retained.to_string()),
+            ("$SYS/broker/subscriptions/count", hub.index.read().len().to_string()),
+        ]
+    }
+}
