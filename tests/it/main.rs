@@ -7,6 +7,8 @@ mod harness;
 pub(crate) use harness::over_every_transport;
 
 mod connect;
+mod enhanced_auth;
+mod keep_alive;
 mod limit;
 mod malformed;
 mod publish;
@@ -14,4 +16,6 @@ mod retained;
 mod session;
 mod shared;
 mod subscribe;
+mod version3;
+mod websocket;
 mod will;
