@@ -1,6 +1,6 @@
 //! Answers that wait for their batch, in the order of the calls.
 
-use crate::tables::Page;
+use crate::tables::{Page, SessionKey};
 use crate::{Claimed, Discarded, Done, Due, Published, QueuePage, RetainedPage, RoutePage, StoreError};
 
 /// An answer and who gets it.
@@ -31,7 +31,7 @@ pub(crate) enum Answer {
     Flags(Ready<Vec<bool>>),
     Published(Ready<Published>),
     /// A page that may have to be completed from disk.
-    Queue(Done<QueuePage>, Result<Page, StoreError>),
+    Queue(Done<QueuePage>, SessionKey, Result<Page, StoreError>),
     Page(Ready<QueuePage>),
     Retained(Ready<RetainedPage>),
     Routes(Ready<RoutePage>),
@@ -41,13 +41,13 @@ pub(crate) enum Answer {
 
 impl Answer {
     /// Gives the answer. `complete` reads what a page lacks.
-    pub(crate) fn run(self, complete: impl FnOnce(Page) -> Result<QueuePage, StoreError>) {
+    pub(crate) fn run(self, complete: impl FnOnce(SessionKey, Page) -> Result<QueuePage, StoreError>) {
         match self {
             Self::Claimed(ready) => ready.run(),
             Self::Discarded(ready) => ready.run(),
             Self::Flags(ready) => ready.run(),
             Self::Published(ready) => ready.run(),
-            Self::Queue(done, page) => done(page.and_then(complete)),
+            Self::Queue(done, session, page) => done(page.and_then(|page| complete(session, page))),
             Self::Page(ready) => ready.run(),
             Self::Retained(ready) => ready.run(),
             Self::Routes(ready) => ready.run(),
@@ -63,7 +63,7 @@ impl Answer {
             Self::Discarded(ready) => ready.fail(error),
             Self::Flags(ready) => ready.fail(error),
             Self::Published(ready) => ready.fail(error),
-            Self::Queue(done, page) => done(page.and_then(|_| Err(error.clone()))),
+            Self::Queue(done, _, page) => done(page.and_then(|_| Err(error.clone()))),
             Self::Page(ready) => ready.fail(error),
             Self::Retained(ready) => ready.fail(error),
             Self::Routes(ready) => ready.fail(error),

@@ -2,12 +2,14 @@
 //! a key-value store; matching and routing are the broker's.
 
 mod answer;
+mod embedded;
 mod error;
 mod memory;
 mod message;
 mod store;
 mod tables;
 
+pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};

@@ -99,6 +99,16 @@ impl MemoryStore {
         state.tables.check_invariants();
     }
 
+    /// Stops if the tables contradict themselves: for tests and simulations.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.state.lock().tables.check_invariants();
+    }
+
     /// Applies a call and answers it, or holds the answer.
     fn call<T>(
         &self,
@@ -136,7 +146,7 @@ impl State {
 }
 
 fn give(answer: Answer) {
-    answer.run(|page| Ok(page.into_ready()));
+    answer.run(|_, page| Ok(page.into_ready()));
 }
 
 impl Store for MemoryStore {
@@ -161,7 +171,7 @@ impl Store for MemoryStore {
     }
 
     fn publish(&self, publish: Publish, done: Done<Published>) {
-        self.call(done, Answer::Published, |state| state.tables.publish(publish));
+        self.call(done, Answer::Published, |state| state.tables.publish(&publish));
     }
 
     fn read_queue(

@@ -53,10 +53,6 @@ impl Bodies {
         self.by_key.get(&key)?.message.clone()
     }
 
-    pub(super) fn contains(&self, key: BodyKey) -> bool {
-        self.by_key.contains_key(&key)
-    }
-
     pub(super) fn resident_bytes(&self) -> u64 {
         self.resident_bytes
     }
@@ -75,7 +71,7 @@ impl Bodies {
     }
 
     /// References by body, for the invariants.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(debug_assertions)]
     pub(super) fn references(&self) -> BTreeMap<BodyKey, u32> {
         self.by_key.iter().map(|(key, body)| (*key, body.references)).collect()
     }

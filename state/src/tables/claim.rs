@@ -119,6 +119,9 @@ impl Tables {
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.sessions.remove(&key)?;
         self.by_client.remove(&session.identity.client_id);
+        if self.journal.is_on() {
+            self.departed.insert(Arc::clone(&session.identity.client_id), self.batch);
+        }
         self.order.remove(&key);
         if let Phase::Away { expires_at: Some(at) } = session.phase {
             self.timers.disarm(at, key, TimerKind::Expiry);

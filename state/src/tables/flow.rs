@@ -17,7 +17,7 @@ const APART_BODY_BYTES_MIN: usize = 16 * 1024;
 
 impl Tables {
     /// See [`crate::Store::publish`].
-    pub(crate) fn publish(&mut self, publish: Publish) -> Result<Published, StoreError> {
+    pub(crate) fn publish(&mut self, publish: &Publish) -> Result<Published, StoreError> {
         if let Some(origin) = &publish.origin
             && !self.receive(origin)?
         {

@@ -1,6 +1,6 @@
 //! What must hold between calls, checked by tests and simulations.
 
-#[cfg(any(test, debug_assertions))]
+#[cfg(debug_assertions)]
 impl super::Tables {
     /// Stops if the tables contradict themselves.
     ///

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::{Fence, StoreError, StoreStats};
 use bodies::Bodies;
+pub(crate) use flow::SHARED_BODY_BYTES_MIN;
 use journal::{Change, Journal};
 pub(crate) use queue::{Page, PageRecord};
 use session::Session;
@@ -72,6 +73,8 @@ pub(crate) struct Tables {
     sessions: HashMap<SessionKey, Session, foldhash::fast::RandomState>,
     /// Keyed by what clients choose: the hasher withstands chosen keys.
     by_client: HashMap<Arc<str>, SessionKey>,
+    /// Clients whose session is gone, and the batch that says so on disk.
+    departed: HashMap<Arc<str>, u64>,
     /// For paging; new sessions come last.
     order: BTreeSet<SessionKey>,
     timers: Timers,
@@ -96,6 +99,7 @@ impl Tables {
             limits,
             sessions: HashMap::default(),
             by_client: HashMap::new(),
+            departed: HashMap::new(),
             order: BTreeSet::new(),
             timers: Timers::default(),
             orphans: HashMap::default(),
@@ -126,9 +130,21 @@ impl Tables {
         }
     }
 
-    /// Whether the client has a session.
-    pub(crate) fn has_client(&self, client_id: &str) -> bool {
-        self.by_client.contains_key(client_id)
+    /// Whether the client has a session, or had one that may still be on disk.
+    pub(crate) fn may_have_had(&self, client_id: &str) -> bool {
+        self.by_client.contains_key(client_id) || self.departed.contains_key(client_id)
+    }
+
+    /// What departed in this batch or before is gone from disk.
+    pub(crate) fn forget_departed(&mut self, batch: u64) {
+        if !self.departed.is_empty() {
+            self.departed.retain(|_, departed_in| *departed_in > batch);
+        }
+    }
+
+    /// A key for the caller, never given out before.
+    pub(crate) fn unique_key(&mut self) -> u64 {
+        self.new_key()
     }
 
     /// From here on changes go into this batch.

@@ -73,9 +73,16 @@ impl Tables {
         self.sessions.insert(key, session);
     }
 
-    /// Appends a record to a session's queue.
-    pub(crate) fn restore_slot(&mut self, key: SessionKey, slot: RestoredSlot) {
+    /// Puts a record back, in the order of numbers; one below the head is left out. Numbers that are missing were
+    /// acknowledged.
+    pub(crate) fn restore_slot(&mut self, key: SessionKey, number: u64, slot: RestoredSlot) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
+        if number < session.queue.tail() {
+            return;
+        }
+        while session.queue.tail() < number {
+            session.queue.push(Slot::Acknowledged);
+        }
         let slot = match slot {
             RestoredSlot::Stored { size } => Slot::Stored { size },
             RestoredSlot::Shared { body, size, ids, qos, retain } => {
@@ -109,11 +116,6 @@ impl Tables {
         self.adopt_restored(key, OrphanWill { session, message, due_at: now });
     }
 
-    /// Head and tail of a session's queue.
-    pub(crate) fn queue_range(&self, key: SessionKey) -> Option<(u64, u64)> {
-        self.sessions.get(&key).map(|session| (session.queue.head(), session.queue.tail()))
-    }
-
     /// The keys of all sessions in order, with the heads of their queues.
     pub(crate) fn heads(&self) -> impl Iterator<Item = (SessionKey, u64)> + '_ {
         self.order.iter().filter_map(|key| Some((*key, self.sessions.get(key)?.queue.head())))
@@ -125,6 +127,7 @@ impl Tables {
         let keys: Vec<SessionKey> = self.order.iter().copied().collect();
         for key in keys {
             let Some(session) = self.sessions.get_mut(&key) else { continue };
+            session.queue.settle();
             match session.phase {
                 Phase::Connected => self.end_connection(key, now),
                 Phase::Away { expires_at } => {

@@ -71,6 +71,14 @@ impl Retained {
         Ok(RetainChange::Set)
     }
 
+    /// Puts a message back, whatever the bounds are now.
+    pub(crate) fn restore(&mut self, message: Arc<Message>) {
+        self.bytes += message.size() as u64;
+        if let Some(old) = self.by_topic.insert(key_of(message.topic()), message) {
+            self.bytes -= old.size() as u64;
+        }
+    }
+
     /// Removes the message of a topic if it has expired.
     pub(crate) fn remove_expired(&mut self, topic: &str, now: UnixMs) -> bool {
         let key = key_of(topic);

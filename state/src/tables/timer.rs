@@ -44,7 +44,7 @@ impl Timers {
     }
 
     /// All timers, for the invariants.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(debug_assertions)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &(UnixMs, SessionKey, TimerKind)> {
         self.by_time.iter()
     }

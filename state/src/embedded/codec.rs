@@ -1,0 +1,304 @@
+//! How records are written: little-endian numbers, lengths before bytes. Reading never trusts a length.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mqtt::{PacketId, ProtocolVersion, QoS};
+
+use crate::tables::journal::{Mark, SessionRecord, WillRecord};
+use crate::{ConnectionId, Message, MessageHeader, QueueLimits, SubscriptionIds, SubscriptionOptions};
+
+/// A record that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+type Result<T> = std::result::Result<T, Malformed>;
+
+const FLAG_RETAIN: u8 = 0b0000_0100;
+const FLAG_EXPIRES: u8 = 0b0000_1000;
+const FLAG_IDS: u8 = 0b0001_0000;
+const FLAG_APART: u8 = 0b0010_0000;
+
+pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_str(out: &mut Vec<u8>, value: &str) {
+    put_u32(out, u32::try_from(value.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(value.as_bytes());
+}
+
+/// Reads a record from front to back.
+#[derive(Clone, Debug)]
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn u128(&mut self) -> Result<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    fn str(&mut self) -> Result<&'a str> {
+        let len = self.u32()? as usize;
+        std::str::from_utf8(self.take(len)?).map_err(|_| Malformed)
+    }
+}
+
+/// Writes a message.
+pub(super) fn put_message(out: &mut Vec<u8>, message: &Message) {
+    let (bytes, topic_len, properties_len) = message.parts();
+    let MessageHeader { qos, retain, published_at, expires_at } = message.header();
+    let mut flags = qos.as_u8();
+    flags |= if retain { FLAG_RETAIN } else { 0 };
+    flags |= if expires_at.is_some() { FLAG_EXPIRES } else { 0 };
+    out.push(flags);
+    put_u64(out, published_at);
+    if let Some(at) = expires_at {
+        put_u64(out, at);
+    }
+    out.extend_from_slice(&topic_len.to_le_bytes());
+    put_u32(out, properties_len);
+    put_u32(out, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(bytes);
+}
+
+/// The head of a written message, and its bytes.
+struct MessageParts<'a> {
+    header: MessageHeader,
+    topic_len: u16,
+    properties_len: u32,
+    bytes: &'a [u8],
+}
+
+fn message_parts<'a>(reader: &mut Reader<'a>) -> Result<MessageParts<'a>> {
+    let flags = reader.u8()?;
+    let qos = QoS::from_bits(flags).ok_or(Malformed)?;
+    let published_at = reader.u64()?;
+    let expires_at = if flags & FLAG_EXPIRES == 0 { None } else { Some(reader.u64()?) };
+    let topic_len = reader.u16()?;
+    let properties_len = reader.u32()?;
+    let len = reader.u32()? as usize;
+    let header = MessageHeader { qos, retain: flags & FLAG_RETAIN != 0, published_at, expires_at };
+    Ok(MessageParts { header, topic_len, properties_len, bytes: reader.take(len)? })
+}
+
+/// Reads a message.
+pub(super) fn message(reader: &mut Reader<'_>) -> Result<Arc<Message>> {
+    let MessageParts { header, topic_len, properties_len, bytes } = message_parts(reader)?;
+    let bytes = Bytes::copy_from_slice(bytes);
+    Message::from_parts(bytes, topic_len, properties_len, header).map(Arc::new).ok_or(Malformed)
+}
+
+/// What a queue record holds beside its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RecordHead {
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) ids: SubscriptionIds,
+    /// The key and size of a body that is elsewhere.
+    pub(super) apart: Option<(u64, u32)>,
+}
+
+/// Writes the head of a queue record; the message follows, unless it is elsewhere.
+pub(super) fn put_record_head(
+    out: &mut Vec<u8>,
+    qos: QoS,
+    retain: bool,
+    ids: &[u32],
+    apart: Option<(u64, u32)>,
+) {
+    let mut flags = qos.as_u8();
+    flags |= if retain { FLAG_RETAIN } else { 0 };
+    flags |= if ids.is_empty() { 0 } else { FLAG_IDS };
+    flags |= if apart.is_some() { FLAG_APART } else { 0 };
+    out.push(flags);
+    if !ids.is_empty() {
+        put_u32(out, u32::try_from(ids.len()).unwrap_or(u32::MAX));
+        for id in ids {
+            put_u32(out, *id);
+        }
+    }
+    if let Some((body, size)) = apart {
+        put_u64(out, body);
+        put_u32(out, size);
+    }
+}
+
+/// Reads the head of a queue record.
+pub(super) fn record_head(reader: &mut Reader<'_>) -> Result<RecordHead> {
+    let flags = reader.u8()?;
+    let qos = QoS::from_bits(flags).ok_or(Malformed)?;
+    let ids = if flags & FLAG_IDS == 0 {
+        SubscriptionIds::NONE
+    } else {
+        let len = reader.u32()? as usize;
+        let bytes = reader.take(len.checked_mul(4).ok_or(Malformed)?)?;
+        let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
+        SubscriptionIds::from_slice(&ids)
+    };
+    let apart = if flags & FLAG_APART == 0 { None } else { Some((reader.u64()?, reader.u32()?)) };
+    Ok(RecordHead { qos, retain: flags & FLAG_RETAIN != 0, ids, apart })
+}
+
+/// Steps over the message of a queue record; answers its size as [`Message::size`] counts it.
+pub(super) fn skip_message(reader: &mut Reader<'_>) -> Result<usize> {
+    message_parts(reader).map(|parts| parts.bytes.len() + size_of::<Message>())
+}
+
+/// Writes marks.
+pub(super) fn put_marks(out: &mut Vec<u8>, marks: &[(u64, Mark)]) {
+    for (number, mark) in marks {
+        put_u64(out, *number);
+        out.push(match mark {
+            Mark::Released => 0,
+            Mark::Acknowledged => 1,
+        });
+    }
+}
+
+/// Reads marks.
+pub(super) fn marks(bytes: &[u8]) -> Result<Vec<(u64, Mark)>> {
+    let mut reader = Reader(bytes);
+    let mut marks = Vec::with_capacity(bytes.len() / 9);
+    while !reader.is_empty() {
+        let number = reader.u64()?;
+        let mark = match reader.u8()? {
+            0 => Mark::Released,
+            1 => Mark::Acknowledged,
+            _ => return Err(Malformed),
+        };
+        marks.push((number, mark));
+    }
+    Ok(marks)
+}
+
+/// Writes Packet Identifiers.
+pub(super) fn put_received(out: &mut Vec<u8>, received: &[PacketId]) {
+    for id in received {
+        out.extend_from_slice(&id.as_u16().to_le_bytes());
+    }
+}
+
+/// Reads Packet Identifiers.
+pub(super) fn received(bytes: &[u8]) -> Result<Vec<PacketId>> {
+    let (ids, rest) = bytes.as_chunks();
+    if !rest.is_empty() {
+        return Err(Malformed);
+    }
+    ids.iter().map(|id| PacketId::new(u16::from_le_bytes(*id)).ok_or(Malformed)).collect()
+}
+
+/// Writes the options of a subscription.
+pub(super) fn put_options(out: &mut Vec<u8>, options: &SubscriptionOptions) {
+    let flags =
+        options.qos.as_u8() | u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3;
+    out.push(flags);
+    put_u32(out, options.subscription_id);
+}
+
+/// Reads the options of a subscription.
+pub(super) fn options(bytes: &[u8]) -> Result<SubscriptionOptions> {
+    let mut reader = Reader(bytes);
+    let flags = reader.u8()?;
+    Ok(SubscriptionOptions {
+        qos: QoS::from_bits(flags).ok_or(Malformed)?,
+        no_local: flags & 0b0100 != 0,
+        retain_as_published: flags & 0b1000 != 0,
+        subscription_id: reader.u32()?,
+    })
+}
+
+/// Writes a session.
+pub(super) fn put_session(out: &mut Vec<u8>, record: &SessionRecord) {
+    put_str(out, &record.client_id);
+    put_u64(out, record.epoch);
+    out.extend_from_slice(&record.connection_id.0.to_le_bytes());
+    out.push(u8::from(record.connected));
+    put_u64(out, record.expires_at.unwrap_or(u64::MAX));
+    put_u32(out, record.expiry_s);
+    put_u64(out, record.limits.messages_max);
+    put_u64(out, record.limits.bytes_max);
+    out.push(record.protocol.level());
+    out.extend_from_slice(&record.receive_maximum.to_le_bytes());
+    put_u64(out, record.sent);
+}
+
+/// Reads a session.
+pub(super) fn session(bytes: &[u8]) -> Result<SessionRecord> {
+    let mut reader = Reader(bytes);
+    Ok(SessionRecord {
+        client_id: Arc::from(reader.str()?),
+        epoch: reader.u64()?,
+        connection_id: ConnectionId(reader.u128()?),
+        connected: reader.u8()? != 0,
+        expires_at: Some(reader.u64()?).filter(|at| *at != u64::MAX),
+        expiry_s: reader.u32()?,
+        limits: QueueLimits { messages_max: reader.u64()?, bytes_max: reader.u64()? },
+        protocol: ProtocolVersion::from_level(reader.u8()?).ok_or(Malformed)?,
+        receive_maximum: reader.u16()?,
+        sent: reader.u64()?,
+    })
+}
+
+/// Writes a Will.
+pub(super) fn put_will(out: &mut Vec<u8>, record: &WillRecord) {
+    put_u32(out, record.delay_s);
+    put_u64(out, record.due_at.unwrap_or(u64::MAX));
+    put_message(out, &record.message);
+}
+
+/// Reads a Will.
+pub(super) fn will(bytes: &[u8]) -> Result<WillRecord> {
+    let mut reader = Reader(bytes);
+    let delay_s = reader.u32()?;
+    let due_at = Some(reader.u64()?).filter(|at| *at != u64::MAX);
+    Ok(WillRecord { message: message(&mut reader)?, delay_s, due_at })
+}
+
+/// Writes a Will whose session is gone.
+pub(super) fn put_orphan(out: &mut Vec<u8>, client_id: &str, message: &Message) {
+    put_str(out, client_id);
+    put_message(out, message);
+}
+
+/// Reads a Will whose session is gone.
+pub(super) fn orphan(bytes: &[u8]) -> Result<(Arc<str>, Arc<Message>)> {
+    let mut reader = Reader(bytes);
+    let client_id = Arc::from(reader.str()?);
+    Ok((client_id, message(&mut reader)?))
+}

@@ -1,0 +1,116 @@
+//! Which keyspace holds what, and under which keys. Numbers in keys are big-endian, so that they sort.
+//!
+//! | keyspace | key | value |
+//! |---|---|---|
+//! | `sessions` | session, part | the part |
+//! | `subscriptions` | session, Topic Filter | options |
+//! | `queue` | session, last number | consecutive records of one batch; dead when the head is past the last number |
+//! | `marks` | session, last number, unique | later states of records; dead like them |
+//! | `bodies` | body | a message |
+//! | `retained` | Topic Name | a message |
+//!
+//! Nothing in `queue` and `marks` is ever deleted one by one: compaction leaves out what is dead (see `garbage`).
+
+use crate::tables::SessionKey;
+
+/// A keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Keyspace {
+    Sessions,
+    Subscriptions,
+    Queue,
+    Marks,
+    Bodies,
+    Retained,
+}
+
+impl Keyspace {
+    /// In the order of the discriminants.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Sessions, Self::Subscriptions, Self::Queue, Self::Marks, Self::Bodies, Self::Retained];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Subscriptions => "subscriptions",
+            Self::Queue => "queue",
+            Self::Marks => "marks",
+            Self::Bodies => "bodies",
+            Self::Retained => "retained",
+        }
+    }
+
+    /// Whether its keys begin with session and number, and die with the head of the session's queue.
+    pub(super) fn is_numbered(name: &str) -> bool {
+        name == Self::Queue.name() || name == Self::Marks.name()
+    }
+}
+
+/// A part of a session in [`Keyspace::Sessions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Record,
+    Head,
+    Received,
+    Will,
+    /// A Will that outlived its session.
+    Orphan,
+}
+
+impl Part {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Record, Self::Head, Self::Received, Self::Will, Self::Orphan].get(usize::from(byte)).copied()
+    }
+}
+
+/// Where the bound of reserved keys stands, in place of a session.
+pub(super) const RESERVED: SessionKey = SessionKey(u64::MAX);
+
+/// The key of a part of a session.
+pub(super) fn session_part(session: SessionKey, part: Part) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[..8].copy_from_slice(&session.0.to_be_bytes());
+    key[8] = part as u8;
+    key
+}
+
+/// Reads [`session_part`].
+pub(super) fn parse_session_part(key: &[u8]) -> Option<(SessionKey, Part)> {
+    let (session, part) = key.split_first_chunk()?;
+    let [part] = part else { return None };
+    Some((SessionKey(u64::from_be_bytes(*session)), Part::from_byte(*part)?))
+}
+
+/// The key of a subscription.
+pub(super) fn subscription(session: SessionKey, filter: &str) -> Vec<u8> {
+    [&session.0.to_be_bytes(), filter.as_bytes()].concat()
+}
+
+/// Reads [`subscription`].
+pub(super) fn parse_subscription(key: &[u8]) -> Option<(SessionKey, &str)> {
+    let (session, filter) = key.split_first_chunk()?;
+    Some((SessionKey(u64::from_be_bytes(*session)), std::str::from_utf8(filter).ok()?))
+}
+
+/// The key of consecutive queue records.
+pub(super) fn numbered(session: SessionKey, last: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&session.0.to_be_bytes());
+    key[8..].copy_from_slice(&last.to_be_bytes());
+    key
+}
+
+/// The key of marks.
+pub(super) fn marks(session: SessionKey, last: u64, unique: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&numbered(session, last));
+    key[16..].copy_from_slice(&unique.to_be_bytes());
+    key
+}
+
+/// Reads what [`numbered`] and [`marks`] begin with.
+pub(super) fn parse_numbered(key: &[u8]) -> Option<(SessionKey, u64)> {
+    let (session, rest) = key.split_first_chunk()?;
+    let last = rest.first_chunk()?;
+    Some((SessionKey(u64::from_be_bytes(*session)), u64::from_be_bytes(*last)))
+}

@@ -1,0 +1,306 @@
+//! The store of a single process: everything but message bodies in memory, all of it durable on disk.
+//!
+//! A call changes the tables at once, under a lock that is held for microseconds, on the caller's thread. Its answer waits
+//! until the [`writer`] has made the change durable together with all others that came meanwhile. What only reads is
+//! answered at once, unless that could overtake an answer about the same session.
+
+mod batch;
+mod codec;
+mod config;
+mod core;
+mod directory;
+mod disk;
+mod garbage;
+mod gate;
+mod layout;
+mod load;
+mod writer;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mqtt::PacketId;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+pub use config::{EmbeddedConfig, Fsync, OpenError};
+
+use self::core::{CALL_BYTES, Core, Load, Shared};
+use crate::answer::{Answer, Ready};
+use crate::tables::journal::{Change, Journal};
+use crate::tables::retained::{RetainChange, Retained};
+use crate::tables::{SessionKey, Tables};
+use crate::{
+    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
+    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+};
+use directory::Directory;
+use disk::Disk;
+use garbage::LiveQueues;
+use load::LoadError;
+use writer::Writer;
+
+/// A durable store in a directory. See the module.
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EmbeddedStore {
+    /// Opens or makes the store in a directory. Sessions whose owners were connected when the last process ended have
+    /// their timers started now.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing is changed then.
+    pub fn open(config: EmbeddedConfig) -> Result<Self, OpenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::open_at(config, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// As [`EmbeddedStore::open`], at a given time.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`].
+    pub fn open_at(config: EmbeddedConfig, now: UnixMs) -> Result<Self, OpenError> {
+        config.validate()?;
+        let directory = Directory::take(&config.dir)?;
+        let live = Arc::new(LiveQueues::default());
+        let disk = Disk::open(&directory, &config, &live)
+            .map_err(|source| OpenError::Database { dir: config.dir.clone(), source })?;
+        let mut tables = Tables::new(config.table_limits(), Journal::on());
+        let mut retained = Retained::new(config.retained_limits());
+        load::load(&disk, &mut tables, &mut retained, now).map_err(|error| match error {
+            LoadError::Database(source) => OpenError::Database { dir: config.dir.clone(), source },
+            LoadError::Damaged(what) => OpenError::Damaged { dir: config.dir.clone(), what },
+        })?;
+        live.load(tables.heads());
+        tables.restart(now);
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(tables, config.commit_queue_bytes_max)),
+            work: Condvar::new(),
+            retained: RwLock::new(retained),
+            gate: gate::Gate::default(),
+        });
+        let dir = config.dir.clone();
+        let writer = Writer::new(Arc::clone(&shared), config, directory, live, disk);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|source| OpenError::Io { action: "start a thread for", path: dir, source })?;
+        Ok(Self { shared, writer: Mutex::new(Some(thread)) })
+    }
+
+    fn call<T>(
+        &self,
+        load: Load,
+        done: Done<T>,
+        wrap: impl FnOnce(Ready<T>) -> Answer,
+        apply: impl FnOnce(&mut Tables) -> Result<T, StoreError>,
+    ) {
+        self.shared.call(load, done, wrap, apply);
+    }
+
+    /// Stops if the tables contradict themselves: for tests and simulations.
+    ///
+    /// # Panics
+    /// When an invariant does not hold.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.shared.core.lock().tables.check_invariants();
+    }
+
+    fn forget_expired(&self, expired: &[Arc<Message>], now: UnixMs) {
+        let mut retained = self.shared.retained.write();
+        let mut core = self.shared.core.lock();
+        if !core.is_open() {
+            return;
+        }
+        for message in expired {
+            if retained.remove_expired(message.topic(), now) {
+                core.tables.journal().note(Change::RetainedGone { topic: message.topic().into() });
+            }
+        }
+        self.shared.wake(&mut core);
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        let mut core = self.shared.core.lock();
+        // It may be closed already; then nobody waits.
+        let _ = core.begin_close(None);
+        self.shared.wake(&mut core);
+        drop(core);
+        if let Some(thread) = self.writer.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+/// What a delivery takes while it waits.
+fn publish_load(publish: &Publish) -> Load {
+    let message = publish.message.size() as u64;
+    let targets = publish.targets.len() as u64;
+    let shares = publish.targets.len() > 1 && publish.message.size() >= crate::tables::SHARED_BODY_BYTES_MIN;
+    Load::Adds(targets * CALL_BYTES + if shares { message } else { message * targets })
+}
+
+impl Store for EmbeddedStore {
+    fn claim(&self, claim: Claim, done: Done<Claimed>) {
+        let will = claim.will.as_ref().map_or(0, |will| will.message.size());
+        let load = Load::Adds((will + claim.client_id.len()) as u64);
+        self.call(load, done, Answer::Claimed, |tables| tables.claim(claim));
+    }
+
+    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
+        let core = self.shared.core.lock();
+        if core.is_open() && !core.tables.may_have_had(&client_id) {
+            drop(core);
+            return done(Ok(None));
+        }
+        drop(core);
+        self.call(Load::Frees, done, Answer::Discarded, |tables| Ok(tables.discard(&client_id)));
+    }
+
+    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| tables.release(fence, &release));
+    }
+
+    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
+        let bytes: usize = subscriptions.iter().map(|wanted| 2 * wanted.filter.len() + 64).sum();
+        self.call(Load::Adds(bytes as u64), done, Answer::Flags, |tables| {
+            tables.subscribe(fence, subscriptions)
+        });
+    }
+
+    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
+        self.call(Load::Frees, done, Answer::Flags, |tables| tables.unsubscribe(fence, filters));
+    }
+
+    fn publish(&self, publish: Publish, done: Done<Published>) {
+        self.call(publish_load(&publish), done, Answer::Published, |tables| tables.publish(&publish));
+    }
+
+    fn read_queue(
+        &self,
+        fence: &Fence,
+        from: Number,
+        messages_max: usize,
+        bytes_max: usize,
+        done: Done<QueuePage>,
+    ) {
+        let mut core = self.shared.core.lock();
+        if let Err(error) = core.permit(Load::Frees) {
+            drop(core);
+            return done(Err(error));
+        }
+        let page = core.tables.read_queue(fence, from, messages_max, bytes_max);
+        let is_ready = page.as_ref().map_or(true, crate::tables::Page::is_ready);
+        if is_ready && core.is_answered(core.tables.last_batch(fence)) {
+            let passage = self.shared.gate.enter(core.generation());
+            drop(core);
+            done(page.map(crate::tables::Page::into_ready));
+            drop(passage);
+            return;
+        }
+        core.tables.touch(fence);
+        core.push(Load::Frees, Answer::Queue(done, SessionKey(fence.session.incarnation), page));
+        self.shared.wake(&mut core);
+    }
+
+    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| tables.acknowledge(fence, number));
+    }
+
+    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| tables.mark_released(fence, number));
+    }
+
+    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| tables.forget_received(fence, packet_id));
+    }
+
+    fn retain(&self, message: Arc<Message>, done: Done<()>) {
+        let mut retained = self.shared.retained.write();
+        let mut core = self.shared.core.lock();
+        let load = match message.payload_slice() {
+            [] => Load::Frees,
+            _ => Load::Adds(message.size() as u64),
+        };
+        if let Err(error) = core.permit(load) {
+            drop(core);
+            drop(retained);
+            return done(Err(error));
+        }
+        let result = retained.set(Arc::clone(&message)).map(|change| match change {
+            RetainChange::Nothing => {}
+            RetainChange::Set => core.tables.journal().note(Change::Retained { message }),
+            RetainChange::Removed => {
+                core.tables.journal().note(Change::RetainedGone { topic: message.topic().into() });
+            }
+        });
+        core.push(load, Answer::Unit(Ready::new(done, result)));
+        self.shared.wake(&mut core);
+    }
+
+    fn retained(
+        &self,
+        filter: &str,
+        cursor: Option<Cursor>,
+        messages_max: usize,
+        now: UnixMs,
+        done: Done<RetainedPage>,
+    ) {
+        if !self.shared.core.lock().is_open() {
+            return done(Err(StoreError::Closed));
+        }
+        let (page, expired) = self.shared.retained.read().read(filter, cursor.as_ref(), messages_max, now);
+        if !expired.is_empty() {
+            self.forget_expired(&expired, now);
+        }
+        done(Ok(page));
+    }
+
+    fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>) {
+        self.call(Load::Frees, done, Answer::Routes, |tables| tables.routes(cursor.as_ref(), sessions_max));
+    }
+
+    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
+        let core = self.shared.core.lock();
+        if core.is_open() && !core.tables.is_due(now) {
+            drop(core);
+            return done(Ok(Vec::new()));
+        }
+        drop(core);
+        self.call(Load::Frees, done, Answer::Due, |tables| Ok(tables.claim_due(now, max)));
+    }
+
+    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| {
+            tables.finish_will(session);
+            Ok(())
+        });
+    }
+
+    fn stats(&self) -> StoreStats {
+        let (retained_messages, retained_bytes) = {
+            let retained = self.shared.retained.read();
+            (retained.len(), retained.bytes())
+        };
+        StoreStats { retained_messages, retained_bytes, ..self.shared.core.lock().tables.stats() }
+    }
+
+    fn close(&self, done: Done<()>) {
+        let mut core = self.shared.core.lock();
+        let refused = core.begin_close(Some(done));
+        self.shared.wake(&mut core);
+        drop(core);
+        if let Err(Some(done)) = refused {
+            done(Err(StoreError::Closed));
+        }
+    }
+}

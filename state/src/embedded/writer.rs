@@ -1,0 +1,204 @@
+//! The writer: the only thread that touches the database. It takes what gathered, writes it as one batch, makes it
+//! durable, gives the answers in order, and begins again. When the disk fails it reopens the database and repeats the
+//! batch until that works: nothing is answered meanwhile, and what comes is refused once too much waits.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::batch::{BatchBuilder, Put, QueueMoves};
+use super::config::{EmbeddedConfig, Fsync};
+use super::core::{Batch, Shared};
+use super::directory::Directory;
+use super::disk::{Disk, unavailable};
+use super::garbage::LiveQueues;
+use crate::StoreError;
+use crate::answer::Answer;
+use crate::tables::journal::Change;
+
+/// Between attempts to reopen a database that failed.
+const REOPEN_DELAY: Duration = Duration::from_secs(1);
+
+/// The state of the writing thread.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    config: EmbeddedConfig,
+    directory: Directory,
+    live: Arc<LiveQueues>,
+    /// `None` while it cannot be opened.
+    disk: Option<Disk>,
+    builder: BatchBuilder,
+    /// When batches that are written have to be safe from power loss.
+    sync_at: Option<Instant>,
+    spare_changes: Vec<Change>,
+    spare_answers: Vec<Answer>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        config: EmbeddedConfig,
+        directory: Directory,
+        live: Arc<LiveQueues>,
+        disk: Disk,
+    ) -> Self {
+        Self {
+            shared,
+            config,
+            directory,
+            live,
+            disk: Some(disk),
+            builder: BatchBuilder::default(),
+            sync_at: None,
+            spare_changes: Vec::new(),
+            spare_answers: Vec::new(),
+        }
+    }
+
+    /// Works until the store is closed and everything is written.
+    pub(super) fn run(mut self) {
+        while let Some(batch) = self.next_batch() {
+            self.handle(batch);
+        }
+        if let Some(disk) = &self.disk
+            && let Err(error) = disk.sync()
+        {
+            tracing::error!(%error, "cannot make the store durable while closing");
+        }
+        let Self { shared, disk, directory, .. } = self;
+        drop(disk);
+        drop(directory);
+        let waiting = shared.core.lock().finish_close();
+        for done in waiting {
+            done(Ok(()));
+        }
+    }
+
+    /// Waits for work. `None` when the store is closing and nothing is left.
+    fn next_batch(&mut self) -> Option<Batch> {
+        loop {
+            let mut core = self.shared.core.lock();
+            while !core.has_work() {
+                core.is_writer_idle = true;
+                match self.sync_at {
+                    None => self.shared.work.wait(&mut core),
+                    Some(at) if self.shared.work.wait_until(&mut core, at).timed_out() => break,
+                    Some(_) => {}
+                }
+            }
+            core.is_writer_idle = false;
+            let has_batch = core.has_work();
+            let batch = has_batch.then(|| {
+                let changes = std::mem::take(&mut self.spare_changes);
+                core.take_batch(changes, std::mem::take(&mut self.spare_answers))
+            });
+            let is_closing = core.is_closing();
+            drop(core);
+            match batch {
+                Some(batch) if is_closing && batch.is_empty() => return None,
+                Some(batch) => return Some(batch),
+                None => self.sync_if_due(),
+            }
+        }
+    }
+
+    fn handle(&mut self, batch: Batch) {
+        let Batch { number, mut changes, images, mut answers, unique, keys_below } = batch;
+        let moves = QueueMoves::of(&changes, &images);
+        let puts = self.builder.build(&changes, &images, unique);
+        self.live.add(moves.claimed.iter().copied());
+        let outcome = self.commit(&puts);
+        self.shared.gate.wait(number);
+        for answer in answers.drain(..) {
+            self.answer(answer, &outcome);
+        }
+        self.live.update(&moves.moved, &moves.gone);
+        changes.clear();
+        self.spare_changes = changes;
+        self.spare_answers = answers;
+        self.finish(number, keys_below, outcome.is_ok());
+    }
+
+    /// Lets answers about these sessions be given at once again, and forgets bodies beyond the bound.
+    fn finish(&self, number: u64, keys_below: u64, is_written: bool) {
+        let mut core = self.shared.core.lock();
+        core.finish_batch(number);
+        while is_written && core.tables.evict(number, keys_below) {
+            parking_lot::MutexGuard::bump(&mut core);
+        }
+    }
+
+    /// Gives an answer. A receiver that panics is a fault of its own, not of those that come after it.
+    fn answer(&self, answer: Answer, outcome: &Result<(), StoreError>) {
+        let given = catch_unwind(AssertUnwindSafe(|| match (outcome, &self.disk) {
+            (Ok(()), Some(disk)) => answer.run(|session, page| disk.complete(session, page)),
+            (Ok(()), None) => answer.fail(&StoreError::Closed),
+            (Err(error), _) => answer.fail(error),
+        }));
+        if given.is_err() {
+            tracing::error!("a receiver of a store's answer panicked");
+        }
+    }
+
+    /// Writes a batch, again and again until it is written, or the store is closed meanwhile.
+    fn commit(&mut self, puts: &[Put]) -> Result<(), StoreError> {
+        if puts.is_empty() && self.disk.is_some() {
+            self.sync_if_due();
+            return Ok(());
+        }
+        loop {
+            let error = match self.try_commit(puts) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            tracing::error!(%error, "cannot write to the store, holding back what comes");
+            // The database refuses everything after a failed write; what it has written is read back from its journal.
+            self.disk = None;
+            if self.wait_for_close(REOPEN_DELAY) {
+                return Err(unavailable(error));
+            }
+        }
+    }
+
+    fn try_commit(&mut self, puts: &[Put]) -> fjall::Result<()> {
+        let disk = match self.disk.take() {
+            Some(disk) => disk,
+            None => Disk::open(&self.directory, &self.config, &self.live)?,
+        };
+        let disk = self.disk.insert(disk);
+        let sync = self.config.fsync == Fsync::Always;
+        disk.commit(puts, sync)?;
+        if !sync {
+            let interval = Duration::from_millis(self.config.fsync_interval_ms);
+            self.sync_at.get_or_insert_with(|| Instant::now() + interval);
+            self.sync_if_due();
+        }
+        Ok(())
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.sync_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.sync_at = None;
+        if let Some(disk) = &self.disk
+            && let Err(error) = disk.sync()
+        {
+            tracing::error!(%error, "cannot make the store durable");
+        }
+    }
+
+    /// Waits. True if the store is to be closed.
+    fn wait_for_close(&self, delay: Duration) -> bool {
+        let until = Instant::now() + delay;
+        let mut core = self.shared.core.lock();
+        while !core.is_closing() {
+            core.is_writer_idle = true;
+            if self.shared.work.wait_until(&mut core, until).timed_out() {
+                break;
+            }
+        }
+        core.is_writer_idle = false;
+        core.is_closing()
+    }
+}
