@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 
 use crate::net::dial::{Dial, TlsDial};
-use crate::net::packet::Version;
 use crate::net::tls::{self, TlsVersion};
 use crate::scenario;
+use mqtt::{ProtocolVersion, QoS};
 
 /// Load scenarios for MQTT brokers. Every run is bounded and ends by itself.
 #[derive(Debug, Parser)]
@@ -18,7 +18,7 @@ use crate::scenario;
 pub(crate) struct Cli {
     /// What to run.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// The scenarios.
@@ -41,39 +41,42 @@ pub(crate) enum Command {
 pub(crate) struct Target {
     /// Host name or address of the broker.
     #[arg(long, default_value = "127.0.0.1")]
-    pub host: String,
+    pub(crate) host: String,
     /// Port; 1883, or 8883 with --tls.
     #[arg(long)]
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// Use TLS.
     #[arg(long)]
-    pub tls: bool,
+    pub(crate) tls: bool,
     /// Check the broker's certificate against these CAs (PEM); without it any certificate is accepted.
     #[arg(long)]
-    pub cafile: Option<PathBuf>,
+    pub(crate) cafile: Option<PathBuf>,
     /// Name to ask for in TLS.
     #[arg(long, default_value = "localhost")]
-    pub server_name: String,
+    pub(crate) server_name: String,
     /// Insist on one TLS version.
     #[arg(long, value_enum)]
-    pub tls_version: Option<TlsVersion>,
+    pub(crate) tls_version: Option<TlsVersion>,
     /// Protocol version.
     #[arg(long, value_enum, default_value = "3.1.1")]
-    pub mqtt: ProtocolVersion,
+    pub(crate) mqtt: MqttVersion,
     /// Threads, each with its own share of the clients.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub threads: u32,
+    pub(crate) threads: u32,
     /// A process of the broker to account; may be given several times.
     #[arg(long = "pid")]
-    pub pids: Vec<u32>,
+    pub(crate) pids: Vec<u32>,
     /// Write all figures to this file.
     #[arg(long)]
-    pub json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// Protocol versions by their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProtocolVersion {
+pub(crate) enum MqttVersion {
+    /// MQTT 3.1.
+    #[value(name = "3.1")]
+    V31,
     /// MQTT 3.1.1.
     #[value(name = "3.1.1")]
     V311,
@@ -82,13 +85,23 @@ pub(crate) enum ProtocolVersion {
     V5,
 }
 
+/// Reads a Quality of Service from a command-line argument.
+///
+/// # Errors
+/// Anything but 0, 1 and 2.
+pub(crate) fn parse_qos(text: &str) -> Result<QoS, String> {
+    let number: u8 = text.parse().map_err(|_| "expected 0, 1 or 2".to_owned())?;
+    QoS::try_from(number).map_err(|error| error.to_string())
+}
+
 impl Target {
     /// The version in the codec's terms.
     #[must_use]
-    pub(crate) fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> ProtocolVersion {
         match self.mqtt {
-            ProtocolVersion::V311 => Version::V311,
-            ProtocolVersion::V5 => Version::V5,
+            MqttVersion::V31 => ProtocolVersion::V31,
+            MqttVersion::V311 => ProtocolVersion::V311,
+            MqttVersion::V5 => ProtocolVersion::V5,
         }
     }
 
@@ -144,7 +157,7 @@ mod tests {
             panic!("not idle");
         };
         assert_eq!(other.target.dial(false).unwrap().address.port(), 9000);
-        assert_eq!(other.target.version(), Version::V5);
+        assert_eq!(other.target.version(), ProtocolVersion::V5);
     }
 
     #[test]

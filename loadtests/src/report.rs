@@ -104,11 +104,11 @@ impl fmt::Display for Report {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cost {
     /// Wall-clock time.
-    pub elapsed_s: f64,
+    pub(crate) elapsed_s: f64,
     /// The accounted processes, if any were named.
-    pub broker: Option<Usage>,
+    pub(crate) broker: Option<Usage>,
     /// This tool.
-    pub generator: Usage,
+    pub(crate) generator: Usage,
 }
 
 #[cfg(test)]

@@ -30,9 +30,9 @@ pub(crate) enum Phase {
 #[repr(align(128))]
 pub(crate) struct Counters {
     /// Things begun: messages that left, connections opened.
-    pub begun: AtomicU64,
+    pub(crate) begun: AtomicU64,
     /// Things done: messages delivered, connections accepted.
-    pub done: AtomicU64,
+    pub(crate) done: AtomicU64,
     ready: AtomicBool,
     finished: AtomicBool,
 }
@@ -57,9 +57,9 @@ pub(crate) struct Board {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
     /// See [`Counters::begun`].
-    pub begun: u64,
+    pub(crate) begun: u64,
     /// See [`Counters::done`].
-    pub done: u64,
+    pub(crate) done: u64,
 }
 
 impl Board {

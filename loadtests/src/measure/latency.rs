@@ -15,19 +15,19 @@ pub(crate) struct Latency {
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct LatencySummary {
     /// Number of values.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Mean.
-    pub mean_us: f64,
+    pub(crate) mean_us: f64,
     /// Median.
-    pub p50_us: u64,
+    pub(crate) p50_us: u64,
     /// 90th percentile.
-    pub p90_us: u64,
+    pub(crate) p90_us: u64,
     /// 99th percentile.
-    pub p99_us: u64,
+    pub(crate) p99_us: u64,
     /// 99.9th percentile.
-    pub p999_us: u64,
+    pub(crate) p999_us: u64,
     /// Highest value.
-    pub max_us: u64,
+    pub(crate) max_us: u64,
 }
 
 impl Latency {

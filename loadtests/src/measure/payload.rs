@@ -8,11 +8,11 @@ const MAGIC: u32 = 0x7464_6c31;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// Number of the publisher within its thread.
-    pub publisher: u32,
+    pub(crate) publisher: u32,
     /// Number of the message among this publisher's, from 0.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// When the message was due, in nanoseconds on the worker's clock.
-    pub due_ns: u64,
+    pub(crate) due_ns: u64,
 }
 
 impl Stamp {

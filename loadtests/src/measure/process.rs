@@ -10,20 +10,20 @@ const TICK_US: u64 = 10_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// CPU time since the process started, in microseconds; moves in steps of 10 ms.
-    pub cpu_us: u64,
+    pub(crate) cpu_us: u64,
     /// Resident memory in KiB.
-    pub rss_kib: u64,
+    pub(crate) rss_kib: u64,
 }
 
 /// The difference over a measured span, summed over the accounted processes.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Usage {
     /// CPU time in seconds.
-    pub cpu_s: f64,
+    pub(crate) cpu_s: f64,
     /// Resident memory at the start, KiB.
-    pub rss_before_kib: u64,
+    pub(crate) rss_before_kib: u64,
     /// Resident memory at the end, KiB.
-    pub rss_after_kib: u64,
+    pub(crate) rss_after_kib: u64,
 }
 
 impl Usage {

@@ -64,11 +64,11 @@ impl SequenceCheck {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Different messages that arrived, once per subscriber.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Messages that arrived again.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
     /// Messages that arrived after one with a higher number.
-    pub reordered: u64,
+    pub(crate) reordered: u64,
 }
 
 impl Tally {

@@ -1,7 +1,7 @@
 //! One client connection: its socket, where it stands, what waits to be written and the start of a packet not yet whole.
 
-use super::packet::Version;
 use super::transport::Transport;
+use mqtt::ProtocolVersion;
 
 /// What the connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Stage {
 pub(crate) struct Connection {
     pub(super) transport: Transport,
     pub(super) stage: Stage,
-    pub(super) version: Version,
+    pub(super) version: ProtocolVersion,
     pub(super) out: Vec<u8>,
     pub(super) out_sent: usize,
     pub(super) blocked: bool,
@@ -33,7 +33,12 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection whose socket is being connected and whose first bytes will be `connect`.
     #[must_use]
-    pub(crate) fn new(transport: Transport, version: Version, connect: &[u8], opened_ns: u64) -> Self {
+    pub(crate) fn new(
+        transport: Transport,
+        version: ProtocolVersion,
+        connect: &[u8],
+        opened_ns: u64,
+    ) -> Self {
         Self {
             transport,
             stage: Stage::AwaitingTcp,

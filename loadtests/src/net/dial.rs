@@ -18,20 +18,20 @@ const CONNECTIONS_PER_SOURCE: u32 = 4_000;
 #[derive(Debug, Clone)]
 pub(crate) struct TlsDial {
     /// Versions, trust and session store.
-    pub config: Arc<ClientConfig>,
+    pub(crate) config: Arc<ClientConfig>,
     /// Name to ask for.
-    pub server_name: ServerName<'static>,
+    pub(crate) server_name: ServerName<'static>,
 }
 
 /// How connections to the broker are made.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
     /// The broker's listener.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// TLS, or plain TCP.
-    pub tls: Option<TlsDial>,
+    pub(crate) tls: Option<TlsDial>,
     /// First of the source addresses, or the system's choice. A loopback address; the next ones follow it.
-    pub source: Option<Ipv4Addr>,
+    pub(crate) source: Option<Ipv4Addr>,
 }
 
 impl Dial {

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use mqtt::{Packet, ProtocolVersion, QoS};
 
 use super::dial::Dial;
-use super::packet::{self, ConnectOptions, Incoming, Version};
+use super::packet::{self, ConnectOptions};
 use super::reactor::{ConnectionId, Handler, Link, Reactor};
 use crate::run::Counters;
 
@@ -21,9 +22,9 @@ const TURN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Established {
     /// Its number in the reactor.
-    pub id: ConnectionId,
+    pub(crate) id: ConnectionId,
     /// How many QoS 1 and 2 messages the broker takes at a time.
-    pub receive_max: u16,
+    pub(crate) receive_max: u16,
 }
 
 #[derive(Debug, Default)]
@@ -34,21 +35,15 @@ struct Preparing {
 }
 
 impl Handler for Preparing {
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>) {
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         match packet {
-            Incoming::Connack { reason: 0, receive_max, .. } => {
-                self.accepted.push(Established { id: link.id, receive_max });
+            Packet::ConnAck(connack) if !connack.reason.is_error() => {
+                self.accepted.push(Established { id: link.id, receive_max: packet::receive_max(&connack) });
             }
-            Incoming::Connack { reason, .. } => {
-                self.failure = Some(format!("CONNACK with reason {reason:#04x}"));
-            }
-            Incoming::Suback { refused: 0 } => self.answered += 1,
-            Incoming::Suback { .. } => self.failure = Some("SUBSCRIBE was refused".to_owned()),
-            Incoming::Disconnect { reason } => {
-                self.failure = Some(format!("DISCONNECT with reason {reason:#04x}"));
-            }
+            Packet::SubAck(_) => self.answered += 1,
             _ => {}
         }
+        self.failure = self.failure.take().or_else(|| packet::refusal(&packet));
     }
 
     fn closed(&mut self, _id: ConnectionId, error: Option<io::Error>) {
@@ -123,14 +118,14 @@ pub(crate) fn connect_all(
 /// As [`connect_all`].
 pub(crate) fn subscribe_all(
     reactor: &mut Reactor,
-    version: Version,
+    version: ProtocolVersion,
     filters: &[(ConnectionId, String)],
-    qos: u8,
+    qos: QoS,
 ) -> Result<()> {
     let mut preparing = Preparing::default();
     for (id, filter) in filters {
         let out = reactor.out(*id).context("a connection has gone")?;
-        out.extend_from_slice(&packet::subscribe(version, 1, filter, qos));
+        out.extend_from_slice(&packet::subscribe(version, filter, qos));
     }
     preparing.turn_until(reactor, |state, _| Ok(state.answered == filters.len()))
 }

@@ -1,205 +1,89 @@
-//! Control Packets as this tool writes and reads them. Outgoing packets are encoded once; what differs per message
-//! (Packet Identifier, stamp) is patched into a copy.
+//! The packets that this tool sends. The codec encodes them once; what differs per message (Packet Identifier, stamp) is
+//! patched into a copy.
+
+use mqtt::{
+    Ack, AckKind, ConnAck, Connect, Packet, PacketId, Properties, PropertiesBuf, Property, PropertyId,
+    ProtocolVersion, PublishHead, QoS, ReasonCode, Subscribe, SubscriptionOptions, Subscriptions,
+};
 
 use crate::measure::payload::Stamp;
-
-/// Protocol version of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
-    /// MQTT 3.1.1.
-    V311,
-    /// MQTT 5.
-    V5,
-}
 
 /// What CONNECT says.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectOptions {
     /// Protocol version.
-    pub version: Version,
+    pub(crate) version: ProtocolVersion,
     /// Client Identifier.
-    pub client_id: String,
-    /// Clean Session or Clean Start.
-    pub clean: bool,
+    pub(crate) client_id: String,
+    /// Clean Session or Clean Start. Without it an MQTT 5 session never expires.
+    pub(crate) clean: bool,
     /// Keep Alive in seconds; 0 switches it off.
-    pub keep_alive_s: u16,
-}
-
-/// A packet from the broker, as far as this tool looks at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Incoming<'a> {
-    /// CONNACK.
-    Connack { session_present: bool, reason: u8, receive_max: u16 },
-    /// PUBLISH.
-    Publish { qos: u8, packet_id: u16, payload: &'a [u8] },
-    /// PUBACK.
-    Puback { packet_id: u16, reason: u8 },
-    /// PUBREC.
-    Pubrec { packet_id: u16, reason: u8 },
-    /// PUBREL.
-    Pubrel { packet_id: u16 },
-    /// PUBCOMP.
-    Pubcomp { packet_id: u16 },
-    /// SUBACK; `refused` counts Reason Codes of 0x80 and above.
-    Suback { refused: usize },
-    /// DISCONNECT.
-    Disconnect { reason: u8 },
-    /// Anything else.
-    Other { first_byte: u8 },
-}
-
-/// Bytes from the broker that are not MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("malformed packet from the broker (first byte {first_byte:#04x})")]
-pub(crate) struct Malformed {
-    /// First byte of the packet.
-    pub first_byte: u8,
-}
-
-/// Splits the first whole packet off `input`, with the number of its bytes; `None` if more must arrive.
-///
-/// # Errors
-/// When the bytes cannot be a packet from a broker.
-#[inline]
-pub(crate) fn split(input: &[u8], version: Version) -> Result<Option<(Incoming<'_>, usize)>, Malformed> {
-    let Some(&first_byte) = input.first() else {
-        return Ok(None);
-    };
-    let Some((remaining, length_bytes)) = variable_byte_integer(&input[1..], first_byte)? else {
-        return Ok(None);
-    };
-    let total = 1 + length_bytes + remaining;
-    let Some(body) = input.get(1 + length_bytes..total) else {
-        return Ok(None);
-    };
-    let packet = read(first_byte, body, version).ok_or(Malformed { first_byte })?;
-    Ok(Some((packet, total)))
-}
-
-#[inline]
-fn variable_byte_integer(input: &[u8], first_byte: u8) -> Result<Option<(usize, usize)>, Malformed> {
-    let mut value = 0usize;
-    for (at, byte) in input.iter().take(4).enumerate() {
-        value |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Ok(Some((value, at + 1)));
-        }
-    }
-    if input.len() < 4 { Ok(None) } else { Err(Malformed { first_byte }) }
-}
-
-#[inline]
-fn read(first_byte: u8, body: &[u8], version: Version) -> Option<Incoming<'_>> {
-    match first_byte >> 4 {
-        3 => publish(first_byte, body, version),
-        4 => Some(Incoming::Puback { packet_id: u16_at(body, 0)?, reason: reason_at(body, 2) }),
-        5 => Some(Incoming::Pubrec { packet_id: u16_at(body, 0)?, reason: reason_at(body, 2) }),
-        6 => Some(Incoming::Pubrel { packet_id: u16_at(body, 0)? }),
-        7 => Some(Incoming::Pubcomp { packet_id: u16_at(body, 0)? }),
-        _ => read_rare(first_byte, body, version),
-    }
-}
-
-#[inline]
-fn publish(first_byte: u8, body: &[u8], version: Version) -> Option<Incoming<'_>> {
-    let qos = (first_byte >> 1) & 3;
-    let mut at = 2 + usize::from(u16_at(body, 0)?);
-    let mut packet_id = 0;
-    if qos > 0 {
-        packet_id = u16_at(body, at)?;
-        at += 2;
-    }
-    if version == Version::V5 {
-        let (length, length_bytes) = variable_byte_integer(body.get(at..)?, first_byte).ok()??;
-        at += length + length_bytes;
-    }
-    Some(Incoming::Publish { qos, packet_id, payload: body.get(at..)? })
-}
-
-#[cold]
-fn read_rare(first_byte: u8, body: &[u8], version: Version) -> Option<Incoming<'_>> {
-    Some(match first_byte >> 4 {
-        2 => Incoming::Connack {
-            session_present: body.first()? & 1 == 1,
-            reason: *body.get(1)?,
-            receive_max: receive_max(body.get(2..)?).unwrap_or(u16::MAX),
-        },
-        9 => {
-            let mut at = 2;
-            if version == Version::V5 {
-                let (length, length_bytes) = variable_byte_integer(body.get(at..)?, first_byte).ok()??;
-                at += length + length_bytes;
-            }
-            Incoming::Suback { refused: body.get(at..)?.iter().filter(|code| **code >= 0x80).count() }
-        }
-        14 => Incoming::Disconnect { reason: reason_at(body, 0) },
-        _ => Incoming::Other { first_byte },
-    })
-}
-
-fn receive_max(properties: &[u8]) -> Option<u16> {
-    // Throwaway: only the common order of properties.
-    let at = properties.iter().position(|byte| *byte == 0x21)?;
-    u16_at(properties, at + 1)
-}
-
-fn u16_at(body: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]))
-}
-
-fn reason_at(body: &[u8], at: usize) -> u8 {
-    body.get(at).copied().unwrap_or(0)
+    pub(crate) keep_alive_s: u16,
 }
 
 /// Encodes CONNECT.
 #[must_use]
 pub(crate) fn connect(options: &ConnectOptions) -> Vec<u8> {
-    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T'];
-    body.push(if options.version == Version::V5 { 5 } else { 4 });
-    body.push(if options.clean { 2 } else { 0 });
-    body.extend_from_slice(&options.keep_alive_s.to_be_bytes());
-    if options.version == Version::V5 {
-        if options.clean {
-            body.push(0);
-        } else {
-            body.extend_from_slice(&[5, 0x11, 0xff, 0xff, 0xff, 0xff]);
-        }
+    let mut properties = PropertiesBuf::new();
+    if !options.clean && options.version.is_v5() {
+        properties.push(Property::SessionExpiryInterval(u32::MAX));
     }
-    string(&mut body, &options.client_id);
-    frame(0x10, &body)
+    let connect = Connect {
+        version: options.version,
+        clean_start: options.clean,
+        keep_alive_s: options.keep_alive_s,
+        properties: properties.as_properties(),
+        client_id: &options.client_id,
+        will: None,
+        user_name: None,
+        password: None,
+    };
+    let mut bytes = Vec::new();
+    connect.encode(&mut bytes);
+    bytes
 }
 
 /// Encodes SUBSCRIBE for one Topic Filter.
 #[must_use]
-pub(crate) fn subscribe(version: Version, packet_id: u16, filter: &str, qos: u8) -> Vec<u8> {
-    let mut body = packet_id.to_be_bytes().to_vec();
-    if version == Version::V5 {
-        body.push(0);
-    }
-    string(&mut body, filter);
-    body.push(qos);
-    frame(0x82, &body)
+pub(crate) fn subscribe(version: ProtocolVersion, filter: &str, qos: QoS) -> Vec<u8> {
+    let list = [(filter, SubscriptionOptions::new(qos))];
+    let subscribe = Subscribe {
+        packet_id: PacketId::MIN,
+        properties: Properties::EMPTY,
+        subscriptions: Subscriptions::from(&list[..]),
+    };
+    let mut bytes = Vec::new();
+    subscribe.encode(version, &mut bytes);
+    bytes
 }
 
-/// DISCONNECT, the same in both versions when it says nothing.
-pub(crate) const DISCONNECT: [u8; 2] = [0xe0, 0];
-
-/// PUBACK, PUBREC, PUBREL and PUBCOMP in their short form.
-#[must_use]
+/// Appends PUBACK, PUBREC, PUBREL or PUBCOMP. Without a Reason Code all versions write the same bytes.
 #[inline]
-pub(crate) fn ack(first_byte: u8, packet_id: u16) -> [u8; 4] {
-    let [high, low] = packet_id.to_be_bytes();
-    [first_byte, 2, high, low]
+pub(crate) fn acknowledge(kind: AckKind, packet_id: PacketId, out: &mut Vec<u8>) {
+    Ack::new(packet_id, ReasonCode::Success).encode(kind, ProtocolVersion::V311, out);
 }
 
-/// First byte of PUBACK.
-pub(crate) const PUBACK: u8 = 0x40;
-/// First byte of PUBREC.
-pub(crate) const PUBREC: u8 = 0x50;
-/// First byte of PUBREL.
-pub(crate) const PUBREL: u8 = 0x62;
-/// First byte of PUBCOMP.
-pub(crate) const PUBCOMP: u8 = 0x70;
+/// What the broker refused, if that is what the packet says: CONNACK, SUBACK or DISCONNECT with an error.
+#[must_use]
+pub(crate) fn refusal(packet: &Packet<'_>) -> Option<String> {
+    let (name, reason) = match packet {
+        Packet::ConnAck(connack) => ("CONNACK", Some(connack.reason)),
+        Packet::SubAck(suback) => ("SUBACK", suback.codes.iter().find(|code| code.is_error())),
+        Packet::Disconnect(disconnect) => ("DISCONNECT", Some(disconnect.reason)),
+        _ => return None,
+    };
+    let reason = reason.filter(|reason| reason.is_error())?;
+    Some(format!("{name} with {:#04x} ({})", reason.as_u8(), reason.label()))
+}
+
+/// How many QoS 1 and 2 messages the broker takes at a time. v5 [MQTT-3.3.4-7]
+#[must_use]
+pub(crate) fn receive_max(connack: &ConnAck<'_>) -> u16 {
+    match connack.properties.find(PropertyId::ReceiveMaximum) {
+        Some(Property::ReceiveMaximum(most)) => most,
+        _ => u16::MAX,
+    }
+}
 
 /// An encoded PUBLISH of which the Packet Identifier and the stamp are filled in per message.
 #[derive(Debug, Clone)]
@@ -210,79 +94,126 @@ pub(crate) struct PublishTemplate {
 }
 
 impl PublishTemplate {
-    /// Encodes a PUBLISH with a payload of `payload_bytes`; less than a stamp needs goes without one.
+    /// Encodes a PUBLISH with a payload of `payload_len` bytes; one that is too short for a stamp goes without.
     #[must_use]
-    pub(crate) fn new(version: Version, topic: &str, qos: u8, retain: bool, payload_bytes: usize) -> Self {
-        let mut body = Vec::new();
-        string(&mut body, topic);
-        if qos > 0 {
-            body.extend_from_slice(&[0, 1]);
-        }
-        if version == Version::V5 {
-            body.push(0);
-        }
-        body.resize(body.len() + payload_bytes, 0x2e);
-        let bytes = frame(0x30 | qos << 1 | u8::from(retain), &body);
-        let payload_at = bytes.len() - payload_bytes;
-        let packet_id_at = (qos > 0).then(|| payload_at - 2 - usize::from(version == Version::V5));
+    pub(crate) fn new(
+        version: ProtocolVersion,
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload_len: usize,
+    ) -> Self {
+        let head = PublishHead {
+            dup: false,
+            qos,
+            retain,
+            topic,
+            packet_id: Some(PacketId::MIN),
+            alias: None,
+            message_expiry_remaining_s: None,
+            subscription_ids: &[],
+            properties: &[],
+            payload_len,
+        };
+        let mut bytes = Vec::new();
+        head.encode_into(version, &mut bytes);
+        let payload_at = bytes.len();
+        bytes.resize(payload_at + payload_len, b'.');
+        // Empty properties take one byte between Packet Identifier and payload.
+        let packet_id_at = (qos != QoS::AtMostOnce).then(|| payload_at - 2 - usize::from(version.is_v5()));
         Self { bytes, packet_id_at, payload_at }
     }
 
     /// Appends one message to `out`.
     #[inline]
-    pub(crate) fn append(&self, out: &mut Vec<u8>, packet_id: u16, stamp: &Stamp) {
+    pub(crate) fn append(&self, out: &mut Vec<u8>, packet_id: PacketId, stamp: &Stamp) {
         let start = out.len();
         out.extend_from_slice(&self.bytes);
         let message = &mut out[start..];
         if let Some(at) = self.packet_id_at {
-            message[at..at + 2].copy_from_slice(&packet_id.to_be_bytes());
+            message[at..at + 2].copy_from_slice(&packet_id.as_u16().to_be_bytes());
         }
         stamp.write(&mut message[self.payload_at..]);
     }
 }
 
-fn string(body: &mut Vec<u8>, text: &str) {
-    body.extend_from_slice(&u16::try_from(text.len()).unwrap_or(0).to_be_bytes());
-    body.extend_from_slice(text.as_bytes());
-}
-
-fn frame(first_byte: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first_byte];
-    let mut length = body.len();
-    loop {
-        let low = (length & 0x7f) as u8;
-        length >>= 7;
-        if length == 0 {
-            bytes.push(low);
-            break;
-        }
-        bytes.push(low | 0x80);
-    }
-    bytes.extend_from_slice(body);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mqtt::{Receiver, frame};
+
+    fn decode(version: ProtocolVersion, bytes: &[u8]) -> Packet<'_> {
+        let frame = frame::split(bytes, frame::PACKET_SIZE_MAX).unwrap().unwrap();
+        assert_eq!(frame.raw.len(), bytes.len());
+        Packet::decode(version, Receiver::Server, frame).unwrap()
+    }
 
     #[test]
     fn a_template_carries_identifier_and_stamp_in_every_version_and_qos() {
-        for version in [Version::V311, Version::V5] {
-            for qos in 0..=2 {
+        for version in ProtocolVersion::ALL {
+            for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
                 let template = PublishTemplate::new(version, "a/b", qos, false, 256);
                 let stamp = Stamp { publisher: 3, sequence: 9, due_ns: 77 };
-                let mut out = vec![0xaa];
-                template.append(&mut out, 0x1234, &stamp);
-                let (packet, length) = split(&out[1..], version).unwrap().unwrap();
-                assert_eq!(length, out.len() - 1);
-                let Incoming::Publish { qos: read_qos, packet_id, payload } = packet else {
-                    panic!("not a PUBLISH: {packet:?}");
+                let (mut out, packet_id) = (vec![0xaa], PacketId::new(0x1234).unwrap());
+                template.append(&mut out, packet_id, &stamp);
+                let Packet::Publish(publish) = decode(version, &out[1..]) else {
+                    panic!("not a PUBLISH");
                 };
-                assert_eq!((read_qos, packet_id), (qos, if qos == 0 { 0 } else { 0x1234 }));
-                assert_eq!(payload.len(), 256);
-                assert_eq!(Stamp::read(payload), Some(stamp));
+                assert_eq!((publish.topic, publish.qos), ("a/b", qos));
+                assert_eq!(publish.packet_id, (qos != QoS::AtMostOnce).then_some(packet_id));
+                assert_eq!(publish.payload.len(), 256);
+                assert_eq!(Stamp::read(publish.payload), Some(stamp));
             }
+        }
+    }
+
+    #[test]
+    fn an_empty_payload_stays_empty() {
+        let template = PublishTemplate::new(ProtocolVersion::V5, "a", QoS::AtLeastOnce, true, 0);
+        let mut out = Vec::new();
+        template.append(&mut out, PacketId::MIN, &Stamp { publisher: 0, sequence: 0, due_ns: 0 });
+        let Packet::Publish(publish) = decode(ProtocolVersion::V5, &out) else {
+            panic!("not a PUBLISH");
+        };
+        assert!(publish.retain && publish.payload.is_empty());
+    }
+
+    #[test]
+    fn a_stored_session_of_mqtt_5_never_expires() {
+        let mut options = ConnectOptions {
+            version: ProtocolVersion::V5,
+            client_id: "c".to_owned(),
+            clean: false,
+            keep_alive_s: 7,
+        };
+        let bytes = connect(&options);
+        let Packet::Connect(read) = decode(ProtocolVersion::V5, &bytes) else {
+            panic!("not a CONNECT");
+        };
+        assert_eq!((read.client_id, read.clean_start, read.keep_alive_s), ("c", false, 7));
+        let expiry = read.properties.find(PropertyId::SessionExpiryInterval);
+        assert_eq!(expiry, Some(Property::SessionExpiryInterval(u32::MAX)));
+        options.version = ProtocolVersion::V311;
+        assert!(matches!(decode(ProtocolVersion::V311, &connect(&options)), Packet::Connect(_)));
+    }
+
+    #[test]
+    fn refusals_name_packet_and_reason() {
+        let refused = ConnAck::new(false, ReasonCode::NotAuthorized);
+        assert!(refusal(&Packet::ConnAck(refused)).unwrap().starts_with("CONNACK with 0x87"));
+        assert_eq!(refusal(&Packet::ConnAck(ConnAck::new(false, ReasonCode::Success))), None);
+        assert_eq!(refusal(&Packet::PingResp), None);
+    }
+
+    #[test]
+    fn a_subscription_names_filter_and_qos() {
+        for version in ProtocolVersion::ALL {
+            let bytes = subscribe(version, "a/+", QoS::ExactlyOnce);
+            let Packet::Subscribe(read) = decode(version, &bytes) else {
+                panic!("not a SUBSCRIBE");
+            };
+            let filters: Vec<_> = read.iter().map(|(filter, options)| (filter, options.qos)).collect();
+            assert_eq!(filters, [("a/+", QoS::ExactlyOnce)]);
         }
     }
 }

@@ -8,7 +8,9 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::connection::{Connection, Stage};
 use super::dial::Dial;
-use super::packet::{self, ConnectOptions, Incoming};
+use mqtt::{Disconnect, Packet, ProtocolVersion, ReasonCode, Receiver, frame};
+
+use super::packet::{self, ConnectOptions};
 use super::transport::{PARTIAL_BYTES_MAX, Scratch};
 
 const EVENTS_PER_TURN: usize = 4_096;
@@ -19,7 +21,7 @@ pub(crate) type ConnectionId = usize;
 /// What happens on connections, told to a scenario.
 pub(crate) trait Handler {
     /// A packet arrived; answers go to `link.out`.
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>);
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>);
     /// The connection is gone and its number free. `error` is `None` when the close was expected.
     fn closed(&mut self, id: ConnectionId, error: Option<io::Error>);
 }
@@ -28,15 +30,15 @@ pub(crate) trait Handler {
 #[derive(Debug)]
 pub(crate) struct Link<'a> {
     /// Its number.
-    pub id: ConnectionId,
+    pub(crate) id: ConnectionId,
     /// Bytes appended here leave at the end of the turn.
-    pub out: &'a mut Vec<u8>,
+    pub(crate) out: &'a mut Vec<u8>,
     /// When the bytes were read, in nanoseconds on the reactor's clock.
-    pub now_ns: u64,
+    pub(crate) now_ns: u64,
     /// When the connection was opened, on the same clock.
-    pub opened_ns: u64,
+    pub(crate) opened_ns: u64,
     /// Whether TLS resumed a session.
-    pub resumed: bool,
+    pub(crate) resumed: bool,
 }
 
 /// Connections and their sockets.
@@ -107,7 +109,7 @@ impl Reactor {
     /// Queues DISCONNECT; the broker closes.
     pub(crate) fn disconnect(&mut self, id: ConnectionId) {
         if let Some(out) = self.out(id) {
-            out.extend_from_slice(&packet::DISCONNECT);
+            Disconnect::new(ReasonCode::NormalDisconnection).encode(ProtocolVersion::V311, out);
         }
         if let Some(Some(connection)) = self.connections.get_mut(id) {
             connection.stage = Stage::AwaitingClose;
@@ -242,9 +244,10 @@ fn parse(
 ) -> io::Result<()> {
     let (opened_ns, version) = (connection.opened_ns, connection.version);
     let mut at = 0;
-    while let Some((packet, length)) = packet::split(&input[at..], version).map_err(io::Error::other)? {
-        at += length;
-        let resumed = matches!(packet, Incoming::Connack { .. }) && connection.is_resumed();
+    while let Some(frame) = frame::split(&input[at..], frame::PACKET_SIZE_MAX).map_err(io::Error::other)? {
+        at += frame.raw.len();
+        let packet = Packet::decode(version, Receiver::Client, frame).map_err(io::Error::other)?;
+        let resumed = matches!(packet, Packet::ConnAck(_)) && connection.is_resumed();
         if connection.stage == Stage::AwaitingConnack {
             connection.stage = Stage::Open;
         }

@@ -16,7 +16,7 @@ pub(crate) const PARTIAL_BYTES_MAX: usize = PLAIN_BYTES - 2 * RECEIVE_BYTES;
 #[derive(Debug)]
 pub(crate) struct Scratch {
     /// Plaintext; packets are parsed here.
-    pub plain: Vec<u8>,
+    pub(crate) plain: Vec<u8>,
     cipher: Vec<u8>,
 }
 
@@ -30,13 +30,13 @@ impl Default for Scratch {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received {
     /// Bytes of plaintext in the scratch buffer.
-    pub plain: usize,
+    pub(crate) plain: usize,
     /// Whether the socket held anything.
-    pub any: bool,
+    pub(crate) any: bool,
     /// Whether the socket may hold more.
-    pub more: bool,
+    pub(crate) more: bool,
     /// Whether the peer has closed.
-    pub closed: bool,
+    pub(crate) closed: bool,
 }
 
 /// A socket.

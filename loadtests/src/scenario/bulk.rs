@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use mqtt::{Packet, ProtocolVersion, QoS};
 
 use super::publisher::Publisher;
 use crate::measure::payload::Stamp;
 use crate::net::dial::Dial;
 use crate::net::establish::{connect_all, disconnect_all};
-use crate::net::packet::{ConnectOptions, Incoming, PublishTemplate, Version};
+use crate::net::packet::{self, ConnectOptions, PublishTemplate};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
 use crate::run::Counters;
 
@@ -21,23 +22,23 @@ const STANDSTILL: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bulk<'a> {
     /// Protocol version.
-    pub version: Version,
+    pub(crate) version: ProtocolVersion,
     /// Topic Names. The stamp's `publisher` is the index of the topic.
-    pub topics: &'a [String],
+    pub(crate) topics: &'a [String],
     /// Messages per topic; the stamp's `sequence` counts them from 0.
-    pub rounds: u32,
+    pub(crate) rounds: u32,
     /// QoS 1 or 2.
-    pub qos: u8,
+    pub(crate) qos: QoS,
     /// RETAIN.
-    pub retain: bool,
+    pub(crate) retain: bool,
     /// Payload; 0 sends empty payloads, which removes retained messages.
-    pub payload_bytes: usize,
+    pub(crate) payload_bytes: usize,
     /// Publishing clients; each serves every so-many-th topic.
-    pub publishers: u32,
+    pub(crate) publishers: u32,
     /// Unacknowledged messages per publisher.
-    pub window: u32,
+    pub(crate) window: u32,
     /// Part of the Client Identifiers.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
 }
 
 /// Publishes all of it, waits for the last acknowledgement and disconnects.
@@ -153,12 +154,10 @@ struct Sending {
 }
 
 impl Handler for Sending {
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>) {
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         let sender = &mut self.senders[self.by_id[link.id]];
         self.acked += u64::from(sender.publisher.acknowledge(&packet, link.out));
-        if let Incoming::Disconnect { reason } = packet {
-            self.failure = Some(format!("DISCONNECT with reason {reason:#04x}"));
-        }
+        self.failure = self.failure.take().or_else(|| packet::refusal(&packet));
     }
 
     fn closed(&mut self, _id: ConnectionId, error: Option<io::Error>) {

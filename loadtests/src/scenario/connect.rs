@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use mqtt::Packet;
 
 use super::{run_name, share};
 use crate::measure::latency::Latency;
 use crate::net::dial::{Dial, fresh_source};
-use crate::net::packet::{ConnectOptions, Incoming};
+use crate::net::packet::{self, ConnectOptions};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
 use crate::options::Target;
 use crate::report::Report;
@@ -23,25 +24,25 @@ const STANDSTILL: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConnectArgs {
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Connections in the measurement.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub connections: u32,
+    pub(crate) connections: u32,
     /// Connections before the measurement; they also collect the tickets for --resume.
     #[arg(long, default_value_t = 200)]
-    pub warm_up: u32,
+    pub(crate) warm_up: u32,
     /// Handshakes under way at a time.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub concurrency: u32,
+    pub(crate) concurrency: u32,
     /// Connections begun per second, instead of as many as the concurrency allows.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub rate: Option<u32>,
+    pub(crate) rate: Option<u32>,
     /// Resume TLS sessions; otherwise every handshake is full.
     #[arg(long, requires = "tls")]
-    pub resume: bool,
+    pub(crate) resume: bool,
     /// End after so many seconds even if connections are left.
     #[arg(long, default_value_t = 60.0)]
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 #[derive(Debug)]
@@ -203,21 +204,19 @@ impl Storm {
 }
 
 impl Handler for Storm {
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>) {
-        match packet {
-            Incoming::Connack { reason: 0, .. } => {
-                self.accepted += 1;
-                self.resumed += u64::from(link.resumed);
-                self.latency.record_ns(link.now_ns.saturating_sub(link.opened_ns));
-                self.answered.push(link.id);
-            }
-            Incoming::Connack { reason, .. } => {
-                self.refused += 1;
-                self.first_error.get_or_insert_with(|| format!("CONNACK with reason {reason:#04x}"));
-                self.answered.push(link.id);
-            }
-            _ => {}
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
+        let Packet::ConnAck(connack) = packet else {
+            return;
+        };
+        if connack.reason.is_error() {
+            self.refused += 1;
+            self.first_error = self.first_error.take().or_else(|| packet::refusal(&packet));
+        } else {
+            self.accepted += 1;
+            self.resumed += u64::from(link.resumed);
+            self.latency.record_ns(link.now_ns.saturating_sub(link.opened_ns));
         }
+        self.answered.push(link.id);
     }
 
     fn closed(&mut self, _id: ConnectionId, error: Option<io::Error>) {

@@ -18,13 +18,13 @@ use crate::run::{self, Meter, Phase};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct IdleArgs {
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Connections.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub clients: u32,
+    pub(crate) clients: u32,
     /// Seconds to wait before the second reading of the memory.
     #[arg(long, default_value_t = 3.0)]
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// Runs the scenario.

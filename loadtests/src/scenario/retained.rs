@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use mqtt::{Packet, Publish, QoS};
 
 use super::bulk::{self, Bulk};
 use super::run_name;
@@ -13,9 +14,9 @@ use crate::measure::payload::Stamp;
 use crate::measure::sequence::Tally;
 use crate::net::dial::Dial;
 use crate::net::establish::{connect_all, disconnect_all};
-use crate::net::packet::{self, ConnectOptions, Incoming};
+use crate::net::packet::{self, ConnectOptions};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
-use crate::options::Target;
+use crate::options::{Target, parse_qos};
 use crate::report::Report;
 use crate::run::{self, Board, Meter};
 use crate::scenario::publisher::answer;
@@ -27,22 +28,22 @@ const STANDSTILL: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RetainedArgs {
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Retained messages, each on a topic of its own.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub topics: u32,
+    pub(crate) topics: u32,
     /// Subscribers, one after the other.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub subscribers: u32,
+    pub(crate) subscribers: u32,
     /// QoS of the subscriptions and of the messages, which are published at QoS 1 at least.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub qos: u8,
+    #[arg(long, default_value = "0", value_parser = parse_qos)]
+    pub(crate) qos: QoS,
     /// Payload in bytes.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..=131_072))]
-    pub payload: u32,
+    pub(crate) payload: u32,
     /// Unacknowledged messages of a publisher.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32_768))]
-    pub window: u32,
+    pub(crate) window: u32,
 }
 
 /// Runs the scenario on one thread. The retained messages are removed at the end.
@@ -65,7 +66,7 @@ fn work(args: &RetainedArgs, dial: &Dial, name: &str, board: &Board) -> Result<R
         version: args.target.version(),
         topics: &topics,
         rounds: 1,
-        qos: args.qos.max(1),
+        qos: args.qos.max(QoS::AtLeastOnce),
         retain: true,
         payload_bytes: args.payload as usize,
         publishers: 10,
@@ -75,7 +76,7 @@ fn work(args: &RetainedArgs, dial: &Dial, name: &str, board: &Board) -> Result<R
     let mut report = Report::new("retained");
     report.add("transport", args.target.transport());
     report.add("topics", args.topics);
-    report.add("qos", args.qos);
+    report.add("qos", args.qos.as_u8());
     report.add("payload_bytes", args.payload);
     let meter = Meter::start(&args.target.pids)?;
     bulk::publish(&bulk, dial, &mut reactor, board.counters(0))?;
@@ -120,7 +121,7 @@ fn receive_all(
         subscribed: false,
         failure: None,
     };
-    let subscribe = packet::subscribe(version, 1, &format!("tgl/{name}/r/#"), args.qos);
+    let subscribe = packet::subscribe(version, &format!("tgl/{name}/r/#"), args.qos);
     reactor.out(subscriber).context("the connection has gone")?.extend_from_slice(&subscribe);
     let (mut moved, mut before) = (Instant::now(), 0);
     while !receiver.subscribed || receiver.tally.delivered < u64::from(args.topics) {
@@ -149,16 +150,12 @@ struct Receiver {
 }
 
 impl Handler for Receiver {
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>) {
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         answer(&packet, link.out);
+        self.failure = self.failure.take().or_else(|| packet::refusal(&packet));
         match packet {
-            Incoming::Suback { refused } => {
-                self.subscribed = true;
-                if refused > 0 {
-                    self.failure = Some("SUBSCRIBE was refused".to_owned());
-                }
-            }
-            Incoming::Publish { payload, .. } => {
+            Packet::SubAck(_) => self.subscribed = true,
+            Packet::Publish(Publish { payload, .. }) => {
                 let Some(seen) =
                     Stamp::read(payload).and_then(|stamp| self.seen.get_mut(stamp.publisher as usize))
                 else {

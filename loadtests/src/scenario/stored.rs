@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use mqtt::{Packet, Publish, QoS};
 
 use super::bulk::{self, Bulk};
 use super::publisher::answer;
@@ -14,9 +15,9 @@ use crate::measure::payload::Stamp;
 use crate::measure::sequence::{SequenceCheck, Tally};
 use crate::net::dial::Dial;
 use crate::net::establish::{connect_all, disconnect_all, subscribe_all};
-use crate::net::packet::{ConnectOptions, Incoming};
+use crate::net::packet::{self, ConnectOptions};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
-use crate::options::Target;
+use crate::options::{Target, parse_qos};
 use crate::report::Report;
 use crate::run::{self, Board, Counters, Meter};
 
@@ -29,25 +30,25 @@ const OPENING_MAX: usize = 32;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoredArgs {
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Sessions.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=15_000))]
-    pub sessions: u32,
+    pub(crate) sessions: u32,
     /// Messages for each session.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub messages: u32,
+    pub(crate) messages: u32,
     /// QoS of messages and subscriptions.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
-    pub qos: u8,
+    #[arg(long, default_value = "1", value_parser = parse_qos)]
+    pub(crate) qos: QoS,
     /// Payload in bytes.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..=131_072))]
-    pub payload: u32,
+    pub(crate) payload: u32,
     /// Publishing clients.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub publishers: u32,
+    pub(crate) publishers: u32,
     /// Unacknowledged messages of a publisher.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32_768))]
-    pub window: u32,
+    pub(crate) window: u32,
 }
 
 /// Runs the scenario on one thread. The sessions are removed at the end.
@@ -55,6 +56,9 @@ pub(crate) struct StoredArgs {
 /// # Errors
 /// When the broker refuses, closes or cannot be reached.
 pub(crate) fn run(args: &StoredArgs) -> Result<Report> {
+    if args.qos == QoS::AtMostOnce {
+        bail!("--qos 0: nothing is stored at QoS 0");
+    }
     let dial = args.target.dial(false)?;
     let name = run_name();
     let (mut results, ()) =
@@ -80,7 +84,7 @@ fn work(args: &StoredArgs, dial: &Dial, name: &str, board: &Board) -> Result<Rep
     report.add("transport", args.target.transport());
     report.add("sessions", args.sessions);
     report.add("messages_per_session", args.messages);
-    report.add("qos", args.qos);
+    report.add("qos", args.qos.as_u8());
     report.add("payload_bytes", args.payload);
     let expected = u64::from(args.sessions) * u64::from(args.messages);
     let bulk = Bulk {
@@ -168,10 +172,10 @@ struct Draining {
 }
 
 impl Handler for Draining {
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>) {
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         answer(&packet, link.out);
         match packet {
-            Incoming::Publish { payload, .. } => {
+            Packet::Publish(Publish { payload, .. }) => {
                 // The stamp's publisher is the topic, and each session has one.
                 if let Some(stamp) = Stamp::read(payload)
                     && let Some(check) = self.checks.get_mut(stamp.publisher as usize)
@@ -179,15 +183,12 @@ impl Handler for Draining {
                     self.tally.add(&check.observe(stamp.sequence));
                 }
             }
-            Incoming::Connack { reason: 0, session_present: true, .. } => self.accepted += 1,
-            Incoming::Connack { reason: 0, .. } => self.failure = Some("a session was not kept".to_owned()),
-            Incoming::Connack { reason, .. } => {
-                self.failure = Some(format!("CONNACK with reason {reason:#04x}"));
-            }
-            Incoming::Disconnect { reason } => {
-                self.failure = Some(format!("DISCONNECT with reason {reason:#04x}"));
-            }
+            Packet::ConnAck(connack) if connack.session_present => self.accepted += 1,
+            Packet::ConnAck(_) => self.failure = Some("a session was not kept".to_owned()),
             _ => {}
+        }
+        if let Some(refusal) = packet::refusal(&packet) {
+            self.failure = Some(refusal);
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::io;
 
+use mqtt::{Packet, Publish};
+
 use crate::measure::latency::Latency;
 use crate::measure::payload::Stamp;
 use crate::measure::sequence::{Arrival, SequenceCheck, Tally};
 use crate::measure::window::Window;
-use crate::net::packet::{Incoming, PublishTemplate};
+use crate::net::packet::{self, PublishTemplate};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
 use crate::scenario::publisher::{Publisher, answer};
 
@@ -152,7 +154,7 @@ fn send(sender: &mut Sender, role: Role, due_ns: u64, out: &mut Vec<u8>) -> bool
 
 impl Handler for Groups {
     #[inline]
-    fn packet(&mut self, link: &mut Link<'_>, packet: Incoming<'_>) {
+    fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         match self.roles[link.id] {
             Role::Sender(sender) => {
                 if self.senders[sender].publisher.acknowledge(&packet, link.out) {
@@ -161,13 +163,13 @@ impl Handler for Groups {
             }
             Role::Receiver { receiver, first_sender } => {
                 answer(&packet, link.out);
-                if let Incoming::Publish { payload, .. } = packet {
+                if let Packet::Publish(Publish { payload, .. }) = packet {
                     self.receive(receiver, first_sender, payload, link.now_ns);
                 }
             }
         }
-        if let Incoming::Disconnect { reason } = packet {
-            self.failure = Some(format!("DISCONNECT with reason {reason:#04x}"));
+        if let Packet::Disconnect(_) = packet {
+            self.failure = packet::refusal(&packet);
         }
     }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use mqtt::QoS;
 
 use crate::measure::latency::Latency;
 use crate::measure::sequence::Tally;
-use crate::options::Target;
+use crate::options::{Target, parse_qos};
 use crate::report::Report;
 use crate::run::{self, Meter, Phase};
 
@@ -19,40 +20,40 @@ use crate::run::{self, Meter, Phase};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ThroughputArgs {
     #[command(flatten)]
-    pub target: Target,
+    pub(crate) target: Target,
     /// Who publishes to whom.
     #[arg(long, value_enum, default_value = "pairs")]
-    pub shape: Shape,
+    pub(crate) shape: Shape,
     /// Pairs, publishers of a fan-in or subscribers of a fan-out.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=15_000))]
-    pub clients: u32,
+    pub(crate) clients: u32,
     /// How many fan-ins or fan-outs of that size.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub groups: u32,
+    pub(crate) groups: u32,
     /// QoS of messages and subscriptions.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub qos: u8,
+    #[arg(long, default_value = "0", value_parser = parse_qos)]
+    pub(crate) qos: QoS,
     /// Payload in bytes.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..=131_072))]
-    pub payload: u32,
+    pub(crate) payload: u32,
     /// Messages of a publisher that are not yet delivered and acknowledged.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32_768))]
-    pub window: u32,
+    pub(crate) window: u32,
     /// Messages per second over all publishers, instead of as many as the window allows.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub rate: Option<u32>,
+    pub(crate) rate: Option<u32>,
     /// Never sleep, so that the broker does not pay for waking this tool; needs cores of its own.
     #[arg(long)]
-    pub spin: bool,
+    pub(crate) spin: bool,
     /// Seconds of load before the measurement.
     #[arg(long, default_value_t = 1.0)]
-    pub warm_up: f64,
+    pub(crate) warm_up: f64,
     /// Seconds of measurement.
     #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// End the measurement after so many deliveries, if that is sooner.
     #[arg(long)]
-    pub messages: Option<u64>,
+    pub(crate) messages: Option<u64>,
 }
 
 /// Who publishes to whom.
@@ -159,7 +160,7 @@ fn describe(args: &ThroughputArgs, report: &mut Report) {
     };
     report.add("shape", shape);
     report.add("transport", args.target.transport());
-    report.add("qos", args.qos);
+    report.add("qos", args.qos.as_u8());
     report.add("payload_bytes", args.payload);
     match args.rate {
         Some(rate) => report.add("rate_messages_per_s", rate),
