@@ -13,7 +13,7 @@ over_every_transport!(
     name_and_level_must_belong_together,
     empty_client_id_needs_a_clean_session,
     client_ids_over_23_bytes_are_accepted,
-    bridge_bit_is_accepted,
+    bridge_bit_is_refused_so_that_bridges_do_without,
     reserved_connect_flag_closes,
     password_needs_a_user_name,
     acknowledgements_have_no_reason_code,
@@ -90,15 +90,13 @@ fn client_ids_over_23_bytes_are_accepted(at: Target) {
     }
 }
 
-fn bridge_bit_is_accepted(at: Target) {
-    // Mosquitto's bridges set the top bit of the level: 0x83 and 0x84.
-    for level in [0x83, 0x84] {
-        let topic = unique("t");
-        let mut client = at.connect(&Connect::new(level, &unique("c")));
-        client.subscribe(&topic, 0);
-        at.v5().publish(&topic, "x", 1);
-        client.expect_message("x");
-        client.leave();
+fn bridge_bit_is_refused_so_that_bridges_do_without(at: Target) {
+    // Mosquitto's bridges first set the top bit of the level, and try again without it when return code 1 comes.
+    for (name, level) in [("MQIsdp", 0x83), ("MQTT", 0x84)] {
+        let mut client = at.open();
+        client.send(&packet(0x10, &[&field(name), &[level, 2, 0, 0], &field("c")]));
+        client.expect(&[0x20, 2, 0, 1]);
+        client.expect_close();
     }
 }
 

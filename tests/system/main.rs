@@ -1,1 +1,2 @@
 //! Slow whole-system tests.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected stops at once")]

@@ -1,0 +1,255 @@
+//! The house rules that a machine can check: file headers and sizes, who may depend on whom, names, clauses, no paths of one machine.
+#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected stops at once")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lines of code in one file, tests aside.
+const LINES_MAX: usize = 600;
+const STATEMENTS: usize = 251;
+const BANNED_NAMES: [&str; 6] = ["utils", "helpers", "common", "types", "manager", "misc"];
+
+/// Which packages of the workspace each may depend on. Only the root sees all.
+const MAY_USE: [(&str, &[&str]); 7] = [
+    ("mqtt", &[]),
+    ("state", &["mqtt"]),
+    ("link", &["mqtt"]),
+    ("broker", &["mqtt", "state", "link"]),
+    ("authsvc", &["mqtt", "link"]),
+    ("lb", &["mqtt", "link", "authsvc"]),
+    ("loadtests", &["mqtt"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files that git knows or would add, by path from the root.
+fn files() -> Vec<PathBuf> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output();
+    let listed = match listed {
+        Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
+        _ => return walk(),
+    };
+    listed.lines().map(PathBuf::from).filter(|file| root().join(file).is_file()).collect()
+}
+
+/// The same for a source tree without git.
+fn walk() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let name = entry.file_name();
+            let hidden = name.to_string_lossy().starts_with('.') && name != ".ci";
+            if entry.path().is_dir() {
+                let built =
+                    ["target", "data", "node_modules", "__pycache__"].iter().any(|other| name == *other);
+                if !hidden && !built {
+                    folders.push(entry.path());
+                }
+            } else {
+                found.push(entry.path().strip_prefix(root()).unwrap().to_path_buf());
+            }
+        }
+    }
+    found
+}
+
+fn rust_files() -> Vec<(PathBuf, String)> {
+    files()
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+        .map(|file| (file.clone(), fs::read_to_string(root().join(file)).unwrap()))
+        .collect()
+}
+
+/// Fails with every finding at once.
+fn expect_none(rule: &str, found: &[String]) {
+    assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let mut found = Vec::new();
+    for (file, text) in rust_files() {
+        let header = text.lines().take_while(|line| line.starts_with("//!")).count();
+        if !(1..=12).contains(&header) {
+            found.push(format!("{} has {header} header lines", file.display()));
+        }
+    }
+    expect_none("a file opens with a few lines of //!", &found);
+}
+
+#[test]
+fn files_are_small() {
+    let mut found = Vec::new();
+    for (file, text) in rust_files() {
+        let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+        let is_test = file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs");
+        if lines > LINES_MAX && !is_test {
+            found.push(format!("{} has {lines} lines", file.display()));
+        }
+    }
+    expect_none("600 lines at most, tests aside", &found);
+}
+
+#[test]
+fn names_say_something() {
+    let mut found = Vec::new();
+    for (file, _) in rust_files() {
+        for part in file.components() {
+            let name = part.as_os_str().to_string_lossy();
+            if BANNED_NAMES.contains(&name.trim_end_matches(".rs")) {
+                found.push(file.display().to_string());
+            }
+        }
+    }
+    expect_none("these names say nothing", &found);
+}
+
+/// The local dependencies of a package, from the tables of its manifest; development dependencies may cross the rule.
+fn local_dependencies(manifest: &str) -> BTreeSet<String> {
+    let mut inside = false;
+    let mut found = BTreeSet::new();
+    for line in manifest.lines() {
+        if let Some(table) = line.strip_prefix('[') {
+            let table = table.trim_end_matches(']');
+            inside =
+                table == "dependencies" || table == "build-dependencies" || table.ends_with(".dependencies");
+        } else if let Some((key, value)) = line.split_once('=').filter(|_| inside) {
+            let key = key.trim().trim_matches('"');
+            let name = key.split('.').next().unwrap();
+            let local = MAY_USE.iter().any(|(package, _)| *package == name);
+            if local || value.contains("path") {
+                found.insert(name.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut found = Vec::new();
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = workspace.lines().find(|line| line.starts_with("members")).unwrap();
+    for member in members.split('"').skip(1).step_by(2) {
+        assert!(MAY_USE.iter().any(|(package, _)| *package == member), "{member} has no rule");
+    }
+    for (package, allowed) in MAY_USE {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+        for dependency in local_dependencies(&manifest) {
+            if !allowed.contains(&dependency.as_str()) {
+                found.push(format!("{package} uses {dependency}"));
+            }
+        }
+    }
+    expect_none("mqtt <- link, state <- broker; mqtt, link, authsvc <- lb", &found);
+}
+
+/// The rows of docs/conformance.md: statement to what stands under *held by*.
+fn conformance() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(root().join("docs/conformance.md")).unwrap();
+    let mut rows = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| MQTT-")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let twice = rows.insert(cells[1].to_owned(), cells[2].to_owned());
+        assert!(twice.is_none(), "{} has two rows", cells[1]);
+    }
+    rows
+}
+
+#[test]
+fn every_statement_has_a_row() {
+    let rows = conformance();
+    assert_eq!(rows.len(), STATEMENTS, "rows in docs/conformance.md");
+    // The numbers within a section run from 1 (2.2.1 from 2) without a gap, so a lost row cannot be made up by a wrong one.
+    let mut sections: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for statement in rows.keys() {
+        let (section, number) = statement.rsplit_once('-').unwrap();
+        sections.entry(section).or_default().push(number.parse().unwrap());
+    }
+    for (section, mut numbers) in sections {
+        numbers.sort_unstable();
+        let first = if section == "MQTT-2.2.1" { 2 } else { 1 };
+        let wanted: Vec<u32> = (first..).take(numbers.len()).collect();
+        assert_eq!(numbers, wanted, "{section}");
+    }
+}
+
+#[test]
+fn every_test_named_in_the_docs_exists() {
+    let mut found = Vec::new();
+    for (statement, held) in conformance() {
+        if held == "client" {
+            continue;
+        }
+        let tests: Vec<&str> = held.split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() {
+            found.push(format!("{statement} names no test"));
+        }
+        for test in tests {
+            let exists = test.strip_prefix("it::").and_then(|path| path.split_once("::")).is_some_and(
+                |(module, name)| {
+                    let text =
+                        fs::read_to_string(root().join(format!("tests/it/{module}.rs"))).unwrap_or_default();
+                    text.contains(&format!("fn {name}("))
+                },
+            );
+            if !exists {
+                found.push(format!("{statement} names {test}"));
+            }
+        }
+    }
+    expect_none("tests that docs/conformance.md names", &found);
+}
+
+/// The statements that `3.3.4-3` or `3.3.4-3..5` names; none for a section (`4.6`).
+fn statements(name: &str) -> Vec<String> {
+    let Some((section, numbers)) = name.split_once('-') else { return Vec::new() };
+    numbers.split("..").map(|number| format!("MQTT-{section}-{number}")).collect()
+}
+
+#[test]
+fn clauses_named_in_the_code_exist() {
+    let rows = conformance();
+    let mut found = Vec::new();
+    for (file, text) in rust_files() {
+        for line in text.lines() {
+            // The clauses of 3.1.1 are numbered otherwise; a line that names it is not judged.
+            if line.contains("3.1.1") || line.contains("MQTT 3") || !line.contains("v5 [MQTT-") {
+                continue;
+            }
+            for piece in line.split("[MQTT-").skip(1) {
+                let Some((number, _)) = piece.split_once(']') else { continue };
+                for statement in statements(number) {
+                    if !rows.contains_key(&statement) {
+                        found.push(format!("{}: {statement}", file.display()));
+                    }
+                }
+            }
+        }
+    }
+    expect_none("statements of MQTT 5 that do not exist", &found);
+}
+
+#[test]
+fn no_path_of_one_machine_is_in_the_tree() {
+    let needles = [["/wo", "rk/"].concat(), ["/ho", "me/"].concat(), ["/ro", "ot/."].concat()];
+    let mut found = Vec::new();
+    for file in files() {
+        let Ok(text) = fs::read_to_string(root().join(&file)) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            if needles.iter().any(|needle| line.contains(needle.as_str())) {
+                found.push(format!("{}:{}", file.display(), number + 1));
+            }
+        }
+    }
+    expect_none("paths that exist on one machine only", &found);
+}
