@@ -205,7 +205,7 @@ impl Hub {
             self.sessions.remove(&granted.handle);
             self.remove_filters(&granted.handle);
         }
-        let release = Release { expiry_s, keep_will: true, sent: owned.sent, now: Self::now() };
+        let release = Release { expiry_s, keep_will: true, sent: owned.sent, now: self.now() };
         self.store.release(&owned.fence, release, Box::new(|_| ()));
     }
 

@@ -14,7 +14,8 @@ use crate::sys::Sys;
 const DUE_MAX: usize = 1000;
 /// How often the store is asked for what is due: Will Delay and Session Expiry are in whole seconds.
 const DUE_INTERVAL: Duration = Duration::from_millis(500);
-/// How soon work is tried again that the store could not take.
+/// How soon work is tried again that the store could not take, and the longest that the clock stands still while no
+/// device does anything.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs until it is dropped.
@@ -30,7 +31,10 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     loop {
         tokio::select! {
             _ = due.tick() => claim_due(&hub),
-            _ = retry.tick() => hub.retry_held(),
+            _ = retry.tick() => {
+                hub.clock.tick();
+                hub.retry_held();
+            }
             _ = sys_tick.tick(), if sys_interval_s > 0 => sys.publish(&hub),
         }
     }
@@ -39,7 +43,7 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 fn claim_due(hub: &Arc<Hub>) {
     let answered = Arc::clone(hub);
     hub.store.claim_due(
-        Hub::now(),
+        hub.now(),
         DUE_MAX,
         Box::new(move |result| match result {
             Ok(due) => {

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mqtt::ReasonCode;
 use parking_lot::{Mutex, RwLock};
 use state::{Message, Store, StoredSession, Subscription, UnixMs};
 
+use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::index::{Entry, Index};
 use crate::metrics::Metrics;
@@ -27,6 +27,7 @@ pub(crate) struct Hub {
     pub sys: RwLock<HashMap<Arc<str>, Arc<Message>>>,
     /// Publishes that the store could not take, in order, to be tried again.
     pub held: Mutex<Held>,
+    pub clock: Clock,
     next_session: AtomicU64,
 }
 
@@ -40,14 +41,14 @@ impl Hub {
             metrics,
             sys: RwLock::default(),
             held: Mutex::default(),
+            clock: Clock::new(),
             next_session: AtomicU64::new(1),
         }
     }
 
-    /// The wall clock.
-    pub(crate) fn now() -> UnixMs {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    /// The time of this turn.
+    pub(crate) fn now(&self) -> UnixMs {
+        self.clock.now()
     }
 
     /// A new session that nobody is connected to.

@@ -3,6 +3,7 @@
 //! session), `publish.rs` (the path of a PUBLISH) and `session/` (the pure core).
 
 mod authorize;
+mod clock;
 mod config;
 mod connect;
 mod handler;
@@ -17,6 +18,7 @@ mod session_handle;
 mod sessions;
 mod stream;
 mod sys;
+mod tally;
 
 use std::sync::Arc;
 

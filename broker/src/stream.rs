@@ -18,6 +18,7 @@ use crate::publish::Publisher;
 use crate::retained::{More, RetainedReader};
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, SubscribeItem, WillFate};
 use crate::session_handle::{Item, SessionHandle, recycle};
+use crate::tally;
 
 thread_local! {
     /// Two lists of effects, reused by every session that this thread drives.
@@ -69,7 +70,8 @@ struct Rare {
 
 impl WorkerStream {
     pub(crate) fn open(hub: Arc<Hub>, open: Open) -> Self {
-        let now = Hub::now();
+        hub.clock.tick();
+        let now = hub.now();
         let connection = open.connection_id;
         let state = match connect::decode(&open.connect) {
             Ok(Some(packet)) => {
@@ -108,7 +110,7 @@ impl WorkerStream {
             server_keep_alive_s: pending.open.server_keep_alive_s,
             authentication: pending.open.authentication.clone(),
             stored: granted.owned,
-            now: Hub::now(),
+            now: self.hub.now(),
         };
         let will = pending.will.clone();
         let rare =
@@ -138,7 +140,7 @@ impl WorkerStream {
     fn drive(&mut self, input: Input<'_>, out: &mut Outgoing) {
         let State::Serving(serving) = &mut self.state else { return };
         let (mut effects, spare) = take_effects();
-        serving.session.handle(input, Hub::now(), &mut Outputs { wire: out, effects: &mut effects });
+        serving.session.handle(input, self.hub.now(), &mut Outputs { wire: out, effects: &mut effects });
         self.run(effects, spare, out);
     }
 
@@ -194,7 +196,7 @@ impl WorkerStream {
             Some(_) => (None, true),
             None => (None, false),
         };
-        let release = Release { expiry_s: closing.expiry_s, keep_will: later, sent, now: Hub::now() };
+        let release = Release { expiry_s: closing.expiry_s, keep_will: later, sent, now: hub.now() };
         if ends {
             hub.sessions.remove(handle);
             hub.remove_filters(handle);
@@ -288,13 +290,12 @@ impl Serving {
         out: &mut Outputs<'_>,
     ) {
         let qos = message.qos();
-        hub.metrics.received[qos as usize].inc();
-        hub.metrics.bytes_received.inc_by(message.payload_slice().len() as u64);
+        tally::received(qos, message.payload_slice().len());
         let publisher = Publisher { session: &self.handle, connection, fence: self.fence() };
         let answer = hub.publish(Some(publisher), packet_id, message);
         let Some(packet_id) = packet_id else { return };
         match answer {
-            Some(code) => self.session.handle(Input::Published(packet_id, qos, Ok(code)), Hub::now(), out),
+            Some(code) => self.session.handle(Input::Published(packet_id, qos, Ok(code)), hub.now(), out),
             None => self.awaiting_store += 1,
         }
     }
@@ -396,7 +397,7 @@ impl Serving {
                 Err(code) => codes.push(*code),
             }
         }
-        self.session.handle(Input::Subscribed(packet_id, codes), Hub::now(), out);
+        self.session.handle(Input::Subscribed(packet_id, codes), hub.now(), out);
     }
 
     fn unsubscribe(
@@ -410,7 +411,7 @@ impl Serving {
         // No new message for them from here on: v5 [MQTT-3.10.4-2].
         let existed: Vec<bool> = filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
         let Some(fence) = self.fence() else {
-            self.unsubscribed(packet_id, &existed, out);
+            self.unsubscribed(hub, packet_id, &existed, out);
             return;
         };
         let handle = Arc::clone(&self.handle);
@@ -422,16 +423,16 @@ impl Serving {
         self.rare().unsubscribes.push((packet_id, filters));
     }
 
-    fn unsubscribed(&mut self, packet_id: PacketId, existed: &[bool], out: &mut Outputs<'_>) {
+    fn unsubscribed(&mut self, hub: &Hub, packet_id: PacketId, existed: &[bool], out: &mut Outputs<'_>) {
         let code = |&existed: &bool| {
             if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
         };
         let codes = existed.iter().map(code).collect();
-        self.session.handle(Input::Unsubscribed(packet_id, codes), Hub::now(), out);
+        self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
     }
 
     fn more_retained(&mut self, hub: &Arc<Hub>, connection: ConnectionId, count: usize, out: &mut Outputs<'_>) {
-        let now = Hub::now();
+        let now = hub.now();
         for _ in 0..count {
             let Some(rare) = &mut self.rare else { return };
             if rare.retained.is_empty() {
@@ -453,16 +454,15 @@ impl Serving {
     }
 
     fn take_item(&mut self, hub: &Arc<Hub>, connection: ConnectionId, item: Item, mut out: Outputs<'_>) {
-        let now = Hub::now();
+        let now = hub.now();
         let out = &mut out;
         match item {
             Item::Deliver(delivery) => {
-                hub.metrics.sent[delivery.qos as usize].inc();
-                hub.metrics.bytes_sent.inc_by(delivery.message.payload_slice().len() as u64);
+                tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::Deliver(delivery), now, out);
             }
             Item::DeliverStored(number, delivery) => {
-                hub.metrics.sent[delivery.qos as usize].inc();
+                tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::DeliverStored(number, delivery), now, out);
             }
             Item::Published(packet_id, qos, result) => {
@@ -470,7 +470,7 @@ impl Serving {
                 self.session.handle(Input::Published(packet_id, qos, result), now, out);
             }
             Item::Subscribed(packet_id, result) => self.store_subscribed(hub, packet_id, result, out),
-            Item::Unsubscribed(packet_id, result) => self.store_unsubscribed(packet_id, result, out),
+            Item::Unsubscribed(packet_id, result) => self.store_unsubscribed(hub, packet_id, result, out),
             Item::Queue(page) => self.session.handle(Input::Queue(page), now, out),
             Item::Released(number, result) => self.session.handle(Input::Released(number, result), now, out),
             Item::Forgotten(packet_id, result) => {
@@ -512,6 +512,7 @@ impl Serving {
 
     fn store_unsubscribed(
         &mut self,
+        hub: &Hub,
         packet_id: PacketId,
         result: Result<Vec<bool>, StoreError>,
         out: &mut Outputs<'_>,
@@ -520,10 +521,10 @@ impl Serving {
         let Some(position) = waiting.iter().position(|(waits, _)| *waits == packet_id) else { return };
         let (_, filters) = waiting.remove(position);
         match result {
-            Ok(existed) => self.unsubscribed(packet_id, &existed, out),
+            Ok(existed) => self.unsubscribed(hub, packet_id, &existed, out),
             Err(_) => {
                 let codes = vec![ReasonCode::UnspecifiedError; filters.len()];
-                self.session.handle(Input::Unsubscribed(packet_id, codes), Hub::now(), out);
+                self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
             }
         }
     }
@@ -550,6 +551,7 @@ impl link::Stream for WorkerStream {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
+        self.hub.clock.tick();
         let before = out.len();
         if let State::AwaitingClaim(pending) = &self.state {
             let granted = std::task::ready!(pending.slot.poll(cx));
@@ -560,6 +562,7 @@ impl link::Stream for WorkerStream {
         if before < budget {
             let _pending = self.take_items(cx, out, budget);
         }
+        tally::flush(&self.hub.metrics);
         match &self.state {
             State::Ended(reason) => Poll::Ready(Event::Closed(*reason)),
             _ if out.len() > before => Poll::Ready(Event::Wrote),

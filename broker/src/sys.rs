@@ -29,7 +29,7 @@ impl Sys {
 
     /// Publishes every topic whose value has changed.
     pub(crate) fn publish(&mut self, hub: &Arc<Hub>) {
-        let now = Hub::now();
+        let now = hub.now();
         for (topic, value) in self.values(hub) {
             let unchanged = hub.sys.read().get(topic).is_some_and(|old| old.payload_slice() == value.as_bytes());
             if unchanged {

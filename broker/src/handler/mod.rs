@@ -9,6 +9,8 @@ mod publish;
 mod pubrec;
 mod pubrel;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 mod unsubscribe;
 
 use mqtt::{Ack, AckKind, PacketId, ReasonCode};

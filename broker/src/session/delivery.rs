@@ -30,6 +30,13 @@ pub(crate) struct StoredQueue {
     reading: bool,
 }
 
+impl StoredQueue {
+    /// Messages below this number may have been sent on an earlier connection.
+    pub(crate) fn sent_before(&self) -> Number {
+        self.sent_before
+    }
+}
+
 impl Session {
     /// Takes over a stored session: what was in flight is sent again, in order, then what waits.
     // v5 [MQTT-4.4.0-1], v5 [MQTT-4.6.0-1]

@@ -6,6 +6,9 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::fast::RandomState;
 use mqtt::{PacketId, QoS, ReasonCode};
 
+/// Room for flows that is kept when there is none; anything larger is given back.
+const FLOWS_KEPT_MAX: usize = 64;
+
 /// How far a QoS 2 flow from the client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receipt {
@@ -93,6 +96,7 @@ impl Inbound {
     pub(crate) fn forget(&mut self, id: PacketId) {
         let counted = self.received.remove(&id).is_some_and(|received| received.counts);
         self.inflight -= usize::from(counted);
+        self.trim();
     }
 
     /// The oldest acknowledgement of this kind that has no answer gets this one.
@@ -120,7 +124,15 @@ impl Inbound {
                 self.advance(answered.0, Receipt::AwaitingPubrel);
             }
         }
+        self.trim();
         Some(answered)
+    }
+
+    /// After a burst: memory goes back when the last flow is over.
+    fn trim(&mut self) {
+        if self.is_empty() && (self.owed.capacity() > FLOWS_KEPT_MAX || self.received.capacity() > FLOWS_KEPT_MAX) {
+            *self = Self::default();
+        }
     }
 
     /// Acknowledgements that are owed.

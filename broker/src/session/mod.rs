@@ -10,6 +10,10 @@ mod inbound;
 pub(crate) mod io;
 mod number;
 mod outbound;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -156,9 +160,11 @@ impl Session {
         Ok(())
     }
 
-    /// Messages below this number may have been sent: what [`state::Release::sent`] is to be.
+    /// Messages below this number may have been sent, now or on an earlier connection: what [`state::Release::sent`] is
+    /// to be.
     pub(crate) fn sent(&self) -> Number {
-        self.outbound.next()
+        let before = self.stored.as_ref().map_or(Number(0), |stored| stored.sent_before());
+        self.outbound.next().max(before)
     }
 
     /// How the session leaves a connection that was lost.
@@ -189,7 +195,7 @@ impl Session {
     }
 
     /// Gives back what an idle session does not need.
-    fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.outbound.release();
         if self.inbound.as_ref().is_some_and(|inbound| inbound.is_empty()) {
             self.inbound = None;

@@ -1,0 +1,49 @@
+//! Messages counted per thread and turn, so that the shared counters are touched once per turn and not per message.
+
+use std::cell::Cell;
+
+use mqtt::QoS;
+
+use crate::metrics::Metrics;
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    received: [u32; 3],
+    sent: [u32; 3],
+    bytes_received: u64,
+    bytes_sent: u64,
+}
+
+thread_local! {
+    static TALLY: Cell<Tally> = Cell::default();
+}
+
+/// A PUBLISH came from a client.
+pub(crate) fn received(qos: QoS, payload_bytes: usize) {
+    let mut tally = TALLY.get();
+    tally.received[qos as usize] += 1;
+    tally.bytes_received += payload_bytes as u64;
+    TALLY.set(tally);
+}
+
+/// A PUBLISH was handed to a client's session.
+pub(crate) fn sent(qos: QoS, payload_bytes: usize) {
+    let mut tally = TALLY.get();
+    tally.sent[qos as usize] += 1;
+    tally.bytes_sent += payload_bytes as u64;
+    TALLY.set(tally);
+}
+
+/// Adds what this thread has counted to the shared counters.
+pub(crate) fn flush(metrics: &Metrics) {
+    let tally = TALLY.take();
+    if tally == Tally::default() {
+        return;
+    }
+    let counters = metrics.received.iter().zip(tally.received).chain(metrics.sent.iter().zip(tally.sent));
+    for (counter, count) in counters.filter(|(_, count)| *count > 0) {
+        counter.inc_by(u64::from(count));
+    }
+    metrics.bytes_received.inc_by(tally.bytes_received);
+    metrics.bytes_sent.inc_by(tally.bytes_sent);
+}
