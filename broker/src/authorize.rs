@@ -40,7 +40,8 @@ impl Authority {
     // what operators watch.
     pub(crate) fn may_publish(&self, topic: &str) -> bool {
         if topic.starts_with('$') {
-            let server_only = topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let server_only =
+                topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
             return !server_only && self.first_applies(Action::Publish, topic);
         }
         self.publish_all || self.first_applies(Action::Publish, topic)
@@ -256,7 +257,8 @@ mod tests {
 
     #[test]
     fn placeholders_stand_for_one_whole_level() {
-        let own: &[(Effect, Action, &[&str])] = &[(Effect::Allow, Action::All, &["devices/%c/#", "users/%u/+"])];
+        let own: &[(Effect, Action, &[&str])] =
+            &[(Effect::Allow, Action::All, &["devices/%c/#", "users/%u/+"])];
         let alice = authority(own);
         assert!(alice.may_publish("devices/device-7/state"));
         assert!(alice.may_subscribe("users/alice/+"));
@@ -267,7 +269,8 @@ mod tests {
 
     #[test]
     fn an_identity_with_wildcards_or_slashes_gains_nothing() {
-        let own: &[(Effect, Action, &[&str])] = &[(Effect::Allow, Action::All, &["devices/%c", "users/%u/x"])];
+        let own: &[(Effect, Action, &[&str])] =
+            &[(Effect::Allow, Action::All, &["devices/%c", "users/%u/x"])];
         for identity in ["+", "#", "a/b", ""] {
             let odd = named(identity, identity, own);
             assert!(!odd.may_subscribe("devices/+"), "{identity:?}");

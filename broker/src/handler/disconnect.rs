@@ -5,7 +5,11 @@ use mqtt::{Disconnect, Property, PropertyId, ReasonCode};
 use crate::session::{Fault, Outputs, Session, WillFate};
 
 impl Session {
-    pub(crate) fn on_disconnect(&mut self, disconnect: &Disconnect<'_>, out: &mut Outputs<'_>) -> Result<(), Fault> {
+    pub(crate) fn on_disconnect(
+        &mut self,
+        disconnect: &Disconnect<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), Fault> {
         let expiry = disconnect.properties.find(PropertyId::SessionExpiryInterval);
         if let Some(Property::SessionExpiryInterval(expiry_s)) = expiry {
             if self.expiry_s == 0 && expiry_s != 0 {

@@ -143,7 +143,13 @@ impl Session {
 
     /// Acknowledges a message that is not published: with its Reason Code, or without a word before MQTT 5, which has none
     /// ([MQTT-3.3.5-2] of v3.1.1 allows that, or to close).
-    fn reject(&mut self, id: PacketId, qos: QoS, code: ReasonCode, out: &mut Outputs<'_>) -> Result<(), Fault> {
+    fn reject(
+        &mut self,
+        id: PacketId,
+        qos: QoS,
+        code: ReasonCode,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), Fault> {
         if !self.version.is_v5() && code != ReasonCode::NotAuthorized {
             return Err(Fault::Violation(code, "refused"));
         }

@@ -38,7 +38,12 @@ impl Session {
     }
 
     /// The store has noted a PUBREC.
-    pub(crate) fn on_released(&mut self, number: Number, result: Result<(), StoreError>, out: &mut Outputs<'_>) {
+    pub(crate) fn on_released(
+        &mut self,
+        number: Number,
+        result: Result<(), StoreError>,
+        out: &mut Outputs<'_>,
+    ) {
         if let Err(error) = result {
             return self.store_failed(&error, out);
         }

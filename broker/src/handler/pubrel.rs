@@ -25,7 +25,12 @@ impl Session {
     }
 
     /// The store has forgotten a Packet Identifier.
-    pub(crate) fn on_forgotten(&mut self, id: PacketId, result: Result<(), StoreError>, out: &mut Outputs<'_>) {
+    pub(crate) fn on_forgotten(
+        &mut self,
+        id: PacketId,
+        result: Result<(), StoreError>,
+        out: &mut Outputs<'_>,
+    ) {
         if let Err(error) = result {
             return self.store_failed(&error, out);
         }

@@ -46,7 +46,8 @@ impl Session {
             items.push(SubscribeItem { subscription, retain_handling });
         }
         if added.is_empty() {
-            let codes = items.iter().filter_map(|item| item.subscription.as_ref().err().copied()).collect::<Vec<_>>();
+            let codes =
+                items.iter().filter_map(|item| item.subscription.as_ref().err().copied()).collect::<Vec<_>>();
             self.put_suback(id, &codes, out);
             return;
         }
@@ -70,7 +71,9 @@ impl Session {
     fn refusal_of_filter(&self, filter: &str, hash: u64, added: &[u64]) -> Option<ReasonCode> {
         let filters_room =
             self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
-        if topic::levels(filter).count() > self.config.topic_levels_max {
+        // `$share` and the Share Name are no levels of the topic.
+        let share_levels = if topic::is_shared(filter) { 2 } else { 0 };
+        if topic::levels(filter).count() > self.config.topic_levels_max + share_levels {
             Some(ReasonCode::TopicFilterInvalid)
         } else if topic::is_shared(filter) && !self.config.shared_subscriptions {
             Some(ReasonCode::SharedSubscriptionsNotSupported)

@@ -7,7 +7,11 @@ use mqtt::{PacketId, Properties, ReasonCode, UnsubAck, Unsubscribe};
 use crate::session::{Effect, Fault, Outputs, RequestKind, Session};
 
 impl Session {
-    pub(crate) fn on_unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>, out: &mut Outputs<'_>) -> Result<(), Fault> {
+    pub(crate) fn on_unsubscribe(
+        &mut self,
+        unsubscribe: &Unsubscribe<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), Fault> {
         let id = unsubscribe.packet_id;
         let filters: Vec<Arc<str>> = unsubscribe.iter().map(Arc::from).collect();
         let refused = if self.is_taken(id) {

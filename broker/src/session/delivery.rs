@@ -166,6 +166,7 @@ impl Session {
     /// Asks for retained messages while there is room for them, so that no more than a few are in memory.
     pub(crate) fn ask_retained(&mut self, out: &mut Outputs<'_>) {
         let room = self.retained_open
+            && !self.closed
             && self.retained_asked == 0
             && out.wire.len() < WIRE_BYTES_MAX
             && self.outbound.waiting() < usize::from(RETAINED_MESSAGES_MAX)

@@ -130,7 +130,9 @@ impl Inbound {
 
     /// After a burst: memory goes back when the last flow is over.
     fn trim(&mut self) {
-        if self.is_empty() && (self.owed.capacity() > FLOWS_KEPT_MAX || self.received.capacity() > FLOWS_KEPT_MAX) {
+        if self.is_empty()
+            && (self.owed.capacity() > FLOWS_KEPT_MAX || self.received.capacity() > FLOWS_KEPT_MAX)
+        {
             *self = Self::default();
         }
     }

@@ -65,7 +65,8 @@ pub(crate) struct Session {
     pub(crate) version: ProtocolVersion,
     /// The client wants Reason Strings.
     pub(crate) wants_reasons: bool,
-    closed: bool,
+    /// [`Effect::Close`] was said.
+    pub(crate) closed: bool,
 }
 
 impl Session {

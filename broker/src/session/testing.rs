@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use link::{Outgoing, Passport, Rule};
-use mqtt::{Connect, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode};
+use mqtt::{
+    Connect, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode,
+};
 use state::{Delivery, Fence, Message, Number, Owned, StoredSession, SubscriptionIds};
 
 use crate::config::BrokerConfig;
@@ -147,7 +149,8 @@ impl Rig {
     /// The client sends these bytes: whole packets.
     pub(crate) fn bytes(&mut self, mut bytes: &[u8]) -> &mut Self {
         while !bytes.is_empty() {
-            let frame = mqtt::frame::split(bytes, u32::MAX).expect("a valid fixed header").expect("a whole packet");
+            let frame =
+                mqtt::frame::split(bytes, u32::MAX).expect("a valid fixed header").expect("a whole packet");
             bytes = &bytes[frame.raw.len()..];
             self.input(Input::Packet(frame));
         }

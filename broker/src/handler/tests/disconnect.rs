@@ -32,7 +32,8 @@ fn any_other_disconnect_publishes_the_will() {
 
 #[test]
 fn disconnect_may_change_the_session_expiry_interval() {
-    let mut rig = plan().with(Property::SessionExpiryInterval(5)).configure(|c| c.session_expiry_max_s = 7).open();
+    let mut rig =
+        plan().with(Property::SessionExpiryInterval(5)).configure(|c| c.session_expiry_max_s = 7).open();
     rig.bytes(&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
     assert_eq!(rig.closing().expiry_s, 7);
     let mut rig = plan().with(Property::SessionExpiryInterval(5)).open();

@@ -1,6 +1,6 @@
 //! Messages to a client whose queue is in memory: flows, window, bounds, expiry, size, aliases, properties.
 
-use mqtt::{Property, ProtocolVersion, QoS, ReasonCode};
+use mqtt::{Property, ProtocolVersion, QoS};
 use state::{Message, SubscriptionIds};
 
 use super::{join, plan, v5, v311};
@@ -62,7 +62,9 @@ fn qos_2_goes_by_pubrec_and_pubcomp() {
 #[test]
 fn a_refusal_by_the_client_ends_the_flow() {
     let mut rig = v5();
-    rig.input(Input::Deliver(delivery("t", b"x", QOS2))).input(Input::Deliver(delivery("t", b"x", QOS1))).sent();
+    rig.input(Input::Deliver(delivery("t", b"x", QOS2)))
+        .input(Input::Deliver(delivery("t", b"x", QOS1)))
+        .sent();
     rig.bytes(&[0x50, 3, 0, 1, 0x80]).bytes(&[0x40, 3, 0, 2, 0x97]);
     assert!(rig.sent().is_empty());
     assert_eq!(rig.effect_names(), ["dropped Refused 2", "dropped Refused 1"]);
@@ -110,7 +112,8 @@ fn a_full_queue_drops_the_newest() {
     rig.sent();
     assert!(rig.bytes(&[0x40, 2, 0, 1]).sent().ends_with(b"2"));
 
-    let mut rig = Plan::new(ProtocolVersion::V5).configure(|c| (c.queue_bytes_max, c.inflight_max) = (1000, 1)).open();
+    let mut rig =
+        Plan::new(ProtocolVersion::V5).configure(|c| (c.queue_bytes_max, c.inflight_max) = (1000, 1)).open();
     for _ in 0..3 {
         rig.input(Input::Deliver(delivery("t", &[0; 600], QOS1)));
     }
@@ -142,7 +145,7 @@ fn an_expired_message_is_dropped_before_it_is_sent() {
 #[test]
 fn a_message_over_the_maximum_packet_size_is_as_if_completed() {
     let mut rig = plan().with(Property::MaximumPacketSize(30)).open();
-    for (qos, len) in [(QOS0, 24), (QOS0, 25), (QOS1, 22), (QOS1, 21)] {
+    for (qos, len) in [(QOS0, 24), (QOS0, 25), (QOS1, 23), (QOS1, 22)] {
         rig.input(Input::Deliver(delivery("t", &vec![b'x'; len], qos)));
     }
     let sent = rig.sent();
@@ -184,7 +187,8 @@ fn qos_1_waits_for_a_client_that_does_not_read() {
 #[test]
 fn a_repeated_topic_is_sent_as_its_alias_when_the_client_allows_it() {
     let mut rig = plan().with(Property::TopicAliasMaximum(1)).open();
-    rig.input(Input::Deliver(delivery("topic", b"1", QOS0))).input(Input::Deliver(delivery("topic", b"2", QOS0)));
+    rig.input(Input::Deliver(delivery("topic", b"1", QOS0)))
+        .input(Input::Deliver(delivery("topic", b"2", QOS0)));
     rig.input(Input::Deliver(delivery("other", b"3", QOS0)));
     let expected = join(&[
         &[0x30, 12, 0, 5, b't', b'o', b'p', b'i', b'c', 3, 0x23, 0, 1, b'1'],
@@ -218,8 +222,7 @@ fn large_payloads_are_shared_and_small_ones_copied() {
 }
 
 #[test]
-fn a_server_reason_is_success_in_its_shortest_form() {
-    assert_eq!(ReasonCode::Success.as_u8(), 0);
+fn a_pubrec_without_subscribers_goes_on_as_any_other() {
     let mut rig = v5();
     rig.input(Input::Deliver(delivery("t", b"x", QOS2))).sent();
     assert_eq!(rig.bytes(&[0x50, 3, 0, 1, 0x10]).sent(), [0x62, 2, 0, 1]);
