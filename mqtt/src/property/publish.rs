@@ -39,7 +39,7 @@ impl<'a> Properties<'a> {
         if self.raw.is_empty() {
             return summary;
         }
-        for property in self.iter() {
+        for property in self {
             match property {
                 Property::PayloadFormatIndicator(is_text) => summary.payload_is_text = Some(is_text),
                 Property::MessageExpiryInterval(seconds) => summary.message_expiry_s = Some(seconds),
