@@ -244,9 +244,9 @@ impl Hub {
             }
         }
         for group in matches.iter().flat_map(|leaf| leaf.shared()) {
-            matched |= group
-                .candidates()
-                .any(|entry| self.offer(&entry.session, message, Merged::of(&entry.options), stored) == Offered::Taken);
+            matched |= group.offer(|entry| {
+                self.offer(&entry.session, message, Merged::of(&entry.options), stored) == Offered::Taken
+            });
         }
         matched
     }

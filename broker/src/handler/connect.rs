@@ -38,7 +38,7 @@ impl Terms {
             wants_response_information: false,
             wants_reasons: is_v5,
         };
-        for property in connect.properties.iter() {
+        for property in &connect.properties {
             match property {
                 Property::SessionExpiryInterval(seconds) => {
                     terms.expiry_wanted_s = Some(seconds);

@@ -39,14 +39,23 @@ impl Group {
         self.members.as_slice().is_empty()
     }
 
-    /// The members in the order in which they should be tried for the next message: round robin over those that are
-    /// connected, then those that are not (their stored sessions can take QoS 1 and 2).
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = &Entry> {
+    /// Offers a message to members in turn until one takes it: round robin over those that are connected, then over
+    /// those that are not (their stored sessions can take QoS 1 and 2). Answers whether one did.
+    pub(crate) fn offer(&self, mut take: impl FnMut(&Entry) -> bool) -> bool {
         let members = self.members.as_slice();
-        let start = self.next.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
-        let (after, before) = (members.get(start..).unwrap_or_default(), members.get(..start).unwrap_or_default());
-        let turn = move || after.iter().chain(before);
-        let connected = turn().filter(|e| e.session.is_connected());
-        connected.chain(turn().filter(|e| !e.session.is_connected()))
+        let start = self.next.load(Ordering::Relaxed);
+        for connected in [true, false] {
+            for turn in 0..members.len() {
+                let position = (start + turn) % members.len();
+                let member = &members[position];
+                if member.session.is_connected() == connected && take(member) {
+                    // The turn goes on behind whoever took it, so that a member which cannot does not double the share
+                    // of the one that follows it.
+                    self.next.store(position + 1, Ordering::Relaxed);
+                    return true;
+                }
+            }
+        }
+        false
     }
 }

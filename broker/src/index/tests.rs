@@ -112,13 +112,21 @@ fn a_share_goes_round_its_connected_members_first() {
     let mut turns = [0; 4];
     for _ in 0..100 {
         let matches = index.matches("t");
-        let order: Vec<u64> = matches[0].shared()[0].candidates().map(|e| e.session.id).collect();
-        assert_eq!(order.len(), 4);
-        turns[usize::try_from(order[0]).unwrap()] += 1;
-        assert!(order[..2].contains(&1) && order[..2].contains(&3), "{order:?}");
+        let mut asked = Vec::new();
+        let taken = matches[0].shared()[0].offer(|entry| {
+            asked.push(entry.session.id);
+            true
+        });
+        assert!(taken && asked.len() == 1);
+        turns[usize::try_from(asked[0]).unwrap()] += 1;
     }
-    assert_eq!(turns[0] + turns[2], 0);
-    assert!(turns[1] >= 25 && turns[3] >= 25, "{turns:?}");
+    assert_eq!(turns, [0, 50, 0, 50]);
+    let mut asked = Vec::new();
+    assert!(!index.matches("t")[0].shared()[0].offer(|entry| {
+        asked.push(entry.session.id);
+        false
+    }));
+    assert!(asked.len() == 4 && asked[..2].contains(&1) && asked[..2].contains(&3), "{asked:?}");
 }
 
 fn filter() -> impl Strategy<Value = String> {

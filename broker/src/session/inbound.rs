@@ -148,7 +148,7 @@ impl Inbound {
     }
 
     /// Panics where the parts contradict each other.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         let qos1 = self.owed.iter().filter(|owed| owed.qos == QoS::AtLeastOnce).count();
         let qos2 = self.received.values().filter(|received| received.counts).count();

@@ -215,7 +215,7 @@ impl Session {
     }
 
     /// Panics where parts of the state contradict each other.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         self.outbound.check_invariants();
         if let Some(inbound) = &self.inbound {

@@ -167,7 +167,7 @@ impl Outbound {
     }
 
     /// Panics where the parts contradict each other.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         let inflight = self.flights.iter().filter(|flight| **flight != Flight::Done).count();
         assert_eq!(self.inflight as usize, inflight, "flights under way");

@@ -1,0 +1,258 @@
+//! A device of a test: raw packets into a stream, and what comes back, without sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use broker::{Broker, BrokerConfig, WorkerStream};
+use bytes::{Bytes, BytesMut};
+use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
+use mqtt::{
+    Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, PublishHead, QoS, ReasonCode, Will, frame,
+};
+use prometheus_client::registry::Registry;
+use state::MemoryStore;
+
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
+/// How long a test waits for something that the clock has to bring.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) struct World {
+    pub(crate) store: MemoryStore,
+    pub(crate) broker: Broker,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() }, MemoryStore::new()).await
+    }
+
+    pub(crate) async fn with(config: BrokerConfig, store: MemoryStore) -> Self {
+        let broker = Broker::start(config, Arc::new(store.clone()), &mut Registry::default()).await.unwrap();
+        Self { store, broker }
+    }
+
+    pub(crate) fn connect(&self, how: &How<'_>) -> Device {
+        let mut device = Device::open(&self.broker, how);
+        device.pump();
+        device
+    }
+}
+
+/// What a test's CONNECT says.
+#[derive(Clone)]
+pub(crate) struct How<'a> {
+    pub(crate) client_id: &'a str,
+    pub(crate) clean_start: bool,
+    pub(crate) expiry_s: u32,
+    /// Topic and delay.
+    pub(crate) will: Option<(&'a str, u32)>,
+    pub(crate) receive_maximum: u16,
+}
+
+impl<'a> How<'a> {
+    pub(crate) fn clean(client_id: &'a str) -> Self {
+        Self { client_id, clean_start: true, expiry_s: 0, will: None, receive_maximum: 1000 }
+    }
+
+    pub(crate) fn stored(client_id: &'a str) -> Self {
+        Self { clean_start: false, expiry_s: 3600, ..Self::clean(client_id) }
+    }
+}
+
+pub(crate) struct Device {
+    pub(crate) stream: Option<WorkerStream>,
+    out: Outgoing,
+    received: BytesMut,
+    pub(crate) closed: Option<ReasonCode>,
+    next_id: u16,
+}
+
+/// A packet that came, with its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    ConnAck { session_present: bool, code: u8 },
+    Publish { topic: String, payload: Vec<u8>, qos: u8, dup: bool, retain: bool, id: Option<u16> },
+    Other { first_byte: u8, body: Vec<u8> },
+}
+
+impl Device {
+    fn open(broker: &Broker, how: &How<'_>) -> Self {
+        let properties = PropertiesBuf::default()
+            .with(Property::SessionExpiryInterval(how.expiry_s))
+            .with(Property::ReceiveMaximum(how.receive_maximum));
+        let delay = how.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
+        let will = how.will.zip(delay.as_ref()).map(|((topic, _), properties)| Will {
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            topic,
+            payload: b"gone",
+            properties: properties.as_properties(),
+        });
+        let connect = Connect {
+            version: ProtocolVersion::V5,
+            clean_start: how.clean_start,
+            keep_alive_s: 0,
+            properties: properties.as_properties(),
+            client_id: how.client_id,
+            will,
+            user_name: None,
+            password: None,
+        };
+        let mut packet = BytesMut::new();
+        connect.encode(&mut packet);
+        let stream = broker.open(Open {
+            connection_id: ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed).into()),
+            peer: Peer { address: ([127, 0, 0, 1], 1).into(), listener: "test".into(), certificate_subject: None },
+            passport: Arc::new(Passport::unrestricted("".into(), how.client_id.into())),
+            connect: packet.freeze(),
+            assigned_client_id: None,
+            server_keep_alive_s: None,
+            authentication: None,
+        });
+        Self { stream: Some(stream), out: Outgoing::new(), received: BytesMut::new(), closed: None, next_id: 1 }
+    }
+
+    /// Takes all that the worker has for the device.
+    pub(crate) fn pump(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while let (Some(stream), None) = (&mut self.stream, self.closed) {
+            let polled = stream.poll_recv(&mut cx, &mut self.out, 64 << 10);
+            while !self.out.is_empty() {
+                let chunk = self.out.chunk().len();
+                self.received.extend_from_slice(self.out.chunk());
+                self.out.advance(chunk);
+            }
+            match polled {
+                Poll::Ready(Event::Wrote) => {}
+                Poll::Ready(Event::Closed(reason)) => self.closed = Some(reason),
+                Poll::Pending => break,
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, packet: &[u8]) {
+        let packet = frame::split(packet, u32::MAX).unwrap().unwrap();
+        let stream = self.stream.as_mut().unwrap();
+        if let Err(reason) = stream.send(packet, &mut self.out) {
+            self.closed = Some(reason);
+        }
+        while !self.out.is_empty() {
+            let chunk = self.out.chunk().len();
+            self.received.extend_from_slice(self.out.chunk());
+            self.out.advance(chunk);
+        }
+        self.pump();
+    }
+
+    pub(crate) fn subscribe(&mut self, filter: &str, options: u8) {
+        let id = self.id();
+        let length = u8::try_from(2 + 1 + 2 + filter.len() + 1).unwrap();
+        let filter_length = u8::try_from(filter.len()).unwrap();
+        let head = [0x82, length, (id >> 8) as u8, id as u8, 0, 0, filter_length];
+        self.send(&[&head, filter.as_bytes(), &[options]].concat());
+    }
+
+    pub(crate) fn publish(&mut self, topic: &str, payload: &[u8], qos: QoS, retain: bool) -> u16 {
+        let id = self.id();
+        self.publish_as(id, topic, payload, qos, retain);
+        id
+    }
+
+    pub(crate) fn publish_as(&mut self, id: u16, topic: &str, payload: &[u8], qos: QoS, retain: bool) {
+        let mut packet = BytesMut::new();
+        let head = PublishHead {
+            dup: false,
+            qos,
+            retain,
+            topic,
+            packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(id) },
+            alias: None,
+            message_expiry_remaining_s: None,
+            subscription_ids: &[],
+            properties: &[],
+            payload_len: payload.len(),
+        };
+        assert!(head.encode_into(ProtocolVersion::V5, &mut packet));
+        packet.extend_from_slice(payload);
+        self.send(&packet);
+    }
+
+    /// Sends a two-byte acknowledgement: PUBACK 0x40, PUBREC 0x50, PUBREL 0x62, PUBCOMP 0x70.
+    pub(crate) fn acknowledge(&mut self, first_byte: u8, id: u16) {
+        self.send(&[first_byte, 2, (id >> 8) as u8, id as u8]);
+    }
+
+    fn id(&mut self) -> u16 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The next packet, if one has come.
+    pub(crate) fn got(&mut self) -> Option<Got> {
+        self.pump();
+        let bytes: Bytes = self.received.clone().freeze();
+        let packet = frame::split(&bytes, u32::MAX).unwrap()?;
+        let _taken = self.received.split_to(packet.raw.len());
+        Some(read(packet))
+    }
+
+    /// All packets that have come.
+    pub(crate) fn drain(&mut self) -> Vec<Got> {
+        std::iter::from_fn(|| self.got()).collect()
+    }
+
+    /// Payloads of the PUBLISH packets that have come.
+    pub(crate) fn payloads(&mut self) -> Vec<Vec<u8>> {
+        let publish = |got| match got {
+            Got::Publish { payload, .. } => Some(payload),
+            _ => None,
+        };
+        self.drain().into_iter().filter_map(publish).collect()
+    }
+
+    /// The socket is gone without DISCONNECT.
+    pub(crate) fn lose(&mut self) {
+        self.stream.take().unwrap().close(CloseCause::Abnormal);
+    }
+
+    /// Sends DISCONNECT 0x00.
+    pub(crate) fn disconnect(&mut self) {
+        self.send(&[0xe0, 0]);
+        self.stream = None;
+    }
+
+    /// The next packet, waiting for the clock if need be.
+    pub(crate) async fn wait(&mut self) -> Got {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(got) = self.got() {
+                return got;
+            }
+            assert!(Instant::now() < deadline, "nothing came");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn read(packet: frame::Frame<'_>) -> Got {
+    let (first_byte, body) = (packet.raw[0], packet.body());
+    match first_byte >> 4 {
+        2 => Got::ConnAck { session_present: body[0] == 1, code: body[1] },
+        3 => {
+            let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let topic = String::from_utf8(body[2..2 + length].to_vec()).unwrap();
+            let mut rest = &body[2 + length..];
+            let qos = first_byte >> 1 & 3;
+            let id = (qos > 0).then(|| u16::from_be_bytes([rest[0], rest[1]]));
+            if qos > 0 {
+                rest = &rest[2..];
+            }
+            let payload = rest[1 + usize::from(rest[0])..].to_vec();
+            Got::Publish { topic, payload, qos, dup: first_byte & 8 != 0, retain: first_byte & 1 != 0, id }
+        }
+        _ => Got::Other { first_byte, body: body.to_vec() },
+    }
+}

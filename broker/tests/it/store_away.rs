@@ -1,0 +1,83 @@
+//! A store that does not answer, answers late, or says no.
+
+use std::io;
+use std::sync::Arc;
+
+use mqtt::QoS;
+use state::StoreError;
+
+use crate::device::{Got, How, World};
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable(Arc::new(io::Error::other("away")))
+}
+
+// P9: held back, not acknowledged, not dropped; QoS 0 goes on.
+#[tokio::test]
+async fn publishes_wait_while_the_store_is_away_and_go_on_in_order() {
+    let world = World::new().await;
+    let mut subscriber = world.connect(&How::stored("subscriber"));
+    subscriber.subscribe("t", 1);
+    subscriber.drain();
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.drain();
+    world.store.fail_with(Some(unavailable()));
+    for n in 0..20_u8 {
+        publisher.publish("t", &[n], QoS::AtLeastOnce, n % 5 == 0);
+    }
+    publisher.publish("t", b"now", QoS::AtMostOnce, false);
+    assert!(publisher.drain().is_empty(), "nothing is acknowledged");
+    assert_eq!(subscriber.payloads(), [b"now"]);
+    world.store.fail_with(None);
+    let mut acknowledged = 0;
+    while acknowledged < 20 {
+        assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, .. }));
+        acknowledged += 1;
+    }
+    assert_eq!(subscriber.payloads(), (0..20_u8).map(|n| vec![n]).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn puback_waits_for_the_store() {
+    let world = World::new().await;
+    let mut subscriber = world.connect(&How::stored("subscriber"));
+    subscriber.subscribe("t", 1);
+    subscriber.drain();
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.drain();
+    world.store.hold();
+    publisher.publish("t", b"x", QoS::AtLeastOnce, false);
+    assert!(publisher.drain().is_empty());
+    assert!(subscriber.payloads().is_empty(), "nothing is delivered before it is durable");
+    world.store.let_go();
+    assert_eq!(publisher.drain().len(), 1);
+    assert_eq!(subscriber.payloads(), [b"x"]);
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_before_its_session_is_granted_leaves_nothing_behind() {
+    let world = World::new().await;
+    let mut first = world.connect(&How::stored("c"));
+    first.subscribe("t", 1);
+    first.lose();
+    world.store.hold();
+    let mut gone = world.connect(&How::stored("c"));
+    assert_eq!(gone.got(), None);
+    gone.lose();
+    world.store.let_go();
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.publish("t", b"kept", QoS::AtLeastOnce, false);
+    let mut back = world.connect(&How::stored("c"));
+    assert_eq!(back.got(), Some(Got::ConnAck { session_present: true, code: 0 }));
+    assert_eq!(back.payloads(), [b"kept"]);
+    assert_eq!(world.broker.connected(), 2);
+}
+
+#[tokio::test]
+async fn a_connect_that_the_store_cannot_serve_is_refused_with_the_right_code() {
+    let world = World::new().await;
+    world.store.fail_with(Some(unavailable()));
+    assert_eq!(world.connect(&How::stored("c")).got(), Some(Got::ConnAck { session_present: false, code: 0x88 }));
+    world.store.fail_with(Some(StoreError::SessionQuota));
+    assert_eq!(world.connect(&How::stored("c")).got(), Some(Got::ConnAck { session_present: false, code: 0x97 }));
+}

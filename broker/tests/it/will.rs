@@ -1,0 +1,68 @@
+//! Will Messages: when they are published and when not, section 3.1.2.5 and the note in 3.1.4.
+
+use crate::device::{Got, How, World};
+
+#[tokio::test]
+async fn a_will_is_published_when_the_connection_is_lost_and_not_after_disconnect() {
+    let world = World::new().await;
+    let mut watcher = world.connect(&How::clean("watcher"));
+    watcher.subscribe("will/#", 1);
+    watcher.drain();
+    for how in [How::clean("c"), How::stored("s")] {
+        let how = How { will: Some(("will/x", 0)), ..how };
+        world.connect(&how).disconnect();
+        // v5 [MQTT-3.14.4-3]
+        assert!(watcher.payloads().is_empty());
+        world.connect(&how).lose();
+        assert_eq!(watcher.payloads(), [b"gone"]);
+    }
+}
+
+#[tokio::test]
+async fn a_delayed_will_is_published_after_its_delay_and_only_once() {
+    let world = World::new().await;
+    let mut watcher = world.connect(&How::clean("watcher"));
+    watcher.subscribe("will/#", 0);
+    watcher.drain();
+    world.connect(&How { will: Some(("will/x", 1)), ..How::stored("s") }).lose();
+    assert!(watcher.payloads().is_empty());
+    assert!(matches!(watcher.wait().await, Got::Publish { .. }));
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    assert!(watcher.payloads().is_empty());
+}
+
+// v5 [MQTT-3.1.3-9]
+#[tokio::test]
+async fn coming_back_before_the_delay_has_passed_cancels_the_will() {
+    let world = World::new().await;
+    let mut watcher = world.connect(&How::clean("watcher"));
+    watcher.subscribe("will/#", 0);
+    watcher.drain();
+    let how = How { will: Some(("will/x", 1)), ..How::stored("s") };
+    world.connect(&how).lose();
+    let _back = world.connect(&how);
+    tokio::time::sleep(std::time::Duration::from_millis(1700)).await;
+    assert!(watcher.payloads().is_empty());
+}
+
+#[tokio::test]
+async fn a_takeover_publishes_the_will_unless_it_is_delayed_and_the_session_goes_on() {
+    let cases = [
+        // delay, clean start of the new connection, published
+        (0, false, true),
+        (0, true, true),
+        (100, true, true),
+        (100, false, false),
+    ];
+    for (delay, clean_start, published) in cases {
+        let world = World::new().await;
+        let mut watcher = world.connect(&How::clean("watcher"));
+        watcher.subscribe("will/#", 0);
+        watcher.drain();
+        let old = How { will: Some(("will/x", delay)), ..How::stored("s") };
+        let mut first = world.connect(&old);
+        let _second = world.connect(&How { clean_start, ..How::stored("s") });
+        first.pump();
+        assert_eq!(!watcher.payloads().is_empty(), published, "delay {delay}, clean start {clean_start}");
+    }
+}
