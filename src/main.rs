@@ -1,3 +1,24 @@
-//! The tidegate binary.
+//! The tidegate binary. Start at `cli.rs` for what it can be told, at `standalone.rs` for what it runs.
 
-fn main() {}
+mod addresses;
+mod admin;
+mod cli;
+mod config;
+mod dev_certs;
+mod exit;
+mod logging;
+mod passwd;
+mod process_metrics;
+mod shutdown;
+mod standalone;
+mod welcome;
+
+use std::process::ExitCode;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,196 @@
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Not authenticated, so on loopback by default.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Connections served at a time; further ones wait in the kernel.
+const CONNECTIONS_MAX: usize = 64;
+
+/// A client must have sent its request by then.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after accept failed, so that running out of descriptors does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How far the process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Not everything is up.
+    Starting,
+    /// Listeners are up and the store is open.
+    Ready,
+    /// Connections are being ended.
+    Draining,
+}
+
+/// What `/readyz` answers from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<AtomicU8>);
+
+impl Readiness {
+    /// Goes on to `phase`.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Draining,
+        }
+    }
+}
+
+/// What `/metrics` answers from; empty until everything has registered.
+pub(crate) type Metrics = Arc<OnceLock<Registry>>;
+
+/// The bound but not yet serving admin server.
+pub(crate) struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Admin {
+    /// Binds `address`.
+    pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until dropped.
+    pub(crate) async fn serve(self, registry: Metrics, readiness: Readiness) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let (registry, readiness) = (registry.clone(), readiness.clone());
+                    tokio::spawn(async move {
+                        serve_connection(stream, registry, readiness).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "admin: accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, registry: Metrics, readiness: Readiness) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(request.method(), request.uri().path(), registry.get(), readiness.phase());
+        async { Ok::<_, Infallible>(response) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "admin: connection failed");
+    }
+}
+
+fn answer(method: &Method, path: &str, registry: Option<&Registry>, phase: Phase) -> Response<Full<Bytes>> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match (path, phase) {
+        ("/livez", _) => text(StatusCode::OK, "ok\n"),
+        ("/readyz", Phase::Ready) => text(StatusCode::OK, "ok\n"),
+        ("/readyz", Phase::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        ("/readyz", Phase::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        ("/metrics", _) => {
+            registry.map_or_else(|| text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"), metrics)
+        }
+        _ => text(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /metrics\n"),
+    }
+}
+
+fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+    let mut body = String::with_capacity(16 * 1024);
+    if prometheus_client::encoding::text::encode(&mut body, registry).is_err() {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n");
+    }
+    with_type(StatusCode::OK, body, METRICS_TYPE)
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    with_type(status, body, "text/plain; charset=utf-8")
+}
+
+fn with_type(status: StatusCode, body: impl Into<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn status(method: &Method, path: &str, phase: Phase) -> u16 {
+        answer(method, path, Some(&Registry::default()), phase).status().as_u16()
+    }
+
+    #[test]
+    fn readiness_follows_the_phase_and_liveness_does_not() {
+        for (phase, ready) in [(Phase::Starting, 503), (Phase::Ready, 200), (Phase::Draining, 503)] {
+            assert_eq!(status(&Method::GET, "/readyz", phase), ready);
+            assert_eq!(status(&Method::GET, "/livez", phase), 200);
+        }
+    }
+
+    #[test]
+    fn other_paths_and_methods_are_refused() {
+        assert_eq!(status(&Method::GET, "/", Phase::Ready), 404);
+        assert_eq!(status(&Method::POST, "/readyz", Phase::Ready), 405);
+        assert_eq!(status(&Method::HEAD, "/readyz", Phase::Ready), 200);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_over_http() {
+        let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = admin.address();
+        let server = tokio::spawn(admin.serve(Arc::new(Registry::default().into()), Readiness::default()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        assert!(response.contains(METRICS_TYPE) && response.ends_with("# EOF\n"), "{response}");
+        server.abort();
+    }
+}

@@ -1,0 +1,149 @@
+//! The command line: parses it, does the small commands, hands the rest to `standalone`.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::{dev_certs, logging, passwd, standalone};
+
+/// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
+///
+/// Every setting can also come from the environment: TIDEGATE__SECTION__KEY=value.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = false)]
+struct Cli {
+    /// Configuration file (TOML); docs/configuration.md lists every key.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the configuration that is in force, secrets hidden, and exit.
+    #[arg(long, global = true)]
+    check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Edge, worker and authentication in one process, on the embedded store (default).
+    Standalone,
+    /// Set or delete a user's password in a password file.
+    Passwd(Passwd),
+    /// Make a development CA, a server and a client certificate; what is there already is kept.
+    Certs {
+        /// Where to put them.
+        dir: PathBuf,
+    },
+}
+
+/// Arguments of `passwd`. The password is asked for on a terminal, or read from the first line of standard input.
+#[derive(Debug, Args)]
+pub(crate) struct Passwd {
+    /// The password file; made if there is none.
+    pub(crate) file: PathBuf,
+    /// The user name.
+    pub(crate) user: String,
+    /// Delete the user instead.
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Write no record for SCRAM-SHA-256.
+    #[arg(long)]
+    pub(crate) no_scram: bool,
+    /// Iterations of the SCRAM-SHA-256 record (4096 to 10000000): what a login costs the client, and a thief of the file.
+    #[arg(long, value_name = "N", default_value_t = authsvc::SCRAM_ITERATIONS, conflicts_with = "no_scram",
+        value_parser = clap::value_parser!(u32).range(4096..=10_000_000))]
+    pub(crate) scram_iterations: u32,
+}
+
+/// Does what the command line says.
+pub(crate) fn run() -> ExitCode {
+    match run_with(std::env::args_os()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return Err(Failure::usage(usage_line(&error))),
+        Err(help) => return print(&help.to_string()),
+    };
+    if cli.check {
+        let shown = load(&cli)?.shown().map_err(Failure::software)?;
+        return print(&shown);
+    }
+    match &cli.command {
+        Some(Command::Passwd(arguments)) => passwd::run(arguments),
+        Some(Command::Certs { dir }) => certs(dir),
+        None | Some(Command::Standalone) => {
+            let config = load(&cli)?;
+            logging::start(&config.log);
+            standalone::run(&config)
+        }
+    }
+}
+
+fn load(cli: &Cli) -> Result<Config, Failure> {
+    // A name or value that is not Unicode is none of ours, or will be missed where it is needed.
+    let unicode =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    Config::load(cli.config.as_deref(), std::env::vars_os().filter_map(unicode)).map_err(Failure::usage)
+}
+
+fn certs(dir: &std::path::Path) -> Result<(), Failure> {
+    let made = dev_certs::ensure(dir).map_err(Failure::io)?;
+    let mut text = String::new();
+    for (file, meaning) in dev_certs::FILES {
+        let state = if made.contains(&file) { "made" } else { "kept" };
+        text.push_str(&format!("{state}  {}  {meaning}\n", dir.join(file).display()));
+    }
+    print(&text)
+}
+
+/// The first line of clap's message, which says what is wrong; the rest is help.
+fn usage_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    format!("{} (see tidegate --help)", line.strip_prefix("error: ").unwrap_or(line))
+}
+
+/// Writes to standard output; a reader that has gone away is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli = Cli::try_parse_from(["tidegate", "standalone", "--config", "a.toml", "--check"]).unwrap();
+        assert!(cli.check && cli.config.is_some());
+        let cli = Cli::try_parse_from(["tidegate"]).unwrap();
+        assert!(cli.command.is_none());
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_one_line() {
+        let error = run_with(["tidegate", "standalnoe"].map(OsString::from)).unwrap_err();
+        let expected = Failure::usage("unrecognized subcommand 'standalnoe' (see tidegate --help)");
+        assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+    }
+}

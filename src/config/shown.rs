@@ -1,0 +1,53 @@
+//! What `--check` prints: the configuration in force as TOML, secrets hidden.
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// Stands for a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// What the last word of a key must be for its value to be a secret. Files of secrets are named by their path, which is
+/// none.
+const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "key"];
+
+pub(crate) fn shown(config: &Config) -> Result<String, toml::ser::Error> {
+    let mut table = Table::try_from(config)?;
+    // Shown at the one place where they are set.
+    for (section, key) in
+        [("edge", "listeners"), ("edge", "tls"), ("broker", "packet_bytes_max"), ("state", "dir")]
+    {
+        table.get_mut(section).and_then(Value::as_table_mut).map(|section| section.remove(key));
+    }
+    hide(&mut table);
+    toml::to_string_pretty(&table)
+}
+
+fn hide(table: &mut Table) {
+    for (key, value) in table.iter_mut() {
+        let secret = SECRET_WORDS.contains(&key.rsplit('_').next().unwrap_or_default());
+        match value {
+            Value::Table(table) => hide(table),
+            Value::Array(array) => array.iter_mut().filter_map(Value::as_table_mut).for_each(hide),
+            value if secret => *value = Value::String(HIDDEN.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_hidden_wherever_they_stand() {
+        let mut table: Table =
+            "jwt_secret = 'a'\nkey_file = 'k.pem'\n[link]\npassword = 'b'\n[[peer]]\ntoken = 'c'\n"
+                .parse()
+                .unwrap();
+        hide(&mut table);
+        let shown = table.to_string();
+        assert_eq!(shown.matches(HIDDEN).count(), 3, "{shown}");
+        assert!(shown.contains("k.pem"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Where settings come from: a TOML file, and over it the environment. Remembers which setting came from where.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::Problem;
+
+/// Begins the name of every environment variable that is a setting.
+const PREFIX: &str = "TIDEGATE__";
+
+/// Settings as they were given.
+pub(crate) struct Source {
+    table: Table,
+    file: String,
+    /// Keys (with dots) that the environment set.
+    from_environment: BTreeSet<String>,
+}
+
+impl Source {
+    /// Reads `file` (nothing if there is none) and lays `TIDEGATE__SECTION__KEY=value` over it.
+    pub(crate) fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Problem> {
+        let name = file.map_or_else(|| "configuration".to_owned(), |file| file.display().to_string());
+        let table = file.map_or_else(|| Ok(Table::new()), |file| read_file(file, &name))?;
+        let mut source = Self { table, file: name, from_environment: BTreeSet::new() };
+        for (variable, value) in environment {
+            if let Some(path) = variable.strip_prefix(PREFIX) {
+                source.overlay(&variable, path, &value)?;
+            }
+        }
+        Ok(source)
+    }
+
+    fn overlay(&mut self, variable: &str, path: &str, value: &str) -> Result<(), Problem> {
+        let wrong =
+            |advice: &str| Err(Problem { origin: variable.to_owned(), key: None, advice: advice.to_owned() });
+        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+        if keys.len() < 2 || keys.iter().any(String::is_empty) {
+            return wrong("expected TIDEGATE__SECTION__KEY");
+        }
+        let mut table = &mut self.table;
+        for section in &keys[..keys.len() - 1] {
+            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            // A listener may have been given as its address alone; a variable for one of its keys keeps that.
+            if let Value::String(bind) = entry {
+                let bind = Value::String(std::mem::take(bind));
+                *entry = Value::Table(Table::from_iter([("bind".to_owned(), bind)]));
+            }
+            let Some(next) = entry.as_table_mut() else {
+                return wrong(&format!("{section} is not a section"));
+            };
+            table = next;
+        }
+        table.insert(keys[keys.len() - 1].clone(), parse_value(value));
+        self.from_environment.insert(keys.join("."));
+        Ok(())
+    }
+
+    /// The whole, for completing.
+    pub(crate) fn table_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// What `key`, with dots and `[index]`, was set to.
+    pub(crate) fn value(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split(['.', '[']).map(|part| part.trim_end_matches(']'));
+        let first = self.table.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| match value {
+            Value::Table(table) => table.get(part),
+            Value::Array(array) => array.get(part.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// What is wrong with `key`, with its value and where it came from.
+    pub(crate) fn problem(&self, key: &str, advice: impl Display) -> Problem {
+        let value = self.value(key).filter(|value| !value.is_table()).map(ToString::to_string);
+        self.problem_with(key, value, advice.to_string())
+    }
+
+    /// What is wrong with the name of `key`.
+    pub(crate) fn unknown(&self, key: &str, advice: impl Display) -> Problem {
+        self.problem_with(key, None, advice.to_string())
+    }
+
+    fn problem_with(&self, key: &str, value: Option<String>, advice: String) -> Problem {
+        let from_environment = |set: &&String| *set == key || set.starts_with(&format!("{key}."));
+        let variable = self.from_environment.iter().find(from_environment);
+        let origin = variable.map_or_else(
+            || self.file.clone(),
+            |key| format!("environment variable {PREFIX}{}", key.replace('.', "__").to_uppercase()),
+        );
+        Problem { origin, key: Some((key.to_owned(), value)), advice }
+    }
+
+    /// The settings as `T`; an unknown key is answered with the nearest known one.
+    pub(crate) fn deserialize<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let value = Value::Table(self.table.clone());
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            let message = error.inner().message().to_owned();
+            match UnknownField::parse(&message) {
+                Some(unknown) => self.unknown(&unknown.within(&path), unknown.advice(&path)),
+                None if path == "." => Problem { origin: self.file.clone(), key: None, advice: message },
+                None => self.problem(&path, message),
+            }
+        })
+    }
+}
+
+fn read_file(file: &Path, name: &str) -> Result<Table, Problem> {
+    let wrong = |origin, advice| Problem { origin, key: None, advice };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| wrong(name.to_owned(), format!("cannot read the configuration file: {error}")))?;
+    text.parse::<Table>().map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let origin = line.map_or_else(|| name.to_owned(), |line| format!("{name} line {line}"));
+        wrong(origin, error.message().to_owned())
+    })
+}
+
+/// A value as TOML writes it, or else text as it stands.
+fn parse_value(text: &str) -> Value {
+    let parsed = format!("v = {text}").parse::<Table>().ok();
+    let single = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("v"));
+    single.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// What serde says about a key that no struct has.
+struct UnknownField<'a> {
+    name: &'a str,
+    known: Vec<&'a str>,
+}
+
+impl<'a> UnknownField<'a> {
+    fn parse(message: &'a str) -> Option<Self> {
+        let rest = message.strip_prefix("unknown field `")?;
+        let (name, rest) = rest.split_once('`')?;
+        // Every second piece between backquotes is a name.
+        let known = rest.split('`').skip(1).step_by(2).collect();
+        Some(Self { name, known })
+    }
+
+    /// The key with dots.
+    fn within(&self, path: &str) -> String {
+        join(self.parent(path), self.name)
+    }
+
+    /// The path may or may not end in the unknown key itself.
+    fn parent<'p>(&self, path: &'p str) -> &'p str {
+        let path = if path == "." { "" } else { path };
+        let parent = path.strip_suffix(self.name);
+        parent.map_or(path, |parent| parent.strip_suffix('.').unwrap_or(parent))
+    }
+
+    fn advice(&self, path: &str) -> String {
+        let parent = self.parent(path);
+        let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, self.name));
+        let near =
+            nearest.filter(|known| strsim::damerau_levenshtein(known, self.name) <= 1 + known.len() / 3);
+        match near {
+            Some(known) => format!("unknown key; did you mean {}?", join(parent, known)),
+            None => format!("unknown key; known are {}", self.known.join(", ")),
+        }
+    }
+}
+
+fn join(parent: &str, key: &str) -> String {
+    if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
+}

@@ -1,0 +1,94 @@
+//! What is made is accepted by rustls, and nothing that is there is lost.
+
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+use super::*;
+
+fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(path).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn roots(dir: &Path) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&dir.join(CA)) {
+        roots.add(certificate).unwrap();
+    }
+    Arc::new(roots)
+}
+
+/// A handshake in memory with client certificates required.
+fn handshake(dir: &Path, name: &str) -> Result<(), rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = |file| PrivateKeyDer::from_pem_file(dir.join(file)).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(dir), provider.clone()).build().unwrap();
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&dir.join(SERVER)), key(SERVER_KEY))?;
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(dir))
+        .with_client_auth_cert(certificates(&dir.join(CLIENT)), key(CLIENT_KEY))?;
+    let mut server = ServerConnection::new(Arc::new(server))?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), name)?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        wire.clear();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn both_certificates_are_accepted_for_every_name_of_this_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(ensure(dir.path()).unwrap().len(), FILES.len());
+    for name in ["localhost", "127.0.0.1", "::1"] {
+        handshake(dir.path(), name).unwrap();
+    }
+    assert!(handshake(dir.path(), "example.com").is_err());
+}
+
+#[test]
+fn what_is_there_is_kept_and_what_is_missing_is_made_under_the_same_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    ensure(dir.path()).unwrap();
+    let authority = fs::read(dir.path().join(CA)).unwrap();
+    assert!(ensure(dir.path()).unwrap().is_empty());
+    fs::remove_file(dir.path().join(SERVER)).unwrap();
+    assert_eq!(ensure(dir.path()).unwrap(), [SERVER_KEY, SERVER]);
+    assert_eq!(fs::read(dir.path().join(CA)).unwrap(), authority);
+    handshake(dir.path(), "localhost").unwrap();
+}
+
+#[test]
+fn without_its_key_the_authority_and_all_below_it_are_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    ensure(dir.path()).unwrap();
+    fs::remove_file(dir.path().join(CA_KEY)).unwrap();
+    assert_eq!(ensure(dir.path()).unwrap().len(), FILES.len());
+    handshake(dir.path(), "localhost").unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn private_keys_are_for_the_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    ensure(dir.path()).unwrap();
+    for file in [CA_KEY, SERVER_KEY, CLIENT_KEY] {
+        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}

@@ -1,0 +1,54 @@
+//! How the process ends when it cannot do what it was told: one line, and an exit code of sysexits.h.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// An end that is not a success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    line: String,
+}
+
+impl Failure {
+    /// EX_USAGE: the command line or the configuration is wrong.
+    pub(crate) fn usage(line: impl Display) -> Self {
+        Self { code: 64, line: line.to_string() }
+    }
+
+    /// EX_UNAVAILABLE: an address, a directory or another resource is taken.
+    pub(crate) fn unavailable(line: impl Display) -> Self {
+        Self { code: 69, line: line.to_string() }
+    }
+
+    /// EX_SOFTWARE: something that should not happen.
+    pub(crate) fn software(line: impl Display) -> Self {
+        Self { code: 70, line: line.to_string() }
+    }
+
+    /// EX_IOERR: a file could not be read or written.
+    pub(crate) fn io(line: impl Display) -> Self {
+        Self { code: 74, line: line.to_string() }
+    }
+
+    /// Says so and answers the code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("tidegate: {}", self.line);
+        ExitCode::from(self.code)
+    }
+}
+
+/// The text of an error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Some errors repeat their cause in their own text.
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,92 @@
+//! `tidegate passwd`: sets or deletes one user of a password file.
+
+use std::io::{BufRead, IsTerminal as _};
+
+use authsvc::{AuthError, Editor};
+
+use crate::cli::{Passwd, print};
+use crate::exit::Failure;
+
+/// The longest password that CONNECT can carry, bytes.
+const PASSWORD_BYTES_MAX: u64 = 65_535;
+
+/// Does what `arguments` say.
+pub(crate) fn run(arguments: &Passwd) -> Result<(), Failure> {
+    let mut editor = Editor::open(&arguments.file).map_err(failure)?;
+    let known = editor.contains(&arguments.user);
+    if arguments.delete {
+        if !editor.remove(&arguments.user) {
+            let (user, file) = (&arguments.user, arguments.file.display());
+            return Err(Failure::usage(format!("{file} has no user {user:?}")));
+        }
+    } else {
+        let password = password(&arguments.user)?;
+        let iterations = (!arguments.no_scram).then_some(arguments.scram_iterations);
+        editor.set(&arguments.user, password.as_bytes(), iterations).map_err(failure)?;
+    }
+    editor.save().map_err(failure)?;
+    let did = match (arguments.delete, known) {
+        (true, _) => "deleted",
+        (false, true) => "changed",
+        (false, false) => "added",
+    };
+    print(&format!("{did} {} in {}\n", arguments.user, arguments.file.display()))
+}
+
+fn failure(error: AuthError) -> Failure {
+    match error {
+        AuthError::Read { .. } | AuthError::Write { .. } => Failure::io(error),
+        error => Failure::usage(error),
+    }
+}
+
+fn password(user: &str) -> Result<String, Failure> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return first_line(input.lock());
+    }
+    let ask = |prompt: String| rpassword::prompt_password(prompt).map_err(Failure::io);
+    let first = ask(format!("Password for {user}: "))?;
+    if first != ask("Again: ".to_owned())? {
+        return Err(Failure::usage("the two passwords differ; nothing was changed"));
+    }
+    check(first)
+}
+
+fn first_line(input: impl BufRead) -> Result<String, Failure> {
+    let mut line = String::new();
+    input.take(PASSWORD_BYTES_MAX + 2).read_line(&mut line).map_err(Failure::io)?;
+    let line = line.strip_suffix('\n').unwrap_or(&line);
+    check(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+fn check(password: String) -> Result<String, Failure> {
+    if password.is_empty() {
+        return Err(Failure::usage("the password is empty; nothing was changed"));
+    }
+    if password.len() as u64 > PASSWORD_BYTES_MAX {
+        return Err(Failure::usage("the password is longer than the 65535 bytes that CONNECT can carry"));
+    }
+    Ok(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_the_first_line() {
+        for input in ["secret", "secret\n", "secret\r\n", "secret\nmore\n"] {
+            assert_eq!(first_line(input.as_bytes()).unwrap(), "secret", "{input:?}");
+        }
+        assert_eq!(first_line(" with blanks \n".as_bytes()).unwrap(), " with blanks ");
+    }
+
+    #[test]
+    fn an_empty_or_too_long_password_is_refused() {
+        assert!(first_line("\n".as_bytes()).is_err());
+        assert!(first_line("".as_bytes()).is_err());
+        assert!(first_line("x".repeat(65_536).as_bytes()).is_err());
+        assert!(first_line(format!("{}\n", "x".repeat(65_535)).as_bytes()).is_ok());
+    }
+}
