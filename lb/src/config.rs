@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::Prefix;
+use crate::tls::TlsConfig;
 
 /// The `[edge]` section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ use crate::proxy::Prefix;
 pub struct EdgeConfig {
     /// Listeners by name; the name is a metric label and is told to authentication. Default: none. At most 64.
     pub listeners: BTreeMap<String, ListenerConfig>,
+    /// TLS for `mqtts` and `wss` listeners without a `tls` of their own. Default: none.
+    pub tls: Option<TlsConfig>,
     /// How long a connection may take until its CONNECT packet is complete, TLS and WebSocket handshakes included;
     /// milliseconds. Default 10,000; 100 to 300,000.
     pub connect_timeout_ms: u64,
@@ -63,6 +66,7 @@ impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
             listeners: BTreeMap::new(),
+            tls: None,
             connect_timeout_ms: 10_000,
             authenticate_timeout_ms: 10_000,
             connect_bytes_max: 65_536,
@@ -95,6 +99,12 @@ pub struct ListenerConfig {
     /// The path of the WebSocket, for `ws` and `wss`. Default `/mqtt`; starts with `/`.
     #[serde(default = "default_path")]
     pub path: String,
+    /// Origins (`https://example.com`) that browsers may connect from, for `ws` and `wss`. Default: none, which is any.
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// TLS for `mqtts` and `wss`. Default: `edge.tls`.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
     /// Whether load balancers in front send the PROXY protocol. Default `off`.
     #[serde(default)]
     pub proxy_protocol: ProxyProtocol,
@@ -117,6 +127,8 @@ impl ListenerConfig {
             bind,
             kind,
             path: default_path(),
+            origins: Vec::new(),
+            tls: None,
             proxy_protocol: ProxyProtocol::Off,
             trusted: Vec::new(),
             reuse_port: false,
@@ -216,6 +228,12 @@ impl EdgeConfig {
         within("listeners", self.listeners.len() as u64, 0, 64)?;
         for (name, listener) in &self.listeners {
             listener.validate(name)?;
+            if listener.kind.is_tls() && listener.tls.is_none() && self.tls.is_none() {
+                return Err(ConfigError {
+                    key: format!("listeners.{name}.tls"),
+                    problem: "is needed, or edge.tls".into(),
+                });
+            }
         }
         Ok(())
     }

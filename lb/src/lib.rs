@@ -4,6 +4,8 @@
 mod admission;
 mod config;
 mod edge;
+#[cfg(test)]
+mod fake;
 mod handshake;
 mod listener;
 mod metrics;

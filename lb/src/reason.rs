@@ -2,6 +2,8 @@
 
 use mqtt::ReasonCode;
 
+use crate::tls;
+
 /// How far a handshake had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeStage {
@@ -41,6 +43,8 @@ pub(crate) enum HandshakeFailure {
     Invalid,
     /// CONNECT or AUTH was answered by a refusal.
     Refused,
+    /// The TLS handshake failed.
+    Tls(tls::HandshakeFailure),
 }
 
 impl HandshakeFailure {
@@ -51,6 +55,7 @@ impl HandshakeFailure {
             Self::ConnectionLost => "connection_lost",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
+            Self::Tls(failure) => failure.as_str(),
         }
     }
 }

@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use link::Outgoing;
 use mqtt::{
-    Auth, ConnAck, Disconnect, Frame, Packet, PropertiesBuf, Property, PropertyId, ProtocolVersion, ReasonCode,
-    Receiver,
+    Auth, ConnAck, Disconnect, Frame, Packet, PropertiesBuf, Property, PropertyId, ProtocolVersion,
+    ReasonCode, Receiver,
 };
 
 /// An AUTH packet from a client.

@@ -15,6 +15,8 @@ use crate::admission::SourceRates;
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
+use crate::tls::TlsServer;
+use crate::websocket::WebSocketConfig;
 
 /// Shared by everything of one edge.
 pub(crate) struct Shared {
@@ -133,12 +135,27 @@ pub(crate) struct Listener {
     pub(crate) shared: Arc<Shared>,
     pub(crate) connected: Gauge,
     pub(crate) accepted: Counter,
+    /// For listeners with TLS.
+    pub(crate) tls: Option<TlsServer>,
+    /// For listeners with WebSocket.
+    pub(crate) websocket: WebSocketConfig,
 }
 
 impl Listener {
-    pub(crate) fn new(name: &str, config: ListenerConfig, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        config: ListenerConfig,
+        tls: Option<TlsServer>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             name: name.into(),
+            tls,
+            websocket: WebSocketConfig {
+                path: config.path.clone(),
+                origins: config.origins.clone(),
+                ..WebSocketConfig::default()
+            },
             config,
             connected: shared.metrics.connections(name),
             accepted: shared.metrics.accepted(name),

@@ -21,12 +21,14 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use self::authenticate::{Authenticated, Unauthenticated};
 use self::client_id::Identity;
 use self::peek::{PeekError, Peeked};
-use crate::config::{EdgeConfig, ListenerKind};
+use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
 use crate::relay::{Enhanced, Handover, Relay};
-use crate::shared::{Admitted, Underway};
+use crate::shared::{Admitted, Listener, Underway};
+use crate::tls::{TlsError, TlsServer, TlsStream};
 use crate::transport::Transport;
+use crate::websocket::{self, WsError};
 
 /// What handshakes need besides their socket.
 pub(crate) struct Gate<U, A> {
@@ -103,10 +105,34 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 return Ok(());
             }
         }
-        match listener.config.kind {
-            ListenerKind::Mqtt => self.connect(io).await,
-            ListenerKind::Mqtts | ListenerKind::Ws | ListenerKind::Wss => Ok(()),
+        match (&listener.tls, listener.config.kind.is_websocket()) {
+            (None, false) => self.connect(io).await,
+            (None, true) => self.upgrade(io, &listener).await,
+            (Some(tls), is_websocket) => {
+                let io = self.secure(io, tls).await?;
+                if is_websocket { self.upgrade(io, &listener).await } else { self.connect(io).await }
+            }
         }
+    }
+
+    /// Does the TLS handshake.
+    async fn secure(&mut self, io: TcpStream, tls: &TlsServer) -> Result<TlsStream<TcpStream>, Failed> {
+        let failed = |error: TlsError| HandshakeFailure::Tls(error.failure());
+        let mut io = stage(HandshakeStage::Tls, self.deadline, tls.acceptor().accept(io), failed).await?;
+        let facts = io.facts().map_err(|error| Failed(HandshakeStage::Tls, failed(error)))?;
+        self.certificate = facts.certificate;
+        Ok(io)
+    }
+
+    /// Does the WebSocket upgrade, then goes on with CONNECT.
+    async fn upgrade<T: Transport>(self, io: T, listener: &Listener) -> Result<(), Failed> {
+        let failed = |error| match error {
+            WsError::Http(_) => HandshakeFailure::ConnectionLost,
+            _ => HandshakeFailure::Invalid,
+        };
+        let accept = Box::pin(websocket::accept(io, &listener.websocket));
+        let io = stage(HandshakeStage::WebSocket, self.deadline, accept, failed).await?;
+        self.connect(io).await
     }
 
     /// Reads CONNECT and decides about it.

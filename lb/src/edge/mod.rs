@@ -1,5 +1,8 @@
 //! An edge from start to drain: its listeners, its handshake threads, and the way out.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -13,11 +16,12 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::config::{ConfigError, EdgeConfig};
+use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
 use crate::handshake::{self, Gate};
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shared::{Listener, Phase, Shared};
+use crate::tls::{Application, TlsConfigError, TlsServer};
 
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,6 +46,15 @@ pub enum EdgeError {
         #[source]
         source: io::Error,
     },
+    /// The TLS section of a listener, or the files that it names, cannot be used.
+    #[error("edge.{key} cannot be used")]
+    Tls {
+        /// `tls`, or `listeners.NAME.tls`.
+        key: String,
+        /// What is wrong.
+        #[source]
+        source: TlsConfigError,
+    },
     /// The handshake threads could not be started.
     #[error("cannot start the handshake threads")]
     Threads(#[source] io::Error),
@@ -51,6 +64,7 @@ pub enum EdgeError {
 pub struct Edge {
     shared: Arc<Shared>,
     addresses: BTreeMap<String, SocketAddr>,
+    listeners: Vec<Arc<Listener>>,
     /// `None` once drained.
     handshakes: Option<Runtime>,
 }
@@ -68,43 +82,57 @@ impl Edge {
         registry: &mut Registry,
     ) -> Result<Self, EdgeError> {
         config.validate()?;
-        let mut addresses = BTreeMap::new();
-        let mut sockets = Vec::new();
-        for (name, listener) in &config.listeners {
-            let failed =
-                |source| EdgeError::Bind { listener: name.clone(), address: listener.bind, source };
-            let socket = listener::bind(listener).map_err(failed)?;
-            addresses.insert(name.clone(), socket.local_addr().map_err(failed)?);
-            sockets.push((name.clone(), socket));
-        }
-        let handshakes = handshake_threads(&config).map_err(EdgeError::Threads)?;
         let shared = Arc::new(Shared::new(config, Metrics::register(registry)));
+        let mut addresses = BTreeMap::new();
+        let mut listeners = Vec::new();
+        let mut sockets = Vec::new();
+        for (name, config) in &shared.config.listeners {
+            let tls = load_tls(&shared.config, name, config)?;
+            let failed = |source| bind_error(name, config, source);
+            let socket = listener::bind(config).map_err(failed)?;
+            addresses.insert(name.clone(), socket.local_addr().map_err(failed)?);
+            sockets.push(socket);
+            listeners.push(Arc::new(Listener::new(name, config.clone(), tls, shared.clone())));
+        }
+        let handshakes = handshake_threads(&shared.config).map_err(EdgeError::Threads)?;
         let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
-        let edge = Self { shared, addresses, handshakes: Some(handshakes) };
+        let edge = Self { shared, addresses, listeners, handshakes: Some(handshakes) };
         edge.serve(sockets, &gate)?;
         Ok(edge)
     }
 
     fn serve<U: Upstream, A: Authenticator>(
         &self,
-        sockets: Vec<(String, std::net::TcpListener)>,
+        sockets: Vec<std::net::TcpListener>,
         gate: &Arc<Gate<U, A>>,
     ) -> Result<(), EdgeError> {
         let Some(handshakes) = &self.handshakes else { return Ok(()) };
         let _entered = handshakes.enter();
-        for (name, socket) in sockets {
-            let config = self.shared.config.listeners[&name].clone();
-            let failed =
-                |source| EdgeError::Bind { listener: name.clone(), address: config.bind, source };
-            let socket = TcpListener::from_std(socket).map_err(failed)?;
-            tracing::info!(listener = %name, address = %self.addresses[&name], kind = ?config.kind, "listening");
-            let listener = Arc::new(Listener::new(&name, config, self.shared.clone()));
-            let gate = gate.clone();
+        for (socket, listener) in sockets.into_iter().zip(&self.listeners) {
+            let (name, kind) = (&listener.name, listener.config.kind);
+            let socket =
+                TcpListener::from_std(socket).map_err(|source| bind_error(name, &listener.config, source))?;
+            tracing::info!(listener = %name, address = %self.addresses[&**name], ?kind, "listening");
+            let (listener, gate) = (listener.clone(), gate.clone());
             handshakes.spawn(listener::accept_loop(socket, listener, move |io, peer, admitted, underway| {
                 tokio::spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
             }));
         }
         handshakes.spawn(keep_house(self.shared.clone()));
+        Ok(())
+    }
+
+    /// Reads the certificates, keys and revocation lists of all listeners again. New handshakes use what they say now;
+    /// connections stay.
+    ///
+    /// # Errors
+    /// The first that cannot be used; its listener and those after it go on with what they had.
+    pub fn reload_tls(&self) -> Result<(), EdgeError> {
+        for listener in &self.listeners {
+            if let Some(tls) = &listener.tls {
+                tls.reload().map_err(|source| tls_error(&listener.name, &listener.config, source))?;
+            }
+        }
         Ok(())
     }
 
@@ -144,6 +172,23 @@ impl Drop for Edge {
             handshakes.shutdown_background();
         }
     }
+}
+
+fn bind_error(listener: &str, config: &ListenerConfig, source: io::Error) -> EdgeError {
+    EdgeError::Bind { listener: listener.into(), address: config.bind, source }
+}
+
+fn tls_error(listener: &str, config: &ListenerConfig, source: TlsConfigError) -> EdgeError {
+    let key = if config.tls.is_some() { format!("listeners.{listener}.tls") } else { "tls".into() };
+    EdgeError::Tls { key, source }
+}
+
+fn load_tls(edge: &EdgeConfig, name: &str, config: &ListenerConfig) -> Result<Option<TlsServer>, EdgeError> {
+    let Some(tls) = config.tls.as_ref().or(edge.tls.as_ref()).filter(|_| config.kind.is_tls()) else {
+        return Ok(None);
+    };
+    let application = if config.kind.is_websocket() { Application::WebSocket } else { Application::Mqtt };
+    TlsServer::load(tls.clone(), application).map(Some).map_err(|source| tls_error(name, config, source))
 }
 
 fn handshake_threads(config: &EdgeConfig) -> io::Result<Runtime> {

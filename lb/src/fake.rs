@@ -1,0 +1,236 @@
+//! A worker and an authenticator for tests: they record what they are told and do what they are asked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use authsvc::{Authenticator, Decision, DenyReason, Exchange, Request, Step};
+use bytes::Bytes;
+use link::{CloseCause, Event, Open, Outgoing, Passport, Stream, Upstream};
+use mqtt::{ConnAck, Connect, Frame, PacketType, ProtocolVersion, ReasonCode};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+use crate::config::{EdgeConfig, ListenerConfig, ListenerKind};
+use crate::metrics::Metrics;
+use crate::shared::{Admitted, Listener, Shared};
+
+/// How long anything in a test may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A worker that remembers every session it was asked to open.
+#[derive(Clone, Default)]
+pub(crate) struct FakeWorker {
+    sessions: Arc<Mutex<Vec<Arc<Session>>>>,
+    /// CONNACK is left to the test.
+    pub(crate) holds_connack: bool,
+}
+
+impl FakeWorker {
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.lock().clone()
+    }
+
+    pub(crate) async fn session(&self, index: usize) -> Arc<Session> {
+        eventually("a session", || self.sessions.lock().len() > index).await;
+        self.sessions.lock()[index].clone()
+    }
+}
+
+/// One session of [`FakeWorker`].
+pub(crate) struct Session {
+    pub(crate) open: Open,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    packets: Vec<Bytes>,
+    outbox: VecDeque<Bytes>,
+    end: Option<ReasonCode>,
+    is_full: bool,
+    closed: Option<CloseCause>,
+    renewed: usize,
+    waker: Option<Waker>,
+}
+
+impl Session {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Has `bytes` for the device.
+    pub(crate) fn push(&self, bytes: impl Into<Bytes>) {
+        self.change(|state| state.outbox.push_back(bytes.into()));
+    }
+
+    /// Ends the session.
+    pub(crate) fn end(&self, reason: ReasonCode) {
+        self.change(|state| state.end = Some(reason));
+    }
+
+    /// Takes no more packets, or takes them again.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.change(|state| state.is_full = is_full);
+    }
+
+    pub(crate) fn packets(&self) -> Vec<Bytes> {
+        self.state.lock().packets.clone()
+    }
+
+    pub(crate) fn closed(&self) -> Option<CloseCause> {
+        self.state.lock().closed
+    }
+
+    pub(crate) fn renewed(&self) -> usize {
+        self.state.lock().renewed
+    }
+
+    /// What waits for the device.
+    pub(crate) fn queued(&self) -> usize {
+        self.state.lock().outbox.iter().map(Bytes::len).sum()
+    }
+}
+
+impl Upstream for FakeWorker {
+    type Stream = FakeStream;
+
+    fn open(&self, open: Open) -> FakeStream {
+        let frame = mqtt::frame::split(&open.connect, u32::MAX).expect("framed").expect("whole");
+        let version = Connect::decode(frame).expect("validated").version;
+        let mut state = State::default();
+        if !self.holds_connack {
+            state.outbox.push_back(connack(version));
+        }
+        let session = Arc::new(Session { open, state: Mutex::new(state) });
+        self.sessions.lock().push(session.clone());
+        FakeStream { session }
+    }
+}
+
+pub(crate) fn connack(version: ProtocolVersion) -> Bytes {
+    let mut out = Vec::new();
+    ConnAck::new(false, ReasonCode::Success).encode(version, &mut out);
+    out.into()
+}
+
+/// The edge's end of a [`Session`]. PUBLISH at QoS 1 with Packet Identifier 1 is acknowledged at once; a PUBLISH to topic
+/// `bad` ends the connection with 0x90.
+pub(crate) struct FakeStream {
+    session: Arc<Session>,
+}
+
+impl Stream for FakeStream {
+    fn send(&mut self, packet: Frame<'_>, out: &mut Outgoing) -> Result<(), ReasonCode> {
+        self.session.state.lock().packets.push(Bytes::copy_from_slice(packet.raw));
+        match packet.packet_type() {
+            PacketType::Publish if packet.body().starts_with(b"\0\x03bad") => {
+                out.put_slice(b"\xE0\x01\x90");
+                Err(ReasonCode::TopicNameInvalid)
+            }
+            PacketType::Publish if packet.first_byte() & 0x06 == 0x02 => {
+                out.put_slice(b"\x40\x02\0\x01");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.session.state.lock();
+        if state.is_full {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
+        let mut state = self.session.state.lock();
+        if let Some(bytes) = state.outbox.pop_front() {
+            let mut taken = bytes.len();
+            out.put_bytes(bytes);
+            while let Some(bytes) = state.outbox.pop_front_if(|bytes| taken + bytes.len() <= budget) {
+                taken += bytes.len();
+                out.put_bytes(bytes);
+            }
+            return Poll::Ready(Event::Wrote);
+        }
+        if let Some(reason) = state.end {
+            return Poll::Ready(Event::Closed(reason));
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn renew(&mut self, _passport: Arc<Passport>) {
+        self.session.state.lock().renewed += 1;
+    }
+
+    fn close(self, cause: CloseCause) {
+        self.session.state.lock().closed = Some(cause);
+    }
+}
+
+/// Refuses user `mallory`, never answers about user `stuck`, and knows the Authentication Method `TWO-STEP`, to which the
+/// client has to answer `yes`.
+pub(crate) struct FakeAuthenticator;
+
+fn passport(request: &Request) -> Arc<Passport> {
+    Arc::new(Passport::unrestricted("someone".into(), request.client_id.clone()))
+}
+
+impl Authenticator for FakeAuthenticator {
+    type Exchange = TwoStep;
+
+    async fn authenticate(&self, request: Request) -> Decision {
+        match request.username.as_deref() {
+            Some("mallory") => Decision::Deny(DenyReason::BadCredentials),
+            Some("stuck") => std::future::pending().await,
+            _ => Decision::Allow(passport(&request)),
+        }
+    }
+
+    fn begin(&self, method: &str, request: Request) -> Option<TwoStep> {
+        (method == "TWO-STEP").then_some(TwoStep { request, is_asked: false })
+    }
+}
+
+pub(crate) struct TwoStep {
+    request: Request,
+    is_asked: bool,
+}
+
+impl Exchange for TwoStep {
+    async fn step(&mut self, data: Option<&[u8]>) -> Step {
+        if !std::mem::replace(&mut self.is_asked, true) {
+            return Step::Continue(Bytes::from_static(b"really?"));
+        }
+        match data {
+            Some(b"yes") => Step::Done(passport(&self.request), Some(Bytes::from_static(b"well"))),
+            _ => Step::Deny(DenyReason::NotAuthorized),
+        }
+    }
+}
+
+/// A place among the connections of an edge that has no listener.
+pub(crate) fn admitted(config: EdgeConfig) -> Admitted {
+    let shared = Arc::new(Shared::new(config, Metrics::register(&mut Registry::default())));
+    let config = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+    let listener = Arc::new(Listener::new("test", config, None, shared));
+    Admitted::admit(&listener).expect("room")
+}
