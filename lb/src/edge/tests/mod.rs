@@ -1,5 +1,8 @@
 //! A whole edge over real sockets, with a worker that only records.
 
+mod descriptors;
+mod transport;
+
 use std::io;
 use std::time::Duration;
 
