@@ -6,9 +6,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// What the store's library says at info is of no use to an operator. Before the configured level, so that it can say
+/// What the store's library tells, and what rustls warns of when a client is at fault, is of no use to an operator. Before
+/// the configured level, so that it can say
 /// otherwise.
-const QUIET_LIBRARIES: &str = "fjall=warn,lsm_tree=warn";
+const QUIET_LIBRARIES: &str = "fjall=warn,lsm_tree=warn,rustls=error";
 
 /// Starts logging. `RUST_LOG` takes precedence over the configured level.
 pub(crate) fn start(config: &LogConfig) {

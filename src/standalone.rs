@@ -98,7 +98,8 @@ impl Running {
         let broker = Broker::start(config.broker.clone(), store.clone() as Arc<dyn Store>, &mut registry)
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
-        let edge = Edge::start(config.edge.clone(), broker.clone(), Arc::new(auth.clone()), &mut registry)
+        let edge_registry = registry.sub_registry_with_prefix("tidegate");
+        let edge = Edge::start(config.edge.clone(), broker.clone(), Arc::new(auth.clone()), edge_registry)
             .map_err(|error| edge_failure(&error))?;
         // Nobody else sets it.
         let _ = metrics.set(registry);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use authsvc::{Anonymous, AuthConfig, AuthError, AuthorizationConfig, CertificateIdentity};
 use broker::BrokerConfig;
-use lb::tls::{CertificateFiles, ClientCertificateMode, TlsConfig};
+use lb::tls::{Application, CertificateFiles, ClientCertificateMode, TlsConfig, TlsServer};
 use lb::{EdgeConfig, ListenerConfig};
 use serde::{Deserialize, Serialize};
 use state::{EmbeddedConfig, OpenError};
@@ -22,6 +22,7 @@ pub(crate) use problem::Problem;
 use source::Source;
 
 use crate::dev_certs;
+use crate::exit::chain;
 
 /// Everything that can be configured. `docs/configuration.md` lists every key.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -225,6 +226,7 @@ impl Config {
             error => source.problem("state", error),
         })?;
         self.check_runtime(source)?;
+        self.check_tls(source)?;
         self.check_identity(source)?;
         self.check_exposure(source)?;
         authsvc::Local::check(&self.auth, &self.authorization).map_err(|error| match error {
@@ -242,6 +244,24 @@ impl Config {
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
             let levels = "expected error, warn, info, debug, trace or directives such as info,lb=debug";
             return Err(source.problem("log.level", levels));
+        }
+        Ok(())
+    }
+
+    /// Reads the files that are named; those made for development may not be there yet.
+    fn check_tls(&self, source: &Source) -> Result<(), Problem> {
+        let own = self.listeners.iter().filter_map(|(name, listener)| {
+            listener.tls.as_ref().map(|tls| (format!("listeners.{name}.tls"), tls))
+        });
+        for (key, tls) in own.chain([("tls".to_owned(), &self.tls)]) {
+            if !tls.certificates.is_empty() {
+                TlsServer::load(tls.clone(), Application::Mqtt).map_err(|error| {
+                    // Its text is the key below `tls`, a colon, and the rest.
+                    let text = chain(&error);
+                    let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
+                    source.problem(&format!("{key}.{below}"), advice)
+                })?;
+            }
         }
         Ok(())
     }

@@ -1,1 +1,219 @@
+//! What is wrong is one line that names the key; what is given lands where it should; every key is documented.
 
+use super::*;
+
+fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tidegate.toml");
+    std::fs::write(&file, text).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(Some(&file), environment)
+        .map_err(|problem| problem.to_string().replace(&*dir.path().to_string_lossy(), ""))
+}
+
+fn line(text: &str) -> String {
+    match load(text, &[]) {
+        Ok(_) => "accepted".to_owned(),
+        Err(line) => line.trim_start_matches('/').to_owned(),
+    }
+}
+
+fn addresses(config: &Config) -> Vec<(String, String)> {
+    config.listeners.iter().map(|(name, listener)| (name.clone(), listener.bind.to_string())).collect()
+}
+
+#[test]
+fn what_is_wrong_is_one_line_that_names_the_key() {
+    let cases = [
+        ("[edge]\nlinger_ms = 1", "tidegate.toml: edge.linger_ms = 1: 1 is outside of 10 to 60000"),
+        (
+            "[edge]\nlinger_ms = 'x'",
+            "tidegate.toml: edge.linger_ms = \"x\": invalid type: string \"x\", expected u64",
+        ),
+        (
+            "[edge]\nconect_timeout_ms = 1",
+            "tidegate.toml: edge.conect_timeout_ms: unknown key; did you mean edge.connect_timeout_ms?",
+        ),
+        ("[brokr]\nx = 1", "tidegate.toml: brokr: unknown key; did you mean broker?"),
+        ("[data]\npath = 'x'", "tidegate.toml: data.path: unknown key; known are dir"),
+        ("[listeners.mqtt]\npth = '/'", "tidegate.toml: listeners.mqtt.pth: unknown key; did you mean listeners.mqtt.path?"),
+        (
+            "[listeners]\nmqtt = 'localhost'",
+            "tidegate.toml: listeners.mqtt.bind = \"localhost\": invalid socket address syntax",
+        ),
+        ("[listeners.other]\nbind = '127.0.0.1:1'", "tidegate.toml: listeners.other: missing field `kind`"),
+        ("listeners = 5", "tidegate.toml: listeners = 5: expected [listeners] with NAME = \"ADDRESS:PORT\""),
+        (
+            "[listeners.ws]\npath = 'mqtt'",
+            "tidegate.toml: listeners.ws.path = \"mqtt\": must start with /",
+        ),
+        (
+            "[listeners]\nmqtt = '0.0.0.0:1883'",
+            "tidegate.toml: listeners.mqtt.bind = \"0.0.0.0:1883\": without authentication only loopback addresses \
+             are allowed; set auth.password_file (see tidegate passwd), auth.certificate = \"subject\", or \
+             auth.anonymous = \"always\"",
+        ),
+        ("[edge.listeners]\n", "tidegate.toml: edge.listeners: listeners are set in [listeners.NAME]"),
+        (
+            "[broker]\npacket_bytes_max = 5",
+            "tidegate.toml: broker.packet_bytes_max = 5: is set as edge.packet_bytes_max",
+        ),
+        ("[broker]\ninflight_max = 0", "tidegate.toml: broker.inflight_max = 0: must be at least 1"),
+        ("[state]\nfsync_interval_ms = 0", "tidegate.toml: state.fsync_interval_ms = 0: must be 1 to 60,000"),
+        (
+            "[auth]\nanonymous = 'maybe'",
+            "tidegate.toml: auth.anonymous = \"maybe\": unknown variant `maybe`, expected one of `loopback`, `never`, \
+             `always`",
+        ),
+        (
+            "[auth]\npassword_file = '/nonexistent/users'",
+            "tidegate.toml: auth.password_file = \"/nonexistent/users\": cannot read password file \
+             \"/nonexistent/users\": No such file or directory (os error 2)",
+        ),
+        (
+            "[auth]\ncertificate = 'subject'",
+            "tidegate.toml: auth.certificate = \"subject\": needs tls.client_certificates.mode = \"optional\" or \
+             \"required\"",
+        ),
+        (
+            "[[authorization.rule]]\nwho = ['*']\neffect = 'allow'\naction = 'all'\ntopics = ['a/#/b']",
+            "tidegate.toml: authorization.rule[0].topics = [\"a/#/b\"]: \"a/#/b\" is not a valid Topic Filter",
+        ),
+        (
+            "[[authorization.rule]]\nwho = ['*']\neffect = 'permit'\naction = 'all'\ntopics = ['a']",
+            "tidegate.toml: authorization.rule[0].effect = \"permit\": unknown variant `permit`, expected `allow` or \
+             `deny`",
+        ),
+        ("[log]\nlevel = 'a=b=c'", "tidegate.toml: log.level = \"a=b=c\": expected error, warn, info, debug, trace or \
+                                  directives such as info,lb=debug"),
+        ("[runtime]\nworker_threads = 0", "tidegate.toml: runtime.worker_threads = 0: must be 1 to 1024"),
+        (
+            "[tls]\ncertificates = [{ certificate_file = '/nonexistent/a.pem', key_file = '/nonexistent/a.key' }]",
+            "tidegate.toml: tls.certificates.certificate_file: cannot read /nonexistent/a.pem: No such file or directory \
+             (os error 2)",
+        ),
+        ("[edge]\nlinger_ms = \n", "tidegate.toml line 2: string values must be quoted, expected literal string"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(line(text), expected, "{text}");
+        assert_eq!(line(text).lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Some(Path::new("/nonexistent/t.toml")), []).unwrap_err().to_string();
+    let expected = "/nonexistent/t.toml: cannot read the configuration file: No such file or directory (os error 2)";
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn the_environment_lies_over_the_file() {
+    let config = load(
+        "[edge]\nlinger_ms = 50\nconnect_timeout_ms = 500\n[listeners]\nmqtt = '127.0.0.1:1'\n",
+        &[
+            ("TIDEGATE__EDGE__LINGER_MS", "60"),
+            ("TIDEGATE__LISTENERS__WS", "127.0.0.1:2"),
+            ("TIDEGATE__LISTENERS__WSS", "off"),
+            ("TIDEGATE__LISTENERS__MQTT__BACKLOG", "7"),
+            ("TIDEGATE__LOG__LEVEL", "info,lb=debug"),
+            ("TIDEGATE__AUTHORIZATION__RULE", "[{who=['*'],effect='allow',action='all',topics=['#']}]"),
+            ("TIDEGATE_OTHER", "x"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((config.edge.linger_ms, config.edge.connect_timeout_ms), (60, 500));
+    let bound = addresses(&config);
+    let bound: Vec<_> = bound.iter().map(|(name, address)| (&**name, &**address)).collect();
+    assert_eq!(bound, [("mqtt", "127.0.0.1:1"), ("mqtts", "127.0.0.1:8883"), ("ws", "127.0.0.1:2")]);
+    assert_eq!(config.listeners["mqtt"].backlog, 7);
+    assert_eq!(config.log.level, "info,lb=debug");
+    assert_eq!(config.authorization.rule.len(), 1);
+}
+
+#[test]
+fn what_is_wrong_in_the_environment_names_the_variable() {
+    let wrong = |name, value| load("", &[(name, value)]).unwrap_err();
+    assert_eq!(
+        wrong("TIDEGATE__EDGE__LINGER_MS", "soon"),
+        "environment variable TIDEGATE__EDGE__LINGER_MS: edge.linger_ms = \"soon\": invalid type: string \"soon\", \
+         expected u64"
+    );
+    assert_eq!(
+        wrong("TIDEGATE__EDGE__LINGERMS", "5"),
+        "environment variable TIDEGATE__EDGE__LINGERMS: edge.lingerms: unknown key; did you mean edge.linger_ms?"
+    );
+    assert_eq!(wrong("TIDEGATE__EDGE", "5"), "TIDEGATE__EDGE: expected TIDEGATE__SECTION__KEY");
+}
+
+#[test]
+fn by_default_everything_listens_on_loopback_with_development_certificates() {
+    let config = Config::load(None, []).unwrap();
+    let bound: Vec<_> = addresses(&config).into_iter().map(|(_, address)| address).collect();
+    assert_eq!(bound, ["127.0.0.1:1883", "127.0.0.1:8883", "127.0.0.1:8083", "127.0.0.1:8084"]);
+    assert!(config.admin.listen.ip().is_loopback());
+    assert!(config.uses_development_certificate());
+    let tls = config.edge.tls.unwrap();
+    assert_eq!(tls.certificates[0].certificate_file, Path::new("data/certs/server.pem"));
+}
+
+#[test]
+fn beyond_loopback_needs_authentication_or_a_plain_word() {
+    let exposed = "[listeners]\nmqtt = '[::]:1883'\n";
+    assert!(line(exposed).contains("only loopback addresses are allowed"));
+    for anonymous in ["loopback", "never"] {
+        assert!(line(&format!("{exposed}[auth]\nanonymous = '{anonymous}'")).contains("only loopback"));
+    }
+    assert_eq!(line(&format!("{exposed}[auth]\nanonymous = 'always'")), "accepted");
+    assert_eq!(line("[listeners]\nmqtt = '[::1]:1883'\n"), "accepted");
+    let by_certificate = "[auth]\ncertificate = 'subject'\n[tls.client_certificates]\nmode = 'required'\n";
+    assert_eq!(line(&format!("{exposed}{by_certificate}")), "accepted");
+}
+
+#[test]
+fn what_is_shown_can_be_loaded_again() {
+    let config = load("[listeners]\nws = 'off'\n[edge]\nlinger_ms = 77\n[auth]\nanonymous = 'never'\n", &[]).unwrap();
+    let shown = config.shown().unwrap();
+    let again = load(&shown, &[("TIDEGATE__LISTENERS__WS", "off")]).unwrap();
+    assert_eq!(again.shown().unwrap(), shown);
+    assert!(shown.contains("linger_ms = 77") && shown.contains("[listeners.mqtt]"), "{shown}");
+}
+
+/// The known keys of a section, as an unknown one is answered with them.
+fn keys(section: &str) -> Vec<String> {
+    let mut text = String::new();
+    if !section.is_empty() {
+        text = format!("[{section}]\n");
+    }
+    let message = load(&format!("{text}zzzzzzzzzzzzzzzz = 1\n"), &[]).unwrap_err();
+    let known = message.split_once("known are ").unwrap_or_else(|| panic!("{section}: {message}")).1;
+    known.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_is_documented() {
+    let text = include_str!("../../docs/configuration.md");
+    let mut sections: Vec<String> = keys("");
+    sections.retain(|section| section != "listeners" && section != "authorization");
+    sections.extend(["listeners.mqtt", "tls.client_certificates", "tls.tickets"].map(str::to_owned));
+    for section in sections {
+        let heading = section.replace("listeners.mqtt", "listeners.NAME");
+        let start = text.find(&format!("## `[{heading}]`")).unwrap_or_else(|| panic!("no section {heading}"));
+        let part = &text[start + 3..];
+        let part = &part[..part.find("\n## ").unwrap_or(part.len())];
+        let elsewhere = ["edge.listeners", "edge.tls", "broker.packet_bytes_max", "state.dir", "listeners.mqtt.tls"];
+        let sections_of_their_own = ["tls.client_certificates", "tls.tickets"];
+        for key in keys(&section) {
+            let full = format!("{section}.{key}");
+            let known = elsewhere.contains(&&*full) || sections_of_their_own.contains(&&*full);
+            assert!(known || part.contains(&format!("| `{key}` |")), "{heading}.{key} is not documented");
+        }
+    }
+}
+
+#[test]
+fn the_example_is_accepted_and_shows_the_defaults() {
+    let example = include_str!("../../tidegate.example.toml");
+    let config = load(example, &[]).unwrap();
+    assert_eq!(config.shown().unwrap(), Config::load(None, []).unwrap().shown().unwrap());
+}
