@@ -14,6 +14,7 @@ mod server;
 mod session;
 mod stream;
 mod ticket;
+pub(crate) mod writer;
 
 pub use accept::{Accept, TlsAcceptor};
 pub use config::{

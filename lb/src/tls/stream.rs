@@ -11,6 +11,7 @@ use super::error::TlsError;
 use super::facts::TlsFacts;
 use super::scratch::{BATCH_BYTES_MAX, RECORD_BYTES_MAX, Scratch};
 use super::session::Session;
+use super::writer::AwaitingWriter;
 
 /// The server side of a TLS connection whose handshake is done.
 ///
@@ -20,13 +21,12 @@ use super::session::Session;
 pub struct TlsStream<IO> {
     io: IO,
     session: Box<Session>,
-    /// The last write, flush or shutdown returned `Pending`: the socket's write waker is that task's.
-    writer_waits: bool,
+    writer: AwaitingWriter,
 }
 
 impl<IO> TlsStream<IO> {
     pub(super) fn new(io: IO, session: Box<Session>) -> Self {
-        Self { io, session, writer_waits: false }
+        Self { io, session, writer: AwaitingWriter::default() }
     }
 
     /// What was agreed in the handshake. To be taken once: the server name is moved out, so that an idle connection
@@ -64,7 +64,7 @@ impl<IO> TlsStream<IO> {
     /// # Errors
     /// Those of `exchange`; the connection is then lost.
     pub fn map_io<IO2, E>(self, exchange: impl FnOnce(IO) -> Result<IO2, E>) -> Result<TlsStream<IO2>, E> {
-        Ok(TlsStream { io: exchange(self.io)?, session: self.session, writer_waits: false })
+        Ok(TlsStream { io: exchange(self.io)?, session: self.session, writer: AwaitingWriter::default() })
     }
 
     pub(super) fn session(&mut self) -> &mut Session {
@@ -107,14 +107,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         Poll::Ready(Ok(()))
     }
 
+    fn poll_drain_for_writer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_drain(cx);
+        match polled {
+            Poll::Pending => self.writer.wait(cx),
+            Poll::Ready(_) => self.writer.clear(),
+        }
+        polled
+    }
+
+    /// Writes what waits from a task that reads, unless another one is waiting to do it.
+    fn drain_aside(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.session.outgoing.is_empty()
+            && self.writer.yields_to(cx)
+            && let Poll::Ready(outcome) = self.poll_drain(cx)
+        {
+            self.writer.wake();
+            return outcome;
+        }
+        Ok(())
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>, plain: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.session.failed || self.session.close_sent {
             return Poll::Ready(Err(TlsError::Closed.into()));
         }
         if !self.session.outgoing_may_wait {
-            self.writer_waits = true;
-            ready!(self.poll_drain(cx))?;
-            self.writer_waits = false;
+            ready!(self.poll_drain_for_writer(cx))?;
         }
         let mut scratch = Scratch::outgoing();
         let mut used = self.session.outgoing.rest().len();
@@ -149,11 +168,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // Another task may be waiting to write: its waker stays.
-        if !this.writer_waits && !this.session.outgoing.is_empty() && !this.session.outgoing_may_wait {
-            if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
-                return Poll::Ready(Err(error));
-            }
+        if !this.session.outgoing_may_wait {
+            this.drain_aside(cx)?;
         }
         if out.remaining() == 0 || this.session.read_waiting(out) {
             return Poll::Ready(Ok(()));
@@ -171,10 +187,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
                 Ok(0) => return Poll::Ready(Err(TlsError::Truncated.into())),
                 Ok(_) => {}
                 Err(error) => {
-                    if !this.writer_waits {
-                        // The alert, as far as the socket takes it: the connection is over either way.
-                        let _ = this.poll_drain(cx);
-                    }
+                    // The alert, as far as the socket takes it: the connection is over either way.
+                    let _ = this.drain_aside(cx);
                     if out.filled().len() == before {
                         return Poll::Ready(Err(error.into()));
                     }
@@ -207,19 +221,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer_waits = true;
-        ready!(self.poll_drain(cx))?;
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.writer_waits = false;
-        Poll::Ready(Ok(()))
+        ready!(self.poll_drain_for_writer(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.session.close()?;
-        self.writer_waits = true;
-        ready!(self.poll_drain(cx))?;
-        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-        self.writer_waits = false;
-        Poll::Ready(Ok(()))
+        ready!(self.poll_drain_for_writer(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::WsError;
+use crate::tls::writer::AwaitingWriter;
+
 use super::frame::{Control, FrameReader, Opcode, SENT_HEADER_BYTES_MAX, append_control, encode_header};
 
 /// Payload of one frame to the client, bytes: with its header one batch of the TLS layer below.
@@ -29,8 +31,7 @@ pub struct WsStream<IO> {
     waiting: Option<Box<Waiting>>,
     close_received: bool,
     close_sent: bool,
-    /// The last write, flush or shutdown returned `Pending`: the transport's write waker is that task's.
-    writer_waits: bool,
+    writer: AwaitingWriter,
     fault: Option<Box<WsError>>,
 }
 
@@ -62,7 +63,7 @@ impl<IO> WsStream<IO> {
             waiting,
             close_received: false,
             close_sent: false,
-            writer_waits: false,
+            writer: AwaitingWriter::default(),
             fault: None,
         }
     }
@@ -93,7 +94,7 @@ impl<IO> WsStream<IO> {
             waiting: self.waiting,
             close_received: self.close_received,
             close_sent: self.close_sent,
-            writer_waits: false,
+            writer: AwaitingWriter::default(),
             fault: self.fault,
         })
     }
@@ -171,12 +172,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// Answers pings and close frames, unless another task is waiting to write: its waker stays, and it will.
+    fn poll_drain_for_writer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_drain(cx);
+        match polled {
+            Poll::Pending => self.writer.wait(cx),
+            Poll::Ready(_) => self.writer.clear(),
+        }
+        polled
+    }
+
+    /// Writes what waits from a task that reads, unless another one is waiting to do it.
     fn drain_aside(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.writer_waits
-            && self.has_unsent()
+        if self.has_unsent()
+            && self.writer.yields_to(cx)
             && let Poll::Ready(outcome) = self.poll_drain(cx)
         {
+            self.writer.wake();
             return outcome;
         }
         Ok(())
@@ -204,8 +215,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
         if self.close_sent {
             return Poll::Ready(Err(WsError::Closed.into()));
         }
-        self.writer_waits = true;
-        ready!(self.poll_drain(cx))?;
+        ready!(self.poll_drain_for_writer(cx))?;
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut total = 0;
         let mut used = 1;
@@ -219,19 +229,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
             }
         }
         if total == 0 {
-            self.writer_waits = false;
             return Poll::Ready(Ok(0));
         }
         let mut header = [0; SENT_HEADER_BYTES_MAX];
         let size = encode_header(Opcode::Binary, total, &mut header);
         slices[0] = IoSlice::new(&header[..size]);
         let frame = &slices[..used];
-        let sent = if self.io.is_write_vectored() {
-            ready!(Pin::new(&mut self.io).poll_write_vectored(cx, frame))?
+        let polled = if self.io.is_write_vectored() {
+            Pin::new(&mut self.io).poll_write_vectored(cx, frame)
         } else {
-            ready!(Pin::new(&mut self.io).poll_write(cx, &rest_of(frame, 0)))?
+            Pin::new(&mut self.io).poll_write(cx, &rest_of(frame, 0))
         };
-        self.writer_waits = false;
+        let Poll::Ready(sent) = polled? else {
+            self.writer.wait(cx);
+            return Poll::Pending;
+        };
         if sent == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
@@ -314,20 +326,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer_waits = true;
-        ready!(self.poll_drain(cx))?;
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.writer_waits = false;
-        Poll::Ready(Ok(()))
+        ready!(self.poll_drain_for_writer(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     /// Sends a close frame with status 1000, if none was sent, and shuts the transport down.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.queue_close(Some(1000));
-        self.writer_waits = true;
-        ready!(self.poll_drain(cx))?;
-        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-        self.writer_waits = false;
-        Poll::Ready(Ok(()))
+        ready!(self.poll_drain_for_writer(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
