@@ -111,13 +111,11 @@ impl Session {
         let receive_maximum = if is_v5 { usize::from(self.config.receive_maximum) } else { OWED_MAX };
         let inbound = self.inbound();
         match inbound.receipt(id) {
-            // v5 [MQTT-4.3.3-10], in the order of the packets; the identifier is the same, so the bound holds.
-            Some(Receipt::Publishing | Receipt::AwaitingPubrel) if qos == QoS::ExactlyOnce => {
-                if inbound.owed() >= OWED_MAX {
-                    return Err(Fault::Violation(ReasonCode::ReceiveMaximumExceeded, "too many repeats"));
-                }
-                inbound.owe(id, qos, Some(ReasonCode::Success));
-                self.put_owed(out);
+            // v5 [MQTT-4.3.3-10]; PUBREC is on its way and answers both.
+            Some(Receipt::Publishing) if qos == QoS::ExactlyOnce => return Ok(false),
+            // At once: behind others it could come after PUBCOMP, and be taken for the answer to a new message.
+            Some(Receipt::AwaitingPubrel) if qos == QoS::ExactlyOnce => {
+                self.put_ack(AckKind::PubRec, id, ReasonCode::Success, out);
                 return Ok(false);
             }
             Some(_) => {

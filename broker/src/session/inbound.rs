@@ -102,11 +102,8 @@ impl Inbound {
     /// The oldest acknowledgement of this kind that has no answer gets this one.
     pub(crate) fn answer(&mut self, id: PacketId, qos: QoS, code: ReasonCode) {
         let mut same = self.owed.iter_mut().filter(|owed| owed.id == id && owed.qos == qos);
-        let Some(owed) = same.find(|owed| owed.answer.is_none()) else { return };
-        owed.answer = Some(code);
-        if qos == QoS::ExactlyOnce && code.is_error() {
-            // Repeats that came meanwhile shared its fate.
-            same.for_each(|repeat| repeat.answer = Some(code));
+        if let Some(owed) = same.find(|owed| owed.answer.is_none()) {
+            owed.answer = Some(code);
         }
     }
 
@@ -180,19 +177,6 @@ mod tests {
         inbound.answer(id(1), QoS::AtLeastOnce, ReasonCode::NoMatchingSubscribers);
         assert_eq!(inbound.next_answer(), Some((id(1), QoS::AtLeastOnce, ReasonCode::NoMatchingSubscribers)));
         assert_eq!(inbound.next_answer(), Some((id(2), QoS::AtLeastOnce, ReasonCode::Success)));
-        assert!(inbound.is_empty());
-    }
-
-    #[test]
-    fn a_repeat_that_came_too_early_shares_the_error() {
-        let mut inbound = Inbound::default();
-        inbound.begin(id(1));
-        inbound.owe(id(1), QoS::ExactlyOnce, None);
-        inbound.owe(id(1), QoS::ExactlyOnce, Some(ReasonCode::Success));
-        inbound.answer(id(1), QoS::ExactlyOnce, ReasonCode::QuotaExceeded);
-        for _ in 0..2 {
-            assert_eq!(inbound.next_answer(), Some((id(1), QoS::ExactlyOnce, ReasonCode::QuotaExceeded)));
-        }
         assert!(inbound.is_empty());
     }
 }

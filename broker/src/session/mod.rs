@@ -11,6 +11,8 @@ pub(crate) mod io;
 mod number;
 mod outbound;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
