@@ -32,7 +32,7 @@ pub enum AuthError {
         problem: &'static str,
     },
     /// A user name that no file can hold.
-    #[error("user name {name:?} {problem}")]
+    #[error("user name {name:?}: {problem}")]
     UserName {
         /// The name.
         name: String,

@@ -1,0 +1,294 @@
+//! The command line from the outside: exit codes, the one line that says why, files made, signals.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long anything may take; a debug build on a busy machine is slow.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn tidegate(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.current_dir(dir).args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(dir: &Path, arguments: &[&str]) -> Output {
+    tidegate(dir, arguments).output().unwrap()
+}
+
+fn passwd(dir: &Path, arguments: &[&str], input: &str) -> Output {
+    let arguments = [&["passwd"], arguments].concat();
+    let mut command = tidegate(dir, &arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Exit code and standard error, without its last line feed.
+fn failure(output: &Output) -> (i32, String) {
+    let text = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    (output.status.code().unwrap_or(-1), text)
+}
+
+fn last_line(output: &Output) -> (i32, String) {
+    let (code, text) = failure(output);
+    (code, text.lines().last().unwrap_or_default().to_owned())
+}
+
+/// Every port free, data in the directory.
+fn write_config(dir: &Path, extra: &str) {
+    let text = format!(
+        "[listeners]\nmqtt = '127.0.0.1:0'\nmqtts = '127.0.0.1:0'\nws = '127.0.0.1:0'\nwss = '127.0.0.1:0'\n\
+         [admin]\nlisten = '127.0.0.1:0'\n[runtime]\naddresses_file = 'addresses.json'\n{extra}"
+    );
+    fs::write(dir.join("tidegate.toml"), text).unwrap();
+}
+
+/// A server that is ended with its handle.
+struct Server {
+    child: Child,
+    addresses: serde_json::Value,
+}
+
+impl Server {
+    fn start(dir: &Path, extra: &str) -> Self {
+        write_config(dir, extra);
+        let log = fs::File::create(dir.join("log")).unwrap();
+        let mut child = tidegate(dir, &["--config", "tidegate.toml"])
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let file = dir.join("addresses.json");
+        let deadline = Instant::now() + DEADLINE;
+        while !file.exists() {
+            let ended = child.try_wait().unwrap();
+            let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            assert!(ended.is_none() && Instant::now() < deadline, "did not start:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let addresses = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        Self { child, addresses }
+    }
+
+    fn connect(&self, listener: &str) -> TcpStream {
+        let stream = TcpStream::connect(self.addresses[listener].as_str().unwrap()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the server did not end");
+    }
+
+    fn http(&self, path: &str) -> String {
+        let mut stream = self.connect("admin");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The Reason Code of the CONNACK to an MQTT 5 CONNECT with these credentials.
+fn reason_code(server: &Server, user: &str, password: &str) -> u8 {
+    let field = |text: &str| [&[0, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let mut body = b"\x00\x04MQTT\x05\xc2\x00\x3c\x00".to_vec();
+    for text in ["cli-test", user, password] {
+        body.extend(field(text));
+    }
+    let mut stream = server.connect("mqtt");
+    stream.write_all(&[&[0x10, u8::try_from(body.len()).unwrap()], &*body].concat()).unwrap();
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack).unwrap();
+    assert_eq!(connack[0], 0x20);
+    connack[3]
+}
+
+#[test]
+fn check_prints_what_is_in_force_and_starts_nothing() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path(), "[edge]\nlinger_ms = 77\n");
+    let mut command = tidegate(dir.path(), &["--config", "tidegate.toml", "--check"]);
+    let output = command.env("TIDEGATE__BROKER__SYS_INTERVAL_S", "3").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let shown = stdout(&output);
+    assert!(shown.contains("linger_ms = 77\n") && shown.contains("sys_interval_s = 3\n"), "{shown}");
+    assert!(!dir.path().join("data").exists());
+}
+
+#[test]
+fn a_wrong_configuration_is_one_line_and_64() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path(), "[edge]\nlinger = 1\n");
+    let output = run(dir.path(), &["--config", "tidegate.toml"]);
+    let line = "tidegate: tidegate.toml: edge.linger: unknown key; did you mean edge.linger_ms?";
+    assert_eq!(failure(&output), (64, line.to_owned()));
+    assert!(!dir.path().join("data").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_wrong_command_line_is_one_line_and_64() {
+    let dir = TempDir::new().unwrap();
+    let output = run(dir.path(), &["--confg"]);
+    let (code, line) = failure(&output);
+    assert_eq!((code, line.lines().count()), (64, 1), "{line}");
+    assert!(run(dir.path(), &["--help"]).status.success());
+    assert!(stdout(&run(dir.path(), &["--version"])).starts_with("tidegate "));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_listener() {
+    let dir = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    write_config(dir.path(), "");
+    for (variable, key) in
+        [("TIDEGATE__LISTENERS__WS", "listeners.ws.bind"), ("TIDEGATE__ADMIN__LISTEN", "admin.listen")]
+    {
+        let mut command = tidegate(dir.path(), &["--config", "tidegate.toml"]);
+        let (code, line) = last_line(&command.env(variable, &address).output().unwrap());
+        let expected = format!("tidegate: {key} = \"{address}\": cannot listen: Address already in use");
+        assert!(code == 69 && line.starts_with(&expected), "{code} {line}");
+    }
+}
+
+#[test]
+fn a_data_directory_in_use_is_named() {
+    let dir = TempDir::new().unwrap();
+    let _server = Server::start(dir.path(), "");
+    let (code, line) = last_line(&run(dir.path(), &["--config", "tidegate.toml"]));
+    let expected = "tidegate: the store in data/state is in use by another process; set data.dir to another \
+                    directory or end that process";
+    assert_eq!((code, line.as_str()), (69, expected));
+}
+
+#[test]
+fn the_first_start_makes_certificates_and_says_how_to_connect() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::start(dir.path(), "");
+    assert!(server.http("/readyz").starts_with("HTTP/1.1 200"));
+    assert!(server.http("/metrics").contains("tidegate_"));
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    let mut text = String::new();
+    server.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let port = |listener: &str| server.addresses[listener].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+    for expected in [
+        format!("mosquitto_sub -h 127.0.0.1 -p {} -t 'hello/#' -v", port("mqtt")),
+        format!("mosquitto_pub -h 127.0.0.1 -p {} --cafile data/certs/ca.pem -t hello/world", port("mqtts")),
+        format!("ws://127.0.0.1:{}/mqtt", port("ws")),
+        format!("wss://127.0.0.1:{}/mqtt", port("wss")),
+    ] {
+        assert!(text.contains(&expected), "{expected} in {text}");
+    }
+    assert!(dir.path().join("data/certs/ca.pem").exists());
+}
+
+#[test]
+fn sigterm_ends_in_good_order_with_devices_connected() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::start(dir.path(), "");
+    let mut device = server.connect("mqtt");
+    device.write_all(b"\x10\x10\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x03dev").unwrap();
+    let mut connack = [0; 2];
+    device.read_exact(&mut connack).unwrap();
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    let mut rest = Vec::new();
+    device.read_to_end(&mut rest).unwrap();
+    // v5 section 4.13: the device is told that the server is shutting down.
+    assert!(rest.windows(3).any(|bytes| bytes[0] == 0xe0 && bytes[2] == 0x8b), "{rest:x?}");
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.lines().all(|line| line.starts_with('{')), "logs are JSON where no terminal is: {log}");
+    assert!(log.contains("\"message\":\"stopped\""), "{log}");
+}
+
+#[test]
+fn a_user_made_by_passwd_can_connect_and_others_cannot() {
+    let dir = TempDir::new().unwrap();
+    let added = passwd(dir.path(), &["users", "alice"], "secret\n");
+    assert_eq!(stdout(&added), "added alice in users\n");
+    let server = Server::start(dir.path(), "[auth]\npassword_file = 'users'\n");
+    assert_eq!(reason_code(&server, "alice", "secret"), 0x00);
+    assert_eq!(reason_code(&server, "alice", "wrong"), 0x86);
+    assert_eq!(reason_code(&server, "bob", "secret"), 0x86);
+
+    let changed = passwd(dir.path(), &["users", "alice"], "other\n");
+    assert_eq!(stdout(&changed), "changed alice in users\n");
+    server.signal("HUP");
+    let deadline = Instant::now() + DEADLINE;
+    while reason_code(&server, "alice", "secret") == 0 {
+        assert!(Instant::now() < deadline, "the password file is not read again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(reason_code(&server, "alice", "other"), 0x00);
+}
+
+#[test]
+fn passwd_deletes_and_refuses() {
+    let dir = TempDir::new().unwrap();
+    assert!(passwd(dir.path(), &["users", "alice"], "secret").status.success());
+    let text = fs::read_to_string(dir.path().join("users")).unwrap();
+    assert!(text.contains("alice:$argon2id$") && text.contains("alice:$scram-sha-256$"), "{text}");
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["users", "bob"], "", "tidegate: the password is empty; nothing was changed"),
+        (&["users", "--delete", "bob"], "", "tidegate: users has no user \"bob\""),
+        (
+            &["users", "a/b"],
+            "secret",
+            "tidegate: user name \"a/b\": the user name must not contain : / + # $ * or control characters",
+        ),
+        (
+            &["tidegate.toml", "bob"],
+            "secret",
+            "tidegate: password file \"tidegate.toml\" line 1: expected user:record",
+        ),
+    ];
+    fs::write(dir.path().join("tidegate.toml"), "[edge]\n").unwrap();
+    for (arguments, input, line) in cases {
+        assert_eq!(failure(&passwd(dir.path(), arguments, input)), (64, line.to_owned()));
+    }
+    assert_eq!(stdout(&passwd(dir.path(), &["users", "alice", "--delete"], "")), "deleted alice in users\n");
+    assert!(!fs::read_to_string(dir.path().join("users")).unwrap().contains("alice"));
+}
+
+#[test]
+fn certs_makes_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let first = run(dir.path(), &["certs", "pki"]);
+    assert_eq!(stdout(&first).lines().filter(|line| line.starts_with("made")).count(), 6, "{first:?}");
+    let second = run(dir.path(), &["certs", "pki"]);
+    assert_eq!(stdout(&second).lines().filter(|line| line.starts_with("kept")).count(), 6, "{second:?}");
+}
