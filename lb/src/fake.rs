@@ -59,6 +59,8 @@ struct State {
     outbox: VecDeque<Bytes>,
     end: Option<ReasonCode>,
     is_full: bool,
+    /// Takes packets again once the outbox has been asked.
+    makes_room: bool,
     closed: Option<CloseCause>,
     renewed: usize,
     waker: Option<Waker>,
@@ -86,6 +88,11 @@ impl Session {
     /// Takes no more packets, or takes them again.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.change(|state| state.is_full = is_full);
+    }
+
+    /// Makes room in the middle of a turn: when the outbox is asked.
+    pub(crate) fn make_room(&self) {
+        self.change(|state| state.makes_room = true);
     }
 
     pub(crate) fn packets(&self) -> Vec<Bytes> {
@@ -161,6 +168,9 @@ impl Stream for FakeStream {
 
     fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
         let mut state = self.session.state.lock();
+        if std::mem::take(&mut state.makes_room) {
+            state.is_full = false;
+        }
         if let Some(bytes) = state.outbox.pop_front() {
             let mut taken = bytes.len();
             out.put_bytes(bytes);

@@ -112,8 +112,6 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     state: State,
     /// Nothing is read: the worker or the device does not take more.
     is_paused: bool,
-    /// Nothing is read because the device leaves too many answers unread.
-    is_full: bool,
     /// Written bytes may still be inside the stream.
     is_unflushed: bool,
     /// Whole packets wait in `frames`: they came with CONNECT.
@@ -153,7 +151,6 @@ where
             version,
             state: State::AwaitingConnAck,
             is_paused: false,
-            is_full: false,
             is_unflushed: false,
             has_pipelined: !pipelined.is_empty(),
             frames,
@@ -215,8 +212,8 @@ where
                 cx.waker().wake_by_ref();
             }
         }
-        if self.is_full && !self.is_unsent() {
-            // The device took it all at once, so that nothing else would wake this task to read on.
+        if self.is_paused && self.state == State::Serving && self.can_read(cx, out) {
+            // What this turn took or wrote made room, so that nothing else would wake the task to read on.
             cx.waker().wake_by_ref();
         }
         self.check_write_timeout(now);
@@ -249,18 +246,22 @@ where
         cx.waker().wake_by_ref();
     }
 
-    /// Whether the device may send more: not while the worker is full, nor while the device leaves our answers unread.
+    /// Whether the device may send more now.
     fn may_read(&mut self, cx: &mut Context<'_>, out: &Outgoing, now: u32) -> bool {
-        let unsent = out.len() + self.leftover.as_ref().map_or(0, |leftover| leftover.len());
-        self.is_full = unsent > self.shared().config.outgoing_bytes_max;
-        let is_ready =
-            !self.is_full && self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready());
-        if is_ready && self.is_paused {
+        let can_read = self.can_read(cx, out);
+        if can_read && self.is_paused {
             // Keep Alive stood still.
             self.received_ms = now;
         }
-        self.is_paused = !is_ready;
-        is_ready
+        self.is_paused = !can_read;
+        can_read
+    }
+
+    /// Not while the worker is full, nor while the device leaves our answers unread.
+    fn can_read(&mut self, cx: &mut Context<'_>, out: &Outgoing) -> bool {
+        let unsent = out.len() + self.leftover.as_ref().map_or(0, |leftover| leftover.len());
+        unsent <= self.shared().config.outgoing_bytes_max
+            && self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready())
     }
 
     /// Takes what the worker has for the device. Whether it may have more.
@@ -272,7 +273,8 @@ where
         while out.len() < WRITE_BYTES {
             let Some(stream) = &mut self.stream else { return false };
             let used = out.len();
-            match stream.poll_recv(cx, out, WRITE_BYTES - used) {
+            // The whole budget each time: workers may count what is in `out` already, or what they append.
+            match stream.poll_recv(cx, out, WRITE_BYTES) {
                 Poll::Pending => return false,
                 Poll::Ready(Event::Wrote) if self.state == State::AwaitingConnAck => {
                     self.state = State::Serving;

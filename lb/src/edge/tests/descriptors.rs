@@ -25,7 +25,7 @@ async fn an_edge_with_few_descriptors() {
     setrlimit(Resource::Nofile, limit).expect("limited");
     // On a line of its own, whatever the test harness has printed.
     println!("\naddress {address}");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[tokio::test]
