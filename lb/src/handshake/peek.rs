@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// Room for the first read: nearly every CONNECT.
 const FIRST_READ_BYTES: usize = 1_024;
 
+/// The level is among so many first bytes: fixed header, Protocol Name, level.
+const LEVEL_BYTES_MAX: usize = 5 + 8 + 1;
+
 /// A whole CONNECT packet, framed but not decoded.
 pub(crate) struct Peeked {
     /// The packet.
@@ -24,7 +27,7 @@ pub(crate) enum PeekError {
     /// The connection failed or ended.
     #[error("connection lost before CONNECT was complete")]
     Lost(#[source] io::Error),
-    /// The first packet is another one, or has flags that CONNECT may not have (as has TLS on the wrong port).
+    /// The first packet is another one.
     // v5 [MQTT-3.1.0-1]
     #[error("the first packet is not CONNECT")]
     NotConnect,
@@ -41,14 +44,14 @@ pub(crate) async fn connect<T: AsyncRead + Unpin>(io: &mut T, bytes_max: u32) ->
         if count == 0 {
             return Err(PeekError::Lost(io::ErrorKind::UnexpectedEof.into()));
         }
-        if buffer.first().is_some_and(|&first| first != PacketType::Connect.first_byte()) {
+        if buffer.first().is_some_and(|&first| first >> 4 != PacketType::Connect as u8) {
             return Err(PeekError::NotConnect);
         }
         match mqtt::frame::split_bytes(&mut buffer, bytes_max) {
             Ok(Some(connect)) => return Ok(Peeked { connect, pipelined: buffer }),
             Ok(None) => {}
             // A few bytes more tell the version, and with it how to answer.
-            Err(DecodeError::PacketTooLarge { .. }) if level(&buffer).is_none() && buffer.len() < 16 => {}
+            Err(_) if level(&buffer).is_none() && buffer.len() < LEVEL_BYTES_MAX => {}
             Err(error) => {
                 return Err(PeekError::Malformed(error, level(&buffer)));
             }
@@ -96,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_first_packet_is_refused_at_its_first_byte() {
-        for first in [0xC0, 0x11, 0x30, 0x20, 0xE0, 0x00, 0xF0, b'G', 0x16] {
+        for first in [0xC0, 0x30, 0x20, 0xE0, 0x00, 0xF0, b'G'] {
             let error = connect(&mut &[first][..], 256).await.err().expect("refused");
             assert!(matches!(error, PeekError::NotConnect), "{first:#x} {error}");
         }
@@ -121,8 +124,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_fixed_header_is_malformed() {
-        let bytes = b"\x10\xFF\xFF\xFF\xFF\x01";
-        let error = connect(&mut &bytes[..], 256).await.err().expect("refused");
-        assert!(matches!(error, PeekError::Malformed(..)), "{error}");
+        for (bytes, expected) in [
+            (&b"\x11\x0D\0\x04MQTT\x05"[..], Some(5)),
+            (b"\x10\xFF\xFF\xFF\xFF\x01\0\x04MQTT\x05\0", None),
+            // TLS on the wrong port.
+            (b"\x16\x03\x01\x02\0\x01\0\x01\xFC\x03\x03\0\0\0", None),
+        ] {
+            match connect(&mut &bytes[..], 256).await.err().expect("refused") {
+                PeekError::Malformed(_, found) => assert_eq!(found, expected, "{bytes:x?}"),
+                other => panic!("{other}"),
+            }
+        }
     }
 }

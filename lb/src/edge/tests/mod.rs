@@ -124,6 +124,8 @@ async fn faulty_connects_are_refused_in_their_version() {
     let mut trailing_4 = connect(4);
     trailing_4[1] += 1;
     trailing_4.push(0);
+    let mut flags_5 = connect(5);
+    flags_5[0] |= 1;
     let mut level_6 = connect(5);
     level_6[8] = 6;
     let mut level_2 = connect(4);
@@ -131,6 +133,7 @@ async fn faulty_connects_are_refused_in_their_version() {
     for (packet, answer) in [
         (trailing_5, &b"\x20\x03\0\x81\0"[..]),
         (trailing_4, b""),
+        (flags_5, b"\x20\x03\0\x81\0"),
         (level_6, b"\x20\x03\0\x84\0"),
         (level_2, b"\x20\x02\0\x01"),
         (connect_as(5, &long, 2, b"", ""), b"\x20\x03\0\x85\0"),
