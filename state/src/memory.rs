@@ -25,8 +25,11 @@ pub struct MemoryStore {
 struct State {
     tables: Tables,
     retained: Retained,
-    /// Answers that wait, when they are held.
-    held: Option<VecDeque<Answer>>,
+    /// Answers that were not given yet, oldest first.
+    answers: VecDeque<Answer>,
+    is_holding: bool,
+    /// Some thread gives answers, and will give all that come meanwhile: so they stay in order.
+    is_giving: bool,
     failing: Option<StoreError>,
     is_closed: bool,
 }
@@ -38,7 +41,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store that answers at once, on the caller's thread.
+    /// An empty store that answers at once, on the caller's thread; a call from within an answer is answered after it.
     pub fn new() -> Self {
         Self::with_limits(u64::MAX, usize::MAX, u64::MAX)
     }
@@ -54,7 +57,9 @@ impl MemoryStore {
         let state = State {
             tables: Tables::new(limits, Journal::off()),
             retained: Retained::new(retained),
-            held: None,
+            answers: VecDeque::new(),
+            is_holding: false,
+            is_giving: false,
             failing: None,
             is_closed: false,
         };
@@ -63,24 +68,24 @@ impl MemoryStore {
 
     /// From now on answers wait for [`MemoryStore::step`] (the effect of a call is there at once).
     pub fn hold(&self) {
-        self.state.lock().held.get_or_insert_default();
+        self.state.lock().is_holding = true;
     }
 
     /// Gives the oldest held answer. False if there was none.
     pub fn step(&self) -> bool {
-        let answer = self.state.lock().held.as_mut().and_then(VecDeque::pop_front);
+        let answer = self.state.lock().answers.pop_front();
         answer.map(give).is_some()
     }
 
     /// How many answers are held.
     pub fn held(&self) -> usize {
-        self.state.lock().held.as_ref().map_or(0, VecDeque::len)
+        self.state.lock().answers.len()
     }
 
     /// Gives all held answers, and holds none from now on.
     pub fn let_go(&self) {
-        while self.step() {}
-        self.state.lock().held = None;
+        self.state.lock().is_holding = false;
+        self.give_all();
     }
 
     /// From now on calls have no effect and are answered with `error`; `None` ends that.
@@ -94,7 +99,8 @@ impl MemoryStore {
         state.tables.restart(now);
         state.is_closed = false;
         state.failing = None;
-        state.held = None;
+        state.is_holding = false;
+        state.answers.clear();
         #[cfg(debug_assertions)]
         state.tables.check_invariants();
     }
@@ -119,12 +125,25 @@ impl MemoryStore {
         let mut state = self.state.lock();
         let result = state.permit().and_then(|()| apply(&mut state));
         let answer = wrap(Ready::new(done, result));
-        match &mut state.held {
-            Some(held) => held.push_back(answer),
-            None => {
-                drop(state);
-                give(answer);
-            }
+        state.answers.push_back(answer);
+        drop(state);
+        self.give_all();
+    }
+
+    /// Gives answers until none is left, unless they are held or somebody does so already.
+    fn give_all(&self) {
+        let mut state = self.state.lock();
+        if state.is_giving {
+            return;
+        }
+        while !state.is_holding
+            && let Some(answer) = state.answers.pop_front()
+        {
+            state.is_giving = true;
+            drop(state);
+            give(answer);
+            state = self.state.lock();
+            state.is_giving = false;
         }
     }
 }

@@ -14,6 +14,7 @@ mod garbage;
 mod gate;
 mod layout;
 mod load;
+mod sweep;
 mod writer;
 
 use std::sync::Arc;

@@ -12,12 +12,17 @@ use super::core::{Batch, Shared};
 use super::directory::Directory;
 use super::disk::{Disk, unavailable};
 use super::garbage::LiveQueues;
+use super::layout::Keyspace;
+use super::sweep::Sweeper;
 use crate::StoreError;
 use crate::answer::Answer;
 use crate::tables::journal::Change;
 
 /// Between attempts to reopen a database that failed.
 const REOPEN_DELAY: Duration = Duration::from_secs(1);
+
+/// Dead queue records are let be up to this many times `write_buffer_bytes`.
+const DEAD_WRITE_BUFFERS_MAX: u64 = 4;
 
 /// The state of the writing thread.
 pub(super) struct Writer {
@@ -28,6 +33,7 @@ pub(super) struct Writer {
     /// `None` while it cannot be opened.
     disk: Option<Disk>,
     builder: BatchBuilder,
+    sweeper: Sweeper,
     /// When batches that are written have to be safe from power loss.
     sync_at: Option<Instant>,
     spare_changes: Vec<Change>,
@@ -42,6 +48,7 @@ impl Writer {
         live: Arc<LiveQueues>,
         disk: Disk,
     ) -> Self {
+        let sweeper = Sweeper::new(config.write_buffer_bytes.saturating_mul(DEAD_WRITE_BUFFERS_MAX));
         Self {
             shared,
             config,
@@ -49,6 +56,7 @@ impl Writer {
             live,
             disk: Some(disk),
             builder: BatchBuilder::default(),
+            sweeper,
             sync_at: None,
             spare_changes: Vec::new(),
             spare_answers: Vec::new(),
@@ -60,6 +68,7 @@ impl Writer {
         while let Some(batch) = self.next_batch() {
             self.handle(batch);
         }
+        self.sweeper.wait();
         if let Some(disk) = &self.disk
             && let Err(error) = disk.sync()
         {
@@ -120,11 +129,18 @@ impl Writer {
     }
 
     /// Lets answers about these sessions be given at once again, and forgets bodies beyond the bound.
-    fn finish(&self, number: u64, keys_below: u64, is_written: bool) {
+    fn finish(&mut self, number: u64, keys_below: u64, is_written: bool) {
         let mut core = self.shared.core.lock();
         core.finish_batch(number);
         while is_written && core.tables.evict(number, keys_below) {
             parking_lot::MutexGuard::bump(&mut core);
+        }
+        if self.sweeper.is_due()
+            && let Some(disk) = &self.disk
+        {
+            let live_bytes = core.tables.stats().queued_bytes;
+            drop(core);
+            self.sweeper.look(disk.keyspace(Keyspace::Queue), live_bytes);
         }
     }
 
@@ -153,6 +169,7 @@ impl Writer {
             };
             tracing::error!(%error, "cannot write to the store, holding back what comes");
             // The database refuses everything after a failed write; what it has written is read back from its journal.
+            self.sweeper.wait();
             self.disk = None;
             if self.wait_for_close(REOPEN_DELAY) {
                 return Err(unavailable(error));

@@ -1,0 +1,62 @@
+//! Gives disk space back when most of it is dead: ordinary compaction only looks at levels that overflow, and a queue that
+//! was drained overflows nothing.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between looks at the size of the queues on disk.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// With more live bytes than this a full compaction would take long (and closing waits for it); ordinary compaction,
+/// driven by what comes in, has to do.
+const LIVE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Compacts in a thread of its own, one at a time.
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    look_at: Instant,
+    thread: Option<JoinHandle<()>>,
+    /// Dead bytes that are let be.
+    dead_bytes_max: u64,
+}
+
+impl Sweeper {
+    pub(super) fn new(dead_bytes_max: u64) -> Self {
+        Self { look_at: Instant::now() + LOOK_INTERVAL, thread: None, dead_bytes_max }
+    }
+
+    /// Whether it is time for [`Sweeper::look`].
+    pub(super) fn is_due(&self) -> bool {
+        self.look_at <= Instant::now()
+    }
+
+    /// Begins a compaction if much of the queues on disk is dead.
+    pub(super) fn look(&mut self, queue: &fjall::Keyspace, live_bytes: u64) {
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        let dead_bytes = queue.disk_space().saturating_sub(live_bytes);
+        let is_worth_it = dead_bytes > live_bytes.max(self.dead_bytes_max) && live_bytes <= LIVE_BYTES_MAX;
+        if !is_worth_it || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.wait();
+        let queue = queue.clone();
+        let spawned = std::thread::Builder::new().name("store-sweeper".to_owned()).spawn(move || {
+            if let Err(error) = queue.major_compact() {
+                tracing::warn!(%error, "cannot give disk space of drained queues back");
+            }
+        });
+        match spawned {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => tracing::warn!(%error, "cannot start a thread to sweep drained queues"),
+        }
+    }
+
+    /// Waits for a compaction under way: the database must not be closed before.
+    pub(super) fn wait(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("sweeping drained queues panicked");
+        }
+    }
+}

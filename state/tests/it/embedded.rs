@@ -1,0 +1,269 @@
+//! The suite over the embedded store, once with bodies in memory and once without; and what only a store on disk can show.
+
+use std::path::Path;
+
+use state::{EmbeddedConfig, EmbeddedStore, Enqueued, Fsync, Number, OpenError, Store, StoreError, UnixMs};
+use tempfile::TempDir;
+
+use crate::harness::{Backend, Bounds, Calls, START, begin, claim, message, publish_to, take, wait};
+use crate::suite::behaviours;
+
+/// A store in a directory that goes with it.
+pub(crate) struct Embedded {
+    config: EmbeddedConfig,
+    store: Option<EmbeddedStore>,
+    _dir: TempDir,
+}
+
+/// As [`Embedded`], with almost all queue bodies read from disk.
+struct Evicting(Embedded);
+
+pub(crate) fn config_in(dir: &Path) -> EmbeddedConfig {
+    EmbeddedConfig { dir: dir.to_owned(), ..EmbeddedConfig::default() }
+}
+
+impl Embedded {
+    fn with(change: impl FnOnce(&mut EmbeddedConfig)) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = config_in(&dir.path().join("state"));
+        change(&mut config);
+        let store = EmbeddedStore::open_at(config.clone(), START).expect("a store");
+        Self { config, store: Some(store), _dir: dir }
+    }
+
+    fn embedded(&self) -> &EmbeddedStore {
+        self.store.as_ref().expect("an open store")
+    }
+}
+
+fn bounded(bounds: Bounds) -> impl FnOnce(&mut EmbeddedConfig) {
+    move |config| {
+        config.sessions_max = bounds.sessions_max;
+        config.subscriptions_per_session_max = bounds.subscriptions_per_session_max;
+        config.retained_messages_max = bounds.retained_messages_max;
+        config.fsync = Fsync::Interval;
+    }
+}
+
+impl Backend for Embedded {
+    fn start(bounds: Bounds) -> Self {
+        Self::with(bounded(bounds))
+    }
+
+    fn store(&self) -> &dyn Store {
+        self.embedded()
+    }
+
+    fn restart(&mut self, now: UnixMs) {
+        drop(self.store.take());
+        self.store = Some(EmbeddedStore::open_at(self.config.clone(), now).expect("a store"));
+        self.check();
+    }
+
+    fn check(&self) {
+        self.embedded().check_invariants();
+    }
+}
+
+impl Backend for Evicting {
+    fn start(bounds: Bounds) -> Self {
+        Self(Embedded::with(|config| {
+            bounded(bounds)(config);
+            config.queue_memory_bytes_max = 0;
+        }))
+    }
+
+    fn store(&self) -> &dyn Store {
+        self.0.store()
+    }
+
+    fn restart(&mut self, now: UnixMs) {
+        self.0.restart(now);
+    }
+
+    fn check(&self) {
+        self.0.check();
+    }
+}
+
+mod resident {
+    use super::behaviours;
+
+    behaviours!(super::super::Embedded);
+}
+
+mod evicting {
+    use super::behaviours;
+
+    behaviours!(super::super::Evicting);
+}
+
+#[test]
+fn a_second_process_is_refused_in_one_line() {
+    let first = Embedded::with(|_| ());
+    let Err(error) = EmbeddedStore::open(first.config.clone()) else { panic!("opened twice") };
+    assert!(matches!(error, OpenError::InUse { .. }));
+    assert!(error.to_string().contains("in use by another process"));
+    assert!(!error.to_string().contains('\n'));
+}
+
+#[test]
+fn an_unknown_format_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config_in(dir.path());
+    drop(EmbeddedStore::open(config.clone()).expect("a store"));
+    std::fs::write(dir.path().join("format"), "tidegate state 99\n").expect("written");
+    let Err(OpenError::UnknownFormat { found, .. }) = EmbeddedStore::open(config.clone()) else {
+        panic!("opened an unknown format")
+    };
+    assert_eq!(found, "tidegate state 99");
+    std::fs::remove_file(dir.path().join("format")).expect("removed");
+    assert!(matches!(EmbeddedStore::open(config), Err(OpenError::UnknownFormat { .. })));
+}
+
+#[test]
+fn bad_configuration_is_named() {
+    let config = EmbeddedConfig { fsync_interval_ms: 0, ..EmbeddedConfig::default() };
+    let error = config.validate().expect_err("refused");
+    assert!(error.to_string().starts_with("fsync_interval_ms"));
+}
+
+#[test]
+fn a_closed_store_answers_that_it_is_closed_and_can_be_opened_again() {
+    let embedded = Embedded::with(|_| ());
+    let session = {
+        let calls = Calls(embedded.store());
+        let owned = calls.own(claim("a"));
+        calls.enqueue(&owned.fence.session, "1");
+        wait(|done| embedded.store().close(done)).expect("closed");
+        assert!(matches!(calls.claim(claim("b")), Err(StoreError::Closed)));
+        assert!(matches!(wait(|done| embedded.store().close(done)), Err(StoreError::Closed)));
+        owned.fence.session
+    };
+    let again = EmbeddedStore::open_at(embedded.config.clone(), START).expect("a store");
+    let owned = Calls(&again).own(claim("a"));
+    assert!(owned.present);
+    assert_eq!(owned.fence.session, session);
+    assert_eq!(owned.tail, Number(2));
+}
+
+#[test]
+fn calls_beyond_the_commit_queue_are_refused_at_once() {
+    let embedded = Embedded::with(|config| config.commit_queue_bytes_max = 1024 * 1024);
+    let store = embedded.store();
+    let owned = Calls(store).own(claim("a"));
+    let big = message("t", &"x".repeat(600_000));
+    let answers: Vec<_> = (0..200)
+        .map(|_| begin(|done| store.publish(publish_to(&[&owned.fence.session], &big), done)))
+        .collect();
+    let results: Vec<_> = answers.iter().map(take).collect();
+    let kept = results.iter().filter(|result| result.is_ok()).count();
+    assert!(results.iter().any(|result| matches!(result, Err(StoreError::Unavailable(_)))), "a bound");
+    let queue = Calls(store).queue(&owned.fence);
+    assert_eq!(queue.len(), kept, "what was refused had no effect");
+}
+
+#[test]
+fn queues_have_a_bound_over_all_sessions() {
+    let embedded = Embedded::with(|config| config.queued_messages_max = 3);
+    let calls = Calls(embedded.store());
+    let (a, b) = (calls.own(claim("a")), calls.own(claim("b")));
+    for _ in 0..3 {
+        calls.enqueue(&a.fence.session, "x");
+    }
+    assert_eq!(calls.enqueue(&b.fence.session, "x"), Enqueued::Full);
+    calls.acknowledge(&a.fence, 1).expect("acknowledged");
+    assert_eq!(calls.enqueue(&b.fence.session, "x"), Enqueued::At(Number(1)));
+}
+
+#[test]
+fn discard_without_a_session_is_answered_on_the_callers_thread() {
+    let embedded = Embedded::with(|_| ());
+    let caller = std::thread::current().id();
+    embedded.store().discard(
+        "nobody".into(),
+        Box::new(move |answer| {
+            assert!(answer.expect("an answer").is_none());
+            assert_eq!(std::thread::current().id(), caller);
+        }),
+    );
+}
+
+#[test]
+fn a_long_backlog_is_read_back_from_disk_in_order() {
+    let mut embedded = Embedded::with(|config| {
+        config.fsync = Fsync::Interval;
+        config.queue_memory_bytes_max = 64 * 1024;
+        config.write_buffer_bytes = 1024 * 1024;
+    });
+    let owned = Calls(embedded.store()).own(claim("a"));
+    let count = 20_000_u64;
+    let answers: Vec<_> = (1..=count)
+        .map(|n| {
+            let message = message("t", &format!("{n:0>200}"));
+            begin(|done| embedded.store().publish(publish_to(&[&owned.fence.session], &message), done))
+        })
+        .collect();
+    for (answer, n) in answers.iter().zip(1..) {
+        assert_eq!(take(answer).expect("published").targets, [Enqueued::At(Number(n))]);
+    }
+    for round in 0..2 {
+        let calls = Calls(embedded.store());
+        let owned = calls.own(claim("a"));
+        let queue = calls.queue(&owned.fence);
+        assert_eq!(queue.len() as u64, count);
+        for ((number, payload), n) in queue.into_iter().zip(1..) {
+            assert_eq!((number, payload), (n, Some(format!("{n:0>200}"))), "round {round}");
+        }
+        embedded.restart(START);
+    }
+}
+
+#[test]
+fn a_drained_backlog_leaves_the_disk() {
+    let embedded = Embedded::with(|config| {
+        config.fsync = Fsync::Interval;
+        config.write_buffer_bytes = 1024 * 1024;
+    });
+    let store = embedded.store();
+    let owned = Calls(store).own(claim("a"));
+    let payload = "x".repeat(1000);
+    let mut next = 1;
+    for _ in 0..60 {
+        let answers: Vec<_> = (0..1000)
+            .map(|_| {
+                let message = message("t", &payload);
+                begin(|done| store.publish(publish_to(&[&owned.fence.session], &message), done))
+            })
+            .collect();
+        answers.iter().for_each(|answer| drop(take(answer).expect("published")));
+        let answers: Vec<_> = (0..1000)
+            .map(|n| begin(|done| store.acknowledge(&owned.fence, Number(next + n), done)))
+            .collect();
+        answers.iter().for_each(|answer| take(answer).expect("acknowledged"));
+        next += 1000;
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let tables = disk_bytes(&embedded.config.dir.join("db").join("keyspaces"));
+        if tables < 20_000_000 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{tables} bytes of tables for an empty queue");
+        // Sweeping is the writer's, which looks around between batches.
+        Calls(store).subscribe(&owned.fence, &[]).expect("a batch");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+fn disk_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -1,0 +1,271 @@
+//! Calls a store as a function would be called, and makes the values that tests need.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use mqtt::{PacketId, ProtocolVersion, QoS};
+use state::{
+    Claim, Claimed, ConnectionId, Cursor, Delivery, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Message,
+    Number, Origin, Owned, Publish, Published, QueueLimits, QueuePage, Record, Release, Store, StoreError,
+    StoredSession, Subscription, SubscriptionIds, SubscriptionOptions, Target, UnixMs, Will,
+};
+
+/// The time at which tests begin.
+pub(crate) const START: UnixMs = 1_700_000_000_000;
+
+/// An answer that takes longer is a bug.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Bounds that a test wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) sessions_max: u64,
+    pub(crate) subscriptions_per_session_max: usize,
+    pub(crate) retained_messages_max: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            sessions_max: 1_000_000,
+            subscriptions_per_session_max: 1000,
+            retained_messages_max: 1_000_000,
+        }
+    }
+}
+
+/// A kind of store that the suite runs over.
+pub(crate) trait Backend: Sized {
+    /// An empty store.
+    fn start(bounds: Bounds) -> Self;
+
+    /// The store as it is now.
+    fn store(&self) -> &dyn Store;
+
+    /// Ends the process that serves the store, and starts another at `now`.
+    fn restart(&mut self, now: UnixMs);
+
+    /// Checks what must always hold.
+    fn check(&self) {}
+
+    /// An empty store with bounds that no test reaches.
+    fn fresh() -> Self {
+        Self::start(Bounds::default())
+    }
+}
+
+/// Calls and waits for the answer.
+pub(crate) fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
+    take(&begin(call))
+}
+
+/// Calls, and leaves the answer for later.
+pub(crate) fn begin<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Receiver<Result<T, StoreError>> {
+    let (sender, receiver) = channel();
+    call(Box::new(move |result| {
+        sender.send(result).ok();
+    }));
+    receiver
+}
+
+/// Waits for an answer.
+pub(crate) fn take<T>(answer: &Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    answer.recv_timeout(DEADLINE).expect("an answer in time")
+}
+
+/// A claim of a session that never expires and has room.
+pub(crate) fn claim(client_id: &str) -> Claim {
+    Claim {
+        client_id: Arc::from(client_id),
+        connection_id: ConnectionId(u128::from(rand_id())),
+        clean_start: false,
+        create: true,
+        expiry_s: EXPIRY_NEVER,
+        will: None,
+        limits: QueueLimits { messages_max: 1_000_000, bytes_max: u64::MAX },
+        protocol: ProtocolVersion::V5,
+        receive_maximum: 20,
+        now: START,
+    }
+}
+
+fn rand_id() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(1)
+}
+
+/// A message without properties.
+pub(crate) fn message(topic: &str, payload: &str) -> Arc<Message> {
+    Arc::new(Message::new(topic, &[], payload.as_bytes(), QoS::AtLeastOnce, false, START))
+}
+
+pub(crate) fn will(topic: &str, delay_s: u32) -> Will {
+    Will { message: message(topic, "gone"), delay_s }
+}
+
+pub(crate) fn packet_id(id: u16) -> PacketId {
+    PacketId::new(id).expect("not zero")
+}
+
+/// A delivery of a message at QoS 1.
+pub(crate) fn delivery(message: &Arc<Message>) -> Delivery {
+    Delivery {
+        message: Arc::clone(message),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        subscription_ids: SubscriptionIds::NONE,
+    }
+}
+
+/// A publish to sessions, without an origin.
+pub(crate) fn publish_to(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish {
+    let target =
+        |session: &&Arc<StoredSession>| Target { session: Arc::clone(session), delivery: delivery(message) };
+    Publish { message: Arc::clone(message), origin: None, targets: sessions.iter().map(target).collect() }
+}
+
+pub(crate) fn subscription(filter: &str, qos: QoS) -> Subscription {
+    let options =
+        SubscriptionOptions { qos, no_local: false, retain_as_published: false, subscription_id: 0 };
+    Subscription { filter: Arc::from(filter), options }
+}
+
+/// A store, called as functions.
+pub(crate) struct Calls<'a>(pub(crate) &'a dyn Store);
+
+impl Calls<'_> {
+    pub(crate) fn claim(&self, claim: Claim) -> Result<Claimed, StoreError> {
+        wait(|done| self.0.claim(claim, done))
+    }
+
+    /// Claims a session that there is, or is made.
+    pub(crate) fn own(&self, claim: Claim) -> Owned {
+        self.claim(claim).expect("a claim").session.expect("a session")
+    }
+
+    pub(crate) fn release(
+        &self,
+        fence: &Fence,
+        expiry_s: u32,
+        keep_will: bool,
+        now: UnixMs,
+    ) -> Result<(), StoreError> {
+        let release = Release { expiry_s, keep_will, sent: Number(0), now };
+        wait(|done| self.0.release(fence, release, done))
+    }
+
+    pub(crate) fn publish(&self, publish: Publish) -> Published {
+        wait(|done| self.0.publish(publish, done)).expect("a publish")
+    }
+
+    /// Enqueues one message for one session.
+    pub(crate) fn enqueue(&self, session: &Arc<StoredSession>, payload: &str) -> Enqueued {
+        self.publish(publish_to(&[session], &message("t", payload))).targets[0]
+    }
+
+    pub(crate) fn receive(&self, fence: &Fence, id: u16) -> Result<Published, StoreError> {
+        let origin = Some(Origin { fence: fence.clone(), packet_id: packet_id(id) });
+        let publish = Publish { message: message("t", "2"), origin, targets: Vec::new() };
+        wait(|done| self.0.publish(publish, done))
+    }
+
+    pub(crate) fn read(&self, fence: &Fence, from: u64, max: usize) -> Result<QueuePage, StoreError> {
+        wait(|done| self.0.read_queue(fence, Number(from), max, usize::MAX, done))
+    }
+
+    /// All records from a number on: its number, and the payload, or `None` for a PUBREL.
+    pub(crate) fn queue(&self, fence: &Fence) -> Vec<(u64, Option<String>)> {
+        let mut records = Vec::new();
+        let mut from = 1;
+        loop {
+            let page = self.read(fence, from, 7).expect("a page");
+            if page.records.is_empty() {
+                return records;
+            }
+            for queued in page.records {
+                let payload = match queued.record {
+                    Record::Message(delivery) => {
+                        Some(String::from_utf8_lossy(delivery.message.payload_slice()).into_owned())
+                    }
+                    Record::Released => None,
+                };
+                records.push((queued.number.0, payload));
+            }
+            from = page.next.0;
+        }
+    }
+
+    pub(crate) fn acknowledge(&self, fence: &Fence, number: u64) -> Result<(), StoreError> {
+        wait(|done| self.0.acknowledge(fence, Number(number), done))
+    }
+
+    pub(crate) fn mark_released(&self, fence: &Fence, number: u64) -> Result<(), StoreError> {
+        wait(|done| self.0.mark_released(fence, Number(number), done))
+    }
+
+    pub(crate) fn forget_received(&self, fence: &Fence, id: u16) -> Result<(), StoreError> {
+        wait(|done| self.0.forget_received(fence, packet_id(id), done))
+    }
+
+    pub(crate) fn subscribe(&self, fence: &Fence, filters: &[&str]) -> Result<Vec<bool>, StoreError> {
+        let wanted = filters.iter().map(|filter| subscription(filter, QoS::AtLeastOnce)).collect();
+        wait(|done| self.0.subscribe(fence, wanted, done))
+    }
+
+    pub(crate) fn unsubscribe(&self, fence: &Fence, filters: &[&str]) -> Result<Vec<bool>, StoreError> {
+        let filters = filters.iter().map(|filter| Arc::from(*filter)).collect();
+        wait(|done| self.0.unsubscribe(fence, filters, done))
+    }
+
+    pub(crate) fn discard(&self, client_id: &str) -> Option<state::Discarded> {
+        wait(|done| self.0.discard(Arc::from(client_id), done)).expect("a discard")
+    }
+
+    pub(crate) fn due(&self, now: UnixMs) -> Vec<String> {
+        let due = wait(|done| self.0.claim_due(now, 100, done)).expect("what is due");
+        due.iter()
+            .map(|due| match due {
+                Due::Will(session, message) => format!("will {} {}", session.client_id, message.topic()),
+                Due::Expired(session) => format!("expired {}", session.client_id),
+            })
+            .collect()
+    }
+
+    pub(crate) fn retain(&self, topic: &str, payload: &str) -> Result<(), StoreError> {
+        wait(|done| self.0.retain(message(topic, payload), done))
+    }
+
+    /// The topics of all retained messages that match, in pages of `page`.
+    pub(crate) fn retained(&self, filter: &str, page: usize, now: UnixMs) -> Vec<String> {
+        let mut topics = Vec::new();
+        let mut cursor: Option<Cursor> = None;
+        loop {
+            let found =
+                wait(|done| self.0.retained(filter, cursor.clone(), page, now, done)).expect("a page");
+            assert!(found.messages.len() <= page);
+            topics.extend(found.messages.iter().map(|message| message.topic().to_owned()));
+            cursor = found.next;
+            if cursor.is_none() {
+                return topics;
+            }
+        }
+    }
+
+    /// All routes, in pages of `page`: client and filters.
+    pub(crate) fn routes(&self, page: usize) -> Vec<(String, Vec<String>)> {
+        let mut routes = Vec::new();
+        let mut cursor: Option<Cursor> = None;
+        loop {
+            let found = wait(|done| self.0.routes(cursor.clone(), page, done)).expect("a page");
+            for (session, subscriptions) in found.sessions {
+                let filters = subscriptions.iter().map(|wanted| wanted.filter.to_string()).collect();
+                routes.push((session.client_id.to_string(), filters));
+            }
+            cursor = found.next;
+            if cursor.is_none() {
+                return routes;
+            }
+        }
+    }
+}

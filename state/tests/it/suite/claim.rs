@@ -1,0 +1,191 @@
+//! Who owns a session.
+
+use std::sync::Arc;
+
+use state::{Number, StoreError};
+
+use crate::harness::{Backend, Bounds, Calls, START, claim, will};
+
+pub(crate) fn a_new_session_is_empty_and_not_present<B: Backend>() {
+    let backend = B::fresh();
+    let owned = Calls(backend.store()).own(claim("a"));
+    assert!(!owned.present);
+    assert_eq!((owned.head, owned.tail, owned.sent), (Number(1), Number(1), Number(1)));
+    assert!(owned.subscriptions.is_empty() && owned.received.is_empty());
+    assert_eq!(&*owned.fence.session.client_id, "a");
+}
+
+pub(crate) fn a_claim_without_create_makes_no_session<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let answer = calls.claim(state::Claim { create: false, ..claim("a") }).expect("an answer");
+    assert!(answer.session.is_none() && answer.discarded.is_none() && answer.will_due.is_none());
+    assert_eq!(backend.store().stats().sessions, 0);
+    calls.own(claim("a"));
+    let answer =
+        calls.claim(state::Claim { create: false, clean_start: true, ..claim("a") }).expect("an answer");
+    assert!(answer.session.is_none() && answer.discarded.is_some());
+    assert_eq!(backend.store().stats().sessions, 0);
+}
+
+pub(crate) fn a_session_is_found_again<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let first = calls.own(claim("a"));
+    calls.release(&first.fence, 60, false, START).expect("released");
+    let second = calls.own(claim("a"));
+    assert!(second.present);
+    assert_eq!(first.fence.session, second.fence.session);
+    assert!(second.fence.epoch > first.fence.epoch);
+    backend.check();
+}
+
+pub(crate) fn an_old_owner_is_fenced_after_a_takeover<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let old = calls.own(claim("a")).fence;
+    let new = calls.own(claim("a")).fence;
+    assert_ne!(old, new);
+    assert!(matches!(calls.acknowledge(&old, 1), Err(StoreError::Fenced)));
+    assert!(matches!(calls.mark_released(&old, 1), Err(StoreError::Fenced)));
+    assert!(matches!(calls.forget_received(&old, 1), Err(StoreError::Fenced)));
+    assert!(matches!(calls.subscribe(&old, &["x"]), Err(StoreError::Fenced)));
+    assert!(matches!(calls.unsubscribe(&old, &["x"]), Err(StoreError::Fenced)));
+    assert!(matches!(calls.read(&old, 1, 1), Err(StoreError::Fenced)));
+    assert!(matches!(calls.receive(&old, 1), Err(StoreError::Fenced)));
+    assert!(matches!(calls.release(&old, 0, false, START), Err(StoreError::Fenced)));
+    let forged = state::Fence { nonce: new.nonce ^ 1, ..new.clone() };
+    assert!(matches!(calls.acknowledge(&forged, 1), Err(StoreError::Fenced)));
+    calls.acknowledge(&new, 1).expect("the new owner goes on");
+}
+
+pub(crate) fn clean_start_discards_the_session<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let old = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("a") }).fence;
+    calls.subscribe(&old, &["x"]).expect("subscribed");
+    calls.enqueue(&old.session, "1");
+    let answer = calls.claim(state::Claim { clean_start: true, ..claim("a") }).expect("a claim");
+    assert_eq!(answer.discarded, Some(Arc::clone(&old.session)));
+    assert_eq!(answer.will_due.expect("its will").topic(), "w");
+    let new = answer.session.expect("a session");
+    assert!(!new.present && new.subscriptions.is_empty());
+    assert_eq!((new.head, new.tail), (Number(1), Number(1)));
+    assert!(matches!(calls.acknowledge(&old, 1), Err(StoreError::Fenced)));
+    assert_eq!(backend.store().stats().queued_messages, 0);
+    backend.check();
+}
+
+pub(crate) fn discard_answers_the_session_and_its_will<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    assert!(calls.discard("a").is_none());
+    let owned = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("a") });
+    let gone = calls.discard("a").expect("a session");
+    assert_eq!(gone.session, owned.fence.session);
+    assert_eq!(gone.will.expect("its will").topic(), "w");
+    assert!(matches!(calls.acknowledge(&owned.fence, 1), Err(StoreError::NoSession)));
+    // Armed, not yet due.
+    let owned = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("b") });
+    calls.release(&owned.fence, 60, true, START).expect("released");
+    assert!(calls.discard("b").expect("a session").will.is_some());
+    // Dropped at the release.
+    let owned = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("c") });
+    calls.release(&owned.fence, 60, false, START).expect("released");
+    assert!(calls.discard("c").expect("a session").will.is_none());
+    assert!(calls.due(START + 1_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn a_takeover_publishes_a_will_without_delay<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    calls.own(state::Claim { will: Some(will("w", 0)), ..claim("a") });
+    let answer = calls.claim(claim("a")).expect("a claim");
+    assert_eq!(answer.will_due.expect("the old will").topic(), "w");
+    assert!(answer.discarded.is_none());
+    assert!(answer.session.expect("a session").present);
+    let answer = calls.claim(claim("a")).expect("a claim");
+    assert!(answer.will_due.is_none(), "it was answered once");
+}
+
+pub(crate) fn a_takeover_cancels_a_will_with_delay<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    calls.own(state::Claim { will: Some(will("w", 5)), ..claim("a") });
+    let answer = calls.claim(claim("a")).expect("a claim");
+    assert!(answer.will_due.is_none());
+    // The same when it was armed already.
+    let owned = calls.own(state::Claim { will: Some(will("w", 5)), ..claim("b") });
+    calls.release(&owned.fence, 60, true, START).expect("released");
+    let answer = calls.claim(state::Claim { now: START + 4999, ..claim("b") }).expect("a claim");
+    assert!(answer.will_due.is_none());
+    assert!(calls.due(START + 1_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn a_resumed_connection_keeps_its_will<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let same = state::Claim { will: Some(will("w", 0)), expiry_s: 0, ..claim("a") };
+    let first = calls.own(same.clone());
+    let answer = calls.claim(same).expect("a claim");
+    assert!(answer.will_due.is_none() && answer.discarded.is_none());
+    let second = answer.session.expect("a session");
+    assert!(second.present);
+    assert_eq!(second.fence.session, first.fence.session);
+    assert!(calls.discard("a").expect("a session").will.is_some());
+}
+
+pub(crate) fn a_takeover_ends_a_session_without_expiry<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let old = calls.own(state::Claim { will: Some(will("w", 9)), expiry_s: 0, ..claim("a") });
+    let answer = calls.claim(claim("a")).expect("a claim");
+    assert_eq!(answer.discarded, Some(old.fence.session));
+    assert!(answer.will_due.is_some(), "the session ended before the delay");
+    assert!(!answer.session.expect("a session").present);
+}
+
+pub(crate) fn a_released_session_refuses_its_old_owner<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let owned = calls.own(claim("a"));
+    calls.release(&owned.fence, 60, false, START).expect("released");
+    assert!(matches!(calls.acknowledge(&owned.fence, 1), Err(StoreError::Fenced)));
+    assert!(matches!(calls.release(&owned.fence, 60, false, START), Err(StoreError::Fenced)));
+}
+
+pub(crate) fn release_without_expiry_discards_the_session<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let owned = calls.own(state::Claim { will: Some(will("w", 0)), ..claim("a") });
+    calls.release(&owned.fence, 0, true, START).expect("released");
+    assert_eq!(backend.store().stats().sessions, 0);
+    assert!(calls.due(START + 1_000_000).is_empty(), "its will is the caller's to publish");
+    assert!(!calls.own(claim("a")).present);
+    backend.check();
+}
+
+pub(crate) fn sessions_have_a_bound<B: Backend>() {
+    let backend = B::start(Bounds { sessions_max: 2, ..Bounds::default() });
+    let calls = Calls(backend.store());
+    calls.own(claim("a"));
+    calls.own(claim("b"));
+    assert!(matches!(calls.claim(claim("c")), Err(StoreError::SessionQuota)));
+    assert!(calls.own(claim("a")).present, "what is there may be claimed");
+    assert!(!calls.own(state::Claim { clean_start: true, ..claim("a") }).present);
+    calls.discard("b");
+    calls.own(claim("c"));
+}
+
+pub(crate) fn a_session_that_was_made_anew_is_another<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let old = calls.own(claim("a")).fence;
+    calls.discard("a");
+    let new = calls.own(claim("a")).fence;
+    assert_ne!(old.session.incarnation, new.session.incarnation);
+    assert!(matches!(calls.acknowledge(&old, 1), Err(StoreError::Fenced)));
+    assert_eq!(calls.enqueue(&old.session, "x"), state::Enqueued::Gone);
+}

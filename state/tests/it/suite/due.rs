@@ -1,0 +1,157 @@
+//! Wills and expiries. v5 3.1.2.11.2, v5 3.1.3.2.2
+
+use std::sync::Arc;
+
+use state::{Claim, Due, EXPIRY_NEVER};
+
+use crate::harness::{Backend, Calls, START, claim, wait, will};
+
+fn away<B: Backend>(backend: &B, client_id: &str, expiry_s: u32, delay_s: u32) {
+    let calls = Calls(backend.store());
+    let owned = calls.own(Claim { will: Some(will("w", delay_s)), ..claim(client_id) });
+    calls.release(&owned.fence, expiry_s, true, START).expect("released");
+}
+
+fn finish<B: Backend>(backend: &B, session: &Arc<state::StoredSession>) {
+    wait(|done| backend.store().finish_will(session, done)).expect("finished");
+}
+
+// v5 [MQTT-3.1.2-8]
+pub(crate) fn a_will_is_due_after_its_delay<B: Backend>() {
+    let backend = B::fresh();
+    away(&backend, "a", 60, 5);
+    let calls = Calls(backend.store());
+    assert!(calls.due(START + 4999).is_empty());
+    assert_eq!(calls.due(START + 5000), ["will a w"]);
+    backend.check();
+}
+
+pub(crate) fn a_will_is_due_no_later_than_the_session_ends<B: Backend>() {
+    let backend = B::fresh();
+    away(&backend, "a", 5, 60);
+    let calls = Calls(backend.store());
+    assert!(calls.due(START + 4999).is_empty());
+    assert_eq!(calls.due(START + 5000), ["will a w", "expired a"]);
+    backend.check();
+}
+
+pub(crate) fn a_will_comes_again_until_it_is_finished<B: Backend>() {
+    let backend = B::fresh();
+    away(&backend, "a", EXPIRY_NEVER, 5);
+    let calls = Calls(backend.store());
+    assert_eq!(calls.due(START + 5000), ["will a w"]);
+    assert!(calls.due(START + 5001).is_empty(), "somebody is publishing it");
+    assert_eq!(calls.due(START + 600_000), ["will a w"]);
+    let due = wait(|done| backend.store().claim_due(START + 1_200_000, 1, done)).expect("due");
+    let [Due::Will(session, _)] = due.as_slice() else { panic!("a will") };
+    finish(&backend, session);
+    finish(&backend, session);
+    assert!(calls.due(START + 9_000_000).is_empty());
+    assert!(calls.own(claim("a")).present);
+    backend.check();
+}
+
+pub(crate) fn an_expired_session_is_deleted_and_told<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let owned = calls.own(claim("a"));
+    calls.subscribe(&owned.fence, &["x"]).expect("subscribed");
+    calls.enqueue(&owned.fence.session, "1");
+    calls.release(&owned.fence, 10, false, START).expect("released");
+    assert!(calls.due(START + 9999).is_empty());
+    assert_eq!(calls.due(START + 10_000), ["expired a"]);
+    assert_eq!(backend.store().stats(), state::StoreStats::default());
+    assert!(calls.due(START + 99_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn an_expired_session_is_not_found_before_it_is_swept<B: Backend>() {
+    let backend = B::fresh();
+    away(&backend, "a", 10, 20);
+    let calls = Calls(backend.store());
+    let answer = calls.claim(Claim { now: START + 10_000, ..claim("a") }).expect("a claim");
+    assert!(!answer.session.expect("a session").present);
+    assert_eq!(&*answer.discarded.expect("the expired one").client_id, "a");
+    assert_eq!(answer.will_due.expect("its will").topic(), "w");
+    assert!(calls.due(START + 1_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn a_session_that_never_expires_is_never_due<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let owned = calls.own(claim("a"));
+    calls.release(&owned.fence, EXPIRY_NEVER, false, START).expect("released");
+    assert!(calls.due(u64::MAX / 2).is_empty());
+    assert!(calls.own(Claim { now: u64::MAX / 2, ..claim("a") }).present);
+}
+
+// v5 [MQTT-3.1.3-9]
+pub(crate) fn a_new_claim_stops_the_timers<B: Backend>() {
+    let backend = B::fresh();
+    away(&backend, "a", 10, 5);
+    let calls = Calls(backend.store());
+    let answer = calls.claim(Claim { now: START + 1000, ..claim("a") }).expect("a claim");
+    assert!(answer.session.expect("a session").present && answer.will_due.is_none());
+    assert!(calls.due(START + 1_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn a_will_that_was_due_is_not_cancelled_by_a_claim<B: Backend>() {
+    let backend = B::fresh();
+    away(&backend, "a", 60, 5);
+    let calls = Calls(backend.store());
+    let answer = calls.claim(Claim { now: START + 5000, ..claim("a") }).expect("a claim");
+    assert!(answer.session.expect("a session").present);
+    assert_eq!(answer.will_due.expect("the will").topic(), "w");
+    assert!(calls.due(START + 1_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn a_will_that_is_being_published_outlives_its_session<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    for (client_id, expiry_s) in [("expires", 6), ("claimed", 600), ("discarded", 600)] {
+        away(&backend, client_id, expiry_s, 5);
+    }
+    let due = wait(|done| backend.store().claim_due(START + 5000, 10, done)).expect("due");
+    assert_eq!(due.len(), 3);
+    assert_eq!(calls.due(START + 6000), ["expired expires"]);
+    let answer = calls.claim(Claim { now: START + 6000, ..claim("claimed") }).expect("a claim");
+    assert!(answer.will_due.is_none(), "it is being published");
+    assert!(calls.discard("discarded").expect("a session").will.is_none(), "it is being published");
+    backend.check();
+    let mut again = calls.due(START + 600_000);
+    again.sort_unstable();
+    assert_eq!(again, ["will claimed w", "will discarded w", "will expires w"]);
+    for item in &due {
+        let Due::Will(session, _) = item else { panic!("a will") };
+        finish(&backend, session);
+    }
+    assert!(calls.due(START + 9_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn a_dropped_will_is_never_due<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let owned = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
+    calls.release(&owned.fence, 60, false, START).expect("released");
+    assert_eq!(calls.due(START + 600_000), ["expired a"]);
+}
+
+pub(crate) fn what_is_due_is_taken_in_portions<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    for n in 0..10 {
+        let owned = calls.own(claim(&n.to_string()));
+        calls.release(&owned.fence, 1 + n, false, START).expect("released");
+    }
+    let mut seen = 0;
+    for _ in 0..4 {
+        let due = wait(|done| backend.store().claim_due(START + 60_000, 3, done)).expect("due");
+        assert!(due.len() <= 3);
+        seen += due.len();
+    }
+    assert_eq!(seen, 10);
+}

@@ -1,0 +1,108 @@
+//! What every store does, as functions over a [`crate::harness::Backend`].
+
+pub(crate) mod claim;
+pub(crate) mod due;
+pub(crate) mod order;
+pub(crate) mod queue;
+pub(crate) mod received;
+pub(crate) mod restart;
+pub(crate) mod retained;
+pub(crate) mod subscription;
+
+/// Makes a test of every behaviour, over one kind of store.
+macro_rules! behaviours {
+    ($backend:ty) => {
+        $crate::suite::behaviours!(@ $backend, claim:
+            a_new_session_is_empty_and_not_present
+            a_claim_without_create_makes_no_session
+            a_session_is_found_again
+            an_old_owner_is_fenced_after_a_takeover
+            clean_start_discards_the_session
+            discard_answers_the_session_and_its_will
+            a_takeover_publishes_a_will_without_delay
+            a_takeover_cancels_a_will_with_delay
+            a_resumed_connection_keeps_its_will
+            a_takeover_ends_a_session_without_expiry
+            a_released_session_refuses_its_old_owner
+            release_without_expiry_discards_the_session
+            sessions_have_a_bound
+            a_session_that_was_made_anew_is_another
+        );
+        $crate::suite::behaviours!(@ $backend, queue:
+            numbers_are_dense_and_start_at_one
+            pages_are_bounded_by_messages_and_bytes
+            acknowledged_records_are_left_out
+            acknowledging_twice_is_no_error
+            a_released_record_keeps_its_number_and_loses_its_body
+            a_full_queue_refuses_by_count_and_by_bytes
+            a_session_that_is_gone_gets_nothing
+            one_message_for_many_sessions_is_kept_for_each
+            a_delivery_comes_back_as_it_was
+            only_the_owner_reads_and_acknowledges
+            stats_count_what_is_there
+            sent_is_what_the_release_said
+        );
+        $crate::suite::behaviours!(@ $backend, received:
+            a_repeated_qos_2_message_is_a_duplicate
+            a_forgotten_identifier_may_be_used_again
+            a_fenced_origin_enqueues_nothing
+            received_identifiers_come_with_the_claim
+        );
+        $crate::suite::behaviours!(@ $backend, due:
+            a_will_is_due_after_its_delay
+            a_will_is_due_no_later_than_the_session_ends
+            a_will_comes_again_until_it_is_finished
+            an_expired_session_is_deleted_and_told
+            an_expired_session_is_not_found_before_it_is_swept
+            a_session_that_never_expires_is_never_due
+            a_new_claim_stops_the_timers
+            a_will_that_was_due_is_not_cancelled_by_a_claim
+            a_will_that_is_being_published_outlives_its_session
+            a_dropped_will_is_never_due
+            what_is_due_is_taken_in_portions
+        );
+        $crate::suite::behaviours!(@ $backend, subscription:
+            subscribe_and_unsubscribe_say_what_was_there
+            subscriptions_come_with_the_claim
+            subscriptions_have_a_bound
+            routes_are_listed_in_pages
+            only_the_owner_subscribes
+        );
+        $crate::suite::behaviours!(@ $backend, retained:
+            a_retained_message_is_set_replaced_and_cleared
+            wildcards_match_levels
+            wildcards_do_not_match_dollar_topics_at_the_first_level
+            pages_of_any_size_give_everything_once
+            expired_messages_are_left_out_and_forgotten
+            retained_messages_have_a_bound
+            random_filters_match_like_the_definition
+        );
+        $crate::suite::behaviours!(@ $backend, order:
+            answers_come_in_the_order_of_the_calls
+            a_page_never_overtakes_an_earlier_publish
+            publishers_on_many_threads_leave_no_gap
+        );
+        $crate::suite::behaviours!(@ $backend, restart:
+            everything_is_there_after_a_restart
+            numbers_go_on_after_a_restart
+            owners_are_gone_after_a_restart
+            sessions_without_expiry_end_with_the_process
+            timers_start_when_the_process_does
+            timers_of_released_sessions_go_on
+            what_may_have_been_sent_is_bounded_by_receive_maximum
+            an_unfinished_will_is_due_again
+            discarded_sessions_stay_gone
+            incarnations_are_never_used_again
+        );
+    };
+    (@ $backend:ty, $module:ident: $($name:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $name() {
+                $crate::suite::$module::$name::<$backend>();
+            })*
+        }
+    };
+}
+
+pub(crate) use behaviours;
