@@ -65,11 +65,8 @@ impl Server {
     fn start(dir: &Path, extra: &str) -> Self {
         write_config(dir, extra);
         let log = fs::File::create(dir.join("log")).unwrap();
-        let mut child = tidegate(dir, &["--config", "tidegate.toml"])
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child =
+            tidegate(dir, &["--config", "tidegate.toml"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let file = dir.join("addresses.json");
         let deadline = Instant::now() + DEADLINE;
         while !file.exists() {
@@ -204,7 +201,8 @@ fn the_first_start_makes_certificates_and_says_how_to_connect() {
     assert_eq!(server.wait(), Some(0));
     let mut text = String::new();
     server.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    let port = |listener: &str| server.addresses[listener].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+    let port =
+        |listener: &str| server.addresses[listener].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
     for expected in [
         format!("mosquitto_sub -h 127.0.0.1 -p {} -t 'hello/#' -v", port("mqtt")),
         format!("mosquitto_pub -h 127.0.0.1 -p {} --cafile data/certs/ca.pem -t hello/world", port("mqtts")),

@@ -1,5 +1,6 @@
 //! A raw MQTT client: it sends the bytes it is given and states what must come back.
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::bytes::{self, PUBACK, PUBCOMP, PUBREC, PUBREL, V5};
@@ -20,6 +21,14 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn open(server: &Server, transport: Transport) -> Client {
         Client { stream: Stream::open(server, transport), version: V5, received: Vec::new(), closed: false }
+    }
+
+    /// A connection to a server that may be down.
+    pub(crate) fn try_open(address: SocketAddr) -> Option<Client> {
+        let socket = TcpStream::connect_timeout(&address, DEADLINE).ok()?;
+        socket.set_nodelay(true).ok()?;
+        socket.set_write_timeout(Some(DEADLINE)).ok()?;
+        Some(Client { stream: Stream::over(socket), version: V5, received: Vec::new(), closed: false })
     }
 
     /// Sends bytes as they are. That the server has closed shows at the next read.

@@ -81,26 +81,3 @@ pub(crate) fn unique(stem: &str) -> String {
 pub(crate) fn let_pass(time: Duration) {
     std::thread::sleep(time);
 }
-
-/// Runs every named test once over TCP, once over TLS and once over WSS.
-macro_rules! over_every_transport {
-    ($($name:ident),+ $(,)?) => {
-        crate::over_every_transport!(@one tcp, Tcp, $($name),+);
-        crate::over_every_transport!(@one tls, Tls, $($name),+);
-        crate::over_every_transport!(@one wss, Wss, $($name),+);
-    };
-    (@one $module:ident, $transport:ident, $($name:ident),+) => {
-        mod $module {
-            $(
-                #[test]
-                fn $name() {
-                    super::$name($crate::harness::Target {
-                        server: $crate::harness::shared(),
-                        transport: $crate::harness::Transport::$transport,
-                    });
-                }
-            )+
-        }
-    };
-}
-pub(crate) use over_every_transport;

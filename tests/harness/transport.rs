@@ -138,6 +138,11 @@ impl Stream {
         Stream { wire, websocket }
     }
 
+    /// Plain MQTT over a socket that is there already.
+    pub(crate) fn over(socket: TcpStream) -> Stream {
+        Stream { wire: Wire::Tcp(socket), websocket: None }
+    }
+
     /// Writes MQTT bytes, in one binary frame on a WebSocket.
     pub(crate) fn write(&mut self, data: &[u8]) -> io::Result<()> {
         match &self.websocket {

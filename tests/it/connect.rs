@@ -2,7 +2,7 @@
 
 use crate::harness::bytes::{self, Connect, Will, field, packet, subscribe};
 use crate::harness::property::{self as p, block};
-use crate::harness::{Target, over_every_transport, unique};
+use crate::harness::{Target, unique};
 
 over_every_transport!(
     connect_is_answered_by_one_connack,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{self, Connect, PINGREQ, PINGRESP, Publish};
 use crate::harness::property as p;
-use crate::harness::{Target, over_every_transport, unique};
+use crate::harness::{Target, unique};
 
 over_every_transport!(
     pingreq_is_answered,

@@ -2,7 +2,7 @@
 
 use crate::harness::bytes::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack, ack_reason};
 use crate::harness::property as p;
-use crate::harness::{Target, over_every_transport, unique};
+use crate::harness::{Target, unique};
 
 over_every_transport!(
     server_sends_no_more_than_receive_maximum,

@@ -5,7 +5,27 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
-pub(crate) use harness::over_every_transport;
+/// Runs every named test once over TCP, once over TLS and once over WSS.
+macro_rules! over_every_transport {
+    ($($name:ident),+ $(,)?) => {
+        over_every_transport!(@one tcp, Tcp, $($name),+);
+        over_every_transport!(@one tls, Tls, $($name),+);
+        over_every_transport!(@one wss, Wss, $($name),+);
+    };
+    (@one $module:ident, $transport:ident, $($name:ident),+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name($crate::harness::Target {
+                        server: $crate::harness::shared(),
+                        transport: $crate::harness::Transport::$transport,
+                    });
+                }
+            )+
+        }
+    };
+}
 
 mod connect;
 mod enhanced_auth;

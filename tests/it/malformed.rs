@@ -2,7 +2,7 @@
 
 use crate::harness::bytes::{self, Connect, Publish, field, packet, varint};
 use crate::harness::property::{self as p, block};
-use crate::harness::{Target, over_every_transport, unique};
+use crate::harness::{Target, unique};
 
 over_every_transport!(
     malformed_connect_is_refused,

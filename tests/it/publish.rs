@@ -2,7 +2,7 @@
 
 use crate::harness::bytes::{self, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack, ack_reason};
 use crate::harness::property as p;
-use crate::harness::{Target, let_pass, over_every_transport, unique};
+use crate::harness::{Target, let_pass, unique};
 use std::time::Duration;
 
 over_every_transport!(

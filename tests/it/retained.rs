@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::bytes::{Connect, Publish};
 use crate::harness::property as p;
-use crate::harness::{Target, let_pass, over_every_transport, unique};
+use crate::harness::{Target, let_pass, unique};
 
 over_every_transport!(
     retained_message_goes_to_new_subscriptions,

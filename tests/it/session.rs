@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::bytes::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, ack};
 use crate::harness::property as p;
-use crate::harness::{Target, let_pass, over_every_transport, unique};
+use crate::harness::{Target, let_pass, unique};
 
 over_every_transport!(
     resumed_session_has_subscriptions_and_queue,

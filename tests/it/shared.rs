@@ -2,7 +2,7 @@
 
 use crate::harness::bytes::{Connect, PUBACK, PUBREC, Publish, ack, ack_reason, subscribe};
 use crate::harness::property as p;
-use crate::harness::{Client, Target, over_every_transport, unique};
+use crate::harness::{Client, Target, unique};
 
 over_every_transport!(
     each_message_goes_to_one_member,

@@ -2,7 +2,7 @@
 
 use crate::harness::bytes::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, ack};
 use crate::harness::property as p;
-use crate::harness::{Target, over_every_transport, unique};
+use crate::harness::{Target, unique};
 
 over_every_transport!(
     suback_has_the_identifier_and_a_code_for_each_filter_in_order,

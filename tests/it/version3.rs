@@ -5,7 +5,7 @@ use crate::harness::bytes::{
     subscribe_v3, unsubscribe_v3,
 };
 use crate::harness::property as p;
-use crate::harness::{Target, over_every_transport, unique};
+use crate::harness::{Target, unique};
 
 over_every_transport!(
     connack_has_two_bytes,

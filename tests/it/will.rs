@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{self, Connect, Publish, Will};
 use crate::harness::property as p;
-use crate::harness::{Client, Target, let_pass, over_every_transport, unique};
+use crate::harness::{Client, Target, let_pass, unique};
 
 over_every_transport!(
     will_is_published_when_the_connection_breaks,

@@ -1,2 +1,11 @@
-//! Slow whole-system tests.
+//! Slow tests of the whole system: crashes, bad input, other people's clients. `cargo test --features system-tests --test system`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected stops at once")]
+
+#[allow(dead_code, reason = "shared with the quick tests, which use more of it")]
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod crash;
+mod hostile;
+mod interop;
+mod stalled;
