@@ -19,6 +19,8 @@ pub(crate) enum Item {
     Deliver(Delivery),
     /// A message that is in the store's queue.
     DeliverStored(Number, Delivery),
+    /// Messages up to this number are in the store's queue, and some were too many to be posted.
+    Missed(Number),
     /// A publish of this session is durable, or failed.
     Published(PacketId, QoS, Result<ReasonCode, StoreError>),
     /// The store has these subscriptions.
@@ -166,13 +168,19 @@ impl SessionHandle {
     }
 
     /// Tells the owner that a message is in its stored queue. Beyond `bytes_max` the body is not posted: the session
-    /// reads its queue when it sees the gap, and reads it anyway when it has drained.
+    /// reads its queue when it has drained.
     pub(crate) fn deliver_stored(&self, number: Number, delivery: Delivery, bytes_max: usize) {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.connection.is_none() || mailbox.bytes > bytes_max {
+        if mailbox.connection.is_none() {
             return;
         }
-        mailbox.push(Item::DeliverStored(number, delivery));
+        if mailbox.bytes <= bytes_max {
+            mailbox.push(Item::DeliverStored(number, delivery));
+        } else if let Some(Item::Missed(last)) = mailbox.items.back_mut() {
+            *last = number;
+        } else {
+            mailbox.push(Item::Missed(number));
+        }
         let waker = mailbox.waker.take();
         drop(mailbox);
         if let Some(waker) = waker {
@@ -242,6 +250,11 @@ impl SessionHandle {
     /// How many Topic Filters it has.
     pub(crate) fn filters_len(&self) -> usize {
         self.filters.lock().len()
+    }
+
+    /// Its Topic Filters.
+    pub(crate) fn filters(&self) -> Vec<Arc<str>> {
+        self.filters.lock().clone()
     }
 
     /// Takes all its Topic Filters.

@@ -124,8 +124,9 @@ impl WorkerStream {
                 let connected = self.hub.metrics.connected.inc() + 1;
                 let connected = u64::try_from(connected).unwrap_or(0);
                 self.hub.metrics.connected_max.fetch_max(connected, Ordering::Relaxed);
-                self.state =
-                    State::Serving(Serving { session, handle: granted.handle, awaiting_store: 0, rare });
+                let serving = Serving { session, handle: granted.handle, awaiting_store: 0, rare };
+                serving.revoke(&self.hub);
+                self.state = State::Serving(serving);
                 self.run(effects, spare, out);
             }
             Err(reason) => {
@@ -423,6 +424,21 @@ impl Serving {
         self.rare().unsubscribes.push((packet_id, filters));
     }
 
+    /// Ends the subscriptions that the passport does not cover, when it was renewed or the session is older than it.
+    fn revoke(&self, hub: &Arc<Hub>) {
+        let mut filters = self.handle.filters();
+        filters.retain(|filter| !self.session.may_subscribe(filter));
+        if filters.is_empty() {
+            return;
+        }
+        for filter in &filters {
+            hub.unsubscribe(&self.handle, filter);
+        }
+        if let Some(fence) = self.fence() {
+            hub.store.unsubscribe(fence, filters, Box::new(|_| ()));
+        }
+    }
+
     fn unsubscribed(&mut self, hub: &Hub, packet_id: PacketId, existed: &[bool], out: &mut Outputs<'_>) {
         let code = |&existed: &bool| {
             if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
@@ -465,6 +481,7 @@ impl Serving {
                 tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::DeliverStored(number, delivery), now, out);
             }
+            Item::Missed(number) => self.session.handle(Input::Missed(number), now, out),
             Item::Published(packet_id, qos, result) => {
                 self.awaiting_store = self.awaiting_store.saturating_sub(1);
                 self.session.handle(Input::Published(packet_id, qos, result), now, out);
@@ -573,6 +590,9 @@ impl link::Stream for WorkerStream {
     fn renew(&mut self, passport: Arc<Passport>) {
         let mut none = Outgoing::new();
         self.drive(Input::Renewed(passport), &mut none);
+        if let State::Serving(serving) = &mut self.state {
+            serving.revoke(&self.hub);
+        }
     }
 
     fn close(mut self, _cause: CloseCause) {

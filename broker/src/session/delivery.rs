@@ -105,6 +105,14 @@ impl Session {
         self.read_more(out);
     }
 
+    /// Messages up to `number` are in the stored queue.
+    pub(crate) fn on_missed(&mut self, number: Number, out: &mut Outputs<'_>) {
+        if let Some(stored) = &mut self.stored {
+            stored.tail = stored.tail.max(Number(number.0 + 1));
+            self.read_more(out);
+        }
+    }
+
     /// A page of the stored queue. Numbers that it leaves out are gone.
     pub(crate) fn on_queue(
         &mut self,

@@ -17,6 +17,9 @@ pub(crate) enum Input<'a> {
     /// A matching message that is in the store's queue under this number. May come again, late, or not at all (then a
     /// later number shows the gap, and the session reads its queue).
     DeliverStored(Number, Delivery),
+    /// Messages up to this number are in the store's queue and were not all handed in: the session reads when it has
+    /// room.
+    Missed(Number),
     /// The answer to [`Effect::Publish`] with QoS 1 or 2. `Success`, `NoMatchingSubscribers`, or an error.
     Published(PacketId, QoS, Result<ReasonCode, StoreError>),
     /// The answer to [`Effect::Subscribe`]: a Reason Code for each subscription, in order (granted QoS or an error).
@@ -26,7 +29,8 @@ pub(crate) enum Input<'a> {
     /// A retained message for a new subscription, when its QoS is 0 or the queue is in memory. Asked for by
     /// [`Effect::MoreRetained`].
     Retained(Delivery),
-    /// The answer to [`Effect::ReadQueue`].
+    /// The answer to [`Effect::ReadQueue`]. As with every answer of the store, an error that may pass is better retried
+    /// by the driver: the session holds back what waits for it, and the client finds it when it connects again.
     Queue(Result<QueuePage, StoreError>),
     /// The answer to [`Effect::MarkReleased`].
     Released(Number, Result<(), StoreError>),

@@ -128,6 +128,7 @@ impl Session {
             }
             Input::Deliver(delivery) => self.deliver(delivery, now, out),
             Input::DeliverStored(number, delivery) => self.deliver_stored(number, delivery, now, out),
+            Input::Missed(number) => self.on_missed(number, out),
             Input::Published(id, qos, result) => self.on_published(id, qos, result, out),
             Input::Subscribed(id, codes) => self.on_subscribed(id, &codes, out),
             Input::Unsubscribed(id, codes) => self.on_unsubscribed(id, &codes, out),

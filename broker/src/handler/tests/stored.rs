@@ -145,6 +145,16 @@ fn a_gap_makes_the_session_read_its_queue_once() {
 }
 
 #[test]
+fn messages_that_were_not_handed_in_are_read() {
+    let mut rig = plan().stored(1, 1, 1).open();
+    rig.input(stored(1, QOS1)).input(Input::Missed(Number(3)));
+    assert_eq!(rig.effect_names(), ["read 2 512"]);
+    rig.input(page(vec![message(2, QOS1), message(3, QOS1)], 4)).input(Input::Missed(Number(2)));
+    assert!(rig.effects().is_empty());
+    assert_eq!(rig.session.sent(), Number(4));
+}
+
+#[test]
 fn a_queue_that_ends_early_is_not_read_for_ever() {
     let mut rig = plan().stored(1, 1, 4).open();
     rig.effects();

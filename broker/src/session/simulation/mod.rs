@@ -9,7 +9,7 @@ mod world;
 use self::world::World;
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 512;
+const SEEDS: u64 = 320;
 
 /// Steps of one seed, before everything is let run to its end.
 const STEPS: usize = 1_200;

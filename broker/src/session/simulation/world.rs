@@ -130,9 +130,11 @@ impl World {
     /// Faults end; everything runs until nothing is left to do.
     pub(super) fn settle(&mut self) {
         self.calm = true;
-        if self.connection.is_some() && self.stored {
-            // What was told and lost is found by reading, which a reconnect begins with.
+        // What was told and lost is found by reading: a reconnect begins with that, a later number shows the gap.
+        if self.stored && self.dice.one_in(2) {
             self.break_connection();
+        } else {
+            self.publish_to_client_at(QoS::AtLeastOnce);
         }
         for _ in 0..100_000 {
             if self.connection.is_none() {
@@ -144,7 +146,9 @@ impl World {
             self.store.step();
             self.hand_in_event();
             self.move_bytes_to_client();
-            self.hand_in(Input::Writable);
+            if self.connection.as_ref().is_some_and(|connection| connection.session.waits_for_room()) {
+                self.hand_in(Input::Writable);
+            }
             if self.is_quiet() {
                 return;
             }
@@ -182,15 +186,23 @@ impl World {
         }
     }
 
-    fn message(&mut self) -> Message {
+    fn message(&mut self, qos: QoS) -> Message {
         self.serial += 1;
-        let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][self.dice.below(3)];
         Message { topic: self.dice.below(TOPICS), qos, serial: self.serial }
+    }
+
+    fn any_qos(&mut self) -> QoS {
+        [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][self.dice.below(3)]
     }
 
     /// Somebody else publishes, to the client's subscription.
     fn publish_to_client(&mut self) {
-        let message = self.message();
+        let qos = self.any_qos();
+        self.publish_to_client_at(qos);
+    }
+
+    fn publish_to_client_at(&mut self, qos: QoS) {
+        let message = self.message(qos);
         let delivery = Delivery {
             message: Arc::new(as_stored(message)),
             qos: message.qos,
@@ -224,7 +236,8 @@ impl World {
     }
 
     fn publish_from_client(&mut self) {
-        let message = self.message();
+        let qos = self.any_qos();
+        let message = self.message(qos);
         if self.client.may_publish(usize::from(self.config.receive_maximum)) {
             self.client.publish(message);
         }
@@ -372,9 +385,11 @@ impl World {
         let Some(connection) = &mut self.connection else { return };
         let Some(event) = connection.inbox.pop_front() else { return };
         let input = match event {
-            Event::DeliverStored(..) if !self.calm && self.dice.one_in(10) => match self.dice.below(3) {
+            Event::DeliverStored(number, _) if !self.calm && self.dice.one_in(10) => match self.dice.below(4)
+            {
                 0 => return,
-                1 => {
+                1 => return self.hand_in(Input::Missed(number)),
+                2 => {
                     connection.inbox.push_back(event);
                     return;
                 }
