@@ -11,14 +11,23 @@ use crate::vector::{self, Expected};
 
 const PACKET_SIZE_MAX: u32 = 1024 * 1024;
 
-/// All valid packets of the case tables, one after the other.
+/// All valid packets of the case tables, one after the other; in their midst a longer one.
 fn valid_stream() -> (Vec<u8>, Vec<Vec<u8>>) {
-    let packets: Vec<_> = vector::all()
+    let mut packets: Vec<_> = vector::all()
         .into_iter()
         .filter(|row| matches!(row.expected, Expected::Valid))
         .map(|row| row.bytes)
         .collect();
+    packets.insert(packets.len() / 2, publish_of(700));
     (packets.concat(), packets)
+}
+
+fn publish_of(payload_len: usize) -> Vec<u8> {
+    let mut packet = vec![0x30];
+    mqtt::varint::put(u32::try_from(payload_len + 3).unwrap(), &mut packet);
+    packet.extend(b"\0\x01t");
+    packet.extend((0..payload_len).map(|at| at as u8));
+    packet
 }
 
 fn push_all(buffer: &mut FrameBuffer, chunk: &[u8]) -> Result<Vec<Vec<u8>>, DecodeError> {
@@ -86,6 +95,24 @@ proptest! {
         }
         prop_assert!(seen == packets);
         prop_assert_eq!(buffer.allocated(), 0);
+    }
+}
+
+#[test]
+fn packets_longer_than_any_chunk_come_whole() {
+    let packets = [publish_of(200_000), publish_of(3), publish_of(70_000), publish_of(0)];
+    let stream = packets.concat();
+    for size in [1_000, 16_384, 65_536, 150_000] {
+        let mut buffer = FrameBuffer::new();
+        let mut arrived = 0;
+        let mut seen = Vec::new();
+        for chunk in stream.chunks(size) {
+            arrived += chunk.len();
+            seen.extend(push_all(&mut buffer, chunk).unwrap());
+            assert!(buffer.allocated() <= arrived + frame::RESERVE_BYTES_MAX);
+        }
+        assert!(seen == packets, "chunks of {size}");
+        assert_eq!(buffer.allocated(), 0);
     }
 }
 
