@@ -6,9 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// What the store's library tells, and what rustls warns of when a client is at fault, is of no use to an operator. Before
-/// the configured level, so that it can say
-/// otherwise.
+/// What the store's library tells, and what rustls warns of when a client is at fault, is of no use to an operator.
+/// Before the configured level, so that it can say otherwise.
 const QUIET_LIBRARIES: &str = "fjall=warn,lsm_tree=warn,rustls=error";
 
 /// Starts logging. `RUST_LOG` takes precedence over the configured level.
@@ -28,4 +27,8 @@ pub(crate) fn start(config: &LogConfig) {
     } else {
         lines.with_ansi(terminal).try_init()
     };
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "panicked");
+    }));
 }

@@ -9,6 +9,7 @@ use authsvc::Local;
 use broker::Broker;
 use lb::{Edge, EdgeError};
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use state::{EmbeddedStore, OpenError, Store};
 use tokio::runtime::Runtime;
 
@@ -27,6 +28,7 @@ const STORE_CLOSE: Duration = Duration::from_secs(30);
 
 /// Serves until told to end.
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.runtime.worker_threads_in_force())
         .thread_name("worker")
@@ -161,6 +163,19 @@ impl Running {
             Ok(Err(_)) | Err(_) => Err(Failure::io("the store did not close in time")),
         }
     }
+}
+
+/// A connection is an open file; the soft limit that a shell hands down is for programs that cannot take more.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
+    }
+    let open_files_max = getrlimit(Resource::Nofile).current;
+    tracing::debug!(?open_files_max, "limit of open files");
 }
 
 fn make_certificates(config: &Config) -> Result<(), Failure> {

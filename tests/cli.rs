@@ -1,5 +1,7 @@
 //! The command line from the outside: exit codes, the one line that says why, files made, signals.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected should stop at once")]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

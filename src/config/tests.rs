@@ -36,17 +36,17 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
         ),
         ("[brokr]\nx = 1", "tidegate.toml: brokr: unknown key; did you mean broker?"),
         ("[data]\npath = 'x'", "tidegate.toml: data.path: unknown key; known are dir"),
-        ("[listeners.mqtt]\npth = '/'", "tidegate.toml: listeners.mqtt.pth: unknown key; did you mean listeners.mqtt.path?"),
+        (
+            "[listeners.mqtt]\npth = '/'",
+            "tidegate.toml: listeners.mqtt.pth: unknown key; did you mean listeners.mqtt.path?",
+        ),
         (
             "[listeners]\nmqtt = 'localhost'",
             "tidegate.toml: listeners.mqtt.bind = \"localhost\": invalid socket address syntax",
         ),
         ("[listeners.other]\nbind = '127.0.0.1:1'", "tidegate.toml: listeners.other: missing field `kind`"),
         ("listeners = 5", "tidegate.toml: listeners = 5: expected [listeners] with NAME = \"ADDRESS:PORT\""),
-        (
-            "[listeners.ws]\npath = 'mqtt'",
-            "tidegate.toml: listeners.ws.path = \"mqtt\": must start with /",
-        ),
+        ("[listeners.ws]\npath = 'mqtt'", "tidegate.toml: listeners.ws.path = \"mqtt\": must start with /"),
         (
             "[listeners]\nmqtt = '0.0.0.0:1883'",
             "tidegate.toml: listeners.mqtt.bind = \"0.0.0.0:1883\": without authentication only loopback addresses \
@@ -84,15 +84,21 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
             "tidegate.toml: authorization.rule[0].effect = \"permit\": unknown variant `permit`, expected `allow` or \
              `deny`",
         ),
-        ("[log]\nlevel = 'a=b=c'", "tidegate.toml: log.level = \"a=b=c\": expected error, warn, info, debug, trace or \
-                                  directives such as info,lb=debug"),
+        (
+            "[log]\nlevel = 'a=b=c'",
+            "tidegate.toml: log.level = \"a=b=c\": expected error, warn, info, debug, trace or \
+                                  directives such as info,lb=debug",
+        ),
         ("[runtime]\nworker_threads = 0", "tidegate.toml: runtime.worker_threads = 0: must be 1 to 1024"),
         (
             "[tls]\ncertificates = [{ certificate_file = '/nonexistent/a.pem', key_file = '/nonexistent/a.key' }]",
             "tidegate.toml: tls.certificates.certificate_file: cannot read /nonexistent/a.pem: No such file or directory \
              (os error 2)",
         ),
-        ("[edge]\nlinger_ms = \n", "tidegate.toml line 2: string values must be quoted, expected literal string"),
+        (
+            "[edge]\nlinger_ms = \n",
+            "tidegate.toml line 2: string values must be quoted, expected literal string",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(line(text), expected, "{text}");
@@ -103,7 +109,8 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("/nonexistent/t.toml")), []).unwrap_err().to_string();
-    let expected = "/nonexistent/t.toml: cannot read the configuration file: No such file or directory (os error 2)";
+    let expected =
+        "/nonexistent/t.toml: cannot read the configuration file: No such file or directory (os error 2)";
     assert_eq!(error, expected);
 }
 
@@ -172,7 +179,8 @@ fn beyond_loopback_needs_authentication_or_a_plain_word() {
 
 #[test]
 fn what_is_shown_can_be_loaded_again() {
-    let config = load("[listeners]\nws = 'off'\n[edge]\nlinger_ms = 77\n[auth]\nanonymous = 'never'\n", &[]).unwrap();
+    let config =
+        load("[listeners]\nws = 'off'\n[edge]\nlinger_ms = 77\n[auth]\nanonymous = 'never'\n", &[]).unwrap();
     let shown = config.shown().unwrap();
     let again = load(&shown, &[("TIDEGATE__LISTENERS__WS", "off")]).unwrap();
     assert_eq!(again.shown().unwrap(), shown);
@@ -201,7 +209,8 @@ fn every_key_is_documented() {
         let start = text.find(&format!("## `[{heading}]`")).unwrap_or_else(|| panic!("no section {heading}"));
         let part = &text[start + 3..];
         let part = &part[..part.find("\n## ").unwrap_or(part.len())];
-        let elsewhere = ["edge.listeners", "edge.tls", "broker.packet_bytes_max", "state.dir", "listeners.mqtt.tls"];
+        let elsewhere =
+            ["edge.listeners", "edge.tls", "broker.packet_bytes_max", "state.dir", "listeners.mqtt.tls"];
         let sections_of_their_own = ["tls.client_certificates", "tls.tickets"];
         for key in keys(&section) {
             let full = format!("{section}.{key}");

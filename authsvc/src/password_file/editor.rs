@@ -105,12 +105,22 @@ impl Editor {
         for line in &self.lines {
             writeln!(file, "{line}")?;
         }
-        // A file that others may read (a broker under another user) stays so.
+        // A file that a broker under another user reads stays readable for it.
         if let Ok(old) = std::fs::metadata(&self.path) {
+            #[cfg(unix)]
+            keep_owner(&file, &old)?;
             file.set_permissions(old.permissions())?;
         }
         file.sync_all()
     }
+}
+
+#[cfg(unix)]
+fn keep_owner(file: &std::fs::File, old: &std::fs::Metadata) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    let new = file.metadata()?;
+    let is_same = (new.uid(), new.gid()) == (old.uid(), old.gid());
+    if is_same { Ok(()) } else { fchown(file, Some(old.uid()), Some(old.gid())) }
 }
 
 fn belongs_to(line: &str, user: &str) -> bool {
