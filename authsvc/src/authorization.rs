@@ -30,6 +30,8 @@ pub(crate) struct Authorization {
     named: HashMap<Arc<str>, RuleSet>,
     everybody: RuleSet,
     anonymous: RuleSet,
+    /// The subject of anonymous clients, shared by them.
+    nobody: Arc<str>,
     lifetime_s: Option<u64>,
 }
 
@@ -46,7 +48,13 @@ impl Authorization {
         check(config)?;
         if config.rule.is_empty() {
             let all = RuleSet::new(unrestricted());
-            return Ok(Self { named: HashMap::new(), everybody: all.clone(), anonymous: all, lifetime_s });
+            return Ok(Self {
+                named: HashMap::new(),
+                everybody: all.clone(),
+                anonymous: all,
+                nobody: "".into(),
+                lifetime_s,
+            });
         }
         let rules_for = |applies: &dyn Fn(&str) -> bool| {
             let rules = config.rule.iter().filter(|rule| rule.who.iter().any(|who| applies(who)));
@@ -64,6 +72,7 @@ impl Authorization {
             named,
             everybody: rules_for(&|who| who == EVERYBODY),
             anonymous: rules_for(&|who| who == ANONYMOUS),
+            nobody: "".into(),
             lifetime_s,
         })
     }
@@ -76,7 +85,7 @@ impl Authorization {
         now_s: u64,
     ) -> Result<Arc<Passport>, DenyReason> {
         let (set, subject) = match identity {
-            Identity::Anonymous => (&self.anonymous, Arc::from("")),
+            Identity::Anonymous => (&self.anonymous, self.nobody.clone()),
             Identity::User(name) => (self.named.get(name).unwrap_or(&self.everybody), name.clone()),
         };
         // `%c` and `%u` are whole levels: a value that holds a separator or a wildcard could slip past a rule.

@@ -14,6 +14,9 @@ use crate::AuthError;
 use crate::password_file::verify_argon2;
 use crate::recent::Fingerprint;
 
+/// How much the scheduler favours connected devices over logins.
+const NICENESS: i32 = 5;
+
 /// How a verification ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -79,7 +82,11 @@ impl Hashing {
             let shared = hashing.shared.clone();
             std::thread::Builder::new()
                 .name(format!("hash-{n}"))
-                .spawn(move || shared.work())
+                .spawn(move || {
+                    // Linux counts niceness per thread. Without it logins compete as equals, nothing worse.
+                    let _ = rustix::process::nice(NICENESS);
+                    shared.work();
+                })
                 .map_err(AuthError::Thread)?;
         }
         Ok(hashing)

@@ -132,4 +132,21 @@ mod tests {
         }
         assert_eq!(ClientFirst::parse(&[b'n'; MESSAGE_BYTES_MAX + 1]), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_parsers_panic(bytes: Vec<u8>, text in "[ny=,acrpm2CD ]{0,40}") {
+            for bytes in [bytes.as_slice(), text.as_bytes()] {
+                let _ = ClientFirst::parse(bytes);
+                let _ = ClientFinal::parse(bytes);
+            }
+        }
+
+        #[test]
+        fn what_a_client_writes_is_read_back(name in "[a-z=,]{1,20}", nonce in "[!-+--~]{8,40}") {
+            let escaped = name.replace('=', "=3D").replace(',', "=2C");
+            let first = ClientFirst::parse(format!("n,,n={escaped},r={nonce}").as_bytes()).unwrap();
+            proptest::prop_assert_eq!((first.user, first.nonce), (name, nonce));
+        }
+    }
 }
