@@ -18,7 +18,7 @@ use super::transport::Transport;
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The server outlives neither this process nor the handle: a shell holds its process id and ends it when its input closes.
-const WATCHDOG: &str = r#"exec 3<&0; "$@" </dev/null 3<&- & pid=$!; echo $pid; exec >/dev/null; cat <&3 >/dev/null; kill -9 $pid 2>/dev/null; wait $pid"#;
+const WATCHDOG: &str = r#"exec 3<&0; "$@" </dev/null >&2 3<&- & pid=$!; echo $pid; exec >/dev/null; cat <&3 >/dev/null; kill -9 $pid 2>/dev/null; wait $pid"#;
 
 /// A running server.
 pub(crate) struct Server {

@@ -264,7 +264,6 @@ fn bad_properties_are_refused(at: Target) {
             bytes::disconnect(0, &twice(p::four(p::SESSION_EXPIRY, 0))),
             PROTOCOL,
         ),
-        ("Server Reference from a client", bytes::disconnect(0, &p::text(0x1C, "x")), PROTOCOL),
     ];
     for (what, bytes, reason) in &cases {
         provoke(at, what, bytes, *reason);

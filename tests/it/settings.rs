@@ -202,7 +202,7 @@ topics = ["secret/#"]
 who = ["anonymous"]
 effect = "allow"
 action = "all"
-topics = ["#", "$share/+/#"]
+topics = ["#"]
 "##;
 
 #[test]
@@ -281,4 +281,19 @@ fn slow_reader_loses_qos0_and_keeps_qos1() {
         qos0 += 1;
     }
     assert!(qos0 < 200, "all {qos0} were buffered");
+}
+
+#[test]
+fn live_sys_topics_do_not_match_leading_wildcards() {
+    // v5 [MQTT-4.7.2-1]
+    let server = Server::start("[broker]\nsys_interval_s = 1\n");
+    let at = tcp(&server);
+    let (mut wild, mut exact) = (at.v5(), at.v5());
+    wild.subscribe_all(&[("#", 0), ("+/broker/uptime", 0), ("+/#", 0)], &[]);
+    exact.subscribe("$SYS/broker/uptime", 0);
+    // The retained value, if it is there already, then live ones.
+    for _ in 0..3 {
+        assert_eq!(exact.expect_publish().topic, "$SYS/broker/uptime");
+    }
+    wild.expect_silence();
 }
