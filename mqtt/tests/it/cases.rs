@@ -43,7 +43,7 @@ fn check(row: &Vector, version: ProtocolVersion) {
 
 #[test]
 fn every_row_decodes_as_the_specification_says() {
-    for row in &vector::all() {
+    for row in vector::all() {
         row.versions.iter().for_each(|&version| check(row, version));
     }
 }
@@ -78,7 +78,7 @@ fn every_packet_type_has_a_valid_row_and_a_faulty_one() {
 /// still decodes encodes to something that decodes to the same.
 #[test]
 fn every_prefix_of_every_row_decodes_or_is_refused() {
-    for row in &vector::all() {
+    for row in vector::all() {
         let Ok(Some(whole)) = frame::split(&row.bytes, PACKET_SIZE_MAX) else { continue };
         for end in 0..whole.body().len() {
             let mut cut = vec![whole.first_byte()];

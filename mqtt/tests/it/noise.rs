@@ -62,7 +62,7 @@ proptest! {
         row: Index, places in vec((any::<Index>(), any::<u8>()), 1..4), cut in prop::option::of(any::<Index>()),
     ) {
         let rows = vector::all();
-        let mut bytes = row.get(&rows).bytes.clone();
+        let mut bytes = row.get(rows).bytes.clone();
         prop_assume!(!bytes.is_empty());
         for (place, byte) in places {
             *place.get_mut(&mut bytes) = byte;

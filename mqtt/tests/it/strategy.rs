@@ -27,8 +27,8 @@ pub(crate) fn packet_id() -> impl Strategy<Value = PacketId> {
 /// A UTF-8 Encoded String.
 pub(crate) fn text() -> impl Strategy<Value = String> {
     prop_oneof![
-        8 => any::<String>().prop_map(|text| text.replace('\0', "0")),
-        1 => (0..70usize).prop_map(|len| "\u{FEFF}é".repeat(len)),
+        30 => any::<String>().prop_map(|text| text.replace('\0', "0")),
+        4 => (0..70usize).prop_map(|len| "\u{FEFF}é".repeat(len)),
         1 => Just("x".repeat(65_535)),
     ]
 }

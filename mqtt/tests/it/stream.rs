@@ -14,9 +14,9 @@ const PACKET_SIZE_MAX: u32 = 1024 * 1024;
 /// All valid packets of the case tables, one after the other; in their midst a longer one.
 fn valid_stream() -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut packets: Vec<_> = vector::all()
-        .into_iter()
+        .iter()
         .filter(|row| matches!(row.expected, Expected::Valid))
-        .map(|row| row.bytes)
+        .map(|row| row.bytes.clone())
         .collect();
     packets.insert(packets.len() / 2, publish_of(700));
     (packets.concat(), packets)

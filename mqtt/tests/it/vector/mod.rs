@@ -11,6 +11,8 @@ mod publish;
 mod session;
 mod subscribe;
 
+use std::sync::LazyLock;
+
 use mqtt::ProtocolVersion::{self, V5, V31, V311};
 use mqtt::Receiver;
 
@@ -70,8 +72,7 @@ pub(crate) fn client(
     Vector { name, versions, receiver: Receiver::Client, bytes: bytes(text), expected }
 }
 
-/// All rows.
-pub(crate) fn all() -> Vec<Vector> {
+static ROWS: LazyLock<Vec<Vector>> = LazyLock::new(|| {
     let mut rows = connect::rows();
     rows.extend(connack::rows());
     rows.extend(publish::rows());
@@ -80,6 +81,11 @@ pub(crate) fn all() -> Vec<Vector> {
     rows.extend(session::rows());
     rows.extend(framing::rows());
     rows
+});
+
+/// All rows.
+pub(crate) fn all() -> &'static [Vector] {
+    &ROWS
 }
 
 /// The bytes that `text` describes.
