@@ -50,6 +50,9 @@ pub struct EdgeConfig {
     pub receive_buffer_bytes_max: usize,
     /// How long a device may leave bytes unread while some wait for it, seconds. Default 30; 1 to 3,600.
     pub write_timeout_s: u16,
+    /// After how long a silent connection is probed by TCP, seconds: finds devices without Keep Alive that have gone without
+    /// a word. Default 600; 0 for never.
+    pub tcp_keep_alive_s: u16,
     /// How long a closing connection may take to send its last bytes and to see the peer close, milliseconds. Default
     /// 2,000; 10 to 60,000.
     pub linger_ms: u64,
@@ -80,6 +83,7 @@ impl Default for EdgeConfig {
             outgoing_bytes_max: 1_048_576,
             receive_buffer_bytes_max: 268_435_456,
             write_timeout_s: 30,
+            tcp_keep_alive_s: 600,
             linger_ms: 2_000,
             source_connections_per_s: 1_000,
             source_connections_burst: 10_000,

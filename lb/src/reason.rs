@@ -90,7 +90,9 @@ impl ShedReason {
 pub(crate) enum CloseReason {
     /// It sent DISCONNECT.
     ClientDisconnect,
-    /// It closed the connection, or the network did.
+    /// It closed the connection without DISCONNECT.
+    ConnectionClosed,
+    /// The connection failed.
     ConnectionLost,
     /// Nothing came for one and a half times the Keep Alive.
     KeepAliveTimeout,
@@ -113,6 +115,7 @@ impl CloseReason {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::ClientDisconnect => "client_disconnect",
+            Self::ConnectionClosed => "connection_closed",
             Self::ConnectionLost => "connection_lost",
             Self::KeepAliveTimeout => "keep_alive_timeout",
             Self::WriteTimeout => "write_timeout",

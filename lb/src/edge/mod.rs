@@ -89,7 +89,7 @@ impl Edge {
         for (name, config) in &shared.config.listeners {
             let tls = load_tls(&shared.config, name, config)?;
             let failed = |source| bind_error(name, config, source);
-            let socket = listener::bind(config).map_err(failed)?;
+            let socket = listener::bind(config, shared.config.tcp_keep_alive_s).map_err(failed)?;
             addresses.insert(name.clone(), socket.local_addr().map_err(failed)?);
             sockets.push(socket);
             listeners.push(Arc::new(Listener::new(name, config.clone(), tls, shared.clone())));

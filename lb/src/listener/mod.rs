@@ -8,13 +8,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::reserve::Reserve;
 use crate::config::ListenerConfig;
 use crate::reason::ShedReason;
 use crate::shared::{Admitted, Listener, Underway};
+
+/// Between two probes of a silent connection.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Probes without an answer after which a connection has failed.
+const PROBES_MAX: u32 = 4;
 
 /// How long the accept loop rests when the system is out of something and nothing can be shed.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
@@ -23,13 +29,20 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// What the system says; most often that the port is taken or privileged.
-pub(crate) fn bind(config: &ListenerConfig) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(config: &ListenerConfig, tcp_keep_alive_s: u16) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(config.bind), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(config.reuse_port)?;
-    // Inherited by what is accepted, which saves a call for each.
+    // What is accepted inherits these, which saves calls for each.
     socket.set_tcp_nodelay(true)?;
+    if tcp_keep_alive_s > 0 {
+        let keep_alive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(tcp_keep_alive_s.into()))
+            .with_interval(PROBE_INTERVAL)
+            .with_retries(PROBES_MAX);
+        socket.set_tcp_keepalive(&keep_alive)?;
+    }
     socket.bind(&config.bind.into())?;
     socket.listen(config.backlog.into())?;
     Ok(socket.into())
@@ -115,4 +128,24 @@ fn is_of_the_peer(error: &io::Error) -> bool {
                 | libc::EPERM
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ListenerKind;
+
+    #[test]
+    fn accepted_sockets_inherit_the_options_of_their_listener() {
+        let config = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+        let listener = bind(&config, 600).expect("bound");
+        listener.set_nonblocking(false).expect("set");
+        let _device =
+            std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
+        let (accepted, _) = listener.accept().expect("accepted");
+        let accepted = Socket::from(accepted);
+        assert!(accepted.tcp_nodelay().expect("read"));
+        assert_eq!(accepted.tcp_keepalive_time().expect("read"), Duration::from_secs(600));
+        assert_eq!(accepted.tcp_keepalive_retries().expect("read"), PROBES_MAX);
+    }
 }

@@ -25,7 +25,11 @@ impl CloseReason {
             Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
             Self::ReAuthentication => Some(ReasonCode::NotAuthorized),
             Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
-            Self::ClientDisconnect | Self::ConnectionLost | Self::WriteTimeout | Self::Worker(_) => None,
+            Self::ClientDisconnect
+            | Self::ConnectionClosed
+            | Self::ConnectionLost
+            | Self::WriteTimeout
+            | Self::Worker(_) => None,
         }
     }
 }

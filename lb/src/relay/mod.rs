@@ -237,7 +237,9 @@ where
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.handle(buffer.filled(), out, now);
                 }
-                Poll::Ready(_) => self.close(CloseReason::ConnectionLost, out, now),
+                // TLS and WebSocket want their end answered.
+                Poll::Ready(Ok(())) => self.close(CloseReason::ConnectionClosed, out, now),
+                Poll::Ready(Err(_)) => self.close(CloseReason::ConnectionLost, out, now),
             }
             if self.state != State::Serving {
                 return;
