@@ -228,8 +228,7 @@ impl Session {
         self.close_sent = true;
         let mut out = Scratch::outgoing();
         let mut used = 0;
-        self.with_traffic(&mut out, &mut used, |traffic, room| traffic.queue_close_notify(room))
-            .inspect_err(|_| self.failed = true)?;
+        self.with_traffic(&mut out, &mut used, write_close_notify).inspect_err(|_| self.failed = true)?;
         self.outgoing.append(&out[..used]);
         Ok(())
     }
@@ -274,6 +273,10 @@ impl Session {
 }
 
 type Traffic<'c> = rustls::unbuffered::WriteTraffic<'c, rustls::server::ServerConnectionData>;
+
+fn write_close_notify(traffic: &mut Traffic<'_>, room: &mut [u8]) -> Result<usize, EncryptError> {
+    traffic.queue_close_notify(room)
+}
 
 fn encode_message(
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,

@@ -97,7 +97,9 @@ async fn what_is_allowed_is_carried() {
     let fragments =
         [frame(0x02, b"a"), frame(0x00, b""), frame(0x89, b"now?"), frame(0x00, b"b"), frame(0x80, b"c")]
             .concat();
-    let table: &[(&str, Vec<u8>, &[u8], Vec<u8>)] = &[
+    // Name, bytes from the client, what they carry, the answer.
+    type Row<'a> = (&'a str, Vec<u8>, &'a [u8], Vec<u8>);
+    let table: &[Row<'_>] = &[
         ("empty frame", frame(0x82, b""), b"", vec![]),
         ("short frame", frame(0x82, b"\xc0\0"), b"\xc0\0", vec![]),
         ("medium frame", frame(0x82, &large[..300]), &large[..300], vec![]),
