@@ -95,3 +95,18 @@ async fn a_header_that_breaks_off_is_an_error() {
     let error = read_header(&mut &header[..]).await.expect_err("cut short");
     assert!(matches!(error, ProxyError::Io(_)));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic_the_parser_and_each_step_asks_for_more(
+        start in proptest::sample::select(vec![&b""[..], b"PROXY TCP4 ", b"PROXY ", &SIGNATURE]),
+        rest in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+    ) {
+        let bytes = [start, &rest].concat();
+        match parse(&bytes) {
+            Ok(Parsed::Needs(total)) => assert!(total > bytes.len() && total <= V2_MAX),
+            Ok(Parsed::Header(length, _)) => assert!(length <= bytes.len()),
+            Err(_) => {}
+        }
+    }
+}

@@ -451,3 +451,40 @@ async fn draining_tells_the_device_and_aborting_does_not() {
     let session = running.expect_end(b"").await;
     assert_eq!(session.closed(), Some(CloseCause::Shutdown));
 }
+
+proptest::proptest! {
+    /// Whatever comes, in whatever pieces: the relay ends by itself or when the device goes, and leaves nothing behind.
+    #[test]
+    fn no_bytes_upset_a_relay(
+        packets in proptest::collection::vec(
+            proptest::prop_oneof![
+                proptest::strategy::Just(PUBLISH.to_vec()),
+                proptest::strategy::Just(PUBLISH_1.to_vec()),
+                proptest::strategy::Just(PINGREQ.to_vec()),
+                proptest::strategy::Just(auth(0x19, "TWO-STEP", "hello")),
+                proptest::strategy::Just(auth(0x18, "TWO-STEP", "yes")),
+                proptest::collection::vec(proptest::num::u8::ANY, 1..12),
+            ],
+            0..12,
+        ),
+        piece in 1_usize..40,
+        is_v5 in proptest::bool::ANY,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let version = if is_v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+            let setup = Setup { version, enhanced: is_v5, keep_alive_s: 5, ..Setup::default() };
+            let mut running = setup.start().await;
+            for chunk in packets.concat().chunks(piece) {
+                if running.device.write_all(chunk).await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(running.device);
+            timeout(Duration::from_secs(60), running.relay).await.expect("in time").expect("no panic");
+            assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
+            assert_eq!((running.shared.receive_buffered(), running.shared.connections()), (0, 0));
+        });
+    }
+}
