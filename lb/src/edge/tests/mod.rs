@@ -375,6 +375,28 @@ async fn a_port_that_is_taken_is_an_error_that_names_the_listener() {
 }
 
 #[tokio::test]
+async fn a_device_that_reads_late_gets_everything() {
+    let (_edge, worker, address) = start(|_| {});
+    let mut device = dial(address).await;
+    device.write_all(&connect(5)).await.expect("written");
+    expect(&mut device, CONNACK_5).await;
+    let session = worker.session(0).await;
+    for _ in 0..1_000 {
+        session.push(vec![0x55; 20_000]);
+    }
+    // The socket buffers are full, the rest stays with the session.
+    let mut last = usize::MAX;
+    eventually("the edge stops taking", || {
+        std::mem::replace(&mut last, session.queued()) == session.queued()
+    })
+    .await;
+    assert!(session.queued() > 0);
+    let mut all = vec![0; 20_000_000];
+    timeout(PATIENCE, device.read_exact(&mut all)).await.expect("in time").expect("read");
+    assert!(all.iter().all(|&byte| byte == 0x55));
+}
+
+#[tokio::test]
 async fn metrics_tell_what_happened() {
     let mut registry = Registry::default();
     let mut config = EdgeConfig::default();
