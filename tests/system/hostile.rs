@@ -280,7 +280,7 @@ fn slow_handshakes_are_ended_and_slow_nobody() {
     }
     // One byte at a time does not buy more time.
     let mut trickle = tcp(server.address(Transport::Tcp));
-    let connect = Connect::v5("trickle").will(Will::new("t", &"x".repeat(200))).bytes();
+    let connect = Connect::v5("trickle").will(Will::new("t", &"x".repeat(60_000))).bytes();
     let mut sent = 0;
     while start.elapsed() < Duration::from_millis(2_500) {
         let _ = trickle.write(&connect[sent..=sent]);
