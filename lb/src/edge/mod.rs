@@ -15,6 +15,7 @@ use link::Upstream;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
 
 use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
 use crate::handshake::{self, Gate};
@@ -26,7 +27,7 @@ use crate::tls::{Application, TlsConfigError, TlsServer};
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long relays that were told to end at once may take to notice.
+/// How long tasks that were told to end at once may take to notice.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
 /// Why an edge did not start.
@@ -65,6 +66,7 @@ pub struct Edge {
     shared: Arc<Shared>,
     addresses: BTreeMap<String, SocketAddr>,
     listeners: Vec<Arc<Listener>>,
+    accepting: Vec<JoinHandle<()>>,
     /// `None` once drained.
     handshakes: Option<Runtime>,
 }
@@ -96,13 +98,14 @@ impl Edge {
         }
         let handshakes = handshake_threads(&shared.config).map_err(EdgeError::Threads)?;
         let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
-        let edge = Self { shared, addresses, listeners, handshakes: Some(handshakes) };
+        let accepting = Vec::new();
+        let mut edge = Self { shared, addresses, listeners, accepting, handshakes: Some(handshakes) };
         edge.serve(sockets, &gate)?;
         Ok(edge)
     }
 
     fn serve<U: Upstream, A: Authenticator>(
-        &self,
+        &mut self,
         sockets: Vec<std::net::TcpListener>,
         gate: &Arc<Gate<U, A>>,
     ) -> Result<(), EdgeError> {
@@ -114,9 +117,10 @@ impl Edge {
                 TcpListener::from_std(socket).map_err(|source| bind_error(name, &listener.config, source))?;
             tracing::info!(listener = %name, address = %self.addresses[&**name], ?kind, "listening");
             let (listener, gate) = (listener.clone(), gate.clone());
-            handshakes.spawn(listener::accept_loop(socket, listener, move |io, peer, admitted, underway| {
+            let serve = move |io, peer, admitted, underway| {
                 tokio::spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
-            }));
+            };
+            self.accepting.push(handshakes.spawn(listener::accept_loop(socket, listener, serve)));
         }
         handshakes.spawn(keep_house(self.shared.clone()));
         Ok(())
@@ -150,6 +154,13 @@ impl Edge {
     /// all connections and waits for that; after `deadline` it waits for nobody. Answers how many connections had to be
     /// cut off.
     pub async fn drain(mut self, deadline: Duration) -> usize {
+        for accepting in &self.accepting {
+            accepting.abort();
+        }
+        for accepting in self.accepting.drain(..) {
+            // An error says that it was aborted. The thread that runs it may be busy, but not for long.
+            let _ = tokio::time::timeout(ABORT_WAIT, accepting).await;
+        }
         if let Some(handshakes) = self.handshakes.take() {
             handshakes.shutdown_background();
         }
