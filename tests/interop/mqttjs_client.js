@@ -62,7 +62,7 @@ async function main () {
   await first.client.subscribeAsync(name + '/queue', { qos: 2 })
   await first.leave()
   for (let number = 0; number < 20; number++) {
-    await sender.client.publishAsync(name + '/queue', String(number), { qos: 1 + number % 2 })
+    await sender.client.publishAsync(name + '/queue', String(number), { qos: number < 10 ? 1 : 2 })
     await receiver.next()
   }
   const second = await device(name + 'q', { stored: true })

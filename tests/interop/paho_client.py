@@ -121,7 +121,7 @@ def main():
     stored.subscribe(NAME + "/queue", 2)
     stored.leave()
     for number in range(20):
-        sender.publish(NAME + "/queue", str(number), 1 + number % 2)
+        sender.publish(NAME + "/queue", str(number), 1 if number < 10 else 2)
         receiver.next("live")
     stored = Device(NAME + "q", stored=True)
     if VERSION != "3.1":
