@@ -183,31 +183,35 @@ fn every_statement_has_a_row() {
     }
 }
 
+/// Whether `it::module::name`, `system::module::name` or `path/of/file.rs::name` is a function.
+fn test_exists(test: &str) -> bool {
+    let Some((path, name)) = test.rsplit_once("::") else { return false };
+    let file = match path.split_once("::") {
+        Some((binary, module)) => format!("tests/{binary}/{module}.rs"),
+        None => path.to_owned(),
+    };
+    let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+    text.contains(&format!("fn {name}("))
+}
+
 #[test]
 fn every_test_named_in_the_docs_exists() {
     let mut found = Vec::new();
     for (statement, held) in conformance() {
-        if held == "client" {
-            continue;
-        }
         let tests: Vec<&str> = held.split('`').skip(1).step_by(2).collect();
-        if tests.is_empty() {
+        if tests.is_empty() && held != "client" {
             found.push(format!("{statement} names no test"));
         }
-        for test in tests {
-            let exists = test.strip_prefix("it::").and_then(|path| path.split_once("::")).is_some_and(
-                |(module, name)| {
-                    let text =
-                        fs::read_to_string(root().join(format!("tests/it/{module}.rs"))).unwrap_or_default();
-                    text.contains(&format!("fn {name}("))
-                },
-            );
-            if !exists {
-                found.push(format!("{statement} names {test}"));
-            }
-        }
+        found.extend(
+            tests.iter().filter(|test| !test_exists(test)).map(|test| format!("{statement} names {test}")),
+        );
     }
-    expect_none("tests that docs/conformance.md names", &found);
+    let hazards = fs::read_to_string(root().join("docs/hazards.md")).unwrap();
+    for row in hazards.lines().filter(|line| line.starts_with("| ")) {
+        let tests = row.split('`').skip(1).step_by(2).filter(|word| word.contains("::"));
+        found.extend(tests.filter(|test| !test_exists(test)).map(|test| format!("hazards.md names {test}")));
+    }
+    expect_none("tests that docs/conformance.md and docs/hazards.md name", &found);
 }
 
 /// The statements that `3.3.4-3` or `3.3.4-3..5` names; none for a section (`4.6`).
