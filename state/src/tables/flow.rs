@@ -123,7 +123,7 @@ impl Tables {
                 Slot::Shared { body, size: u32::try_from(size).unwrap_or(u32::MAX), ids, qos, retain }
             }
         };
-        let number = session.queue.push(slot);
+        let number = session.queue.push_in_batch(slot, self.batch);
         session.last_batch = self.batch;
         if body.is_none() {
             self.resident_bytes += size as u64;

@@ -69,12 +69,22 @@ pub(super) struct Queue {
     resident_bytes: u64,
     /// No slot below is resident.
     resident_from: u64,
+    /// The batch that slots came in last, and the first of them.
+    last_batch: (u64, u64),
 }
 
 impl Queue {
     /// An empty queue whose next message gets `tail`.
     pub(super) fn new(tail: u64) -> Self {
-        Self { head: tail, slots: VecDeque::new(), live: 0, bytes: 0, resident_bytes: 0, resident_from: tail }
+        Self {
+            head: tail,
+            slots: VecDeque::new(),
+            live: 0,
+            bytes: 0,
+            resident_bytes: 0,
+            resident_from: tail,
+            last_batch: (0, tail),
+        }
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -107,6 +117,15 @@ impl Queue {
             self.live += 1;
         }
         self.slots.push_back(slot);
+        number
+    }
+
+    /// As [`Queue::push`], with the batch that writes the slot to disk.
+    pub(super) fn push_in_batch(&mut self, slot: Slot, batch: u64) -> u64 {
+        let number = self.push(slot);
+        if self.last_batch.0 != batch {
+            self.last_batch = (batch, number);
+        }
         number
     }
 
@@ -215,13 +234,18 @@ impl Queue {
         page
     }
 
-    /// Turns up to `slots_max` resident slots, oldest first, into stored ones. Answers how many bytes that freed and
-    /// whether some are left.
-    pub(super) fn evict(&mut self, slots_max: usize) -> (u64, bool) {
-        let skip = usize::try_from(self.resident_from - self.head).unwrap_or(usize::MAX);
+    /// Turns up to `slots_max` resident slots, oldest first, into stored ones, if they came in batches up to
+    /// `committed_batch`. Answers how many were visited, and how many bytes that freed.
+    pub(super) fn evict(&mut self, slots_max: usize, committed_batch: u64) -> (usize, u64) {
+        let (last_batch, first) = self.last_batch;
+        let below = if last_batch > committed_batch { first } else { self.tail() };
+        let skip =
+            usize::try_from(self.resident_from - self.head).unwrap_or(usize::MAX).min(self.slots.len());
+        let slots_max = usize::try_from(below.saturating_sub(self.resident_from))
+            .map_or(slots_max, |max| max.min(slots_max));
         let mut freed = 0;
         let mut visited = 0;
-        for slot in self.slots.range_mut(skip.min(self.slots.len())..).take(slots_max) {
+        for slot in self.slots.range_mut(skip..).take(slots_max) {
             visited += 1;
             if let Slot::Resident { message, .. } = &*slot {
                 let size = message.size();
@@ -229,9 +253,9 @@ impl Queue {
                 *slot = Slot::Stored { size: u32::try_from(size).unwrap_or(u32::MAX) };
             }
         }
-        self.resident_from += visited;
+        self.resident_from += visited as u64;
         self.resident_bytes -= freed;
-        (freed, self.resident_bytes > 0)
+        (visited, freed)
     }
 
     /// Recounts everything, for the invariants.
