@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod error;
 mod facts;
+mod hello;
 mod identity;
 mod scratch;
 mod server;

@@ -10,8 +10,8 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use tokio::io::ReadBuf;
 
 use super::error::TlsError;
-use super::identity;
 use super::scratch::{BATCH_BYTES_MAX, PARTIAL_BYTES_MAX, RECORD_BYTES_MAX, Scratch};
+use super::{hello, identity};
 
 /// Bytes that wait, and how many of them have gone.
 #[derive(Default)]
@@ -45,6 +45,8 @@ impl Waiting {
 /// The state of one session.
 pub(super) struct Session {
     pub(super) tls: UnbufferedServerConnection,
+    /// The configuration, until the first bytes from the client.
+    config: Option<Arc<ServerConfig>>,
     /// Ciphertext not used up: a partial record, or records of a handshake message that is not whole. rustls keeps
     /// offsets into it, so every call must see it again from its first byte.
     pub(super) incoming: Vec<u8>,
@@ -85,7 +87,8 @@ impl Sink<'_, '_> {
 impl Session {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         Ok(Self {
-            tls: UnbufferedServerConnection::new(config)?,
+            tls: UnbufferedServerConnection::new(Arc::clone(&config))?,
+            config: Some(config),
             incoming: Vec::new(),
             plaintext: Waiting::default(),
             outgoing: Waiting::default(),
@@ -116,6 +119,7 @@ impl Session {
         let handshaking = self.tls.is_handshaking();
         if handshaking {
             identity::forget_server_name();
+            self.follow_preference(input)?;
         }
         let used = self.open_records(input, out).inspect_err(|_| self.fail())?;
         if handshaking {
@@ -131,6 +135,19 @@ impl Session {
         } else {
             self.incoming.clear();
             self.incoming.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    /// Starts anew with the client's order of cipher suites where the server's would burden it.
+    fn follow_preference(&mut self, first: &[u8]) -> Result<(), TlsError> {
+        if let Some(config) = self.config.take()
+            && config.ignore_client_order
+            && hello::prefers_chacha20(first)
+        {
+            let mut following = ServerConfig::clone(&config);
+            following.ignore_client_order = false;
+            self.tls = UnbufferedServerConnection::new(Arc::new(following))?;
         }
         Ok(())
     }

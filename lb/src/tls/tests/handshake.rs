@@ -36,6 +36,32 @@ async fn facts_tell_what_was_agreed() {
 }
 
 #[tokio::test]
+async fn aes_128_is_chosen_unless_the_client_wants_chacha20() {
+    let fixture = Fixture::new();
+    let acceptor = fixture.server().acceptor();
+    let table = [
+        (
+            BOTH[0],
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ),
+        (BOTH[1], CipherSuite::TLS13_AES_256_GCM_SHA384, CipherSuite::TLS13_AES_128_GCM_SHA256),
+        (
+            BOTH[0],
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ),
+        (BOTH[1], CipherSuite::TLS13_CHACHA20_POLY1305_SHA256, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+    ];
+    for (version, first, expected) in table {
+        let mut client = fixture.client().with_version(version);
+        client.first_suite = Some(first);
+        let (mut server, _client) = connect(&acceptor, client.config()).await.unwrap();
+        assert_eq!(server.facts().unwrap().cipher_suite, expected);
+    }
+}
+
+#[tokio::test]
 async fn client_without_alpn_is_accepted() {
     let fixture = Fixture::new();
     let (mut server, _client) =

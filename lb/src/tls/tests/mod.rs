@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::client::Resumption;
-use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio_rustls::TlsConnector;
@@ -47,7 +47,7 @@ impl Fixture {
             versions: BOTH.to_vec(),
             alpn: None,
             identity: None,
-            fragment: None,
+            first_suite: None,
         }
     }
 }
@@ -59,7 +59,7 @@ pub(in crate::tls::tests) struct Client {
     pub(in crate::tls::tests) versions: Vec<&'static SupportedProtocolVersion>,
     pub(in crate::tls::tests) alpn: Option<&'static [u8]>,
     pub(in crate::tls::tests) identity: Option<Issued>,
-    pub(in crate::tls::tests) fragment: Option<usize>,
+    pub(in crate::tls::tests) first_suite: Option<CipherSuite>,
 }
 
 impl Client {
@@ -75,8 +75,11 @@ impl Client {
 
     /// The configuration; what is made from one shares its tickets.
     pub(in crate::tls::tests) fn config(&self) -> Arc<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        if let Some(first) = self.first_suite {
+            provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&self.versions)
             .unwrap()
             .with_root_certificates(self.roots.clone());
@@ -90,7 +93,6 @@ impl Client {
         };
         config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         config.resumption = Resumption::in_memory_sessions(8);
-        config.max_fragment_size = self.fragment;
         config.enable_secret_extraction = true;
         Arc::new(config)
     }

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::task::Waker;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -239,8 +239,8 @@ impl RawClient {
     fn new(client: ClientStream<DuplexStream>) -> Self {
         let (io, connection) = client.into_inner();
         let (sequence, secrets) = connection.dangerous_extract_secrets().unwrap().tx;
-        let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another suite") };
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).unwrap());
+        let ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else { panic!("another suite") };
+        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
         Self { io, key, iv: iv.as_ref().try_into().unwrap(), sequence }
     }
 
