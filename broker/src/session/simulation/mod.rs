@@ -11,13 +11,16 @@ use self::world::World;
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 320;
 
-/// Steps of one seed, before everything is let run to its end.
+/// Steps of one seed, before everything is let run to its end without faults.
 const STEPS: usize = 1_200;
+
+/// The last of them, in which nothing new is published, so that faults come late too.
+const STEPS_WINDING_DOWN: usize = 200;
 
 fn run(seed: u64) {
     let mut world = World::new(seed);
-    for _ in 0..STEPS {
-        world.step();
+    for step in 0..STEPS {
+        world.step(step >= STEPS - STEPS_WINDING_DOWN);
     }
     world.settle();
     world.check();

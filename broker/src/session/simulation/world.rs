@@ -68,6 +68,8 @@ pub(super) struct World {
     given: Vec<Message>,
     /// What the client had got when the connection began.
     got_before: usize,
+    /// How often what waits for the session is lost, late or repeated.
+    faults_one_in: usize,
     calm: bool,
 }
 
@@ -88,6 +90,7 @@ impl World {
         store.hold();
         Self {
             stored: !dice.one_in(4),
+            faults_one_in: 2 + dice.below(10),
             dice,
             config: Arc::new(config),
             store,
@@ -106,16 +109,18 @@ impl World {
         }
     }
 
-    pub(super) fn step(&mut self) {
+    /// One throw of dice; `winding_down` makes nothing new.
+    pub(super) fn step(&mut self, winding_down: bool) {
         match self.dice.below(100) {
             _ if self.connection.is_none() => self.reconnect(),
-            0..10 => self.publish_to_client(),
-            10..20 => self.publish_from_client(),
-            20..40 => self.do_effect(),
-            40..55 => {
+            0..16 if winding_down => {}
+            0..8 => self.publish_to_client(),
+            8..16 => self.publish_from_client(),
+            16..34 => self.do_effect(),
+            34..54 => {
                 self.store.step();
             }
-            55..72 => self.hand_in_event(),
+            54..72 => self.hand_in_event(),
             72..82 => self.move_bytes_to_client(),
             82..92 => self.move_bytes_to_session(),
             92..96 => self.client.acknowledge_one(),
@@ -133,9 +138,15 @@ impl World {
         // What was told and lost is found by reading: a reconnect begins with that, a later number shows the gap.
         if self.stored && self.dice.one_in(2) {
             self.break_connection();
+            self.run_until_quiet();
         } else {
+            self.run_until_quiet();
             self.publish_to_client_at(QoS::AtLeastOnce);
+            self.run_until_quiet();
         }
+    }
+
+    fn run_until_quiet(&mut self) {
         for _ in 0..100_000 {
             if self.connection.is_none() {
                 self.reconnect();
@@ -385,21 +396,22 @@ impl World {
         let Some(connection) = &mut self.connection else { return };
         let Some(event) = connection.inbox.pop_front() else { return };
         let input = match event {
-            Event::DeliverStored(number, _) if !self.calm && self.dice.one_in(10) => match self.dice.below(4)
-            {
-                0 => return,
-                1 => return self.hand_in(Input::Missed(number)),
-                2 => {
-                    connection.inbox.push_back(event);
-                    return;
+            Event::DeliverStored(number, _) if !self.calm && self.dice.one_in(self.faults_one_in) => {
+                match self.dice.below(4) {
+                    0 => return,
+                    1 => return self.hand_in(Input::Missed(number)),
+                    2 => {
+                        connection.inbox.push_back(event);
+                        return;
+                    }
+                    _ => {
+                        connection.inbox.push_back(event.clone());
+                        event
+                    }
                 }
-                _ => {
-                    connection.inbox.push_back(event.clone());
-                    event
-                }
-            },
+            }
             // Answers of different durability overtake each other.
-            Event::Published(..) if !self.calm && self.dice.one_in(10) => {
+            Event::Published(..) if !self.calm && self.dice.one_in(self.faults_one_in) => {
                 connection.inbox.push_back(event);
                 return;
             }
