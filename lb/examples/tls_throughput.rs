@@ -92,7 +92,7 @@ fn start(way: Way) -> Outcome<Server> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = thread::spawn(move || {
+    let thread = thread::Builder::new().name("server".to_owned()).spawn(move || {
         runtime.block_on(async {
             let Ok(listener) = TcpListener::from_std(listener) else { return };
             while let Ok((socket, _)) = listener.accept().await {
@@ -128,7 +128,7 @@ fn start(way: Way) -> Outcome<Server> {
                 }
             }
         });
-    });
+    })?;
     Ok(Server { address, used_ns, _thread: thread })
 }
 
