@@ -61,7 +61,7 @@ impl Tables {
         session.limits = claim.limits;
         session.protocol = claim.protocol;
         session.receive_maximum = claim.receive_maximum;
-        session.will = claim.will.map(|will| HeldWill { will, due_at: None, handed_out: false });
+        session.will = claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None });
         self.mark_dirty(key, Dirty::CLAIMED);
         self.sessions.get(&key)
     }
@@ -89,12 +89,12 @@ impl Tables {
         held: HeldWill,
         resumed_at: Option<UnixMs>,
     ) -> Option<Arc<Message>> {
-        let due_at = held.due_at?;
-        self.timers.disarm(due_at, SessionKey(session.incarnation), TimerKind::Will);
-        if held.handed_out {
-            self.adopt(session, held.will.message, due_at);
+        self.timers.disarm(held.timer_at()?, SessionKey(session.incarnation), TimerKind::Will);
+        if let Some(comes_again_at) = held.comes_again_at {
+            self.adopt(session, held.will.message, comes_again_at);
             return None;
         }
+        let due_at = held.due_at?;
         resumed_at.is_none_or(|now| due_at <= now).then_some(held.will.message)
     }
 

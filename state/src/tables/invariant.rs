@@ -43,7 +43,7 @@ impl super::Tables {
         for (at, key, kind) in self.timers.iter() {
             let armed_at = match kind {
                 TimerKind::Orphan => self.orphans.get(key).map(|orphan| orphan.due_at),
-                TimerKind::Will => self.sessions.get(key).and_then(|s| s.will.as_ref()?.due_at),
+                TimerKind::Will => self.sessions.get(key).and_then(|s| s.will.as_ref()?.timer_at()),
                 TimerKind::Expiry => self.sessions.get(key).and_then(|session| match session.phase {
                     Phase::Connected => None,
                     Phase::Away { expires_at } => expires_at,
@@ -51,7 +51,8 @@ impl super::Tables {
             };
             assert_eq!(armed_at, Some(*at), "a timer without a cause: {kind:?}");
         }
-        let wills = self.sessions.values().filter(|s| s.will.as_ref().is_some_and(|w| w.due_at.is_some()));
+        let wills =
+            self.sessions.values().filter(|s| s.will.as_ref().is_some_and(|w| w.timer_at().is_some()));
         let expiries = self
             .sessions
             .values()

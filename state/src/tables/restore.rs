@@ -60,7 +60,7 @@ impl Tables {
             will: will.map(|WillRecord { message, delay_s, due_at }| HeldWill {
                 will: Will { message, delay_s },
                 due_at,
-                handed_out: false,
+                comes_again_at: None,
             }),
             sent: record.sent,
             subscriptions,
@@ -135,11 +135,11 @@ impl Tables {
                         self.timers.arm(at, key, TimerKind::Expiry);
                     }
                     if let Some(held) = &mut session.will {
-                        let at = held.due_at.unwrap_or(now);
-                        self.timers.disarm(at, key, TimerKind::Will);
-                        let at = if held.handed_out { now } else { at };
-                        held.handed_out = false;
-                        held.due_at = Some(at);
+                        if let Some(at) = held.timer_at() {
+                            self.timers.disarm(at, key, TimerKind::Will);
+                        }
+                        held.comes_again_at = None;
+                        let at = *held.due_at.get_or_insert(now);
                         self.timers.arm(at, key, TimerKind::Will);
                     }
                 }

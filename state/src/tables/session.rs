@@ -27,8 +27,15 @@ pub(super) struct HeldWill {
     pub(super) will: Will,
     /// `None`: not armed.
     pub(super) due_at: Option<UnixMs>,
-    /// Somebody was told to publish it, and has not said that it is done.
-    pub(super) handed_out: bool,
+    /// Somebody was told to publish it, and has not said that it is done; when it comes again.
+    pub(super) comes_again_at: Option<UnixMs>,
+}
+
+impl HeldWill {
+    /// When its timer goes off, if it has one.
+    pub(super) fn timer_at(&self) -> Option<UnixMs> {
+        self.comes_again_at.or(self.due_at)
+    }
 }
 
 /// A session.

@@ -89,8 +89,7 @@ impl Tables {
     fn hand_out_will(&mut self, key: SessionKey, now: UnixMs) -> Option<Due> {
         let session = self.sessions.get_mut(&key)?;
         let held = session.will.as_mut()?;
-        held.handed_out = true;
-        held.due_at = Some(now + WILL_RETRY_MS);
+        held.comes_again_at = Some(now + WILL_RETRY_MS);
         self.timers.arm(now + WILL_RETRY_MS, key, TimerKind::Will);
         Some(Due::Will(Arc::clone(&session.identity), Arc::clone(&held.will.message)))
     }
@@ -99,7 +98,7 @@ impl Tables {
     fn expire(&mut self, key: SessionKey, now: UnixMs) -> Option<Due> {
         let mut gone = self.remove(key)?;
         if let Some(held) = gone.will.take() {
-            let due_at = held.due_at.unwrap_or(now);
+            let due_at = held.timer_at().unwrap_or(now);
             self.timers.disarm(due_at, key, TimerKind::Will);
             self.adopt(&gone.identity, held.will.message, due_at);
         }
@@ -129,9 +128,9 @@ impl Tables {
             self.timers.disarm(orphan.due_at, key, TimerKind::Orphan);
             self.journal.note(Change::OrphanWillGone { session: key });
         } else if let Some(found) = self.sessions.get_mut(&key)
-            && let Some(held) = found.will.take_if(|held| held.handed_out)
+            && let Some(held) = found.will.take_if(|held| held.comes_again_at.is_some())
         {
-            if let Some(at) = held.due_at {
+            if let Some(at) = held.timer_at() {
                 self.timers.disarm(at, key, TimerKind::Will);
             }
             self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });

@@ -16,7 +16,7 @@ pub(crate) struct Embedded {
 }
 
 /// As [`Embedded`], with almost all queue bodies read from disk.
-struct Evicting(Embedded);
+pub(crate) struct Evicting(Embedded);
 
 pub(crate) fn config_in(dir: &Path) -> EmbeddedConfig {
     EmbeddedConfig { dir: dir.to_owned(), ..EmbeddedConfig::default() }

@@ -5,7 +5,7 @@ use state::{MemoryStore, Store, StoreError, UnixMs};
 use crate::harness::{Backend, Bounds, begin, claim};
 use crate::suite::behaviours;
 
-struct Memory(MemoryStore);
+pub(crate) struct Memory(MemoryStore);
 
 impl Backend for Memory {
     fn start(bounds: Bounds) -> Self {

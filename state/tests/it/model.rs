@@ -1,1 +1,541 @@
-//! Random calls compared with a plain model.
+//! Random calls, compared with a model that is as plain as can be; restarts included.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use state::{
+    Claim, ConnectionId, Due, Enqueued, Fence, Number, Origin, Publish, QueueLimits, Record, Release,
+    StoreError, StoredSession, UnixMs,
+};
+
+use crate::embedded::{Embedded, Evicting};
+use crate::harness::{Backend, Calls, START, claim, message, packet_id, publish_to, wait, will};
+use crate::memory::Memory;
+
+const CLIENTS: [&str; 3] = ["a", "b", "c"];
+const QUEUE_MAX: usize = 6;
+const RECEIVE_MAXIMUM: u16 = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim { client: usize, clean_start: bool, create: bool, expiry_s: u32, will_delay_s: Option<u32> },
+    Discard { client: usize },
+    Release { client: usize, expiry_s: u32, keep_will: bool },
+    Subscribe { client: usize, filter: u8 },
+    Unsubscribe { client: usize, filter: u8 },
+    Publish { clients: Vec<usize>, size: usize, origin: Option<(usize, u16)> },
+    Acknowledge { client: usize, offset: u64 },
+    MarkReleased { client: usize, offset: u64 },
+    Forget { client: usize, id: u16 },
+    Read { client: usize, offset: u64, max: usize },
+    Due { finish: bool },
+    Wait { seconds: u64 },
+    Restart { seconds: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let client = 0..CLIENTS.len();
+    let expiry_s = prop_oneof![Just(0_u32), Just(10), Just(1000), Just(u32::MAX)];
+    let will_delay_s = proptest::option::of(prop_oneof![Just(0_u32), Just(5), Just(50)]);
+    let origin = proptest::option::weighted(0.3, (client.clone(), 1_u16..4));
+    let size = prop_oneof![6 => Just(1_usize), 1 => Just(2000), 1 => Just(20_000)];
+    let claim = (
+        client.clone(),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.9),
+        expiry_s.clone(),
+        will_delay_s,
+    );
+    let step = prop_oneof![
+        4 => claim.prop_map(|(client, clean_start, create, expiry_s, will_delay_s)| {
+            Step::Claim { client, clean_start, create, expiry_s, will_delay_s }
+        }),
+        1 => client.clone().prop_map(|client| Step::Discard { client }),
+        3 => (client.clone(), expiry_s, any::<bool>())
+            .prop_map(|(client, expiry_s, keep_will)| Step::Release { client, expiry_s, keep_will }),
+        2 => (client.clone(), 0_u8..4).prop_map(|(client, filter)| Step::Subscribe { client, filter }),
+        1 => (client.clone(), 0_u8..4).prop_map(|(client, filter)| Step::Unsubscribe { client, filter }),
+        10 => (prop::collection::vec(client.clone(), 0..4), size, origin)
+            .prop_map(|(clients, size, origin)| Step::Publish { clients, size, origin }),
+        6 => (client.clone(), 0_u64..5).prop_map(|(client, offset)| Step::Acknowledge { client, offset }),
+        3 => (client.clone(), 0_u64..5).prop_map(|(client, offset)| Step::MarkReleased { client, offset }),
+        2 => (client.clone(), 1_u16..4).prop_map(|(client, id)| Step::Forget { client, id }),
+        4 => (client, 0_u64..5, 1_usize..5).prop_map(|(client, offset, max)| Step::Read { client, offset, max }),
+        3 => any::<bool>().prop_map(|finish| Step::Due { finish }),
+        2 => (1_u64..20).prop_map(|seconds| Step::Wait { seconds }),
+        1 => (0_u64..20).prop_map(|seconds| Step::Restart { seconds }),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// A queue record of the model: its payload, or that it was released.
+#[derive(Clone, Debug, PartialEq)]
+enum Item {
+    Message(String),
+    Released,
+}
+
+#[derive(Clone, Debug)]
+struct ModelSession {
+    serial: u64,
+    connected: bool,
+    expiry_s: u32,
+    expires_at: Option<UnixMs>,
+    /// Delay, when it is due, whether it was handed out.
+    will: Option<(u32, Option<UnixMs>, bool)>,
+    queue: BTreeMap<u64, Item>,
+    tail: u64,
+    subscriptions: BTreeSet<u8>,
+    received: BTreeSet<u16>,
+}
+
+/// What the store is expected to hold.
+#[derive(Default)]
+struct Model {
+    sessions: BTreeMap<usize, ModelSession>,
+    /// Wills of sessions that are gone: client, session, when they are due.
+    orphans: BTreeMap<(usize, u64), UnixMs>,
+    /// Wills that the last call handed out: client, session.
+    handed_out: BTreeSet<(usize, u64)>,
+    next_serial: u64,
+}
+
+const WILL_RETRY_MS: u64 = 30_000;
+
+impl Model {
+    /// Removes a session; true if its Will is to be published by the caller.
+    fn end(&mut self, client: usize) -> Option<bool> {
+        let gone = self.sessions.remove(&client)?;
+        Some(match gone.will {
+            None => false,
+            Some((_, Some(due_at), true)) => {
+                self.orphans.insert((client, gone.serial), due_at);
+                false
+            }
+            Some(_) => true,
+        })
+    }
+
+    /// Answers (present, will due, discarded), or `None` for no session.
+    fn claim(&mut self, step: &Step, now: UnixMs) -> (Option<bool>, bool, bool) {
+        let Step::Claim { client, clean_start, create, expiry_s, will_delay_s } = step else {
+            unreachable!()
+        };
+        let survives = self.sessions.get(client).is_some_and(|found| {
+            !clean_start
+                && if found.connected {
+                    found.expiry_s > 0
+                } else {
+                    found.expires_at.is_none_or(|at| at > now)
+                }
+        });
+        let mut will_due = false;
+        let mut discarded = false;
+        if survives {
+            if let Some(found) = self.sessions.get_mut(client)
+                && let Some((delay_s, due_at, handed_out)) = found.will.take()
+            {
+                match due_at {
+                    None => will_due = delay_s == 0,
+                    Some(at) if handed_out => {
+                        let serial = found.serial;
+                        self.orphans.insert((*client, serial), at);
+                    }
+                    Some(at) => will_due = at <= now,
+                }
+            }
+        } else if let Some(will) = self.end(*client) {
+            will_due = will;
+            discarded = true;
+        }
+        if !survives && !create {
+            return (None, will_due, discarded);
+        }
+        if !survives {
+            self.next_serial += 1;
+        }
+        let session = self.sessions.entry(*client).or_insert_with(|| ModelSession {
+            serial: self.next_serial,
+            connected: true,
+            expiry_s: *expiry_s,
+            expires_at: None,
+            will: None,
+            queue: BTreeMap::new(),
+            tail: 1,
+            subscriptions: BTreeSet::new(),
+            received: BTreeSet::new(),
+        });
+        session.connected = true;
+        session.expires_at = None;
+        session.expiry_s = *expiry_s;
+        session.will = will_delay_s.map(|delay_s| (delay_s, None, false));
+        (Some(survives), will_due, discarded)
+    }
+
+    fn leave(session: &mut ModelSession, now: UnixMs) {
+        session.connected = false;
+        session.expires_at = (session.expiry_s != u32::MAX).then(|| now + u64::from(session.expiry_s) * 1000);
+        if let Some((delay_s, due_at, _)) = &mut session.will {
+            *due_at = Some(now + u64::from((*delay_s).min(session.expiry_s)) * 1000);
+        }
+    }
+
+    /// What is due, sorted: Wills before the expiry of their session.
+    fn due(&mut self, now: UnixMs) -> Vec<String> {
+        let mut due = Vec::new();
+        self.handed_out.clear();
+        for ((client, serial), at) in &mut self.orphans {
+            if *at <= now {
+                self.handed_out.insert((*client, *serial));
+                due.push(format!("will {}", CLIENTS[*client]));
+                *at = now + WILL_RETRY_MS;
+            }
+        }
+        for (client, session) in &mut self.sessions {
+            if let Some((_, Some(at), handed_out)) = &mut session.will
+                && *at <= now
+            {
+                due.push(format!("will {}", CLIENTS[*client]));
+                self.handed_out.insert((*client, session.serial));
+                *handed_out = true;
+                *at = now + WILL_RETRY_MS;
+            }
+        }
+        let expired: Vec<usize> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !session.connected && session.expires_at.is_some_and(|at| at <= now))
+            .map(|(client, _)| *client)
+            .collect();
+        for client in expired {
+            due.push(format!("expired {}", CLIENTS[client]));
+            assert_ne!(self.end(client), Some(true), "a will is handed out before its session expires");
+        }
+        due.sort();
+        due
+    }
+
+    fn restart(&mut self, now: UnixMs) {
+        for at in self.orphans.values_mut() {
+            *at = now;
+        }
+        for client in 0..CLIENTS.len() {
+            let Some(session) = self.sessions.get_mut(&client) else { continue };
+            if !session.connected {
+                if let Some((_, Some(at), handed_out)) = &mut session.will
+                    && std::mem::take(handed_out)
+                {
+                    // It was due before now, and is due again.
+                    *at = now;
+                }
+            } else if session.expiry_s > 0 {
+                Self::leave(session, now);
+            } else {
+                let serial = session.serial;
+                if self.end(client) == Some(true) {
+                    self.orphans.insert((client, serial), now);
+                }
+            }
+        }
+    }
+}
+
+/// A store and its model, with what clients of the store remember.
+struct Comparison<B> {
+    backend: B,
+    model: Model,
+    now: UnixMs,
+    /// By client: the last session, for publishers that lag behind.
+    known: BTreeMap<usize, Arc<StoredSession>>,
+    fences: BTreeMap<usize, Fence>,
+    counter: u64,
+}
+
+impl<B: Backend> Comparison<B> {
+    fn new() -> Self {
+        Self {
+            backend: B::fresh(),
+            model: Model::default(),
+            now: START,
+            known: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            counter: 0,
+        }
+    }
+
+    /// The fence of a client that owns its session, in the model too.
+    fn owner(&self, client: usize) -> Option<Fence> {
+        let fence = self.fences.get(&client)?.clone();
+        self.model.sessions.get(&client).is_some_and(|session| session.connected).then_some(fence)
+    }
+
+    fn run(&mut self, step: &Step) {
+        match step {
+            Step::Claim { .. } => self.claim(step),
+            Step::Discard { client } => {
+                let expected = self.model.end(*client);
+                let found = Calls(self.backend.store()).discard(CLIENTS[*client]);
+                assert_eq!(found.map(|gone| gone.will.is_some()), expected);
+            }
+            Step::Release { client, expiry_s, keep_will } => self.release(*client, *expiry_s, *keep_will),
+            Step::Subscribe { client, filter } => self.subscribe(*client, *filter),
+            Step::Unsubscribe { client, filter } => self.unsubscribe(*client, *filter),
+            Step::Publish { clients, size, origin } => self.publish(clients, *size, *origin),
+            Step::Acknowledge { client, offset } => self.change(*client, *offset, None),
+            Step::MarkReleased { client, offset } => self.change(*client, *offset, Some(Item::Released)),
+            Step::Forget { client, id } => {
+                if let Some(fence) = self.owner(*client) {
+                    Calls(self.backend.store()).forget_received(&fence, *id).expect("forgotten");
+                    self.model.sessions.get_mut(client).expect("owned").received.remove(id);
+                }
+            }
+            Step::Read { client, offset, max } => self.read(*client, *offset, *max),
+            Step::Due { finish } => self.due(*finish),
+            Step::Wait { seconds } => self.now += seconds * 1000,
+            Step::Restart { seconds } => {
+                self.now += seconds * 1000;
+                self.backend.restart(self.now);
+                self.model.restart(self.now);
+                self.fences.clear();
+            }
+        }
+        self.compare();
+    }
+
+    fn claim(&mut self, step: &Step) {
+        let Step::Claim { client, clean_start, create, expiry_s, will_delay_s } = step else { return };
+        self.counter += 1;
+        let wanted = Claim {
+            clean_start: *clean_start,
+            create: *create,
+            expiry_s: *expiry_s,
+            will: will_delay_s.map(|delay_s| will("w", delay_s)),
+            limits: QueueLimits { messages_max: QUEUE_MAX as u64, bytes_max: u64::MAX },
+            receive_maximum: RECEIVE_MAXIMUM,
+            connection_id: ConnectionId(u128::from(self.counter)),
+            now: self.now,
+            ..claim(CLIENTS[*client])
+        };
+        let (present, will_due, discarded) = self.model.claim(step, self.now);
+        let answer = Calls(self.backend.store()).claim(wanted).expect("a claim");
+        assert_eq!(answer.will_due.is_some(), will_due, "the will due");
+        assert_eq!(answer.discarded.is_some(), discarded, "the session discarded");
+        assert_eq!(answer.session.as_ref().map(|owned| owned.present), present, "session present");
+        let Some(owned) = answer.session else { return };
+        let session = &self.model.sessions[client];
+        assert_eq!(owned.tail, Number(session.tail));
+        assert_eq!(owned.head.0, session.queue.keys().next().copied().unwrap_or(session.tail));
+        assert!(owned.head <= owned.sent && owned.sent <= owned.tail);
+        let received: BTreeSet<u16> = owned.received.iter().map(|id| id.as_u16()).collect();
+        assert_eq!(received, session.received);
+        let filters: BTreeSet<u8> =
+            owned.subscriptions.iter().map(|found| found.filter.parse().expect("a number")).collect();
+        assert_eq!(filters, session.subscriptions);
+        self.known.insert(*client, Arc::clone(&owned.fence.session));
+        self.fences.insert(*client, owned.fence);
+    }
+
+    fn release(&mut self, client: usize, expiry_s: u32, keep_will: bool) {
+        let calls = Calls(self.backend.store());
+        let Some(fence) = self.owner(client) else {
+            if let Some(stale) = self.fences.get(&client) {
+                let refused = calls.release(stale, expiry_s, keep_will, self.now);
+                assert!(matches!(refused, Err(StoreError::Fenced | StoreError::NoSession)));
+            }
+            return;
+        };
+        let release = Release { expiry_s, keep_will, sent: Number(1), now: self.now };
+        wait(|done| self.backend.store().release(&fence, release, done)).expect("released");
+        if expiry_s == 0 {
+            self.model.sessions.remove(&client);
+            return;
+        }
+        let session = self.model.sessions.get_mut(&client).expect("owned");
+        session.expiry_s = expiry_s;
+        session.will = session.will.filter(|_| keep_will);
+        Model::leave(session, self.now);
+    }
+
+    fn subscribe(&mut self, client: usize, filter: u8) {
+        let Some(fence) = self.owner(client) else { return };
+        let calls = Calls(self.backend.store());
+        let answer = calls.subscribe(&fence, &[&filter.to_string()]).expect("subscribed");
+        let is_new = self.model.sessions.get_mut(&client).expect("owned").subscriptions.insert(filter);
+        assert_eq!(answer, [!is_new]);
+    }
+
+    fn unsubscribe(&mut self, client: usize, filter: u8) {
+        let Some(fence) = self.owner(client) else { return };
+        let calls = Calls(self.backend.store());
+        let answer = calls.unsubscribe(&fence, &[&filter.to_string()]).expect("unsubscribed");
+        let was_there = self.model.sessions.get_mut(&client).expect("owned").subscriptions.remove(&filter);
+        assert_eq!(answer, [was_there]);
+    }
+
+    fn publish(&mut self, clients: &[usize], size: usize, origin: Option<(usize, u16)>) {
+        let targets: Vec<usize> =
+            clients.iter().copied().filter(|client| self.known.contains_key(client)).collect();
+        let sessions: Vec<_> = targets.iter().map(|client| &self.known[client]).collect();
+        self.counter += 1;
+        let payload = format!("{:0>size$}", self.counter);
+        let mut publish = publish_to(&sessions, &message("t", &payload));
+        if let Some((publisher, id)) = origin {
+            let Some(fence) = self.owner(publisher) else { return };
+            publish = Publish { origin: Some(Origin { fence, packet_id: packet_id(id) }), ..publish };
+        }
+        let answer = Calls(self.backend.store()).publish(publish);
+        if let Some((publisher, id)) = origin {
+            let is_new = self.model.sessions.get_mut(&publisher).expect("owned").received.insert(id);
+            assert_eq!(answer.duplicate, !is_new);
+            if !is_new {
+                assert!(answer.targets.is_empty());
+                return;
+            }
+        }
+        let is_current = |client: &usize| {
+            self.model.sessions.contains_key(client)
+                && self.fences.get(client).is_none_or(|fence| fence.session == self.known[client])
+        };
+        let expected: Vec<Enqueued> = targets
+            .iter()
+            .map(|client| {
+                if !is_current(client) {
+                    return None;
+                }
+                Some(client)
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|client| match client.and_then(|client| self.model.sessions.get_mut(client)) {
+                None => Enqueued::Gone,
+                Some(session) if session.queue.len() >= QUEUE_MAX => Enqueued::Full,
+                Some(session) => {
+                    session.queue.insert(session.tail, Item::Message(payload.clone()));
+                    session.tail += 1;
+                    Enqueued::At(Number(session.tail - 1))
+                }
+            })
+            .collect();
+        assert_eq!(answer.targets, expected);
+    }
+
+    /// Acknowledges, or releases, the record at an offset from the head.
+    fn change(&mut self, client: usize, offset: u64, to: Option<Item>) {
+        let Some(fence) = self.owner(client) else { return };
+        let session = self.model.sessions.get_mut(&client).expect("owned");
+        let number = session.queue.keys().next().copied().unwrap_or(session.tail) + offset;
+        let calls = Calls(self.backend.store());
+        match to {
+            None => {
+                calls.acknowledge(&fence, number).expect("acknowledged");
+                session.queue.remove(&number);
+            }
+            Some(item) => {
+                calls.mark_released(&fence, number).expect("released");
+                session.queue.entry(number).and_modify(|found| *found = item);
+            }
+        }
+    }
+
+    fn read(&self, client: usize, offset: u64, max: usize) {
+        let Some(fence) = self.owner(client) else { return };
+        let session = &self.model.sessions[&client];
+        let head = session.queue.keys().next().copied().unwrap_or(session.tail);
+        let page = Calls(self.backend.store()).read(&fence, head + offset, max).expect("a page");
+        let found: Vec<(u64, Item)> = page
+            .records
+            .into_iter()
+            .map(|queued| match queued.record {
+                Record::Released => (queued.number.0, Item::Released),
+                Record::Message(delivery) => {
+                    let text = String::from_utf8_lossy(delivery.message.payload_slice()).into_owned();
+                    (queued.number.0, Item::Message(text))
+                }
+            })
+            .collect();
+        let rest = session.queue.range(head + offset..);
+        let expected: Vec<(u64, Item)> =
+            rest.map(|(number, item)| (*number, item.clone())).take(max).collect();
+        assert_eq!(found, expected);
+        if expected.len() < max {
+            assert_eq!(page.next.0, session.tail);
+        }
+    }
+
+    fn due(&mut self, finish: bool) {
+        let due = wait(|done| self.backend.store().claim_due(self.now, 100, done)).expect("due");
+        let mut found: Vec<String> = due
+            .iter()
+            .map(|item| match item {
+                Due::Will(session, _) => format!("will {}", session.client_id),
+                Due::Expired(session) => format!("expired {}", session.client_id),
+            })
+            .collect();
+        found.sort();
+        assert_eq!(found, self.model.due(self.now));
+        if !finish {
+            return;
+        }
+        for item in &due {
+            let Due::Will(session, _) = item else { continue };
+            wait(|done| self.backend.store().finish_will(session, done)).expect("finished");
+        }
+        let Model { sessions, orphans, handed_out, .. } = &mut self.model;
+        orphans.retain(|key, _| !handed_out.contains(key));
+        for (client, session) in sessions {
+            if handed_out.contains(&(*client, session.serial)) {
+                session.will = session.will.filter(|(_, _, handed_out)| !handed_out);
+            }
+        }
+    }
+
+    fn compare(&self) {
+        self.backend.check();
+        let stats = self.backend.store().stats();
+        let sessions = self.model.sessions.values();
+        assert_eq!(stats.sessions, sessions.len() as u64);
+        assert_eq!(
+            stats.queued_messages,
+            sessions.clone().map(|session| session.queue.len() as u64).sum::<u64>()
+        );
+        assert_eq!(
+            stats.subscriptions,
+            sessions.map(|session| session.subscriptions.len() as u64).sum::<u64>()
+        );
+    }
+}
+
+fn compare_with_model<B: Backend>(cases: u32) {
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        ..ProptestConfig::default()
+    };
+    TestRunner::new(config)
+        .run(&steps(), |steps| {
+            let mut comparison = Comparison::<B>::new();
+            for step in &steps {
+                comparison.run(step);
+            }
+            Ok(())
+        })
+        .expect("the store does as the model does");
+}
+
+#[test]
+fn the_store_in_memory_does_as_the_model_does() {
+    compare_with_model::<Memory>(1500);
+}
+
+#[test]
+fn the_embedded_store_does_as_the_model_does() {
+    compare_with_model::<Embedded>(40);
+}
+
+#[test]
+fn the_embedded_store_that_keeps_no_bodies_does_as_the_model_does() {
+    compare_with_model::<Evicting>(40);
+}
