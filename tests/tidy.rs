@@ -191,7 +191,7 @@ fn test_exists(test: &str) -> bool {
         None => path.to_owned(),
     };
     let text = fs::read_to_string(root().join(file)).unwrap_or_default();
-    text.contains(&format!("fn {name}("))
+    ["(", "<"].iter().any(|follows| text.contains(&format!("fn {name}{follows}")))
 }
 
 #[test]
