@@ -234,7 +234,7 @@ impl Hub {
     fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId) -> Granted {
         let handle = self.make_session(client_id, None);
         handle.attach(connection);
-        if let Some(old) = self.sessions.insert(Arc::clone(&handle)) {
+        if let Some(old) = self.sessions.insert(&handle) {
             self.metrics.taken_over.inc();
             self.forget(&old);
         }

@@ -10,9 +10,9 @@ use state::{Message, Store, StoredSession, Subscription, UnixMs};
 
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
+use crate::held::Held;
 use crate::index::{Entry, Index};
 use crate::metrics::Metrics;
-use crate::publish::Held;
 use crate::session_handle::SessionHandle;
 use crate::sessions::Sessions;
 
@@ -52,7 +52,11 @@ impl Hub {
     }
 
     /// A new session that nobody is connected to.
-    pub(crate) fn make_session(&self, client_id: &Arc<str>, stored: Option<Arc<StoredSession>>) -> Arc<SessionHandle> {
+    pub(crate) fn make_session(
+        &self,
+        client_id: &Arc<str>,
+        stored: Option<Arc<StoredSession>>,
+    ) -> Arc<SessionHandle> {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         Arc::new(SessionHandle::new(id, Arc::clone(client_id), stored))
     }
@@ -64,7 +68,7 @@ impl Hub {
             return known;
         }
         let session = self.make_session(&stored.client_id, Some(Arc::clone(stored)));
-        if let Some(old) = self.sessions.insert(Arc::clone(&session)) {
+        if let Some(old) = self.sessions.insert(&session) {
             self.forget(&old);
         }
         session

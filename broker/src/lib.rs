@@ -3,16 +3,20 @@
 //! session), `publish.rs` (the path of a PUBLISH) and `session/` (the pure core).
 
 mod authorize;
+mod call;
 mod clock;
 mod config;
 mod connect;
+mod disconnect;
 mod handler;
+mod held;
 mod housekeeping;
 mod hub;
 mod index;
 mod metrics;
 mod publish;
 mod retained;
+mod serving;
 mod session;
 mod session_handle;
 mod sessions;

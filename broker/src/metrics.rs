@@ -75,14 +75,26 @@ impl Metrics {
         };
         registry.register("messages_received", "PUBLISH packets from clients", received);
         registry.register("messages_sent", "PUBLISH packets to clients", sent);
-        registry.register("payload_bytes_received", "Payload bytes from clients", metrics.bytes_received.clone());
+        registry.register(
+            "payload_bytes_received",
+            "Payload bytes from clients",
+            metrics.bytes_received.clone(),
+        );
         registry.register("payload_bytes_sent", "Payload bytes to clients", metrics.bytes_sent.clone());
         registry.register("sessions_connected", "Sessions with a connection", metrics.connected.clone());
         registry.register("sessions_opened", "Sessions opened or resumed", metrics.opened.clone());
-        registry.register("sessions_taken_over", "Connections ended by a newer one", metrics.taken_over.clone());
+        registry.register(
+            "sessions_taken_over",
+            "Connections ended by a newer one",
+            metrics.taken_over.clone(),
+        );
         registry.register("sessions_expired", "Stored sessions expired", metrics.expired.clone());
         registry.register("wills_published", "Will Messages published", metrics.wills.clone());
-        registry.register("messages_dropped", "Messages that did not reach a session", metrics.dropped.clone());
+        registry.register(
+            "messages_dropped",
+            "Messages that did not reach a session",
+            metrics.dropped.clone(),
+        );
         metrics
     }
 
@@ -102,16 +114,14 @@ impl Metrics {
     /// Messages dropped in all.
     pub(crate) fn dropped_total(&self) -> u64 {
         let mut total = 0;
-        for reason in
-            [
-                DropLabel::QueueFull,
-                DropLabel::SlowClient,
-                DropLabel::Expired,
-                DropLabel::TooLarge,
-                DropLabel::Refused,
-                DropLabel::NotAuthorized,
-            ]
-        {
+        for reason in [
+            DropLabel::QueueFull,
+            DropLabel::SlowClient,
+            DropLabel::Expired,
+            DropLabel::TooLarge,
+            DropLabel::Refused,
+            DropLabel::NotAuthorized,
+        ] {
             for qos in 0..3 {
                 total += self.dropped.get(&DropLabels { reason, qos }).map_or(0, |counter| counter.get());
             }

@@ -1,7 +1,6 @@
 //! The path of one PUBLISH: match, hand to sessions whose queue is in memory, enqueue for stored ones, and answer the
 //! publisher when all that must be durable is.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,10 +9,11 @@ use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use state::{
-    Delivery, Enqueued, Fence, Message, Origin, Publish, Published, StoreError, SubscriptionIds, SubscriptionOptions,
-    Target,
+    Delivery, Enqueued, Fence, Message, Origin, Publish, Published, StoreError, SubscriptionIds,
+    SubscriptionOptions, Target,
 };
 
+use crate::held::Work;
 use crate::hub::Hub;
 use crate::index::{Entry, Matches};
 use crate::session::DropReason;
@@ -29,13 +29,13 @@ pub(crate) struct Publisher<'a> {
 
 /// A stored session that gets the message.
 #[derive(Clone)]
-struct Routed {
+pub(crate) struct Routed {
     session: Arc<SessionHandle>,
     delivery: Delivery,
 }
 
 /// Who waits for the answer, until every part of the work is durable.
-struct Waiting {
+pub(crate) struct Waiting {
     /// `None`: nobody (QoS 0, the server's own messages).
     publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>,
     qos: QoS,
@@ -71,18 +71,6 @@ impl Waiting {
         };
         session.answer(*connection, Item::Published(*packet_id, self.qos, answer));
     }
-}
-
-/// Work for the store that it could not take: kept in order and tried again. Its length is bounded by what publishers may
-/// have in flight; QoS 0 is not kept.
-#[derive(Default)]
-pub(crate) struct Held {
-    work: VecDeque<Work>,
-}
-
-enum Work {
-    Retain(Arc<Message>, Arc<Waiting>),
-    Enqueue(Arc<Message>, Option<Origin>, Vec<Routed>, Arc<Waiting>),
 }
 
 impl Hub {
@@ -148,72 +136,54 @@ impl Hub {
     }
 
     /// Publishes a Will Message, and runs `then` when it is durable wherever it must be.
-    pub(crate) fn publish_will(self: &Arc<Self>, message: &Arc<Message>, then: Option<Box<dyn FnOnce() + Send>>) {
+    pub(crate) fn publish_will(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        then: Option<Box<dyn FnOnce() + Send>>,
+    ) {
         self.metrics.wills.inc();
         self.publish_then(None, None, message, then);
     }
 
-    /// Tries again what the store could not take.
-    pub(crate) fn retry_held(self: &Arc<Self>) {
-        let work = std::mem::take(&mut self.held.lock().work);
-        for work in work {
-            self.run(work);
-        }
+    /// Sets the retained message; the answer is one part of what is waited for.
+    pub(crate) fn run_retain(self: &Arc<Self>, message: Arc<Message>, waiting: Arc<Waiting>) {
+        let (hub, retained) = (Arc::clone(self), Arc::clone(&message));
+        self.store.retain(message, Box::new(move |result| hub.retain_done(retained, &waiting, result)));
     }
 
-    fn submit(self: &Arc<Self>, work: Work) {
-        let mut held = self.held.lock();
-        if held.work.is_empty() {
-            drop(held);
-            self.run(work);
-        } else {
-            // Something older waits: overtaking it would break the order of its publisher.
-            held.work.push_back(work);
-        }
-    }
-
-    fn hold(&self, work: Work) {
-        self.held.lock().work.push_back(work);
-    }
-
-    fn run(self: &Arc<Self>, work: Work) {
+    /// Enqueues the message; the answer is one part of what is waited for.
+    pub(crate) fn run_enqueue(
+        self: &Arc<Self>,
+        message: Arc<Message>,
+        origin: Option<Origin>,
+        routed: Vec<Routed>,
+        waiting: Arc<Waiting>,
+    ) {
         let hub = Arc::clone(self);
-        match work {
-            Work::Retain(message, waiting) => {
-                let retained = Arc::clone(&message);
-                self.store.retain(
-                    message,
-                    Box::new(move |result| match result {
-                        Err(error) if error.is_retryable() => hub.hold(Work::Retain(retained, waiting)),
-                        result => waiting.part_done(result),
-                    }),
-                );
-            }
-            Work::Enqueue(message, origin, routed, waiting) => {
-                let targets = routed.iter().filter_map(Routed::target).collect();
-                let publish = Publish { message: Arc::clone(&message), origin: origin.clone(), targets };
-                self.store.publish(
-                    publish,
-                    Box::new(move |result| match result {
-                        Err(error) if error.is_retryable() => {
-                            hub.hold(Work::Enqueue(message, origin, routed, waiting));
-                        }
-                        Err(error) => waiting.part_done(Err(error)),
-                        Ok(published) => {
-                            hub.enqueued(routed, &published);
-                            waiting.part_done(Ok(()));
-                        }
-                    }),
-                );
-            }
-        }
+        let targets = routed.iter().filter_map(Routed::target).collect();
+        let publish = Publish { message: Arc::clone(&message), origin: origin.clone(), targets };
+        self.store.publish(
+            publish,
+            Box::new(move |result| match result {
+                Err(error) if error.is_retryable() => {
+                    hub.hold(Work::Enqueue(message, origin, routed, waiting));
+                }
+                Err(error) => waiting.part_done(Err(error)),
+                Ok(published) => {
+                    hub.enqueued(routed, &published);
+                    waiting.part_done(Ok(()));
+                }
+            }),
+        );
     }
 
     /// The store has the message in these queues: tell the sessions that are connected.
     fn enqueued(&self, routed: Vec<Routed>, published: &Published) {
         for (Routed { session, delivery }, outcome) in routed.into_iter().zip(&published.targets) {
             match outcome {
-                Enqueued::At(number) => session.deliver_stored(*number, delivery, self.config.queue_bytes_max),
+                Enqueued::At(number) => {
+                    session.deliver_stored(*number, delivery, self.config.queue_bytes_max);
+                }
                 Enqueued::Full => self.metrics.drop_message(DropReason::QueueFull, delivery.qos),
                 Enqueued::Gone => {}
             }
@@ -245,7 +215,7 @@ impl Hub {
         }
         for group in matches.iter().flat_map(|leaf| leaf.shared()) {
             matched |= group.offer(|entry| {
-                self.offer(&entry.session, message, Merged::of(&entry.options), stored) == Offered::Taken
+                self.offer(&entry.session, message, &Merged::of(&entry.options), stored) == Offered::Taken
             });
         }
         matched
@@ -264,7 +234,7 @@ impl Hub {
         let mut options = same_session.iter().map(|entry| &entry.options).filter(|o| !(local && o.no_local));
         let Some(first) = options.next() else { return false };
         let merged = options.fold(Merged::of(first), Merged::with);
-        self.offer(session, message, merged, stored);
+        self.offer(session, message, &merged, stored);
         true
     }
 
@@ -272,7 +242,7 @@ impl Hub {
         &self,
         session: &Arc<SessionHandle>,
         message: &Arc<Message>,
-        merged: Merged,
+        merged: &Merged,
         stored: &mut Vec<Routed>,
     ) -> Offered {
         let delivery = Delivery {
@@ -303,7 +273,7 @@ impl Hub {
     }
 
     fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {
-        if !self.held.lock().work.is_empty() {
+        if self.holds_work() {
             return RetainBegun { slot: None };
         }
         let slot = Arc::new(Mutex::new(RetainSlot::Open));

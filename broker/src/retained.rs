@@ -7,7 +7,8 @@ use link::ConnectionId;
 use mqtt::QoS;
 use parking_lot::Mutex;
 use state::{
-    Cursor, Delivery, Message, RetainedPage, StoreError, Subscription, SubscriptionIds, SubscriptionOptions, UnixMs,
+    Cursor, Delivery, Message, RetainedPage, StoreError, Subscription, SubscriptionIds, SubscriptionOptions,
+    UnixMs,
 };
 
 use crate::hub::Hub;

@@ -279,6 +279,9 @@ impl Mailbox {
 
 impl fmt::Debug for SessionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionHandle").field("id", &self.id).field("client_id", &self.client_id).finish_non_exhaustive()
+        f.debug_struct("SessionHandle")
+            .field("id", &self.id)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
     }
 }

@@ -26,8 +26,9 @@ impl Sessions {
     }
 
     /// Puts a session in and answers the one that had the Client Identifier before.
-    pub(crate) fn insert(&self, session: Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
-        let old = self.shard(&session.client_id).lock().insert(Arc::clone(&session.client_id), Arc::clone(&session));
+    pub(crate) fn insert(&self, session: &Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
+        let old =
+            self.shard(&session.client_id).lock().insert(Arc::clone(&session.client_id), Arc::clone(session));
         old.filter(|old| old.id != session.id)
     }
 

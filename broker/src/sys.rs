@@ -31,7 +31,8 @@ impl Sys {
     pub(crate) fn publish(&mut self, hub: &Arc<Hub>) {
         let now = hub.now();
         for (topic, value) in self.values(hub) {
-            let unchanged = hub.sys.read().get(topic).is_some_and(|old| old.payload_slice() == value.as_bytes());
+            let unchanged =
+                hub.sys.read().get(topic).is_some_and(|old| old.payload_slice() == value.as_bytes());
             if unchanged {
                 continue;
             }

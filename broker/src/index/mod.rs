@@ -3,9 +3,9 @@
 
 mod shared;
 mod subscribers;
-mod tree;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::collections::HashMap;
 use std::sync::Arc;

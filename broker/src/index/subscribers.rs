@@ -11,6 +11,7 @@ const SCAN_MAX: usize = 32;
 
 /// A set of entries, at most one per session.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "there may be a million leaves, and few of them are large")]
 pub(crate) struct Subscribers {
     entries: Vec<Entry>,
     positions: Option<Box<HashMap<u64, usize, RandomState>>>,

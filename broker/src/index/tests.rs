@@ -15,8 +15,12 @@ fn session(id: u64) -> Arc<SessionHandle> {
 }
 
 fn entry(session: &Arc<SessionHandle>) -> Entry {
-    let options =
-        SubscriptionOptions { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, subscription_id: 0 };
+    let options = SubscriptionOptions {
+        qos: QoS::AtLeastOnce,
+        no_local: false,
+        retain_as_published: false,
+        subscription_id: 0,
+    };
     Entry { session: Arc::clone(session), options }
 }
 

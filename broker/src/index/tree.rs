@@ -51,7 +51,8 @@ impl Tree {
         }
         // v5 [MQTT-4.7.2-1]: a wildcard at the first level does not match a topic that begins with $.
         if topic.starts_with('$') {
-            let (first, rest) = topic.split_once('/').map_or((topic, None), |(first, rest)| (first, Some(rest)));
+            let (first, rest) =
+                topic.split_once('/').map_or((topic, None), |(first, rest)| (first, Some(rest)));
             if let Some(child) = self.root.children.get(first) {
                 child.matches(rest, found);
             }

@@ -83,7 +83,8 @@ impl Device {
         let properties = PropertiesBuf::default()
             .with(Property::SessionExpiryInterval(how.expiry_s))
             .with(Property::ReceiveMaximum(how.receive_maximum));
-        let delay = how.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
+        let delay =
+            how.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
         let will = how.will.zip(delay.as_ref()).map(|((topic, _), properties)| Will {
             qos: QoS::AtLeastOnce,
             retain: false,
@@ -105,14 +106,24 @@ impl Device {
         connect.encode(&mut packet);
         let stream = broker.open(Open {
             connection_id: ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed).into()),
-            peer: Peer { address: ([127, 0, 0, 1], 1).into(), listener: "test".into(), certificate_subject: None },
+            peer: Peer {
+                address: ([127, 0, 0, 1], 1).into(),
+                listener: "test".into(),
+                certificate_subject: None,
+            },
             passport: Arc::new(Passport::unrestricted("".into(), how.client_id.into())),
             connect: packet.freeze(),
             assigned_client_id: None,
             server_keep_alive_s: None,
             authentication: None,
         });
-        Self { stream: Some(stream), out: Outgoing::new(), received: BytesMut::new(), closed: None, next_id: 1 }
+        Self {
+            stream: Some(stream),
+            out: Outgoing::new(),
+            received: BytesMut::new(),
+            closed: None,
+            next_id: 1,
+        }
     }
 
     /// Takes all that the worker has for the device.

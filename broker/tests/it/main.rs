@@ -1,5 +1,7 @@
 //! The worker as an edge calls it, over a store in memory: what needs several sessions, timers or a store that fails.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected should stop at once")]
+
 mod device;
 mod retained;
 mod session;

@@ -39,7 +39,9 @@ async fn what_was_sent_and_not_acknowledged_comes_again_with_dup() {
     publisher.publish("t", b"b", QoS::AtLeastOnce, false);
     let mut second = world.connect(&How::stored("again"));
     second.got();
-    let Some(Got::Publish { dup: true, id: Some(again), payload, .. }) = second.got() else { panic!("no DUP") };
+    let Some(Got::Publish { dup: true, id: Some(again), payload, .. }) = second.got() else {
+        panic!("no DUP")
+    };
     assert_eq!((again, payload.as_slice()), (id, b"a".as_slice()));
     let Some(Got::Publish { dup: false, payload, .. }) = second.got() else { panic!("no second message") };
     assert_eq!(payload, b"b");
@@ -59,7 +61,10 @@ async fn the_old_connection_of_a_client_is_told_that_it_was_taken_over() {
         assert!(matches!(new.got(), Some(Got::ConnAck { code: 0, .. })));
         old.stream = None;
         new.subscribe("still/here", 0);
-        assert!(matches!(new.got(), Some(Got::Other { first_byte: 0x90, .. })), "the new one is not disturbed");
+        assert!(
+            matches!(new.got(), Some(Got::Other { first_byte: 0x90, .. })),
+            "the new one is not disturbed"
+        );
     }
 }
 

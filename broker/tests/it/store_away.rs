@@ -77,7 +77,40 @@ async fn a_device_that_leaves_before_its_session_is_granted_leaves_nothing_behin
 async fn a_connect_that_the_store_cannot_serve_is_refused_with_the_right_code() {
     let world = World::new().await;
     world.store.fail_with(Some(unavailable()));
-    assert_eq!(world.connect(&How::stored("c")).got(), Some(Got::ConnAck { session_present: false, code: 0x88 }));
+    assert_eq!(
+        world.connect(&How::stored("c")).got(),
+        Some(Got::ConnAck { session_present: false, code: 0x88 })
+    );
     world.store.fail_with(Some(StoreError::SessionQuota));
-    assert_eq!(world.connect(&How::stored("c")).got(), Some(Got::ConnAck { session_present: false, code: 0x97 }));
+    assert_eq!(
+        world.connect(&How::stored("c")).got(),
+        Some(Got::ConnAck { session_present: false, code: 0x97 })
+    );
+}
+
+// P9: the flows of a connected stored session go on where they stood.
+#[tokio::test]
+async fn acknowledgements_and_subscriptions_wait_for_the_store_too() {
+    let world = World::new().await;
+    let mut device = world.connect(&How::stored("device"));
+    device.subscribe("t", 2);
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.publish("t", b"x", QoS::ExactlyOnce, false);
+    let Some(Got::Publish { id: Some(id), .. }) = device.drain().pop() else { panic!("no PUBLISH") };
+    device.publish_as(9, "elsewhere", b"y", QoS::ExactlyOnce, false);
+    device.drain();
+    world.store.fail_with(Some(unavailable()));
+    device.acknowledge(0x50, id);
+    device.acknowledge(0x62, 9);
+    device.subscribe("u", 1);
+    assert!(device.drain().is_empty(), "nothing is answered");
+    world.store.fail_with(None);
+    let mut answers = vec![device.wait().await, device.wait().await, device.wait().await];
+    answers.sort_by_key(|got| if let Got::Other { first_byte, .. } = got { *first_byte } else { 0 });
+    let kinds: Vec<u8> = answers
+        .iter()
+        .map(|got| if let Got::Other { first_byte, .. } = got { *first_byte } else { 0 })
+        .collect();
+    assert_eq!(kinds, [0x62, 0x70, 0x90], "PUBREL, PUBCOMP, SUBACK: {answers:?}");
+    assert!(device.closed.is_none());
 }

@@ -66,3 +66,20 @@ async fn a_takeover_publishes_the_will_unless_it_is_delayed_and_the_session_goes
         assert_eq!(!watcher.payloads().is_empty(), published, "delay {delay}, clean start {clean_start}");
     }
 }
+
+#[tokio::test]
+async fn a_refused_will_does_not_cost_the_session_its_owner() {
+    let world = World::new().await;
+    let mut owner = world.connect(&How::stored("s"));
+    owner.subscribe("t", 1);
+    owner.drain();
+    let deep = "x/".repeat(200);
+    let mut refused = world.connect(&How { will: Some((&deep, 0)), ..How::stored("s") });
+    assert_eq!(refused.got(), Some(Got::ConnAck { session_present: false, code: 0x90 }));
+    assert!(refused.closed.is_some());
+    drop(refused);
+    owner.pump();
+    assert!(owner.closed.is_none());
+    owner.lose();
+    assert_eq!(world.connect(&How::stored("s")).got(), Some(Got::ConnAck { session_present: true, code: 0 }));
+}

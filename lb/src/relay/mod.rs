@@ -112,6 +112,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     state: State,
     /// Nothing is read: the worker or the device does not take more.
     is_paused: bool,
+    /// Others have had their turn since the worker had something.
+    is_deferred: bool,
     /// Written bytes may still be inside the stream.
     is_unflushed: bool,
     /// Whole packets wait in `frames`: they came with CONNECT.
@@ -151,6 +153,7 @@ where
             version,
             state: State::AwaitingConnAck,
             is_paused: false,
+            is_deferred: false,
             is_unflushed: false,
             has_pipelined: !pipelined.is_empty(),
             frames,
@@ -198,7 +201,14 @@ where
             self.receive(cx, out, now);
         }
         if self.state == State::Serving {
-            self.read(cx, input, out, now);
+            let has_read = self.read(cx, input, out, now);
+            if !has_read && out.is_empty() && !self.is_unsent() && !std::mem::replace(&mut self.is_deferred, true) {
+                // Woken by a publisher, probably the first of many whose turn comes in this round: they go first, so that
+                // one write carries what all of them have for this device.
+                cx.waker().wake_by_ref();
+                return;
+            }
+            self.is_deferred = false;
             self.re_authenticate(cx, out, now);
             self.check_silence(out, now);
         }
@@ -222,21 +232,21 @@ where
         self.check_write_timeout(now);
     }
 
-    /// Reads what has come, and hands it to the worker.
-    fn read(&mut self, cx: &mut Context<'_>, input: &mut [u8], out: &mut Outgoing, now: u32) {
-        for _ in 0..READS_MAX {
+    /// Reads what has come, and hands it to the worker. Whether there was anything, or the connection ended.
+    fn read(&mut self, cx: &mut Context<'_>, input: &mut [u8], out: &mut Outgoing, now: u32) -> bool {
+        for reads in 0..READS_MAX {
             if !self.may_read(cx, out, now) {
-                return;
+                return reads > 0;
             }
             if std::mem::take(&mut self.has_pipelined) {
                 self.handle(&[], out, now);
                 if self.state != State::Serving {
-                    return;
+                    return true;
                 }
             }
             let mut buffer = ReadBuf::new(input);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
-                Poll::Pending => return,
+                Poll::Pending => return reads > 0,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     self.handle(buffer.filled(), out, now);
                 }
@@ -245,10 +255,11 @@ where
                 Poll::Ready(Err(_)) => self.close(CloseReason::ConnectionLost, out, now),
             }
             if self.state != State::Serving {
-                return;
+                return true;
             }
         }
         cx.waker().wake_by_ref();
+        true
     }
 
     /// Whether the device may send more now.

@@ -1,0 +1,110 @@
+//! What one session asks of the store. All of it may be asked again without harm, so it is while the store is away.
+
+use std::sync::Arc;
+
+use link::ConnectionId;
+use mqtt::PacketId;
+use state::{Done, Fence, Number, Release, StoreError, Subscription};
+
+use crate::held::Work;
+use crate::hub::Hub;
+use crate::session_handle::{Item, SessionHandle};
+
+/// Bytes of a page of the stored queue.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// A question to the store, with whom to tell the answer.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub fence: Fence,
+    /// The connection that waits for the answer, if one does.
+    pub asker: Option<(Arc<SessionHandle>, ConnectionId)>,
+    pub op: Op,
+}
+
+/// The question.
+#[derive(Clone)]
+pub(crate) enum Op {
+    ReadQueue(Number, usize),
+    Acknowledge(Number),
+    MarkReleased(Number),
+    ForgetReceived(PacketId),
+    Subscribe(PacketId, Vec<Subscription>),
+    Unsubscribe(PacketId, Vec<Arc<str>>),
+    /// Subscriptions that the passport does not cover any more.
+    Revoke(Vec<Arc<str>>),
+    Release(Release),
+}
+
+impl Call {
+    fn answer(&self, item: Item) {
+        if let Some((session, connection)) = &self.asker {
+            session.answer(*connection, item);
+        }
+    }
+}
+
+impl Hub {
+    /// Asks the store, and again later if it is away.
+    pub(crate) fn call(self: &Arc<Self>, call: Call) {
+        let store = Arc::clone(&self.store);
+        let fence = call.fence.clone();
+        match call.op.clone() {
+            Op::ReadQueue(from, count) => {
+                store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(call, Item::Queue));
+            }
+            Op::Acknowledge(number) => store.acknowledge(&fence, number, self.ask_silently(call)),
+            Op::MarkReleased(number) => {
+                store.mark_released(
+                    &fence,
+                    number,
+                    self.tell(call, move |result| Item::Released(number, result)),
+                );
+            }
+            Op::ForgetReceived(id) => {
+                store.forget_received(&fence, id, self.tell(call, move |result| Item::Forgotten(id, result)));
+            }
+            Op::Subscribe(id, subscriptions) => {
+                store.subscribe(
+                    &fence,
+                    subscriptions,
+                    self.tell(call, move |result| Item::Subscribed(id, result)),
+                );
+            }
+            Op::Unsubscribe(id, filters) => {
+                store.unsubscribe(
+                    &fence,
+                    filters,
+                    self.tell(call, move |result| Item::Unsubscribed(id, result)),
+                );
+            }
+            Op::Revoke(filters) => store.unsubscribe(&fence, filters, self.ask_silently(call)),
+            Op::Release(release) => store.release(&fence, release, self.ask_silently(call)),
+        }
+    }
+
+    fn tell<T: 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        item: impl FnOnce(Result<T, StoreError>) -> Item + Send + 'static,
+    ) -> Done<T> {
+        let hub = Arc::clone(self);
+        Box::new(move |result| match result {
+            Err(error) if error.is_retryable() => hub.hold(Work::Call(call)),
+            result => call.answer(item(result)),
+        })
+    }
+
+    /// Nobody waits for the answer. A session that has a newer owner, or is gone, needs none of it.
+    fn ask_silently<T: 'static>(self: &Arc<Self>, call: Call) -> Done<T> {
+        let hub = Arc::clone(self);
+        Box::new(move |result| match result {
+            Err(error) if error.is_retryable() => hub.hold(Work::Call(call)),
+            Ok(_) | Err(StoreError::Fenced | StoreError::NoSession) => {}
+            Err(error) => {
+                let client_id = &*call.fence.session.client_id;
+                tracing::warn!(client_id, %error, "the store refused a change of a session");
+            }
+        })
+    }
+}

@@ -1,0 +1,306 @@
+//! A session that is being served: what its effects do to the hub and the store, and what comes back from there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use link::ConnectionId;
+use mqtt::{PacketId, QoS, ReasonCode, RetainHandling};
+use state::{Fence, StoreError, Will};
+
+use crate::call::{Call, Op};
+use crate::held::Work;
+use crate::hub::Hub;
+use crate::publish::Publisher;
+use crate::retained::{More, RetainedReader};
+use crate::session::{Effect, Input, Outputs, Session, SubscribeItem};
+use crate::session_handle::{Item, SessionHandle};
+use crate::tally;
+
+/// A session with its connection.
+pub(crate) struct Serving {
+    pub session: Session,
+    pub handle: Arc<SessionHandle>,
+    /// QoS 1 and 2 publishes without an answer yet.
+    pub awaiting_store: u32,
+    pub rare: Option<Box<Rare>>,
+}
+
+/// What most idle sessions do not have.
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// Set for a stored session.
+    pub fence: Option<Fence>,
+    pub will: Option<Will>,
+    /// SUBSCRIBE and UNSUBSCRIBE packets that the store is busy with.
+    pub subscribes: Vec<(PacketId, Vec<SubscribeItem>)>,
+    pub unsubscribes: Vec<(PacketId, Vec<Arc<str>>)>,
+    pub retained: RetainedReader,
+    /// Taken from the mailbox, but the device has no room yet.
+    pub backlog: VecDeque<Item>,
+}
+
+impl Serving {
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn fence(&self) -> Option<&Fence> {
+        self.rare.as_ref()?.fence.as_ref()
+    }
+
+    pub(crate) fn take_backlog(&mut self) -> Option<VecDeque<Item>> {
+        let backlog = &mut self.rare.as_mut()?.backlog;
+        (!backlog.is_empty()).then(|| std::mem::take(backlog))
+    }
+
+    /// Asks the store on behalf of this session, if it is stored.
+    fn call(&self, hub: &Arc<Hub>, connection: ConnectionId, op: Op) {
+        let Some(fence) = self.fence().cloned() else { return };
+        let asker = Some((Arc::clone(&self.handle), connection));
+        hub.submit(Work::Call(Call { fence, asker, op }));
+    }
+
+    pub(crate) fn publish(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        packet_id: Option<PacketId>,
+        message: &Arc<state::Message>,
+        out: &mut Outputs<'_>,
+    ) {
+        let qos = message.qos();
+        tally::received(qos, message.payload_slice().len());
+        let publisher = Publisher { session: &self.handle, connection, fence: self.fence() };
+        let answer = hub.publish(Some(publisher), packet_id, message);
+        let Some(packet_id) = packet_id else { return };
+        match answer {
+            Some(code) => self.session.handle(Input::Published(packet_id, qos, Ok(code)), hub.now(), out),
+            None => self.awaiting_store += 1,
+        }
+    }
+
+    /// Every effect but publishing and closing.
+    pub(crate) fn perform(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        effect: Effect,
+        out: &mut Outputs<'_>,
+    ) {
+        match effect {
+            Effect::Subscribe(packet_id, items) => self.subscribe(hub, connection, packet_id, items, out),
+            Effect::Unsubscribe(packet_id, filters) => {
+                self.unsubscribe(hub, connection, packet_id, filters, out);
+            }
+            Effect::MoreRetained(count) => self.more_retained(hub, connection, count, out),
+            Effect::ReadQueue(from, count) => self.call(hub, connection, Op::ReadQueue(from, count)),
+            Effect::Acknowledge(number) => self.call(hub, connection, Op::Acknowledge(number)),
+            Effect::MarkReleased(number) => self.call(hub, connection, Op::MarkReleased(number)),
+            Effect::ForgetReceived(packet_id) => self.call(hub, connection, Op::ForgetReceived(packet_id)),
+            Effect::Dropped(reason, qos) => hub.metrics.drop_message(reason, qos),
+            Effect::Publish(..) | Effect::Close(_) => {}
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        packet_id: PacketId,
+        items: Vec<SubscribeItem>,
+        out: &mut Outputs<'_>,
+    ) {
+        if self.fence().is_none() {
+            self.subscribed(hub, packet_id, &items, &[], out);
+            return;
+        }
+        let subscriptions = items.iter().filter_map(|item| item.subscription.clone().ok()).collect();
+        self.call(hub, connection, Op::Subscribe(packet_id, subscriptions));
+        self.rare().subscribes.push((packet_id, items));
+    }
+
+    /// Subscriptions are where they must be: into the index with them, then SUBACK, then retained messages. `existed` is
+    /// the store's word on which filters were there; a session in memory asks the index.
+    fn subscribed(
+        &mut self,
+        hub: &Arc<Hub>,
+        packet_id: PacketId,
+        items: &[SubscribeItem],
+        existed: &[bool],
+        out: &mut Outputs<'_>,
+    ) {
+        let mut codes = Vec::with_capacity(items.len());
+        let mut stored = existed.iter().copied();
+        for SubscribeItem { subscription, retain_handling } in items {
+            match subscription {
+                Ok(subscription) => {
+                    let in_index = hub.subscribe(&self.handle, subscription);
+                    let existed = stored.next().unwrap_or(in_index);
+                    let wanted = match retain_handling {
+                        RetainHandling::Send => true,
+                        RetainHandling::SendIfNew => !existed,
+                        RetainHandling::DoNotSend => false,
+                    };
+                    if wanted {
+                        self.rare().retained.begin(subscription);
+                    }
+                    codes.push(ReasonCode::granted(subscription.options.qos));
+                }
+                Err(code) => codes.push(*code),
+            }
+        }
+        self.session.handle(Input::Subscribed(packet_id, codes), hub.now(), out);
+    }
+
+    fn unsubscribe(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        packet_id: PacketId,
+        filters: Vec<Arc<str>>,
+        out: &mut Outputs<'_>,
+    ) {
+        // No new message for them from here on: v5 [MQTT-3.10.4-2].
+        let existed: Vec<bool> = filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
+        if self.fence().is_none() {
+            self.unsubscribed(hub, packet_id, &existed, out);
+            return;
+        }
+        self.call(hub, connection, Op::Unsubscribe(packet_id, filters.clone()));
+        self.rare().unsubscribes.push((packet_id, filters));
+    }
+
+    /// Ends the subscriptions that the passport does not cover, when it was renewed or the session is older than it.
+    pub(crate) fn revoke(&self, hub: &Arc<Hub>) {
+        let mut filters = self.handle.filters();
+        filters.retain(|filter| !self.session.may_subscribe(filter));
+        if filters.is_empty() {
+            return;
+        }
+        for filter in &filters {
+            hub.unsubscribe(&self.handle, filter);
+        }
+        if let Some(fence) = self.fence() {
+            hub.submit(Work::Call(Call { fence: fence.clone(), asker: None, op: Op::Revoke(filters) }));
+        }
+    }
+
+    fn unsubscribed(&mut self, hub: &Hub, packet_id: PacketId, existed: &[bool], out: &mut Outputs<'_>) {
+        let code = |&existed: &bool| {
+            if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
+        };
+        let codes = existed.iter().map(code).collect();
+        self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
+    }
+
+    fn more_retained(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        count: usize,
+        out: &mut Outputs<'_>,
+    ) {
+        let now = hub.now();
+        for _ in 0..count {
+            let Some(rare) = &mut self.rare else { return };
+            if rare.retained.is_empty() {
+                return;
+            }
+            match rare.retained.next(hub, &self.handle, connection, now) {
+                More::Message(delivery) => self.offer_retained(hub, delivery, now, out),
+                More::Later | More::End => return,
+            }
+        }
+    }
+
+    fn offer_retained(&mut self, hub: &Arc<Hub>, delivery: state::Delivery, now: u64, out: &mut Outputs<'_>) {
+        if delivery.qos != QoS::AtMostOnce && self.handle.stored.is_some() {
+            hub.enqueue_retained(&self.handle, delivery);
+        } else {
+            self.session.handle(Input::Retained(delivery), now, out);
+        }
+    }
+
+    pub(crate) fn take_item(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        item: Item,
+        mut out: Outputs<'_>,
+    ) {
+        let now = hub.now();
+        let out = &mut out;
+        match item {
+            Item::Deliver(delivery) => {
+                tally::sent(delivery.qos, delivery.message.payload_slice().len());
+                self.session.handle(Input::Deliver(delivery), now, out);
+            }
+            Item::DeliverStored(number, delivery) => {
+                tally::sent(delivery.qos, delivery.message.payload_slice().len());
+                self.session.handle(Input::DeliverStored(number, delivery), now, out);
+            }
+            Item::Missed(number) => self.session.handle(Input::Missed(number), now, out),
+            Item::Published(packet_id, qos, result) => {
+                self.awaiting_store = self.awaiting_store.saturating_sub(1);
+                self.session.handle(Input::Published(packet_id, qos, result), now, out);
+            }
+            Item::Subscribed(packet_id, result) => self.store_subscribed(hub, packet_id, result, out),
+            Item::Unsubscribed(packet_id, result) => self.store_unsubscribed(hub, packet_id, result, out),
+            Item::Queue(page) => self.session.handle(Input::Queue(page), now, out),
+            Item::Released(number, result) => self.session.handle(Input::Released(number, result), now, out),
+            Item::Forgotten(packet_id, result) => {
+                self.session.handle(Input::Forgotten(packet_id, result), now, out);
+            }
+            Item::Retained(page) => {
+                self.rare().retained.take_page(page);
+                self.more_retained(hub, connection, usize::from(hub.config.inflight_max), out);
+            }
+            Item::End(reason) => self.session.handle(Input::End(reason), now, out),
+        }
+    }
+
+    fn store_subscribed(
+        &mut self,
+        hub: &Arc<Hub>,
+        packet_id: PacketId,
+        result: Result<Vec<bool>, StoreError>,
+        out: &mut Outputs<'_>,
+    ) {
+        let waiting = &mut self.rare().subscribes;
+        let Some(position) = waiting.iter().position(|(waits, _)| *waits == packet_id) else { return };
+        let (_, mut items) = waiting.remove(position);
+        let existed = match result {
+            Ok(existed) => existed,
+            Err(error) => {
+                let code = match error {
+                    StoreError::SubscriptionQuota => ReasonCode::QuotaExceeded,
+                    _ => ReasonCode::UnspecifiedError,
+                };
+                for item in &mut items {
+                    item.subscription = item.subscription.clone().and(Err(code));
+                }
+                Vec::new()
+            }
+        };
+        self.subscribed(hub, packet_id, &items, &existed, out);
+    }
+
+    fn store_unsubscribed(
+        &mut self,
+        hub: &Hub,
+        packet_id: PacketId,
+        result: Result<Vec<bool>, StoreError>,
+        out: &mut Outputs<'_>,
+    ) {
+        let waiting = &mut self.rare().unsubscribes;
+        let Some(position) = waiting.iter().position(|(waits, _)| *waits == packet_id) else { return };
+        let (_, filters) = waiting.remove(position);
+        match result {
+            Ok(existed) => self.unsubscribed(hub, packet_id, &existed, out),
+            Err(_) => {
+                let codes = vec![ReasonCode::UnspecifiedError; filters.len()];
+                self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
+            }
+        }
+    }
+}
