@@ -1,19 +1,23 @@
 //! Measures the embedded store: calls per second and microseconds of CPU (of the whole process) per call, for enqueueing
 //! at several batch sizes, acknowledging and draining, and the time to open after a long history.
 //!
-//! `cargo run --release -p tidegate-state --example bench [messages] [directory]`
+//! `cargo run --release -p tidegate-state --example bench [messages] [directory] [flow | fan-out | open]`
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mqtt::{ProtocolVersion, QoS};
 use state::{
     Claim, ConnectionId, Delivery, EXPIRY_NEVER, EmbeddedConfig, EmbeddedStore, Fence, Fsync, Message,
     Number, Owned, Publish, QueueLimits, Release, Store, StoredSession, SubscriptionIds, Target,
 };
+
+/// As the broker has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PAYLOAD_BYTES: usize = 256;
 const SESSIONS: usize = 50;
@@ -57,12 +61,12 @@ impl Answers {
     }
 }
 
-/// User and system time of this process.
-fn cpu() -> Duration {
+/// User and system time of this process, in microseconds.
+fn cpu() -> [f64; 2] {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    [11, 12]
+        .map(|at| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or_default() * 10_000.0)
 }
 
 /// Resident memory of this process, in MiB.
@@ -73,14 +77,13 @@ fn resident_mib() -> u64 {
 }
 
 fn measure(name: &str, calls: u64, run: impl FnOnce()) {
-    let (cpu_before, start) = (cpu(), Instant::now());
+    let (before, start) = (cpu(), Instant::now());
     run();
-    let (cpu_spent, elapsed) = (cpu() - cpu_before, start.elapsed());
+    let (after, elapsed) = (cpu(), start.elapsed().as_secs_f64());
+    let [user, system] = [0, 1].map(|at| (after[at] - before[at]) / calls as f64);
     println!(
-        "{name:<44} {:>10.0}/s {:>8.2} us CPU {:>8.2} s {:>6} MiB resident",
-        calls as f64 / elapsed.as_secs_f64(),
-        cpu_spent.as_secs_f64() * 1e6 / calls as f64,
-        elapsed.as_secs_f64(),
+        "{name:<44} {:>10.0}/s {user:>8.2} + {system:>6.2} us user + system {elapsed:>8.2} s {:>6} MiB",
+        calls as f64 / elapsed,
         resident_mib()
     );
 }
@@ -93,7 +96,7 @@ fn call<T: Send + 'static>(call: impl FnOnce(state::Done<T>)) -> T {
     match receiver.recv() {
         Ok(Ok(answer)) => answer,
         other => {
-            eprintln!("a call failed: {:?}", other.map(|answer| answer.err()));
+            eprintln!("a call failed: {:?}", other.map(Result::err));
             std::process::exit(1);
         }
     }
@@ -289,10 +292,18 @@ fn main() {
     let messages = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(500_000);
     let dir =
         arguments.next().map_or_else(|| std::env::temp_dir().join("tidegate-state-bench"), PathBuf::from);
-    bench_flow(&dir, Fsync::Always, messages);
-    bench_flow(&dir, Fsync::Interval, messages);
-    bench_fan_out(&dir, 1000, 256);
-    bench_fan_out(&dir, 1000, 4096);
-    bench_open(&dir, 100_000, 2 * messages);
+    let only = arguments.next();
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
+    if is_wanted("flow") {
+        bench_flow(&dir, Fsync::Always, messages);
+        bench_flow(&dir, Fsync::Interval, messages);
+    }
+    if is_wanted("fan-out") {
+        bench_fan_out(&dir, 1000, 256);
+        bench_fan_out(&dir, 1000, 4096);
+    }
+    if is_wanted("open") {
+        bench_open(&dir, 100_000, 2 * messages);
+    }
     std::fs::remove_dir_all(&dir).ok();
 }

@@ -148,9 +148,9 @@ impl BatchBuilder {
             codec::put_session(&mut self.scratch, record);
             self.put_scratch(Keyspace::Sessions, &layout::session_part(key, Part::Record));
         }
-        if let Some(head) = image.head {
+        if image.is_head_moved {
             self.scratch.clear();
-            codec::put_u64(&mut self.scratch, head);
+            codec::put_u64(&mut self.scratch, image.head);
             self.put_scratch(Keyspace::Sessions, &layout::session_part(key, Part::Head));
         }
         if let Some(received) = &image.received {
@@ -206,12 +206,9 @@ pub(super) struct QueueMoves {
 
 impl QueueMoves {
     pub(super) fn of(changes: &[Change], images: &[SessionImage]) -> Self {
-        let moved: Vec<_> = images.iter().filter_map(|image| Some((image.key, image.head?))).collect();
-        let claimed = images
-            .iter()
-            .filter(|image| image.record.is_some())
-            .filter_map(|image| Some((image.key, image.head?)))
-            .collect();
+        let heads = |wanted: fn(&SessionImage) -> bool| {
+            images.iter().filter(|image| wanted(image)).map(|image| (image.key, image.head)).collect()
+        };
         let gone = changes
             .iter()
             .filter_map(|change| match change {
@@ -219,6 +216,10 @@ impl QueueMoves {
                 _ => None,
             })
             .collect();
-        Self { claimed, moved, gone }
+        Self {
+            claimed: heads(|image| image.record.is_some()),
+            moved: heads(|image| image.is_head_moved),
+            gone,
+        }
     }
 }

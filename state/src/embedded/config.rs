@@ -52,7 +52,7 @@ pub struct EmbeddedConfig {
     /// Bytes of the cache of disk blocks, at least 1 MiB. Default 33,554,432 (32 MiB).
     pub block_cache_bytes: u64,
     /// Bytes of queue records that gather in memory before a table is written, at least 1 MiB; up to five times as many
-    /// are held when the disk is slow. Default 16,777,216 (16 MiB).
+    /// are held when the disk is slow. Fixed when the store is made. Default 16,777,216 (16 MiB).
     pub write_buffer_bytes: u64,
 }
 

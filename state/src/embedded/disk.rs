@@ -38,7 +38,8 @@ impl Disk {
             .cache_size(config.block_cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .manual_journal_persist(true)
-            .worker_threads(2)
+            // With more than one, one of them spins while another compacts.
+            .worker_threads(1)
             .with_compaction_filter_factories(Arc::new(move |name| {
                 Keyspace::is_numbered(name)
                     .then(|| Arc::new(GarbageFilters(Arc::clone(&live))) as Arc<dyn Factory>)

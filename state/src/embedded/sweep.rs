@@ -30,19 +30,25 @@ impl Sweeper {
         self.look_at <= Instant::now()
     }
 
-    /// Begins a compaction if much of the queues on disk is dead.
-    pub(super) fn look(&mut self, queue: &fjall::Keyspace, live_bytes: u64) {
+    /// Begins a compaction if much of what the queues take on disk is dead.
+    pub(super) fn look(&mut self, keyspaces: &[&fjall::Keyspace], live_bytes: u64) {
         self.look_at = Instant::now() + LOOK_INTERVAL;
-        let dead_bytes = queue.disk_space().saturating_sub(live_bytes);
+        let disk_bytes: u64 = keyspaces.iter().map(|keyspace| keyspace.disk_space()).sum();
+        let dead_bytes = disk_bytes.saturating_sub(live_bytes);
         let is_worth_it = dead_bytes > live_bytes.max(self.dead_bytes_max) && live_bytes <= LIVE_BYTES_MAX;
         if !is_worth_it || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         self.wait();
-        let queue = queue.clone();
+        let keyspaces: Vec<_> = keyspaces.iter().map(|keyspace| (*keyspace).clone()).collect();
         let spawned = std::thread::Builder::new().name("store-sweeper".to_owned()).spawn(move || {
-            if let Err(error) = queue.major_compact() {
-                tracing::warn!(%error, "cannot give disk space of drained queues back");
+            for keyspace in keyspaces {
+                // Deletions that are not in tables yet delete nothing.
+                if let Err(error) =
+                    keyspace.rotate_memtable_and_wait().and_then(|()| keyspace.major_compact())
+                {
+                    tracing::warn!(%error, "cannot give disk space of drained queues back");
+                }
             }
         });
         match spawned {

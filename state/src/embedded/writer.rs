@@ -140,7 +140,9 @@ impl Writer {
         {
             let live_bytes = core.tables.stats().queued_bytes;
             drop(core);
-            self.sweeper.look(disk.keyspace(Keyspace::Queue), live_bytes);
+            let keyspaces =
+                [Keyspace::Queue, Keyspace::Marks, Keyspace::Bodies].map(|keyspace| disk.keyspace(keyspace));
+            self.sweeper.look(&keyspaces, live_bytes);
         }
     }
 

@@ -14,9 +14,13 @@ impl Tables {
     pub(crate) fn claim(&mut self, claim: Claim) -> Result<Claimed, StoreError> {
         let found = self.by_client.get(&claim.client_id).copied();
         let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
+        let mut had_will = false;
         let mut answer = Claimed { session: None, will_due: None, discarded: None };
         match (kept, found) {
-            (Some(key), _) => answer.will_due = self.settle_old_will(key, &claim),
+            (Some(key), _) => {
+                had_will = self.sessions.get(&key).is_some_and(|session| session.will.is_some());
+                answer.will_due = self.settle_old_will(key, &claim);
+            }
             (None, Some(key)) => {
                 let gone = self.discard_session(key);
                 answer.will_due = gone.as_ref().and_then(|gone| gone.will.clone());
@@ -32,7 +36,8 @@ impl Tables {
             None if claim.create => self.make_session(&claim),
             None => return Ok(answer),
         };
-        answer.session = self.take_over(key, claim).map(|session| session.owned(kept.is_some()));
+        let dirty = Dirty { record: true, will: had_will || claim.will.is_some(), ..Dirty::default() };
+        answer.session = self.take_over(key, claim, dirty).map(|session| session.owned(kept.is_some()));
         Ok(answer)
     }
 
@@ -46,7 +51,7 @@ impl Tables {
         key
     }
 
-    fn take_over(&mut self, key: SessionKey, claim: Claim) -> Option<&Session> {
+    fn take_over(&mut self, key: SessionKey, claim: Claim, dirty: Dirty) -> Option<&Session> {
         let session = self.sessions.get_mut(&key)?;
         if let Phase::Away { expires_at: Some(at) } = session.phase {
             self.timers.disarm(at, key, TimerKind::Expiry);
@@ -62,7 +67,7 @@ impl Tables {
         session.protocol = claim.protocol;
         session.receive_maximum = claim.receive_maximum;
         session.will = claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None });
-        self.mark_dirty(key, Dirty::CLAIMED);
+        self.mark_dirty(key, dirty);
         self.sessions.get(&key)
     }
 

@@ -56,9 +56,6 @@ pub(crate) struct Dirty {
 }
 
 impl Dirty {
-    /// A new session, or one with a new owner.
-    pub(crate) const CLAIMED: Self = Self { record: true, will: true, head: true, received: true };
-
     pub(super) fn is_clean(self) -> bool {
         self == Self::default()
     }
@@ -78,7 +75,8 @@ pub(crate) struct SessionImage {
     pub(crate) record: Option<SessionRecord>,
     /// Inner `None`: it has no Will (any more).
     pub(crate) will: Option<Option<WillRecord>>,
-    pub(crate) head: Option<u64>,
+    pub(crate) head: u64,
+    pub(crate) is_head_moved: bool,
     pub(crate) received: Option<Vec<PacketId>>,
 }
 

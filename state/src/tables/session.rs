@@ -179,7 +179,8 @@ impl Session {
             key: self.key(),
             record: dirty.record.then(|| self.record()),
             will: dirty.will.then(|| self.will_record()),
-            head: dirty.head.then(|| self.queue.head()),
+            head: self.queue.head(),
+            is_head_moved: dirty.head,
             received: dirty.received.then(|| self.received.clone()),
         }
     }

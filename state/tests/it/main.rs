@@ -1,5 +1,7 @@
 //! One behaviour suite, run over every store; then what only one of them can show.
 
+#![allow(clippy::panic, reason = "a test that meets the unexpected should stop at once")]
+
 mod crash;
 mod embedded;
 mod harness;
