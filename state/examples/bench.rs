@@ -262,11 +262,13 @@ fn bench_open(dir: &Path, sessions: u64, messages: u64) {
     let rounds = messages / sessions;
     measure(&format!("enqueue and acknowledge {messages}"), messages, || {
         for round in 0..rounds {
-            for owner in &owned {
+            for (owner, n) in owned.iter().zip(round * sessions..) {
+                enqueued.wait(n.saturating_sub(10_000));
                 store.publish(publish(&owner.fence.session), enqueued.count());
             }
             enqueued.wait((round + 1) * sessions);
-            for owner in &owned {
+            for (owner, n) in owned.iter().zip(round * sessions..) {
+                acknowledged.wait(n.saturating_sub(10_000));
                 store.acknowledge(&owner.fence, Number(round + 1), acknowledged.count());
             }
             acknowledged.wait((round + 1) * sessions);

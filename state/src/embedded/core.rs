@@ -43,6 +43,8 @@ pub(super) struct Shared {
     /// Taken before `core` where both are needed.
     pub(super) retained: RwLock<Retained>,
     pub(super) gate: Gate,
+    #[cfg(test)]
+    pub(super) faults: super::tests::Faults,
 }
 
 /// Behind the lock.

@@ -15,6 +15,8 @@ mod gate;
 mod layout;
 mod load;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::sync::Arc;
@@ -81,6 +83,8 @@ impl EmbeddedStore {
             work: Condvar::new(),
             retained: RwLock::new(retained),
             gate: gate::Gate::default(),
+            #[cfg(test)]
+            faults: tests::Faults::default(),
         });
         let dir = config.dir.clone();
         let writer = Writer::new(Arc::clone(&shared), config, directory, live, disk);

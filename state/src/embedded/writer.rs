@@ -18,8 +18,11 @@ use crate::StoreError;
 use crate::answer::Answer;
 use crate::tables::journal::Change;
 
-/// Between attempts to reopen a database that failed.
-const REOPEN_DELAY: Duration = Duration::from_secs(1);
+/// Before the first attempt to reopen a database that failed; doubles from attempt to attempt.
+const REOPEN_DELAY_MIN: Duration = Duration::from_millis(50);
+
+/// Between later attempts.
+const REOPEN_DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// Dead queue records are let be up to this many times `write_buffer_bytes`.
 const DEAD_WRITE_BUFFERS_MAX: u64 = 4;
@@ -164,6 +167,7 @@ impl Writer {
             self.sync_if_due();
             return Ok(());
         }
+        let mut delay = REOPEN_DELAY_MIN;
         loop {
             let error = match self.try_commit(puts) {
                 Ok(()) => return Ok(()),
@@ -173,9 +177,10 @@ impl Writer {
             // The database refuses everything after a failed write; what it has written is read back from its journal.
             self.sweeper.wait();
             self.disk = None;
-            if self.wait_for_close(REOPEN_DELAY) {
+            if self.wait_for_close(delay) {
                 return Err(unavailable(error));
             }
+            delay = (delay * 2).min(REOPEN_DELAY_MAX);
         }
     }
 
@@ -186,7 +191,11 @@ impl Writer {
         };
         let disk = self.disk.insert(disk);
         let sync = self.config.fsync == Fsync::Always;
+        #[cfg(test)]
+        self.shared.faults.before_commit()?;
         disk.commit(puts, sync)?;
+        #[cfg(test)]
+        self.shared.faults.after_commit()?;
         if !sync {
             let interval = Duration::from_millis(self.config.fsync_interval_ms);
             self.sync_at.get_or_insert_with(|| Instant::now() + interval);

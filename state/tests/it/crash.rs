@@ -44,7 +44,7 @@ fn child_that_writes_until_it_is_killed() {
     let mut first = String::new();
     stdin.lock().read_line(&mut first).expect("where to go on");
     let first: u64 = first.trim().parse().expect("a number");
-    let mut acknowledged = vec![0; SESSIONS];
+    let mut acknowledged = [0; SESSIONS];
     for value in first.. {
         let id = packet_id(u16::try_from(1 + value % 60_000).expect("small"));
         let sessions: Vec<_> = owners.iter().map(|owner| &owner.session).collect();

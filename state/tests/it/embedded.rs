@@ -256,6 +256,72 @@ fn a_drained_backlog_leaves_the_disk() {
     }
 }
 
+#[test]
+fn an_answer_may_call_the_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = std::sync::Arc::new(EmbeddedStore::open_at(config_in(dir.path()), START).expect("a store"));
+    let owner = Calls(&*store).own(claim("a")).fence;
+    let again = std::sync::Arc::clone(&store);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let publish = publish_to(&[&owner.session], &message("t", "x"));
+    store.publish(
+        publish,
+        Box::new(move |_| {
+            let third = std::sync::Arc::clone(&again);
+            again.read_queue(
+                &owner.clone(),
+                Number(1),
+                10,
+                1000,
+                Box::new(move |page| {
+                    let number = page.expect("a page").records[0].number;
+                    third.acknowledge(
+                        &owner,
+                        number,
+                        Box::new(move |answer| sender.send(answer).expect("heard")),
+                    );
+                }),
+            );
+        }),
+    );
+    receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("in time").expect("acknowledged");
+}
+
+#[test]
+fn opening_finds_what_is_live_among_what_is_dead() {
+    const SESSIONS: u64 = 12;
+    const MESSAGES: u64 = 60;
+    let mut embedded = Embedded::with(|config| config.fsync = Fsync::Interval);
+    {
+        let calls = Calls(embedded.store());
+        let owners: Vec<_> = (0..SESSIONS).map(|n| calls.own(claim(&format!("c{n:02}"))).fence).collect();
+        // One batch each, so that every record is apart.
+        for n in 1..=MESSAGES {
+            for owner in &owners {
+                calls.enqueue(&owner.session, &n.to_string());
+            }
+        }
+        for (owner, n) in owners.iter().zip(0..) {
+            for number in 1..=n * MESSAGES / (SESSIONS - 1) {
+                calls.acknowledge(owner, number).expect("acknowledged");
+            }
+        }
+        calls.discard("c03");
+        calls.discard("c07");
+    }
+    for _ in 0..2 {
+        embedded.restart(START);
+        let calls = Calls(embedded.store());
+        for n in (0..SESSIONS).filter(|n| ![3, 7].contains(n)) {
+            let owned = calls.own(claim(&format!("c{n:02}")));
+            let first = 1 + n * MESSAGES / (SESSIONS - 1);
+            assert_eq!((owned.head, owned.tail), (Number(first), Number(MESSAGES + 1)), "session {n}");
+            let expected: Vec<_> = (first..=MESSAGES).map(|n| (n, Some(n.to_string()))).collect();
+            assert_eq!(calls.queue(&owned.fence), expected, "session {n}");
+        }
+    }
+}
+
 fn disk_bytes(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries

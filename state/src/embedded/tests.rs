@@ -1,0 +1,138 @@
+//! The disk fails: nothing is answered that is not written, nothing is written twice, and it goes on by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use mqtt::{ProtocolVersion, QoS};
+use tempfile::TempDir;
+
+use super::{EmbeddedConfig, EmbeddedStore};
+use crate::{
+    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Publish,
+    QueueLimits, Store, StoreError, SubscriptionIds, Target,
+};
+
+/// Commits that are made to fail.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// This many fail with nothing written.
+    before: AtomicU32,
+    /// This many fail although everything was written.
+    after: AtomicU32,
+}
+
+impl Faults {
+    pub(super) fn before_commit(&self) -> fjall::Result<()> {
+        take(&self.before)
+    }
+
+    pub(super) fn after_commit(&self) -> fjall::Result<()> {
+        take(&self.after)
+    }
+}
+
+fn take(left: &AtomicU32) -> fjall::Result<()> {
+    match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+        Ok(_) => Err(fjall::Error::Io(std::io::Error::other("injected"))),
+        Err(_) => Ok(()),
+    }
+}
+
+fn open() -> (EmbeddedStore, EmbeddedConfig, TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = EmbeddedConfig { dir: dir.path().join("state"), ..EmbeddedConfig::default() };
+    (EmbeddedStore::open_at(config.clone(), 1).expect("a store"), config, dir)
+}
+
+fn begin<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Receiver<Result<T, StoreError>> {
+    let (sender, receiver) = channel();
+    call(Box::new(move |answer| {
+        sender.send(answer).ok();
+    }));
+    receiver
+}
+
+fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
+    begin(call).recv_timeout(Duration::from_secs(20)).expect("an answer in time")
+}
+
+fn own(store: &EmbeddedStore) -> Fence {
+    let claim = Claim {
+        client_id: Arc::from("a"),
+        connection_id: ConnectionId(1),
+        clean_start: false,
+        create: true,
+        expiry_s: EXPIRY_NEVER,
+        will: None,
+        limits: QueueLimits { messages_max: 1000, bytes_max: u64::MAX },
+        protocol: ProtocolVersion::V5,
+        receive_maximum: 10,
+        now: 1,
+    };
+    wait(|done| store.claim(claim, done)).expect("a claim").session.expect("a session").fence
+}
+
+fn publish(owner: &Fence, payload: &str) -> Publish {
+    let message = Arc::new(Message::new("t", &[], payload.as_bytes(), QoS::AtLeastOnce, false, 1));
+    let delivery = Delivery {
+        message: Arc::clone(&message),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        subscription_ids: SubscriptionIds::NONE,
+    };
+    Publish { message, origin: None, targets: vec![Target { session: Arc::clone(&owner.session), delivery }] }
+}
+
+fn queue(store: &EmbeddedStore, owner: &Fence) -> Vec<u64> {
+    let page = wait(|done| store.read_queue(owner, Number(1), 100, usize::MAX, done)).expect("a page");
+    page.records.iter().map(|queued| queued.number.0).collect()
+}
+
+#[test]
+fn a_failed_commit_is_repeated_and_answered_once_it_is_written() {
+    for is_written in [false, true] {
+        let (store, config, _dir) = open();
+        let owner = own(&store);
+        let faults = &store.shared.faults;
+        let count = if is_written { &faults.after } else { &faults.before };
+        count.store(3, Ordering::SeqCst);
+        let answers: Vec<_> =
+            (0..10).map(|_| begin(|done| store.publish(publish(&owner, "x"), done))).collect();
+        for (answer, n) in answers.into_iter().zip(1..) {
+            let answer = answer.recv_timeout(Duration::from_secs(20)).expect("in time").expect("published");
+            assert_eq!(answer.targets, [Enqueued::At(Number(n))]);
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 0, "all faults were met");
+        let expected: Vec<u64> = (1..=10).collect();
+        assert_eq!(queue(&store, &owner), expected);
+        drop(store);
+        let store = EmbeddedStore::open_at(config, 1).expect("a store");
+        let owner = own(&store);
+        assert_eq!(queue(&store, &owner), expected, "nothing twice, nothing missing");
+    }
+}
+
+#[test]
+fn closing_a_store_whose_disk_fails_answers_everybody() {
+    let (store, _, _dir) = open();
+    let owner = own(&store);
+    store.shared.faults.before.store(u32::MAX, Ordering::SeqCst);
+    let published = begin(|done| store.publish(publish(&owner, "x"), done));
+    assert!(
+        published.recv_timeout(Duration::from_millis(100)).is_err(),
+        "not answered while it is not written"
+    );
+    wait(|done| store.close(done)).expect("closed");
+    assert!(matches!(published.recv().expect("answered"), Err(StoreError::Unavailable(_))));
+}
+
+#[test]
+fn a_receiver_that_panics_harms_nobody_else() {
+    let (store, _, _dir) = open();
+    let owner = own(&store);
+    store.publish(publish(&owner, "x"), Box::new(|_| panic!("a receiver's fault")));
+    let answer = wait(|done| store.publish(publish(&owner, "x"), done)).expect("published");
+    assert_eq!(answer.targets, [Enqueued::At(Number(2))]);
+}
