@@ -35,14 +35,13 @@ impl Authority {
         Self { passport, publish_all, subscribe_all }
     }
 
-    /// Whether a message may be published to this Topic Name. `$SYS` is the server's alone, whatever the rules say.
+    /// Whether a message may be published to this Topic Name. `$SYS` is the server's alone, whatever the rules say, but
+    /// for the state of bridges, which another broker tells there.
     // The specification leaves `$SYS` to implementations (v5 section 4.7.2); clients that could write there could forge
     // what operators watch.
     pub(crate) fn may_publish(&self, topic: &str) -> bool {
         if topic.starts_with('$') {
-            let server_only =
-                topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            return !server_only && self.first_applies(Action::Publish, topic);
+            return !is_server_only(topic) && self.first_applies(Action::Publish, topic);
         }
         self.publish_all || self.first_applies(Action::Publish, topic)
     }
@@ -150,6 +149,13 @@ impl Concern for Rule {
     }
 }
 
+/// `$SYS`, except `$SYS/broker/connection/NAME/state`: there a Mosquitto bridge says whether it is up, as its Will too.
+fn is_server_only(topic: &str) -> bool {
+    let Some(rest) = topic.strip_prefix("$SYS") else { return false };
+    let bridge = rest.strip_prefix("/broker/connection/").and_then(|rest| rest.strip_suffix("/state"));
+    (rest.is_empty() || rest.starts_with('/')) && bridge.is_none_or(|name| name.contains('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +197,14 @@ mod tests {
         assert!(all.may_publish("a/b"));
         assert!(!all.may_publish("$SYS"));
         assert!(!all.may_publish("$SYS/broker/uptime"));
+    }
+
+    #[test]
+    fn a_bridge_may_tell_its_state() {
+        let all = Authority::new(Arc::new(Passport::unrestricted("".into(), "c".into())));
+        assert!(all.may_publish("$SYS/broker/connection/bridge/state"));
+        assert!(!all.may_publish("$SYS/broker/connection/bridge/other"));
+        assert!(!all.may_publish("$SYS/broker/connection/a/b/state"));
     }
 
     #[test]

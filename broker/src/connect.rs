@@ -93,7 +93,10 @@ impl Wanted {
         } else {
             EXPIRY_NEVER
         };
-        let client_id = open.assigned_client_id.clone().unwrap_or_else(|| connect.client_id.into());
+        // The passport was issued for this Client Identifier: one copy in memory serves both.
+        let named = open.assigned_client_id.as_deref().unwrap_or(connect.client_id);
+        let issued = &open.passport.client_id;
+        let client_id = if **issued == *named { Arc::clone(issued) } else { named.into() };
         Self {
             client_id,
             connection: open.connection_id,

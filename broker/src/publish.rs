@@ -94,7 +94,7 @@ impl Hub {
         then: Option<Box<dyn FnOnce() + Send>>,
     ) -> Option<ReasonCode> {
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
-        let retain_first = message.retain() && !message.topic().starts_with("$SYS");
+        let retain_first = message.retain() && !crate::sys::is_own(message.topic());
         if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() {
             self.store.retain(Arc::clone(message), Box::new(|_| ()));
         }

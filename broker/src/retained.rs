@@ -71,10 +71,8 @@ impl RetainedReader {
             if self.under_way {
                 return More::Later;
             }
-            reading.begun = true;
-            if reading.filter.starts_with("$SYS") {
+            if !std::mem::replace(&mut reading.begun, true) && reading.filter.starts_with("$SYS") {
                 self.page.extend(hub.sys_matching(&reading.filter));
-                continue;
             }
             let cursor = reading.cursor.take();
             let filter = Arc::clone(&reading.filter);

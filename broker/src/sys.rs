@@ -9,6 +9,11 @@ use state::Message;
 
 use crate::hub::Hub;
 
+/// Whether a topic is one of those that are kept here. The state of bridges is retained like any other message.
+pub(crate) fn is_own(topic: &str) -> bool {
+    topic.starts_with("$SYS/") && !topic.starts_with("$SYS/broker/connection/")
+}
+
 /// Publishes the topics and remembers what rates need.
 pub(crate) struct Sys {
     started: Instant,

@@ -188,7 +188,7 @@ fn a_mosquitto_bridge_connects_both_ways() {
         let bridge = format!(
             "allow_anonymous true\nlistener {port} 127.0.0.1\nconnection {root}\naddress {address}\n\
              bridge_protocol_version {version}\nremote_clientid {root}\nrestart_timeout 1\n\
-             notifications_local_only true\ntopic {root}/# both 1\n"
+             topic {root}/# both 1\n"
         );
         fs::write(&config, bridge).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();

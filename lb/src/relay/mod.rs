@@ -202,7 +202,11 @@ where
         }
         if self.state == State::Serving {
             let has_read = self.read(cx, input, out, now);
-            if !has_read && out.is_empty() && !self.is_unsent() && !std::mem::replace(&mut self.is_deferred, true) {
+            if !has_read
+                && out.is_empty()
+                && !self.is_unsent()
+                && !std::mem::replace(&mut self.is_deferred, true)
+            {
                 // Woken by a publisher, probably the first of many whose turn comes in this round: they go first, so that
                 // one write carries what all of them have for this device.
                 cx.waker().wake_by_ref();
