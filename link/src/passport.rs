@@ -57,7 +57,8 @@ pub enum Action {
 impl Passport {
     /// One that allows everything for ever.
     pub fn unrestricted(subject: Arc<str>, client_id: Arc<str>) -> Self {
-        let allow = Rule { effect: Effect::Allow, action: Action::All, topics: vec!["#".into(), "$SYS/#".into()] };
+        let allow =
+            Rule { effect: Effect::Allow, action: Action::All, topics: vec!["#".into(), "$SYS/#".into()] };
         Self { subject, client_id, rules: [allow].into(), expires_at_s: None }
     }
 }
