@@ -95,13 +95,12 @@ impl BatchBuilder {
                     self.remove(Keyspace::Sessions, &layout::session_part(*session, part));
                 }
             }
-            Change::OrphanWill { session, message } => {
+            Change::OrphanWill { session, own, message } => {
                 codec::put_orphan(&mut self.scratch, &session.client_id, message);
-                let key = layout::session_part(SessionKey(session.incarnation), Part::Orphan);
-                self.rewrite(Keyspace::Sessions, &key);
+                self.rewrite(Keyspace::Sessions, &layout::orphan(SessionKey(session.incarnation), *own));
             }
-            Change::OrphanWillGone { session } => {
-                self.remove(Keyspace::Sessions, &layout::session_part(*session, Part::Orphan));
+            Change::OrphanWillGone { session, own } => {
+                self.remove(Keyspace::Sessions, &layout::orphan(*session, *own));
             }
             Change::Retained { message } => {
                 codec::put_message(&mut self.scratch, message);

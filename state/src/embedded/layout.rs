@@ -3,6 +3,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `sessions` | session, part | the part |
+//! | | session, part, unique | a Will that outlived the session |
 //! | `subscriptions` | session, Topic Filter | options |
 //! | `queue` | session, last number | consecutive records of one batch; dead when the head is past the last number |
 //! | `marks` | session, last number, unique | later states of records; dead like them |
@@ -53,7 +54,7 @@ pub(super) enum Part {
     Head,
     Received,
     Will,
-    /// A Will that outlived its session.
+    /// A Will that outlived its session; its key goes on with a number of its own.
     Orphan,
 }
 
@@ -74,11 +75,25 @@ pub(super) fn session_part(session: SessionKey, part: Part) -> [u8; 9] {
     key
 }
 
-/// Reads [`session_part`].
-pub(super) fn parse_session_part(key: &[u8]) -> Option<(SessionKey, Part)> {
-    let (session, part) = key.split_first_chunk()?;
-    let [part] = part else { return None };
-    Some((SessionKey(u64::from_be_bytes(*session)), Part::from_byte(*part)?))
+/// The key of a Will that outlived its session.
+pub(super) fn orphan(session: SessionKey, own: u64) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[..9].copy_from_slice(&session_part(session, Part::Orphan));
+    key[9..].copy_from_slice(&own.to_be_bytes());
+    key
+}
+
+/// Reads [`session_part`] and [`orphan`], whose last number is 0 for the former.
+pub(super) fn parse_session_part(key: &[u8]) -> Option<(SessionKey, Part, u64)> {
+    let (session, rest) = key.split_first_chunk()?;
+    let (part, own) = rest.split_first()?;
+    let part = Part::from_byte(*part)?;
+    let own = match part {
+        Part::Orphan => u64::from_be_bytes(own.try_into().ok()?),
+        _ if own.is_empty() => 0,
+        _ => return None,
+    };
+    Some((SessionKey(u64::from_be_bytes(*session)), part, own))
 }
 
 /// The key of a subscription.

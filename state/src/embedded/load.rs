@@ -79,7 +79,8 @@ fn load_sessions(
 ) -> Result<()> {
     for guard in disk.keyspace(Keyspace::Sessions).iter() {
         let (key, value) = guard.into_inner()?;
-        let (session, part) = layout::parse_session_part(&key).ok_or(LoadError::Damaged("session key"))?;
+        let (session, part, own) =
+            layout::parse_session_part(&key).ok_or(LoadError::Damaged("session key"))?;
         if session == layout::RESERVED {
             tables.restore_keys(Reader(&value).u64().map_err(damaged("reserved keys"))?);
             continue;
@@ -88,7 +89,7 @@ fn load_sessions(
             let (client_id, message): (Arc<str>, Arc<Message>) =
                 codec::orphan(&value).map_err(damaged("will"))?;
             let identity = Arc::new(StoredSession { client_id, incarnation: session.0 });
-            tables.restore_orphan(identity, message, now);
+            tables.restore_orphan(own, identity, message, now);
             continue;
         }
         let parts = sessions.entry(session).or_default();

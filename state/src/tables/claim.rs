@@ -66,7 +66,8 @@ impl Tables {
         session.limits = claim.limits;
         session.protocol = claim.protocol;
         session.receive_maximum = claim.receive_maximum;
-        session.will = claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None });
+        session.will =
+            claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None, hand_out: 0 });
         self.mark_dirty(key, dirty);
         self.sessions.get(&key)
     }
@@ -96,7 +97,7 @@ impl Tables {
     ) -> Option<Arc<Message>> {
         self.timers.disarm(held.timer_at()?, SessionKey(session.incarnation), TimerKind::Will);
         if let Some(comes_again_at) = held.comes_again_at {
-            self.adopt(session, held.will.message, comes_again_at);
+            self.adopt(session, held.will.message, comes_again_at, held.hand_out);
             return None;
         }
         let due_at = held.due_at?;

@@ -42,7 +42,7 @@ impl super::Tables {
 
         for (at, key, kind) in self.timers.iter() {
             let armed_at = match kind {
-                TimerKind::Orphan => self.orphans.get(key).map(|orphan| orphan.due_at),
+                TimerKind::Orphan(own) => self.orphans.get(&(*key, *own)).map(|orphan| orphan.due_at),
                 TimerKind::Will => self.sessions.get(key).and_then(|s| s.will.as_ref()?.timer_at()),
                 TimerKind::Expiry => self.sessions.get(key).and_then(|session| match session.phase {
                     Phase::Connected => None,

@@ -28,9 +28,9 @@ pub(crate) enum Change {
     /// A session is gone, its subscriptions apart.
     SessionGone { session: SessionKey },
     /// A Will of a session that is gone, to be published.
-    OrphanWill { session: Arc<StoredSession>, message: Arc<Message> },
+    OrphanWill { session: Arc<StoredSession>, own: u64, message: Arc<Message> },
     /// It has been published.
-    OrphanWillGone { session: SessionKey },
+    OrphanWillGone { session: SessionKey, own: u64 },
     /// A retained message was set.
     Retained { message: Arc<Message> },
     /// A retained message was removed.

@@ -24,7 +24,7 @@ pub(crate) use flow::SHARED_BODY_BYTES_MIN;
 use journal::{Change, Journal};
 pub(crate) use queue::{Page, PageRecord};
 use session::Session;
-use timer::{OrphanWill, Timers};
+use timer::{Orphans, Timers};
 
 /// A session's incarnation: unique in a store for ever, so it names the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +78,7 @@ pub(crate) struct Tables {
     /// For paging; new sessions come last.
     order: BTreeSet<SessionKey>,
     timers: Timers,
-    orphans: HashMap<SessionKey, OrphanWill, foldhash::fast::RandomState>,
+    orphans: Orphans,
     bodies: Bodies,
     /// Sessions with bodies in memory, the ones to evict first in front.
     resident: VecDeque<SessionKey>,
@@ -102,7 +102,7 @@ impl Tables {
             departed: HashMap::new(),
             order: BTreeSet::new(),
             timers: Timers::default(),
-            orphans: HashMap::default(),
+            orphans: Orphans::new(),
             bodies: Bodies::default(),
             resident: VecDeque::new(),
             resident_bytes: 0,

@@ -61,6 +61,7 @@ impl Tables {
                 will: Will { message, delay_s },
                 due_at,
                 comes_again_at: None,
+                hand_out: 0,
             }),
             sent: record.sent,
             subscriptions,
@@ -111,9 +112,14 @@ impl Tables {
     }
 
     /// Puts a Will back whose session is gone; it is due at once.
-    pub(crate) fn restore_orphan(&mut self, session: Arc<StoredSession>, message: Arc<Message>, now: UnixMs) {
-        let key = SessionKey(session.incarnation);
-        self.adopt_restored(key, OrphanWill { session, message, due_at: now });
+    pub(crate) fn restore_orphan(
+        &mut self,
+        own: u64,
+        session: Arc<StoredSession>,
+        message: Arc<Message>,
+        now: UnixMs,
+    ) {
+        self.keep_orphan(own, OrphanWill { session, message, due_at: now, hand_out: 0 });
     }
 
     /// The keys of all sessions in order, with the heads of their queues.
@@ -139,16 +145,18 @@ impl Tables {
                             self.timers.disarm(at, key, TimerKind::Will);
                         }
                         held.comes_again_at = None;
+                        held.hand_out = 0;
                         let at = *held.due_at.get_or_insert(now);
                         self.timers.arm(at, key, TimerKind::Will);
                     }
                 }
             }
         }
-        for (key, orphan) in &mut self.orphans {
-            self.timers.disarm(orphan.due_at, *key, TimerKind::Orphan);
+        for ((key, own), orphan) in &mut self.orphans {
+            self.timers.disarm(orphan.due_at, *key, TimerKind::Orphan(*own));
             orphan.due_at = now;
-            self.timers.arm(now, *key, TimerKind::Orphan);
+            orphan.hand_out = 0;
+            self.timers.arm(now, *key, TimerKind::Orphan(*own));
         }
     }
 
@@ -160,7 +168,7 @@ impl Tables {
         } else if let Some(mut gone) = self.remove(key)
             && let Some(held) = gone.will.take()
         {
-            self.adopt(&gone.identity, held.will.message, now);
+            self.adopt(&gone.identity, held.will.message, now, 0);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is to happen when: Wills after their delay, sessions at their expiry, and Wills that outlived their session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::SessionKey;
@@ -14,7 +14,8 @@ pub(crate) const WILL_RETRY_MS: u64 = 30_000;
 /// Which timer; a session's Will goes before its expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TimerKind {
-    Orphan,
+    /// Of a Will that outlived its session: its own key.
+    Orphan(u64),
     Will,
     Expiry,
 }
@@ -23,6 +24,8 @@ pub(super) enum TimerKind {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     by_time: BTreeSet<(UnixMs, SessionKey, TimerKind)>,
+    /// How many Wills have been handed out.
+    hand_outs: u64,
 }
 
 impl Timers {
@@ -32,6 +35,11 @@ impl Timers {
 
     pub(super) fn disarm(&mut self, at: UnixMs, key: SessionKey, kind: TimerKind) {
         self.by_time.remove(&(at, key, kind));
+    }
+
+    fn next_hand_out(&mut self) -> u64 {
+        self.hand_outs += 1;
+        self.hand_outs
     }
 
     fn pop_due(&mut self, now: UnixMs) -> Option<(SessionKey, TimerKind)> {
@@ -55,8 +63,14 @@ impl Timers {
 pub(super) struct OrphanWill {
     pub(super) session: Arc<StoredSession>,
     pub(super) message: Arc<Message>,
+    /// When it is due, or comes again.
     pub(super) due_at: UnixMs,
+    /// The latest hand-out, 0 for none.
+    pub(super) hand_out: u64,
 }
+
+/// Wills whose sessions are gone: by session, and a key of their own, since a session may leave several behind.
+pub(super) type Orphans = BTreeMap<(SessionKey, u64), OrphanWill>;
 
 impl Tables {
     /// Whether [`Tables::claim_due`] would find something.
@@ -71,7 +85,7 @@ impl Tables {
             && let Some((key, kind)) = self.timers.pop_due(now)
         {
             match kind {
-                TimerKind::Orphan => due.extend(self.hand_out_orphan(key, now)),
+                TimerKind::Orphan(own) => due.extend(self.hand_out_orphan(key, own, now)),
                 TimerKind::Will => due.extend(self.hand_out_will(key, now)),
                 TimerKind::Expiry => due.extend(self.expire(key, now)),
             }
@@ -79,10 +93,11 @@ impl Tables {
         due
     }
 
-    fn hand_out_orphan(&mut self, key: SessionKey, now: UnixMs) -> Option<Due> {
-        let orphan = self.orphans.get_mut(&key)?;
+    fn hand_out_orphan(&mut self, key: SessionKey, own: u64, now: UnixMs) -> Option<Due> {
+        let orphan = self.orphans.get_mut(&(key, own))?;
         orphan.due_at = now + WILL_RETRY_MS;
-        self.timers.arm(orphan.due_at, key, TimerKind::Orphan);
+        orphan.hand_out = self.timers.next_hand_out();
+        self.timers.arm(orphan.due_at, key, TimerKind::Orphan(own));
         Some(Due::Will(Arc::clone(&orphan.session), Arc::clone(&orphan.message)))
     }
 
@@ -90,6 +105,7 @@ impl Tables {
         let session = self.sessions.get_mut(&key)?;
         let held = session.will.as_mut()?;
         held.comes_again_at = Some(now + WILL_RETRY_MS);
+        held.hand_out = self.timers.next_hand_out();
         self.timers.arm(now + WILL_RETRY_MS, key, TimerKind::Will);
         Some(Due::Will(Arc::clone(&session.identity), Arc::clone(&held.will.message)))
     }
@@ -100,40 +116,58 @@ impl Tables {
         if let Some(held) = gone.will.take() {
             let due_at = held.timer_at().unwrap_or(now);
             self.timers.disarm(due_at, key, TimerKind::Will);
-            self.adopt(&gone.identity, held.will.message, due_at);
+            self.adopt(&gone.identity, held.will.message, due_at, held.hand_out);
         }
         Some(Due::Expired(Arc::clone(&gone.identity)))
     }
 
     /// Keeps a Will whose session is gone until it is finished.
-    pub(super) fn adopt(&mut self, session: &Arc<StoredSession>, message: Arc<Message>, due_at: UnixMs) {
-        let key = SessionKey(session.incarnation);
-        self.journal.note(Change::OrphanWill { session: Arc::clone(session), message: Arc::clone(&message) });
-        self.adopt_restored(key, OrphanWill { session: Arc::clone(session), message, due_at });
+    pub(super) fn adopt(
+        &mut self,
+        session: &Arc<StoredSession>,
+        message: Arc<Message>,
+        due_at: UnixMs,
+        hand_out: u64,
+    ) {
+        let own = self.new_key();
+        let (session, note) = (Arc::clone(session), Arc::clone(&message));
+        self.journal.note(Change::OrphanWill { session: Arc::clone(&session), own, message: note });
+        self.keep_orphan(own, OrphanWill { session, message, due_at, hand_out });
     }
 
-    pub(super) fn adopt_restored(&mut self, key: SessionKey, orphan: OrphanWill) {
-        let due_at = orphan.due_at;
-        // One session leaves at most one: an earlier one was handed out, and publishing it is its claimant's to do.
-        if let Some(old) = self.orphans.insert(key, orphan) {
-            self.timers.disarm(old.due_at, key, TimerKind::Orphan);
-        }
-        self.timers.arm(due_at, key, TimerKind::Orphan);
+    pub(super) fn keep_orphan(&mut self, own: u64, orphan: OrphanWill) {
+        let key = SessionKey(orphan.session.incarnation);
+        self.timers.arm(orphan.due_at, key, TimerKind::Orphan(own));
+        self.orphans.insert((key, own), orphan);
     }
 
-    /// A Will that was handed out has been published.
+    /// A Will that was handed out has been published: of several of one session, the one that was handed out last.
     pub(crate) fn finish_will(&mut self, session: &StoredSession) {
         let key = SessionKey(session.incarnation);
-        if let Some(orphan) = self.orphans.remove(&key) {
-            self.timers.disarm(orphan.due_at, key, TimerKind::Orphan);
-            self.journal.note(Change::OrphanWillGone { session: key });
-        } else if let Some(found) = self.sessions.get_mut(&key)
-            && let Some(held) = found.will.take_if(|held| held.comes_again_at.is_some())
-        {
-            if let Some(at) = held.timer_at() {
-                self.timers.disarm(at, key, TimerKind::Will);
+        let orphan = self
+            .orphans
+            .range((key, 0)..=(key, u64::MAX))
+            .filter(|(_, orphan)| orphan.hand_out > 0)
+            .max_by_key(|(_, orphan)| orphan.hand_out)
+            .map(|((_, own), orphan)| (orphan.hand_out, *own, orphan.due_at));
+        let held = self.sessions.get(&key).and_then(|found| {
+            let held = found.will.as_ref()?;
+            Some((held.hand_out, held.comes_again_at?))
+        });
+        match (orphan, held) {
+            (Some((hand_out, own, due_at)), held) if held.is_none_or(|(other, _)| other < hand_out) => {
+                self.orphans.remove(&(key, own));
+                self.timers.disarm(due_at, key, TimerKind::Orphan(own));
+                self.journal.note(Change::OrphanWillGone { session: key, own });
             }
-            self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
+            (_, Some((_, at))) => {
+                if let Some(found) = self.sessions.get_mut(&key) {
+                    found.will = None;
+                }
+                self.timers.disarm(at, key, TimerKind::Will);
+                self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
+            }
+            _ => {}
         }
     }
 }

@@ -5,7 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use mqtt::PacketId;
 
 use state::{Claim, EmbeddedConfig, EmbeddedStore, Enqueued, Fsync, Number, Origin, Publish, Record, Store};
 
@@ -18,6 +22,16 @@ const FSYNC_VARIABLE: &str = "TIDEGATE_STATE_CRASH_FSYNC";
 
 const SESSIONS: usize = 5;
 const KILLS: u32 = 4;
+
+/// Publishes under way. What was answered and not heard must not be forgotten yet, so this is less than `FORGOTTEN_AFTER`.
+const UNDER_WAY: u64 = 64;
+const FORGOTTEN_AFTER: u64 = 100;
+/// Packet Identifiers in use.
+const IDENTIFIERS: u64 = 60_000;
+
+fn identifier(value: u64) -> PacketId {
+    packet_id(u16::try_from(1 + value % IDENTIFIERS).expect("small"))
+}
 
 fn config(dir: &std::path::Path, fsync: Fsync) -> EmbeddedConfig {
     EmbeddedConfig {
@@ -45,8 +59,12 @@ fn child_that_writes_until_it_is_killed() {
     stdin.lock().read_line(&mut first).expect("where to go on");
     let first: u64 = first.trim().parse().expect("a number");
     let mut acknowledged = [0; SESSIONS];
+    let answered = Arc::new(AtomicU64::new(0));
     for value in first.. {
-        let id = packet_id(u16::try_from(1 + value % 60_000).expect("small"));
+        while value - first > UNDER_WAY + answered.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let id = identifier(value);
         let sessions: Vec<_> = owners.iter().map(|owner| &owner.session).collect();
         let payload =
             if value % 7 == 0 { format!("{value} {}", "x".repeat(3000)) } else { value.to_string() };
@@ -59,10 +77,15 @@ fn child_that_writes_until_it_is_killed() {
             writeln!(out, "{line}").expect("a parent that reads");
             out.flush().expect("a parent that reads");
         };
+        let count = Arc::clone(&answered);
         store.publish(
             publish,
             Box::new(move |answer| {
                 let answer = answer.expect("published");
+                let report = |line| {
+                    report(line);
+                    count.fetch_add(1, Ordering::SeqCst);
+                };
                 if answer.duplicate {
                     return report(format!("published {value}"));
                 }
@@ -77,11 +100,9 @@ fn child_that_writes_until_it_is_killed() {
                 report(format!("published {value} {}", numbers.join(" ")));
             }),
         );
-        store.forget_received(
-            &publisher.fence,
-            packet_id(u16::try_from(1 + (value + 59_900) % 60_000).expect("small")),
-            Box::new(|_| ()),
-        );
+        if value > FORGOTTEN_AFTER {
+            store.forget_received(&publisher.fence, identifier(value - FORGOTTEN_AFTER), Box::new(|_| ()));
+        }
         // One session drains, every second number first.
         if value % 3 == 0 {
             for offset in [2, 1] {
@@ -93,9 +114,6 @@ fn child_that_writes_until_it_is_killed() {
                 );
             }
             acknowledged[0] += 2;
-        }
-        if value % 16 == 0 {
-            std::thread::yield_now();
         }
     }
 }

@@ -79,7 +79,6 @@ enum Item {
 
 #[derive(Clone, Debug)]
 struct ModelSession {
-    serial: u64,
     connected: bool,
     expiry_s: u32,
     expires_at: Option<UnixMs>,
@@ -95,23 +94,28 @@ struct ModelSession {
 #[derive(Default)]
 struct Model {
     sessions: BTreeMap<usize, ModelSession>,
-    /// Wills of sessions that are gone: client, session, when they are due.
-    orphans: BTreeMap<(usize, u64), UnixMs>,
-    /// Wills that the last call handed out: client, session.
-    handed_out: BTreeSet<(usize, u64)>,
+    /// Wills of sessions that are gone, by a serial of their own: client, when they are due.
+    orphans: BTreeMap<u64, (usize, UnixMs)>,
     next_serial: u64,
+    /// What the last call handed out: orphans, and Wills of clients' sessions.
+    handed_out: (BTreeSet<u64>, BTreeSet<usize>),
 }
 
 const WILL_RETRY_MS: u64 = 30_000;
 
 impl Model {
+    fn adopt(&mut self, client: usize, due_at: UnixMs) {
+        self.next_serial += 1;
+        self.orphans.insert(self.next_serial, (client, due_at));
+    }
+
     /// Removes a session; true if its Will is to be published by the caller.
     fn end(&mut self, client: usize) -> Option<bool> {
         let gone = self.sessions.remove(&client)?;
         Some(match gone.will {
             None => false,
             Some((_, Some(due_at), true)) => {
-                self.orphans.insert((client, gone.serial), due_at);
+                self.adopt(client, due_at);
                 false
             }
             Some(_) => true,
@@ -140,8 +144,7 @@ impl Model {
                 match due_at {
                     None => will_due = delay_s == 0,
                     Some(at) if handed_out => {
-                        let serial = found.serial;
-                        self.orphans.insert((*client, serial), at);
+                        self.adopt(*client, at);
                     }
                     Some(at) => will_due = at <= now,
                 }
@@ -153,11 +156,7 @@ impl Model {
         if !survives && !create {
             return (None, will_due, discarded);
         }
-        if !survives {
-            self.next_serial += 1;
-        }
         let session = self.sessions.entry(*client).or_insert_with(|| ModelSession {
-            serial: self.next_serial,
             connected: true,
             expiry_s: *expiry_s,
             expires_at: None,
@@ -185,12 +184,14 @@ impl Model {
     /// What is due, sorted: Wills before the expiry of their session.
     fn due(&mut self, now: UnixMs) -> Vec<String> {
         let mut due = Vec::new();
-        self.handed_out.clear();
-        for ((client, serial), at) in &mut self.orphans {
+        let (orphans, clients) = &mut self.handed_out;
+        orphans.clear();
+        clients.clear();
+        for (serial, (client, at)) in &mut self.orphans {
             if *at <= now {
-                self.handed_out.insert((*client, *serial));
                 due.push(format!("will {}", CLIENTS[*client]));
                 *at = now + WILL_RETRY_MS;
+                orphans.insert(*serial);
             }
         }
         for (client, session) in &mut self.sessions {
@@ -198,9 +199,9 @@ impl Model {
                 && *at <= now
             {
                 due.push(format!("will {}", CLIENTS[*client]));
-                self.handed_out.insert((*client, session.serial));
                 *handed_out = true;
                 *at = now + WILL_RETRY_MS;
+                clients.insert(*client);
             }
         }
         let expired: Vec<usize> = self
@@ -212,13 +213,16 @@ impl Model {
         for client in expired {
             due.push(format!("expired {}", CLIENTS[client]));
             assert_ne!(self.end(client), Some(true), "a will is handed out before its session expires");
+            if self.handed_out.1.remove(&client) {
+                self.handed_out.0.insert(self.next_serial);
+            }
         }
         due.sort();
         due
     }
 
     fn restart(&mut self, now: UnixMs) {
-        for at in self.orphans.values_mut() {
+        for (_, at) in self.orphans.values_mut() {
             *at = now;
         }
         for client in 0..CLIENTS.len() {
@@ -233,9 +237,8 @@ impl Model {
             } else if session.expiry_s > 0 {
                 Self::leave(session, now);
             } else {
-                let serial = session.serial;
                 if self.end(client) == Some(true) {
-                    self.orphans.insert((client, serial), now);
+                    self.adopt(client, now);
                 }
             }
         }
@@ -483,10 +486,10 @@ impl<B: Backend> Comparison<B> {
             wait(|done| self.backend.store().finish_will(session, done)).expect("finished");
         }
         let Model { sessions, orphans, handed_out, .. } = &mut self.model;
-        orphans.retain(|key, _| !handed_out.contains(key));
-        for (client, session) in sessions {
-            if handed_out.contains(&(*client, session.serial)) {
-                session.will = session.will.filter(|(_, _, handed_out)| !handed_out);
+        orphans.retain(|serial, _| !handed_out.0.contains(serial));
+        for client in &handed_out.1 {
+            if let Some(session) = sessions.get_mut(client) {
+                session.will = None;
             }
         }
     }

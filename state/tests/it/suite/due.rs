@@ -132,6 +132,25 @@ pub(crate) fn a_will_that_is_being_published_outlives_its_session<B: Backend>() 
     backend.check();
 }
 
+pub(crate) fn a_session_may_leave_several_wills<B: Backend>() {
+    let mut backend = B::fresh();
+    away(&backend, "a", 600, 5);
+    assert_eq!(Calls(backend.store()).due(START + 5000), ["will a w"]);
+    // Whoever publishes it is slow; meanwhile the device comes and goes again.
+    away(&backend, "a", 6, 5);
+    assert_eq!(Calls(backend.store()).due(START + 6000), ["will a w", "expired a"]);
+    backend.check();
+    backend.restart(START + 7000);
+    let due = wait(|done| backend.store().claim_due(START + 7000, 9, done)).expect("due");
+    assert_eq!(due.len(), 2, "neither was finished");
+    for item in &due {
+        let Due::Will(session, _) = item else { panic!("a will") };
+        finish(&backend, session);
+    }
+    backend.restart(START + 8000);
+    assert!(Calls(backend.store()).due(START + 9_000_000).is_empty());
+}
+
 pub(crate) fn a_dropped_will_is_never_due<B: Backend>() {
     let backend = B::fresh();
     let calls = Calls(backend.store());

@@ -58,6 +58,7 @@ macro_rules! behaviours {
             a_new_claim_stops_the_timers
             a_will_that_was_due_is_not_cancelled_by_a_claim
             a_will_that_is_being_published_outlives_its_session
+            a_session_may_leave_several_wills
             a_dropped_will_is_never_due
             what_is_due_is_taken_in_portions
         );
