@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use link::ConnectionId;
 use mqtt::PacketId;
-use state::{Done, Fence, Number, Release, StoreError, Subscription};
+use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
 use crate::held::Work;
 use crate::hub::Hub;
@@ -33,7 +33,8 @@ pub(crate) enum Op {
     Unsubscribe(PacketId, Vec<Arc<str>>),
     /// Subscriptions that the passport does not cover any more.
     Revoke(Vec<Arc<str>>),
-    Release(Release),
+    /// With the Will that is due then, or after its delay.
+    Release(Release, Option<Will>),
 }
 
 impl Call {
@@ -53,7 +54,9 @@ impl Hub {
             Op::ReadQueue(from, count) => {
                 store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(call, Item::Queue));
             }
-            Op::Acknowledge(number) => store.acknowledge(&fence, number, self.ask_silently(call)),
+            Op::Acknowledge(number) => {
+                store.acknowledge(&fence, number, self.ask_silently(call, |_| ()));
+            }
             Op::MarkReleased(number) => {
                 store.mark_released(
                     &fence,
@@ -78,8 +81,31 @@ impl Hub {
                     self.tell(call, move |result| Item::Unsubscribed(id, result)),
                 );
             }
-            Op::Revoke(filters) => store.unsubscribe(&fence, filters, self.ask_silently(call)),
-            Op::Release(release) => store.release(&fence, release, self.ask_silently(call)),
+            Op::Revoke(filters) => store.unsubscribe(&fence, filters, self.ask_silently(call, |_| ())),
+            Op::Release(release, will) => {
+                let (session, asked) = (Arc::clone(&fence.session), release.clone());
+                let released = move |hub: &Arc<Self>| hub.released(&session, &asked, will);
+                store.release(&fence, release, self.ask_silently(call, released));
+            }
+        }
+    }
+
+    /// The store has done it: what that changes in the index. It is part of the answer and not left to the connection that
+    /// asked, so that the index has what the store has whatever becomes of that connection meanwhile.
+    fn follow_in_index(&self, call: &Call) {
+        let Some((session, _)) = &call.asker else { return };
+        match &call.op {
+            Op::Subscribe(_, subscriptions) => {
+                for subscription in subscriptions {
+                    self.subscribe(session, subscription);
+                }
+            }
+            Op::Unsubscribe(_, filters) => {
+                for filter in filters {
+                    self.unsubscribe(session, filter);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -91,16 +117,26 @@ impl Hub {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
             Err(error) if error.is_retryable() => hub.hold(Work::Call(call)),
-            result => call.answer(item(result)),
+            result => {
+                if result.is_ok() {
+                    hub.follow_in_index(&call);
+                }
+                call.answer(item(result));
+            }
         })
     }
 
     /// Nobody waits for the answer. A session that has a newer owner, or is gone, needs none of it.
-    fn ask_silently<T: 'static>(self: &Arc<Self>, call: Call) -> Done<T> {
+    fn ask_silently<T: 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        then: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) -> Done<T> {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
             Err(error) if error.is_retryable() => hub.hold(Work::Call(call)),
-            Ok(_) | Err(StoreError::Fenced | StoreError::NoSession) => {}
+            Ok(_) => then(&hub),
+            Err(StoreError::Fenced | StoreError::NoSession) => {}
             Err(error) => {
                 let client_id = &*call.fence.session.client_id;
                 tracing::warn!(client_id, %error, "the store refused a change of a session");

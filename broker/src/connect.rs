@@ -198,18 +198,14 @@ impl Hub {
     }
 
     /// Lets a session go that was granted to a device which had gone by then.
-    pub(crate) fn let_go(&self, granted: &Granted, connection: ConnectionId, expiry_s: u32) {
+    pub(crate) fn let_go(self: &Arc<Self>, granted: &Granted, connection: ConnectionId, expiry_s: u32) {
         granted.handle.detach(connection);
         let Some(owned) = &granted.owned else {
             self.sessions.remove(&granted.handle);
             return;
         };
-        if expiry_s == 0 {
-            self.sessions.remove(&granted.handle);
-            self.remove_filters(&granted.handle);
-        }
         let release = Release { expiry_s, keep_will: true, sent: owned.sent, now: self.now() };
-        self.store.release(&owned.fence, release, Box::new(|_| ()));
+        self.release(owned.fence.clone(), release, None);
     }
 
     /// Runs in the order of the store's answers, so that no message that is enqueued after the claim is missed.
@@ -226,10 +222,8 @@ impl Hub {
             self.metrics.taken_over.inc();
         }
         handle.attach(connection);
-        if owned.present && handle.filters_len() == 0 {
-            for subscription in &owned.subscriptions {
-                self.subscribe(&handle, subscription);
-            }
+        if owned.present {
+            self.restore_filters(&handle, &owned.subscriptions);
         }
         Granted { handle, owned: Some(owned) }
     }

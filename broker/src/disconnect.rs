@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use link::ConnectionId;
-use state::{Number, Release, Will};
+use state::{Fence, Number, Release, StoredSession, Will};
 
 use crate::call::{Call, Op};
 use crate::held::Work;
+use crate::housekeeping::claim_due;
 use crate::hub::Hub;
 use crate::serving::Rare;
 use crate::session::{Closing, WillFate};
@@ -36,21 +37,29 @@ impl Hub {
             // What becomes of the Will was decided by the claim that took the session.
             return;
         }
-        let ends = closing.expiry_s == 0;
+        // A newer connection may have the session by now, and then its claim has decided about the Will: so the store is
+        // asked first, and what follows is done when it has let the session go.
         let will = will.filter(|_| closing.will == WillFate::Publish);
-        let (now_due, later): (Option<Will>, bool) = match will {
-            Some(will) if ends || will.delay_s == 0 => (Some(will), false),
-            Some(_) => (None, true),
-            None => (None, false),
-        };
-        if ends {
-            self.sessions.remove(handle);
-            self.remove_filters(handle);
+        let release =
+            Release { expiry_s: closing.expiry_s, keep_will: will.is_some(), sent, now: self.now() };
+        self.release(fence, release, will);
+    }
+
+    /// Lets go of a stored session. `will` is due now or after its delay.
+    pub(crate) fn release(self: &Arc<Self>, fence: Fence, release: Release, will: Option<Will>) {
+        self.submit(Work::Call(Call { fence, asker: None, op: Op::Release(release, will) }));
+    }
+
+    /// The store has let a session go.
+    pub(crate) fn released(self: &Arc<Self>, session: &StoredSession, release: &Release, will: Option<Will>) {
+        if release.expiry_s == 0 {
+            self.drop_stored(session);
+            if let Some(will) = will {
+                self.publish_will(&will.message, None);
+            }
+        } else if will.is_some_and(|will| will.delay_s == 0) {
+            // The store keeps it, so that it is not lost if this process dies now.
+            claim_due(self, release.now.max(self.now()));
         }
-        if let Some(will) = now_due {
-            self.publish_will(&will.message, None);
-        }
-        let release = Release { expiry_s: closing.expiry_s, keep_will: later, sent, now: self.now() };
-        self.submit(Work::Call(Call { fence, asker: None, op: Op::Release(release) }));
     }
 }

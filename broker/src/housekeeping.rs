@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use state::Due;
+use state::{Due, UnixMs};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hub::Hub;
@@ -30,7 +30,7 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     let mut sys = Sys::new();
     loop {
         tokio::select! {
-            _ = due.tick() => claim_due(&hub),
+            _ = due.tick() => claim_due(&hub, hub.now()),
             _ = retry.tick() => {
                 hub.clock.tick();
                 hub.retry_held();
@@ -40,17 +40,18 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     }
 }
 
-fn claim_due(hub: &Arc<Hub>) {
+/// Does what is due at `now`.
+pub(crate) fn claim_due(hub: &Arc<Hub>, now: UnixMs) {
     let answered = Arc::clone(hub);
     hub.store.claim_due(
-        hub.now(),
+        now,
         DUE_MAX,
         Box::new(move |result| match result {
             Ok(due) => {
                 let full = due.len() >= DUE_MAX;
                 due.into_iter().for_each(|due| fire(&answered, due));
                 if full {
-                    claim_due(&answered);
+                    claim_due(&answered, now);
                 }
             }
             Err(error) => tracing::warn!(%error, "due timers could not be read"),

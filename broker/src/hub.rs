@@ -1,6 +1,6 @@
 //! What all sessions of a worker share: the index, the registry, the store, the counters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -91,6 +91,27 @@ impl Hub {
             session.remove_filter(filter);
         }
         existed
+    }
+
+    /// Sees that the index has the subscriptions of a stored session and no others.
+    pub(crate) fn restore_filters(&self, session: &Arc<SessionHandle>, subscriptions: &[Subscription]) {
+        let mut stale = session.filters();
+        let wanted: HashSet<&str> = subscriptions.iter().map(|wanted| &*wanted.filter).collect();
+        stale.retain(|filter| !wanted.contains(&**filter));
+        for filter in &stale {
+            self.unsubscribe(session, filter);
+        }
+        let is_known = {
+            let index = self.index.read();
+            subscriptions
+                .iter()
+                .all(|wanted| index.options(&wanted.filter, session.id) == Some(wanted.options))
+        };
+        if !is_known {
+            for subscription in subscriptions {
+                self.subscribe(session, subscription);
+            }
+        }
     }
 
     /// Drops a session that has been discarded from the store, whoever is connected to it.

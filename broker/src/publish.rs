@@ -55,7 +55,11 @@ impl Waiting {
             return;
         }
         let failed = self.failed.lock().take();
-        if let (None, Some(then)) = (&failed, self.then.lock().take()) {
+        // Not only if it went well: a Will that cannot be retained would be published again for ever. What a store that is
+        // closed could not take comes again when it is open.
+        if let Some(then) = self.then.lock().take()
+            && !matches!(failed, Some(StoreError::Closed))
+        {
             then();
         }
         let Some((session, connection, packet_id)) = &self.publisher else { return };

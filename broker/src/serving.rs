@@ -119,8 +119,8 @@ impl Serving {
         self.rare().subscribes.push((packet_id, items));
     }
 
-    /// Subscriptions are where they must be: into the index with them, then SUBACK, then retained messages. `existed` is
-    /// the store's word on which filters were there; a session in memory asks the index.
+    /// Subscriptions are where they must be: SUBACK, then retained messages. `existed` is the store's word on which filters
+    /// were there, and then they are in the index; those of a session in memory come there now.
     fn subscribed(
         &mut self,
         hub: &Arc<Hub>,
@@ -134,8 +134,10 @@ impl Serving {
         for SubscribeItem { subscription, retain_handling } in items {
             match subscription {
                 Ok(subscription) => {
-                    let in_index = hub.subscribe(&self.handle, subscription);
-                    let existed = stored.next().unwrap_or(in_index);
+                    let existed = match stored.next() {
+                        Some(existed) => existed,
+                        None => hub.subscribe(&self.handle, subscription),
+                    };
                     let wanted = match retain_handling {
                         RetainHandling::Send => true,
                         RetainHandling::SendIfNew => !existed,
@@ -160,9 +162,10 @@ impl Serving {
         filters: Vec<Arc<str>>,
         out: &mut Outputs<'_>,
     ) {
-        // No new message for them from here on: v5 [MQTT-3.10.4-2].
-        let existed: Vec<bool> = filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
         if self.fence().is_none() {
+            // No new message for them from here on: v5 [MQTT-3.10.4-2].
+            let existed: Vec<bool> =
+                filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
             self.unsubscribed(hub, packet_id, &existed, out);
             return;
         }
@@ -171,7 +174,10 @@ impl Serving {
     }
 
     /// Ends the subscriptions that the passport does not cover, when it was renewed or the session is older than it.
-    pub(crate) fn revoke(&self, hub: &Arc<Hub>) {
+    pub(crate) fn revoke(&self, hub: &Arc<Hub>, connection: ConnectionId) {
+        if !self.handle.is_owned_by(connection) {
+            return;
+        }
         let mut filters = self.handle.filters();
         filters.retain(|filter| !self.session.may_subscribe(filter));
         if filters.is_empty() {

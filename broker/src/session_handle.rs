@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
@@ -78,6 +78,10 @@ struct Mailbox {
     items: VecDeque<Item>,
     bytes: usize,
     waker: Option<Waker>,
+    /// Why the connection is to end, if it is among the items.
+    end: Option<ReasonCode>,
+    /// The task is to be woken by the end of its ownership alone: the device takes nothing more now.
+    awaits_end: bool,
 }
 
 thread_local! {
@@ -122,6 +126,11 @@ impl SessionHandle {
         }
     }
 
+    /// Whether `connection` owns the session.
+    pub(crate) fn is_owned_by(&self, connection: ConnectionId) -> bool {
+        self.mailbox.lock().connection == Some(connection)
+    }
+
     /// Ends the ownership of `connection`, unless somebody else has the session by now.
     pub(crate) fn detach(&self, connection: ConnectionId) {
         let mut mailbox = self.mailbox.lock();
@@ -159,7 +168,7 @@ impl SessionHandle {
             return Posted::Full;
         }
         mailbox.push(Item::Deliver(delivery));
-        let waker = mailbox.waker.take();
+        let waker = mailbox.reader();
         drop(mailbox);
         if let Some(waker) = waker {
             waker.wake();
@@ -181,7 +190,7 @@ impl SessionHandle {
         } else {
             mailbox.push(Item::Missed(number));
         }
-        let waker = mailbox.waker.take();
+        let waker = mailbox.reader();
         drop(mailbox);
         if let Some(waker) = waker {
             waker.wake();
@@ -194,8 +203,11 @@ impl SessionHandle {
         if mailbox.connection != Some(connection) {
             return;
         }
+        if let Item::End(reason) = item {
+            mailbox.end = Some(reason);
+        }
         mailbox.push(item);
-        let waker = mailbox.waker.take();
+        let waker = if mailbox.end.is_some() { mailbox.waker.take() } else { mailbox.reader() };
         drop(mailbox);
         if let Some(waker) = waker {
             waker.wake();
@@ -221,14 +233,28 @@ impl SessionHandle {
             return Err(Evicted);
         }
         if mailbox.items.is_empty() {
-            match &mut mailbox.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
+            mailbox.register(cx, false);
             return Ok(None);
         }
         mailbox.bytes = 0;
         Ok(Some(std::mem::take(&mut mailbox.items)))
+    }
+
+    /// Looks whether `connection` is to end, or registers its task for that alone. `Err`: the session has another owner.
+    pub(crate) fn poll_end(
+        &self,
+        connection: ConnectionId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ReasonCode, Evicted>> {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection != Some(connection) {
+            return Poll::Ready(Err(Evicted));
+        }
+        if let Some(reason) = mailbox.end {
+            return Poll::Ready(Ok(reason));
+        }
+        mailbox.register(cx, true);
+        Poll::Pending
     }
 
     /// Notes a Topic Filter as this session's.
@@ -247,11 +273,6 @@ impl SessionHandle {
         }
     }
 
-    /// How many Topic Filters it has.
-    pub(crate) fn filters_len(&self) -> usize {
-        self.filters.lock().len()
-    }
-
     /// Its Topic Filters.
     pub(crate) fn filters(&self) -> Vec<Arc<str>> {
         self.filters.lock().clone()
@@ -268,6 +289,19 @@ impl SessionHandle {
 pub(crate) struct Evicted;
 
 impl Mailbox {
+    fn register(&mut self, cx: &Context<'_>, awaits_end: bool) {
+        self.awaits_end = awaits_end;
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
+    /// The task to wake because there is something to read.
+    fn reader(&mut self) -> Option<Waker> {
+        if self.awaits_end { None } else { self.waker.take() }
+    }
+
     fn push(&mut self, item: Item) {
         if self.items.capacity() == 0 {
             self.items = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();

@@ -119,7 +119,7 @@ impl WorkerStream {
                 let connected = u64::try_from(connected).unwrap_or(0);
                 self.hub.metrics.connected_max.fetch_max(connected, Ordering::Relaxed);
                 let serving = Serving { session, handle: granted.handle, awaiting_store: 0, rare };
-                serving.revoke(&self.hub);
+                serving.revoke(&self.hub, self.connection);
                 self.state = State::Serving(serving);
                 self.run(effects, spare, out);
             }
@@ -286,11 +286,25 @@ impl link::Stream for WorkerStream {
         }
     }
 
+    fn poll_end(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<ReasonCode> {
+        if let State::Serving(serving) = &self.state {
+            match serving.handle.poll_end(self.connection, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(reason)) => self.drive(Input::End(reason), out),
+                Poll::Ready(Err(_)) => self.drive(Input::TakenOver, out),
+            }
+        }
+        match &self.state {
+            State::Ended(reason) => Poll::Ready(*reason),
+            _ => Poll::Pending,
+        }
+    }
+
     fn renew(&mut self, passport: Arc<Passport>) {
         let mut none = Outgoing::new();
         self.drive(Input::Renewed(passport), &mut none);
         if let State::Serving(serving) = &mut self.state {
-            serving.revoke(&self.hub);
+            serving.revoke(&self.hub, self.connection);
         }
     }
 

@@ -84,6 +84,20 @@ impl Index {
         existed
     }
 
+    /// The options of a session's subscription, if it is there.
+    pub(crate) fn options(&self, filter: &str, session: u64) -> Option<SubscriptionOptions> {
+        let (share_name, filter) = match mqtt::topic::SharedFilter::parse(filter) {
+            Ok(Some(shared)) => (Some(shared.share_name), shared.filter),
+            _ => (None, filter),
+        };
+        let leaf = if has_wildcard(filter) { self.wildcard.leaf(filter)? } else { self.exact.get(filter)? };
+        let entry = match share_name {
+            Some(name) => leaf.shared.iter().find(|group| group.name() == name)?.find(session),
+            None => leaf.plain.find(session),
+        };
+        entry.map(|entry| entry.options)
+    }
+
     /// The leaves that match a Topic Name.
     pub(crate) fn matches(&self, topic: &str) -> Matches<'_> {
         let mut found = Matches::new();

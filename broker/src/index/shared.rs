@@ -34,6 +34,11 @@ impl Group {
         self.members.remove(session)
     }
 
+    /// A member.
+    pub(crate) fn find(&self, session: u64) -> Option<&Entry> {
+        self.members.find(session)
+    }
+
     /// Whether nobody is in.
     pub(crate) fn is_empty(&self) -> bool {
         self.members.as_slice().is_empty()

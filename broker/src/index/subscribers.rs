@@ -54,6 +54,11 @@ impl Subscribers {
         true
     }
 
+    /// The entry of a session.
+    pub(crate) fn find(&self, session: u64) -> Option<&Entry> {
+        self.entries.get(self.position(session)?)
+    }
+
     /// All, in no significant order.
     pub(crate) fn as_slice(&self) -> &[Entry] {
         &self.entries

@@ -38,6 +38,19 @@ impl Tree {
         node.leaf.get_or_insert_default()
     }
 
+    /// The leaf of a filter, if it is there.
+    pub(crate) fn leaf(&self, filter: &str) -> Option<&Leaf> {
+        let mut node = &self.root;
+        for level in filter.split('/') {
+            node = match level {
+                "#" => return node.multi.as_deref(),
+                "+" => node.single.as_deref()?,
+                literal => node.children.get(literal)?,
+            };
+        }
+        node.leaf.as_deref()
+    }
+
     /// Changes the leaf of a filter, if it is there, and drops the branch that this empties. Answers what `change` does.
     pub(crate) fn update(&mut self, filter: &str, change: impl FnOnce(&mut Leaf) -> bool) -> bool {
         let levels: Vec<&str> = filter.split('/').collect();

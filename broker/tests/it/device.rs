@@ -49,12 +49,20 @@ pub(crate) struct How<'a> {
     pub(crate) expiry_s: u32,
     /// Topic and delay.
     pub(crate) will: Option<(&'a str, u32)>,
+    pub(crate) will_retain: bool,
     pub(crate) receive_maximum: u16,
 }
 
 impl<'a> How<'a> {
     pub(crate) fn clean(client_id: &'a str) -> Self {
-        Self { client_id, clean_start: true, expiry_s: 0, will: None, receive_maximum: 1000 }
+        Self {
+            client_id,
+            clean_start: true,
+            expiry_s: 0,
+            will: None,
+            will_retain: false,
+            receive_maximum: 1000,
+        }
     }
 
     pub(crate) fn stored(client_id: &'a str) -> Self {
@@ -87,7 +95,7 @@ impl Device {
             how.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
         let will = how.will.zip(delay.as_ref()).map(|((topic, _), properties)| Will {
             qos: QoS::AtLeastOnce,
-            retain: false,
+            retain: how.will_retain,
             topic,
             payload: b"gone",
             properties: properties.as_properties(),
@@ -164,6 +172,14 @@ impl Device {
         let filter_length = u8::try_from(filter.len()).unwrap();
         let head = [0x82, length, (id >> 8) as u8, id as u8, 0, 0, filter_length];
         self.send(&[&head, filter.as_bytes(), &[options]].concat());
+    }
+
+    pub(crate) fn unsubscribe(&mut self, filter: &str) {
+        let id = self.id();
+        let length = u8::try_from(2 + 1 + 2 + filter.len()).unwrap();
+        let filter_length = u8::try_from(filter.len()).unwrap();
+        let head = [0xa2, length, (id >> 8) as u8, id as u8, 0, 0, filter_length];
+        self.send(&[&head, filter.as_bytes()].concat());
     }
 
     pub(crate) fn publish(&mut self, topic: &str, payload: &[u8], qos: QoS, retain: bool) -> u16 {

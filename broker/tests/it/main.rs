@@ -7,4 +7,5 @@ mod retained;
 mod session;
 mod shared;
 mod store_away;
+mod takeover;
 mod will;

@@ -1,5 +1,11 @@
 //! Will Messages: when they are published and when not, section 3.1.2.5 and the note in 3.1.4.
 
+use std::time::Duration;
+
+use broker::BrokerConfig;
+use mqtt::QoS;
+use state::{Due, MemoryStore, Store};
+
 use crate::device::{Got, How, World};
 
 #[tokio::test]
@@ -27,7 +33,7 @@ async fn a_delayed_will_is_published_after_its_delay_and_only_once() {
     world.connect(&How { will: Some(("will/x", 1)), ..How::stored("s") }).lose();
     assert!(watcher.payloads().is_empty());
     assert!(matches!(watcher.wait().await, Got::Publish { .. }));
-    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     assert!(watcher.payloads().is_empty());
 }
 
@@ -41,7 +47,7 @@ async fn coming_back_before_the_delay_has_passed_cancels_the_will() {
     let how = How { will: Some(("will/x", 1)), ..How::stored("s") };
     world.connect(&how).lose();
     let _back = world.connect(&how);
-    tokio::time::sleep(std::time::Duration::from_millis(1700)).await;
+    tokio::time::sleep(Duration::from_millis(1700)).await;
     assert!(watcher.payloads().is_empty());
 }
 
@@ -82,4 +88,46 @@ async fn a_refused_will_does_not_cost_the_session_its_owner() {
     assert!(owner.closed.is_none());
     owner.lose();
     assert_eq!(world.connect(&How::stored("s")).got(), Some(Got::ConnAck { session_present: true, code: 0 }));
+}
+
+// Section 3.1.4: the takeover decides about the Will, and the loss of the old connection adds none.
+#[tokio::test]
+async fn a_will_is_published_once_when_the_connection_is_lost_during_its_takeover() {
+    for clean_start in [false, true] {
+        let world = World::new().await;
+        let mut watcher = world.connect(&How::clean("watcher"));
+        watcher.subscribe("will/#", 0);
+        watcher.drain();
+        let mut old = world.connect(&How { will: Some(("will/x", 0)), ..How::stored("s") });
+        world.store.hold();
+        let _new = world.connect(&How { clean_start, ..How::stored("s") });
+        old.lose();
+        world.store.let_go();
+        assert_eq!(watcher.payloads(), [b"gone"], "clean start {clean_start}");
+    }
+}
+
+#[tokio::test]
+async fn a_will_that_cannot_be_retained_is_published_only_once() {
+    let world = World::with(
+        BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() },
+        MemoryStore::with_limits(u64::MAX, usize::MAX, 1),
+    )
+    .await;
+    let mut watcher = world.connect(&How::clean("watcher"));
+    watcher.subscribe("will/#", 0);
+    watcher.drain();
+    watcher.publish("other", b"retained", QoS::AtLeastOnce, true);
+    world.connect(&How { will: Some(("will/x", 1)), will_retain: true, ..How::stored("s") }).lose();
+    let published = async {
+        while watcher.payloads().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), published).await.expect("the Will is published");
+    // The store gives a Will that is not finished again after a while.
+    let (tx, rx) = std::sync::mpsc::channel();
+    world.store.claim_due(u64::MAX / 2, 10, Box::new(move |due| tx.send(due.unwrap()).unwrap()));
+    let due = rx.recv().unwrap();
+    assert!(!due.iter().any(|due| matches!(due, Due::Will(..))), "{due:?}");
 }
