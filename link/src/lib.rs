@@ -1,9 +1,11 @@
 //! Between edge and worker: what the one asks of the other ([`Upstream`]), the passport, and the bytes that go back to a
-//! device. In one process the worker implements [`Upstream`] itself and no socket is involved.
+//! device. In one process the worker implements [`Upstream`] itself and no socket is involved; between processes there is
+//! [`wire`].
 
 mod outgoing;
 mod passport;
 mod upstream;
+pub mod wire;
 
 pub use outgoing::{Outgoing, SHARED_BYTES_MIN};
 pub use passport::{Action, Effect, Passport, Rule};

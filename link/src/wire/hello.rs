@@ -1,0 +1,106 @@
+//! HELLO: who is there, which versions and features it speaks, and what it is ready to take. Its layout is for ever; later
+//! versions append fields, which earlier ones do not read.
+
+use bytes::{BufMut, BytesMut};
+
+use super::WireError;
+use super::field::{Reader, Text};
+
+/// The version of the protocol that this release prefers.
+pub const VERSION: u16 = 1;
+
+/// The oldest version that this release speaks: that of the release before, or the same.
+pub const VERSION_OLDEST: u16 = 1;
+
+/// The features that this release knows, one bit each; none so far.
+pub const FEATURES: u64 = 0;
+
+/// What every HELLO begins with.
+const MAGIC: [u8; 4] = *b"TGlk";
+
+/// The versions that one end speaks, all between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest.
+    pub oldest: u16,
+    /// The newest, which it prefers.
+    pub newest: u16,
+}
+
+impl Versions {
+    /// Those of this release.
+    pub const OURS: Self = Self { oldest: VERSION_OLDEST, newest: VERSION };
+
+    /// The newest version that both speak; `None` when the two are not neighbours.
+    pub fn agree(self, other: Self) -> Option<u16> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
+
+/// The first frame of each end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// What it speaks.
+    pub versions: Versions,
+    /// What it knows beyond that; those that both know are in force.
+    pub features: u64,
+    /// The worker's or the edge's name.
+    pub id: Text,
+    /// Credit in bytes of every stream towards this end when it opens; not 0.
+    pub window_bytes: u32,
+    /// Largest Control Packet, in bytes, that this end takes.
+    pub packet_bytes_max: u32,
+}
+
+impl Hello {
+    pub(super) fn encoded_len(&self) -> usize {
+        MAGIC.len() + 2 + 2 + 8 + self.id.encoded_len() + 4 + 4
+    }
+
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        out.put_slice(&MAGIC);
+        out.put_u16(self.versions.oldest);
+        out.put_u16(self.versions.newest);
+        out.put_u64(self.features);
+        self.id.encode(out);
+        out.put_u32(self.window_bytes);
+        out.put_u32(self.packet_bytes_max);
+    }
+
+    pub(super) fn decode(mut body: Reader) -> Result<Self, WireError> {
+        if body.array::<4>("magic").ok() != Some(MAGIC) {
+            return Err(WireError::NotALink);
+        }
+        let versions = Versions { oldest: body.u16("oldest version")?, newest: body.u16("newest version")? };
+        if versions.oldest > versions.newest {
+            return Err(WireError::Value("newest version"));
+        }
+        let features = body.u64("features")?;
+        let id = body.text("id")?;
+        let window_bytes = body.u32("window")?;
+        if window_bytes == 0 {
+            return Err(WireError::Value("window"));
+        }
+        let packet_bytes_max = body.u32("packet size")?;
+        Ok(Self { versions, features, id, window_bytes, packet_bytes_max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_agree_on_the_newest_version_of_both() {
+        let agree = |a: (u16, u16), b: (u16, u16)| {
+            let [a, b] = [a, b].map(|(oldest, newest)| Versions { oldest, newest });
+            assert_eq!(a.agree(b), b.agree(a));
+            a.agree(b)
+        };
+        assert_eq!(agree((1, 1), (1, 1)), Some(1));
+        assert_eq!(agree((1, 2), (2, 3)), Some(2));
+        assert_eq!(agree((1, 3), (2, 3)), Some(3));
+        assert_eq!(agree((1, 2), (3, 4)), None);
+    }
+}
