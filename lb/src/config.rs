@@ -24,6 +24,9 @@ pub struct EdgeConfig {
     /// How long authentication may take after CONNECT, the client's answers included; milliseconds. Default 10,000; 100 to
     /// 300,000.
     pub authenticate_timeout_ms: u64,
+    /// How long the worker may take to open the session after that, before the device is refused with "server
+    /// unavailable"; milliseconds. Default 10,000; 100 to 300,000.
+    pub open_timeout_ms: u32,
     /// The largest CONNECT packet, bytes. Default 65,536; 256 to 1,048,576.
     pub connect_bytes_max: u32,
     /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. Default 1,048,576;
@@ -72,6 +75,7 @@ impl Default for EdgeConfig {
             tls: None,
             connect_timeout_ms: 10_000,
             authenticate_timeout_ms: 10_000,
+            open_timeout_ms: 10_000,
             connect_bytes_max: 65_536,
             packet_bytes_max: 1_048_576,
             client_id_bytes_max: 1_024,
@@ -103,7 +107,8 @@ pub struct ListenerConfig {
     /// The path of the WebSocket, for `ws` and `wss`. Default `/mqtt`; starts with `/`.
     #[serde(default = "default_path")]
     pub path: String,
-    /// Origins (`https://example.com`) that browsers may connect from, for `ws` and `wss`. Default: none, which is any.
+    /// Origins (`https://example.com`) that browsers may connect from, for `ws` and `wss`; `loopback` stands for pages
+    /// served by this machine. Default: none, which is any.
     #[serde(default)]
     pub origins: Vec<String>,
     /// TLS for `mqtts` and `wss`. Default: `edge.tls`.
@@ -211,6 +216,7 @@ impl EdgeConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         within("connect_timeout_ms", self.connect_timeout_ms, 100, 300_000)?;
         within("authenticate_timeout_ms", self.authenticate_timeout_ms, 100, 300_000)?;
+        within("open_timeout_ms", self.open_timeout_ms.into(), 100, 300_000)?;
         within("connect_bytes_max", self.connect_bytes_max.into(), 256, 1_048_576)?;
         within("packet_bytes_max", self.packet_bytes_max.into(), 1_024, 268_435_460)?;
         within("client_id_bytes_max", self.client_id_bytes_max.into(), 23, 65_535)?;

@@ -171,11 +171,9 @@ impl Stream for FakeStream {
         if std::mem::take(&mut state.makes_room) {
             state.is_full = false;
         }
-        if let Some(bytes) = state.outbox.pop_front() {
-            let mut taken = bytes.len();
+        if let Some(bytes) = state.outbox.pop_front_if(|_| out.len() < budget) {
             out.put_bytes(bytes);
-            while let Some(bytes) = state.outbox.pop_front_if(|bytes| taken + bytes.len() <= budget) {
-                taken += bytes.len();
+            while let Some(bytes) = state.outbox.pop_front_if(|bytes| out.len() + bytes.len() <= budget) {
                 out.put_bytes(bytes);
             }
             return Poll::Ready(Event::Wrote);
@@ -185,6 +183,20 @@ impl Stream for FakeStream {
         }
         state.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<ReasonCode> {
+        let mut state = self.session.state.lock();
+        match state.end {
+            Some(reason) => {
+                out.put_slice(&[0xE0, 1, reason.as_u8()]);
+                Poll::Ready(reason)
+            }
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 
     fn renew(&mut self, _passport: Arc<Passport>) {
@@ -197,7 +209,7 @@ impl Stream for FakeStream {
 }
 
 /// Refuses user `mallory`, never answers about user `stuck`, and knows the Authentication Method `TWO-STEP`, to which the
-/// client has to answer `yes`.
+/// client has to answer `yes`, or `as other` to be the user of that name.
 pub(crate) struct FakeAuthenticator;
 
 fn passport(request: &Request) -> Arc<Passport> {
@@ -232,6 +244,10 @@ impl Exchange for TwoStep {
         }
         match data {
             Some(b"yes") => Step::Done(passport(&self.request), Some(Bytes::from_static(b"well"))),
+            // Like a mechanism that names its user itself: the name of the request must be the same.
+            Some(b"as other") if self.request.username.as_deref().is_none_or(|name| name == "other") => {
+                Step::Done(passport(&self.request), None)
+            }
             _ => Step::Deny(DenyReason::NotAuthorized),
         }
     }

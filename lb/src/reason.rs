@@ -96,6 +96,8 @@ pub(crate) enum CloseReason {
     ConnectionLost,
     /// Nothing came for one and a half times the Keep Alive.
     KeepAliveTimeout,
+    /// The worker did not open its session in time.
+    OpenTimeout,
     /// It left bytes unread for too long.
     WriteTimeout,
     /// It sent what framing or the edge's own packets do not allow; the code says what.
@@ -118,6 +120,7 @@ impl CloseReason {
             Self::ConnectionClosed => "connection_closed",
             Self::ConnectionLost => "connection_lost",
             Self::KeepAliveTimeout => "keep_alive_timeout",
+            Self::OpenTimeout => "open_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::ReceiveBufferFull => "receive_buffer_full",
             Self::ReAuthentication => "re_authentication",

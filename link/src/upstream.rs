@@ -96,8 +96,16 @@ pub trait Stream: Send + Unpin + 'static {
     /// back; the task is woken when that changes.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Appends what is ready for the device to `out`, about `budget` bytes at most, and registers the task for more.
+    /// Appends what is ready for the device until `out`, with what was in it before, holds about `budget` bytes, and
+    /// registers the task for more. Nothing is appended to an `out` that holds as much already.
     fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event>;
+
+    /// Looks whether the worker ends the conversation, while the device leaves bytes unread so that nothing is taken by
+    /// [`Stream::poll_recv`]. Appends no more than the packet that tells the device, and otherwise registers the task
+    /// for the end. A worker that does not say lets it be found by the next `poll_recv`.
+    fn poll_end(&mut self, _cx: &mut Context<'_>, _out: &mut Outgoing) -> Poll<ReasonCode> {
+        Poll::Pending
+    }
 
     /// Replaces the passport after re-authentication.
     fn renew(&mut self, passport: Arc<Passport>);

@@ -25,7 +25,8 @@ impl CloseReason {
             Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
             Self::ReAuthentication => Some(ReasonCode::NotAuthorized),
             Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
-            Self::ClientDisconnect
+            Self::OpenTimeout
+            | Self::ClientDisconnect
             | Self::ConnectionClosed
             | Self::ConnectionLost
             | Self::WriteTimeout
@@ -55,6 +56,9 @@ where
         if let Some(code) = reason.farewell().filter(|_| self.version.is_v5() && self.state == State::Serving)
         {
             reply::disconnect(code, out);
+        }
+        if reason == CloseReason::OpenTimeout {
+            out.put_slice(&reply::refusal(self.version, ReasonCode::ServerUnavailable));
         }
         let listener = &self.admitted.0;
         listener.shared.metrics.closed(reason);

@@ -229,10 +229,14 @@ where
                 cx.waker().wake_by_ref();
             }
         }
+        if self.is_unsent() {
+            self.look_for_end(cx, out, now);
+        }
         if self.is_paused && self.state == State::Serving && self.can_read(cx, out) {
             // What this turn took or wrote made room, so that nothing else would wake the task to read on.
             cx.waker().wake_by_ref();
         }
+        self.check_opening(out, now);
         self.check_write_timeout(now);
     }
 
@@ -290,7 +294,6 @@ where
         while out.len() < WRITE_BYTES {
             let Some(stream) = &mut self.stream else { return false };
             let used = out.len();
-            // The whole budget each time: workers may count what is in `out` already, or what they append.
             match stream.poll_recv(cx, out, WRITE_BYTES) {
                 Poll::Pending => return false,
                 Poll::Ready(Event::Wrote) if self.state == State::AwaitingConnAck => {
@@ -306,6 +309,15 @@ where
             }
         }
         true
+    }
+
+    /// Sees that the worker ends the session of a device that leaves bytes unread, so that a takeover need not wait for
+    /// the write timeout.
+    fn look_for_end(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
+        let Some(stream) = &mut self.stream else { return };
+        if let Poll::Ready(reason) = stream.poll_end(cx, out) {
+            self.close(CloseReason::Worker(reason), out, now);
+        }
     }
 
     fn re_authenticate(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::*;
 use crate::config::EdgeConfig;
-use crate::fake::{self, FakeAuthenticator, FakeStream, FakeWorker, Session};
+use crate::fake::{self, FakeAuthenticator, FakeStream, FakeWorker, Session, eventually};
 
 const PINGREQ: &[u8] = b"\xC0\0";
 const PINGRESP: &[u8] = b"\xD0\0";
@@ -303,6 +303,46 @@ async fn a_device_that_does_not_read_is_closed_after_the_write_timeout() {
     running.relay.await.expect("ended");
     assert_eq!(since.elapsed().as_secs(), 30);
     assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_from_a_device_that_does_not_read_is_noticed_at_once() {
+    let running = Setup { pipe_bytes: 1_024, ..Setup::default() }.start().await;
+    running.session.push(vec![0x55; 100_000]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let since = Instant::now();
+    running.session.end(ReasonCode::SessionTakenOver);
+    eventually("the session is let go", || running.session.closed().is_some()).await;
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    running.relay.await.expect("ended");
+    assert_eq!(since.elapsed().as_secs(), 2, "no longer than it may linger");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_reads_late_hears_that_it_was_taken_over() {
+    let mut running = Setup { pipe_bytes: 1_024, ..Setup::default() }.start().await;
+    running.session.push(vec![0x55; 100_000]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.session.end(ReasonCode::SessionTakenOver);
+    eventually("the session is let go", || running.session.closed().is_some()).await;
+    let mut all = vec![0; 100_000];
+    running.device.read_exact(&mut all).await.expect("what was on its way");
+    running.expect_end(b"\xE0\x01\x8E").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_not_opened_in_time_is_refused() {
+    for (version, refusal) in
+        [(ProtocolVersion::V5, &b"\x20\x03\0\x88\0"[..]), (ProtocolVersion::V311, b"\x20\x02\0\x03")]
+    {
+        let mut worker = FakeWorker::default();
+        worker.holds_connack = true;
+        let running = Setup { version, worker, ..Setup::default() }.start_silent().await;
+        let since = Instant::now();
+        let ended = timeout(Duration::from_secs(600), running.expect_end(refusal)).await;
+        assert_eq!(ended.expect("it ends").closed(), Some(CloseCause::Abnormal));
+        assert_eq!(since.elapsed().as_secs(), 10);
+    }
 }
 
 #[tokio::test(start_paused = true)]

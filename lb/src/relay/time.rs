@@ -29,6 +29,18 @@ where
     S: Stream,
     A: Authenticator,
 {
+    /// Refuses a device whose session the worker has not opened in time: it has probably given up, which cannot be seen
+    /// while nothing is read.
+    pub(super) fn check_opening(&mut self, out: &mut Outgoing, now: u32) {
+        if self.state == State::AwaitingConnAck && left(self.received_ms, self.open_timeout_ms(), now) == 0 {
+            self.close(CloseReason::OpenTimeout, out, now);
+        }
+    }
+
+    fn open_timeout_ms(&self) -> u32 {
+        self.shared().config.open_timeout_ms
+    }
+
     // v5 [MQTT-3.1.2-22]
     pub(super) fn check_silence(&mut self, out: &mut Outgoing, now: u32) {
         let is_watched = self.silence_ms_max > 0 && !self.is_paused && self.state == State::Serving;
@@ -57,7 +69,9 @@ where
         if !self.state.is_open() {
             due = self.abandon_ms.wrapping_sub(now);
         } else {
-            if self.silence_ms_max > 0 && !self.is_paused && self.state == State::Serving {
+            if self.state == State::AwaitingConnAck {
+                due = left(self.received_ms, self.open_timeout_ms(), now);
+            } else if self.silence_ms_max > 0 && !self.is_paused {
                 due = left(self.received_ms, self.silence_ms_max, now);
             }
             if self.is_unsent() {
