@@ -227,7 +227,10 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let Authenticated { passport, outcome } = authenticated;
         let server_keep_alive_s = server_keep_alive(self.config(), connect);
         let enhanced = authenticate::method(connect).map(|(method, _)| {
-            let request = self.request(connect, &identity);
+            // Who it is stays so, whether CONNECT named the user or the exchange did.
+            let subject = Some(passport.subject.clone()).filter(|subject| !subject.is_empty());
+            let mut request = self.request(connect, &identity);
+            request.username = subject.or(request.username);
             Box::new(Enhanced::new(self.gate.authenticator.clone(), method.into(), request))
         });
         let open = Open {

@@ -269,6 +269,21 @@ async fn enhanced_authentication_comes_before_connack() {
 }
 
 #[tokio::test]
+async fn re_authentication_stays_with_the_user_who_connected() {
+    let (_edge, worker, address) = start(|_| {});
+    let mut device = dial(address).await;
+    device.write_all(&connect_as(5, "a", 2, &properties("TWO-STEP", ""), "")).await.expect("written");
+    expect(&mut device, &auth(0x18, "really?")).await;
+    device.write_all(&auth(0x18, "yes")).await.expect("written");
+    expect(&mut device, CONNACK_5).await;
+    device.write_all(&auth(0x19, "again")).await.expect("written");
+    expect(&mut device, &auth(0x18, "really?")).await;
+    device.write_all(&auth(0x18, "as other")).await.expect("written");
+    expect_end(device, b"\xE0\x01\x87").await;
+    assert_eq!(worker.session(0).await.renewed(), 0);
+}
+
+#[tokio::test]
 async fn failed_enhanced_authentication_is_refused_by_connack() {
     let (_edge, worker, address) = start(|_| {});
     let mut device = dial(address).await;
