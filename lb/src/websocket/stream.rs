@@ -150,7 +150,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(Ok(())) };
         loop {
-            if let Some(payload) = waiting.pong.take() {
+            // Behind what waits, or answers to a client that does not read would pile up.
+            if waiting.outgoing.is_empty()
+                && let Some(payload) = waiting.pong.take()
+            {
                 append_control(Opcode::Pong, &payload, &mut waiting.outgoing);
             }
             if waiting.outgoing.is_empty() {

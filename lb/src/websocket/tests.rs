@@ -168,7 +168,7 @@ async fn many_pings_to_a_client_that_does_not_read_wait_as_one() {
         far.write_all(&frame(0x89, &round.to_be_bytes())).await.unwrap();
     }
     far.write_all(&frame(0x82, b"still here")).await.unwrap();
-    let mut sent = vec![0; filler + 10];
+    let mut sent = vec![0; 4 + filler];
     far.read_exact(&mut sent).await.unwrap();
     far.write_all(&frame(0x88, b"")).await.unwrap();
     let mut answers = Vec::new();
@@ -178,6 +178,42 @@ async fn many_pings_to_a_client_that_does_not_read_wait_as_one() {
     assert_eq!(seen, b"still here");
     assert!(answers.len() < 5_000 * 4, "{} bytes of answers", answers.len());
     assert!(answers.ends_with(&[0x88, 0]));
+}
+
+#[tokio::test]
+async fn pings_read_one_by_one_while_nothing_can_be_written_wait_as_one() {
+    let (near, mut far) = duplex(1_024);
+    let mut server = WsStream::new(near, Bytes::new());
+    let filler = server.write(&pattern(4_000)).await.unwrap();
+    assert!(server.has_unsent());
+    for round in 0..1_000_u16 {
+        far.write_all(&frame(0x89, &round.to_be_bytes())).await.unwrap();
+        // Or the task would run out of budget.
+        tokio::task::yield_now().await;
+        let mut byte = [0];
+        let read = std::pin::pin!(server.read(&mut byte));
+        assert!(poll_once(read).is_none(), "a ping carries nothing");
+    }
+    far.shutdown().await.unwrap();
+    let (mut answers, mut rest) = (Vec::new(), Vec::new());
+    let reading = async { far.read_to_end(&mut answers).await };
+    let writing = async {
+        server.read_to_end(&mut rest).await.unwrap();
+        server.flush().await.unwrap();
+        drop(server);
+    };
+    let (seen, ()) = tokio::join!(reading, writing);
+    seen.unwrap();
+    assert_eq!(answers.len(), 4 + filler + 4, "the filler in its frame, and the answer to the last ping");
+    assert!(answers.ends_with(&[0x8a, 2, 0x03, 0xe7]));
+}
+
+/// Polls once.
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
 }
 
 #[tokio::test]
@@ -374,6 +410,28 @@ async fn what_cannot_be_upgraded_is_refused() {
         assert!(answer.starts_with(&format!("http/1.1 {} ", expected.status())), "{new:?}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{new:?}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn pages_of_this_machine_may_be_all_that_may_connect() {
+    let config = WebSocketConfig { origins: vec!["loopback".to_owned()], ..WebSocketConfig::default() };
+    for (origin, is_allowed) in [
+        ("http://localhost", true),
+        ("https://localhost:3000", true),
+        ("http://127.0.0.1:8000", true),
+        ("http://[::1]:8000", true),
+        ("https://example.com", false),
+        ("http://localhost.example.com", false),
+        ("http://127.0.0.1.example.com:80", false),
+        ("http://user@localhost", false),
+        ("http://192.0.2.1", false),
+        ("null", false),
+        ("loopback", false),
+    ] {
+        let text = REQUEST.replace("https://example.com", origin);
+        assert_eq!(request(&text, &config).await.0.is_ok(), is_allowed, "{origin}");
+    }
+    request(&REQUEST.replace("Origin: https://example.com\r\n", ""), &config).await.0.unwrap();
 }
 
 #[tokio::test]

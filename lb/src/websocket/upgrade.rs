@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,6 +30,8 @@ use super::stream::WsStream;
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// What hyper reads at most before it has a request, bytes. It takes no less.
 const REQUEST_BYTES_MAX: usize = 8192;
+/// Stands for the origins of pages that this machine serves.
+const LOOPBACK: &str = "loopback";
 /// Subprotocols served, in our order. v5 [MQTT-6.0.0-4]; the second is what MQTT 3.1 clients call theirs.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
@@ -38,8 +41,8 @@ const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 pub struct WebSocketConfig {
     /// The path that is served; the query is not looked at. Default `"/mqtt"`.
     pub path: String,
-    /// Origins (`"https://example.com"`) that browsers may connect from. Empty (default): any. Clients that send no
-    /// Origin are no browsers and always may.
+    /// Origins (`"https://example.com"`) that browsers may connect from, `"loopback"` for pages served by this machine.
+    /// Empty (default): any. Clients that send no Origin are no browsers and always may.
     pub origins: Vec<String>,
     /// Header fields in a request at most. Default 64.
     pub headers_max: usize,
@@ -126,7 +129,7 @@ fn judge<B: Body>(request: &Request<B>, config: &WebSocketConfig) -> Result<Agre
         return Err(Refusal::Version);
     }
     let accept = accept_key(headers).ok_or(Refusal::Key)?;
-    let is_foreign = |origin: &HeaderValue| !config.origins.iter().any(|allowed| origin == allowed.as_str());
+    let is_foreign = |origin: &HeaderValue| !config.origins.iter().any(|allowed| is_from(origin, allowed));
     if !config.origins.is_empty() && headers.get_all(ORIGIN).iter().any(is_foreign) {
         return Err(Refusal::Origin);
     }
@@ -135,6 +138,26 @@ fn judge<B: Body>(request: &Request<B>, config: &WebSocketConfig) -> Result<Agre
         .find(|served| tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == *served))
         .ok_or(Refusal::Subprotocol)?;
     Ok(Agreed { accept, subprotocol })
+}
+
+/// Whether a page of `origin` is one of those that `allowed` stands for.
+fn is_from(origin: &HeaderValue, allowed: &str) -> bool {
+    if allowed == LOOPBACK { origin.to_str().is_ok_and(is_loopback) } else { origin == allowed }
+}
+
+/// Whether an origin, as browsers write it, is of a server on this machine. A name that only resolves to a loopback
+/// address is not: whoever owns it could make it do so.
+fn is_loopback(origin: &str) -> bool {
+    let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let Some(authority) = rest else { return false };
+    match authority.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => {
+            let bare = authority.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(authority);
+            let name = authority.split_once(':').map_or(authority, |(name, _)| name);
+            name == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+    }
 }
 
 /// The comma-separated tokens of a header that may come more than once.
