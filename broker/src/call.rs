@@ -6,7 +6,7 @@ use link::ConnectionId;
 use mqtt::PacketId;
 use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
-use crate::held::Work;
+use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::session_handle::{Item, SessionHandle};
 
@@ -47,45 +47,51 @@ impl Call {
 
 impl Hub {
     /// Asks the store, and again later if it is away.
-    pub(crate) fn call(self: &Arc<Self>, call: Call) {
+    pub(crate) fn call(self: &Arc<Self>, ticket: Ticket, call: Call) {
         let store = Arc::clone(&self.store);
         let fence = call.fence.clone();
         match call.op.clone() {
             Op::ReadQueue(from, count) => {
-                store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(call, Item::Queue));
+                store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(ticket, call, Item::Queue));
             }
             Op::Acknowledge(number) => {
-                store.acknowledge(&fence, number, self.ask_silently(call, |_| ()));
+                store.acknowledge(&fence, number, self.ask_silently(ticket, call, |_| ()));
             }
             Op::MarkReleased(number) => {
                 store.mark_released(
                     &fence,
                     number,
-                    self.tell(call, move |result| Item::Released(number, result)),
+                    self.tell(ticket, call, move |result| Item::Released(number, result)),
                 );
             }
             Op::ForgetReceived(id) => {
-                store.forget_received(&fence, id, self.tell(call, move |result| Item::Forgotten(id, result)));
+                store.forget_received(
+                    &fence,
+                    id,
+                    self.tell(ticket, call, move |result| Item::Forgotten(id, result)),
+                );
             }
             Op::Subscribe(id, subscriptions) => {
                 store.subscribe(
                     &fence,
                     subscriptions,
-                    self.tell(call, move |result| Item::Subscribed(id, result)),
+                    self.tell(ticket, call, move |result| Item::Subscribed(id, result)),
                 );
             }
             Op::Unsubscribe(id, filters) => {
                 store.unsubscribe(
                     &fence,
                     filters,
-                    self.tell(call, move |result| Item::Unsubscribed(id, result)),
+                    self.tell(ticket, call, move |result| Item::Unsubscribed(id, result)),
                 );
             }
-            Op::Revoke(filters) => store.unsubscribe(&fence, filters, self.ask_silently(call, |_| ())),
+            Op::Revoke(filters) => {
+                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, |_| ()))
+            }
             Op::Release(release, will) => {
                 let (session, asked) = (Arc::clone(&fence.session), release.clone());
                 let released = move |hub: &Arc<Self>| hub.released(&session, &asked, will);
-                store.release(&fence, release, self.ask_silently(call, released));
+                store.release(&fence, release, self.ask_silently(ticket, call, released));
             }
         }
     }
@@ -111,12 +117,13 @@ impl Hub {
 
     fn tell<T: 'static>(
         self: &Arc<Self>,
+        ticket: Ticket,
         call: Call,
         item: impl FnOnce(Result<T, StoreError>) -> Item + Send + 'static,
     ) -> Done<T> {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
-            Err(error) if error.is_retryable() => hub.hold(Work::Call(call)),
+            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Call(call)),
             result => {
                 if result.is_ok() {
                     hub.follow_in_index(&call);
@@ -129,12 +136,13 @@ impl Hub {
     /// Nobody waits for the answer. A session that has a newer owner, or is gone, needs none of it.
     fn ask_silently<T: 'static>(
         self: &Arc<Self>,
+        ticket: Ticket,
         call: Call,
         then: impl FnOnce(&Arc<Self>) + Send + 'static,
     ) -> Done<T> {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
-            Err(error) if error.is_retryable() => hub.hold(Work::Call(call)),
+            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Call(call)),
             Ok(_) => then(&hub),
             Err(StoreError::Fenced | StoreError::NoSession) => {}
             Err(error) => {

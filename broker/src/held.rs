@@ -1,7 +1,7 @@
 //! Work that the store could not take: kept in order and tried again, so that a store that is away holds devices up and
 //! closes none. Its length is bounded by what devices may have in flight; QoS 0 is not kept.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use state::{Message, Origin};
@@ -9,73 +9,108 @@ use state::{Message, Origin};
 use crate::call::Call;
 use crate::hub::Hub;
 use crate::publish::{Routed, Waiting};
+use crate::retained::PageRead;
 
 /// Something to ask of the store.
 pub(crate) enum Work {
     Retain(Arc<Message>, Arc<Waiting>),
     Enqueue(Arc<Message>, Option<Origin>, Vec<Routed>, Arc<Waiting>),
+    Page(PageRead),
     Call(Call),
 }
 
-/// What waits for the store, oldest first.
+/// The place of a piece of work in the order in which it was to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
+
+/// Pieces of work handed on in one go.
+const RETRIED_MAX: usize = 50_000;
+
+/// What waits for the store.
 #[derive(Default)]
 pub(crate) struct Held {
-    work: VecDeque<Work>,
+    work: BTreeMap<Ticket, Work>,
+    next: u64,
     /// The store has been asked with the oldest one alone.
     is_probing: bool,
+    /// Somebody hands on what waits: whatever comes meanwhile lines up behind it.
+    is_draining: bool,
+    /// The store could not take something since the last look.
+    was_refused: bool,
+}
+
+impl Held {
+    fn take_ticket(&mut self) -> Ticket {
+        self.next += 1;
+        Ticket(self.next)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.work.is_empty() && !self.is_probing && !self.is_draining
+    }
 }
 
 impl Hub {
     /// Asks the store, unless something older waits for it: overtaking that would break the order of a publisher.
     pub(crate) fn submit(self: &Arc<Self>, work: Work) {
         let mut held = self.held.lock();
-        if held.work.is_empty() && !held.is_probing {
+        let ticket = held.take_ticket();
+        if held.is_idle() {
             drop(held);
-            self.run(work);
+            self.run(ticket, work);
         } else {
-            held.work.push_back(work);
+            held.work.insert(ticket, work);
         }
     }
 
-    /// The store could not take this: it is tried again. What was asked first comes first again.
-    pub(crate) fn hold(&self, work: Work) {
+    /// The store could not take this: it is tried again, in its place. Without a ticket it was not asked in any order.
+    pub(crate) fn hold(&self, ticket: Option<Ticket>, work: Work) {
         let mut held = self.held.lock();
-        if std::mem::take(&mut held.is_probing) {
-            held.work.push_front(work);
-        } else {
-            held.work.push_back(work);
-        }
+        let ticket = ticket.unwrap_or_else(|| held.take_ticket());
+        held.was_refused = true;
+        held.work.insert(ticket, work);
     }
 
     /// Whether anything waits for the store.
     pub(crate) fn holds_work(&self) -> bool {
-        let held = self.held.lock();
-        held.is_probing || !held.work.is_empty()
+        !self.held.lock().is_idle()
     }
 
-    /// Asks the store with the oldest that waits; when it takes that, the rest follows at the next call.
+    /// Asks the store with the oldest that waits; unless it refuses that, the rest follows at the next call.
     pub(crate) fn retry_held(self: &Arc<Self>) {
         let mut held = self.held.lock();
-        if held.is_probing {
-            // The last probe was taken, or it is still being answered: then the rest is in order behind it.
-            held.is_probing = false;
-            let work = std::mem::take(&mut held.work);
+        if held.is_draining {
+            return;
+        }
+        let was_probing = std::mem::take(&mut held.is_probing);
+        let was_refused = std::mem::take(&mut held.was_refused);
+        let is_taken = was_probing && !was_refused;
+        // The last probe was taken, or it is still being answered: then the rest is in order behind it.
+        held.is_draining = is_taken;
+        held.is_probing = !is_taken && !held.work.is_empty();
+        for _ in 0..if is_taken { RETRIED_MAX } else { 1 } {
+            let Some((ticket, work)) = held.work.pop_first() else { break };
             drop(held);
-            work.into_iter().for_each(|work| self.run(work));
-        } else if let Some(oldest) = held.work.pop_front() {
-            held.is_probing = true;
-            drop(held);
-            self.run(oldest);
+            self.run(ticket, work);
+            held = self.held.lock();
+            if held.was_refused {
+                // What follows the one that was refused must not overtake it.
+                break;
+            }
+        }
+        if std::mem::take(&mut held.is_draining) && !held.was_refused {
+            held.is_probing = !held.work.is_empty();
         }
     }
 
-    fn run(self: &Arc<Self>, work: Work) {
+    fn run(self: &Arc<Self>, ticket: Ticket, work: Work) {
         match work {
-            Work::Retain(message, waiting) => self.run_retain(message, waiting),
+            Work::Retain(message, waiting) => self.run_retain(ticket, message, waiting),
             Work::Enqueue(message, origin, routed, waiting) => {
-                self.run_enqueue(message, origin, routed, waiting);
+                self.run_enqueue(ticket, message, origin, routed, waiting);
             }
-            Work::Call(call) => self.call(call),
+            Work::Page(read) => self.run_page(ticket, read),
+            Work::Call(call) => self.call(ticket, call),
         }
     }
 }

@@ -13,7 +13,7 @@ use state::{
     SubscriptionOptions, Target,
 };
 
-use crate::held::Work;
+use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::index::{Entry, Matches};
 use crate::session::DropReason;
@@ -150,14 +150,16 @@ impl Hub {
     }
 
     /// Sets the retained message; the answer is one part of what is waited for.
-    pub(crate) fn run_retain(self: &Arc<Self>, message: Arc<Message>, waiting: Arc<Waiting>) {
+    pub(crate) fn run_retain(self: &Arc<Self>, ticket: Ticket, message: Arc<Message>, waiting: Arc<Waiting>) {
         let (hub, retained) = (Arc::clone(self), Arc::clone(&message));
-        self.store.retain(message, Box::new(move |result| hub.retain_done(retained, &waiting, result)));
+        let done = move |result| hub.retain_done(Some(ticket), retained, &waiting, result);
+        self.store.retain(message, Box::new(done));
     }
 
     /// Enqueues the message; the answer is one part of what is waited for.
     pub(crate) fn run_enqueue(
         self: &Arc<Self>,
+        ticket: Ticket,
         message: Arc<Message>,
         origin: Option<Origin>,
         routed: Vec<Routed>,
@@ -170,7 +172,7 @@ impl Hub {
             publish,
             Box::new(move |result| match result {
                 Err(error) if error.is_retryable() => {
-                    hub.hold(Work::Enqueue(message, origin, routed, waiting));
+                    hub.hold(Some(ticket), Work::Enqueue(message, origin, routed, waiting));
                 }
                 Err(error) => waiting.part_done(Err(error)),
                 Ok(published) => {
@@ -179,6 +181,26 @@ impl Hub {
                 }
             }),
         );
+    }
+
+    /// Enqueues a message for one stored session, and runs `then` when it is there, or will not come there.
+    pub(crate) fn enqueue_for(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        delivery: Delivery,
+        then: Box<dyn FnOnce() + Send>,
+    ) {
+        let message = Arc::clone(&delivery.message);
+        let waiting = Arc::new(Waiting {
+            publisher: None,
+            qos: delivery.qos,
+            matched: true,
+            parts: AtomicUsize::new(1),
+            failed: Mutex::default(),
+            then: Mutex::new(Some(then)),
+        });
+        let routed = vec![Routed { session: Arc::clone(session), delivery }];
+        self.submit(Work::Enqueue(message, None, routed, waiting));
     }
 
     /// The store has the message in these queues: tell the sessions that are connected.
@@ -291,7 +313,7 @@ impl Hub {
                 match std::mem::replace(&mut *slot, RetainSlot::Done(Ok(()))) {
                     RetainSlot::Waited(waiting) => {
                         drop(slot);
-                        hub.retain_done(retained, &waiting, result);
+                        hub.retain_done(None, retained, &waiting, result);
                     }
                     _ => *slot = RetainSlot::Done(result),
                 }
@@ -300,9 +322,17 @@ impl Hub {
         RetainBegun { slot: Some(slot) }
     }
 
-    fn retain_done(&self, message: Arc<Message>, waiting: &Arc<Waiting>, result: Result<(), StoreError>) {
+    fn retain_done(
+        &self,
+        ticket: Option<Ticket>,
+        message: Arc<Message>,
+        waiting: &Arc<Waiting>,
+        result: Result<(), StoreError>,
+    ) {
         match result {
-            Err(error) if error.is_retryable() => self.hold(Work::Retain(message, Arc::clone(waiting))),
+            Err(error) if error.is_retryable() => {
+                self.hold(ticket, Work::Retain(message, Arc::clone(waiting)));
+            }
             result => waiting.part_done(result),
         }
     }
@@ -330,7 +360,7 @@ impl RetainBegun {
         match std::mem::replace(&mut *slot, RetainSlot::Waited(Arc::clone(waiting))) {
             RetainSlot::Done(result) => {
                 drop(slot);
-                hub.retain_done(Arc::clone(message), waiting, result);
+                hub.retain_done(None, Arc::clone(message), waiting, result);
             }
             _ => drop(slot),
         }

@@ -1,6 +1,6 @@
 //! Retained messages for new subscriptions: read in pages, only as fast as the device takes them.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use link::ConnectionId;
@@ -11,6 +11,7 @@ use state::{
     UnixMs,
 };
 
+use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::session_handle::{Item, SessionHandle};
 
@@ -22,7 +23,19 @@ const PAGE_MESSAGES_MAX: usize = 256;
 pub(crate) struct RetainedReader {
     waiting: VecDeque<Reading>,
     page: VecDeque<Arc<Message>>,
-    under_way: bool,
+    page_asked: PageAsked,
+    /// Messages on their way into the session's own stored queue.
+    queueing: usize,
+}
+
+/// Whether the store has been asked for a page of the first that waits.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum PageAsked {
+    #[default]
+    No,
+    Yes,
+    /// It has, but nobody wants the answer any more.
+    Forgotten,
 }
 
 #[derive(Debug)]
@@ -44,17 +57,59 @@ pub(crate) enum More {
 }
 
 impl RetainedReader {
-    /// Lines up the retained messages of a new subscription.
-    pub(crate) fn begin(&mut self, subscription: &Subscription) {
+    /// Lines up the retained messages of a new subscription, of which a session has at most `subscriptions_max`. Asking
+    /// again and again for what has not begun does not make the line longer than twice that.
+    pub(crate) fn begin(&mut self, subscription: &Subscription, subscriptions_max: usize) {
         let Subscription { filter, options } = subscription.clone();
+        if self.waiting.len() >= subscriptions_max {
+            let mut same = self.waiting.iter_mut().filter(|reading| !reading.begun);
+            if let Some(same) = same.find(|reading| reading.filter == filter) {
+                same.options = options;
+                return;
+            }
+        }
         self.waiting.push_back(Reading { filter, options, cursor: None, begun: false });
+    }
+
+    /// These are subscribed to no more.
+    // v5 [MQTT-3.10.4-2]
+    pub(crate) fn forget(&mut self, filters: &[Arc<str>]) {
+        let Some(first) = self.waiting.front() else { return };
+        let gone: HashSet<&str> = filters.iter().map(|filter| &**filter).collect();
+        if gone.contains(&*first.filter) {
+            self.page.clear();
+            if self.page_asked == PageAsked::Yes {
+                self.page_asked = PageAsked::Forgotten;
+            }
+        }
+        self.waiting.retain(|reading| !gone.contains(&*reading.filter));
+    }
+
+    /// The session has been given a newer message than the one that was retained when the page was read.
+    pub(crate) fn supersede(&mut self, topic: &str) {
+        self.page.retain(|message| message.topic() != topic);
+    }
+
+    /// A message goes the way of the session's own stored queue; [`RetainedReader::queued`] follows.
+    pub(crate) fn queue(&mut self) {
+        self.queueing += 1;
+    }
+
+    /// One that went that way has arrived.
+    pub(crate) fn queued(&mut self) {
+        self.queueing = self.queueing.saturating_sub(1);
+    }
+
+    /// Whether some are still on their way into the stored queue.
+    pub(crate) fn is_queueing(&self) -> bool {
+        self.queueing > 0
     }
 
     /// The next one, read from the store when needed. The store is asked only when the session has room, so what it gets
     /// is never older than a live message that it was given before.
     pub(crate) fn next(
         &mut self,
-        hub: &Hub,
+        hub: &Arc<Hub>,
         session: &Arc<SessionHandle>,
         connection: ConnectionId,
         now: UnixMs,
@@ -68,7 +123,7 @@ impl RetainedReader {
                 self.waiting.pop_front();
                 continue;
             }
-            if self.under_way {
+            if self.page_asked != PageAsked::No {
                 return More::Later;
             }
             if !std::mem::replace(&mut reading.begun, true) && reading.filter.starts_with("$SYS") {
@@ -76,16 +131,19 @@ impl RetainedReader {
             }
             let cursor = reading.cursor.take();
             let filter = Arc::clone(&reading.filter);
-            match read_page(hub, session, connection, &filter, cursor, now) {
+            let asker = (Arc::clone(session), connection);
+            match read_page(hub, PageRead { filter, cursor, asker }, now) {
                 Some(page) => self.take_page(page),
-                None => self.under_way = true,
+                None => self.page_asked = PageAsked::Yes,
             }
         }
     }
 
     /// Takes a page that came later.
     pub(crate) fn take_page(&mut self, page: Result<RetainedPage, StoreError>) {
-        self.under_way = false;
+        if std::mem::take(&mut self.page_asked) == PageAsked::Forgotten {
+            return;
+        }
         let Some(reading) = self.waiting.front_mut() else { return };
         match page {
             Ok(page) => {
@@ -119,32 +177,25 @@ enum PageSlot {
     Later,
 }
 
-fn read_page(
-    hub: &Hub,
-    session: &Arc<SessionHandle>,
-    connection: ConnectionId,
-    filter: &str,
+/// A page that is wanted, and by whom.
+pub(crate) struct PageRead {
+    filter: Arc<str>,
     cursor: Option<Cursor>,
-    now: UnixMs,
-) -> Option<Result<RetainedPage, StoreError>> {
+    asker: (Arc<SessionHandle>, ConnectionId),
+}
+
+fn read_page(hub: &Arc<Hub>, read: PageRead, now: UnixMs) -> Option<Result<RetainedPage, StoreError>> {
     let slot = Arc::new(Mutex::new(PageSlot::Asking));
     let filled = Arc::clone(&slot);
-    let session = Arc::clone(session);
-    hub.store.retained(
-        filter,
-        cursor,
-        PAGE_MESSAGES_MAX,
-        now,
-        Box::new(move |page| {
-            let mut slot = filled.lock();
-            if matches!(*slot, PageSlot::Later) {
-                drop(slot);
-                session.answer(connection, Item::Retained(page));
-            } else {
-                *slot = PageSlot::Here(page);
-            }
-        }),
-    );
+    hub.ask_page(None, read, now, move |(session, connection), page| {
+        let mut slot = filled.lock();
+        if matches!(*slot, PageSlot::Later) {
+            drop(slot);
+            session.answer(connection, Item::Retained(page));
+        } else {
+            *slot = PageSlot::Here(page);
+        }
+    });
     let mut slot = slot.lock();
     match std::mem::replace(&mut *slot, PageSlot::Later) {
         PageSlot::Here(page) => Some(page),
@@ -153,32 +204,45 @@ fn read_page(
 }
 
 impl Hub {
+    /// Asks the store for a page that it could not give before.
+    pub(crate) fn run_page(self: &Arc<Self>, ticket: Ticket, read: PageRead) {
+        self.ask_page(Some(ticket), read, self.now(), |(session, connection), page| {
+            session.answer(connection, Item::Retained(page));
+        });
+    }
+
+    fn ask_page(
+        self: &Arc<Self>,
+        ticket: Option<Ticket>,
+        read: PageRead,
+        now: UnixMs,
+        tell: impl FnOnce((Arc<SessionHandle>, ConnectionId), Result<RetainedPage, StoreError>) + Send + 'static,
+    ) {
+        let (hub, filter, cursor) = (Arc::clone(self), Arc::clone(&read.filter), read.cursor.clone());
+        let done = move |page: Result<_, StoreError>| match page {
+            Err(error) if error.is_retryable() => hub.hold(ticket, Work::Page(read)),
+            page => tell(read.asker, page),
+        };
+        self.store.retained(&filter, cursor, PAGE_MESSAGES_MAX, now, Box::new(done));
+    }
+
     /// The `$SYS` messages that match a filter.
     pub(crate) fn sys_matching(&self, filter: &str) -> Vec<Arc<Message>> {
         let sys = self.sys.read();
         sys.values().filter(|message| mqtt::topic::matches(filter, message.topic())).cloned().collect()
     }
 
-    /// Enqueues a retained message in a stored session's own queue; it comes back as an [`Item::DeliverStored`].
-    pub(crate) fn enqueue_retained(self: &Arc<Self>, session: &Arc<SessionHandle>, delivery: Delivery) {
+    /// Enqueues a retained message in a stored session's own queue; it comes back as an [`Item::DeliverStored`], and
+    /// [`Item::RetainedQueued`] says that it has, or will not.
+    pub(crate) fn enqueue_retained(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        connection: ConnectionId,
+        delivery: Delivery,
+    ) {
         debug_assert!(delivery.qos != QoS::AtMostOnce);
-        let Some(stored) = &session.stored else { return };
-        let target = state::Target { session: Arc::clone(stored), delivery: delivery.clone() };
-        let publish =
-            state::Publish { message: Arc::clone(&delivery.message), origin: None, targets: vec![target] };
-        let (hub, session) = (Arc::clone(self), Arc::clone(session));
-        self.store.publish(
-            publish,
-            Box::new(move |result| match result.map(|published| published.targets.first().copied()) {
-                Ok(Some(state::Enqueued::At(number))) => {
-                    session.deliver_stored(number, delivery, hub.config.queue_bytes_max);
-                }
-                Ok(Some(state::Enqueued::Full)) => {
-                    hub.metrics.drop_message(crate::session::DropReason::QueueFull, delivery.qos);
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "a retained message could not be queued"),
-            }),
-        );
+        let told = Arc::clone(session);
+        let then = Box::new(move || told.answer(connection, Item::RetainedQueued));
+        self.enqueue_for(session, delivery, then);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode, RetainHandling};
-use state::{Fence, StoreError, Will};
+use state::{Delivery, Fence, StoreError, UnixMs, Will};
 
 use crate::call::{Call, Op};
 use crate::held::Work;
@@ -15,6 +15,9 @@ use crate::retained::{More, RetainedReader};
 use crate::session::{Effect, Input, Outputs, Session, SubscribeItem};
 use crate::session_handle::{Item, SessionHandle};
 use crate::tally;
+
+/// Bytes of retained messages handed to a session at once.
+const RETAINED_BYTES_MAX: usize = 256 << 10;
 
 /// A session with its connection.
 pub(crate) struct Serving {
@@ -144,7 +147,8 @@ impl Serving {
                         RetainHandling::DoNotSend => false,
                     };
                     if wanted {
-                        self.rare().retained.begin(subscription);
+                        let max = hub.config.subscriptions_max;
+                        self.rare().retained.begin(subscription, max);
                     }
                     codes.push(ReasonCode::granted(subscription.options.qos));
                 }
@@ -166,7 +170,7 @@ impl Serving {
             // No new message for them from here on: v5 [MQTT-3.10.4-2].
             let existed: Vec<bool> =
                 filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
-            self.unsubscribed(hub, packet_id, &existed, out);
+            self.unsubscribed(hub, packet_id, &filters, &existed, out);
             return;
         }
         self.call(hub, connection, Op::Unsubscribe(packet_id, filters.clone()));
@@ -191,7 +195,17 @@ impl Serving {
         }
     }
 
-    fn unsubscribed(&mut self, hub: &Hub, packet_id: PacketId, existed: &[bool], out: &mut Outputs<'_>) {
+    fn unsubscribed(
+        &mut self,
+        hub: &Hub,
+        packet_id: PacketId,
+        filters: &[Arc<str>],
+        existed: &[bool],
+        out: &mut Outputs<'_>,
+    ) {
+        if let Some(rare) = &mut self.rare {
+            rare.retained.forget(filters);
+        }
         let code = |&existed: &bool| {
             if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
         };
@@ -207,41 +221,53 @@ impl Serving {
         out: &mut Outputs<'_>,
     ) {
         let now = hub.now();
+        let queueing = self.rare.as_ref().is_some_and(|rare| rare.retained.is_queueing());
+        let mut bytes = 0;
         for _ in 0..count {
+            if bytes > RETAINED_BYTES_MAX {
+                return;
+            }
             let Some(rare) = &mut self.rare else { return };
-            if rare.retained.is_empty() {
+            if rare.retained.is_empty() || queueing || !self.session.has_room_for_retained(out.wire) {
                 return;
             }
             match rare.retained.next(hub, &self.handle, connection, now) {
-                More::Message(delivery) => self.offer_retained(hub, delivery, now, out),
+                More::Message(delivery) => {
+                    bytes += delivery.message.size();
+                    self.offer_retained(hub, connection, delivery, now, out);
+                }
                 More::Later | More::End => return,
             }
         }
     }
 
-    fn offer_retained(&mut self, hub: &Arc<Hub>, delivery: state::Delivery, now: u64, out: &mut Outputs<'_>) {
+    fn offer_retained(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        delivery: Delivery,
+        now: UnixMs,
+        out: &mut Outputs<'_>,
+    ) {
         if delivery.qos != QoS::AtMostOnce && self.handle.stored.is_some() {
-            hub.enqueue_retained(&self.handle, delivery);
+            self.rare().retained.queue();
+            hub.enqueue_retained(&self.handle, connection, delivery);
         } else {
             self.session.handle(Input::Retained(delivery), now, out);
         }
     }
 
-    pub(crate) fn take_item(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        item: Item,
-        mut out: Outputs<'_>,
-    ) {
+    pub(crate) fn take_item(&mut self, hub: &Arc<Hub>, item: Item, mut out: Outputs<'_>) {
         let now = hub.now();
         let out = &mut out;
         match item {
             Item::Deliver(delivery) => {
+                self.supersede(&delivery);
                 tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::Deliver(delivery), now, out);
             }
             Item::DeliverStored(number, delivery) => {
+                self.supersede(&delivery);
                 tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::DeliverStored(number, delivery), now, out);
             }
@@ -259,9 +285,26 @@ impl Serving {
             }
             Item::Retained(page) => {
                 self.rare().retained.take_page(page);
-                self.more_retained(hub, connection, usize::from(hub.config.inflight_max), out);
+                self.session.handle(Input::Writable, now, out);
+            }
+            Item::RetainedQueued => {
+                let retained = &mut self.rare().retained;
+                retained.queued();
+                if !retained.is_queueing() {
+                    self.session.handle(Input::Writable, now, out);
+                }
             }
             Item::End(reason) => self.session.handle(Input::End(reason), now, out),
+        }
+    }
+
+    /// A newer retained message has come as a live one.
+    fn supersede(&mut self, delivery: &Delivery) {
+        if delivery.message.retain()
+            && !delivery.retain
+            && let Some(rare) = &mut self.rare
+        {
+            rare.retained.supersede(delivery.message.topic());
         }
     }
 
@@ -302,7 +345,7 @@ impl Serving {
         let Some(position) = waiting.iter().position(|(waits, _)| *waits == packet_id) else { return };
         let (_, filters) = waiting.remove(position);
         match result {
-            Ok(existed) => self.unsubscribed(hub, packet_id, &existed, out),
+            Ok(existed) => self.unsubscribed(hub, packet_id, &filters, &existed, out),
             Err(_) => {
                 let codes = vec![ReasonCode::UnspecifiedError; filters.len()];
                 self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);

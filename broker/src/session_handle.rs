@@ -31,6 +31,8 @@ pub(crate) enum Item {
     Queue(Result<QueuePage, StoreError>),
     /// A page of retained messages.
     Retained(Result<state::RetainedPage, StoreError>),
+    /// A retained message has gone the way of the stored queue.
+    RetainedQueued,
     /// A PUBREC is durable.
     Released(Number, Result<(), StoreError>),
     /// A received Packet Identifier is forgotten.

@@ -195,12 +195,7 @@ impl WorkerStream {
             };
             let (mut effects, spare) = take_effects();
             while let Some(item) = items.pop_front() {
-                serving.take_item(
-                    &self.hub,
-                    self.connection,
-                    item,
-                    Outputs { wire: out, effects: &mut effects },
-                );
+                serving.take_item(&self.hub, item, Outputs { wire: out, effects: &mut effects });
                 if out.len() >= budget {
                     break;
                 }

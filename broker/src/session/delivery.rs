@@ -173,16 +173,22 @@ impl Session {
 
     /// Asks for retained messages while there is room for them, so that no more than a few are in memory.
     pub(crate) fn ask_retained(&mut self, out: &mut Outputs<'_>) {
-        let room = self.retained_open
-            && !self.closed
-            && self.retained_asked == 0
-            && out.wire.len() < WIRE_BYTES_MAX
-            && self.outbound.waiting() < usize::from(RETAINED_MESSAGES_MAX)
-            && !self.is_behind();
-        if room {
+        if self.retained_open && self.retained_asked == 0 && self.has_room_for_retained(out.wire) {
             self.retained_asked = RETAINED_MESSAGES_MAX;
             out.effects.push(Effect::MoreRetained(usize::from(RETAINED_MESSAGES_MAX)));
         }
+    }
+
+    /// Whether one more retained message may be handed in.
+    pub(crate) fn has_room_for_retained(&self, wire: &link::Outgoing) -> bool {
+        let max = usize::from(RETAINED_MESSAGES_MAX);
+        !self.closed
+            && wire.len() < WIRE_BYTES_MAX
+            && self.outbound.waiting() < max
+            && self.outbound.waiting_bytes() < READ_BYTES_MAX
+            // In the store's queue they count against its bound until they are acknowledged.
+            && (self.stored.is_none() || (self.outbound.inflight() as usize) < max)
+            && !self.is_behind()
     }
 
     /// The flight of `number` is over and its record may go.
