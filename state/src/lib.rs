@@ -6,6 +6,7 @@ mod embedded;
 mod error;
 mod memory;
 mod message;
+mod redis;
 mod store;
 mod tables;
 
@@ -13,6 +14,7 @@ pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
+pub use redis::{ConnectError, RedisConfig, RedisStore, Secret};
 pub use store::{
     Claim, Claimed, ConnectionId, Cursor, Discarded, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Number,
     Origin, Owned, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release, RetainedPage,

@@ -1,0 +1,232 @@
+//! Who owns a session, and what it is subscribed to.
+
+use std::sync::Arc;
+
+use mqtt::PacketId;
+use parking_lot::Mutex;
+use redis::Value;
+
+use super::codec;
+use super::engine::{Engine, add, pairs, random};
+use super::keys::Bucket;
+use super::op::{Answer, Kind, Op, Result};
+use super::order::{Gate, Pending};
+use crate::{
+    Claim, Claimed, Discarded, Done, Fence, Message, Number, Owned, Release, StoreError, StoredSession,
+    Subscription,
+};
+
+const DAMAGED: StoreError = StoreError::Damaged { what: "session" };
+
+impl Engine {
+    /// See [`crate::Store::claim`]. Two operations in a row: the second reads what a new owner is told.
+    pub(super) fn claim(self: &Arc<Self>, claim: &Claim, done: Done<Claimed>) {
+        let Some(done) = self.admit(done) else { return };
+        let bucket = Bucket::of_client(&claim.client_id);
+        let nonce = random();
+        // Counted before it is made, so that claims under way together keep the bound.
+        let reserved = i64::from(claim.create);
+        let before = self.counts.sessions.fetch_add(reserved, std::sync::atomic::Ordering::Relaxed);
+        let may_create = u64::try_from(before).unwrap_or(0) < self.config.sessions_max;
+        let op = self.claim_op(claim, nonce, may_create);
+        let keys = vec![self.keys.subscriptions(&claim.client_id), self.keys.received(&claim.client_id)];
+        let contents = Op::new("contents", Kind::Read, keys);
+        self.submit(vec![Gate::Bucket(bucket)], |ticket| {
+            let claimed = Arc::new(Mutex::new(None));
+            let (engine, slot, client_id) =
+                (Arc::clone(self), Arc::clone(&claimed), Arc::clone(&claim.client_id));
+            let first = Box::new(move |answer: Result<Value>| {
+                let result = answer
+                    .and_then(|answer| answer.accepted(StoreError::SessionQuota))
+                    .and_then(|answer| engine.read_claimed(answer, &client_id, nonce, reserved));
+                if result.is_err() {
+                    add(&engine.counts.sessions, -reserved);
+                }
+                *slot.lock() = Some(result);
+            });
+            let engine = Arc::clone(self);
+            let second = Box::new(move |contents: Result<Value>| {
+                let claimed = claimed.lock().take().unwrap_or(Err(StoreError::Closed));
+                let result = claimed.and_then(|claimed| complete(claimed, contents));
+                engine.order.complete(ticket, Box::new(move || done(result)));
+            });
+            vec![(bucket, Pending { op, then: first }), (bucket, Pending { op: contents, then: second })]
+        });
+    }
+
+    fn claim_op(&self, claim: &Claim, nonce: u64, may_create: bool) -> Op {
+        let (will, delay_s) = claim
+            .will
+            .as_ref()
+            .map_or((Vec::new(), 0), |will| (codec::message(&will.message), u64::from(will.delay_s)));
+        Op::new("claim", Kind::Alone, self.keys.whole_session(&claim.client_id))
+            .arg(&*claim.client_id)
+            .arg(random())
+            .arg(nonce)
+            .arg(format!("{:032x}", claim.connection_id.0))
+            .arg(claim.clean_start)
+            .arg(claim.create)
+            .arg(u64::from(claim.expiry_s))
+            .arg(will)
+            .arg(delay_s)
+            .arg(claim.limits.messages_max)
+            .arg(claim.limits.bytes_max)
+            .arg(u64::from(claim.protocol.level()))
+            .arg(u64::from(claim.receive_maximum))
+            .arg(claim.now)
+            .arg(self.config.worker.as_str())
+            .arg(self.run.as_str())
+            .arg(may_create)
+    }
+
+    fn read_claimed(
+        &self,
+        answer: Value,
+        client_id: &Arc<str>,
+        nonce: u64,
+        reserved: i64,
+    ) -> Result<Claimed> {
+        let identity =
+            |incarnation| Arc::new(StoredSession { client_id: Arc::clone(client_id), incarnation });
+        let [will, discarded, freed, session] = answer.tuple()?;
+        let will_due = read_will(will)?;
+        let discarded = discarded.maybe_count()?.map(identity);
+        if discarded.is_some() {
+            self.counts.session_gone(freed)?;
+        }
+        let Some(session) = session.maybe() else {
+            add(&self.counts.sessions, -reserved);
+            return Ok(Claimed { session: None, will_due, discarded });
+        };
+        let [present, incarnation, epoch, head, tail, sent] = session.tuple()?;
+        let present = present.count()? == 1;
+        if present {
+            add(&self.counts.sessions, -reserved);
+        }
+        let fence = Fence { session: identity(incarnation.count()?), epoch: epoch.count()?, nonce };
+        let owned = Owned {
+            fence,
+            present,
+            subscriptions: Vec::new(),
+            head: Number(head.count()?),
+            tail: Number(tail.count()?),
+            sent: Number(sent.count()?),
+            received: Vec::new(),
+        };
+        Ok(Claimed { session: Some(owned), will_due, discarded })
+    }
+
+    /// See [`crate::Store::discard`].
+    pub(super) fn discard(self: &Arc<Self>, client_id: Arc<str>, done: Done<Option<Discarded>>) {
+        let bucket = Bucket::of_client(&client_id);
+        let op = Op::new("discard", Kind::Alone, self.keys.whole_session(&client_id)).arg(&*client_id);
+        self.one(bucket, op, done, move |engine, answer| {
+            let Some(answer) = answer.maybe() else { return Ok(None) };
+            let [incarnation, will, freed] = answer.tuple()?;
+            engine.counts.session_gone(freed)?;
+            let session = Arc::new(StoredSession { client_id, incarnation: incarnation.count()? });
+            Ok(Some(Discarded { session, will: read_will(will)? }))
+        });
+    }
+
+    /// See [`crate::Store::release`].
+    pub(super) fn release(self: &Arc<Self>, fence: &Fence, release: &Release, done: Done<()>) {
+        let client_id = &fence.session.client_id;
+        let bucket = Bucket::of_client(client_id);
+        let op = Op::new("release", Kind::Alone, self.keys.whole_session(client_id))
+            .arg(&**client_id)
+            .fence(fence)
+            .arg(u64::from(release.expiry_s))
+            .arg(release.keep_will)
+            .arg(release.sent.0)
+            .arg(release.now);
+        self.one(bucket, op, done, move |engine, answer| {
+            engine.read_left(bucket, answer.accepted(StoreError::NoSession)?)
+        });
+    }
+
+    /// What a session held that is gone, or when its first timer goes off.
+    pub(super) fn read_left(&self, bucket: Bucket, answer: Value) -> Result<()> {
+        let [freed, first] = answer.tuple()?;
+        if let Some(freed) = freed.maybe() {
+            self.counts.session_gone(freed)?;
+        }
+        if let Some(at) = first.maybe_count()? {
+            self.hints.armed(bucket, at);
+        }
+        Ok(())
+    }
+
+    /// See [`crate::Store::subscribe`].
+    pub(super) fn subscribe(
+        self: &Arc<Self>,
+        fence: &Fence,
+        subscriptions: &[Subscription],
+        done: Done<Vec<bool>>,
+    ) {
+        let client_id = &fence.session.client_id;
+        let keys = vec![self.keys.session(client_id), self.keys.subscriptions(client_id)];
+        let mut op = Op::new("subscribe", Kind::Write, keys)
+            .fence(fence)
+            .arg(self.config.subscriptions_per_session_max as u64);
+        for subscription in subscriptions {
+            op = op.arg(&*subscription.filter).arg(codec::options(&subscription.options));
+        }
+        self.one(Bucket::of_client(client_id), op, done, |engine, answer| {
+            let [new, flags] = answer.accepted(StoreError::SubscriptionQuota)?.tuple()?;
+            add(&engine.counts.subscriptions, new.number()?);
+            read_flags(flags)
+        });
+    }
+
+    /// See [`crate::Store::unsubscribe`].
+    pub(super) fn unsubscribe(self: &Arc<Self>, fence: &Fence, filters: &[Arc<str>], done: Done<Vec<bool>>) {
+        let client_id = &fence.session.client_id;
+        let keys = vec![self.keys.session(client_id), self.keys.subscriptions(client_id)];
+        let mut op = Op::new("unsubscribe", Kind::Write, keys).fence(fence);
+        for filter in filters {
+            op = op.arg(&**filter);
+        }
+        self.one(Bucket::of_client(client_id), op, done, |engine, answer| {
+            let [gone, flags] = answer.accepted(StoreError::SubscriptionQuota)?.tuple()?;
+            add(&engine.counts.subscriptions, -gone.number()?);
+            read_flags(flags)
+        });
+    }
+}
+
+fn read_flags(flags: Value) -> Result<Vec<bool>> {
+    flags.list()?.iter().map(|flag| Ok(flag.count()? == 1)).collect()
+}
+
+pub(super) fn read_will(will: Value) -> Result<Option<Arc<Message>>> {
+    will.maybe().map(|will| codec::read_message(&will.bytes()?)).transpose()
+}
+
+/// Subscriptions as they are stored, by filter; the field with the empty name is none.
+pub(super) fn read_subscriptions(flat: Value) -> Result<Vec<Subscription>> {
+    let mut found = Vec::new();
+    for (filter, options) in pairs(flat)? {
+        if !filter.is_empty() {
+            let filter = Arc::from(String::from_utf8(filter).map_err(|_| DAMAGED)?);
+            found.push(Subscription { filter, options: codec::read_options(&options)? });
+        }
+    }
+    found.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
+    Ok(found)
+}
+
+fn complete(mut claimed: Claimed, contents: Result<Value>) -> Result<Claimed> {
+    let Some(owned) = &mut claimed.session else { return Ok(claimed) };
+    let [subscriptions, received] = contents?.tuple()?;
+    owned.subscriptions = read_subscriptions(subscriptions)?;
+    for (id, state) in pairs(received)? {
+        // One that was not routed to the end is not listed: when it comes again, it is.
+        if !id.is_empty() && state.first() == Some(&super::publish::ROUTED) {
+            let id = std::str::from_utf8(&id).ok().and_then(|id| id.parse().ok()).and_then(PacketId::new);
+            owned.received.push(id.ok_or(DAMAGED)?);
+        }
+    }
+    owned.received.sort_unstable();
+    Ok(claimed)
+}

@@ -1,0 +1,196 @@
+//! How messages are written into Redis: a version, the size as queues count it, then little-endian fields, lengths before
+//! bytes. The functions read the version, the size and the kind; reading here never trusts a length.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mqtt::QoS;
+
+use crate::{Delivery, Message, MessageHeader, Record, StoreError, SubscriptionIds, SubscriptionOptions};
+
+const VERSION: u8 = 1;
+const KIND_MESSAGE: u8 = 0;
+const KIND_RELEASED: u8 = 1;
+const FLAG_RETAIN: u8 = 0b0000_0100;
+
+const DAMAGED: StoreError = StoreError::Damaged { what: "message" };
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The front of a queue record, which differs from session to session.
+pub(super) fn record_head(delivery: &Delivery) -> Vec<u8> {
+    head(delivery.message.size(), delivery.qos, delivery.retain, delivery.subscription_ids.as_slice())
+}
+
+fn head(size: usize, qos: QoS, retain: bool, ids: &[u32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(9 + 4 * ids.len());
+    out.push(VERSION);
+    out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
+    out.push(KIND_MESSAGE);
+    out.push(flags(qos, retain));
+    let count = u16::try_from(ids.len()).unwrap_or(u16::MAX);
+    out.extend_from_slice(&count.to_le_bytes());
+    for id in &ids[..usize::from(count)] {
+        out.extend_from_slice(&id.to_le_bytes());
+    }
+    out
+}
+
+fn flags(qos: QoS, retain: bool) -> u8 {
+    qos.as_u8() | if retain { FLAG_RETAIN } else { 0 }
+}
+
+/// The rest of a record: the message itself.
+pub(super) fn body(message: &Message) -> Vec<u8> {
+    let (bytes, topic_len, properties_len) = message.parts();
+    let header = message.header();
+    let mut out = Vec::with_capacity(23 + bytes.len());
+    out.push(flags(header.qos, header.retain));
+    out.extend_from_slice(&header.published_at.to_le_bytes());
+    out.extend_from_slice(&header.expires_at.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&topic_len.to_le_bytes());
+    out.extend_from_slice(&properties_len.to_le_bytes());
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// A message on its own: a Will, a retained one.
+pub(super) fn message(message: &Message) -> Vec<u8> {
+    let mut out = head(message.size(), message.qos(), message.retain(), &[]);
+    out.extend_from_slice(&body(message));
+    out
+}
+
+/// Reads a message on its own.
+pub(super) fn read_message(bytes: &[u8]) -> Result<Arc<Message>> {
+    match read_record(bytes)? {
+        Record::Message(delivery) => Ok(delivery.message),
+        Record::Released => Err(DAMAGED),
+    }
+}
+
+/// Reads a queue record.
+pub(super) fn read_record(bytes: &[u8]) -> Result<Record> {
+    let mut reader = Reader(bytes);
+    if reader.u8()? != VERSION {
+        return Err(DAMAGED);
+    }
+    reader.array::<4>()?;
+    match reader.u8()? {
+        KIND_RELEASED => return Ok(Record::Released),
+        KIND_MESSAGE => {}
+        _ => return Err(DAMAGED),
+    }
+    let (qos, retain) = reader.flags()?;
+    let count = u16::from_le_bytes(reader.array()?);
+    let ids = reader.take(usize::from(count) * 4)?;
+    let ids: Vec<u32> = ids.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
+    let message = reader.message()?;
+    let subscription_ids = SubscriptionIds::from_slice(&ids);
+    Ok(Record::Message(Delivery { message: Arc::new(message), qos, retain, subscription_ids }))
+}
+
+/// The options of a subscription.
+pub(super) fn options(options: &SubscriptionOptions) -> Vec<u8> {
+    let flags =
+        options.qos.as_u8() | u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3;
+    let mut out = vec![VERSION, flags];
+    out.extend_from_slice(&options.subscription_id.to_le_bytes());
+    out
+}
+
+/// Reads the options of a subscription.
+pub(super) fn read_options(bytes: &[u8]) -> Result<SubscriptionOptions> {
+    const DAMAGED: StoreError = StoreError::Damaged { what: "subscription" };
+    let [VERSION, flags, id @ ..] = bytes else { return Err(DAMAGED) };
+    Ok(SubscriptionOptions {
+        qos: QoS::from_bits(*flags).ok_or(DAMAGED)?,
+        no_local: flags & 0b0100 != 0,
+        retain_as_published: flags & 0b1000 != 0,
+        subscription_id: u32::from_le_bytes(id.try_into().map_err(|_| DAMAGED)?),
+    })
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(DAMAGED)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(DAMAGED)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self) -> Result<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn flags(&mut self) -> Result<(QoS, bool)> {
+        let flags = self.u8()?;
+        Ok((QoS::from_bits(flags).ok_or(DAMAGED)?, flags & FLAG_RETAIN != 0))
+    }
+
+    fn message(&mut self) -> Result<Message> {
+        let (qos, retain) = self.flags()?;
+        let published_at = u64::from_le_bytes(self.array()?);
+        let expires_at = Some(u64::from_le_bytes(self.array()?)).filter(|at| *at != 0);
+        let topic_len = u16::from_le_bytes(self.array()?);
+        let properties_len = u32::from_le_bytes(self.array()?);
+        let header = MessageHeader { qos, retain, published_at, expires_at };
+        Message::from_parts(Bytes::copy_from_slice(self.0), topic_len, properties_len, header).ok_or(DAMAGED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_layout_is_the_one_that_the_functions_read() {
+        let message = Message::new("t", &[], b"x", QoS::AtLeastOnce, true, 5);
+        let bytes = super::message(&message);
+        assert_eq!(bytes[0], 1);
+        assert_eq!(u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize, message.size());
+        assert_eq!(bytes[5..9], [0, 0b101, 0, 0]);
+        assert!(matches!(read_record(&[1, 0, 0, 0, 0, 1]), Ok(Record::Released)));
+    }
+
+    proptest! {
+        #[test]
+        fn deliveries_come_back(
+            topic in "[a-z/]{0,20}",
+            payload in proptest::collection::vec(any::<u8>(), 0..50),
+            expiry in proptest::option::of(1_u32..9),
+            ids in proptest::collection::vec(1_u32..268_435_456, 0..4),
+            retain: bool,
+        ) {
+            let message = Message::new(&topic, &[1, 2], &payload, QoS::ExactlyOnce, !retain, 77).with_expiry(expiry);
+            let delivery = Delivery {
+                message: Arc::new(message),
+                qos: QoS::AtLeastOnce,
+                retain,
+                subscription_ids: SubscriptionIds::from_slice(&ids),
+            };
+            let mut bytes = record_head(&delivery);
+            bytes.extend_from_slice(&body(&delivery.message));
+            let Ok(Record::Message(found)) = read_record(&bytes) else { panic!("a message") };
+            prop_assert_eq!(found, delivery);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = read_record(&bytes);
+            let mut versioned = vec![1, 9, 0, 0, 0, 0];
+            versioned.extend_from_slice(&bytes);
+            let _ = read_record(&versioned);
+            let _ = read_options(&bytes);
+        }
+    }
+}

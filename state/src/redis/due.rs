@@ -1,0 +1,211 @@
+//! Timers: what is due is looked for in the buckets where something can be, then taken one by one, each by one worker. The
+//! worker knows of timers that it set; those that others set are found by looking everywhere from time to time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::Value;
+
+use super::claim::read_will;
+use super::engine::{Asked, Engine};
+use super::keys::{Bucket, SESSION_BUCKETS};
+use super::op::{Answer, Kind, Op, Result};
+use super::routes::BUCKETS_AT_ONCE;
+use crate::{Done, Due, StoreError, StoredSession, UnixMs};
+
+/// A Will that was handed out comes again after this long, unless it was finished.
+const WILL_RETRY_MS: u64 = 30_000;
+
+/// Nothing is known to be set.
+const NEVER: u64 = u64::MAX;
+
+const DAMAGED: StoreError = StoreError::Damaged { what: "timer" };
+
+/// By bucket, the time before which nothing that this worker knows of is due.
+pub(super) struct Hints {
+    earliest: Vec<AtomicU64>,
+    swept_at: Mutex<Option<Instant>>,
+    sweep_interval: Duration,
+}
+
+impl Hints {
+    pub(super) fn new(sweep_interval: Duration) -> Self {
+        let earliest = (0..SESSION_BUCKETS).map(|_| AtomicU64::new(NEVER)).collect();
+        Self { earliest, swept_at: Mutex::new(None), sweep_interval }
+    }
+
+    /// Something is due in a bucket at a time.
+    pub(super) fn armed(&self, bucket: Bucket, at: UnixMs) {
+        if let Bucket::Sessions(bucket) = bucket
+            && let Some(earliest) = self.earliest.get(usize::from(bucket))
+        {
+            earliest.fetch_min(at, Ordering::SeqCst);
+        }
+    }
+
+    /// Forgets what it knows about a bucket, just before that is looked at.
+    fn forget(&self, bucket: u16) {
+        if let Some(earliest) = self.earliest.get(usize::from(bucket)) {
+            earliest.store(NEVER, Ordering::SeqCst);
+        }
+    }
+
+    /// The buckets to look at, and whether that is all of them.
+    fn candidates(&self, now: UnixMs) -> (Vec<u16>, bool) {
+        if self.swept_at.lock().is_none_or(|at| at.elapsed() >= self.sweep_interval) {
+            return ((0..SESSION_BUCKETS).collect(), true);
+        }
+        let is_due = |bucket: &u16| {
+            self.earliest
+                .get(usize::from(*bucket))
+                .is_some_and(|earliest| earliest.load(Ordering::SeqCst) <= now)
+        };
+        ((0..SESSION_BUCKETS).filter(is_due).collect(), false)
+    }
+}
+
+/// An entry of a bucket's timers.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Timer {
+    at: UnixMs,
+    /// `o:` and an incarnation, `w:` or `x:` and a client: a Will goes before the expiry of its session.
+    member: String,
+    bucket: u16,
+}
+
+impl Engine {
+    /// See [`crate::Store::claim_due`].
+    pub(super) fn claim_due(self: &Arc<Self>, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
+        let Some(done) = self.admit(done) else { return };
+        let engine = Arc::clone(self);
+        self.runtime.spawn(async move { done(engine.take_due(now, max).await) });
+    }
+
+    async fn take_due(self: &Arc<Self>, now: UnixMs, max: usize) -> Result<Vec<Due>> {
+        let (candidates, is_sweep) = self.hints.candidates(now);
+        let mut due = Vec::new();
+        let mut is_complete = true;
+        for some in candidates.chunks(usize::from(BUCKETS_AT_ONCE)) {
+            if due.len() >= max {
+                is_complete = false;
+                break;
+            }
+            let mut timers = self.due_in(some, now, max - due.len()).await?;
+            timers.sort_unstable();
+            let rest = timers.split_off(timers.len().min(max - due.len()));
+            for timer in rest {
+                self.hints.armed(Bucket::Sessions(timer.bucket), timer.at);
+            }
+            let mut left = timers.into_iter();
+            while let Some(timer) = left.next() {
+                match self.take(&timer, now).await {
+                    Ok(taken) => due.extend(taken),
+                    Err(error) => {
+                        for timer in std::iter::once(timer).chain(left) {
+                            self.hints.armed(Bucket::Sessions(timer.bucket), timer.at);
+                        }
+                        // What was taken must reach the caller; the rest comes with the next call.
+                        return if due.is_empty() { Err(error) } else { Ok(due) };
+                    }
+                }
+            }
+        }
+        if is_sweep && is_complete {
+            *self.hints.swept_at.lock() = Some(Instant::now());
+        }
+        Ok(due)
+    }
+
+    /// What is due in some buckets, at most `max` in each.
+    async fn due_in(self: &Arc<Self>, buckets: &[u16], now: UnixMs, max: usize) -> Result<Vec<Timer>> {
+        let asked: Vec<Asked> = buckets
+            .iter()
+            .map(|bucket| {
+                self.hints.forget(*bucket);
+                let bucket = Bucket::Sessions(*bucket);
+                let op = Op::new("due", Kind::Read, vec![self.keys.timers(bucket)]);
+                self.ask(bucket, op.arg(now).arg(max as u64))
+            })
+            .collect();
+        let mut timers = Vec::new();
+        let mut failed = None;
+        for (bucket, asked) in buckets.iter().zip(asked) {
+            match asked.answer().await.and_then(|answer| self.read_due(*bucket, answer, max)) {
+                Ok(found) => timers.extend(found),
+                Err(error) => {
+                    self.hints.armed(Bucket::Sessions(*bucket), 0);
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) => {
+                for timer in &timers {
+                    self.hints.armed(Bucket::Sessions(timer.bucket), timer.at);
+                }
+                Err(error)
+            }
+            None => Ok(timers),
+        }
+    }
+
+    fn read_due(&self, bucket: u16, answer: Value, max: usize) -> Result<Vec<Timer>> {
+        let [due, later] = answer.tuple()?;
+        if let Some(score) = later.maybe() {
+            // A set that was ever used holds an entry that is due never.
+            let text = score.text()?;
+            if text != "inf" {
+                let at = text.parse::<f64>().map_err(|_| DAMAGED)?;
+                self.hints.armed(Bucket::Sessions(bucket), at as u64);
+            }
+        }
+        let mut flat = due.list()?.into_iter();
+        let mut timers = Vec::new();
+        while let (Some(member), Some(at)) = (flat.next(), flat.next()) {
+            timers.push(Timer { at: at.count()?, member: member.text()?, bucket });
+        }
+        if timers.len() >= max {
+            self.hints.armed(Bucket::Sessions(bucket), 0);
+        }
+        Ok(timers)
+    }
+
+    async fn take(self: &Arc<Self>, timer: &Timer, now: UnixMs) -> Result<Option<Due>> {
+        let bucket = Bucket::Sessions(timer.bucket);
+        let (kind, name) = timer.member.split_at_checked(2).ok_or(DAMAGED)?;
+        let again_at = now.saturating_add(WILL_RETRY_MS);
+        let op = match kind {
+            "o:" => {
+                let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
+                Op::new("take_orphan", Kind::Alone, keys)
+            }
+            "w:" => Op::new("take_will", Kind::Alone, self.keys.whole_session(name)),
+            "x:" => Op::new("take_expiry", Kind::Alone, self.keys.whole_session(name)),
+            _ => return Err(DAMAGED),
+        };
+        let op = op.arg(name).arg(now).arg(again_at).arg(self.config.worker.as_str());
+        let Some(taken) = self.ask(bucket, op).answer().await?.maybe() else { return Ok(None) };
+        let [client_id, incarnation, what] = taken.tuple()?;
+        let client_id = Arc::from(client_id.text()?);
+        let session = Arc::new(StoredSession { client_id, incarnation: incarnation.count()? });
+        if kind == "x:" {
+            self.counts.session_gone(what)?;
+            // A Will that it left has its own timer.
+            self.hints.armed(bucket, now);
+            return Ok(Some(Due::Expired(session)));
+        }
+        self.hints.armed(bucket, again_at);
+        Ok(read_will(what)?.map(|will| Due::Will(session, will)))
+    }
+
+    /// See [`crate::Store::finish_will`].
+    pub(super) fn finish_will(self: &Arc<Self>, session: &StoredSession, done: Done<()>) {
+        let bucket = Bucket::of_client(&session.client_id);
+        let keys =
+            vec![self.keys.session(&session.client_id), self.keys.timers(bucket), self.keys.orphans(bucket)];
+        let op = Op::new("finish_will", Kind::Alone, keys).arg(&*session.client_id).arg(session.incarnation);
+        self.one(bucket, op, done, |_, _| Ok(()));
+    }
+}

@@ -1,0 +1,276 @@
+//! Drives the lanes: builds calls of waiting operations, sends them through the router, hands the answers back. Keeps the
+//! counts and the bound of what waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::config::{ConnectError, RedisConfig};
+use super::due::Hints;
+use super::fault::Fault;
+use super::keys::{Bucket, Keys};
+use super::op::{Answer, Op, Result};
+use super::order::{Call, Gate, Order, Pending, Ticket};
+use super::router::Router;
+use super::topology::Topology;
+use crate::{Done, StoreError, StoreStats};
+
+/// How often [`Engine::settled`] looks.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Counts of what this worker knows to be stored.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) sessions: AtomicI64,
+    pub(super) queued_messages: AtomicI64,
+    pub(super) queued_bytes: AtomicI64,
+    pub(super) subscriptions: AtomicI64,
+    pub(super) retained_messages: AtomicI64,
+    pub(super) retained_bytes: AtomicI64,
+}
+
+/// Adds to a count.
+pub(super) fn add(count: &AtomicI64, change: i64) {
+    count.fetch_add(change, Ordering::Relaxed);
+}
+
+/// Reads a count.
+pub(super) fn read(count: &AtomicI64) -> u64 {
+    u64::try_from(count.load(Ordering::Relaxed)).unwrap_or(0)
+}
+
+impl Counts {
+    /// What a session that is gone held: records, bytes, subscriptions.
+    pub(super) fn session_gone(&self, freed: Value) -> Result<()> {
+        let [records, bytes, subscriptions] = freed.tuple()?;
+        add(&self.sessions, -1);
+        add(&self.queued_messages, -records.number()?);
+        add(&self.queued_bytes, -bytes.number()?);
+        add(&self.subscriptions, -subscriptions.number()?);
+        Ok(())
+    }
+}
+
+/// The store behind its handle.
+pub(super) struct Engine {
+    pub(super) config: RedisConfig,
+    pub(super) keys: Keys,
+    pub(super) router: Router,
+    pub(super) order: Order,
+    pub(super) counts: Counts,
+    pub(super) hints: Hints,
+    pub(super) runtime: Handle,
+    /// Names this run of this worker.
+    pub(super) run: String,
+    /// Bytes of operations that wait or are under way.
+    waiting_bytes: AtomicU64,
+    /// Public calls that have no answer yet.
+    unanswered: AtomicU64,
+    is_closed: AtomicBool,
+}
+
+impl Engine {
+    /// Connects to nothing yet. To be called on a runtime.
+    pub(super) fn new(config: RedisConfig) -> std::result::Result<Self, ConnectError> {
+        let topology = Topology::new(&config)?;
+        Ok(Self {
+            keys: Keys::new(&config.key_prefix),
+            router: Router::new(topology, Duration::from_millis(config.retry_budget_ms)),
+            order: Order::default(),
+            counts: Counts::default(),
+            hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
+            runtime: Handle::current(),
+            run: format!("{:016x}", random()),
+            waiting_bytes: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            config,
+        })
+    }
+
+    /// Refuses public calls from now on. True if it did before.
+    pub(super) fn refuse_from_now(&self) -> bool {
+        self.is_closed.swap(true, Ordering::SeqCst)
+    }
+
+    /// Waits until everything that was called is answered and nothing is under way.
+    pub(super) async fn settled(&self) {
+        while self.unanswered.load(Ordering::SeqCst) > 0 || self.waiting_bytes.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(SETTLE_INTERVAL).await;
+        }
+    }
+
+    /// Lets a public call in: `None` if it was refused and is answered. The answer is to be given to what this returns.
+    pub(super) fn admit<T: Send + 'static>(self: &Arc<Self>, done: Done<T>) -> Option<Done<T>> {
+        self.unanswered.fetch_add(1, Ordering::SeqCst);
+        let refusal = if self.is_closed.load(Ordering::SeqCst) {
+            Some(StoreError::Closed)
+        } else if self.waiting_bytes.load(Ordering::Relaxed) > self.config.call_bytes_max {
+            Some(Fault::Backlog.into())
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            self.unanswered.fetch_sub(1, Ordering::SeqCst);
+            done(Err(error));
+            return None;
+        }
+        let engine = Arc::clone(self);
+        Some(Box::new(move |result| {
+            // Counted down even if the receiver panics.
+            let _counted = Counted(&engine.unanswered);
+            done(result);
+        }))
+    }
+
+    /// Puts operations into lanes; see [`Order::submit`].
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        gates: Vec<Gate>,
+        make: impl FnOnce(Ticket) -> Vec<(Bucket, Pending)>,
+    ) {
+        let idle = self.order.submit(gates, |ticket| {
+            let operations = make(ticket);
+            let bytes: usize = operations.iter().map(|(_, pending)| pending.op.bytes()).sum();
+            self.waiting_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+            operations
+        });
+        for bucket in idle {
+            let engine = Arc::clone(self);
+            self.runtime.spawn(async move { engine.drive(bucket).await });
+        }
+    }
+
+    /// One operation, whose answer lines up with the others of its bucket.
+    pub(super) fn one<T: Send + 'static>(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        op: Op,
+        done: Done<T>,
+        read: impl FnOnce(&Self, Value) -> Result<T> + Send + 'static,
+    ) {
+        let Some(done) = self.admit(done) else { return };
+        self.submit(vec![Gate::Bucket(bucket)], |ticket| {
+            let engine = Arc::clone(self);
+            let then = Box::new(move |answer: Result<Value>| {
+                let result = answer.and_then(|answer| read(&engine, answer));
+                engine.order.complete(ticket, Box::new(move || done(result)));
+            });
+            vec![(bucket, Pending { op, then })]
+        });
+    }
+
+    /// One operation in its lane, whose answer is for a task.
+    pub(super) fn ask(self: &Arc<Self>, bucket: Bucket, op: Op) -> Asked {
+        let (sender, receiver) = oneshot::channel();
+        let then = Box::new(move |answer| {
+            sender.send(answer).ok();
+        });
+        self.submit(Vec::new(), |_| vec![(bucket, Pending { op, then })]);
+        Asked(receiver)
+    }
+
+    async fn drive(self: Arc<Self>, bucket: Bucket) {
+        let slot = bucket.slot();
+        while let Some(call) = self.order.next_call(bucket) {
+            let bytes: usize = call.operations.iter().map(|pending| pending.op.bytes()).sum();
+            let command = Arc::new(self.command(bucket, &call));
+            let answers = match self.router.call(slot, command).await {
+                Ok(answers) => match answers.list() {
+                    Ok(answers) if answers.len() == call.operations.len() => Ok(answers),
+                    _ => Err(StoreError::from(Fault::Form)),
+                },
+                Err(fault) => Err(fault.into()),
+            };
+            match answers {
+                Ok(answers) => {
+                    for (pending, answer) in call.operations.into_iter().zip(answers) {
+                        (pending.then)(Ok(answer));
+                    }
+                }
+                Err(error) => {
+                    for pending in call.operations {
+                        (pending.then)(Err(error.clone()));
+                    }
+                }
+            }
+            self.waiting_bytes.fetch_sub(bytes as u64, Ordering::SeqCst);
+        }
+    }
+
+    fn command(&self, bucket: Bucket, call: &Call) -> Cmd {
+        let library = &self.router.library;
+        let keys: usize = call.operations.iter().map(|pending| pending.op.keys.len()).sum();
+        let mut command = redis::cmd("FCALL");
+        if call.is_write {
+            command.arg(&library.write).arg(keys + 1).arg(self.keys.outcome(bucket, &self.run));
+        } else {
+            command.arg(&library.read).arg(keys);
+        }
+        for pending in &call.operations {
+            for key in &pending.op.keys {
+                command.arg(key);
+            }
+        }
+        if call.is_write {
+            command.arg(format!("{:016}", call.number));
+        }
+        for Pending { op, .. } in &call.operations {
+            command.arg(op.name).arg(op.keys.len()).arg(op.args.len());
+            for arg in &op.args {
+                command.arg(arg.as_slice());
+            }
+        }
+        command
+    }
+
+    pub(super) fn stats(&self) -> StoreStats {
+        let counts = &self.counts;
+        StoreStats {
+            sessions: read(&counts.sessions),
+            queued_messages: read(&counts.queued_messages),
+            queued_bytes: read(&counts.queued_bytes),
+            retained_messages: read(&counts.retained_messages),
+            retained_bytes: read(&counts.retained_bytes),
+            subscriptions: read(&counts.subscriptions),
+        }
+    }
+}
+
+struct Counted<'a>(&'a AtomicU64);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An answer that is on its way.
+pub(super) struct Asked(oneshot::Receiver<Result<Value>>);
+
+impl Asked {
+    pub(super) async fn answer(self) -> Result<Value> {
+        self.0.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// Pairs of a flat list.
+pub(super) fn pairs(flat: Value) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
+    let mut values = flat.list()?.into_iter();
+    let mut found = HashMap::with_capacity(values.len() / 2);
+    while let (Some(key), Some(value)) = (values.next(), values.next()) {
+        found.insert(key.bytes()?, value.bytes()?);
+    }
+    Ok(found)
+}
+
+/// Differs from call to call and from process to process.
+pub(super) fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0_u8)
+}

@@ -1,0 +1,33 @@
+//! Why a call of Redis did not come to an answer.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::StoreError;
+
+/// A call without an answer. What was sent may have been carried out, unless it says otherwise.
+#[derive(Clone, Debug, Error)]
+pub(super) enum Fault {
+    /// No connection to a node, or it was lost before the answer came.
+    #[error("no answer from Redis at {node}: {detail}")]
+    Lost { node: String, detail: String },
+    /// Redis answered with an error. Nothing was carried out.
+    #[error("Redis at {node} refuses: {detail}")]
+    Refused { node: String, detail: String },
+    /// No node has the slot.
+    #[error("no Redis node serves slot {slot}")]
+    NoNode { slot: u16 },
+    /// Too much waits already. Nothing was sent.
+    #[error("too many calls wait for Redis")]
+    Backlog,
+    /// The answer is not what was asked for.
+    #[error("Redis gave an answer of another form")]
+    Form,
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        Self::Unavailable(Arc::new(fault))
+    }
+}

@@ -1,0 +1,202 @@
+//! How keys are spelled, here and nowhere else. What is in them: `docs/state.md`.
+
+use super::crc16;
+
+/// Sessions fall into this many buckets. It is part of the format: changing it loses sessions.
+pub(super) const SESSION_BUCKETS: u16 = 4096;
+
+/// Retained messages fall into this many buckets, by their first two topic levels. Part of the format too.
+pub(super) const RETAINED_BUCKETS: u16 = 256;
+
+/// Keys that share a hash tag, hence a slot: what one call may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Bucket {
+    /// Some of the sessions.
+    Sessions(u16),
+    /// Some of the retained messages.
+    Retained(u16),
+}
+
+impl Bucket {
+    /// The bucket of a client's session.
+    pub(super) fn of_client(client_id: &str) -> Self {
+        Self::Sessions((fixed_hash(client_id.as_bytes()) % u64::from(SESSION_BUCKETS)) as u16)
+    }
+
+    /// The bucket of a topic's retained message, from its first two levels.
+    pub(super) fn of_topic(first_two_levels: &str) -> Self {
+        Self::Retained((fixed_hash(first_two_levels.as_bytes()) % u64::from(RETAINED_BUCKETS)) as u16)
+    }
+
+    /// The part of a Topic Name that decides about its bucket.
+    pub(super) fn first_two_levels(topic: &str) -> &str {
+        let end = topic.match_indices('/').nth(1).map_or(topic.len(), |(at, _)| at);
+        topic.get(..end).unwrap_or(topic)
+    }
+
+    /// All of its keys are in this slot.
+    pub(super) fn slot(self) -> u16 {
+        crc16::slot(self.tag().as_bytes())
+    }
+
+    fn tag(self) -> String {
+        match self {
+            Self::Sessions(bucket) => bucket.to_string(),
+            Self::Retained(bucket) => format!("r{bucket}"),
+        }
+    }
+}
+
+/// Spells keys.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: Box<str>,
+}
+
+impl Keys {
+    /// All keys begin with `prefix`, which has no `{`.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    fn key(&self, bucket: Bucket, kind: &str, rest: &str) -> String {
+        format!("{}{{{}}}{kind}{rest}", self.prefix, bucket.tag())
+    }
+
+    /// Says which format the keys have.
+    pub(super) fn format(&self) -> (String, u16) {
+        (format!("{}{{meta}}format", self.prefix), crc16::slot(b"meta"))
+    }
+
+    /// What the last call of a run of a worker did.
+    pub(super) fn outcome(&self, bucket: Bucket, run: &str) -> String {
+        self.key(bucket, "o:", run)
+    }
+
+    /// Which sessions there are.
+    pub(super) fn index(&self, bucket: Bucket) -> String {
+        self.key(bucket, "i", "")
+    }
+
+    /// When something is to happen.
+    pub(super) fn timers(&self, bucket: Bucket) -> String {
+        self.key(bucket, "t", "")
+    }
+
+    /// Wills that outlived their session.
+    pub(super) fn orphans(&self, bucket: Bucket) -> String {
+        self.key(bucket, "w", "")
+    }
+
+    /// Identities of QoS 2 messages that came, with the number that they got.
+    pub(super) fn identities(&self, bucket: Bucket) -> String {
+        self.key(bucket, "s", "")
+    }
+
+    /// When identities came.
+    pub(super) fn identity_times(&self, bucket: Bucket) -> String {
+        self.key(bucket, "e", "")
+    }
+
+    /// A session.
+    pub(super) fn session(&self, client_id: &str) -> String {
+        self.key(Bucket::of_client(client_id), "m:", client_id)
+    }
+
+    /// Its subscriptions.
+    pub(super) fn subscriptions(&self, client_id: &str) -> String {
+        self.key(Bucket::of_client(client_id), "f:", client_id)
+    }
+
+    /// Its queue.
+    pub(super) fn queue(&self, client_id: &str) -> String {
+        self.key(Bucket::of_client(client_id), "q:", client_id)
+    }
+
+    /// The QoS 2 messages received from it.
+    pub(super) fn received(&self, client_id: &str) -> String {
+        self.key(Bucket::of_client(client_id), "r:", client_id)
+    }
+
+    /// Everything that an operation on a whole session may touch, in the order that the functions expect.
+    pub(super) fn whole_session(&self, client_id: &str) -> Vec<String> {
+        let bucket = Bucket::of_client(client_id);
+        vec![
+            self.session(client_id),
+            self.subscriptions(client_id),
+            self.queue(client_id),
+            self.received(client_id),
+            self.index(bucket),
+            self.timers(bucket),
+            self.orphans(bucket),
+        ]
+    }
+
+    /// Retained messages by topic.
+    pub(super) fn retained_values(&self, bucket: Bucket) -> String {
+        self.key(bucket, "v", "")
+    }
+
+    /// Their topics in order.
+    pub(super) fn retained_topics(&self, bucket: Bucket) -> String {
+        self.key(bucket, "x", "")
+    }
+}
+
+/// FNV-1a with a finishing mix: the same in every process and for ever.
+fn fixed_hash(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 29)
+}
+
+/// Names a text by its content.
+pub(super) fn fingerprint(text: &str) -> u32 {
+    (fixed_hash(text.as_bytes()) & 0xffff_ffff) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_never_change() {
+        let buckets = ["", "a", "sensor-1", "sensor-2", "é"].map(Bucket::of_client);
+        assert_eq!(buckets, [1139, 802, 3005, 131, 1544].map(Bucket::Sessions));
+        assert_eq!(Bucket::of_topic("a/b"), Bucket::Retained(116));
+    }
+
+    #[test]
+    fn buckets_are_evenly_filled() {
+        let mut counts = vec![0_u32; usize::from(SESSION_BUCKETS)];
+        for n in 0..409_600 {
+            let Bucket::Sessions(bucket) = Bucket::of_client(&format!("device-{n:07}")) else { continue };
+            counts[usize::from(bucket)] += 1;
+        }
+        assert!(counts.iter().all(|count| (40..180).contains(count)), "around 100 each");
+    }
+
+    #[test]
+    fn keys_of_a_bucket_share_its_slot() {
+        let keys = Keys::new("tg");
+        let bucket = Bucket::of_client("}{x}");
+        let Bucket::Sessions(number) = bucket else { panic!("a session") };
+        // A client may be called anything: the first tag of the key counts.
+        assert_eq!(keys.session("}{x}"), format!("tg{{{number}}}m:}}{{x}}"));
+        assert_eq!(keys.outcome(Bucket::Sessions(17), "ab"), "tg{17}o:ab");
+        assert_eq!(keys.retained_topics(Bucket::Retained(3)), "tg{r3}x");
+        assert_eq!(Bucket::Sessions(17).slot(), crc16::slot(b"17"));
+    }
+
+    #[test]
+    fn two_levels_decide_about_a_retained_bucket() {
+        assert_eq!(Bucket::first_two_levels("a/b/c/d"), "a/b");
+        assert_eq!(Bucket::first_two_levels("a/b"), "a/b");
+        assert_eq!(Bucket::first_two_levels("a"), "a");
+        assert_eq!(Bucket::first_two_levels("//x"), "/");
+    }
+}

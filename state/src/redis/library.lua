@@ -1,0 +1,605 @@
+-- The functions of the store in Redis. Each call touches keys of one slot, all of them declared.
+--
+-- In a slot that is being moved, Redis refuses a call whose keys are not all there before it begins, and stops one that
+-- touches a key that it has emptied itself. So that no call stops half-way: a hash or sorted set that may be emptied
+-- by one operation and used by the next holds a field with the empty name as long as the session lives, and an
+-- operation that deletes keys does that last and is alone in its call.
+--
+-- A session (m): i incarnation, e epoch, n nonce, c connection, o owner ('' when away), r run of the owner, x expires
+-- at, y Session Expiry Interval, M and B bounds of the queue, p protocol, R Receive Maximum, W Will, D its delay, U when
+-- it is due, A when it comes again, K who was told to publish it, H which hand-out that was, h head, t tail, l records, b bytes, s sent,
+-- f subscriptions.
+
+local ops = {}
+
+-- redis.call is not there yet while the library is loaded.
+local function rcall(...)
+  return redis.call(...)
+end
+
+local OUTCOME_MS = 600000
+local IDENTITY_MS = 300000
+local IDENTITIES_MAX = 4096
+local EXACT_SCAN_MAX = 1000
+local EXPIRY_NEVER = '4294967295'
+local MARKER = '\1\0\0\0\0\1'
+
+local function time_ms()
+  local now = rcall('TIME')
+  return tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+end
+
+-- The size of a record, as its writer counted it: bytes 2 to 5.
+local function size_of(record)
+  return struct.unpack('<I4', record, 2)
+end
+
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r' }
+local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f' }
+
+local function load(m)
+  local values = rcall('HMGET', m, unpack(FIELDS))
+  if not values[1] then return nil end
+  local s = {}
+  for at, name in ipairs(FIELDS) do s[name] = values[at] end
+  s.never = s.y == EXPIRY_NEVER
+  for _, name in ipairs(NUMBERS) do s[name] = tonumber(s[name] or '') end
+  s.connected = s.o ~= ''
+  return s
+end
+
+-- Why a caller is not the owner; nil if it is.
+local function refusal(m, incarnation, epoch, nonce)
+  local have = rcall('HMGET', m, 'i', 'e', 'n', 'o')
+  if not have[1] then return 'N' end
+  if have[1] ~= incarnation or have[2] ~= epoch or have[3] ~= nonce or have[4] == '' then return 'F' end
+  return nil
+end
+
+local function arm(t, at, member)
+  rcall('ZADD', t, at, member, 'inf', '')
+end
+
+-- An upper bound of what an owner may have sent that keeps to the Receive Maximum.
+local function sent_bound(q, s)
+  if not s.connected then return math.max(s.h, math.min(s.s, s.t)) end
+  local bound = s.t
+  if s.l >= s.R then
+    if s.t - s.h <= EXACT_SCAN_MAX then
+      local live, number = 0, s.h
+      while number < s.t and live < s.R do
+        if rcall('HEXISTS', q, number) == 1 then live = live + 1 end
+        number = number + 1
+      end
+      bound = number
+    else
+      bound = math.min(s.t, s.h + s.R + (s.t - s.h - s.l))
+    end
+  end
+  return math.max(s.h, math.min(math.max(s.s, bound), s.t))
+end
+
+-- Counts hand-outs of Wills, and names Wills that outlived their session: of those a session may leave several.
+local function next_number(w)
+  return rcall('HINCRBY', w, '', 1)
+end
+
+-- Keeps a Will whose session is gone.
+local function adopt(t, w, cid, s, at)
+  local name = s.i .. ':' .. next_number(w)
+  rcall('HSET', w, name, cmsgpack.pack({ s.K or '', cid, s.W, s.H or 0 }))
+  arm(t, at, 'o:' .. name)
+end
+
+-- What a Will is to be when a session that is away is taken over or discarded. `now` is set when it goes on.
+local function settle_away(t, w, cid, s, now)
+  if not s.W then return false end
+  if s.A then
+    adopt(t, w, cid, s, s.A)
+    return false
+  end
+  if s.U and (not now or s.U <= now) then return s.W end
+  return false
+end
+
+local function disarm(t, cid)
+  rcall('ZREM', t, 'w:' .. cid, 'x:' .. cid)
+end
+
+local function freed(s)
+  return { s.l, s.b, s.f }
+end
+
+local function remove(k, cid)
+  disarm(k[6], cid)
+  rcall('ZREM', k[5], cid)
+  rcall('UNLINK', k[1], k[2], k[3], k[4])
+end
+
+local function discard_will(k, cid, s)
+  if s.connected then return s.W or false end
+  return settle_away(k[6], k[7], cid, s, nil)
+end
+
+-- keys of a whole session: m f q r i t w
+local function whole(k)
+  return load(k[1])
+end
+
+function ops.claim(k, a)
+  local cid, incarnation, nonce, connection = a[1], a[2], a[3], a[4]
+  local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
+  local now, owner, run, may_create = tonumber(a[14]), a[15], a[16], a[17] == '1'
+  local s = whole(k)
+  local will_due, discarded, gone, kept = false, false, { 0, 0, 0 }, false
+  if s then
+    if not clean then
+      if s.connected then kept = s.y > 0 or s.c == connection
+      else kept = not s.x or s.x > now end
+    end
+    if not kept then
+      will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
+    elseif not s.connected then
+      will_due = settle_away(k[6], k[7], cid, s, now)
+    elseif s.c ~= connection and s.W and s.D == 0 then
+      will_due = s.W
+    end
+  elseif create and not may_create then
+    return 'Q'
+  end
+  if not kept and not create then
+    if s then remove(k, cid) end
+    return { will_due, discarded, gone, false }
+  end
+  local epoch, head, tail, sent = 1, 1, 1, 1
+  if s then epoch = s.e + 1 end
+  if kept then
+    incarnation, head, tail, sent = s.i, s.h, s.t, sent_bound(k[3], s)
+  else
+    rcall('HSET', k[1], 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
+    rcall('ZADD', k[5], 0, cid)
+  end
+  rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'y', expiry, 'M', a[10],
+    'B', a[11], 'p', a[12], 'R', a[13], 's', sent)
+  rcall('HDEL', k[1], 'x', 'W', 'D', 'U', 'A', 'K', 'H')
+  if will ~= '' then rcall('HSET', k[1], 'W', will, 'D', delay) end
+  if s and not s.connected then disarm(k[6], cid) end
+  if s and not kept then rcall('UNLINK', k[2], k[3], k[4]) end
+  return { will_due, discarded, gone, { kept and 1 or 0, incarnation, epoch, head, tail, sent } }
+end
+
+function ops.contents(k)
+  return { rcall('HGETALL', k[1]), rcall('HGETALL', k[2]) }
+end
+
+function ops.discard(k, a)
+  local s = whole(k)
+  if not s then return false end
+  local will = discard_will(k, a[1], s)
+  remove(k, a[1])
+  return { s.i, will, freed(s) }
+end
+
+-- Starts the timers of a session whose owner is gone since `now`; answers when the first of them goes off.
+local function leave(k, cid, s, now)
+  local first = false
+  rcall('HSET', k[1], 'o', '')
+  if s.W then
+    local at = now + math.min(s.D, s.y) * 1000
+    rcall('HSET', k[1], 'U', at)
+    arm(k[6], at, 'w:' .. cid)
+    first = at
+  end
+  if not s.never then
+    local at = now + s.y * 1000
+    rcall('HSET', k[1], 'x', at)
+    arm(k[6], at, 'x:' .. cid)
+    first = first or at
+  end
+  return first
+end
+
+function ops.release(k, a)
+  local cid, expiry, keep_will, now = a[1], a[5], a[6] == '1', tonumber(a[8])
+  local no = refusal(k[1], a[2], a[3], a[4])
+  if no then return no end
+  local s = whole(k)
+  if expiry == '0' then
+    remove(k, cid)
+    return { freed(s), false }
+  end
+  s.y, s.never = tonumber(expiry), expiry == EXPIRY_NEVER
+  rcall('HSET', k[1], 'y', expiry, 's', math.max(s.h, math.min(tonumber(a[7]), s.t)))
+  if not keep_will then
+    s.W = nil
+    rcall('HDEL', k[1], 'W', 'D')
+  end
+  return { false, leave(k, cid, s, now) }
+end
+
+-- What a worker's earlier run has left: it owns sessions no more, and publishes no Wills.
+function ops.abandon(k, a)
+  local cid, incarnation, run, now, owner = a[1], a[2], a[3], tonumber(a[4]), a[5]
+  local s = whole(k)
+  if not s or s.i ~= incarnation then return false end
+  if s.connected then
+    if s.o ~= owner or s.r == run then return false end
+    if s.y == 0 then
+      if s.W then adopt(k[6], k[7], cid, s, now) end
+      remove(k, cid)
+      return { freed(s), s.W and now }
+    end
+    rcall('HSET', k[1], 's', sent_bound(k[3], s))
+    return { false, leave(k, cid, s, now) }
+  end
+  if s.A and s.K == owner then
+    rcall('HDEL', k[1], 'A', 'K', 'H')
+    arm(k[6], s.U, 'w:' .. cid)
+    return { false, s.U }
+  end
+  return false
+end
+
+-- keys: t w
+function ops.rearm(k, a)
+  local all = rcall('HGETALL', k[2])
+  for at = 1, #all, 2 do
+    if all[at] ~= '' then
+      local record = cmsgpack.unpack(all[at + 1])
+      if record[1] == a[1] or record[1] == '' then
+        rcall('HSET', k[2], all[at], cmsgpack.pack({ '', record[2], record[3], 0 }))
+        arm(k[1], a[2], 'o:' .. all[at])
+      end
+    end
+  end
+  return 1
+end
+
+function ops.subscribe(k, a)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  local seen, flags, new = {}, {}, 0
+  for at = 5, #a, 2 do
+    local filter = a[at]
+    if not seen[filter] then
+      seen[filter] = true
+      if rcall('HEXISTS', k[2], filter) == 0 then new = new + 1 end
+    end
+  end
+  if new > 0 and tonumber(rcall('HGET', k[1], 'f')) + new > tonumber(a[4]) then return 'Q' end
+  for at = 5, #a, 2 do
+    flags[#flags + 1] = 1 - rcall('HSET', k[2], a[at], a[at + 1])
+  end
+  if #flags > 0 then rcall('HSET', k[2], '', '') end
+  if new > 0 then rcall('HINCRBY', k[1], 'f', new) end
+  return { new, flags }
+end
+
+function ops.unsubscribe(k, a)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  local flags, gone = {}, 0
+  for at = 4, #a do
+    local was = rcall('HDEL', k[2], a[at])
+    gone = gone + was
+    flags[#flags + 1] = was
+  end
+  if gone > 0 then rcall('HINCRBY', k[1], 'f', -gone) end
+  return { gone, flags }
+end
+
+-- keys: s e (only with an identity), then m q of each target. args: identity, size, body, then incarnation and head of
+-- the record of each target.
+function ops.publish(k, a)
+  local identity, size, body = a[1], tonumber(a[2]), a[3]
+  local at, answers, remembered = 1, {}, false
+  if identity ~= '' then at = 3 end
+  for arg = 4, #a, 2 do
+    local m, q, incarnation = k[at], k[at + 1], a[arg]
+    at = at + 2
+    local s = rcall('HMGET', m, 'i', 't', 'l', 'b', 'M', 'B')
+    local known = false
+    if identity ~= '' then known = rcall('HGET', k[1], identity .. incarnation) end
+    local answer
+    if known then
+      answer = { tonumber(known), 0 }
+    elseif s[1] ~= incarnation then
+      answer = 'G'
+    elseif tonumber(s[3]) >= tonumber(s[5]) or tonumber(s[4]) + size > tonumber(s[6]) then
+      answer = 'F'
+    else
+      local number = tonumber(s[2])
+      if number == 1 then rcall('HSET', q, '', '') end
+      rcall('HSET', q, number, a[arg + 1] .. body)
+      rcall('HSET', m, 't', number + 1, 'l', tonumber(s[3]) + 1, 'b', tonumber(s[4]) + size)
+      if identity ~= '' then
+        local now = time_ms()
+        rcall('HSET', k[1], identity .. incarnation, number)
+        rcall('ZADD', k[2], now, identity .. incarnation)
+        remembered = now
+      end
+      answer = { number, 1 }
+    end
+    answers[#answers + 1] = answer
+  end
+  if remembered then
+    local old = rcall('ZRANGEBYSCORE', k[2], '-inf', remembered - IDENTITY_MS, 'LIMIT', 0, 16)
+    local over = rcall('ZCARD', k[2]) - IDENTITIES_MAX
+    if #old == 0 and over > 0 then old = rcall('ZRANGE', k[2], 0, over - 1) end
+    if #old > 0 then
+      rcall('HDEL', k[1], unpack(old))
+      rcall('ZREM', k[2], unpack(old))
+    end
+  end
+  return answers
+end
+
+-- A record goes (to is nil) or is replaced. Answers records and bytes that this freed.
+local function settle(k, a, to)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  local number = a[4]
+  if number == '' then return { 0, 0 } end
+  local record = rcall('HGET', k[2], number)
+  if not record or record == to then return { 0, 0 } end
+  local size = size_of(record)
+  if to then
+    rcall('HSET', k[2], number, to)
+    rcall('HINCRBY', k[1], 'b', -size)
+    return { 0, size }
+  end
+  rcall('HDEL', k[2], number)
+  local s = rcall('HMGET', k[1], 'h', 't', 'l', 'b')
+  local head, tail, live = tonumber(s[1]), tonumber(s[2]), tonumber(s[3]) - 1
+  if live == 0 then
+    head = tail
+  elseif tonumber(number) == head then
+    repeat head = head + 1 until head >= tail or rcall('HEXISTS', k[2], head) == 1
+  end
+  rcall('HSET', k[1], 'h', head, 'l', live, 'b', tonumber(s[4]) - size)
+  return { 1, size }
+end
+
+function ops.acknowledge(k, a)
+  return settle(k, a, nil)
+end
+
+function ops.mark_released(k, a)
+  return settle(k, a, MARKER)
+end
+
+-- keys: m q. args: fence, from, records, bytes
+function ops.read_queue(k, a)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  local s = rcall('HMGET', k[1], 'h', 't')
+  local head, tail = tonumber(s[1]), tonumber(s[2])
+  local number = math.max(head, math.min(tonumber(a[4]), tail))
+  local records_max, bytes_max = tonumber(a[5]), tonumber(a[6])
+  local page, records, bytes = { number }, 0, 0
+  while number < tail do
+    local record = rcall('HGET', k[2], number)
+    if record then
+      local size = size_of(record)
+      if records > 0 and (records >= records_max or bytes + size > bytes_max) then break end
+      records, bytes = records + 1, bytes + size
+      page[#page + 1] = number
+      page[#page + 1] = record
+    end
+    number = number + 1
+  end
+  page[1] = number
+  return page
+end
+
+-- keys: m r. args: fence, Packet Identifier, state and identity. Answers what was there.
+function ops.receive(k, a)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  local have = rcall('HGET', k[2], a[4])
+  if have then return { have } end
+  rcall('HSET', k[2], a[4], a[5], '', '')
+  return { false }
+end
+
+-- keys: m r. args: incarnation, Packet Identifier, what was there, what is to be there
+function ops.received(k, a)
+  if rcall('HGET', k[1], 'i') == a[1] and rcall('HGET', k[2], a[2]) == a[3] then
+    rcall('HSET', k[2], a[2], a[4])
+    return 1
+  end
+  return 0
+end
+
+function ops.forget(k, a)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  return { rcall('HDEL', k[2], a[4]) }
+end
+
+-- keys: i w. args: after which client, how many
+function ops.list(k, a)
+  local from = '-'
+  if a[1] ~= '' then from = '(' .. a[1] end
+  return { rcall('ZRANGEBYLEX', k[1], from, '+', 'LIMIT', 0, a[2]), rcall('HLEN', k[2]) }
+end
+
+-- keys: m
+function ops.inspect(k)
+  local s = rcall('HMGET', k[1], 'i', 'o', 'r', 'l', 'b', 'f', 'K')
+  if not s[1] then return false end
+  return s
+end
+
+-- keys: m f
+function ops.route(k)
+  local incarnation = rcall('HGET', k[1], 'i')
+  if not incarnation then return false end
+  return { incarnation, rcall('HGETALL', k[2]) }
+end
+
+-- keys: t. args: now, how many
+function ops.due(k, a)
+  local due = rcall('ZRANGEBYSCORE', k[1], '-inf', a[1], 'WITHSCORES', 'LIMIT', 0, a[2])
+  local later = rcall('ZRANGEBYSCORE', k[1], '(' .. a[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return { due, later[2] or false }
+end
+
+-- keys: of a whole session. args: cid, now, when it comes again, who asks
+function ops.take_will(k, a)
+  local s = whole(k)
+  local member = 'w:' .. a[1]
+  local at = rcall('ZSCORE', k[6], member)
+  if not at or tonumber(at) > tonumber(a[2]) then return false end
+  if not s or s.connected or not s.W then
+    rcall('ZREM', k[6], member)
+    return false
+  end
+  rcall('HSET', k[1], 'A', a[3], 'K', a[4], 'H', next_number(k[7]))
+  arm(k[6], a[3], member)
+  return { a[1], s.i, s.W }
+end
+
+function ops.take_expiry(k, a)
+  local s = whole(k)
+  local member = 'x:' .. a[1]
+  local at = rcall('ZSCORE', k[6], member)
+  if not at or tonumber(at) > tonumber(a[2]) then return false end
+  if not s or s.connected or not s.x or s.x > tonumber(a[2]) then
+    rcall('ZREM', k[6], member)
+    return false
+  end
+  if s.W then adopt(k[6], k[7], a[1], s, s.A or s.U or a[2]) end
+  remove(k, a[1])
+  return { a[1], s.i, freed(s) }
+end
+
+-- keys: t w. args: its name, now, when it comes again, who asks
+function ops.take_orphan(k, a)
+  local member = 'o:' .. a[1]
+  local at = rcall('ZSCORE', k[1], member)
+  if not at or tonumber(at) > tonumber(a[2]) then return false end
+  local record = rcall('HGET', k[2], a[1])
+  if not record then
+    rcall('ZREM', k[1], member)
+    return false
+  end
+  record = cmsgpack.unpack(record)
+  rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], next_number(k[2]) }))
+  arm(k[1], a[3], member)
+  return { record[2], string.match(a[1], '^%d+'), record[3] }
+end
+
+-- A Will has been published: of several of one session, the one that was handed out last. keys: m t w. args: cid,
+-- incarnation
+function ops.finish_will(k, a)
+  local front, found, latest = a[2] .. ':', nil, 0
+  for _, name in ipairs(rcall('HKEYS', k[3])) do
+    if string.sub(name, 1, #front) == front then
+      local hand_out = cmsgpack.unpack(rcall('HGET', k[3], name))[4]
+      if hand_out > latest then found, latest = name, hand_out end
+    end
+  end
+  local s = rcall('HMGET', k[1], 'i', 'A', 'H')
+  if s[1] == a[2] and s[2] and tonumber(s[3]) > latest then
+    rcall('HDEL', k[1], 'W', 'D', 'U', 'A', 'K', 'H')
+    rcall('ZREM', k[2], 'w:' .. a[1])
+  elseif found then
+    rcall('HDEL', k[3], found)
+    rcall('ZREM', k[2], 'o:' .. found)
+  end
+  return 1
+end
+
+-- keys: v x. The field with the empty name counts the bytes.
+local function retained_bytes(v, delta)
+  if delta ~= 0 then rcall('HINCRBY', v, '', delta) end
+end
+
+local function forget_retained(k, topic, old)
+  local size = size_of(old)
+  retained_bytes(k[1], -size)
+  rcall('HDEL', k[1], topic)
+  rcall('ZREM', k[2], topic)
+  return { -1, -size }
+end
+
+-- args: topic, record or '', size, whether one more is allowed, bytes that are
+function ops.retain(k, a)
+  local topic, record = a[1], a[2]
+  local old = rcall('HGET', k[1], topic)
+  if record == '' then
+    if old then return forget_retained(k, topic, old) end
+    return { 0, 0 }
+  end
+  local delta = tonumber(a[3])
+  if old then delta = delta - size_of(old) elseif a[4] ~= '1' then return 'Q' end
+  if delta > 0 and delta > tonumber(a[5]) then return 'Q' end
+  rcall('HSET', k[1], topic, record)
+  retained_bytes(k[1], delta)
+  if old then return { 0, delta } end
+  rcall('ZADD', k[2], 0, topic)
+  return { 1, delta }
+end
+
+-- args: topic, the record that has expired
+function ops.forget_expired(k, a)
+  local old = rcall('HGET', k[1], a[1])
+  if old ~= a[2] then return { 0, 0 } end
+  return forget_retained(k, a[1], old)
+end
+
+-- keys: x. args: from, to, how many
+function ops.topics(k, a)
+  return rcall('ZRANGEBYLEX', k[1], a[1], a[2], 'LIMIT', 0, a[3])
+end
+
+-- keys: v. args: topics
+function ops.values(k, a)
+  local values = {}
+  for at, topic in ipairs(a) do values[at] = rcall('HGET', k[1], topic) end
+  return values
+end
+
+-- keys: v x
+function ops.retained_counts(k)
+  return { rcall('ZCARD', k[2]), tonumber(rcall('HGET', k[1], '') or '0') }
+end
+
+local function run(keys, args, key, arg)
+  local answers = {}
+  while arg <= #args do
+    local name, key_count, arg_count = args[arg], tonumber(args[arg + 1]), tonumber(args[arg + 2])
+    arg = arg + 3
+    local k, a = {}, {}
+    for at = 1, key_count do k[at] = keys[key + at - 1] end
+    for at = 1, arg_count do a[at] = args[arg + at - 1] end
+    key, arg = key + key_count, arg + arg_count
+    answers[#answers + 1] = ops[name](k, a)
+  end
+  return answers
+end
+
+-- keys[1] holds the outcome of the caller's last call in this slot, args[1] says which call this is (16 digits): a call
+-- that comes again is answered as before, one that was overtaken is refused.
+local function write(keys, args)
+  local last = rcall('GET', keys[1])
+  if last then
+    local number = string.sub(last, 1, 16)
+    if number == args[1] then
+      rcall('SET', keys[1], last, 'PX', OUTCOME_MS)
+      return cmsgpack.unpack(string.sub(last, 17))
+    end
+    if number > args[1] then return redis.error_reply('OVERTAKEN a later call was carried out') end
+  end
+  local answers = run(keys, args, 2, 2)
+  rcall('SET', keys[1], args[1] .. cmsgpack.pack(answers), 'PX', OUTCOME_MS)
+  return answers
+end
+
+local function read(keys, args)
+  return run(keys, args, 1, 1)
+end
+
+redis.register_function('@NAME@_write', write)
+redis.register_function('@NAME@_read', read)

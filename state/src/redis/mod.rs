@@ -1,0 +1,174 @@
+//! The store in Redis: a cluster, or a single server. All state is there; a worker keeps counts, hints about timers, and
+//! calls under way. What is stored: `docs/state.md`. How calls are ordered: [`order`]; how they are repeated: [`router`].
+
+mod claim;
+mod codec;
+mod config;
+mod crc16;
+mod due;
+mod engine;
+mod fault;
+mod functions;
+mod keys;
+mod node;
+mod op;
+mod order;
+mod publish;
+mod queue;
+mod recovery;
+mod retained;
+mod router;
+mod routes;
+mod settings;
+mod topology;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mqtt::PacketId;
+
+pub use config::{ConnectError, RedisConfig, Secret};
+
+use crate::{
+    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
+    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+};
+use engine::Engine;
+
+/// A store in Redis. Answers are given on tasks of the runtime that it was connected on.
+pub struct RedisStore {
+    engine: Arc<Engine>,
+}
+
+impl RedisStore {
+    /// Connects, loads the functions, checks Redis's settings, and lets go of the sessions that an earlier run of this
+    /// worker owned.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]. Not cancel safe: what was taken over stays so.
+    pub async fn connect(config: RedisConfig) -> Result<Self, ConnectError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::connect_at(config, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).await
+    }
+
+    /// As [`RedisStore::connect`], at a time of the caller's: sessions of the earlier run are let go as of `now`.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    #[doc(hidden)]
+    pub async fn connect_at(config: RedisConfig, now: UnixMs) -> Result<Self, ConnectError> {
+        config.validate()?;
+        let engine = Arc::new(Engine::new(config)?);
+        settings::prepare(&engine).await?;
+        engine.recover(now).await.map_err(ConnectError::Recovery)?;
+        let weak = Arc::downgrade(&engine);
+        let interval = Duration::from_millis(engine.config.topology_interval_ms);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(engine) = weak.upgrade() else { return };
+                if let Err(error) = engine.router.topology.refresh().await {
+                    tracing::debug!(%error, "cannot see which redis node has which slots");
+                }
+            }
+        });
+        Ok(Self { engine })
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.engine.refuse_from_now();
+    }
+}
+
+impl Store for RedisStore {
+    fn claim(&self, claim: Claim, done: Done<Claimed>) {
+        self.engine.claim(&claim, done);
+    }
+
+    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
+        self.engine.discard(client_id, done);
+    }
+
+    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
+        self.engine.release(fence, &release, done);
+    }
+
+    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
+        self.engine.subscribe(fence, &subscriptions, done);
+    }
+
+    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
+        self.engine.unsubscribe(fence, &filters, done);
+    }
+
+    fn publish(&self, publish: Publish, done: Done<Published>) {
+        self.engine.publish(publish, done);
+    }
+
+    fn read_queue(
+        &self,
+        fence: &Fence,
+        from: Number,
+        messages_max: usize,
+        bytes_max: usize,
+        done: Done<QueuePage>,
+    ) {
+        self.engine.read_queue(fence, from, messages_max, bytes_max, done);
+    }
+
+    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
+        self.engine.settle("acknowledge", fence, number, done);
+    }
+
+    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
+        self.engine.settle("mark_released", fence, number, done);
+    }
+
+    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
+        self.engine.forget_received(fence, packet_id, done);
+    }
+
+    fn retain(&self, message: Arc<Message>, done: Done<()>) {
+        self.engine.retain(&message, done);
+    }
+
+    fn retained(
+        &self,
+        filter: &str,
+        cursor: Option<Cursor>,
+        messages_max: usize,
+        now: UnixMs,
+        done: Done<RetainedPage>,
+    ) {
+        self.engine.retained(filter, cursor, messages_max, now, done);
+    }
+
+    fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>) {
+        self.engine.routes(cursor, sessions_max, done);
+    }
+
+    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
+        self.engine.claim_due(now, max, done);
+    }
+
+    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
+        self.engine.finish_will(session, done);
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.engine.stats()
+    }
+
+    fn close(&self, done: Done<()>) {
+        if self.engine.refuse_from_now() {
+            return done(Err(StoreError::Closed));
+        }
+        let engine = Arc::clone(&self.engine);
+        self.engine.runtime.spawn(async move {
+            engine.settled().await;
+            done(Ok(()));
+        });
+    }
+}

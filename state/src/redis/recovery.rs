@@ -1,0 +1,94 @@
+//! What a starting worker finds: it counts what there is, and lets go of what its earlier run owned.
+
+use std::sync::Arc;
+
+use super::engine::{Asked, Engine, add};
+use super::keys::{Bucket, RETAINED_BUCKETS, SESSION_BUCKETS};
+use super::op::{Answer, Kind, Op, Result};
+use super::routes::{BUCKETS_AT_ONCE, SESSIONS_MAX, read_clients};
+use crate::UnixMs;
+
+impl Engine {
+    /// Walks all buckets, a page at a time.
+    pub(super) async fn recover(self: &Arc<Self>, now: UnixMs) -> Result<()> {
+        let mut first = 0;
+        while first < SESSION_BUCKETS {
+            let last = first.saturating_add(BUCKETS_AT_ONCE).min(SESSION_BUCKETS);
+            let asked: Vec<(u16, Asked)> = (first..last)
+                .map(|bucket| (bucket, self.ask_clients(Bucket::Sessions(bucket), "", SESSIONS_MAX)))
+                .collect();
+            for (bucket, asked) in asked {
+                self.recover_bucket(Bucket::Sessions(bucket), asked, now).await?;
+            }
+            first = last;
+        }
+        let asked: Vec<Asked> =
+            (0..RETAINED_BUCKETS).map(|bucket| self.ask_retained_counts(Bucket::Retained(bucket))).collect();
+        for asked in asked {
+            self.add_retained_counts(asked).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover_bucket(self: &Arc<Self>, bucket: Bucket, asked: Asked, now: UnixMs) -> Result<()> {
+        let mut listed = Some(asked);
+        let mut has_orphans = false;
+        while let Some(asked) = listed.take() {
+            let (clients, orphans) = read_clients(asked.answer().await?)?;
+            has_orphans |= orphans > 0;
+            let inspected: Vec<Asked> = clients
+                .iter()
+                .map(|client| {
+                    self.ask(bucket, Op::new("inspect", Kind::Read, vec![self.keys.session(client)]))
+                })
+                .collect();
+            let mut abandoned = Vec::new();
+            for (client, asked) in clients.iter().zip(inspected) {
+                abandoned.extend(self.inspect(bucket, client, asked, now).await?);
+            }
+            for asked in abandoned {
+                if let Some(left) = asked.answer().await?.maybe() {
+                    self.read_left(bucket, left)?;
+                }
+            }
+            if let Some(last) = clients.last().filter(|_| clients.len() >= SESSIONS_MAX) {
+                listed = Some(self.ask_clients(bucket, last, SESSIONS_MAX));
+            }
+        }
+        if has_orphans {
+            let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
+            let op = Op::new("rearm", Kind::Write, keys).arg(self.config.worker.as_str()).arg(now);
+            self.ask(bucket, op).answer().await?;
+        }
+        Ok(())
+    }
+
+    /// Counts a session. Begins to let it go if this worker's earlier run had to do with it.
+    async fn inspect(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        client: &str,
+        asked: Asked,
+        now: UnixMs,
+    ) -> Result<Option<Asked>> {
+        let Some(found) = asked.answer().await?.maybe() else { return Ok(None) };
+        let [incarnation, owner, run, records, bytes, subscriptions, claimant] = found.tuple()?;
+        add(&self.counts.sessions, 1);
+        add(&self.counts.queued_messages, records.number()?);
+        add(&self.counts.queued_bytes, bytes.number()?);
+        add(&self.counts.subscriptions, subscriptions.number()?);
+        let worker = self.config.worker.as_bytes();
+        let is_mine = owner.bytes()? == worker && run.bytes()? != self.run.as_bytes();
+        let is_claimed = claimant.maybe().is_some_and(|name| name.bytes().is_ok_and(|name| name == worker));
+        if !is_mine && !is_claimed {
+            return Ok(None);
+        }
+        let op = Op::new("abandon", Kind::Alone, self.keys.whole_session(client))
+            .arg(client)
+            .arg(incarnation.bytes()?)
+            .arg(self.run.as_str())
+            .arg(now)
+            .arg(worker);
+        Ok(Some(self.ask(bucket, op)))
+    }
+}

@@ -1,0 +1,280 @@
+//! Retained messages: by bucket of their first two levels, a hash of the messages and a sorted set of the topics. A filter
+//! that fixes both levels reads one bucket, others all of them, in pages that are matched here.
+
+use std::sync::Arc;
+
+use redis::Value;
+
+use super::codec;
+use super::engine::{Asked, Engine, add, read};
+use super::keys::{Bucket, RETAINED_BUCKETS};
+use super::op::{Answer, Kind, Op, Result};
+use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
+
+/// Separates levels in the sorted sets; sorts before everything that a Topic Name may hold. v5 [MQTT-1.5.4-2]
+const SEPARATOR: u8 = 0;
+/// Topics that one command lists.
+const TOPICS_MAX: usize = 512;
+/// Messages that one operation reads.
+const VALUES_MAX: usize = 32;
+/// Buckets that are listed at the same time.
+const BUCKETS_AT_ONCE: u16 = 16;
+/// A page ends after this many topics, however few of them match.
+const VISITS_MAX: usize = 16 * 1024;
+
+impl Engine {
+    /// See [`crate::Store::retain`].
+    pub(super) fn retain(self: &Arc<Self>, message: &Message, done: Done<()>) {
+        let bucket = Bucket::of_topic(Bucket::first_two_levels(message.topic()));
+        let record = if message.payload_slice().is_empty() { Vec::new() } else { codec::message(message) };
+        let bytes = read(&self.counts.retained_bytes);
+        let op = Op::new("retain", Kind::Write, self.retained_keys(bucket))
+            .arg(key_of(message.topic()))
+            .arg(record)
+            .arg(message.size() as u64)
+            .arg(read(&self.counts.retained_messages) < self.config.retained_messages_max)
+            .arg(self.config.retained_bytes_max.saturating_sub(bytes));
+        self.one(bucket, op, done, |engine, answer| {
+            engine.count_retained(answer.accepted(StoreError::RetainedQuota)?)
+        });
+    }
+
+    fn retained_keys(&self, bucket: Bucket) -> Vec<String> {
+        vec![self.keys.retained_values(bucket), self.keys.retained_topics(bucket)]
+    }
+
+    /// Takes a change of messages and bytes into the counts.
+    fn count_retained(&self, change: Value) -> Result<()> {
+        let [messages, bytes] = change.tuple()?;
+        add(&self.counts.retained_messages, messages.number()?);
+        add(&self.counts.retained_bytes, bytes.number()?);
+        Ok(())
+    }
+
+    /// Begins to read the counts of a bucket.
+    pub(super) fn ask_retained_counts(self: &Arc<Self>, bucket: Bucket) -> Asked {
+        self.ask(bucket, Op::new("retained_counts", Kind::Read, self.retained_keys(bucket)))
+    }
+
+    /// Ends what [`Engine::ask_retained_counts`] began.
+    pub(super) async fn add_retained_counts(&self, asked: Asked) -> Result<()> {
+        self.count_retained(asked.answer().await?)
+    }
+
+    /// See [`crate::Store::retained`].
+    pub(super) fn retained(
+        self: &Arc<Self>,
+        filter: &str,
+        cursor: Option<Cursor>,
+        messages_max: usize,
+        now: UnixMs,
+        done: Done<RetainedPage>,
+    ) {
+        let Some(done) = self.admit(done) else { return };
+        let walk = Walk {
+            engine: Arc::clone(self),
+            filter: Filter::new(filter),
+            messages_max: messages_max.max(1),
+            now,
+            visits: 0,
+            page: RetainedPage::default(),
+        };
+        self.runtime.spawn(async move { done(walk.run(cursor).await) });
+    }
+}
+
+/// The reading of one page.
+struct Walk {
+    engine: Arc<Engine>,
+    filter: Filter,
+    messages_max: usize,
+    now: UnixMs,
+    visits: usize,
+    page: RetainedPage,
+}
+
+impl Walk {
+    async fn run(mut self, cursor: Option<Cursor>) -> Result<RetainedPage> {
+        let buckets = self.filter.buckets();
+        let (mut first, mut after) = match cursor {
+            None => (*buckets.start(), None),
+            Some(cursor) => {
+                let (bucket, topic) = read_cursor(&cursor)?;
+                (bucket, Some(topic))
+            }
+        };
+        while first <= *buckets.end() {
+            let last = first.saturating_add(BUCKETS_AT_ONCE - 1).min(*buckets.end());
+            let asked: Vec<Asked> = (first..=last)
+                .map(|bucket| {
+                    let after = if bucket == first { after.take() } else { None };
+                    self.ask_topics(bucket, after.as_deref())
+                })
+                .collect();
+            for (bucket, mut asked) in (first..=last).zip(asked) {
+                loop {
+                    let topics = read_topics(asked.answer().await?)?;
+                    let more = topics.len() >= TOPICS_MAX;
+                    let last_topic = topics.last().cloned();
+                    if let Some(stopped_after) = self.take(bucket, topics).await? {
+                        self.page.next = Some(write_cursor(bucket, &stopped_after));
+                        return Ok(self.page);
+                    }
+                    match last_topic {
+                        Some(topic) if more => asked = self.ask_topics(bucket, Some(&topic)),
+                        _ => break,
+                    }
+                }
+            }
+            first = last.saturating_add(1);
+        }
+        Ok(self.page)
+    }
+
+    fn ask_topics(&self, bucket: u16, after: Option<&[u8]>) -> Asked {
+        let bucket = Bucket::Retained(bucket);
+        let (from, to) = self.filter.range();
+        let from = after.map_or(from, |topic| [b"(", topic].concat());
+        let op = Op::new("topics", Kind::Read, vec![self.engine.keys.retained_topics(bucket)])
+            .arg(from)
+            .arg(to)
+            .arg(TOPICS_MAX as u64);
+        self.engine.ask(bucket, op)
+    }
+
+    /// Adds what matches to the page. Answers the topic after which it is full.
+    async fn take(&mut self, bucket: u16, topics: Vec<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        let bucket = Bucket::Retained(bucket);
+        self.visits += topics.len();
+        let last = topics.last().cloned();
+        let matching: Vec<Vec<u8>> = topics.into_iter().filter(|topic| self.filter.matches(topic)).collect();
+        let mut rest = matching.as_slice();
+        while !rest.is_empty() {
+            let room = self.messages_max - self.page.messages.len();
+            let Some(last_taken) = rest.get(..room.min(VALUES_MAX).min(rest.len())) else { break };
+            let mut op = Op::new("values", Kind::Read, vec![self.engine.keys.retained_values(bucket)]);
+            for topic in last_taken {
+                op = op.arg(topic.as_slice());
+            }
+            let values = self.engine.ask(bucket, op).answer().await?.list()?;
+            let mut expired = Vec::new();
+            for (topic, value) in last_taken.iter().zip(values) {
+                let Some(value) = value.maybe() else { continue };
+                let record = value.bytes()?;
+                let message = codec::read_message(&record)?;
+                if message.is_expired(self.now) {
+                    expired.push((topic, record));
+                } else {
+                    self.page.messages.push(message);
+                }
+            }
+            self.forget(bucket, expired).await?;
+            rest = rest.get(last_taken.len()..).unwrap_or_default();
+            if self.page.messages.len() >= self.messages_max {
+                return Ok(last_taken.last().cloned());
+            }
+        }
+        Ok(last.filter(|_| self.visits >= VISITS_MAX))
+    }
+
+    /// Removes messages that have expired, unless they were replaced.
+    async fn forget(&self, bucket: Bucket, expired: Vec<(&Vec<u8>, Vec<u8>)>) -> Result<()> {
+        let asked: Vec<Asked> = expired
+            .into_iter()
+            .map(|(topic, record)| {
+                let keys = self.engine.retained_keys(bucket);
+                let op = Op::new("forget_expired", Kind::Write, keys).arg(topic.as_slice()).arg(record);
+                self.engine.ask(bucket, op)
+            })
+            .collect();
+        for asked in asked {
+            self.engine.count_retained(asked.answer().await?)?;
+        }
+        Ok(())
+    }
+}
+
+fn read_topics(answer: Value) -> Result<Vec<Vec<u8>>> {
+    answer.list()?.into_iter().map(Answer::bytes).collect()
+}
+
+fn write_cursor(bucket: u16, topic: &[u8]) -> Cursor {
+    Cursor([&bucket.to_be_bytes(), topic].concat().into())
+}
+
+fn read_cursor(cursor: &Cursor) -> Result<(u16, Vec<u8>)> {
+    let (bucket, topic) = cursor.0.split_first_chunk().ok_or(StoreError::Damaged { what: "cursor" })?;
+    Ok((u16::from_be_bytes(*bucket), topic.to_vec()))
+}
+
+fn key_of(topic: &str) -> Vec<u8> {
+    topic.bytes().map(|byte| if byte == b'/' { SEPARATOR } else { byte }).collect()
+}
+
+/// A Topic Filter, split into levels.
+struct Filter {
+    levels: Vec<Vec<u8>>,
+    /// It ends in `#`, which is not among the levels.
+    is_open: bool,
+    /// Levels before the first wildcard.
+    literal: usize,
+}
+
+impl Filter {
+    fn new(filter: &str) -> Self {
+        let mut levels: Vec<Vec<u8>> = filter.split('/').map(|level| level.as_bytes().to_vec()).collect();
+        let is_open = levels.last().is_some_and(|level| level == b"#");
+        if is_open {
+            levels.pop();
+        }
+        let literal = levels.iter().take_while(|level| *level != b"+").count();
+        Self { levels, is_open, literal }
+    }
+
+    /// The levels before the first wildcard.
+    fn prefix(&self) -> Vec<u8> {
+        self.levels.get(..self.literal).unwrap_or_default().join(&SEPARATOR)
+    }
+
+    /// The buckets that can hold a match.
+    fn buckets(&self) -> std::ops::RangeInclusive<u16> {
+        let is_exact = self.literal == self.levels.len() && !self.is_open;
+        if !is_exact && self.literal < 2 {
+            return 0..=RETAINED_BUCKETS - 1;
+        }
+        let first_two = self.levels.get(..self.literal.min(2)).unwrap_or_default().join(&b'/');
+        let Bucket::Retained(bucket) = Bucket::of_topic(&String::from_utf8_lossy(&first_two)) else {
+            return 0..=RETAINED_BUCKETS - 1;
+        };
+        bucket..=bucket
+    }
+
+    /// Where matches are in a sorted set, as ZRANGEBYLEX takes it.
+    fn range(&self) -> (Vec<u8>, Vec<u8>) {
+        if self.literal == 0 {
+            return (b"-".to_vec(), b"+".to_vec());
+        }
+        let prefix = self.prefix();
+        let from = [b"[", prefix.as_slice()].concat();
+        if self.literal == self.levels.len() && !self.is_open {
+            return (from.clone(), from);
+        }
+        // Nothing else lies between a topic and the levels below it.
+        (from, [b"(", prefix.as_slice(), &[SEPARATOR + 1]].concat())
+    }
+
+    fn matches(&self, topic: &[u8]) -> bool {
+        // v5 [MQTT-4.7.2-1]
+        if self.literal == 0 && topic.first() == Some(&b'$') {
+            return false;
+        }
+        let mut found = topic.split(|byte| *byte == SEPARATOR);
+        for wanted in &self.levels {
+            match found.next() {
+                Some(level) if wanted == b"+" || wanted == level => {}
+                _ => return false,
+            }
+        }
+        self.is_open || found.next().is_none()
+    }
+}

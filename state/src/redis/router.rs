@@ -1,0 +1,136 @@
+//! Gets one call carried out: finds its node, follows MOVED and ASK, waits out failovers, loads the library where it is
+//! missing, and repeats within a budget. Everything sent through here may be repeated: writes carry their number and are
+//! carried out once, reads change nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, ServerError, Value};
+
+use super::fault::Fault;
+use super::functions::Library;
+use super::node::{Address, Node};
+use super::topology::Topology;
+
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// Sends calls to where their slot is.
+pub(super) struct Router {
+    pub(super) topology: Topology,
+    pub(super) library: Library,
+    budget: Duration,
+}
+
+/// What an error of the server asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Advice {
+    /// The slot is elsewhere for good.
+    Moved(Address),
+    /// This once, elsewhere.
+    Ask(Address),
+    /// The functions are not there.
+    Load,
+    /// The same, later, with a fresh look at the nodes.
+    Wait,
+    /// It is of no use.
+    Refused,
+}
+
+fn advise(error: &ServerError) -> Advice {
+    let details = error.details().unwrap_or_default();
+    match error.code() {
+        "MOVED" => redirect(details).map_or(Advice::Wait, Advice::Moved),
+        "ASK" => redirect(details).map_or(Advice::Wait, Advice::Ask),
+        "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "READONLY" | "MASTERDOWN" | "BUSY" | "NOREPLICAS" => {
+            Advice::Wait
+        }
+        "ERR" if details.contains("Function not found") => Advice::Load,
+        _ => Advice::Refused,
+    }
+}
+
+/// Reads `<slot> <host>:<port>`.
+fn redirect(details: &str) -> Option<Address> {
+    let (host, port) = details.split_whitespace().nth(1)?.rsplit_once(':')?;
+    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+}
+
+pub(super) fn refused(node: &Node, error: &ServerError) -> Fault {
+    let detail = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    Fault::Refused { node: node.address.to_string(), detail }
+}
+
+impl Router {
+    pub(super) fn new(topology: Topology, budget: Duration) -> Self {
+        Self { topology, library: Library::new(), budget }
+    }
+
+    /// Carries a call out that touches one slot.
+    pub(super) async fn call(&self, slot: u16, command: Arc<Cmd>) -> Result<Value, Fault> {
+        let deadline = Instant::now() + self.budget;
+        let mut pause = PAUSE_MIN;
+        let mut asked: Option<Address> = None;
+        loop {
+            let target = match asked.take() {
+                Some(address) => self.topology.node(&address).map(|node| (node, true)),
+                None => self.topology.owner(slot).map(|node| (node, false)).ok_or(Fault::NoNode { slot }),
+            };
+            let fault = match target {
+                Err(fault) => fault,
+                Ok((node, asking)) => match node.send(Arc::clone(&command), asking).await {
+                    Ok(Value::ServerError(error)) => {
+                        let fault = refused(&node, &error);
+                        match advise(&error) {
+                            Advice::Moved(to) => {
+                                self.topology.moved(slot, &or_same_host(to, &node));
+                                if Instant::now() < deadline {
+                                    continue;
+                                }
+                            }
+                            Advice::Ask(to) => asked = Some(or_same_host(to, &node)),
+                            Advice::Load => match self.load_library(&node).await {
+                                Ok(()) => continue,
+                                Err(fault @ Fault::Refused { .. }) => return Err(fault),
+                                Err(_) => {}
+                            },
+                            Advice::Wait => {}
+                            Advice::Refused => return Err(fault),
+                        }
+                        fault
+                    }
+                    Ok(value) => return Ok(value),
+                    Err(fault) => fault,
+                },
+            };
+            if Instant::now() + pause > deadline {
+                return Err(fault);
+            }
+            if asked.is_none() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                // It fails while no node answers, which the next round finds out too.
+                self.topology.refresh().await.ok();
+            }
+        }
+    }
+
+    /// Loads the library into a node. That it is there already is no error.
+    pub(super) async fn load_library(&self, node: &Node) -> Result<(), Fault> {
+        let mut command = redis::cmd("FUNCTION");
+        command.arg("LOAD").arg(&self.library.text);
+        match node.send(Arc::new(command), false).await? {
+            Value::ServerError(error)
+                if !error.details().is_some_and(|details| details.contains("already exists")) =>
+            {
+                Err(refused(node, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An empty host means the one that answered.
+fn or_same_host(address: Address, node: &Node) -> Address {
+    if address.host.is_empty() { Address { host: node.address.host.clone(), ..address } } else { address }
+}

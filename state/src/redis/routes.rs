@@ -1,0 +1,114 @@
+//! The listing of all routes that a starting worker loads: bucket by bucket, in pages.
+
+use std::sync::Arc;
+
+use super::claim::read_subscriptions;
+use super::engine::{Asked, Engine};
+use super::keys::{Bucket, SESSION_BUCKETS};
+use super::op::{Answer, Kind, Op, Result};
+use crate::{Cursor, Done, RoutePage, StoreError, StoredSession};
+
+/// Sessions that one command lists.
+pub(super) const SESSIONS_MAX: usize = 256;
+/// Buckets that are listed at the same time.
+pub(super) const BUCKETS_AT_ONCE: u16 = 256;
+
+impl Engine {
+    /// See [`crate::Store::routes`].
+    pub(super) fn routes(
+        self: &Arc<Self>,
+        cursor: Option<Cursor>,
+        sessions_max: usize,
+        done: Done<RoutePage>,
+    ) {
+        let Some(done) = self.admit(done) else { return };
+        let engine = Arc::clone(self);
+        self.runtime.spawn(async move { done(engine.read_routes(cursor, sessions_max.max(1)).await) });
+    }
+
+    /// Begins to list the clients of a bucket, at most `clients_max` of them.
+    pub(super) fn ask_clients(self: &Arc<Self>, bucket: Bucket, after: &str, clients_max: usize) -> Asked {
+        let keys = vec![self.keys.index(bucket), self.keys.orphans(bucket)];
+        self.ask(bucket, Op::new("list", Kind::Read, keys).arg(after).arg(clients_max as u64))
+    }
+
+    async fn read_routes(self: &Arc<Self>, cursor: Option<Cursor>, sessions_max: usize) -> Result<RoutePage> {
+        let (mut first, mut after) = read_cursor(cursor)?;
+        let mut page = RoutePage::default();
+        let mut visited = 0;
+        while first < SESSION_BUCKETS {
+            let last = first.saturating_add(BUCKETS_AT_ONCE).min(SESSION_BUCKETS);
+            let clients_max = sessions_max.min(SESSIONS_MAX);
+            let mut asked: Vec<Asked> = (first..last)
+                .map(|bucket| {
+                    let after = if bucket == first { std::mem::take(&mut after) } else { String::new() };
+                    self.ask_clients(Bucket::Sessions(bucket), &after, clients_max)
+                })
+                .collect();
+            asked.reverse();
+            for bucket in first..last {
+                let mut answer = asked.pop();
+                while let Some(asked) = answer.take() {
+                    let mut clients = read_clients(asked.answer().await?)?.0;
+                    let more = clients.len() >= clients_max;
+                    clients.truncate(sessions_max - visited);
+                    visited += clients.len();
+                    self.add_routes(bucket, &clients, &mut page).await?;
+                    let Some(last_client) = clients.last() else { continue };
+                    if visited >= sessions_max {
+                        page.next = Some(write_cursor(bucket, last_client));
+                        return Ok(page);
+                    }
+                    if more {
+                        answer = Some(self.ask_clients(Bucket::Sessions(bucket), last_client, clients_max));
+                    }
+                }
+            }
+            first = last;
+        }
+        Ok(page)
+    }
+
+    async fn add_routes(
+        self: &Arc<Self>,
+        bucket: u16,
+        clients: &[String],
+        page: &mut RoutePage,
+    ) -> Result<()> {
+        let asked: Vec<Asked> = clients
+            .iter()
+            .map(|client| {
+                let keys = vec![self.keys.session(client), self.keys.subscriptions(client)];
+                self.ask(Bucket::Sessions(bucket), Op::new("route", Kind::Read, keys))
+            })
+            .collect();
+        for (client, asked) in clients.iter().zip(asked) {
+            let Some(route) = asked.answer().await?.maybe() else { continue };
+            let [incarnation, subscriptions] = route.tuple()?;
+            let subscriptions = read_subscriptions(subscriptions)?;
+            if !subscriptions.is_empty() {
+                let client_id = Arc::from(client.as_str());
+                let session = StoredSession { client_id, incarnation: incarnation.count()? };
+                page.sessions.push((Arc::new(session), subscriptions));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Clients of a bucket, and how many Wills outlived their session there.
+pub(super) fn read_clients(answer: redis::Value) -> Result<(Vec<String>, u64)> {
+    let [clients, orphans] = answer.tuple()?;
+    Ok((clients.list()?.into_iter().map(Answer::text).collect::<Result<_>>()?, orphans.count()?))
+}
+
+fn write_cursor(bucket: u16, client: &str) -> Cursor {
+    Cursor([&bucket.to_be_bytes(), client.as_bytes()].concat().into())
+}
+
+fn read_cursor(cursor: Option<Cursor>) -> Result<(u16, String)> {
+    const DAMAGED: StoreError = StoreError::Damaged { what: "cursor" };
+    let Some(cursor) = cursor else { return Ok((0, String::new())) };
+    let (bucket, client) = cursor.0.split_first_chunk().ok_or(DAMAGED)?;
+    Ok((u16::from_be_bytes(*bucket), String::from_utf8(client.to_vec()).map_err(|_| DAMAGED)?))
+}

@@ -1,0 +1,96 @@
+//! What is done before the store serves: find the nodes, load the library, check the format and the settings of Redis.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use redis::Value;
+
+use super::config::ConnectError;
+use super::engine::{Engine, pairs};
+use super::fault::Fault;
+use super::node::Node;
+use super::router::refused;
+
+/// The format that this version reads and writes.
+const FORMAT: &str = "1";
+
+/// A setting, what it must be, and whether it may be absent (a single server has no cluster).
+struct Needed {
+    setting: &'static str,
+    value: &'static str,
+    /// What is stored would be thrown away.
+    is_vital: bool,
+}
+
+const NEEDED: [Needed; 3] = [
+    Needed { setting: "maxmemory-policy", value: "noeviction", is_vital: true },
+    Needed { setting: "appendonly", value: "yes", is_vital: false },
+    Needed { setting: "cluster-require-full-coverage", value: "no", is_vital: false },
+];
+
+/// Everything before recovery.
+pub(super) async fn prepare(engine: &Arc<Engine>) -> Result<(), ConnectError> {
+    engine.router.topology.refresh().await.map_err(explain)?;
+    for node in engine.router.topology.masters() {
+        engine.router.load_library(&node).await.map_err(explain)?;
+        check(engine, &node).await?;
+    }
+    check_format(engine).await
+}
+
+fn explain(fault: Fault) -> ConnectError {
+    match fault {
+        Fault::Refused { node, detail } => ConnectError::Refused { detail: format!("{node}: {detail}") },
+        other => ConnectError::Unreachable { detail: other.to_string() },
+    }
+}
+
+async fn check_format(engine: &Arc<Engine>) -> Result<(), ConnectError> {
+    let (key, slot) = engine.keys.format();
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(FORMAT).arg("NX").arg("GET");
+    match engine.router.call(slot, Arc::new(command)).await.map_err(explain)? {
+        Value::Nil => Ok(()),
+        Value::BulkString(found) if found == FORMAT.as_bytes() => Ok(()),
+        Value::BulkString(found) => {
+            Err(ConnectError::UnknownFormat { found: String::from_utf8_lossy(&found).into_owned() })
+        }
+        _ => Err(explain(Fault::Form)),
+    }
+}
+
+async fn check(engine: &Arc<Engine>, node: &Node) -> Result<(), ConnectError> {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg("maxmemory");
+    for needed in &NEEDED {
+        command.arg(needed.setting);
+    }
+    let answer = match node.send(Arc::new(command), false).await.map_err(explain)? {
+        Value::ServerError(error) => {
+            let reason = refused(node, &error);
+            tracing::warn!(node = %node.address, %reason, "cannot check the settings of redis");
+            return Ok(());
+        }
+        answer => answer,
+    };
+    let found: HashMap<String, String> = pairs(answer)
+        .map_err(ConnectError::Recovery)?
+        .into_iter()
+        .map(|(name, value)| (text(&name), text(&value)))
+        .collect();
+    let has_bound = found.get("maxmemory").is_some_and(|bytes| bytes != "0");
+    for Needed { setting, value, is_vital } in NEEDED {
+        let Some(is) = found.get(setting).filter(|is| *is != value) else { continue };
+        // Without a bound of memory nothing is ever evicted.
+        if engine.config.strict_settings || (is_vital && has_bound) {
+            let (node, found) = (node.address.to_string(), is.clone());
+            return Err(ConnectError::Setting { node, setting, found, needed: value });
+        }
+        tracing::warn!(node = %node.address, setting, found = %is, needed = value, "redis is not set as this store needs it");
+    }
+    Ok(())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,1 @@
+//! What a failing Redis must not lose.
