@@ -178,7 +178,7 @@ impl Serving {
     }
 
     /// Ends the subscriptions that the passport does not cover, when it was renewed or the session is older than it.
-    pub(crate) fn revoke(&self, hub: &Arc<Hub>, connection: ConnectionId) {
+    pub(crate) fn revoke(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
         if !self.handle.is_owned_by(connection) {
             return;
         }
@@ -189,6 +189,10 @@ impl Serving {
         }
         for filter in &filters {
             hub.unsubscribe(&self.handle, filter);
+        }
+        self.session.forget_subscriptions(&filters);
+        if let Some(rare) = &mut self.rare {
+            rare.retained.forget(&filters);
         }
         if let Some(fence) = self.fence() {
             hub.submit(Work::Call(Call { fence: fence.clone(), asker: None, op: Op::Revoke(filters) }));

@@ -118,7 +118,7 @@ impl WorkerStream {
                 let connected = self.hub.metrics.connected.inc() + 1;
                 let connected = u64::try_from(connected).unwrap_or(0);
                 self.hub.metrics.connected_max.fetch_max(connected, Ordering::Relaxed);
-                let serving = Serving { session, handle: granted.handle, awaiting_store: 0, rare };
+                let mut serving = Serving { session, handle: granted.handle, awaiting_store: 0, rare };
                 serving.revoke(&self.hub, self.connection);
                 self.state = State::Serving(serving);
                 self.run(effects, spare, out);

@@ -26,8 +26,8 @@ impl Session {
                 *flight = Flight::AwaitingPubcomp;
                 self.put_pubrel(ack.packet_id, out);
             }
-            // It may be that the store could not be reached when it came first.
-            Some((number, Flight::AwaitingStore)) => out.effects.push(Effect::MarkReleased(number)),
+            // PUBREL is on its way and answers both.
+            Some((_, Flight::AwaitingStore)) => {}
             Some((_, Flight::AwaitingPubcomp)) => self.put_pubrel(ack.packet_id, out),
             // v5 section 4.4: an identifier that is not known is told, so that the client can let go of it.
             _ if !ack.reason.is_error() => {
@@ -45,6 +45,10 @@ impl Session {
         out: &mut Outputs<'_>,
     ) {
         if let Err(error) = result {
+            if let Some(flight @ Flight::AwaitingStore) = self.outbound.find_number(number) {
+                // Another PUBREC asks again.
+                *flight = Flight::AwaitingPubrec;
+            }
             return self.store_failed(&error, out);
         }
         if let Some(flight @ Flight::AwaitingStore) = self.outbound.find_number(number) {

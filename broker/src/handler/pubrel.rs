@@ -12,7 +12,8 @@ impl Session {
             Some(Receipt::Publishing) => {
                 return Err(Fault::Violation(ReasonCode::ProtocolError, "PUBREL before PUBREC"));
             }
-            // Asked again if it was asked before: it may be that the store could not be reached.
+            // PUBCOMP is on its way and answers both.
+            Some(Receipt::Forgetting) => {}
             Some(_) if self.stored.is_some() => {
                 self.inbound().advance(id, Receipt::Forgetting);
                 out.effects.push(Effect::ForgetReceived(id));
@@ -32,6 +33,10 @@ impl Session {
         out: &mut Outputs<'_>,
     ) {
         if let Err(error) = result {
+            if let Some(Receipt::Forgetting) = self.inbound.as_ref().and_then(|inbound| inbound.receipt(id)) {
+                // Another PUBREL asks again.
+                self.inbound().advance(id, Receipt::AwaitingPubrel);
+            }
             return self.store_failed(&error, out);
         }
         if self.inbound.as_ref().is_some_and(|inbound| inbound.receipt(id) == Some(Receipt::Forgetting)) {

@@ -1,5 +1,6 @@
 //! SUBSCRIBE: each filter is checked by itself; those that pass go to the driver, and SUBACK tells of all.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use mqtt::{PacketId, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
@@ -12,7 +13,7 @@ impl Session {
         let id = subscribe.packet_id;
         let refused = if self.is_taken(id) {
             Some(ReasonCode::PacketIdentifierInUse)
-        } else if self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request()) {
+        } else if self.has_no_room_for_request() {
             Some(ReasonCode::QuotaExceeded)
         } else {
             None
@@ -23,14 +24,14 @@ impl Session {
             return;
         }
         let subscription_id = subscribe.subscription_id().unwrap_or(0);
-        let (mut items, mut hashes, mut added) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut items, mut hashes, mut added) = (Vec::new(), Vec::new(), HashSet::new());
         for (filter, options) in subscribe.iter() {
             let hash = self.filters.get_or_insert_default().hash(filter);
             hashes.push(hash);
             let subscription = match self.refusal_of_filter(filter, hash, &added) {
                 Some(code) => Err(code),
                 None => {
-                    added.push(hash);
+                    added.insert(hash);
                     let options = SubscriptionOptions {
                         qos: options.qos,
                         no_local: options.no_local,
@@ -68,7 +69,13 @@ impl Session {
         self.ask_retained(out);
     }
 
-    fn refusal_of_filter(&self, filter: &str, hash: u64, added: &[u64]) -> Option<ReasonCode> {
+    /// Whether so much of SUBSCRIBE and UNSUBSCRIBE is under way that no more is taken.
+    pub(crate) fn has_no_room_for_request(&self) -> bool {
+        let max = self.config.subscriptions_max;
+        self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request(max))
+    }
+
+    fn refusal_of_filter(&self, filter: &str, hash: u64, added: &HashSet<u64>) -> Option<ReasonCode> {
         let filters_room =
             self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
         // `$share` and the Share Name are no levels of the topic.

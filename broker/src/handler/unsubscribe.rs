@@ -16,7 +16,7 @@ impl Session {
         let filters: Vec<Arc<str>> = unsubscribe.iter().map(Arc::from).collect();
         let refused = if self.is_taken(id) {
             Some(ReasonCode::PacketIdentifierInUse)
-        } else if self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request()) {
+        } else if self.has_no_room_for_request() {
             Some(ReasonCode::ImplementationSpecificError)
         } else {
             None

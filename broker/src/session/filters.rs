@@ -1,6 +1,7 @@
 //! How many subscriptions a session has, and the SUBSCRIBE and UNSUBSCRIBE packets under way. The filters themselves are
 //! in the index; a hash of each is enough to tell a new one from a replaced one.
 
+use std::collections::HashSet;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
@@ -58,20 +59,27 @@ impl Filters {
         self.requests.iter().any(|request| request.id == id)
     }
 
-    /// Whether another request may be under way.
-    pub(crate) fn has_room_for_request(&self) -> bool {
+    /// Whether another request may be under way: not while those that are have `filters_max` or more.
+    pub(crate) fn has_room_for_request(&self, filters_max: usize) -> bool {
         self.requests.len() < REQUESTS_MAX
+            && self.requests.iter().map(|request| request.hashes.len()).sum::<usize>() < filters_max
     }
 
     /// Whether a subscription may be added to `added` new ones of the same packet without having more than `max`;
     /// requests under way count as granted. Replacing one is always allowed.
     // v5 [MQTT-3.8.4-3]
-    pub(crate) fn has_room(&self, hash: u64, added: &[u64], max: usize) -> bool {
+    pub(crate) fn has_room(&self, hash: u64, added: &HashSet<u64>, max: usize) -> bool {
         if self.hashes.binary_search(&hash).is_ok() || added.contains(&hash) {
             return true;
         }
         let asked = self.requests.iter().filter(|request| request.kind == RequestKind::Subscribe);
         self.hashes.len() + asked.map(|request| request.hashes.len()).sum::<usize>() + added.len() < max
+    }
+
+    /// Subscriptions are gone without a request of the client.
+    pub(crate) fn forget<'a>(&mut self, filters: impl Iterator<Item = &'a str>) {
+        let gone: HashSet<u64> = filters.map(|filter| self.hasher.hash_one(filter)).collect();
+        self.hashes.retain(|hash| !gone.contains(hash));
     }
 
     /// A request is under way.
@@ -118,11 +126,11 @@ mod tests {
         let mut filters = Filters::default();
         filters.restore(["a", "b"].into_iter());
         let (a, c) = (filters.hash("a"), filters.hash("c"));
-        assert!(filters.has_room(a, &[], 2));
-        assert!(!filters.has_room(c, &[], 2));
+        assert!(filters.has_room(a, &HashSet::new(), 2));
+        assert!(!filters.has_room(c, &HashSet::new(), 2));
         filters.begin(id(1), RequestKind::Unsubscribe, vec![a]);
         assert!(filters.finish(id(1), RequestKind::Unsubscribe, &[ReasonCode::Success]));
-        assert!(filters.has_room(c, &[], 2));
+        assert!(filters.has_room(c, &HashSet::new(), 2));
     }
 
     #[test]
@@ -131,10 +139,10 @@ mod tests {
         let (a, b) = (filters.hash("a"), filters.hash("b"));
         filters.begin(id(1), RequestKind::Subscribe, vec![a]);
         assert!(filters.uses(id(1)));
-        assert!(!filters.has_room(b, &[], 1));
+        assert!(!filters.has_room(b, &HashSet::new(), 1));
         assert!(!filters.finish(id(1), RequestKind::Unsubscribe, &[]));
         assert!(filters.finish(id(1), RequestKind::Subscribe, &[ReasonCode::NotAuthorized]));
-        assert!(filters.has_room(b, &[], 1));
+        assert!(filters.has_room(b, &HashSet::new(), 1));
         assert!(filters.is_empty());
     }
 }

@@ -181,6 +181,13 @@ impl Session {
         self.authority.may_subscribe(filter)
     }
 
+    /// These subscriptions were ended by the server and count no more.
+    pub(crate) fn forget_subscriptions(&mut self, filters: &[Arc<str>]) {
+        if let Some(noted) = &mut self.filters {
+            noted.forget(filters.iter().map(|filter| &**filter));
+        }
+    }
+
     /// The flows from the client, made when there is the first.
     pub(crate) fn inbound(&mut self) -> &mut Inbound {
         self.inbound.get_or_insert_default()

@@ -97,6 +97,22 @@ fn pubrec_is_tried_again_when_the_store_was_away() {
     assert_eq!(rig.bytes(&[0x50, 2, 0, 1]).effect_names(), ["release 1"]);
 }
 
+// What one client asks of the store has a bound, however often it says the same.
+#[test]
+fn pubrec_and_pubrel_ask_the_store_once_while_it_has_not_answered() {
+    let mut rig = plan().stored(1, 1, 1).open();
+    rig.input(stored(1, QOS2));
+    rig.publish("t", QOS2, 5).published(5, QOS2);
+    rig.effects();
+    for _ in 0..3 {
+        rig.bytes(&[0x50, 2, 0, 1]).bytes(&[0x62, 2, 0, 5]);
+    }
+    assert_eq!(rig.effect_names(), ["release 1", "forget 5"]);
+    rig.sent();
+    rig.input(Input::Forgotten(id(5), Ok(()))).input(Input::Released(Number(1), Ok(())));
+    assert_eq!(rig.sent(), [0x70, 2, 0, 5, 0x62, 2, 0, 1]);
+}
+
 #[test]
 fn a_refusal_by_the_client_removes_the_record() {
     let mut rig = plan().stored(1, 1, 1).open();

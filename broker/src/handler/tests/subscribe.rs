@@ -216,3 +216,18 @@ fn retained_messages_of_qos_0_are_asked_for_when_the_transport_took_the_last_one
     rig.sent();
     assert_eq!(rig.input(Input::Writable).effect_names(), ["retained 64"]);
 }
+
+// However many packets it comes in, what waits for the store is bounded by what a client may subscribe to.
+#[test]
+fn filters_under_way_have_a_bound() {
+    let mut rig = plan().configure(|c| c.subscriptions_max = 3).open();
+    assert_eq!(subscribe(&mut rig, 1, &["a", "b", "c"]).len(), 1);
+    assert!(subscribe(&mut rig, 2, &["a"]).is_empty());
+    assert_eq!(rig.sent(), [0x90, 4, 0, 2, 0, 0x97]);
+    // UNSUBSCRIBE of "a".
+    rig.bytes(&[0xA2, 6, 0, 3, 0, 0, 1, b'a']);
+    assert_eq!(rig.sent(), [0xB0, 4, 0, 3, 0, 0x83]);
+    granted(&mut rig, 1, &[ReasonCode::GrantedQoS1; 3]);
+    rig.effects();
+    assert_eq!(subscribe(&mut rig, 2, &["a"]), ["subscribe 2 a"]);
+}
