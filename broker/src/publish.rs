@@ -32,6 +32,16 @@ pub(crate) struct Publisher<'a> {
 pub(crate) struct Routed {
     session: Arc<SessionHandle>,
     delivery: Delivery,
+    /// Set when it was chosen among the members of a share.
+    share: Option<Box<Share>>,
+}
+
+/// A choice among the members of a share.
+#[derive(Clone)]
+struct Share {
+    group: u64,
+    /// Sessions that were chosen before and turned out to be gone.
+    tried: Vec<u64>,
 }
 
 /// Who waits for the answer, until every part of the work is durable.
@@ -176,8 +186,13 @@ impl Hub {
                 }
                 Err(error) => waiting.part_done(Err(error)),
                 Ok(published) => {
-                    hub.enqueued(routed, &published);
-                    waiting.part_done(Ok(()));
+                    let again = hub.enqueued(routed, &published);
+                    if again.is_empty() {
+                        waiting.part_done(Ok(()));
+                    } else {
+                        // The store knows its origin by now.
+                        hub.submit(Work::Enqueue(message, None, again, waiting));
+                    }
                 }
             }),
         );
@@ -199,21 +214,55 @@ impl Hub {
             failed: Mutex::default(),
             then: Mutex::new(Some(then)),
         });
-        let routed = vec![Routed { session: Arc::clone(session), delivery }];
+        let routed = vec![Routed { session: Arc::clone(session), delivery, share: None }];
         self.submit(Work::Enqueue(message, None, routed, waiting));
     }
 
-    /// The store has the message in these queues: tell the sessions that are connected.
-    fn enqueued(&self, routed: Vec<Routed>, published: &Published) {
-        for (Routed { session, delivery }, outcome) in routed.into_iter().zip(&published.targets) {
+    /// The store has the message in these queues: tell the sessions that are connected. Answers who is to get it instead of
+    /// members of shares that are gone.
+    fn enqueued(&self, routed: Vec<Routed>, published: &Published) -> Vec<Routed> {
+        let mut again = Vec::new();
+        for (Routed { session, delivery, share }, outcome) in routed.into_iter().zip(&published.targets) {
             match outcome {
                 Enqueued::At(number) => {
                     session.deliver_stored(*number, delivery, self.config.queue_bytes_max);
                 }
                 Enqueued::Full => self.metrics.drop_message(DropReason::QueueFull, delivery.qos),
-                Enqueued::Gone => {}
+                Enqueued::Gone => {
+                    if let Some(mut share) = share {
+                        share.tried.push(session.id);
+                        self.choose_again(&delivery.message, &share, &mut again);
+                    }
+                }
             }
         }
+        again
+    }
+
+    /// Offers a message to the members of a share that were not tried.
+    fn choose_again(&self, message: &Arc<Message>, share: &Share, stored: &mut Vec<Routed>) {
+        let index = self.index.read();
+        let matches = index.matches(message.topic());
+        let mut groups = matches.iter().flat_map(|leaf| leaf.shared());
+        let Some(group) = groups.find(|group| group.id() == share.group) else { return };
+        group.offer(|entry| {
+            !share.tried.contains(&entry.session.id) && self.offer_share(entry, message, share, stored)
+        });
+    }
+
+    fn offer_share(
+        &self,
+        entry: &Entry,
+        message: &Arc<Message>,
+        share: &Share,
+        stored: &mut Vec<Routed>,
+    ) -> bool {
+        let before = stored.len();
+        let offered = self.offer(&entry.session, message, &Merged::of(&entry.options), stored);
+        if let Some(routed) = stored.get_mut(before) {
+            routed.share = Some(Box::new(share.clone()));
+        }
+        offered == Offered::Taken
     }
 
     /// Hands the message to every session that matches, or lists it as one for the store. Answers whether any
@@ -240,9 +289,8 @@ impl Hub {
             }
         }
         for group in matches.iter().flat_map(|leaf| leaf.shared()) {
-            matched |= group.offer(|entry| {
-                self.offer(&entry.session, message, &Merged::of(&entry.options), stored) == Offered::Taken
-            });
+            let share = Share { group: group.id(), tried: Vec::new() };
+            matched |= group.offer(|entry| self.offer_share(entry, message, &share, stored));
         }
         matched
     }
@@ -281,7 +329,7 @@ impl Hub {
         };
         let qos = delivery.qos;
         if qos != QoS::AtMostOnce && session.stored.is_some() {
-            stored.push(Routed { session: Arc::clone(session), delivery });
+            stored.push(Routed { session: Arc::clone(session), delivery, share: None });
             return Offered::Taken;
         }
         let bytes_max =

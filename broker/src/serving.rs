@@ -38,8 +38,8 @@ pub(crate) struct Rare {
     pub subscribes: Vec<(PacketId, Vec<SubscribeItem>)>,
     pub unsubscribes: Vec<(PacketId, Vec<Arc<str>>)>,
     pub retained: RetainedReader,
-    /// Taken from the mailbox, but the device has no room yet.
-    pub backlog: VecDeque<Item>,
+    /// Taken from the mailbox, but the device has no room yet; and its bytes.
+    pub backlog: (VecDeque<Item>, usize),
 }
 
 impl Serving {
@@ -51,9 +51,9 @@ impl Serving {
         self.rare.as_ref()?.fence.as_ref()
     }
 
-    pub(crate) fn take_backlog(&mut self) -> Option<VecDeque<Item>> {
+    pub(crate) fn take_backlog(&mut self) -> Option<(VecDeque<Item>, usize)> {
         let backlog = &mut self.rare.as_mut()?.backlog;
-        (!backlog.is_empty()).then(|| std::mem::take(backlog))
+        (!backlog.0.is_empty()).then(|| std::mem::take(backlog))
     }
 
     /// Asks the store on behalf of this session, if it is stored.

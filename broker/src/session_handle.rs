@@ -42,7 +42,8 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    fn bytes(&self) -> usize {
+    /// What it counts against the bounds.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Deliver(delivery) | Self::DeliverStored(_, delivery) => delivery.message.size(),
             _ => 0,
@@ -79,6 +80,8 @@ struct Mailbox {
     connection: Option<ConnectionId>,
     items: VecDeque<Item>,
     bytes: usize,
+    /// Taken, but not used yet.
+    backlog_bytes: usize,
     waker: Option<Waker>,
     /// Why the connection is to end, if it is among the items.
     end: Option<ReasonCode>,
@@ -166,7 +169,7 @@ impl SessionHandle {
         if mailbox.connection.is_none() {
             return Posted::Offline;
         }
-        if mailbox.bytes > bytes_max {
+        if mailbox.bytes + mailbox.backlog_bytes > bytes_max {
             return Posted::Full;
         }
         mailbox.push(Item::Deliver(delivery));
@@ -185,7 +188,7 @@ impl SessionHandle {
         if mailbox.connection.is_none() {
             return;
         }
-        if mailbox.bytes <= bytes_max {
+        if mailbox.bytes + mailbox.backlog_bytes <= bytes_max {
             mailbox.push(Item::DeliverStored(number, delivery));
         } else if let Some(Item::Missed(last)) = mailbox.items.back_mut() {
             *last = number;
@@ -224,12 +227,13 @@ impl SessionHandle {
         }
     }
 
-    /// Takes all that waits for `connection`, or registers its task. `Err`: the session has another owner.
+    /// Takes all that waits for `connection`, and how many bytes it has, or registers its task. What cannot be used at once
+    /// is to be counted by [`SessionHandle::set_backlog`]. `Err`: the session has another owner.
     pub(crate) fn poll_take(
         &self,
         connection: ConnectionId,
         cx: &mut Context<'_>,
-    ) -> Result<Option<VecDeque<Item>>, Evicted> {
+    ) -> Result<Option<(VecDeque<Item>, usize)>, Evicted> {
         let mut mailbox = self.mailbox.lock();
         if mailbox.connection != Some(connection) {
             return Err(Evicted);
@@ -238,8 +242,16 @@ impl SessionHandle {
             mailbox.register(cx, false);
             return Ok(None);
         }
-        mailbox.bytes = 0;
-        Ok(Some(std::mem::take(&mut mailbox.items)))
+        let bytes = std::mem::take(&mut mailbox.bytes);
+        Ok(Some((std::mem::take(&mut mailbox.items), bytes)))
+    }
+
+    /// Of what was taken, so many bytes still wait: they count against the bounds as if they had not been taken.
+    pub(crate) fn set_backlog(&self, connection: ConnectionId, bytes: usize) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection == Some(connection) {
+            mailbox.backlog_bytes = bytes;
+        }
     }
 
     /// Looks whether `connection` is to end, or registers its task for that alone. `Err`: the session has another owner.

@@ -182,7 +182,9 @@ impl WorkerStream {
     fn take_items(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<()> {
         loop {
             let State::Serving(serving) = &mut self.state else { return Poll::Ready(()) };
-            let mut items = match serving.take_backlog() {
+            let backlog = serving.take_backlog();
+            let had_backlog = backlog.is_some();
+            let (mut items, mut bytes) = match backlog {
                 Some(backlog) => backlog,
                 None => match serving.handle.poll_take(self.connection, cx) {
                     Ok(Some(items)) => items,
@@ -195,16 +197,23 @@ impl WorkerStream {
             };
             let (mut effects, spare) = take_effects();
             while let Some(item) = items.pop_front() {
+                bytes = bytes.saturating_sub(item.bytes());
                 serving.take_item(&self.hub, item, Outputs { wire: out, effects: &mut effects });
                 if out.len() >= budget {
                     break;
                 }
             }
             self.run(effects, spare, out);
+            if let State::Serving(serving) = &mut self.state
+                && (had_backlog || !items.is_empty())
+            {
+                let left = if items.is_empty() { 0 } else { bytes };
+                serving.handle.set_backlog(self.connection, left);
+            }
             if items.is_empty() {
                 recycle(items);
             } else if let State::Serving(serving) = &mut self.state {
-                serving.rare().backlog = items;
+                serving.rare().backlog = (items, bytes);
             }
             if out.len() >= budget {
                 return Poll::Ready(());

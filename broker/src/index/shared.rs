@@ -1,6 +1,6 @@
 //! Shared Subscriptions: one group per Share Name and filter; each message goes to one member.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Entry;
 use super::subscribers::Subscribers;
@@ -8,6 +8,7 @@ use super::subscribers::Subscribers;
 /// The members of one share.
 #[derive(Debug)]
 pub(crate) struct Group {
+    id: u64,
     name: Box<str>,
     members: Subscribers,
     next: AtomicUsize,
@@ -16,7 +17,14 @@ pub(crate) struct Group {
 impl Group {
     /// An empty share.
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.into(), members: Subscribers::default(), next: AtomicUsize::new(0) }
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self { id, name: name.into(), members: Subscribers::default(), next: AtomicUsize::new(0) }
+    }
+
+    /// Unique in this process, also among those that are gone.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The Share Name.
