@@ -1,1 +1,304 @@
-//! What a failing Redis must not lose.
+//! What a failing, moving or forgetful Redis must not lose.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use state::{
+    ConnectError, Enqueued, Number, Origin, Publish, RedisConfig, RedisStore, Secret, Store, StoreError,
+};
+
+use crate::harness::{Calls, START, claim, message, packet_id, publish_to, wait};
+use crate::load::Load;
+use crate::servers::{Cluster, Server, gate, until};
+use crate::stores::{InRedis, config_for, connect_at, runtime};
+
+/// A cluster that one test at a time may break, and mends.
+fn fragile_cluster() -> MutexGuard<'static, Cluster> {
+    static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    gate();
+    CLUSTER.get_or_init(|| Mutex::new(Cluster::start())).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn urls(cluster: &Cluster) -> Vec<String> {
+    cluster.servers.iter().map(Server::url).collect()
+}
+
+/// The slot of a client's session.
+fn slot_of(server: &Server, config: &RedisConfig, client_id: &str) -> u16 {
+    server.cli(&["cluster", "keyslot", &key_of(server, config, "m", client_id)]).parse().expect("a slot")
+}
+
+/// A key of a client's session, found by looking.
+fn key_of(server: &Server, config: &RedisConfig, kind: &str, client_id: &str) -> String {
+    let pattern = format!("{}{{*}}{kind}:{client_id}", config.key_prefix);
+    let output = server.cli(&["--scan", "--pattern", &pattern]);
+    output.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_killed_master_loses_nothing_that_was_answered() {
+    let cluster = fragile_cluster();
+    let redis = InRedis::open(config_for(urls(&cluster)));
+    let load = Load::new(redis.store(), 24);
+    load.run(redis.store(), |more| {
+        more(500);
+        let victim = cluster.masters()[0].port;
+        let victim = cluster.servers.iter().find(|server| server.port == victim).expect("a master");
+        victim.kill();
+        // Past the failover.
+        more(1500);
+        victim.run();
+        more(100);
+    });
+    load.check(redis.store(), "master killed");
+    assert_eq!(load.failed(), 0, "a failover fits into the retry budget");
+    cluster.settle();
+}
+
+#[test]
+fn a_paused_master_carries_nothing_out_twice() {
+    let cluster = fragile_cluster();
+    let redis = InRedis::open(config_for(urls(&cluster)));
+    let load = Load::new(redis.store(), 24);
+    load.run(redis.store(), |more| {
+        for _ in 0..2 {
+            more(300);
+            let master = cluster.masters()[1].port;
+            let master = cluster.servers.iter().find(|server| server.port == master).expect("a master");
+            master.pause();
+            // Longer than a response may take, shorter than the others wait before they replace it.
+            std::thread::sleep(Duration::from_millis(1900));
+            master.go_on();
+            more(300);
+        }
+    });
+    load.check(redis.store(), "master paused");
+    assert_eq!(load.failed(), 0);
+    cluster.settle();
+}
+
+#[test]
+fn a_slot_that_moves_under_load_loses_nothing() {
+    let cluster = fragile_cluster();
+    let redis = InRedis::open(config_for(urls(&cluster)));
+    let load = Load::new(redis.store(), 12);
+    load.run(redis.store(), |more| {
+        for client in ["s0", "s5"] {
+            more(200);
+            let slot = cluster
+                .servers
+                .iter()
+                .find(|server| !key_of(server, &redis.config, "m", client).is_empty())
+                .map(|server| slot_of(server, &redis.config, client))
+                .expect("a slot");
+            move_slot(&cluster, slot);
+            more(200);
+        }
+    });
+    load.check(redis.store(), "slots moved");
+    assert_eq!(load.failed(), 0);
+    cluster.settle();
+}
+
+fn move_slot(cluster: &Cluster, slot: u16) {
+    let from = cluster.owner(slot);
+    let masters = cluster.masters();
+    let to = masters.iter().find(|server| server.port != from.port).expect("another master");
+    let (from_id, to_id) = (from.cli(&["cluster", "myid"]), to.cli(&["cluster", "myid"]));
+    let slot = slot.to_string();
+    to.cli(&["cluster", "setslot", &slot, "importing", &from_id]);
+    from.cli(&["cluster", "setslot", &slot, "migrating", &to_id]);
+    let port = to.port.to_string();
+    let mut rounds = 0;
+    loop {
+        let keys = from.cli(&["cluster", "getkeysinslot", &slot, "2"]);
+        let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
+        if keys.is_empty() {
+            break;
+        }
+        let command = ["migrate", "127.0.0.1", &port, "", "0", "5000", "keys"];
+        let answer = from.cli(&[&command[..], &keys].concat());
+        assert!(answer == "OK" || answer == "NOKEY", "{answer}");
+        rounds += 1;
+        // Stay between the two for a while, with some keys here and some there.
+        std::thread::sleep(Duration::from_millis(if rounds == 1 { 300 } else { 20 }));
+    }
+    for server in [to, from] {
+        server.cli(&["cluster", "setslot", &slot, "node", &to_id]);
+    }
+    until("all know who has the slot", || {
+        cluster.masters().iter().all(|server| {
+            let nodes = server.cli(&["cluster", "nodes"]);
+            nodes.lines().any(|line| line.starts_with(&to_id) && line.split_whitespace().skip(8).any(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let slot: u16 = slot.parse().expect("a slot");
+                matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(first), Ok(last)) if (first..=last).contains(&slot))
+            }))
+        })
+    });
+}
+
+#[test]
+fn flushed_functions_are_loaded_again() {
+    let cluster = fragile_cluster();
+    let redis = InRedis::open(config_for(urls(&cluster)));
+    let load = Load::new(redis.store(), 12);
+    load.run(redis.store(), |more| {
+        for _ in 0..3 {
+            more(100);
+            for master in cluster.masters() {
+                assert_eq!(master.cli(&["function", "flush"]), "OK");
+            }
+        }
+        more(100);
+    });
+    load.check(redis.store(), "functions flushed");
+    assert_eq!(load.failed(), 0);
+}
+
+#[test]
+fn a_server_that_restarts_keeps_what_was_answered() {
+    gate();
+    let server = Server::start(&["--appendfsync", "always"]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let load = Load::new(redis.store(), 12);
+    load.run(redis.store(), |more| {
+        for _ in 0..3 {
+            more(300);
+            server.kill();
+            server.run();
+        }
+        more(100);
+    });
+    load.check(redis.store(), "server killed and restarted");
+    assert_eq!(load.failed(), 0);
+}
+
+#[test]
+fn a_store_that_is_away_for_good_is_said_to_be_and_comes_back() {
+    gate();
+    let server = Server::start(&[]);
+    let config = RedisConfig { retry_budget_ms: 300, ..config_for(vec![server.url()]) };
+    let redis = InRedis::open(config);
+    let calls = Calls(redis.store());
+    let owner = calls.own(claim("a")).fence;
+    server.kill();
+    let answer = calls.acknowledge(&owner, 1);
+    assert!(matches!(&answer, Err(error @ StoreError::Unavailable(_)) if error.is_retryable()), "{answer:?}");
+    server.run();
+    until("it answers again", || calls.acknowledge(&owner, 1).is_ok());
+    assert_eq!(calls.enqueue(&owner.session, "x"), Enqueued::At(Number(1)));
+}
+
+#[test]
+fn a_message_that_was_routed_in_part_is_routed_to_the_rest_once() {
+    gate();
+    let server = Server::start(&[]);
+    let mut redis = InRedis::open(config_for(vec![server.url()]));
+    let (publisher, first, second);
+    {
+        let calls = Calls(redis.store());
+        publisher = calls.own(claim("p")).fence;
+        (first, second) = (calls.own(claim("s1")).fence, calls.own(claim("s2")).fence);
+        let publish = Publish {
+            origin: Some(Origin { fence: publisher, packet_id: packet_id(7) }),
+            ..publish_to(&[&first.session], &message("t", "2"))
+        };
+        assert_eq!(calls.publish(publish).targets, [Enqueued::At(Number(1))]);
+        wait(|done| redis.store().close(done)).expect("closed");
+    }
+    // As the process would have left it, had it ended before the second queue and the note that all have it.
+    let key = key_of(&server, &redis.config, "r", "p");
+    let set_pending = "local v = redis.call('HGET', KEYS[1], '7') assert(v:sub(1, 1) == 'R') \
+                       return redis.call('HSET', KEYS[1], '7', 'P' .. v:sub(2))";
+    assert_eq!(server.cli(&["eval", set_pending, "1", &key]), "0");
+    redis.reopen(START);
+    let calls = Calls(redis.store());
+    let again = calls.own(claim("p"));
+    assert!(again.received.is_empty(), "its PUBREC was not sent");
+    let publish = Publish {
+        origin: Some(Origin { fence: again.fence.clone(), packet_id: packet_id(7) }),
+        ..publish_to(&[&first.session, &second.session], &message("t", "2"))
+    };
+    let answer = calls.publish(publish.clone());
+    assert!(!answer.duplicate);
+    assert_eq!(answer.targets, [Enqueued::At(Number(1)), Enqueued::At(Number(1))]);
+    assert!(calls.publish(publish).duplicate);
+    for client in ["s1", "s2"] {
+        let owned = calls.own(claim(client));
+        assert_eq!(calls.queue(&owned.fence), [(1, Some("2".to_owned()))], "{client}");
+    }
+    assert_eq!(calls.own(claim("p")).received, [packet_id(7)]);
+}
+
+#[test]
+fn two_workers_fence_each_other() {
+    let cluster = fragile_cluster();
+    let one = InRedis::open(config_for(urls(&cluster)));
+    let other = RedisConfig { worker: "other".to_owned(), ..one.config.clone() };
+    let other = connect_at(other, START);
+    let old = Calls(one.store()).own(claim("a")).fence;
+    Calls(one.store()).enqueue(&old.session, "1");
+    let new = Calls(&other).own(claim("a"));
+    assert!(new.present);
+    assert!(matches!(Calls(one.store()).acknowledge(&old, 1), Err(StoreError::Fenced)));
+    assert!(matches!(Calls(one.store()).receive(&old, 1), Err(StoreError::Fenced)));
+    assert_eq!(Calls(one.store()).enqueue(&old.session, "2"), Enqueued::At(Number(2)), "anyone may enqueue");
+    Calls(&other).acknowledge(&new.fence, 1).expect("acknowledged");
+    Calls(&other).release(&new.fence, 5, false, START).expect("released");
+    // The worker that did not set the timer finds it too, and one of them takes it.
+    let (a, b) = (Calls(one.store()).due(START + 5000), Calls(&other).due(START + 5000));
+    assert_eq!([a, b].concat(), ["expired a"]);
+}
+
+#[test]
+fn a_wrong_password_is_named_and_not_shown() {
+    gate();
+    let server = Server::start(&["--requirepass", "right-one"]);
+    let url = format!("redis://:wrong-one@127.0.0.1:{}", server.port);
+    let config = config_for(vec![url]);
+    assert!(!format!("{config:?}").contains("wrong-one"));
+    let Err(error) = runtime().block_on(RedisStore::connect(config.clone())) else { panic!("connected") };
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("wrong-one"));
+    let without = config_for(vec![server.url()]);
+    let Err(error) = runtime().block_on(RedisStore::connect(without)) else { panic!("connected") };
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    let right = RedisConfig { password: Some(Secret::new("right-one")), ..config };
+    runtime().block_on(RedisStore::connect(right)).expect("connected");
+}
+
+#[test]
+fn settings_that_lose_what_is_stored_are_refused_by_name() {
+    gate();
+    let evicting = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let Err(error) = runtime().block_on(RedisStore::connect(config_for(vec![evicting.url()]))) else {
+        panic!("connected")
+    };
+    assert!(matches!(error, ConnectError::Setting { setting: "maxmemory-policy", .. }), "{error}");
+    let forgetful = Server::start(&["--appendonly", "no"]);
+    let config = config_for(vec![forgetful.url()]);
+    runtime().block_on(RedisStore::connect(config.clone())).expect("a warning is enough");
+    let strict = RedisConfig { strict_settings: true, ..config };
+    let Err(error) = runtime().block_on(RedisStore::connect(strict)) else { panic!("connected") };
+    assert!(error.to_string().contains("appendonly"), "{error}");
+}
+
+#[test]
+fn another_format_is_refused() {
+    gate();
+    let server = Server::start(&[]);
+    let config = config_for(vec![server.url()]);
+    server.cli(&["set", &format!("{}{{meta}}format", config.key_prefix), "99"]);
+    let Err(error) = runtime().block_on(RedisStore::connect(config)) else { panic!("connected") };
+    assert!(matches!(&error, ConnectError::UnknownFormat { found } if found == "99"), "{error}");
+}
+
+#[test]
+fn nobody_at_home_is_said_in_one_line() {
+    gate();
+    let config = config_for(vec![format!("redis://127.0.0.1:{}", crate::servers::free_port())]);
+    let Err(error) = runtime().block_on(RedisStore::connect(config)) else { panic!("connected") };
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+    assert!(!error.to_string().contains('\n'));
+}

@@ -11,4 +11,5 @@ mod servers;
 mod suite;
 
 mod faults;
+mod load;
 mod stores;
