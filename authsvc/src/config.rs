@@ -6,6 +6,8 @@ use std::sync::Arc;
 use link::{Action, Effect};
 use serde::{Deserialize, Serialize};
 
+use crate::AuthError;
+
 /// `[auth]`: who may connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,6 +68,33 @@ impl Default for AuthConfig {
 }
 
 impl AuthConfig {
+    /// Checks the bounds that keep arithmetic and memory within theirs.
+    ///
+    /// # Errors
+    /// The first setting that is out of bounds.
+    pub(crate) fn check(&self) -> Result<(), AuthError> {
+        let threads = self.hash_threads.unwrap_or(1);
+        let checks = [
+            ((1..=256).contains(&threads), "hash_threads", "must be 1 to 256"),
+            ((1..=1_000_000).contains(&self.hash_queue_max), "hash_queue_max", "must be 1 to 1000000"),
+            (self.hash_timeout_ms <= 300_000, "hash_timeout_ms", "must be at most 300000"),
+            (self.recent_ttl_s <= 31_536_000, "recent_ttl_s", "must be at most 31536000"),
+            (self.recent_max <= 100_000_000, "recent_max", "must be at most 100000000"),
+            (
+                (1..=1_000_000).contains(&self.wrong_passwords_max),
+                "wrong_passwords_max",
+                "must be 1 to 1000000",
+            ),
+            (self.wrong_password_interval_s <= 86_400, "wrong_password_interval_s", "must be at most 86400"),
+            ((2..=100_000_000).contains(&self.slowed_down_max), "slowed_down_max", "must be 2 to 100000000"),
+            (self.passport_lifetime_s != Some(0), "passport_lifetime_s", "must be at least 1"),
+        ];
+        match checks.into_iter().find(|(is_within, ..)| !is_within) {
+            Some((_, key, problem)) => Err(AuthError::Setting { key, problem }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether any source of identities is configured.
     pub fn has_source(&self) -> bool {
         self.password_file.is_some() || self.certificate == CertificateIdentity::Subject

@@ -49,6 +49,14 @@ pub enum AuthError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A setting of `[auth]` out of its bounds.
+    #[error("auth.{key} {problem}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What it must be.
+        problem: &'static str,
+    },
     /// Hashing refused its parameters or its input.
     #[error("cannot hash the password: {0}")]
     Hash(String),

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::AuthError;
@@ -168,9 +168,7 @@ impl Shared {
     fn work(&self) {
         let mut abandoned = Vec::new();
         while let Some((fingerprint, job)) = self.wait(&mut abandoned) {
-            for job in abandoned.drain(..) {
-                (job.settle)(Verdict::Dropped);
-            }
+            settle_dropped(&mut abandoned);
             let right = (self.verify)(&job.record, &job.password);
             let verdict = if right { Verdict::Right } else { Verdict::Wrong };
             (job.settle)(verdict);
@@ -192,8 +190,19 @@ impl Shared {
             if let Some(next) = state.next(abandoned) {
                 return Some(next);
             }
+            if !abandoned.is_empty() {
+                // Now, not with the next job: what they hold of somebody's budget is given back.
+                MutexGuard::unlocked(&mut state, || settle_dropped(abandoned));
+                continue;
+            }
             self.wake.wait(&mut state);
         }
+    }
+}
+
+fn settle_dropped(abandoned: &mut Vec<Job>) {
+    for job in abandoned.drain(..) {
+        (job.settle)(Verdict::Dropped);
     }
 }
 
@@ -253,6 +262,27 @@ mod tests {
         let mut abandoned = Vec::new();
         let (next, _) = hashing.shared.state.lock().next(&mut abandoned).unwrap();
         assert_eq!((next, abandoned.len()), (prints[3], 1));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_settled_without_waiting_for_the_next() {
+        let hashing = Hashing::start_with(1, 10, |_, password| {
+            std::thread::sleep(Duration::from_millis(password.len() as u64));
+            true
+        })
+        .unwrap();
+        let recent = recent();
+        let (settled, verdict) = oneshot::channel();
+        let settle = Box::new(move |verdict| drop(settled.send(verdict)));
+        let abandoned = Job { settle, ..job("r", "") };
+        let slow = hashing.submit(recent.fingerprint("alice", "r", b"1"), job("r", &"x".repeat(100)));
+        while hashing.queued() > 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(hashing.submit(recent.fingerprint("alice", "r", b"2"), abandoned));
+        assert_eq!(slow.await, Ok(Verdict::Right));
+        let verdict = tokio::time::timeout(Duration::from_secs(10), verdict).await;
+        assert_eq!(verdict, Ok(Ok(Verdict::Dropped)));
     }
 
     #[test]

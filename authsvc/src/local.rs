@@ -51,6 +51,7 @@ impl Local {
         authorization: &AuthorizationConfig,
         registry: &mut Registry,
     ) -> Result<Self, AuthError> {
+        config.check()?;
         let users = config.password_file.as_deref().map(Users::open).transpose()?;
         let metrics = Metrics::register(registry);
         let interval = Duration::from_secs(config.wrong_password_interval_s.into());
@@ -75,6 +76,7 @@ impl Local {
     /// # Errors
     /// As [`Local::start`].
     pub fn check(config: &AuthConfig, authorization: &AuthorizationConfig) -> Result<(), AuthError> {
+        config.check()?;
         config.password_file.as_deref().map(Users::open).transpose()?;
         Authorization::new(authorization, config.passport_lifetime_s)?;
         Ok(())
