@@ -2,6 +2,7 @@
 //! at once.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     /// Taken before `core` where both are needed.
     pub(super) retained: RwLock<Retained>,
     pub(super) gate: Gate,
+    /// The last attempt to write failed.
+    pub(super) is_failing: AtomicBool,
     #[cfg(test)]
     pub(super) faults: super::tests::Faults,
 }

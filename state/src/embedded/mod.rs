@@ -20,6 +20,7 @@ mod tests;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -83,6 +84,7 @@ impl EmbeddedStore {
             work: Condvar::new(),
             retained: RwLock::new(retained),
             gate: gate::Gate::default(),
+            is_failing: AtomicBool::new(false),
             #[cfg(test)]
             faults: tests::Faults::default(),
         });
@@ -93,6 +95,11 @@ impl EmbeddedStore {
             .spawn(move || writer.run())
             .map_err(|source| OpenError::Io { action: "start a thread for", path: dir, source })?;
         Ok(Self { shared, writer: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether the last attempt to write has failed, so that answers are held back until one succeeds.
+    pub fn is_failing(&self) -> bool {
+        self.shared.is_failing.load(Ordering::Relaxed)
     }
 
     fn call<T>(

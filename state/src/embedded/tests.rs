@@ -105,6 +105,7 @@ fn a_failed_commit_is_repeated_and_answered_once_it_is_written() {
             assert_eq!(answer.targets, [Enqueued::At(Number(n))]);
         }
         assert_eq!(count.load(Ordering::SeqCst), 0, "all faults were met");
+        assert!(!store.is_failing());
         let expected: Vec<u64> = (1..=10).collect();
         assert_eq!(queue(&store, &owner), expected);
         drop(store);
@@ -124,6 +125,7 @@ fn closing_a_store_whose_disk_fails_answers_everybody() {
         published.recv_timeout(Duration::from_millis(100)).is_err(),
         "not answered while it is not written"
     );
+    assert!(store.is_failing());
     wait(|done| store.close(done)).expect("closed");
     assert!(matches!(published.recv().expect("answered"), Err(StoreError::Unavailable(_))));
 }

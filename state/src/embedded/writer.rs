@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::batch::{BatchBuilder, Put, QueueMoves};
@@ -169,7 +170,9 @@ impl Writer {
         }
         let mut delay = REOPEN_DELAY_MIN;
         loop {
-            let error = match self.try_commit(puts) {
+            let outcome = self.try_commit(puts);
+            self.shared.is_failing.store(outcome.is_err(), Ordering::Relaxed);
+            let error = match outcome {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
