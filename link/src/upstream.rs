@@ -1,5 +1,6 @@
 //! What the edge asks of a worker, whether it runs in the same process (calls, no socket) or behind a link.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,7 +26,7 @@ pub struct Peer {
 }
 
 /// A device's connection, authenticated, asks for its session.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Open {
     /// Of this connection.
     pub connection_id: ConnectionId,
@@ -41,6 +42,17 @@ pub struct Open {
     pub server_keep_alive_s: Option<u16>,
     /// The outcome of enhanced authentication, for CONNACK.
     pub authentication: Option<AuthenticationOutcome>,
+}
+
+/// Without the CONNECT packet, which may hold a password.
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open")
+            .field("connection_id", &self.connection_id)
+            .field("peer", &self.peer)
+            .field("client_id", &self.passport.client_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What CONNACK says about enhanced authentication.
