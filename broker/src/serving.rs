@@ -267,12 +267,10 @@ impl Serving {
         match item {
             Item::Deliver(delivery) => {
                 self.supersede(&delivery);
-                tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::Deliver(delivery), now, out);
             }
             Item::DeliverStored(number, delivery) => {
                 self.supersede(&delivery);
-                tally::sent(delivery.qos, delivery.message.payload_slice().len());
                 self.session.handle(Input::DeliverStored(number, delivery), now, out);
             }
             Item::Missed(number) => self.session.handle(Input::Missed(number), now, out),

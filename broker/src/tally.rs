@@ -26,7 +26,7 @@ pub(crate) fn received(qos: QoS, payload_bytes: usize) {
     TALLY.set(tally);
 }
 
-/// A PUBLISH was handed to a client's session.
+/// A PUBLISH was written for a client.
 pub(crate) fn sent(qos: QoS, payload_bytes: usize) {
     let mut tally = TALLY.get();
     tally.sent[qos as usize] += 1;

@@ -134,6 +134,13 @@ impl Device {
         }
     }
 
+    /// Takes about 64 KiB of what the worker has for the device, and then no more.
+    pub(crate) fn turn(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let stream = self.stream.as_mut().unwrap();
+        let _polled = stream.poll_recv(&mut cx, &mut self.out, 64 << 10);
+    }
+
     /// Takes all that the worker has for the device.
     pub(crate) fn pump(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());

@@ -1,6 +1,8 @@
 //! Sessions that end, resume and are taken over.
 
+use broker::BrokerConfig;
 use mqtt::{QoS, ReasonCode};
+use state::MemoryStore;
 
 use crate::device::{Got, How, World};
 
@@ -154,4 +156,50 @@ async fn a_stored_session_reads_its_queue_as_fast_as_it_acknowledges() {
         ids.into_iter().for_each(|id| slow.acknowledge(0x40, id));
     }
     assert_eq!(seen, (0..2000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_a_slow_device_leaves_counts_against_the_bound_until_it_is_sent() {
+    let config = BrokerConfig { sys_interval_s: 0, qos0_bytes_max: 1 << 20, ..BrokerConfig::default() };
+    let world = World::with(config, MemoryStore::new()).await;
+    let mut slow = world.connect(&How::clean("slow"));
+    slow.subscribe("t", 0);
+    slow.drain();
+    let mut publisher = world.connect(&How::clean("publisher"));
+    for _ in 0..3 {
+        for _ in 0..300 {
+            publisher.publish("t", &[7; 10_000], QoS::AtMostOnce, false);
+        }
+        slow.turn();
+    }
+    let count = slow.payloads().len();
+    // 1 MiB and what three turns have written.
+    assert!((104..140).contains(&count), "{count}");
+}
+
+// Retained and repeated messages are sent like any other.
+#[tokio::test]
+async fn sys_counts_what_was_written() {
+    let config = BrokerConfig { sys_interval_s: 1, ..BrokerConfig::default() };
+    let world = World::with(config, MemoryStore::new()).await;
+    let mut publisher = world.connect(&How::clean("publisher"));
+    for n in 0..10 {
+        publisher.publish(&format!("r/{n}"), b"v", QoS::AtLeastOnce, true);
+    }
+    let mut subscriber = world.connect(&How::stored("subscriber"));
+    subscriber.subscribe("r/+", 1);
+    assert_eq!(subscriber.payloads().len(), 10);
+    let mut again = world.connect(&How::stored("subscriber"));
+    assert_eq!(again.payloads().len(), 10);
+    again.subscribe("$SYS/broker/publish/messages/sent", 0);
+    let counted = async {
+        loop {
+            let Got::Publish { payload, .. } = again.wait().await else { continue };
+            let count: u32 = String::from_utf8(payload).unwrap().parse().unwrap();
+            if count >= 20 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), counted).await.expect("20 were written");
 }

@@ -1,5 +1,10 @@
 //! The index against the store where connections overlap, and answers that come when nobody waits for them any more.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use link::{Outgoing, Stream};
 use mqtt::{QoS, ReasonCode};
 
 use crate::device::{Device, Got, How, World};
@@ -90,4 +95,40 @@ async fn an_old_connection_leaves_no_subscription_of_a_discarded_session_behind(
     for topic in ["t", "u"] {
         assert_eq!(puback(&mut publisher, topic), ReasonCode::NoMatchingSubscribers as u8, "{topic}");
     }
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_read_learns_of_its_takeover_and_is_woken_by_nothing_else() {
+    let world = World::new().await;
+    let mut old = world.connect(&How::stored("device"));
+    old.subscribe("t", 1);
+    old.drain();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let (mut cx, mut out) = (Context::from_waker(&waker), Outgoing::new());
+    let stream = old.stream.as_mut().unwrap();
+    assert!(stream.poll_end(&mut cx, &mut out).is_pending());
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.publish("t", b"x", QoS::AtLeastOnce, false);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+    let _new = world.connect(&How::stored("device"));
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    let ended = stream.poll_end(&mut cx, &mut out);
+    assert_eq!(ended, Poll::Ready(ReasonCode::SessionTakenOver));
+    assert_eq!(out.chunk()[0], 0xe0);
+    let mut idle = world.connect(&How::clean("idle"));
+    let stream = idle.stream.as_mut().unwrap();
+    assert!(stream.poll_end(&mut cx, &mut out).is_pending());
+    world.broker.end_connections(ReasonCode::ServerShuttingDown);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+    assert_eq!(stream.poll_end(&mut cx, &mut out), Poll::Ready(ReasonCode::ServerShuttingDown));
 }
