@@ -12,7 +12,7 @@ use mqtt::{
     Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, PublishHead, QoS, ReasonCode, Will, frame,
 };
 use prometheus_client::registry::Registry;
-use state::MemoryStore;
+use state::{MemoryStore, Store};
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -30,7 +30,12 @@ impl World {
     }
 
     pub(crate) async fn with(config: BrokerConfig, store: MemoryStore) -> Self {
-        let broker = Broker::start(config, Arc::new(store.clone()), &mut Registry::default()).await.unwrap();
+        Self::over(config, Arc::new(store.clone()), store).await
+    }
+
+    /// With another store in front of `store`.
+    pub(crate) async fn over(config: BrokerConfig, front: Arc<dyn Store>, store: MemoryStore) -> Self {
+        let broker = Broker::start(config, front, &mut Registry::default()).await.unwrap();
         Self { store, broker }
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected should stop at once")]
 
 mod device;
+mod moody;
 mod retained;
 mod session;
 mod shared;
