@@ -36,24 +36,42 @@ pub(crate) enum Phase {
     Starting,
     /// Listeners are up and the store is open.
     Ready,
+    /// The store cannot be written.
+    Stalled,
     /// Connections are being ended.
     Draining,
 }
 
 /// What `/readyz` answers from.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Readiness(Arc<AtomicU8>);
+#[derive(Clone, Default)]
+pub(crate) struct Readiness(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    phase: AtomicU8,
+    /// Whether the store cannot be written now.
+    stalled: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
+}
 
 impl Readiness {
     /// Goes on to `phase`.
     pub(crate) fn enter(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Relaxed);
+        self.0.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Has `stalled` asked while it is [`Phase::Ready`]; the first one counts.
+    pub(crate) fn watch(&self, stalled: impl Fn() -> bool + Send + Sync + 'static) {
+        // A second one can only come from a second start.
+        let _ = self.0.stalled.set(Box::new(stalled));
     }
 
     fn phase(&self) -> Phase {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
+        const STARTING: u8 = Phase::Starting as u8;
+        const READY: u8 = Phase::Ready as u8;
+        match self.0.phase.load(Ordering::Relaxed) {
+            STARTING => Phase::Starting,
+            READY if self.0.stalled.get().is_some_and(|stalled| stalled()) => Phase::Stalled,
+            READY => Phase::Ready,
             _ => Phase::Draining,
         }
     }
@@ -128,6 +146,7 @@ fn answer(method: &Method, path: &str, registry: Option<&Registry>, phase: Phase
         ("/livez", _) => text(StatusCode::OK, "ok\n"),
         ("/readyz", Phase::Ready) => text(StatusCode::OK, "ok\n"),
         ("/readyz", Phase::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        ("/readyz", Phase::Stalled) => text(StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written\n"),
         ("/readyz", Phase::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         ("/metrics", _) => {
             registry.map_or_else(|| text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"), metrics)
@@ -171,6 +190,22 @@ mod tests {
             assert_eq!(status(&Method::GET, "/readyz", phase), ready);
             assert_eq!(status(&Method::GET, "/livez", phase), 200);
         }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_written_is_not_ready() {
+        let readiness = Readiness::default();
+        let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let watched = fails.clone();
+        readiness.watch(move || watched.load(Ordering::SeqCst));
+        readiness.enter(Phase::Ready);
+        for (failing, ready) in [(false, 200), (true, 503), (false, 200)] {
+            fails.store(failing, Ordering::SeqCst);
+            assert_eq!(status(&Method::GET, "/readyz", readiness.phase()), ready);
+        }
+        fails.store(true, Ordering::SeqCst);
+        readiness.enter(Phase::Draining);
+        assert_eq!(readiness.phase(), Phase::Draining);
     }
 
     #[test]

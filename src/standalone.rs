@@ -51,6 +51,8 @@ fn serve(runtime: &Runtime, config: &Config) -> Result<(), Failure> {
             // Nothing is served yet, so there is nothing to end in good order.
             () = asked_to_stop(&mut signals) => return Ok(()),
         };
+        let store = running.store.clone();
+        readiness.watch(move || store.is_failing());
         readiness.enter(Phase::Ready);
         running.announce(config)?;
         running.until_stopped(&mut signals).await;
