@@ -187,7 +187,12 @@ impl Config {
     /// The edge's configuration with what is set elsewhere.
     fn complete_edge(&mut self) {
         let mut listeners = self.listeners.clone();
+        // A page from anywhere is run by a browser on this machine: being here is no proof of who it is.
+        let trusts_this_machine = self.auth.anonymous_in_force() == Anonymous::Loopback;
         for listener in listeners.values_mut() {
+            if trusts_this_machine && listener.origins.is_empty() {
+                listener.origins.push("loopback".to_owned());
+            }
             listener.tls = listener.tls.as_ref().map(|tls| self.with_certificates(tls));
         }
         self.edge.listeners = listeners;
@@ -230,6 +235,7 @@ impl Config {
         self.check_identity(source)?;
         self.check_exposure(source)?;
         authsvc::Local::check(&self.auth, &self.authorization).map_err(|error| match error {
+            AuthError::Setting { key, problem } => source.problem(&format!("auth.{key}"), problem),
             AuthError::Rule { index, key, problem } => {
                 source.problem(&format!("authorization.rule[{index}].{key}"), problem)
             }

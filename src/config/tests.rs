@@ -53,6 +53,11 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
              are allowed; set auth.password_file (see tidegate passwd), auth.certificate = \"subject\", or \
              auth.anonymous = \"always\"",
         ),
+        (
+            "[auth]\nrecent_ttl_s = 9223372036854775807",
+            "tidegate.toml: auth.recent_ttl_s = 9223372036854775807: must be at most 31536000",
+        ),
+        ("[auth]\nhash_threads = 0", "tidegate.toml: auth.hash_threads = 0: must be 1 to 256"),
         ("[edge.listeners]\n", "tidegate.toml: edge.listeners: listeners are set in [listeners.NAME]"),
         (
             "[broker]\npacket_bytes_max = 5",
@@ -196,6 +201,16 @@ fn keys(section: &str) -> Vec<String> {
     let message = load(&format!("{text}zzzzzzzzzzzzzzzz = 1\n"), &[]).unwrap_err();
     let known = message.split_once("known are ").unwrap_or_else(|| panic!("{section}: {message}")).1;
     known.split(", ").map(str::to_owned).collect()
+}
+
+// A page from anywhere runs on this machine, in its browser.
+#[test]
+fn where_loopback_is_enough_only_pages_of_this_machine_may_connect() {
+    let origins = |text: &str| load(text, &[]).unwrap().edge.listeners["ws"].origins.clone();
+    assert_eq!(origins(""), ["loopback"]);
+    assert_eq!(origins("[listeners.ws]\norigins = ['https://example.com']"), ["https://example.com"]);
+    assert!(origins("[auth]\nanonymous = 'always'").is_empty());
+    assert!(origins("[auth]\nanonymous = 'never'").is_empty());
 }
 
 #[test]
