@@ -160,6 +160,12 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
     #[cfg(not(unix))]
     let _ = mode;
+    // Process ids come again, in a container with every start: what an earlier one left must not be in the way.
+    if let Err(error) = fs::remove_file(&next)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
     let mut file = options.open(&next)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

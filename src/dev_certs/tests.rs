@@ -92,3 +92,13 @@ fn private_keys_are_for_the_owner_only() {
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
 }
+
+#[test]
+fn what_a_process_with_the_same_id_left_is_not_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join(format!("{SERVER_KEY}.{}.new", std::process::id()));
+    fs::write(&left, "half of a key").unwrap();
+    ensure(dir.path()).unwrap();
+    assert!(!left.exists());
+    handshake(dir.path(), "localhost").unwrap();
+}
