@@ -10,6 +10,7 @@ mod servers;
 #[path = "../it/suite/mod.rs"]
 mod suite;
 
+mod crash;
 mod faults;
 mod load;
 mod stores;
