@@ -72,6 +72,8 @@ pub(super) struct Engine {
     /// Public calls that have no answer yet.
     unanswered: AtomicU64,
     is_closed: AtomicBool,
+    /// The last call got no answer.
+    pub(super) is_failing: AtomicBool,
 }
 
 impl Engine {
@@ -89,6 +91,7 @@ impl Engine {
             waiting_bytes: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
             config,
         })
     }
@@ -187,6 +190,7 @@ impl Engine {
                 },
                 Err(fault) => Err(fault.into()),
             };
+            self.is_failing.store(answers.is_err(), Ordering::Relaxed);
             match answers {
                 Ok(answers) => {
                     for (pending, answer) in call.operations.into_iter().zip(answers) {

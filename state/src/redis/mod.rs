@@ -23,6 +23,7 @@ mod settings;
 mod topology;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mqtt::PacketId;
@@ -73,6 +74,11 @@ impl RedisStore {
             }
         });
         Ok(Self { engine })
+    }
+
+    /// Whether the last call that ended got no answer from Redis within its budget.
+    pub fn is_failing(&self) -> bool {
+        self.engine.is_failing.load(Ordering::Relaxed)
     }
 }
 

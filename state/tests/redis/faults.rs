@@ -185,8 +185,10 @@ fn a_store_that_is_away_for_good_is_said_to_be_and_comes_back() {
     server.kill();
     let answer = calls.acknowledge(&owner, 1);
     assert!(matches!(&answer, Err(error @ StoreError::Unavailable(_)) if error.is_retryable()), "{answer:?}");
+    assert!(redis.store().is_failing());
     server.run();
     until("it answers again", || calls.acknowledge(&owner, 1).is_ok());
+    assert!(!redis.store().is_failing());
     assert_eq!(calls.enqueue(&owner.session, "x"), Enqueued::At(Number(1)));
 }
 

@@ -14,3 +14,4 @@ mod crash;
 mod faults;
 mod load;
 mod stores;
+mod tls;

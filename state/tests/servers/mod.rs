@@ -66,8 +66,12 @@ struct Process {
 impl Server {
     /// Starts one, with settings in the form of its command line, and waits until it answers.
     pub(crate) fn start(settings: &[&str]) -> Self {
+        Self::start_on(free_port(), settings)
+    }
+
+    /// The same, on a port of the caller's, which may be set to something else than plain text.
+    pub(crate) fn start_on(port: u16, settings: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("tidegate-redis-").tempdir().expect("a directory").keep();
-        let port = free_port();
         let mut args: Vec<String> = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
             .iter()
             .chain(["--maxmemory-policy", "noeviction", "--bind", "127.0.0.1", "--daemonize", "no"].iter())
