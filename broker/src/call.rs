@@ -86,7 +86,7 @@ impl Hub {
                 );
             }
             Op::Revoke(filters) => {
-                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, |_| ()))
+                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, |_| ()));
             }
             Op::Release(release, will) => {
                 let (session, asked) = (Arc::clone(&fence.session), release.clone());

@@ -151,7 +151,7 @@ impl Hub {
                         if let Some(discarded) = discarded {
                             hub.drop_stored(&discarded.session);
                             if let Some(will) = discarded.will {
-                                hub.publish_will(&will, None);
+                                hub.publish_will(&client_id, &will, None);
                             }
                         }
                         hub.serve_in_memory(&client_id, connection)
@@ -214,7 +214,7 @@ impl Hub {
             self.drop_stored(discarded);
         }
         if let Some(will) = &claimed.will_due {
-            self.publish_will(will, None);
+            self.publish_will(client_id, will, None);
         }
         let Some(owned) = claimed.session else { return self.serve_in_memory(client_id, connection) };
         let handle = self.stored_session(&owned.fence.session);

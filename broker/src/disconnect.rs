@@ -29,7 +29,7 @@ impl Hub {
             self.sessions.remove(handle);
             self.remove_filters(handle);
             if let Some(will) = will.filter(|_| closing.will != WillFate::Drop) {
-                self.publish_will(&will.message, None);
+                self.publish_will(&handle.client_id, &will.message, None);
             }
             return;
         };
@@ -55,7 +55,7 @@ impl Hub {
         if release.expiry_s == 0 {
             self.drop_stored(session);
             if let Some(will) = will {
-                self.publish_will(&will.message, None);
+                self.publish_will(&session.client_id, &will.message, None);
             }
         } else if will.is_some_and(|will| will.delay_s == 0) {
             // The store keeps it, so that it is not lost if this process dies now.

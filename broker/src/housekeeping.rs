@@ -62,9 +62,9 @@ pub(crate) fn claim_due(hub: &Arc<Hub>, now: UnixMs) {
 fn fire(hub: &Arc<Hub>, due: Due) {
     match due {
         Due::Will(session, message) => {
-            let store = Arc::clone(&hub.store);
+            let (store, client_id) = (Arc::clone(&hub.store), Arc::clone(&session.client_id));
             let finish = move || store.finish_will(&session, Box::new(|_| ()));
-            hub.publish_will(&message, Some(Box::new(finish)));
+            hub.publish_will(&client_id, &message, Some(Box::new(finish)));
         }
         Due::Expired(session) => {
             hub.metrics.expired.inc();

@@ -96,15 +96,17 @@ impl Hub {
         packet_id: Option<PacketId>,
         message: &Arc<Message>,
     ) -> Option<ReasonCode> {
-        self.publish_then(publisher, packet_id, message, None)
+        let by = publisher.as_ref().map(|publisher| publisher.session.id);
+        self.publish_then(publisher, packet_id, message, by, None)
     }
 
-    /// As [`Hub::publish`], and runs `then` when the message is durable wherever it must be.
+    /// As [`Hub::publish`], for No Local as a message of session `by`, and runs `then` when the message is durable wherever it must be.
     pub(crate) fn publish_then(
         self: &Arc<Self>,
         publisher: Option<Publisher<'_>>,
         packet_id: Option<PacketId>,
         message: &Arc<Message>,
+        by: Option<u64>,
         then: Option<Box<dyn FnOnce() + Send>>,
     ) -> Option<ReasonCode> {
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
@@ -118,7 +120,7 @@ impl Hub {
         let matched = {
             let index = self.index.read();
             let matches = index.matches(message.topic());
-            self.route(&matches, message, publisher.as_ref().map(|p| p.session.id), &mut stored)
+            self.route(&matches, message, by, &mut stored)
         };
         let origin = publisher.as_ref().and_then(|p| {
             let fence = p.fence.filter(|_| message.qos() == QoS::ExactlyOnce)?;
@@ -149,14 +151,16 @@ impl Hub {
         None
     }
 
-    /// Publishes a Will Message, and runs `then` when it is durable wherever it must be.
+    /// Publishes a client's Will Message, and runs `then` when it is durable wherever it must be.
     pub(crate) fn publish_will(
         self: &Arc<Self>,
+        client_id: &str,
         message: &Arc<Message>,
         then: Option<Box<dyn FnOnce() + Send>>,
     ) {
         self.metrics.wills.inc();
-        self.publish_then(None, None, message, then);
+        let by = self.sessions.find(client_id).map(|session| session.id);
+        self.publish_then(None, None, message, by, then);
     }
 
     /// Sets the retained message; the answer is one part of what is waited for.

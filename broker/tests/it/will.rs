@@ -131,3 +131,16 @@ async fn a_will_that_cannot_be_retained_is_published_only_once() {
     let due = rx.recv().unwrap();
     assert!(!due.iter().any(|due| matches!(due, Due::Will(..))), "{due:?}");
 }
+
+// v5 [MQTT-3.8.3-3]
+#[tokio::test]
+async fn a_will_does_not_go_to_its_own_client_with_no_local() {
+    let world = World::new().await;
+    let how = How { will: Some(("will/x", 0)), ..How::stored("s") };
+    let mut client = world.connect(&how);
+    client.subscribe("will/#", 0b101);
+    client.lose();
+    let mut other = world.connect(&How::clean("other"));
+    other.publish("will/y", b"heard", QoS::AtLeastOnce, false);
+    assert_eq!(world.connect(&how).payloads(), [b"heard"]);
+}
