@@ -420,6 +420,8 @@ async fn pages_of_this_machine_may_be_all_that_may_connect() {
         ("https://localhost:3000", true),
         ("http://127.0.0.1:8000", true),
         ("http://[::1]:8000", true),
+        ("ws://localhost:8083", true),
+        ("chrome-extension://localhost", false),
         ("https://example.com", false),
         ("http://localhost.example.com", false),
         ("http://127.0.0.1.example.com:80", false),

@@ -148,8 +148,11 @@ fn is_from(origin: &HeaderValue, allowed: &str) -> bool {
 /// Whether an origin, as browsers write it, is of a server on this machine. A name that only resolves to a loopback
 /// address is not: whoever owns it could make it do so.
 fn is_loopback(origin: &str) -> bool {
-    let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    let Some(authority) = rest else { return false };
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    // The last two are written by client libraries that are no browsers.
+    if !matches!(scheme, "http" | "https" | "ws" | "wss") {
+        return false;
+    }
     match authority.parse::<SocketAddr>() {
         Ok(address) => address.ip().is_loopback(),
         Err(_) => {
