@@ -102,7 +102,7 @@ async fn a_store_that_goes_away_loses_no_retained_message_of_a_subscription() {
     let mut topics = std::collections::HashSet::new();
     let all = async {
         while topics.len() < 300 {
-            world.store.fail_with((topics.len() / 10 % 2 == 0).then(|| away.clone()));
+            world.store.fail_with((topics.len() / 40 % 2 == 0).then(|| away.clone()));
             for got in subscriber.drain() {
                 if let Got::Publish { topic, id: Some(id), .. } = got {
                     topics.insert(topic);
