@@ -273,7 +273,9 @@ mod tests {
         .unwrap();
         let recent = recent();
         let (settled, verdict) = oneshot::channel();
-        let settle = Box::new(move |verdict| drop(settled.send(verdict)));
+        let settle = Box::new(move |verdict| {
+            let _ = settled.send(verdict);
+        });
         let abandoned = Job { settle, ..job("r", "") };
         let slow = hashing.submit(recent.fingerprint("alice", "r", b"1"), job("r", &"x".repeat(100)));
         while hashing.queued() > 0 {
