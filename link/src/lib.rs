@@ -1,7 +1,8 @@
 //! Between edge and worker: what the one asks of the other ([`Upstream`]), the passport, and the bytes that go back to a
-//! device. In one process the worker implements [`Upstream`] itself and no socket is involved; between processes there is
-//! [`wire`].
+//! device. In one process the worker implements [`Upstream`] itself and no socket is involved; between processes there are
+//! [`wire`] and [`mux`].
 
+pub mod mux;
 mod outgoing;
 mod passport;
 mod upstream;

@@ -7,6 +7,9 @@ use super::WireError;
 /// Bytes of the longest text.
 pub const TEXT_BYTES_MAX: usize = u16::MAX as usize;
 
+/// Values of the longest list.
+pub(super) const LIST_MAX: usize = u16::MAX as usize;
+
 /// UTF-8 text of at most [`TEXT_BYTES_MAX`] bytes that shares the buffer it came in.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Text(Bytes);
@@ -59,7 +62,7 @@ pub(super) fn put_option<T>(value: Option<&T>, out: &mut BytesMut, put: impl FnO
     }
 }
 
-/// Appends how many there are (at most 65,535), and then each.
+/// Appends how many there are (at most [`LIST_MAX`]), and then each.
 pub(super) fn put_list<T>(values: &[T], out: &mut BytesMut, mut put: impl FnMut(&T, &mut BytesMut)) {
     let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
     out.put_u16(count);

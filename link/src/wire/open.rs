@@ -6,8 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use mqtt::PacketId;
 
 use super::WireError;
-use super::decode::one_packet;
-use super::field::{Reader, Text, put_bytes, put_list, put_option};
+use super::decode::{Limits, one_packet};
+use super::field::{LIST_MAX, Reader, Text, put_bytes, put_list, put_option};
 use crate::ConnectionId;
 
 /// What the device's TLS handshake gave.
@@ -237,6 +237,19 @@ fn read_address(body: &mut Reader) -> Result<SocketAddr, WireError> {
 }
 
 impl Open {
+    /// Whether the other end, with the same `limits`, decodes it.
+    pub(crate) fn is_encodable(&self, limits: &Limits) -> bool {
+        let lists = self.resume.as_ref().map_or([0; 3], |resume| {
+            [resume.flows.len(), resume.inbound_qos2.len(), resume.topic_aliases.len()]
+        });
+        let packets = [Some(&self.connect), self.resume.as_ref().map(|resume| &resume.connack)];
+        let aliases = self.resume.iter().flat_map(|resume| &resume.topic_aliases);
+        lists.iter().all(|len| *len <= LIST_MAX)
+            && packets.into_iter().flatten().all(|packet| one_packet(packet.clone(), "packet").is_ok())
+            && aliases.into_iter().all(|alias| alias.alias != 0)
+            && self.encoded_len() <= limits.open_bytes_max as usize
+    }
+
     pub(super) fn encoded_len(&self) -> usize {
         16 + address_len(self.address)
             + self.listener.encoded_len()

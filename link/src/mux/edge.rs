@@ -1,0 +1,497 @@
+//! The edge's end of a link: opens streams, sends within the worker's windows, keeps what is not durable, and hands it back
+//! when a stream has to go elsewhere.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mqtt::ReasonCode;
+
+use super::credit::{Credit, Grant, packet_cost};
+use super::replay::{Item, Kept, Replay};
+use super::transport::Transport;
+use super::{LinkError, Peer, SendError, Settings, check};
+use crate::wire::{Ending, Frame, Open, RefuseReason, StreamId};
+use crate::{CloseCause, Outgoing};
+
+/// What happened at the edge's end.
+#[derive(Debug)]
+pub enum EdgeEvent {
+    /// HELLO came; streams may be opened.
+    Ready(Peer),
+    /// The worker has the session. Everything that waited is being sent.
+    Opened {
+        /// This stream.
+        stream: StreamId,
+        /// For the device, and to be kept for a resume; empty if this was one.
+        connack: Bytes,
+    },
+    /// The worker does not take the session; the stream is over.
+    Refused {
+        /// This stream.
+        stream: StreamId,
+        /// Why.
+        reason: RefuseReason,
+        /// What the device is told, if the worker knows.
+        packet: Bytes,
+        /// For another worker.
+        replay: Replay,
+    },
+    /// A Control Packet for the device.
+    Packet {
+        /// On this stream.
+        stream: StreamId,
+        /// The packet.
+        packet: Bytes,
+        /// To be given to [`EdgeEnd::release`] when the device has it.
+        cost: u32,
+    },
+    /// [`EdgeEnd::send`] answered [`SendError::Full`], and there is room again.
+    Sendable {
+        /// On this stream.
+        stream: StreamId,
+    },
+    /// The close of the device's connection is durable, and all before it; the stream is over.
+    Finished {
+        /// This stream.
+        stream: StreamId,
+    },
+    /// The worker ends the connection; the stream is over, and nothing is replayed.
+    Closed {
+        /// This stream.
+        stream: StreamId,
+        /// For logs and metrics.
+        reason: ReasonCode,
+        /// The last Control Packet for the device; empty for none.
+        packet: Bytes,
+    },
+    /// The worker is about to leave: no more streams are opened, those that are open want to be moved.
+    Draining {
+        /// In this time.
+        within: Duration,
+    },
+}
+
+/// A stream that the link left behind.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// This stream.
+    pub stream: StreamId,
+    /// Whether the device got its CONNACK, from this worker or an earlier one, so that the next OPEN is a resume; otherwise
+    /// its CONNECT is repeated.
+    pub is_open: bool,
+    /// For another worker.
+    pub replay: Replay,
+}
+
+/// OPEN was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the link opens no stream: not ready, draining, over, out of identifiers, or a field out of bounds")]
+pub struct NotOpened {
+    /// As it was given.
+    pub open: Box<Open>,
+    /// As it was given.
+    pub replay: Replay,
+}
+
+#[derive(Debug)]
+struct Stream {
+    credit: Credit,
+    grant: Grant,
+    kept: Kept,
+    /// Last numbers in each direction.
+    sent: u64,
+    received: u64,
+    durable: u64,
+    is_resume: bool,
+    is_open: bool,
+    is_closing: bool,
+    is_in_turn: bool,
+    wants_room: bool,
+}
+
+impl Stream {
+    /// Whether the next item may go now.
+    fn may_send(&self) -> bool {
+        self.is_open
+            && match self.kept.next() {
+                Some(Item::Packet { .. }) => self.credit.is_some(),
+                Some(Item::Close(_)) => true,
+                None => false,
+            }
+    }
+}
+
+/// The edge's end of one link to one worker.
+#[derive(Debug)]
+pub struct EdgeEnd {
+    transport: Transport,
+    streams: HashMap<StreamId, Stream>,
+    /// The next identifier; `None` when all are used up.
+    next: Option<u32>,
+    is_draining: bool,
+    /// Streams that may send, the next one first: one packet each in turn.
+    turn: VecDeque<StreamId>,
+    /// Streams with credit to give back.
+    released: Vec<StreamId>,
+    events: VecDeque<EdgeEvent>,
+    dropped: u64,
+}
+
+impl EdgeEnd {
+    /// One that says HELLO. `now` is the time since any moment that stays the same.
+    pub fn new(settings: Settings, now: Duration) -> Self {
+        Self {
+            transport: Transport::new(settings, now),
+            streams: HashMap::new(),
+            next: Some(1),
+            is_draining: false,
+            turn: VecDeque::new(),
+            released: Vec::new(),
+            events: VecDeque::new(),
+            dropped: 0,
+        }
+    }
+
+    /// What came from the worker; whole frames are taken off `bytes`. To be called before [`EdgeEnd::tick`], so that what
+    /// came while this process stood still counts as a sign of life.
+    ///
+    /// # Errors
+    /// The link is over, by a fault of the worker. Events of what came before are still to be had.
+    pub fn receive(&mut self, now: Duration, bytes: &mut BytesMut) -> Result<(), LinkError> {
+        self.transport.heard(now, bytes)?;
+        let outcome = self.take_frames(bytes);
+        self.transport.is_over |= outcome.is_err();
+        outcome
+    }
+
+    fn take_frames(&mut self, bytes: &mut BytesMut) -> Result<(), LinkError> {
+        while let Some((stream, frame)) = self.transport.take(bytes)? {
+            self.take(stream, frame)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, id: StreamId, frame: Frame) -> Result<(), LinkError> {
+        let kind = frame.kind();
+        let unexpected = LinkError::Unexpected { kind, stream: id };
+        if id == StreamId::LINK {
+            return self.take_link(&frame).ok_or(unexpected);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            // A stream that was given up: the worker does not know yet, or was stopped and does not know that its device
+            // has moved.
+            if self.next.is_some_and(|next| id.0 >= next) {
+                return Err(LinkError::UnknownStream(id));
+            }
+            self.dropped += 1;
+            return Ok(());
+        };
+        match frame {
+            Frame::Opened { connack } if !stream.is_open && connack.is_empty() == stream.is_resume => {
+                stream.is_open = true;
+                self.events.push_back(EdgeEvent::Opened { stream: id, connack });
+                self.enter_turn(id);
+            }
+            Frame::Refused { reason, packet } if !stream.is_open => {
+                if let Some(stream) = self.streams.remove(&id) {
+                    let replay = stream.kept.into_replay(stream.sent);
+                    self.events.push_back(EdgeEvent::Refused { stream: id, reason, packet, replay });
+                }
+            }
+            Frame::Packet { number, packet } if stream.is_open => {
+                follow(&mut stream.received, number, id)?;
+                let cost = packet_cost(packet.len());
+                if !stream.grant.take(cost) {
+                    return Err(LinkError::WindowExceeded(id));
+                }
+                if !stream.is_closing {
+                    self.events.push_back(EdgeEvent::Packet { stream: id, packet, cost });
+                }
+            }
+            Frame::Durable { through, beyond } => self.take_durable(id, through, &beyond)?,
+            Frame::Close { number, ending: Ending::Worker { reason, packet } } if stream.is_open => {
+                follow(&mut stream.received, number, id)?;
+                self.streams.remove(&id);
+                self.events.push_back(EdgeEvent::Closed { stream: id, reason, packet });
+            }
+            Frame::Window { credit_bytes } => {
+                if !stream.credit.add(credit_bytes) {
+                    return Err(LinkError::CreditExceeded(id));
+                }
+                self.enter_turn(id);
+            }
+            _ => return Err(unexpected),
+        }
+        Ok(())
+    }
+
+    fn take_link(&mut self, frame: &Frame) -> Option<()> {
+        match frame {
+            Frame::Hello(_) => self.events.push_back(EdgeEvent::Ready(self.transport.peer.clone()?)),
+            Frame::Drain { within_ms } => {
+                self.is_draining = true;
+                let within = Duration::from_millis(u64::from(*within_ms));
+                self.events.push_back(EdgeEvent::Draining { within });
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn take_durable(&mut self, id: StreamId, through: u64, beyond: &[u64]) -> Result<(), LinkError> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let last = beyond.last().copied().unwrap_or(through);
+        if through < stream.durable || last > stream.sent {
+            return Err(LinkError::ImpossibleDurable(id));
+        }
+        stream.durable = through;
+        stream.kept.durable(through, beyond);
+        if stream.is_closing && stream.kept.is_empty() {
+            self.streams.remove(&id);
+            self.events.push_back(EdgeEvent::Finished { stream: id });
+        } else {
+            self.announce_room(id);
+        }
+        Ok(())
+    }
+
+    /// Asks for a session. With `open.resume` the session is taken as it is, and `replay` comes first; a CONNECT that is
+    /// repeated at another worker may bring a `replay` too, of packets that were never sent.
+    ///
+    /// # Errors
+    /// It cannot be asked for here.
+    pub fn open(&mut self, mut open: Box<Open>, replay: Replay) -> Result<StreamId, Box<NotOpened>> {
+        let peer = self.transport.peer.as_ref().filter(|_| !self.is_draining && !self.transport.is_over);
+        let (Some(peer), Some(next)) = (peer, self.next) else {
+            return Err(Box::new(NotOpened { open, replay }));
+        };
+        let fits = replay.packet_len_max() <= peer.hello.packet_bytes_max as usize
+            && open.is_encodable(&self.transport.settings.limits);
+        if !fits {
+            return Err(Box::new(NotOpened { open, replay }));
+        }
+        if let Some(resume) = &mut open.resume {
+            resume.replays = replay.sent_before;
+        }
+        let id = StreamId(next);
+        self.next = next.checked_add(1);
+        let stream = Stream {
+            credit: Credit::new(peer.hello.window_bytes),
+            grant: Grant::new(self.transport.settings.window_bytes),
+            is_closing: replay.ends_with_close(),
+            kept: Kept::resume(replay),
+            sent: 0,
+            received: 0,
+            durable: 0,
+            is_resume: open.resume.is_some(),
+            is_open: false,
+            is_in_turn: false,
+            wants_room: false,
+        };
+        self.streams.insert(id, stream);
+        self.transport.put(id, &Frame::Open(open));
+        Ok(id)
+    }
+
+    /// Sends a Control Packet of the device, now or when the worker has opened the stream and has room. At QoS 1 and 2, and
+    /// of every other type, it is kept until it is durable. `replay_as` is what a replay sends in its place: a PUBLISH with
+    /// a Topic Alias is kept with its full topic and without the alias.
+    ///
+    /// # Errors
+    /// It was not taken.
+    pub fn send(&mut self, id: StreamId, packet: Bytes, replay_as: Option<Bytes>) -> Result<(), SendError> {
+        let max = self.transport.peer.as_ref().map_or(0, |peer| peer.hello.packet_bytes_max);
+        let settings = &self.transport.settings;
+        let stream = self.streams.get_mut(&id).filter(|stream| !stream.is_closing);
+        let Some(stream) = stream else { return Err(SendError::NoStream) };
+        [Some(&packet), replay_as.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|packet| check(packet, max))?;
+        if stream.kept.is_full(settings.kept_bytes_max, settings.kept_count_max) {
+            stream.wants_room = true;
+            return Err(SendError::Full);
+        }
+        stream.kept.push(Item::Packet { packet, replay_as });
+        self.enter_turn(id);
+        Ok(())
+    }
+
+    /// Sends a renewed passport.
+    ///
+    /// # Errors
+    /// It was not sent: it is longer than both ends allow, or the stream is over.
+    pub fn renew(&mut self, id: StreamId, token: Bytes) -> Result<(), SendError> {
+        let max = self.transport.settings.limits.passport_bytes_max;
+        if !self.streams.contains_key(&id) {
+            return Err(SendError::NoStream);
+        }
+        if token.len() > max as usize {
+            return Err(SendError::TooLarge { max });
+        }
+        self.transport.put(id, &Frame::Passport { token });
+        Ok(())
+    }
+
+    /// The device's connection ended. The stream goes on until that is durable ([`EdgeEvent::Finished`]), through other
+    /// workers if need be; its packets are no longer handed out.
+    pub fn close(&mut self, id: StreamId, cause: CloseCause) {
+        if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closing) {
+            stream.is_closing = true;
+            stream.kept.push(Item::Close(cause));
+            self.events.retain(|event| !matches!(event, EdgeEvent::Packet { stream, .. } if *stream == id));
+            self.enter_turn(id);
+        }
+    }
+
+    /// The device has taken packets that cost so much.
+    pub fn release(&mut self, id: StreamId, cost: u32) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.grant.release(cost)
+        {
+            self.released.push(id);
+        }
+    }
+
+    /// Gives up one stream, to open it elsewhere. Whatever the worker still sends on it, and events of it that were not
+    /// taken, are dropped. `None` when the stream is over; an event says how.
+    pub fn give_up(&mut self, id: StreamId) -> Option<Unfinished> {
+        let stream = self.streams.remove(&id)?;
+        self.transport.put(id, &Frame::Close { number: 0, ending: Ending::Moved });
+        Some(self.unfinished(id, stream))
+    }
+
+    /// Ends the link and gives up all its streams, in the order in which they were opened. Events of streams that were over
+    /// before are still to be had.
+    pub fn abandon(&mut self) -> Vec<Unfinished> {
+        self.transport.is_over = true;
+        self.turn.clear();
+        let mut streams: Vec<_> = self.streams.drain().collect();
+        streams.sort_unstable_by_key(|(id, _)| *id);
+        streams.into_iter().map(|(id, stream)| self.unfinished(id, stream)).collect()
+    }
+
+    /// Asks for a sign of life when it is time.
+    ///
+    /// # Errors
+    /// The worker was silent for too long; the link is over.
+    pub fn tick(&mut self, now: Duration) -> Result<(), LinkError> {
+        self.transport.tick(now)
+    }
+
+    /// When [`EdgeEnd::tick`] has something to do at the earliest.
+    pub fn wake_at(&self) -> Duration {
+        self.transport.wake_at()
+    }
+
+    /// What happened, in order.
+    pub fn poll_event(&mut self) -> Option<EdgeEvent> {
+        self.events.pop_front()
+    }
+
+    /// What is to be written, after adding what windows and bounds allow now. To be called again when some was written.
+    pub fn outgoing(&mut self) -> &mut Outgoing {
+        while !self.transport.is_full()
+            && let Some(id) = self.turn.pop_front()
+        {
+            self.send_one(id);
+        }
+        for id in std::mem::take(&mut self.released) {
+            let due = self.streams.get_mut(&id).and_then(|stream| stream.grant.take_due());
+            if let Some(credit_bytes) = due {
+                self.transport.put(id, &Frame::Window { credit_bytes });
+            }
+        }
+        &mut self.transport.out
+    }
+
+    /// Streams that are open or asked for.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Frames that came for streams that were given up.
+    pub fn dropped_frames(&self) -> u64 {
+        self.dropped
+    }
+
+    fn enter_turn(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.is_in_turn
+            && stream.may_send()
+        {
+            stream.is_in_turn = true;
+            self.turn.push_back(id);
+        }
+    }
+
+    fn send_one(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.is_in_turn = false;
+        if !stream.may_send() {
+            return;
+        }
+        let number = stream.sent + 1;
+        let frame = match stream.kept.next() {
+            Some(Item::Packet { packet, .. }) => {
+                stream.credit.spend(packet_cost(packet.len()));
+                Frame::Packet { number, packet: packet.clone() }
+            }
+            Some(Item::Close(cause)) => Frame::Close { number, ending: Ending::Device(*cause) },
+            None => return,
+        };
+        stream.sent = number;
+        stream.kept.sent(number);
+        self.transport.put(id, &frame);
+        self.enter_turn(id);
+        self.announce_room(id);
+    }
+
+    /// Takes back what the device does not know yet of `stream`, its CONNACK too.
+    fn unfinished(&mut self, id: StreamId, stream: Stream) -> Unfinished {
+        let mut is_open = stream.is_open;
+        self.events.retain(|event| {
+            is_open &= !matches!(event, EdgeEvent::Opened { stream, .. } if *stream == id);
+            event.stream() != Some(id)
+        });
+        let is_open = is_open || stream.is_resume;
+        Unfinished { stream: id, is_open, replay: stream.kept.into_replay(stream.sent) }
+    }
+
+    fn announce_room(&mut self, id: StreamId) {
+        let settings = &self.transport.settings;
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.wants_room
+            && !stream.kept.is_full(settings.kept_bytes_max, settings.kept_count_max)
+        {
+            stream.wants_room = false;
+            self.events.push_back(EdgeEvent::Sendable { stream: id });
+        }
+    }
+}
+
+impl EdgeEvent {
+    /// The stream that it is about.
+    pub fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Ready(_) | Self::Draining { .. } => None,
+            Self::Opened { stream, .. }
+            | Self::Refused { stream, .. }
+            | Self::Packet { stream, .. }
+            | Self::Sendable { stream }
+            | Self::Finished { stream }
+            | Self::Closed { stream, .. } => Some(*stream),
+        }
+    }
+}
+
+/// Counts a numbered frame that came.
+pub(super) fn follow(received: &mut u64, found: u64, stream: StreamId) -> Result<(), LinkError> {
+    let expected = *received + 1;
+    if found != expected {
+        return Err(LinkError::NumberGap { stream, expected, found });
+    }
+    *received = found;
+    Ok(())
+}

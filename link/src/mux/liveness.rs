@@ -1,0 +1,71 @@
+//! Whether the other end is alive, by what was heard of it.
+
+use std::time::Duration;
+
+use super::{DEAD_AFTER, PING_AFTER};
+
+/// What silence asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Fine,
+    /// A PING.
+    Ask,
+    /// The end of the link.
+    Dead,
+}
+
+#[derive(Debug)]
+pub(super) struct Liveness {
+    heard_at: Duration,
+    asked_at: Duration,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Duration) -> Self {
+        Self { heard_at: now, asked_at: now }
+    }
+
+    pub(super) fn heard(&mut self, now: Duration) {
+        self.heard_at = self.heard_at.max(now);
+    }
+
+    pub(super) fn tick(&mut self, now: Duration) -> Verdict {
+        if now >= self.heard_at + DEAD_AFTER {
+            return Verdict::Dead;
+        }
+        if now < self.heard_at.max(self.asked_at) + PING_AFTER {
+            return Verdict::Fine;
+        }
+        self.asked_at = now;
+        Verdict::Ask
+    }
+
+    /// When [`Liveness::tick`] has something to do at the earliest.
+    pub(super) fn wake_at(&self) -> Duration {
+        (self.heard_at.max(self.asked_at) + PING_AFTER).min(self.heard_at + DEAD_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_asks_every_half_second_and_ends_after_two() {
+        let ms = Duration::from_millis;
+        let mut liveness = Liveness::new(ms(100));
+        assert_eq!(liveness.tick(ms(599)), Verdict::Fine);
+        for at in [600, 1100, 1600] {
+            assert_eq!(liveness.wake_at(), ms(at));
+            assert_eq!(liveness.tick(ms(at)), Verdict::Ask);
+            assert_eq!(liveness.tick(ms(at)), Verdict::Fine);
+        }
+        assert_eq!(liveness.wake_at(), ms(2100));
+        assert_eq!(liveness.tick(ms(2099)), Verdict::Fine);
+        assert_eq!(liveness.tick(ms(2100)), Verdict::Dead);
+        liveness.heard(ms(2050));
+        assert_eq!(liveness.tick(ms(2549)), Verdict::Fine);
+        assert_eq!(liveness.tick(ms(2550)), Verdict::Ask);
+    }
+}

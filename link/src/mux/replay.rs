@@ -1,0 +1,150 @@
+//! What the edge keeps of a stream until it is durable, in order: it outlives the link.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::is_qos0;
+use crate::CloseCause;
+
+/// What goes to the worker with a number.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    /// A Control Packet.
+    Packet {
+        /// As the device sent it.
+        packet: Bytes,
+        /// What a replay sends in its place.
+        replay_as: Option<Bytes>,
+    },
+    /// The end of the device's connection.
+    Close(CloseCause),
+}
+
+impl Item {
+    pub(super) fn is_kept(&self) -> bool {
+        match self {
+            Self::Packet { packet, .. } => !is_qos0(packet),
+            Self::Close(_) => true,
+        }
+    }
+
+    /// Bytes of memory that it counts for.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Packet { packet, replay_as } => packet.len() + replay_as.as_ref().map_or(0, Bytes::len),
+            Self::Close(_) => 0,
+        }
+    }
+
+    fn for_replay(self) -> Self {
+        match self {
+            Self::Packet { packet, replay_as } => {
+                Self::Packet { packet: replay_as.unwrap_or(packet), replay_as: None }
+            }
+            close @ Self::Close(_) => close,
+        }
+    }
+}
+
+/// What a resumed stream begins with: everything that was sent and not reported durable, then what was never sent. A new
+/// connection has an empty one.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    pub(super) items: VecDeque<Item>,
+    /// So many of the first were sent before.
+    pub(super) sent_before: u32,
+}
+
+impl Replay {
+    /// Packets, the device's close among them.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing is to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether the device's connection has ended, so that the session is resumed only to learn that.
+    pub fn ends_with_close(&self) -> bool {
+        matches!(self.items.back(), Some(Item::Close(_)))
+    }
+
+    /// Bytes of the largest packet.
+    pub(super) fn packet_len_max(&self) -> usize {
+        self.items.iter().map(Item::len).max().unwrap_or(0)
+    }
+}
+
+/// The two queues of a stream: sent and not durable, and not sent.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    sent: VecDeque<(u64, Item)>,
+    unsent: VecDeque<Item>,
+    bytes: usize,
+    /// So many of what is ahead in the queues an earlier link has sent.
+    sent_before: u32,
+}
+
+impl Kept {
+    pub(super) fn resume(replay: Replay) -> Self {
+        let bytes = replay.items.iter().map(Item::len).sum();
+        Self { sent: VecDeque::new(), unsent: replay.items, bytes, sent_before: replay.sent_before }
+    }
+
+    pub(super) fn push(&mut self, item: Item) {
+        self.bytes += item.len();
+        self.unsent.push_back(item);
+    }
+
+    pub(super) fn next(&self) -> Option<&Item> {
+        self.unsent.front()
+    }
+
+    /// The first unsent item has been sent as `number`.
+    pub(super) fn sent(&mut self, number: u64) {
+        let Some(item) = self.unsent.pop_front() else { return };
+        if item.is_kept() {
+            self.sent.push_back((number, item));
+        } else {
+            self.bytes -= item.len();
+        }
+    }
+
+    /// Everything through `through`, and the numbers of `beyond`, need no replay. A close stays as long as anything before
+    /// it does: a replay without it would leave the next worker with a device that is gone.
+    pub(super) fn durable(&mut self, through: u64, beyond: &[u64]) {
+        while let Some((_, item)) = self.sent.pop_front_if(|(number, _)| *number <= through) {
+            self.bytes -= item.len();
+        }
+        for number in beyond {
+            if let Ok(at) = self.sent.binary_search_by_key(number, |(number, _)| *number)
+                && !matches!(self.sent[at].1, Item::Close(_))
+                && let Some((_, item)) = self.sent.remove(at)
+            {
+                self.bytes -= item.len();
+            }
+        }
+    }
+
+    pub(super) fn is_full(&self, bytes_max: usize, count_max: usize) -> bool {
+        self.bytes >= bytes_max || self.sent.len() + self.unsent.len() >= count_max
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent.is_empty() && self.unsent.is_empty()
+    }
+
+    /// For another link. `sent_last` is the number of the last item that was sent on this one.
+    pub(super) fn into_replay(self, sent_last: u64) -> Replay {
+        let unsent_before = u64::from(self.sent_before).saturating_sub(sent_last);
+        let sent_before = self.sent.len() as u64 + unsent_before;
+        let sent = self.sent.into_iter().map(|(_, item)| item);
+        Replay {
+            items: sent.chain(self.unsent).map(Item::for_replay).collect(),
+            sent_before: u32::try_from(sent_before).unwrap_or(u32::MAX),
+        }
+    }
+}

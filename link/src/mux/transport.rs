@@ -1,0 +1,121 @@
+//! What both ends have in common: HELLO, signs of life, frames out of bytes, and what waits to be written.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::liveness::{Liveness, Verdict};
+use super::{LinkError, OUTGOING_BYTES_MAX, Peer, Settings};
+use crate::Outgoing;
+use crate::wire::{self, Decoded, FEATURES, Frame, Hello, StreamId};
+
+#[derive(Debug)]
+pub(super) struct Transport {
+    pub(super) settings: Settings,
+    pub(super) out: Outgoing,
+    /// `None` until HELLO came.
+    pub(super) peer: Option<Peer>,
+    pub(super) is_over: bool,
+    liveness: Liveness,
+    pings: u64,
+    /// Bytes that the last call of `take` left with the caller.
+    left_over: usize,
+}
+
+impl Transport {
+    pub(super) fn new(settings: Settings, now: Duration) -> Self {
+        let hello = Frame::Hello(Hello {
+            versions: settings.versions,
+            features: FEATURES,
+            id: settings.id.clone(),
+            window_bytes: settings.window_bytes,
+            packet_bytes_max: settings.limits.packet_bytes_max,
+        });
+        let mut out = Outgoing::new();
+        hello.encode_shared(StreamId::LINK, &mut out);
+        Self {
+            settings,
+            out,
+            peer: None,
+            is_over: false,
+            liveness: Liveness::new(now),
+            pings: 0,
+            left_over: 0,
+        }
+    }
+
+    pub(super) fn put(&mut self, stream: StreamId, frame: &Frame) {
+        if !self.is_over {
+            frame.encode_shared(stream, &mut self.out);
+        }
+    }
+
+    /// Whether no PACKET may be added.
+    pub(super) fn is_full(&self) -> bool {
+        self.out.len() >= OUTGOING_BYTES_MAX
+    }
+
+    /// To be called when bytes may have been added to `bytes`.
+    pub(super) fn heard(&mut self, now: Duration, bytes: &BytesMut) -> Result<(), LinkError> {
+        if self.is_over {
+            return Err(LinkError::Over);
+        }
+        if bytes.len() > self.left_over {
+            self.liveness.heard(now);
+        }
+        Ok(())
+    }
+
+    /// The next frame that is not answered here; `None` when more bytes are needed.
+    pub(super) fn take(&mut self, bytes: &mut BytesMut) -> Result<Option<(StreamId, Frame)>, LinkError> {
+        loop {
+            let decoded = wire::decode(bytes, &self.settings.limits).map_err(LinkError::Wire)?;
+            let Some(decoded) = decoded else {
+                self.left_over = bytes.len();
+                return Ok(None);
+            };
+            match decoded {
+                Decoded::Skipped { .. } if self.peer.is_some() => {}
+                Decoded::Skipped { kind } => return Err(LinkError::Wire(wire::WireError::UnknownKind(kind))),
+                Decoded::Frame(stream, Frame::Hello(hello)) if self.peer.is_none() => {
+                    self.peer = Some(self.greet(&hello)?);
+                    return Ok(Some((stream, Frame::Hello(hello))));
+                }
+                Decoded::Frame(stream, frame) if self.peer.is_none() => {
+                    return Err(LinkError::Unexpected { kind: frame.kind(), stream });
+                }
+                Decoded::Frame(stream, Frame::Ping { token }) => self.put(stream, &Frame::Pong { token }),
+                Decoded::Frame(_, Frame::Pong { .. }) => {}
+                Decoded::Frame(stream, frame) => return Ok(Some((stream, frame))),
+            }
+        }
+    }
+
+    fn greet(&self, hello: &Hello) -> Result<Peer, LinkError> {
+        let (ours, theirs) = (self.settings.versions, hello.versions);
+        let version = ours.agree(theirs).ok_or(LinkError::NoCommonVersion { ours, theirs })?;
+        Ok(Peer { hello: hello.clone(), version, features: hello.features & FEATURES })
+    }
+
+    pub(super) fn tick(&mut self, now: Duration) -> Result<(), LinkError> {
+        if self.is_over {
+            return Err(LinkError::Over);
+        }
+        match self.liveness.tick(now) {
+            Verdict::Fine => {}
+            Verdict::Ask => {
+                self.pings += 1;
+                self.put(StreamId::LINK, &Frame::Ping { token: self.pings });
+            }
+            Verdict::Dead => {
+                self.is_over = true;
+                return Err(LinkError::Silent);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn wake_at(&self) -> Duration {
+        self.liveness.wake_at()
+    }
+}

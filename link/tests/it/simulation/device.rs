@@ -1,0 +1,142 @@
+//! What the edge, the workers and the store of the simulation know of one device, and what has to come next.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use link::mux::Replay;
+use link::wire::StreamId;
+
+use crate::frame::packet;
+
+/// The link's place and generation, and the stream.
+pub(super) type Place = (usize, StreamId);
+
+/// The message that stands for the device's close.
+pub(super) const CLOSE: u32 = u32::MAX;
+
+/// A packet from the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) number: u32,
+    pub(super) is_qos0: bool,
+    /// Whether a replay sends another form.
+    pub(super) has_alias: bool,
+}
+
+impl Message {
+    pub(super) fn bytes(self, padding: usize, is_replay: bool) -> Bytes {
+        let first_byte = if self.is_qos0 { 0x30 } else { [0x32, 0x34, 0x82, 0x40][self.number as usize % 4] };
+        let mut body = self.number.to_be_bytes().to_vec();
+        body.push(u8::from(is_replay));
+        body.resize(5 + padding, 0);
+        packet(first_byte, &body)
+    }
+
+    /// Number and form of a packet made by [`Message::bytes`].
+    pub(super) fn read(bytes: &[u8]) -> (u32, bool) {
+        let body = mqtt::frame::split(bytes, 100_000).unwrap().unwrap().body();
+        (u32::from_be_bytes(body[..4].try_into().unwrap()), body[4] == 1)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Device {
+    pub(super) place: Option<Place>,
+    /// When it is nowhere: what the next stream begins with.
+    pub(super) replay: Option<Replay>,
+    pub(super) has_connack: bool,
+    pub(super) is_blocked: bool,
+    pub(super) is_closing: bool,
+    pub(super) is_over: bool,
+    /// What the edge took and has to bring, oldest first: of QoS 0 what no worker got, otherwise what is not durable.
+    accepted: Vec<Message>,
+    qos0: BTreeSet<u32>,
+    /// What a DURABLE that reached the edge covered.
+    pub(super) durable: BTreeSet<u32>,
+    /// What the store has.
+    pub(super) stored: BTreeSet<u32>,
+    /// What went into a pipe.
+    written: BTreeSet<u32>,
+    /// What the present stream has to bring, with whether in the form of a replay.
+    expected: VecDeque<(Message, bool)>,
+    /// Of the present stream by their numbers.
+    numbered: Vec<u32>,
+    /// Packets from the worker that it has not read.
+    pub(super) unread: VecDeque<u32>,
+    pub(super) last_from_worker: u32,
+}
+
+impl Device {
+    pub(super) fn accept(&mut self, message: Message) {
+        self.accepted.push(message);
+        if message.is_qos0 {
+            self.qos0.insert(message.number);
+        }
+        self.expected.push_back((message, false));
+    }
+
+    /// What the edge has to keep.
+    pub(super) fn undurable(&self) -> impl Iterator<Item = &Message> {
+        self.accepted.iter().filter(|message| !message.is_qos0)
+    }
+
+    /// A new stream begins. Of QoS 0 only what no worker got may come, and need not.
+    pub(super) fn begin_stream(&mut self, place: Place) {
+        self.place = Some(place);
+        self.is_blocked = false;
+        self.last_from_worker = 0;
+        self.unread.clear();
+        self.numbered.clear();
+        self.expected = self.accepted.iter().map(|m| (*m, m.has_alias)).collect();
+    }
+
+    /// How many replays a worker may be told of: at least what was in a pipe.
+    pub(super) fn check_replays(&self, replays: u32) {
+        let written = self.undurable().filter(|message| self.written.contains(&message.number)).count();
+        assert!(replays as usize >= written, "{replays} replays announced, {written} were sent before");
+        assert!(replays as usize <= self.undurable().count());
+    }
+
+    /// A packet went into a pipe; answers whether for the first time.
+    pub(super) fn write(&mut self, number: u32) -> bool {
+        self.numbered.push(number);
+        let is_first = self.written.insert(number);
+        let is_qos0 = self.qos0.contains(&number);
+        assert!(is_first || !is_qos0, "QoS 0 message {number} is sent again");
+        is_first
+    }
+
+    /// The edge learns that frames of its present stream are durable. The close counts only with all before it.
+    pub(super) fn learn_durable(&mut self, through: u64, beyond: &[u64]) {
+        let at = |number: u64| usize::try_from(number).unwrap();
+        let told = self.numbered[..at(through)]
+            .iter()
+            .chain(beyond.iter().map(|n| &self.numbered[at(*n) - 1]).filter(|n| **n != CLOSE));
+        self.durable.extend(told);
+        let (durable, rest): (Vec<Message>, Vec<Message>) =
+            self.accepted.iter().partition(|message| self.durable.contains(&message.number));
+        let is_stored = |message: &Message| message.is_qos0 || self.stored.contains(&message.number);
+        assert!(durable.iter().all(is_stored), "durable before it is stored");
+        self.accepted = rest;
+    }
+
+    /// The edge is done with it.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
+        self.is_blocked = false;
+        self.place = None;
+    }
+
+    /// A worker got a packet: the one that had to come.
+    pub(super) fn receive(&mut self, number: u32, is_replay: bool) {
+        loop {
+            let (next, expects_replay) = self.expected.pop_front().expect("something was to come");
+            if next.number == number {
+                assert_eq!(is_replay, expects_replay, "message {number} comes in the wrong form");
+                break;
+            }
+            assert!(next.is_qos0, "message {number} came in place of {}", next.number);
+        }
+        self.accepted.retain(|message| !message.is_qos0 || message.number != number);
+    }
+}
