@@ -119,12 +119,13 @@ impl RetainedReader {
             if let Some(message) = self.page.pop_front() {
                 return More::Message(delivery(message, &reading.options));
             }
+            // Before the look at the cursor, which is with the store meanwhile.
+            if self.page_asked != PageAsked::No {
+                return More::Later;
+            }
             if reading.begun && reading.cursor.is_none() {
                 self.waiting.pop_front();
                 continue;
-            }
-            if self.page_asked != PageAsked::No {
-                return More::Later;
             }
             if !std::mem::replace(&mut reading.begun, true) && reading.filter.starts_with("$SYS") {
                 self.page.extend(hub.sys_matching(&reading.filter));
