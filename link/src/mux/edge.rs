@@ -385,7 +385,7 @@ impl EdgeEnd {
         self.transport.wake_at()
     }
 
-    /// What happened, in order.
+    /// What happened, in order. To be called after writing too.
     pub fn poll_event(&mut self) -> Option<EdgeEvent> {
         self.events.pop_front()
     }

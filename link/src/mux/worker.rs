@@ -346,8 +346,12 @@ impl WorkerEnd {
         self.transport.wake_at()
     }
 
-    /// What happened, in order.
+    /// What happened, in order. To be called after writing too.
     pub fn poll_event(&mut self) -> Option<WorkerEvent> {
+        if self.wants_room && !self.transport.is_full() {
+            self.wants_room = false;
+            return Some(WorkerEvent::LinkSendable);
+        }
         self.events.pop_front()
     }
 
@@ -361,10 +365,6 @@ impl WorkerEnd {
             if let Some(credit_bytes) = due {
                 self.transport.put(id, &Frame::Window { credit_bytes });
             }
-        }
-        if self.wants_room && !self.transport.is_full() {
-            self.wants_room = false;
-            self.events.push_back(WorkerEvent::LinkSendable);
         }
         &mut self.transport.out
     }
