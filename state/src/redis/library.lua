@@ -288,18 +288,19 @@ function ops.unsubscribe(k, a)
   return { gone, flags }
 end
 
--- keys: s e (only with an identity), then m q of each target. args: identity, size, body, then incarnation and head of
--- the record of each target.
+-- keys: s e (only with an identity), then m q of each target. args: identity, size, body, then for each target its
+-- incarnation, how many of the same session come before it, and the head of the record.
 function ops.publish(k, a)
   local identity, size, body = a[1], tonumber(a[2]), a[3]
   local at, answers, remembered = 1, {}, false
   if identity ~= '' then at = 3 end
-  for arg = 4, #a, 2 do
+  for arg = 4, #a, 3 do
     local m, q, incarnation = k[at], k[at + 1], a[arg]
+    local name = identity .. incarnation .. ':' .. a[arg + 1]
     at = at + 2
     local s = rcall('HMGET', m, 'i', 't', 'l', 'b', 'M', 'B')
     local known = false
-    if identity ~= '' then known = rcall('HGET', k[1], identity .. incarnation) end
+    if identity ~= '' then known = rcall('HGET', k[1], name) end
     local answer
     if known then
       answer = { tonumber(known), 0 }
@@ -310,12 +311,12 @@ function ops.publish(k, a)
     else
       local number = tonumber(s[2])
       if number == 1 then rcall('HSET', q, '', '') end
-      rcall('HSET', q, number, a[arg + 1] .. body)
+      rcall('HSET', q, number, a[arg + 2] .. body)
       rcall('HSET', m, 't', number + 1, 'l', tonumber(s[3]) + 1, 'b', tonumber(s[4]) + size)
       if identity ~= '' then
         local now = time_ms()
-        rcall('HSET', k[1], identity .. incarnation, number)
-        rcall('ZADD', k[2], now, identity .. incarnation)
+        rcall('HSET', k[1], name, number)
+        rcall('ZADD', k[2], now, name)
         remembered = now
       end
       answer = { number, 1 }

@@ -2,7 +2,7 @@
 //! its publisher's bucket first, with an identity that the receiving buckets remember too, so that when it comes again
 //! after a crash in between, what is missing is added and nothing twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -218,6 +218,7 @@ impl Engine {
 
     /// Operations for all targets, by bucket; targets of a bucket that get the same message share the body.
     fn parts(&self, targets: &[Target], identity: Option<Identity>) -> Vec<Part> {
+        let copies = if identity.is_some() { number_copies(targets) } else { Vec::new() };
         let mut by_bucket: BTreeMap<Bucket, Vec<usize>> = BTreeMap::new();
         for (at, target) in targets.iter().enumerate() {
             by_bucket.entry(Bucket::of_client(&target.session.client_id)).or_default().push(at);
@@ -230,7 +231,7 @@ impl Engine {
                     let some: Vec<(usize, &Target)> =
                         some.iter().filter_map(|at| Some((*at, targets.get(*at)?))).collect();
                     if let Some((_, first)) = some.first() {
-                        parts.push(self.part(bucket, &first.delivery.message, &some, identity));
+                        parts.push(self.part(bucket, &first.delivery.message, &some, identity, &copies));
                     }
                 }
             }
@@ -244,6 +245,7 @@ impl Engine {
         message: &Message,
         targets: &[(usize, &Target)],
         identity: Option<Identity>,
+        copies: &[u64],
     ) -> Part {
         let mut keys = Vec::with_capacity(2 * targets.len() + 2);
         if identity.is_some() {
@@ -257,8 +259,9 @@ impl Engine {
             .arg(identity.as_ref().map_or(&[][..], |identity| identity))
             .arg(message.size() as u64)
             .arg(codec::body(message));
-        for (_, target) in targets {
-            op = op.arg(target.session.incarnation).arg(codec::record_head(&target.delivery));
+        for (at, target) in targets {
+            let copy = copies.get(*at).copied().unwrap_or(0);
+            op = op.arg(target.session.incarnation).arg(copy).arg(codec::record_head(&target.delivery));
         }
         Part {
             bucket,
@@ -267,6 +270,19 @@ impl Engine {
             size: i64::try_from(message.size()).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// For each target, how many of the same session come before it: overlapping subscriptions may give one session several
+/// copies, which are not repeats of each other.
+fn number_copies(targets: &[Target]) -> Vec<u64> {
+    let mut next: HashMap<u64, u64> = HashMap::with_capacity(targets.len());
+    let mut number = |target: &Target| {
+        let count = next.entry(target.session.incarnation).or_default();
+        let copy = *count;
+        *count += 1;
+        copy
+    };
+    targets.iter().map(&mut number).collect()
 }
 
 fn with_state(state: u8, identity: &Identity) -> Vec<u8> {

@@ -234,6 +234,23 @@ fn a_message_that_was_routed_in_part_is_routed_to_the_rest_once() {
 }
 
 #[test]
+fn copies_of_a_qos_2_message_for_one_session_are_no_repeats() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let (publisher, owner) = (calls.own(claim("p")).fence, calls.own(claim("s")).fence);
+    let mut publish = Publish {
+        origin: Some(Origin { fence: publisher, packet_id: packet_id(1) }),
+        ..publish_to(&[&owner.session, &owner.session], &message("t", "1"))
+    };
+    // The third is in another operation, since its message is another one.
+    publish.targets.extend(publish_to(&[&owner.session], &message("t", "2")).targets);
+    assert_eq!(calls.publish(publish).targets, [1, 2, 3].map(|n| Enqueued::At(Number(n))));
+    assert_eq!(calls.queue(&owner).len(), 3);
+}
+
+#[test]
 fn two_workers_fence_each_other() {
     let cluster = fragile_cluster();
     let one = InRedis::open(config_for(urls(&cluster)));
