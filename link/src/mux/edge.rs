@@ -273,6 +273,7 @@ impl EdgeEnd {
         }
         if let Some(resume) = &mut open.resume {
             resume.replays = replay.sent_before;
+            resume.backlog = u32::try_from(replay.len()).unwrap_or(u32::MAX);
         }
         let id = StreamId(next);
         self.next = next.checked_add(1);

@@ -7,6 +7,7 @@
 mod credit;
 mod done;
 mod edge;
+mod flows;
 mod liveness;
 mod replay;
 mod transport;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use credit::packet_cost;
 pub use edge::{EdgeEnd, EdgeEvent, NotOpened, Unfinished};
+pub use flows::OpenFlows;
 pub use replay::Replay;
 pub use worker::{WorkerEnd, WorkerEvent};
 

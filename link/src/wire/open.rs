@@ -86,6 +86,9 @@ pub struct Resume {
     /// Frames 1 to this of the new stream went to an earlier worker too and may have had their effect. Set by
     /// [`crate::mux::EdgeEnd::open`].
     pub replays: u32,
+    /// Frames 1 to this of the new stream came from the device before the resume, the replays first. Nothing is sent to the
+    /// device until they are taken: acknowledgements of what looks unacknowledged may be among them. Set as `replays` is.
+    pub backlog: u32,
     /// Flows to the device that are open. They count against its Receive Maximum, and their identifiers are taken.
     pub flows: Vec<Flow>,
     /// QoS 2 flows from the device that are open: its PUBLISH came, PUBCOMP has not gone.
@@ -168,12 +171,21 @@ impl Authentication {
 impl Resume {
     fn encoded_len(&self) -> usize {
         let aliases: usize = self.topic_aliases.iter().map(|alias| 2 + alias.topic.encoded_len()).sum();
-        4 + self.connack.len() + 4 + 2 + 3 * self.flows.len() + 2 + 2 * self.inbound_qos2.len() + 2 + aliases
+        4 + self.connack.len()
+            + 4
+            + 4
+            + 2
+            + 3 * self.flows.len()
+            + 2
+            + 2 * self.inbound_qos2.len()
+            + 2
+            + aliases
     }
 
     fn encode(&self, out: &mut BytesMut) {
         put_bytes(&self.connack, out);
         out.put_u32(self.replays);
+        out.put_u32(self.backlog);
         put_list(&self.flows, out, |flow, out| {
             out.put_u16(flow.packet_id.as_u16());
             out.put_u8(flow.state as u8);
@@ -188,6 +200,10 @@ impl Resume {
     fn decode(body: &mut Reader) -> Result<Self, WireError> {
         let connack = one_packet(body.bytes("CONNACK")?, "CONNACK")?;
         let replays = body.u32("replays")?;
+        let backlog = body.u32("backlog")?;
+        if replays > backlog {
+            return Err(WireError::Value("replays"));
+        }
         let flows = body.list("flows", 3, |body| {
             let packet_id = packet_id(body)?;
             let state = FlowState::from_u8(body.u8("state of a flow")?);
@@ -201,7 +217,7 @@ impl Resume {
             }
             Ok(TopicAlias { alias, topic: body.text("topic of an alias")? })
         })?;
-        Ok(Self { connack, replays, flows, inbound_qos2, topic_aliases })
+        Ok(Self { connack, replays, backlog, flows, inbound_qos2, topic_aliases })
     }
 }
 

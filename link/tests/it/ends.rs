@@ -36,7 +36,14 @@ fn open() -> Box<Open> {
 
 fn resume() -> Box<Open> {
     let connack = packet(0x20, &[0, 0]);
-    let resume = Resume { connack, replays: 0, flows: vec![], inbound_qos2: vec![], topic_aliases: vec![] };
+    let resume = Resume {
+        connack,
+        replays: 0,
+        backlog: 0,
+        flows: vec![],
+        inbound_qos2: vec![],
+        topic_aliases: vec![],
+    };
     Box::new(Open { resume: Some(resume), ..*open() })
 }
 
@@ -210,6 +217,7 @@ fn the_next_worker_gets_what_was_not_durable_and_knows_it() {
     pair.exchange();
     pair.worker.durable(stream, 2);
     pair.exchange();
+    pair.edge.send(stream, packet(0x40, &[0, 9]), None).unwrap();
     let unfinished = pair.edge.abandon().pop().unwrap();
     assert!(unfinished.is_open);
     assert_eq!(pair.edge.send(stream, publish(b"d"), None), Err(SendError::NoStream));
@@ -219,10 +227,12 @@ fn the_next_worker_gets_what_was_not_durable_and_knows_it() {
     next.edge.send(stream, publish(b"new"), None).unwrap();
     let (_, worker) = next.exchange();
     let [WorkerEvent::Open { open, .. }] = &worker[..] else { panic!("{worker:?}") };
-    assert_eq!(open.resume.as_ref().unwrap().replays, 3);
+    let resume = open.resume.as_ref().unwrap();
+    assert_eq!((resume.replays, resume.backlog), (3, 4));
     next.worker.accept(stream, Bytes::new()).unwrap();
     let (_, worker) = next.exchange();
-    assert_eq!(packets(&worker), [publish(b"a"), publish(b"c"), publish(b"in full"), publish(b"new")]);
+    let replay = [publish(b"a"), publish(b"c"), publish(b"in full")];
+    assert_eq!(packets(&worker), [&replay[..], &[packet(0x40, &[0, 9]), publish(b"new")]].concat());
 }
 
 #[test]

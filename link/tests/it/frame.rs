@@ -71,10 +71,11 @@ fn resume() -> impl Strategy<Value = Resume> {
     let flow = (packet_id(), select(FlowState::ALL.to_vec()))
         .prop_map(|(packet_id, state)| Flow { packet_id, state });
     let alias = (1_u16.., text()).prop_map(|(alias, topic)| TopicAlias { alias, topic });
-    (any_packet(), any::<u32>(), vec(flow, 0..20), vec(packet_id(), 0..20), vec(alias, 0..5)).prop_map(
-        |(connack, replays, flows, inbound_qos2, topic_aliases)| Resume {
+    (any_packet(), any::<(u32, u32)>(), vec(flow, 0..20), vec(packet_id(), 0..20), vec(alias, 0..5)).prop_map(
+        |(connack, (a, b), flows, inbound_qos2, topic_aliases)| Resume {
             connack,
-            replays,
+            replays: a.min(b),
+            backlog: a.max(b),
             flows,
             inbound_qos2,
             topic_aliases,

@@ -91,10 +91,10 @@ impl Device {
     }
 
     /// How many replays a worker may be told of: at least what was in a pipe.
-    pub(super) fn check_replays(&self, replays: u32) {
+    pub(super) fn check_replays(&self, replays: u32, backlog: u32) {
         let written = self.undurable().filter(|message| self.written.contains(&message.number)).count();
         assert!(replays as usize >= written, "{replays} replays announced, {written} were sent before");
-        assert!(replays as usize <= self.undurable().count());
+        assert!(replays <= backlog && backlog as usize <= self.accepted.len());
     }
 
     /// A packet went into a pipe; answers whether for the first time.

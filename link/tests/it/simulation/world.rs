@@ -143,6 +143,7 @@ impl World {
         let resume = known.has_connack.then(|| Resume {
             connack,
             replays: 0,
+            backlog: 0,
             flows: Vec::new(),
             inbound_qos2: Vec::new(),
             topic_aliases: Vec::new(),
@@ -262,7 +263,7 @@ impl World {
                 let device = usize::try_from(open.connection_id.0).unwrap();
                 if let (Some(resume), true) = (&open.resume, self.devices[device].place == Some((at, stream)))
                 {
-                    self.devices[device].check_replays(resume.replays);
+                    self.devices[device].check_replays(resume.replays, resume.backlog);
                 }
                 let is_resume = open.resume.is_some();
                 let served = Served {
