@@ -1,4 +1,5 @@
 //! Which keyspace holds what, and under which keys. Numbers in keys are big-endian, so that they sort.
+//! Nothing in `queue` and `marks` is ever deleted one by one: compaction leaves out what is dead (see `garbage`).
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
@@ -9,8 +10,6 @@
 //! | `marks` | session, last number, unique | later states of records; dead like them |
 //! | `bodies` | body | a message |
 //! | `retained` | Topic Name | a message |
-//!
-//! Nothing in `queue` and `marks` is ever deleted one by one: compaction leaves out what is dead (see `garbage`).
 
 use crate::tables::SessionKey;
 
