@@ -1,5 +1,5 @@
 //! Gives disk space back when most of it is dead: ordinary compaction only looks at levels that overflow, and a queue that
-//! was drained overflows nothing.
+//! was drained overflows nothing. The database deletes the files that this replaces when it next makes a table.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};

@@ -229,29 +229,33 @@ fn a_drained_backlog_leaves_the_disk() {
     let owned = Calls(store).own(claim("a"));
     let payload = "x".repeat(1000);
     let mut next = 1;
-    for _ in 0..60 {
-        let answers: Vec<_> = (0..1000)
+    let mut pass_through = |count: u64| {
+        let answers: Vec<_> = (0..count)
             .map(|_| {
                 let message = message("t", &payload);
                 begin(|done| store.publish(publish_to(&[&owned.fence.session], &message), done))
             })
             .collect();
         answers.iter().for_each(|answer| drop(take(answer).expect("published")));
-        let answers: Vec<_> = (0..1000)
+        let answers: Vec<_> = (0..count)
             .map(|n| begin(|done| store.acknowledge(&owned.fence, Number(next + n), done)))
             .collect();
         answers.iter().for_each(|answer| take(answer).expect("acknowledged"));
-        next += 1000;
+        next += count;
+    };
+    for _ in 0..60 {
+        pass_through(1000);
     }
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {
         let tables = disk_bytes(&embedded.config.dir.join("db").join("keyspaces"));
         if tables < 20_000_000 {
             return;
         }
         assert!(std::time::Instant::now() < deadline, "{tables} bytes of tables for an empty queue");
-        // Sweeping is the writer's, which looks around between batches.
-        Calls(store).subscribe(&owned.fence, &[]).expect("a batch");
+        // Sweeping is the writer's, which looks around between batches; the database deletes the files of tables that a
+        // compaction has replaced when it next makes a table, so a little goes on passing through.
+        pass_through(100);
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
