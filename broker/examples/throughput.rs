@@ -43,6 +43,7 @@ fn connect(broker: &Broker, id: u128) -> (WorkerStream, Outgoing) {
         assigned_client_id: None,
         server_keep_alive_s: None,
         authentication: None,
+        resume: None,
     });
     let mut out = Outgoing::new();
     recv(&mut stream, &mut out);

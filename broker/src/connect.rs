@@ -174,6 +174,8 @@ impl Hub {
             },
             protocol: wanted.version,
             receive_maximum: wanted.receive_maximum,
+            memory_queue: false,
+            resume: false,
             now,
         };
         self.store.claim(
@@ -204,7 +206,7 @@ impl Hub {
             self.sessions.remove(&granted.handle);
             return;
         };
-        let release = Release { expiry_s, keep_will: true, sent: owned.sent, now: self.now() };
+        let release = Release { expiry_s, keep_will: true, sent: owned.sent, grace_ms: 0, now: self.now() };
         self.release(owned.fence.clone(), release, None);
     }
 

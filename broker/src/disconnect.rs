@@ -40,8 +40,13 @@ impl Hub {
         // A newer connection may have the session by now, and then its claim has decided about the Will: so the store is
         // asked first, and what follows is done when it has let the session go.
         let will = will.filter(|_| closing.will == WillFate::Publish);
-        let release =
-            Release { expiry_s: closing.expiry_s, keep_will: will.is_some(), sent, now: self.now() };
+        let release = Release {
+            expiry_s: closing.expiry_s,
+            keep_will: will.is_some(),
+            sent,
+            grace_ms: 0,
+            now: self.now(),
+        };
         self.release(fence, release, will);
     }
 

@@ -231,6 +231,8 @@ impl Hub {
                 Enqueued::At(number) => {
                     session.deliver_stored(*number, delivery, self.config.queue_bytes_max);
                 }
+                // A store of one worker's own says this of nobody.
+                Enqueued::Elsewhere(..) => {}
                 Enqueued::Full => self.metrics.drop_message(DropReason::QueueFull, delivery.qos),
                 Enqueued::Gone => {
                     if let Some(mut share) = share {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use mqtt::ReasonCode;
 
+use crate::wire::Resume;
 use crate::{Outgoing, Passport};
 
 /// What the edge calls one connection of one device; random, unique for ever.
@@ -42,6 +43,8 @@ pub struct Open {
     pub server_keep_alive_s: Option<u16>,
     /// The outcome of enhanced authentication, for CONNACK.
     pub authentication: Option<AuthenticationOutcome>,
+    /// Set when the connection was at another worker before: its session is taken as it is, and nothing is answered.
+    pub resume: Option<Box<Resume>>,
 }
 
 /// Without the CONNECT packet, which may hold a password.

@@ -113,6 +113,8 @@ fn claim(client_id: &str) -> Claim {
         limits: QueueLimits { messages_max: u64::MAX, bytes_max: u64::MAX },
         protocol: ProtocolVersion::V5,
         receive_maximum: 1000,
+        memory_queue: false,
+        resume: false,
         now: 1,
     }
 }
@@ -275,7 +277,8 @@ fn bench_open(dir: &Path, sessions: u64, messages: u64) {
         }
     });
     for owner in &owned {
-        let release = Release { expiry_s: EXPIRY_NEVER, keep_will: false, sent: Number(0), now: 1 };
+        let release =
+            Release { expiry_s: EXPIRY_NEVER, keep_will: false, sent: Number(0), grace_ms: 0, now: 1 };
         store.release(&owner.fence, release, Answers::default().count());
     }
     call(|done| store.close(done));

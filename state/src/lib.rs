@@ -2,6 +2,7 @@
 //! a key-value store; matching and routing are the broker's.
 
 mod answer;
+mod cluster;
 mod embedded;
 mod error;
 mod memory;
@@ -10,6 +11,10 @@ mod redis;
 mod store;
 mod tables;
 
+pub use cluster::{
+    Cluster, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position, RouteChange,
+    WorkerId,
+};
 pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;
 pub use memory::MemoryStore;
@@ -17,6 +22,7 @@ pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
 pub use redis::{ConnectError, RedisConfig, RedisStore, Secret};
 pub use store::{
     Claim, Claimed, ConnectionId, Cursor, Discarded, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Number,
-    Origin, Owned, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release, RetainedPage,
-    RoutePage, Store, StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
+    Origin, Owned, Previous, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release,
+    ResumeRefusal, RetainedPage, RoutePage, Store, StoreStats, StoredSession, Subscription,
+    SubscriptionOptions, Target, Will,
 };

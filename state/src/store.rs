@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mqtt::{PacketId, ProtocolVersion, QoS};
 
-use crate::{Delivery, Message, StoreError, UnixMs};
+use crate::{Delivery, Message, StoreError, UnixMs, WorkerId};
 
 /// Receives an answer, exactly once. It must be quick: it may run on the store's only writing thread.
 pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
@@ -85,19 +85,48 @@ pub struct Claim {
     pub protocol: ProtocolVersion,
     /// The client's Receive Maximum: an upper bound of what may have been sent without being acknowledged.
     pub receive_maximum: u16,
+    /// The session's QoS 1 and 2 messages wait in its worker's memory and not in the store, and only that worker has routes
+    /// for it; the store keeps subscriptions, received identifiers and the Will, so that the device can move.
+    pub memory_queue: bool,
+    /// Take the session as it is, with its Will, expiry and bounds, because the device's connection has moved here: only
+    /// if `connection_id` is the one that the session had last. `clean_start`, `create`, `expiry_s` and `will` say nothing
+    /// then.
+    pub resume: bool,
     /// Now.
     pub now: UnixMs,
 }
 
 /// The answer to a [`Claim`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Claimed {
-    /// The session that is owned now; `None` if there was none and `create` was not set.
+    /// The session that is owned now; `None` if there was none and `create` was not set, or it could not be resumed.
     pub session: Option<Owned>,
     /// A Will Message of the session that was there before, to be published now because that session was discarded.
     pub will_due: Option<Arc<Message>>,
     /// The discarded session, whose routes are to be dropped.
     pub discarded: Option<Arc<StoredSession>>,
+    /// Another worker has a connection that owned the session until now, and is to be told.
+    pub previous: Option<Previous>,
+    /// Why the session was not resumed.
+    pub refusal: Option<ResumeRefusal>,
+}
+
+/// A connection at another worker that has lost its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// At this worker.
+    pub worker: WorkerId,
+    /// This connection.
+    pub connection_id: ConnectionId,
+}
+
+/// Why a [`Claim`] with `resume` got no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumeRefusal {
+    /// There is none any more.
+    Gone,
+    /// A newer connection of the device has it.
+    TakenOver,
 }
 
 /// A session as its new owner finds it.
@@ -117,6 +146,8 @@ pub struct Owned {
     pub sent: Number,
     /// Packet Identifiers of QoS 2 messages received from the client and not yet released by it.
     pub received: Vec<PacketId>,
+    /// Session Expiry Interval in force, seconds.
+    pub expiry_s: u32,
 }
 
 /// How a session ends a connection.
@@ -124,11 +155,14 @@ pub struct Owned {
 pub struct Release {
     /// Session Expiry Interval in seconds from `now`; 0 discards the session at once.
     pub expiry_s: u32,
-    /// Publish the Will that was given at the claim: after its delay, or when the session ends, whichever is first. The
-    /// Will of a session that ends now is the caller's to publish. Unset: the Will is dropped.
+    /// Publish the Will that was given at the claim: after its delay, or when the session ends, whichever is first. It comes
+    /// as [`Due::Will`], also when the session ends now. Unset: the Will is dropped.
     pub keep_will: bool,
     /// As in [`Owned::sent`].
     pub sent: Number,
+    /// The connection may go on at another worker: for so many milliseconds the session stays, even one that expires at
+    /// once, and a [`Claim`] with `resume` may take it; its timers count from then.
+    pub grace_ms: u64,
     /// Now.
     pub now: UnixMs,
 }
@@ -199,6 +233,8 @@ pub struct Published {
 pub enum Enqueued {
     /// In its queue, durable.
     At(Number),
+    /// In its queue, durable; a connection at another worker owns the session, and that worker is to be told.
+    Elsewhere(Number, WorkerId),
     /// There is no such session any more: done, nobody waits for it.
     Gone,
     /// Its queue is full: dropped, to be counted.

@@ -258,6 +258,7 @@ pub(crate) fn owned(head: u64, sent: u64, tail: u64) -> Owned {
         tail: Number(tail),
         sent: Number(sent),
         received: Vec::new(),
+        expiry_s: 0,
     }
 }
 

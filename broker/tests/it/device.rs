@@ -129,6 +129,7 @@ impl Device {
             assigned_client_id: None,
             server_keep_alive_s: None,
             authentication: None,
+            resume: None,
         });
         Self {
             stream: Some(stream),

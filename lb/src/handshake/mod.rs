@@ -246,6 +246,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             assigned_client_id: identity.is_assigned.then_some(identity.client_id),
             server_keep_alive_s,
             authentication: outcome,
+            resume: None,
         };
         let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
         let devices = &self.gate.devices;

@@ -76,6 +76,7 @@ fn open(version: ProtocolVersion) -> Open {
         assigned_client_id: None,
         server_keep_alive_s: None,
         authentication: None,
+        resume: None,
     }
 }
 

@@ -69,6 +69,8 @@ fn own(store: &EmbeddedStore) -> Fence {
         limits: QueueLimits { messages_max: 1000, bytes_max: u64::MAX },
         protocol: ProtocolVersion::V5,
         receive_maximum: 10,
+        memory_queue: false,
+        resume: false,
         now: 1,
     };
     wait(|done| store.claim(claim, done)).expect("a claim").session.expect("a session").fence

@@ -96,7 +96,7 @@ impl Engine {
         }
         let Some(session) = session.maybe() else {
             add(&self.counts.sessions, -reserved);
-            return Ok(Claimed { session: None, will_due, discarded });
+            return Ok(Claimed { will_due, discarded, ..Claimed::default() });
         };
         let [present, incarnation, epoch, head, tail, sent] = session.tuple()?;
         let present = present.count()? == 1;
@@ -112,8 +112,9 @@ impl Engine {
             tail: Number(tail.count()?),
             sent: Number(sent.count()?),
             received: Vec::new(),
+            expiry_s: 0,
         };
-        Ok(Claimed { session: Some(owned), will_due, discarded })
+        Ok(Claimed { session: Some(owned), will_due, discarded, ..Claimed::default() })
     }
 
     /// See [`crate::Store::discard`].

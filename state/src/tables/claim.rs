@@ -15,7 +15,7 @@ impl Tables {
         let found = self.by_client.get(&claim.client_id).copied();
         let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
         let mut had_will = false;
-        let mut answer = Claimed { session: None, will_due: None, discarded: None };
+        let mut answer = Claimed::default();
         match (kept, found) {
             (Some(key), _) => {
                 had_will = self.sessions.get(&key).is_some_and(|session| session.will.is_some());

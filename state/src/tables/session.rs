@@ -146,6 +146,7 @@ impl Session {
             tail: Number(self.queue.tail()),
             sent: Number(self.sent),
             received: self.received.clone(),
+            expiry_s: self.expiry_s,
         }
     }
 

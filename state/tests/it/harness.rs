@@ -86,6 +86,8 @@ pub(crate) fn claim(client_id: &str) -> Claim {
         limits: QueueLimits { messages_max: 1_000_000, bytes_max: u64::MAX },
         protocol: ProtocolVersion::V5,
         receive_maximum: 20,
+        memory_queue: false,
+        resume: false,
         now: START,
     }
 }
@@ -151,7 +153,7 @@ impl Calls<'_> {
         keep_will: bool,
         now: UnixMs,
     ) -> Result<(), StoreError> {
-        let release = Release { expiry_s, keep_will, sent: Number(0), now };
+        let release = Release { expiry_s, keep_will, sent: Number(0), grace_ms: 0, now };
         wait(|done| self.0.release(fence, release, done))
     }
 

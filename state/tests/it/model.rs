@@ -349,7 +349,7 @@ impl<B: Backend> Comparison<B> {
             }
             return;
         };
-        let release = Release { expiry_s, keep_will, sent: Number(1), now: self.now };
+        let release = Release { expiry_s, keep_will, sent: Number(1), grace_ms: 0, now: self.now };
         wait(|done| self.backend.store().release(&fence, release, done)).expect("released");
         if expiry_s == 0 {
             self.model.sessions.remove(&client);

@@ -484,7 +484,7 @@ impl World {
             }
         }
         if let (Some(fence), false) = (fence, taken_over) {
-            let release = Release { expiry_s: EXPIRY_NEVER, keep_will: false, sent, now: NOW };
+            let release = Release { expiry_s: EXPIRY_NEVER, keep_will: false, sent, grace_ms: 0, now: NOW };
             self.store.release(&fence, release, Box::new(|_| ()));
         }
     }
@@ -527,6 +527,8 @@ fn claim(store: &MemoryStore, client_id: &str, connection: u128, receive_maximum
         limits: QueueLimits { messages_max: u64::MAX, bytes_max: u64::MAX },
         protocol: ProtocolVersion::V5,
         receive_maximum,
+        memory_queue: false,
+        resume: false,
         now: NOW,
     };
     let slot = Arc::new(Mutex::new(None));

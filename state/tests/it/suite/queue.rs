@@ -223,11 +223,11 @@ pub(crate) fn sent_is_what_the_release_said<B: Backend>() {
     for _ in 0..5 {
         calls.enqueue(&owned.fence.session, "x");
     }
-    let release = Release { expiry_s: 60, keep_will: false, sent: Number(3), now: START };
+    let release = Release { expiry_s: 60, keep_will: false, sent: Number(3), grace_ms: 0, now: START };
     wait(|done| backend.store().release(&owned.fence, release, done)).expect("released");
     let owned = calls.own(claim("a"));
     assert_eq!(owned.sent, Number(3));
-    let release = Release { expiry_s: 60, keep_will: false, sent: Number(99), now: START };
+    let release = Release { expiry_s: 60, keep_will: false, sent: Number(99), grace_ms: 0, now: START };
     wait(|done| backend.store().release(&owned.fence, release, done)).expect("released");
     assert_eq!(calls.own(claim("a")).sent, Number(6), "never beyond the tail");
 }

@@ -1,0 +1,185 @@
+//! What workers that share a store have in common: who they are, the log of changes of routes, and the inbox of each. The
+//! store itself keeps sessions; nothing here is needed by a worker that has its store for itself.
+//!
+//! The registry is one place, so that this order holds: a worker joins, then reads where the log ends, then loads the routes
+//! of sessions ([`crate::Store::routes`]) and of workers ([`Cluster::listening`]), then follows the log from there, then
+//! serves. A subscriber writes its subscription, then its entry in the log, then lists the members, and waits until each
+//! one that is live has applied that entry.
+
+use std::sync::Arc;
+
+use mqtt::QoS;
+
+use crate::{ConnectionId, Cursor, Delivery, Done, Message, Number, StoredSession, Subscription, UnixMs};
+
+/// One run of one worker: random, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u64);
+
+/// A place in the log of routes, or in an inbox: dense, from 1 on; 0 is before everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+/// A worker as the registry knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which run.
+    pub id: WorkerId,
+    /// Its configured name, the same for every run.
+    pub name: Arc<str>,
+    /// It has applied the log through this.
+    pub applied: Position,
+    /// Its route lease holds, by the store's clock: it may be matching messages.
+    pub is_live: bool,
+    /// Milliseconds since it renewed its lease, by the store's clock.
+    pub silent_ms: u64,
+}
+
+/// The answer to [`Cluster::join`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Where the log ended after the worker was in the registry.
+    pub log_end: Position,
+}
+
+/// The answer to [`Cluster::renew`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Everybody in the registry, this worker included.
+    pub members: Vec<Member>,
+    /// Where the log ends now. A worker that has been without a lease matches no message before it has applied this.
+    pub log_end: Position,
+    /// Others bury this worker, or have done so: its sessions are let go, and it must join anew.
+    pub is_expelled: bool,
+}
+
+/// A change that every worker must know for matching.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteChange {
+    /// A session whose queue is stored has these subscriptions, new or changed.
+    Subscribed(Arc<StoredSession>, Vec<Subscription>),
+    /// It has these no more.
+    Unsubscribed(Arc<StoredSession>, Vec<Arc<str>>),
+    /// It is gone.
+    Gone(Arc<StoredSession>),
+    /// A worker has connected subscribers of a filter (a whole `$share/...` string for shared ones) that get messages from
+    /// their worker and not from a stored queue: all at QoS 0, and up to the given QoS if their queue is in memory.
+    Listening(WorkerId, Arc<str>, QoS),
+    /// It has none any more.
+    Deaf(WorkerId, Arc<str>),
+    /// The worker is gone, with all that it listened to.
+    Left(WorkerId),
+}
+
+/// A page of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// Changes in order, each with its place. Several may share one.
+    pub changes: Vec<(Position, RouteChange)>,
+    /// Part of the log may be missing, because it was trimmed, or its server has failed over: all routes are to be loaded
+    /// anew, as after [`Cluster::join`].
+    pub has_gap: bool,
+}
+
+/// A page of the filters that workers listen to, as [`RouteChange::Listening`] tells them.
+#[derive(Clone, Debug, Default)]
+pub struct ListeningPage {
+    /// Worker, filter and QoS.
+    pub routes: Vec<(WorkerId, Arc<str>, QoS)>,
+    /// Where to go on, `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+/// Something for another worker.
+#[derive(Clone, Debug)]
+pub enum Noted {
+    /// A message for sessions that are connected there, as far as no stored queue has it for them.
+    Message {
+        /// The message.
+        message: Arc<Message>,
+        /// For its plain subscriptions.
+        is_plain: bool,
+        /// For one member of each of these Shared Subscriptions (`$share/...`), chosen there.
+        shares: Vec<Arc<str>>,
+    },
+    /// A message is in the stored queue of a session that is connected there.
+    Queued {
+        /// Whose.
+        session: Arc<StoredSession>,
+        /// Under this number.
+        number: Number,
+        /// What it is.
+        delivery: Delivery,
+    },
+    /// A connection there has lost its session to a newer one.
+    TakenOver {
+        /// The client.
+        client_id: Arc<str>,
+        /// The connection that lost it.
+        connection_id: ConnectionId,
+    },
+}
+
+/// The answer to [`Cluster::post`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is in the inbox.
+    Yes,
+    /// The inbox is full: QoS 0 is dropped and counted, notes of queued messages may be left out (the owner sees a gap, or
+    /// finds them when it compares tails), the rest is tried again.
+    Full,
+    /// There is no such worker any more: its sessions are elsewhere or away.
+    Gone,
+}
+
+/// A page of this worker's inbox.
+#[derive(Clone, Debug, Default)]
+pub struct InboxPage {
+    /// In the order of their places; several may share one.
+    pub notes: Vec<(Position, Noted)>,
+    /// Notes may have been lost or may come twice, since the server of the inbox has failed over: the tails of connected
+    /// sessions are to be compared with the store.
+    pub has_gap: bool,
+}
+
+/// What a worker has in common with others. Answers come as [`crate::Store`]'s do; those of one worker's calls of
+/// [`Cluster::append`], and of its calls of [`Cluster::post`] to one inbox, in the order of the calls.
+pub trait Cluster: Send + Sync + 'static {
+    /// This run.
+    fn id(&self) -> WorkerId;
+
+    /// Enters the registry, with a lease. A worker that was expelled drops all its sessions and joins again.
+    ///
+    /// # Errors
+    /// [`crate::StoreError::Unavailable`] while it is being buried, too.
+    fn join(&self, done: Done<Joined>);
+
+    /// Renews the lease for `lease_ms` from when the store does it, and tells how far the log is applied. The lease is to be
+    /// counted from before the call.
+    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>);
+
+    /// Leaves the registry, after its sessions were let go.
+    fn leave(&self, done: Done<()>);
+
+    /// Adds changes to the log. `Listening` and `Deaf` are kept for [`Cluster::listening`] in the same step. Answers the place of
+    /// the last one, when it is durable.
+    fn append(&self, changes: Vec<RouteChange>, done: Done<Position>);
+
+    /// Reads the log behind `after`; waits for something to come, up to about `wait_ms` milliseconds, then the page is empty.
+    fn read_log(&self, after: Position, wait_ms: u64, done: Done<LogPage>);
+
+    /// Reads what all workers listen to, a page at a time.
+    fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>);
+
+    /// Puts notes into a worker's inbox, all or none.
+    fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>);
+
+    /// Reads this worker's inbox behind `after` and waits as [`Cluster::read_log`] does; what is at or before `after` is
+    /// thrown away.
+    fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>);
+
+    /// Lets go of everything that a worker owned which is silent for good: each of its sessions as [`crate::Store::release`]
+    /// with the Will kept and `grace_ms`; then its routes, inbox and entry in the registry. May be repeated by anybody, and
+    /// goes on where it was left.
+    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>);
+}
