@@ -1,0 +1,163 @@
+//! Mutual TLS of links: both ends show a certificate of the same authority. TLS 1.3 only, since both ends are of this
+//! software.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::{Deserialize, Serialize};
+
+/// The certificate that this end shows, and the authority of the other's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkTlsConfig {
+    /// PEM file of this end's certificate chain.
+    pub certificate_file: PathBuf,
+    /// PEM file of its private key (PKCS #8, PKCS #1 or SEC 1).
+    pub key_file: PathBuf,
+    /// PEM file of the authorities that the other end's certificate comes from.
+    pub ca_file: PathBuf,
+    /// At the edge: the name that the certificates of workers bear. Default: the host that is dialled.
+    #[serde(default)]
+    pub server_name: Option<String>,
+}
+
+/// What is wrong with a [`LinkTlsConfig`].
+#[derive(Debug, thiserror::Error)]
+pub enum LinkTlsError {
+    /// A file cannot be read.
+    #[error("{key}: {} cannot be read", path.display())]
+    Unreadable {
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{key}: {} {problem}", path.display())]
+    Unusable {
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A name that no certificate can bear.
+    #[error("server_name: {0:?} is neither a DNS name nor an address")]
+    Name(String),
+}
+
+fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, LinkTlsError> {
+    std::fs::read(path).map_err(|source| LinkTlsError::Unreadable { key, path: path.to_owned(), source })
+}
+
+fn unusable(key: &'static str, path: &Path, problem: impl Into<String>) -> LinkTlsError {
+    LinkTlsError::Unusable { key, path: path.to_owned(), problem: problem.into() }
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkTlsError> {
+    let pem = read(key, path)?;
+    match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ => Err(unusable(key, path, "holds no certificate in PEM")),
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl LinkTlsConfig {
+    /// For the edge, which dials.
+    ///
+    /// # Errors
+    /// The key and the file that cannot be used.
+    pub fn client(&self) -> Result<Arc<ClientConfig>, LinkTlsError> {
+        if let Some(name) = &self.server_name {
+            server_name(name)?;
+        }
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| self.of_pair(&error))?
+            .with_root_certificates(self.authorities()?)
+            .with_client_auth_cert(certificates("certificate_file", &self.certificate_file)?, self.key()?)
+            .map_err(|error| self.of_pair(&error))?;
+        Ok(Arc::new(config))
+    }
+
+    /// For the worker, which listens, and takes nobody without a certificate.
+    ///
+    /// # Errors
+    /// The key and the file that cannot be used.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, LinkTlsError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities()?), provider())
+            .build()
+            .map_err(|error| unusable("ca_file", &self.ca_file, error.to_string()))?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| self.of_pair(&error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(certificates("certificate_file", &self.certificate_file)?, self.key()?)
+            .map_err(|error| self.of_pair(&error))?;
+        Ok(Arc::new(config))
+    }
+
+    /// The name that the certificate of a worker at `host` has to bear.
+    ///
+    /// # Errors
+    /// It is no name.
+    pub fn name_of(&self, host: &str) -> Result<ServerName<'static>, LinkTlsError> {
+        server_name(self.server_name.as_deref().unwrap_or(host))
+    }
+
+    fn authorities(&self) -> Result<RootCertStore, LinkTlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("ca_file", &self.ca_file)? {
+            roots.add(certificate).map_err(|_| {
+                unusable("ca_file", &self.ca_file, "holds a certificate that cannot be parsed")
+            })?;
+        }
+        Ok(roots)
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, LinkTlsError> {
+        let pem = read("key_file", &self.key_file)?;
+        PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|_| unusable("key_file", &self.key_file, "holds no private key in PEM"))
+    }
+
+    fn of_pair(&self, error: &rustls::Error) -> LinkTlsError {
+        match error {
+            rustls::Error::InvalidCertificate(_) => {
+                let problem = "holds a certificate that cannot be parsed";
+                unusable("certificate_file", &self.certificate_file, problem)
+            }
+            rustls::Error::InconsistentKeys(_) => {
+                let problem = format!("is not the key of {}", self.certificate_file.display());
+                unusable("key_file", &self.key_file, problem)
+            }
+            error => unusable("key_file", &self.key_file, error.to_string()),
+        }
+    }
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, LinkTlsError> {
+    // An IPv6 address may come in the brackets of `host:port`.
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(ServerName::IpAddress(address.into()));
+    }
+    ServerName::try_from(bare.to_owned()).map_err(|_| LinkTlsError::Name(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
