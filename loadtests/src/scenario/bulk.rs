@@ -156,7 +156,7 @@ struct Sending {
 impl Handler for Sending {
     fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         let sender = &mut self.senders[self.by_id[link.id]];
-        self.acked += u64::from(sender.publisher.acknowledge(&packet, link.out));
+        self.acked += u64::from(sender.publisher.acknowledge(&packet, link.out).is_some());
         self.failure = self.failure.take().or_else(|| packet::refusal(&packet));
     }
 

@@ -12,6 +12,8 @@ pub(crate) struct Publisher {
     next_packet_id: PacketId,
     unacked: u32,
     unacked_max: u32,
+    /// When each message under way was due, by its Packet Identifier modulo the length, which is a power of two.
+    due_ns: Box<[u64]>,
     /// Acknowledgements with a Reason Code of 0x80 or above.
     pub(crate) refused: u64,
 }
@@ -21,11 +23,14 @@ impl Publisher {
     #[must_use]
     pub(crate) fn new(qos: QoS, unacked_max: u32) -> Self {
         // Half of the identifiers, so that one that is still in use is not given again.
+        let unacked_max = unacked_max.clamp(1, 32_768);
+        let remembered = if qos == QoS::AtMostOnce { 1 } else { 2 * unacked_max.next_power_of_two() };
         Self {
             qos,
             next_packet_id: PacketId::MIN,
             unacked: 0,
-            unacked_max: unacked_max.clamp(1, 32_768),
+            unacked_max,
+            due_ns: vec![0; remembered as usize].into(),
             refused: 0,
         }
     }
@@ -49,25 +54,32 @@ impl Publisher {
         template.append(out, self.next_packet_id, stamp);
         if self.qos != QoS::AtMostOnce {
             self.unacked += 1;
+            let at = self.remembered_at(self.next_packet_id);
+            self.due_ns[at] = stamp.due_ns;
             self.next_packet_id = self.next_packet_id.next();
         }
     }
 
-    /// Takes an acknowledgement, answers PUBREC, and returns whether a message was finished.
     #[inline]
-    pub(crate) fn acknowledge(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> bool {
+    fn remembered_at(&self, id: PacketId) -> usize {
+        usize::from(id.as_u16()) & (self.due_ns.len() - 1)
+    }
+
+    /// Takes an acknowledgement, answers PUBREC, and returns when the message that this finishes was due, if it finishes one.
+    #[inline]
+    pub(crate) fn acknowledge(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Option<u64> {
         let ack = match packet {
             Packet::PubAck(ack) | Packet::PubComp(ack) => ack,
             Packet::PubRec(ack) if !ack.reason.is_error() => {
                 packet::acknowledge(AckKind::PubRel, ack.packet_id, out);
-                return false;
+                return None;
             }
             Packet::PubRec(ack) => ack,
-            _ => return false,
+            _ => return None,
         };
         self.refused += u64::from(ack.reason.is_error());
         self.unacked = self.unacked.saturating_sub(1);
-        true
+        Some(self.due_ns[self.remembered_at(ack.packet_id)])
     }
 }
 
@@ -94,7 +106,7 @@ mod tests {
 
     fn send(publisher: &mut Publisher, qos: QoS) {
         let template = PublishTemplate::new(ProtocolVersion::V311, "t", qos, false, 24);
-        publisher.send(&template, &Stamp { publisher: 0, sequence: 0, due_ns: 0 }, &mut Vec::new());
+        publisher.send(&template, &Stamp { publisher: 0, sequence: 0, due_ns: 7 }, &mut Vec::new());
     }
 
     fn ack(reason: ReasonCode) -> Ack<'static> {
@@ -107,9 +119,9 @@ mod tests {
         send(&mut publisher, QoS::ExactlyOnce);
         assert!(!publisher.is_open());
         let mut out = Vec::new();
-        assert!(!publisher.acknowledge(&Packet::PubRec(ack(ReasonCode::Success)), &mut out));
+        assert_eq!(publisher.acknowledge(&Packet::PubRec(ack(ReasonCode::Success)), &mut out), None);
         assert_eq!(out, [0x62, 2, 0, 1]);
-        assert!(publisher.acknowledge(&Packet::PubComp(ack(ReasonCode::Success)), &mut out));
+        assert_eq!(publisher.acknowledge(&Packet::PubComp(ack(ReasonCode::Success)), &mut out), Some(7));
         assert!(publisher.is_idle() && publisher.is_open());
     }
 
@@ -118,7 +130,7 @@ mod tests {
         let mut publisher = Publisher::new(QoS::ExactlyOnce, 2);
         send(&mut publisher, QoS::ExactlyOnce);
         let mut out = Vec::new();
-        assert!(publisher.acknowledge(&Packet::PubRec(ack(ReasonCode::QuotaExceeded)), &mut out));
+        assert!(publisher.acknowledge(&Packet::PubRec(ack(ReasonCode::QuotaExceeded)), &mut out).is_some());
         assert!(out.is_empty() && publisher.is_idle());
         assert_eq!(publisher.refused, 1);
     }

@@ -56,6 +56,8 @@ pub(super) struct Groups {
     pub(super) receivers: Vec<Vec<SequenceCheck>>,
     pub(super) tally: Tally,
     pub(super) latency: Latency,
+    /// Until PUBACK, PUBCOMP, or a refusal.
+    pub(super) acknowledged: Latency,
     pub(super) failure: Option<String>,
     /// Senders whose window may have opened.
     listed: Vec<usize>,
@@ -66,7 +68,7 @@ impl Groups {
         roles: Vec<Role>,
         senders: Vec<Sender>,
         receivers: Vec<Vec<SequenceCheck>>,
-        latency: Latency,
+        [latency, acknowledged]: [Latency; 2],
     ) -> Self {
         let mut groups = Self {
             roles,
@@ -74,6 +76,7 @@ impl Groups {
             receivers,
             tally: Tally::default(),
             latency,
+            acknowledged,
             failure: None,
             listed: Vec::new(),
         };
@@ -157,7 +160,8 @@ impl Handler for Groups {
     fn packet(&mut self, link: &mut Link<'_>, packet: Packet<'_>) {
         match self.roles[link.id] {
             Role::Sender(sender) => {
-                if self.senders[sender].publisher.acknowledge(&packet, link.out) {
+                if let Some(due_ns) = self.senders[sender].publisher.acknowledge(&packet, link.out) {
+                    self.acknowledged.record_ns(link.now_ns.saturating_sub(due_ns));
                     self.list(sender);
                 }
             }

@@ -39,6 +39,10 @@ pub(crate) struct ThroughputArgs {
     /// Messages of a publisher that are not yet delivered and acknowledged.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     pub(crate) window: u32,
+    /// Subscribers have sessions that outlive their connections, so that QoS 1 and 2 messages go through the broker's store.
+    /// They are discarded at the end.
+    #[arg(long)]
+    pub(crate) stored: bool,
     /// Messages per second over all publishers, instead of as many as the window allows.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) rate: Option<u32>,
@@ -87,6 +91,7 @@ impl ThroughputArgs {
 struct Outcome {
     tally: Tally,
     latency: Latency,
+    acknowledged: Latency,
     expected: u64,
     refused: u64,
     standstills: u64,
@@ -127,10 +132,11 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<Report> {
     )?;
     let mut report = Report::new("throughput");
     describe(args, &mut report);
-    let mut latency = Latency::new()?;
+    let (mut latency, mut acknowledged) = (Latency::new()?, Latency::new()?);
     let (mut tally, mut expected, mut refused, mut standstills) = (Tally::default(), 0, 0, 0);
     for outcome in &outcomes {
         latency.merge(&outcome.latency);
+        acknowledged.merge(&outcome.acknowledged);
         tally.merge(&outcome.tally);
         expected += outcome.expected;
         refused += outcome.refused;
@@ -139,6 +145,7 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<Report> {
     report.add("measured_messages", delivered);
     report.add_cost("", "message", delivered, &cost);
     report.add_latency("latency_", latency.summary());
+    report.add_latency("acknowledged_", acknowledged.summary());
     report.add("expected", expected);
     report.add_tally(expected, &tally);
     report.add("refused", refused);

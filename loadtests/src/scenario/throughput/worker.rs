@@ -32,7 +32,9 @@ pub(super) fn work(
     board: &Board,
 ) -> Result<Outcome> {
     let mut reactor = Reactor::new(board.started())?;
-    let mut groups = prepare(args, dial, &format!("{name}-{worker}"), worker, &mut reactor)?;
+    let name = format!("{name}-{worker}");
+    let clients = clients(args, &name, worker);
+    let mut groups = prepare(args, dial, &name, &clients, &mut reactor)?;
     let counters = board.counters(worker);
     counters.set_ready();
     while board.phase() == Phase::Prepare {
@@ -42,11 +44,13 @@ pub(super) fn work(
     let expected = groups.sent() * u64::from(args.subscribers());
     let ids: Vec<_> = (0..groups.roles.len()).collect();
     disconnect_all(&mut reactor, &ids)?;
+    discard_sessions(&clients, dial, &mut reactor)?;
     Ok(Outcome {
         tally: groups.tally,
         expected,
         refused: groups.senders.iter().map(|sender| sender.publisher.refused).sum(),
         latency: groups.latency,
+        acknowledged: groups.acknowledged,
         standstills,
     })
 }
@@ -70,6 +74,7 @@ fn turn_loop(
             phase = board.phase();
             if phase == Phase::Measure {
                 groups.latency.clear();
+                groups.acknowledged.clear();
             }
         }
         if phase < Phase::Finish {
@@ -147,25 +152,37 @@ impl Schedule {
     }
 }
 
+/// The clients of one thread: in each group the publishers, then the subscribers.
+fn clients(args: &ThroughputArgs, name: &str, worker: u32) -> Vec<ConnectOptions> {
+    let group_count = share(args.group_count(), worker, args.target.threads);
+    let per_group = args.publishers() + args.subscribers();
+    let client = |client: u32| ConnectOptions {
+        version: args.target.version(),
+        client_id: format!("tgl-{name}-{client}"),
+        clean: !(args.stored && client % per_group >= args.publishers()),
+        keep_alive_s: 0,
+    };
+    (0..group_count * per_group).map(client).collect()
+}
+
+/// Ends the sessions that outlive their connections.
+fn discard_sessions(clients: &[ConnectOptions], dial: &Dial, reactor: &mut Reactor) -> Result<()> {
+    let stored = clients.iter().filter(|client| !client.clean);
+    let clean: Vec<_> = stored.map(|client| ConnectOptions { clean: true, ..client.clone() }).collect();
+    let removed = connect_all(reactor, dial, &clean, None)?;
+    disconnect_all(reactor, &removed.iter().map(|client| client.id).collect::<Vec<_>>())
+}
+
 fn prepare(
     args: &ThroughputArgs,
     dial: &Dial,
     name: &str,
-    worker: u32,
+    clients: &[ConnectOptions],
     reactor: &mut Reactor,
 ) -> Result<Groups> {
     let version = args.target.version();
-    let group_count = share(args.group_count(), worker, args.target.threads);
     let per_group = args.publishers() + args.subscribers();
-    let clients: Vec<ConnectOptions> = (0..group_count * per_group)
-        .map(|client| ConnectOptions {
-            version,
-            client_id: format!("tgl-{name}-{client}"),
-            clean: true,
-            keep_alive_s: 0,
-        })
-        .collect();
-    let established = connect_all(reactor, dial, &clients, None)?;
+    let established = connect_all(reactor, dial, clients, None)?;
     let window = if args.rate.is_some() { OPEN_LOOP_WINDOW } else { args.window };
     let mut roles = vec![Role::Sender(0); established.len()];
     let (mut senders, mut receivers, mut filters) = (Vec::new(), Vec::new(), Vec::new());
@@ -192,5 +209,5 @@ fn prepare(
         }
     }
     subscribe_all(reactor, version, &filters, args.qos)?;
-    Ok(Groups::new(roles, senders, receivers, Latency::new()?))
+    Ok(Groups::new(roles, senders, receivers, [Latency::new()?, Latency::new()?]))
 }
