@@ -33,7 +33,8 @@ enum Command {
     Standalone,
     /// Set or delete a user's password in a password file.
     Passwd(Passwd),
-    /// Make a development CA, a server and a client certificate; what is there already is kept.
+    /// Make certificates and keys for development: for devices, for links between tiers, for passports; what is there already
+    /// is kept.
     Certs {
         /// Where to put them.
         dir: PathBuf,
@@ -96,7 +97,8 @@ fn load(cli: &Cli) -> Result<Config, Failure> {
 }
 
 fn certs(dir: &std::path::Path) -> Result<(), Failure> {
-    let made = dev_certs::ensure(dir).map_err(Failure::io)?;
+    let mut made = dev_certs::ensure(dir).map_err(Failure::io)?;
+    made.extend(dev_certs::ensure_links(dir).map_err(Failure::io)?);
     let mut text = String::new();
     for (file, meaning) in dev_certs::FILES {
         let state = if made.contains(&file) { "made" } else { "kept" };

@@ -1,5 +1,6 @@
-//! A development CA, a server certificate for this machine and a client certificate. ECDSA P-256, ten years.
-//! Not for production: the CA's key lies beside its certificate.
+//! For development: a CA with certificates for devices' connections, another for the links between tiers, and the key pair that
+//! passports are signed with. ECDSA P-256 (passports: Ed25519), ten years. Not for production: the CAs' keys lie beside
+//! their certificates.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, date_time_ymd,
 };
 
 /// The authority's certificate.
@@ -24,14 +25,39 @@ const CLIENT: &str = "client.pem";
 /// Its key.
 const CLIENT_KEY: &str = "client.key";
 
+/// The authority of links.
+const LINK_CA: &str = "link-ca.pem";
+/// Its key.
+const LINK_CA_KEY: &str = "link-ca.key";
+/// The certificate of edges.
+const EDGE: &str = "edge.pem";
+/// Its key.
+const EDGE_KEY: &str = "edge.key";
+/// The certificate of workers.
+const WORKER: &str = "worker.pem";
+/// Its key.
+const WORKER_KEY: &str = "worker.key";
+/// What edges sign passports with.
+const PASSPORT_KEY: &str = "passport.key";
+/// What workers verify them with.
+const PASSPORT: &str = "passport.pem";
+
 /// Every file, and what it is.
-pub(crate) const FILES: [(&str, &str); 6] = [
+pub(crate) const FILES: [(&str, &str); 14] = [
     (CA, "the authority: clients trust it (--cafile)"),
     (CA_KEY, "its private key"),
     (SERVER, "the server's certificate"),
     (SERVER_KEY, "its private key"),
     (CLIENT, "a client's certificate (--cert), common name device"),
     (CLIENT_KEY, "its private key (--key)"),
+    (LINK_CA, "the authority of links between edges and workers ([workers.tls], [link.tls] ca_file)"),
+    (LINK_CA_KEY, "its private key"),
+    (EDGE, "the certificate that edges show to workers"),
+    (EDGE_KEY, "its private key"),
+    (WORKER, "the certificate that workers show to edges, for this machine and the name worker"),
+    (WORKER_KEY, "its private key"),
+    (PASSPORT_KEY, "the private key that edges sign passports with ([passport] signing_key_file)"),
+    (PASSPORT, "the public key that workers verify them with ([passport] verify_key_files)"),
 ];
 
 /// How long certificates are good.
@@ -40,8 +66,15 @@ const VALIDITY: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// Devices with a slow clock should accept a certificate made just now.
 const BACKDATE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The subject of the authority. Constant, so that certificates can be added under one made earlier.
+/// The subjects of the authorities. Constant, so that certificates can be added under one made earlier.
 const CA_NAME: &str = "Tidegate development CA";
+const LINK_CA_NAME: &str = "Tidegate development link CA";
+
+/// The name by which a worker may be known instead of its address.
+const WORKER_NAME: &str = "worker";
+
+/// A certificate to be made: its two files and what is in it.
+type Leaf = ([&'static str; 2], CertificateParams);
 
 /// Why certificates could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,52 +92,78 @@ pub(crate) enum DevCertError {
     Make(#[from] rcgen::Error),
 }
 
-/// Makes what is missing in `dir` and answers the names of the files made. A pair of which one half is missing is made
-/// anew, and with a new authority everything.
+/// Makes what is missing in `dir` for devices' connections and answers the names of the files made. A pair of which one half
+/// is missing is made anew, and with a new authority everything.
 pub(crate) fn ensure(dir: &Path) -> Result<Vec<&'static str>, DevCertError> {
-    fs::create_dir_all(dir).map_err(|source| file_error(dir, source))?;
     let mut made = Vec::new();
-    let ca_is_new = !(dir.join(CA).exists() && dir.join(CA_KEY).exists());
-    let key = if ca_is_new {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = authority().self_signed(&key)?;
-        write_pair(dir, [CA, CA_KEY], &certificate.pem(), &key, &mut made)?;
-        key
-    } else {
-        let path = dir.join(CA_KEY);
-        KeyPair::from_pem(&fs::read_to_string(&path).map_err(|source| file_error(&path, source))?)?
-    };
-    let issuer = Issuer::new(authority(), key);
-    for (files, parameters) in [([SERVER, SERVER_KEY], server()?), ([CLIENT, CLIENT_KEY], client()?)] {
-        if ca_is_new || files.iter().any(|file| !dir.join(file).exists()) {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-            let certificate = parameters.signed_by(&key, &issuer)?;
-            write_pair(dir, files, &certificate.pem(), &key, &mut made)?;
-        }
+    let leaves = [([SERVER, SERVER_KEY], server(None)?), ([CLIENT, CLIENT_KEY], client("device")?)];
+    ensure_authority(dir, [CA, CA_KEY], CA_NAME, leaves, &mut made)?;
+    Ok(made)
+}
+
+/// The same for the links between edges and workers, and for passports.
+pub(crate) fn ensure_links(dir: &Path) -> Result<Vec<&'static str>, DevCertError> {
+    let mut made = Vec::new();
+    let leaves = [([EDGE, EDGE_KEY], client("edge")?), ([WORKER, WORKER_KEY], server(Some(WORKER_NAME))?)];
+    ensure_authority(dir, [LINK_CA, LINK_CA_KEY], LINK_CA_NAME, leaves, &mut made)?;
+    if [PASSPORT, PASSPORT_KEY].iter().any(|file| !dir.join(file).exists()) {
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        write_pair(dir, [PASSPORT, PASSPORT_KEY], &key.public_key_pem(), &key, &mut made)?;
     }
     Ok(made)
 }
 
-fn authority() -> CertificateParams {
+fn ensure_authority(
+    dir: &Path,
+    files: [&'static str; 2],
+    name: &str,
+    leaves: [Leaf; 2],
+    made: &mut Vec<&'static str>,
+) -> Result<(), DevCertError> {
+    fs::create_dir_all(dir).map_err(|source| file_error(dir, source))?;
+    let is_new = files.iter().any(|file| !dir.join(file).exists());
+    let key = if is_new {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let certificate = authority(name).self_signed(&key)?;
+        write_pair(dir, files, &certificate.pem(), &key, made)?;
+        key
+    } else {
+        let path = dir.join(files[1]);
+        KeyPair::from_pem(&fs::read_to_string(&path).map_err(|source| file_error(&path, source))?)?
+    };
+    let issuer = Issuer::new(authority(name), key);
+    for (files, parameters) in leaves {
+        if is_new || files.iter().any(|file| !dir.join(file).exists()) {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            let certificate = parameters.signed_by(&key, &issuer)?;
+            write_pair(dir, files, &certificate.pem(), &key, made)?;
+        }
+    }
+    Ok(())
+}
+
+fn authority(name: &str) -> CertificateParams {
     let mut parameters = CertificateParams::default();
-    parameters.distinguished_name.push(DnType::CommonName, CA_NAME);
+    parameters.distinguished_name.push(DnType::CommonName, name);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     with_validity(parameters)
 }
 
-fn server() -> Result<CertificateParams, rcgen::Error> {
+/// For this machine, and for `name` if it has one.
+fn server(name: Option<&str>) -> Result<CertificateParams, rcgen::Error> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    names.extend(host_name().filter(|name| name != "localhost"));
+    names.extend(host_name().filter(|host| host != "localhost" && Some(host.as_str()) != name));
+    names.extend(name.map(str::to_owned));
     let mut parameters = CertificateParams::new(names)?;
-    parameters.distinguished_name.push(DnType::CommonName, "localhost");
+    parameters.distinguished_name.push(DnType::CommonName, name.unwrap_or("localhost"));
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     Ok(leaf(parameters))
 }
 
-fn client() -> Result<CertificateParams, rcgen::Error> {
+fn client(name: &str) -> Result<CertificateParams, rcgen::Error> {
     let mut parameters = CertificateParams::new(Vec::new())?;
-    parameters.distinguished_name.push(DnType::CommonName, "device");
+    parameters.distinguished_name.push(DnType::CommonName, name);
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     Ok(leaf(parameters))
 }

@@ -288,7 +288,7 @@ fn passwd_deletes_and_refuses() {
 fn certs_makes_what_is_missing() {
     let dir = TempDir::new().unwrap();
     let first = run(dir.path(), &["certs", "pki"]);
-    assert_eq!(stdout(&first).lines().filter(|line| line.starts_with("made")).count(), 6, "{first:?}");
+    assert_eq!(stdout(&first).lines().filter(|line| line.starts_with("made")).count(), 14, "{first:?}");
     let second = run(dir.path(), &["certs", "pki"]);
-    assert_eq!(stdout(&second).lines().filter(|line| line.starts_with("kept")).count(), 6, "{second:?}");
+    assert_eq!(stdout(&second).lines().filter(|line| line.starts_with("kept")).count(), 14, "{second:?}");
 }

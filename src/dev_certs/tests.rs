@@ -13,27 +13,39 @@ fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-fn roots(dir: &Path) -> Arc<RootCertStore> {
+fn roots(file: &Path) -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&dir.join(CA)) {
+    for certificate in certificates(file) {
         roots.add(certificate).unwrap();
     }
     Arc::new(roots)
 }
 
-/// A handshake in memory with client certificates required.
+/// A handshake in memory between what devices' connections use, with client certificates required.
 fn handshake(dir: &Path, name: &str) -> Result<(), rustls::Error> {
+    handshake_with(dir, CA, [SERVER, SERVER_KEY], [CLIENT, CLIENT_KEY], name)
+}
+
+fn handshake_with(
+    dir: &Path,
+    ca: &str,
+    server: [&str; 2],
+    client: [&str; 2],
+    name: &str,
+) -> Result<(), rustls::Error> {
+    let roots = roots(&dir.join(ca));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = |file| PrivateKeyDer::from_pem_file(dir.join(file)).unwrap();
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(dir), provider.clone()).build().unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
     let server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&dir.join(SERVER)), key(SERVER_KEY))?;
+        .with_single_cert(certificates(&dir.join(server[0])), key(server[1]))?;
     let client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(dir))
-        .with_client_auth_cert(certificates(&dir.join(CLIENT)), key(CLIENT_KEY))?;
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&dir.join(client[0])), key(client[1]))?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::new(client), name)?;
@@ -53,11 +65,24 @@ fn handshake(dir: &Path, name: &str) -> Result<(), rustls::Error> {
 #[test]
 fn both_certificates_are_accepted_for_every_name_of_this_machine() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(ensure(dir.path()).unwrap().len(), FILES.len());
+    assert_eq!(ensure(dir.path()).unwrap().len(), 6);
     for name in ["localhost", "127.0.0.1", "::1"] {
         handshake(dir.path(), name).unwrap();
     }
     assert!(handshake(dir.path(), "example.com").is_err());
+}
+
+#[test]
+fn edges_and_workers_get_an_authority_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    ensure(dir.path()).unwrap();
+    assert_eq!(ensure_links(dir.path()).unwrap().len(), 8);
+    assert!(ensure_links(dir.path()).unwrap().is_empty());
+    for name in ["localhost", "127.0.0.1", WORKER_NAME] {
+        handshake_with(dir.path(), LINK_CA, [WORKER, WORKER_KEY], [EDGE, EDGE_KEY], name).unwrap();
+    }
+    let device = handshake_with(dir.path(), LINK_CA, [WORKER, WORKER_KEY], [CLIENT, CLIENT_KEY], WORKER_NAME);
+    assert!(device.is_err(), "a device's certificate opens no link");
 }
 
 #[test]
@@ -77,7 +102,7 @@ fn without_its_key_the_authority_and_all_below_it_are_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     ensure(dir.path()).unwrap();
     fs::remove_file(dir.path().join(CA_KEY)).unwrap();
-    assert_eq!(ensure(dir.path()).unwrap().len(), FILES.len());
+    assert_eq!(ensure(dir.path()).unwrap().len(), 6);
     handshake(dir.path(), "localhost").unwrap();
 }
 
@@ -87,7 +112,8 @@ fn private_keys_are_for_the_owner_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     ensure(dir.path()).unwrap();
-    for file in [CA_KEY, SERVER_KEY, CLIENT_KEY] {
+    ensure_links(dir.path()).unwrap();
+    for file in [CA_KEY, SERVER_KEY, CLIENT_KEY, LINK_CA_KEY, EDGE_KEY, WORKER_KEY, PASSPORT_KEY] {
         let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }

@@ -41,7 +41,7 @@ impl Client {
     /// Waits until `deadline` for the next packet; `Err(true)` if the connection was closed, `Err(false)` if nothing came.
     pub(crate) fn poll_until(&mut self, deadline: Instant) -> Result<Packet, bool> {
         loop {
-            if let Some(packet) = self.whole_packet() {
+            if let Some(packet) = Packet::split_off(&mut self.received) {
                 return Ok(packet);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -58,24 +58,6 @@ impl Client {
     /// As `poll_until`, for this long.
     pub(crate) fn poll(&mut self, wait: Duration) -> Result<Packet, bool> {
         self.poll_until(Instant::now() + wait)
-    }
-
-    fn whole_packet(&mut self) -> Option<Packet> {
-        let mut length = 0;
-        let mut head = 1;
-        loop {
-            let byte = *self.received.get(head)?;
-            length |= usize::from(byte & 0x7F) << (7 * (head - 1));
-            head += 1;
-            if byte & 0x80 == 0 {
-                break;
-            }
-            assert!(head <= 4, "Remaining Length of more than four bytes");
-        }
-        let body = self.received.get(head..head + length)?.to_vec();
-        let first = self.received[0];
-        self.received.drain(..head + length);
-        Some(Packet { first, body })
     }
 
     pub(crate) fn read_packet(&mut self) -> Packet {

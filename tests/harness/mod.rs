@@ -3,7 +3,10 @@
 
 pub(crate) mod bytes;
 pub(crate) mod client;
+#[cfg(feature = "system-tests")]
+pub(crate) mod fleet;
 pub(crate) mod packet;
+pub(crate) mod process;
 pub(crate) mod property;
 pub(crate) mod scram;
 pub(crate) mod server;

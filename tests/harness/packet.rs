@@ -76,6 +76,25 @@ impl Packet {
         self.first >> 4
     }
 
+    /// Takes the first packet off what was received, if it is whole.
+    pub(crate) fn split_off(received: &mut Vec<u8>) -> Option<Packet> {
+        let mut length = 0;
+        let mut head = 1;
+        loop {
+            let byte = *received.get(head)?;
+            length |= usize::from(byte & 0x7F) << (7 * (head - 1));
+            head += 1;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            assert!(head <= 4, "Remaining Length of more than four bytes");
+        }
+        let body = received.get(head..head + length)?.to_vec();
+        let first = received[0];
+        received.drain(..head + length);
+        Some(Packet { first, body })
+    }
+
     /// The whole packet again.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         super::bytes::packet(self.first, &[&self.body])

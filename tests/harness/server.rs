@@ -1,29 +1,26 @@
-//! The real binary as a process: configuration, readiness with a deadline, an end that never leaves it behind.
+//! A tier, or all of them, as a process: configuration, readiness with a deadline, where it listens.
 //! `TIDEGATE_TEST_ADDRESSES` names an addresses file (with `ca`) of a broker that already runs, to try the tests on another one.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::process::Process;
 use super::transport::Transport;
 
 /// From the start of the process to its addresses file; a debug build on a busy machine makes certificates in this time.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The server outlives neither this process nor the handle: a shell holds its process id and ends it when its input closes.
-const WATCHDOG: &str = r#"exec 3<&0; "$@" </dev/null >&2 3<&- & pid=$!; echo $pid; exec >/dev/null; cat <&3 >/dev/null; kill -9 $pid 2>/dev/null; wait $pid"#;
-
 /// A running server.
 pub(crate) struct Server {
-    watchdog: Option<Child>,
-    pid: u32,
+    process: Option<Process>,
+    command: &'static str,
     addresses: HashMap<String, String>,
     dir: PathBuf,
     ca: PathBuf,
@@ -51,54 +48,66 @@ impl Server {
     /// Starts a server whose data is in `dir/data`, which may be there from an earlier run.
     pub(crate) fn start_in(dir: &Path, extra: &str) -> Server {
         let data = dir.join("data");
-        let addresses_file = dir.join("addresses.json");
-        let _ = fs::remove_file(&addresses_file);
-        let config = dir.join("tidegate.toml");
-        fs::write(&config, configuration(&data, &addresses_file, extra)).unwrap();
-        let log_file = dir.join("log");
-        let log = fs::File::options().create(true).append(true).open(&log_file).unwrap();
-        let mut watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, "sh", env!("CARGO_BIN_EXE_tidegate"), "--config"])
-            .arg(&config)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("start the server");
-        let mut line = String::new();
-        BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let pid = line.trim().parse().expect("the process id of the server");
+        let ca = data.join("certs").join("ca.pem");
+        Server::launch("standalone", dir, &ca, &configuration(&data, dir, extra))
+    }
+
+    /// Starts `tidegate COMMAND` with this configuration, which must name `dir/addresses.json` as its addresses file.
+    pub(crate) fn launch(command: &'static str, dir: &Path, ca: &Path, config: &str) -> Server {
+        let mut server = Server::begin(command, dir, ca, config);
+        server.wait_until_up();
+        server
+    }
+
+    /// The same without waiting; [`Server::wait_until_up`] does.
+    pub(crate) fn begin(command: &'static str, dir: &Path, ca: &Path, config: &str) -> Server {
+        fs::write(dir.join("tidegate.toml"), config).unwrap();
         let mut server = Server {
-            watchdog: Some(watchdog),
-            pid,
+            process: None,
+            command,
             addresses: HashMap::new(),
             dir: dir.to_path_buf(),
-            ca: data.join("certs").join("ca.pem"),
+            ca: ca.to_path_buf(),
             _keep: None,
         };
+        server.run();
+        server
+    }
+
+    /// Starts the process (again) with the configuration that it had.
+    pub(crate) fn run(&mut self) {
+        self.process = None;
+        let _ = fs::remove_file(addresses_file(&self.dir));
+        let config = self.dir.join("tidegate.toml");
+        let arguments = [OsStr::new(self.command), OsStr::new("--config"), config.as_os_str()];
+        self.process = Some(Process::start(&self.dir, &arguments));
+    }
+
+    /// Waits until everything listens, and reads where.
+    pub(crate) fn wait_until_up(&mut self) {
         let deadline = Instant::now() + START_DEADLINE;
-        while !addresses_file.exists() {
-            let alive = server.is_alive() && Instant::now() < deadline;
-            assert!(
-                alive,
-                "the server did not start:\n{}",
-                fs::read_to_string(&log_file).unwrap_or_default()
-            );
+        let file = addresses_file(&self.dir);
+        while !file.exists() {
+            let alive = self.is_alive() && Instant::now() < deadline;
+            assert!(alive, "{} did not start:\n{}", self.command, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
-        server.addresses = read_addresses(&addresses_file);
-        server
+        self.addresses = read_addresses(&file);
     }
 
     /// A broker that somebody else runs.
     fn running(addresses_file: &Path) -> Server {
         let addresses = read_addresses(addresses_file);
         let ca = addresses.get("ca").map(PathBuf::from).unwrap_or_default();
-        Server { watchdog: None, pid: 0, addresses, dir: PathBuf::new(), ca, _keep: None }
+        Server { process: None, command: "", addresses, dir: PathBuf::new(), ca, _keep: None }
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().expect("a process of ours")
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.pid
+        self.process().pid()
     }
 
     /// The directory that holds the configuration, the log and the data.
@@ -119,32 +128,31 @@ impl Server {
         self.addresses[listener].parse().unwrap()
     }
 
-    /// Whether the process still runs (a zombie does not).
+    /// Whether the process still runs.
     pub(crate) fn is_alive(&self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+        self.process.as_ref().is_some_and(Process::is_alive)
     }
 
     /// Resident memory of the process in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Sends a signal by name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().unwrap();
-        assert!(sent.success(), "kill -{name} {}", self.pid);
+        self.process().signal(name);
     }
 
-    /// Waits until the process has ended.
-    pub(crate) fn wait_for_end(&self, within: Duration) {
-        let deadline = Instant::now() + within;
-        while self.is_alive() {
-            assert!(Instant::now() < deadline, "the server still runs after {within:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+    /// Waits until the process has ended and answers its exit code (128 and more: by a signal).
+    pub(crate) fn wait_for_end(&self, within: Duration) -> i32 {
+        self.process().wait_for_end(within)
+    }
+
+    /// `kill -9`; nothing of it is left when this returns.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
     }
 
     /// What the server wrote.
@@ -153,23 +161,19 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut watchdog) = self.watchdog.take() {
-            drop(watchdog.stdin.take());
-            let _ = watchdog.wait();
-        }
-    }
-}
-
 /// Every listener on a free port, state below `data`.
-fn configuration(data: &Path, addresses_file: &Path, extra: &str) -> String {
+fn configuration(data: &Path, dir: &Path, extra: &str) -> String {
     format!(
         "[listeners]\nmqtt = \"127.0.0.1:0\"\nmqtts = \"127.0.0.1:0\"\nws = \"127.0.0.1:0\"\nwss = \"127.0.0.1:0\"\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = \"{}\"\n[runtime]\naddresses_file = \"{}\"\n{extra}",
         data.display(),
-        addresses_file.display(),
+        addresses_file(dir).display(),
     )
+}
+
+/// Where a process that runs in `dir` writes down its addresses.
+pub(crate) fn addresses_file(dir: &Path) -> PathBuf {
+    dir.join("addresses.json")
 }
 
 fn read_addresses(file: &Path) -> HashMap<String, String> {

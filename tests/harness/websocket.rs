@@ -71,7 +71,7 @@ impl WebSocket {
 
     /// Takes bytes off the wire; answers pings.
     pub(crate) fn receive(&mut self, data: &[u8], wire: &mut Wire) -> Incoming {
-        self.pending.extend_from_slice(data);
+        self.feed(data);
         let mut out = Vec::new();
         while let Some((first, payload)) = self.next_frame() {
             match first & 0x0F {
@@ -87,7 +87,13 @@ impl WebSocket {
         if out.is_empty() { Incoming::Nothing } else { Incoming::Bytes(out) }
     }
 
-    fn next_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+    /// Bytes as they came off the wire.
+    pub(crate) fn feed(&mut self, data: &[u8]) {
+        self.pending.extend_from_slice(data);
+    }
+
+    /// The next whole frame: first byte and payload.
+    pub(crate) fn next_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let &[first, second, ..] = self.pending.as_slice() else { return None };
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (start, length) = match second {

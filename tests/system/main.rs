@@ -6,6 +6,7 @@
 mod harness;
 
 mod crash;
+mod fleet;
 mod hostile;
 mod interop;
 mod stalled;
