@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use mqtt::ReasonCode;
 
+use super::answer::answered_by;
 use super::credit::{Credit, Grant, packet_cost};
 use super::replay::{Item, Kept, Replay};
 use super::transport::Transport;
@@ -82,6 +83,9 @@ pub struct Unfinished {
     pub is_open: bool,
     /// For another worker.
     pub replay: Replay,
+    /// Packets for the device that no event has told of. It gets them before anything else: what they answer is not
+    /// replayed.
+    pub packets: Vec<Bytes>,
 }
 
 /// OPEN was not sent.
@@ -205,9 +209,16 @@ impl EdgeEnd {
                 if !stream.grant.take(cost) {
                     return Err(LinkError::WindowExceeded(id));
                 }
+                if let Some(asked) = answered_by(&packet) {
+                    stream.kept.answered(asked);
+                }
                 if !stream.is_closing {
                     self.events.push_back(EdgeEvent::Packet { stream: id, packet, cost });
+                } else {
+                    // Nobody takes it, and the worker may need the room to answer what came before the close.
+                    self.release(id, cost);
                 }
+                self.announce_room(id);
             }
             Frame::Durable { through, beyond } => self.take_durable(id, through, &beyond)?,
             Frame::Close { number, ending: Ending::Worker { reason, packet } } if stream.is_open => {
@@ -343,10 +354,11 @@ impl EdgeEnd {
             stream.kept.push(Item::Close(cause));
             self.events.retain(|event| !matches!(event, EdgeEvent::Packet { stream, .. } if *stream == id));
             self.enter_turn(id);
+            self.release(id, u32::MAX);
         }
     }
 
-    /// The device has taken packets that cost so much.
+    /// The device has taken packets that cost so much. Of a stream that was closed everything counts as taken.
     pub fn release(&mut self, id: StreamId, cost: u32) {
         if let Some(stream) = self.streams.get_mut(&id)
             && stream.grant.release(cost)
@@ -355,8 +367,8 @@ impl EdgeEnd {
         }
     }
 
-    /// Gives up one stream, to open it elsewhere. Whatever the worker still sends on it, and events of it that were not
-    /// taken, are dropped. `None` when the stream is over; an event says how.
+    /// Gives up one stream, to open it elsewhere. Whatever the worker still sends on it is dropped; no event of it follows.
+    /// `None` when the stream is over; an event says how.
     pub fn give_up(&mut self, id: StreamId) -> Option<Unfinished> {
         let stream = self.streams.remove(&id)?;
         self.transport.put(id, &Frame::Close { number: 0, ending: Ending::Moved });
@@ -449,15 +461,27 @@ impl EdgeEnd {
         self.announce_room(id);
     }
 
-    /// Takes back what the device does not know yet of `stream`, its CONNACK too.
+    /// Takes the events of `stream` back: what they had for the device goes along, unless it does not even know that it is
+    /// connected.
     fn unfinished(&mut self, id: StreamId, stream: Stream) -> Unfinished {
         let mut is_open = stream.is_open;
-        self.events.retain(|event| {
-            is_open &= !matches!(event, EdgeEvent::Opened { stream, .. } if *stream == id);
-            event.stream() != Some(id)
+        let mut packets = Vec::new();
+        self.events.retain_mut(|event| {
+            if event.stream() != Some(id) {
+                return true;
+            }
+            match event {
+                EdgeEvent::Opened { .. } => is_open = false,
+                EdgeEvent::Packet { packet, .. } => packets.push(std::mem::take(packet)),
+                _ => {}
+            }
+            false
         });
         let is_open = is_open || stream.is_resume;
-        Unfinished { stream: id, is_open, replay: stream.kept.into_replay(stream.sent) }
+        if !is_open {
+            packets.clear();
+        }
+        Unfinished { stream: id, is_open, replay: stream.kept.into_replay(stream.sent), packets }
     }
 
     fn announce_room(&mut self, id: StreamId) {

@@ -77,16 +77,16 @@ impl OpenFlows {
 }
 
 /// Quality of Service and Packet Identifier of a PUBLISH; `None` at QoS 0.
-fn published(packet: Frame<'_>) -> Option<(QoS, PacketId)> {
+pub(super) fn published(packet: Frame<'_>) -> Option<(QoS, PacketId)> {
     let qos = QoS::from_bits(packet.first_byte() >> 1).filter(|qos| *qos != QoS::AtMostOnce)?;
     let (topic_len, rest) = packet.body().split_first_chunk()?;
     let id = rest.get(usize::from(u16::from_be_bytes(*topic_len))..)?.first_chunk()?;
     Some((qos, PacketId::new(u16::from_be_bytes(*id))?))
 }
 
-/// Packet Identifier of an acknowledgement, and whether it refuses. Only MQTT 5 has a Reason Code, and leaves it out at
+/// Packet Identifier of an acknowledgement (or SUBSCRIBE, UNSUBSCRIBE), and whether it refuses. Only MQTT 5 has a Reason Code, and leaves it out at
 /// success.
-fn acknowledged(packet: Frame<'_>) -> Option<(PacketId, bool)> {
+pub(super) fn acknowledged(packet: Frame<'_>) -> Option<(PacketId, bool)> {
     let (id, rest) = packet.body().split_first_chunk()?;
     let is_error = rest.first().is_some_and(|reason| *reason >= ERROR);
     Some((PacketId::new(u16::from_be_bytes(*id))?, is_error))

@@ -4,6 +4,7 @@
 //! A turn of either: `receive` what was read, `poll_event` until it is empty, call what follows from that, `tick`, and write
 //! what `outgoing` holds with one vectored write.
 
+mod answer;
 mod credit;
 mod done;
 mod edge;

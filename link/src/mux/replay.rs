@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::answer::{Asked, asked_by};
 use super::is_qos0;
 use crate::CloseCause;
 
@@ -35,6 +36,10 @@ impl Item {
             Self::Packet { packet, replay_as } => packet.len() + replay_as.as_ref().map_or(0, Bytes::len),
             Self::Close(_) => 0,
         }
+    }
+
+    fn asks(&self, asked: Asked) -> bool {
+        matches!(self, Self::Packet { packet, .. } if asked_by(packet) == Some(asked))
     }
 
     fn for_replay(self) -> Self {
@@ -126,6 +131,15 @@ impl Kept {
             {
                 self.bytes -= item.len();
             }
+        }
+    }
+
+    /// The edge has the answer to the oldest of its kind: the device must not get another, and a worker that dies now has
+    /// done what was asked.
+    pub(super) fn answered(&mut self, asked: Asked) {
+        let at = self.sent.iter().position(|(_, item)| item.asks(asked));
+        if let Some((_, item)) = at.and_then(|at| self.sent.remove(at)) {
+            self.bytes -= item.len();
         }
     }
 

@@ -13,7 +13,7 @@ use mqtt::ReasonCode;
 
 use crate::frame::packet;
 
-const NOW: Duration = Duration::from_secs(1);
+pub(crate) const NOW: Duration = Duration::from_secs(1);
 
 fn settings(window_bytes: u32) -> Settings {
     Settings { window_bytes, ..Settings::new(Text::new("end").unwrap()) }
@@ -34,7 +34,7 @@ fn open() -> Box<Open> {
     })
 }
 
-fn resume() -> Box<Open> {
+pub(crate) fn resume() -> Box<Open> {
     let connack = packet(0x20, &[0, 0]);
     let resume = Resume {
         connack,
@@ -48,7 +48,7 @@ fn resume() -> Box<Open> {
 }
 
 /// A QoS 1 PUBLISH as far as the link can tell.
-fn publish(body: &[u8]) -> Bytes {
+pub(crate) fn publish(body: &[u8]) -> Bytes {
     packet(0x32, body)
 }
 
@@ -63,15 +63,15 @@ fn hello(versions: Versions) -> Frame {
     Frame::Hello(Hello { versions, features: u64::MAX, id, window_bytes: 100, packet_bytes_max: 1000 })
 }
 
-struct Pair {
-    edge: EdgeEnd,
-    worker: WorkerEnd,
+pub(crate) struct Pair {
+    pub(crate) edge: EdgeEnd,
+    pub(crate) worker: WorkerEnd,
     to_edge: BytesMut,
     to_worker: BytesMut,
 }
 
 impl Pair {
-    fn new(window_bytes: u32) -> Self {
+    pub(crate) fn new(window_bytes: u32) -> Self {
         let mut pair = Self {
             edge: EdgeEnd::new(settings(window_bytes), NOW),
             worker: WorkerEnd::new(settings(window_bytes), NOW),
@@ -85,7 +85,7 @@ impl Pair {
     }
 
     /// Moves everything in both directions until nothing is left to move.
-    fn exchange(&mut self) -> (Vec<EdgeEvent>, Vec<WorkerEvent>) {
+    pub(crate) fn exchange(&mut self) -> (Vec<EdgeEvent>, Vec<WorkerEvent>) {
         let (mut edge, mut worker) = (Vec::new(), Vec::new());
         loop {
             let (up, down) = (self.edge.outgoing(), self.worker.outgoing());
@@ -107,7 +107,7 @@ impl Pair {
         }
     }
 
-    fn open(&mut self) -> StreamId {
+    pub(crate) fn open(&mut self) -> StreamId {
         let stream = self.edge.open(open(), Replay::default()).unwrap();
         self.exchange();
         self.worker.accept(stream, packet(0x20, &[0, 0])).unwrap();
@@ -117,7 +117,7 @@ impl Pair {
     }
 }
 
-fn packets(events: &[WorkerEvent]) -> Vec<Bytes> {
+pub(crate) fn packets(events: &[WorkerEvent]) -> Vec<Bytes> {
     let packet = |event: &WorkerEvent| match event {
         WorkerEvent::Packet { packet, .. } => Some(packet.clone()),
         _ => None,
@@ -188,13 +188,13 @@ fn a_full_link_takes_no_more_packets_until_it_is_written() {
 }
 
 #[test]
-fn what_is_durable_is_told_before_the_answer() {
+fn what_is_durable_is_told_before_the_next_packet() {
     let mut pair = Pair::new(1000);
     let stream = pair.open();
-    pair.edge.send(stream, publish(b"one"), None).unwrap();
+    pair.edge.send(stream, packet(0x40, &[0, 9]), None).unwrap();
     pair.exchange();
     pair.worker.durable(stream, 1);
-    pair.worker.send(stream, packet(0x40, &[0, 1])).unwrap();
+    pair.worker.send(stream, publish(b"one")).unwrap();
     let mut sent = BytesMut::from(pair.worker.outgoing().chunk());
     let mut kinds = Vec::new();
     while let Ok(Some(link::wire::Decoded::Frame(_, frame))) =

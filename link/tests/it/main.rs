@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected stops at once"
 )]
 
+mod answer;
 mod ends;
 mod frame;
 mod simulation;

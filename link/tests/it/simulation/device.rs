@@ -24,19 +24,70 @@ pub(super) struct Message {
 }
 
 impl Message {
+    /// The packet and, if there is one, what answers it, both without what identifies them.
+    fn first_bytes(self) -> (u8, Option<u8>) {
+        if self.is_qos0 {
+            return (0x30, None);
+        }
+        const KINDS: [(u8, Option<u8>); 6] = [
+            (0x32, Some(0x40)),
+            (0x34, Some(0x50)),
+            (0x62, Some(0x70)),
+            (0x82, Some(0x90)),
+            (0xA2, Some(0xB0)),
+            (0x40, None),
+        ];
+        KINDS[self.number as usize % KINDS.len()]
+    }
+
+    /// Whether the device waits for an answer.
+    pub(super) fn is_answered(self) -> bool {
+        self.number != CLOSE && self.first_bytes().1.is_some()
+    }
+
+    fn packet_id(self) -> [u8; 2] {
+        u16::try_from(1 + self.number % 65_535).unwrap().to_be_bytes()
+    }
+
     pub(super) fn bytes(self, padding: usize, is_replay: bool) -> Bytes {
-        let first_byte = if self.is_qos0 { 0x30 } else { [0x32, 0x34, 0x82, 0x40][self.number as usize % 4] };
-        let mut body = self.number.to_be_bytes().to_vec();
+        let (first_byte, _) = self.first_bytes();
+        let mut body = if first_byte & 0xF0 == 0x30 { vec![0, 1, b't'] } else { Vec::new() };
+        body.extend(self.packet_id());
+        body.extend(self.number.to_be_bytes());
         body.push(u8::from(is_replay));
-        body.resize(5 + padding, 0);
+        body.resize(body.len() + padding, 0);
         packet(first_byte, &body)
     }
 
     /// Number and form of a packet made by [`Message::bytes`].
     pub(super) fn read(bytes: &[u8]) -> (u32, bool) {
-        let body = mqtt::frame::split(bytes, 100_000).unwrap().unwrap().body();
+        let frame = mqtt::frame::split(bytes, 100_000).unwrap().unwrap();
+        let at = if frame.first_byte() & 0xF0 == 0x30 { 5 } else { 2 };
+        let body = &frame.body()[at..];
         (u32::from_be_bytes(body[..4].try_into().unwrap()), body[4] == 1)
     }
+
+    /// The worker's answer, number `order` of what it sends to the device.
+    pub(super) fn answer(self, order: u32) -> Option<Bytes> {
+        let first_byte = self.first_bytes().1?;
+        let body = [&self.packet_id()[..], &order.to_be_bytes(), &self.number.to_be_bytes()].concat();
+        Some(packet(first_byte, &body))
+    }
+}
+
+/// Anything else from the worker, number `order` of what it sends to the device.
+pub(super) fn news(order: u32, padding: usize) -> Bytes {
+    let mut body = vec![0, 0];
+    body.extend(order.to_be_bytes());
+    body.resize(body.len() + padding, 0);
+    packet(0x30, &body)
+}
+
+/// Which number a packet from the worker has, and which message it answers.
+pub(super) fn read_from_worker(bytes: &[u8]) -> (u32, Option<u32>) {
+    let frame = mqtt::frame::split(bytes, 100_000).unwrap().unwrap();
+    let number = |at: usize| u32::from_be_bytes(frame.body()[at..at + 4].try_into().unwrap());
+    (number(2), (frame.first_byte() != 0x30).then(|| number(6)))
 }
 
 #[derive(Default)]
@@ -61,6 +112,8 @@ pub(super) struct Device {
     expected: VecDeque<(Message, bool)>,
     /// Of the present stream by their numbers.
     numbered: Vec<u32>,
+    /// Messages whose answer has not come to the device.
+    pub(super) unanswered: BTreeSet<u32>,
     /// Packets from the worker that it has not read.
     pub(super) unread: VecDeque<u32>,
     pub(super) last_from_worker: u32,
@@ -71,6 +124,8 @@ impl Device {
         self.accepted.push(message);
         if message.is_qos0 {
             self.qos0.insert(message.number);
+        } else if message.is_answered() {
+            self.unanswered.insert(message.number);
         }
         self.expected.push_back((message, false));
     }
@@ -118,6 +173,24 @@ impl Device {
         let is_stored = |message: &Message| message.is_qos0 || self.stored.contains(&message.number);
         assert!(durable.iter().all(is_stored), "durable before it is stored");
         self.accepted = rest;
+    }
+
+    /// An answer has reached the edge: what it answers is not to come again.
+    pub(super) fn learn_answered(&mut self, number: u32) {
+        assert!(self.stored.contains(&number), "answered before it is stored");
+        self.accepted.retain(|message| message.number != number);
+    }
+
+    /// A packet from the worker for the device, `None` when it comes from a stream that is over.
+    pub(super) fn take_from_worker(&mut self, packet: &[u8], cost: Option<u32>) {
+        assert!(!self.is_closing || cost.is_none());
+        let (order, answered) = read_from_worker(packet);
+        assert_eq!(order, self.last_from_worker + 1, "order towards the device");
+        self.last_from_worker = order;
+        self.unread.extend(cost);
+        if let Some(number) = answered {
+            assert!(self.unanswered.remove(&number), "message {number} is answered twice");
+        }
     }
 
     /// The edge is done with it.

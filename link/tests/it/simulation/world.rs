@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use link::mux::{DEAD_AFTER, EdgeEvent, LinkError, SendError, Unfinished, WorkerEvent};
+use link::mux::{DEAD_AFTER, EdgeEvent, LinkError, SendError, Unfinished, WorkerEnd, WorkerEvent};
 use link::wire::{Ending, Frame, Open, RefuseReason, Resume, StreamId, Text};
 use link::{CloseCause, ConnectionId};
 use mqtt::ReasonCode;
 
 use super::cable::Cable;
-use super::device::{CLOSE, Device, Message, Place};
+use super::device::{CLOSE, Device, Message, Place, news, read_from_worker};
 use super::dice::Dice;
 use crate::frame::packet;
 
@@ -31,10 +31,61 @@ struct Served {
     device: usize,
     is_resume: bool,
     is_open: bool,
-    /// Number, message and cost of what is not stored.
-    pending: Vec<(u64, u32, u32)>,
+    pending: Vec<Pending>,
     sent: u32,
     is_blocked: bool,
+}
+
+/// A frame from the edge that is not reported as durable.
+struct Pending {
+    number: u64,
+    message: Message,
+    cost: u32,
+    step: Step,
+}
+
+/// What a worker does next with a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Store,
+    Answer,
+    Report,
+    Done,
+}
+
+impl Served {
+    /// Goes one step on with one of the frames that are not done; the message that is stored by it.
+    fn advance(&mut self, id: StreamId, worker: &mut WorkerEnd, at: usize) -> Option<u32> {
+        let pending = &mut self.pending[at];
+        match pending.step {
+            Step::Store => {
+                pending.step = if pending.message.is_answered() { Step::Answer } else { Step::Report };
+                return Some(pending.message.number);
+            }
+            Step::Answer => {
+                let answer = pending.message.answer(self.sent + 1).unwrap();
+                pending.step = Step::Report;
+                match worker.send(id, answer) {
+                    Ok(()) => self.sent += 1,
+                    Err(SendError::Full) => {
+                        pending.step = Step::Answer;
+                        self.is_blocked = true;
+                    }
+                    // The device has left.
+                    Err(SendError::NoStream) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Step::Report => {
+                worker.durable(id, pending.number);
+                worker.release(id, pending.cost);
+                pending.step = Step::Done;
+            }
+            Step::Done => {}
+        }
+        self.pending.retain(|pending| pending.step != Step::Done);
+        None
+    }
 }
 
 pub(super) struct World {
@@ -83,7 +134,10 @@ impl World {
             let is_done = |device: &Device| match device.is_over {
                 true => true,
                 false => {
-                    device.undurable().count() == 0 && device.place.is_some() && device.unread.is_empty()
+                    device.undurable().count() == 0
+                        && device.unanswered.is_empty()
+                        && device.place.is_some()
+                        && device.unread.is_empty()
                 }
             };
             let none_blocked = !self.devices.iter().any(|device| device.is_blocked)
@@ -123,13 +177,17 @@ impl World {
             match self.cables[at].edge.send(stream, message.bytes(padding, false), replay_as) {
                 Ok(()) => known.accept(message),
                 Err(SendError::Full) => known.is_blocked = true,
+                // The worker has closed it; the event that says so is not taken yet.
+                Err(SendError::NoStream) => {}
                 Err(other) => panic!("{other}"),
             }
             assert!(known.undurable().count() <= KEPT_COUNT_MAX);
         }
         if self.dice.one_in(1000) {
-            let unfinished = self.cables[at].edge.give_up(stream).unwrap();
-            self.uproot((at, stream), unfinished);
+            // `None` as with a packet that is not taken.
+            if let Some(unfinished) = self.cables[at].edge.give_up(stream) {
+                self.uproot((at, stream), unfinished);
+            }
         }
     }
 
@@ -182,16 +240,13 @@ impl World {
                 }
                 continue;
             }
-            if !served.pending.is_empty() && dice.one_in(3) {
-                let (number, message, cost) = served.pending.swap_remove(dice.below(served.pending.len()));
-                worker.durable(id, number);
-                worker.release(id, cost);
-                self.devices[served.device].stored.insert(message);
+            if !served.pending.is_empty() && dice.one_in(2) {
+                let at = dice.below(served.pending.len());
+                let stored = served.advance(id, worker, at);
+                self.devices[served.device].stored.extend(stored);
             }
             if with_faults && !served.is_blocked && dice.one_in(5) {
-                let mut body = (served.sent + 1).to_be_bytes().to_vec();
-                body.resize(4 + dice.below(80), 0);
-                match worker.send(id, packet(0x30, &body)) {
+                match worker.send(id, news(served.sent + 1, dice.below(80))) {
                     Ok(()) => served.sent += 1,
                     Err(SendError::Full) => served.is_blocked = true,
                     Err(SendError::NoStream) => {}
@@ -231,14 +286,23 @@ impl World {
                 cable.edge_heard_at = self.now;
                 cable.edge.receive(self.now, cable.down.arrived()).unwrap();
                 for (stream, frame) in frames {
-                    if let (Frame::Durable { through, beyond }, Some(device)) =
-                        (frame, self.device_at((at, stream)))
-                    {
-                        self.devices[device].learn_durable(through, &beyond);
+                    let Some(device) = self.device_at((at, stream)) else { continue };
+                    match frame {
+                        Frame::Durable { through, beyond } => {
+                            self.devices[device].learn_durable(through, &beyond);
+                        }
+                        Frame::Packet { packet, .. } => {
+                            let answered = read_from_worker(&packet).1;
+                            answered.into_iter().for_each(|n| self.devices[device].learn_answered(n));
+                        }
+                        _ => {}
                     }
                 }
             }
-            while let Some(event) = self.cables[at].edge.poll_event() {
+            // A driver may be late to take what happened, and lose the link meanwhile.
+            while !self.dice.one_in(10)
+                && let Some(event) = self.cables[at].edge.poll_event()
+            {
                 self.at_edge(at, event);
             }
         }
@@ -278,12 +342,17 @@ impl World {
             }
             WorkerEvent::Packet { stream, number, packet, cost } => {
                 let (message, is_replay) = Message::read(&packet);
-                self.take((at, stream), number, message, is_replay, cost);
+                let is_qos0 = packet[0] == 0x30;
+                let message = Message { number: message, is_qos0, has_alias: is_replay };
+                self.take((at, stream), number, message, cost);
             }
             WorkerEvent::Close { stream, ending: Ending::Moved, .. } => {
                 self.served[at].remove(&stream);
             }
-            WorkerEvent::Close { stream, number, .. } => self.take((at, stream), number, CLOSE, false, 0),
+            WorkerEvent::Close { stream, number, .. } => {
+                let close = Message { number: CLOSE, is_qos0: false, has_alias: false };
+                self.take((at, stream), number, close, 0);
+            }
             WorkerEvent::Sendable { stream } => {
                 self.served[at].entry(stream).and_modify(|served| served.is_blocked = false);
             }
@@ -294,14 +363,14 @@ impl World {
         }
     }
 
-    fn take(&mut self, place: Place, number: u64, message: u32, is_replay: bool, cost: u32) {
+    fn take(&mut self, place: Place, number: u64, message: Message, cost: u32) {
         let Some(served) = self.served[place.0].get_mut(&place.1) else { return };
-        served.pending.push((number, message, cost));
+        served.pending.push(Pending { number, message, cost, step: Step::Store });
         // A worker that has lost the device to another still gets what was under way; it is not the device's stream.
         if self.devices[served.device].place == Some(place) {
-            self.devices[served.device].receive(message, is_replay);
+            self.devices[served.device].receive(message.number, message.has_alias);
         }
-        if message == CLOSE {
+        if message.number == CLOSE {
             served.is_blocked = false;
         }
     }
@@ -323,12 +392,7 @@ impl World {
                 known.place = None;
             }
             (EdgeEvent::Packet { packet, cost, .. }, Some(known)) => {
-                assert!(!known.is_closing);
-                let body = mqtt::frame::split(&packet, 100_000).unwrap().unwrap().body();
-                let number = u32::from_be_bytes(body[..4].try_into().unwrap());
-                assert_eq!(number, known.last_from_worker + 1, "order towards the device");
-                known.last_from_worker = number;
-                known.unread.push_back(cost);
+                known.take_from_worker(&packet, Some(cost));
             }
             (EdgeEvent::Sendable { .. }, Some(known)) => known.is_blocked = false,
             (EdgeEvent::Finished { .. }, Some(known)) => {
@@ -353,6 +417,7 @@ impl World {
     fn uproot(&mut self, place: Place, unfinished: Unfinished) {
         let device = self.device_at(place).expect("streams have devices");
         assert_eq!(unfinished.is_open, self.devices[device].has_connack);
+        unfinished.packets.iter().for_each(|packet| self.devices[device].take_from_worker(packet, None));
         self.devices[device].place = None;
         self.devices[device].replay = Some(unfinished.replay);
     }
@@ -396,6 +461,10 @@ impl World {
     fn replace(&mut self, at: usize) {
         for unfinished in self.cables[at].edge.abandon() {
             self.uproot((at, unfinished.stream), unfinished);
+        }
+        // Of streams that were over before.
+        while let Some(event) = self.cables[at].edge.poll_event() {
+            self.at_edge(at, event);
         }
         let cable = &mut self.cables[at];
         cable.down.write(cable.worker.outgoing(), &mut self.dice);
