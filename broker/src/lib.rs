@@ -122,9 +122,9 @@ async fn load_routes(hub: &Arc<Hub>) -> Result<(), StoreError> {
             }),
         );
         let page = rx.await.unwrap_or(Err(StoreError::Closed))?;
-        for (stored, subscriptions) in page.sessions {
-            let session = hub.stored_session(&stored);
-            for subscription in &subscriptions {
+        for routes in page.sessions {
+            let session = hub.stored_session(&routes.session);
+            for subscription in &routes.subscriptions {
                 hub.subscribe(&session, subscription);
             }
         }

@@ -56,10 +56,11 @@ pub struct Lease {
 /// A change that every worker must know for matching.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteChange {
-    /// A session whose queue is stored has these subscriptions, new or changed.
-    Subscribed(Arc<StoredSession>, Vec<Subscription>),
-    /// It has these no more.
-    Unsubscribed(Arc<StoredSession>, Vec<Arc<str>>),
+    /// A session whose queue is stored has these subscriptions, new or changed. With the epoch of the owner that changed
+    /// them: an entry which comes after one of a later epoch came too late, and says nothing.
+    Subscribed(Arc<StoredSession>, u64, Vec<Subscription>),
+    /// It has these no more; with the epoch.
+    Unsubscribed(Arc<StoredSession>, u64, Vec<Arc<str>>),
     /// It is gone.
     Gone(Arc<StoredSession>),
     /// A worker has connected subscribers of a filter (a whole `$share/...` string for shared ones) that get messages from

@@ -23,6 +23,6 @@ pub use redis::{ConnectError, RedisConfig, RedisStore, Secret};
 pub use store::{
     Claim, Claimed, ConnectionId, Cursor, Discarded, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Number,
     Origin, Owned, Previous, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release,
-    ResumeRefusal, RetainedPage, RoutePage, Store, StoreStats, StoredSession, Subscription,
+    ResumeRefusal, RetainedPage, RoutePage, SessionRoutes, Store, StoreStats, StoredSession, Subscription,
     SubscriptionOptions, Target, Will,
 };

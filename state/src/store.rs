@@ -281,11 +281,22 @@ pub struct RetainedPage {
     pub next: Option<Cursor>,
 }
 
-/// A page of all routes of stored sessions.
+/// What a stored session is subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRoutes {
+    /// The session.
+    pub session: Arc<StoredSession>,
+    /// The epoch that it had when this was read: its subscriptions have everything that owners of an earlier one changed.
+    pub epoch: u64,
+    /// Its subscriptions.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// A page of all routes of sessions whose queue is stored.
 #[derive(Clone, Debug, Default)]
 pub struct RoutePage {
-    /// Sessions with their subscriptions; one session may be split over several entries.
-    pub sessions: Vec<(Arc<StoredSession>, Vec<Subscription>)>,
+    /// One session may be split over several entries.
+    pub sessions: Vec<SessionRoutes>,
     /// Where to go on, `None` at the end.
     pub next: Option<Cursor>,
 }

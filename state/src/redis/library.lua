@@ -434,9 +434,9 @@ end
 
 -- keys: m f
 function ops.route(k)
-  local incarnation = rcall('HGET', k[1], 'i')
-  if not incarnation then return false end
-  return { incarnation, rcall('HGETALL', k[2]) }
+  local m = rcall('HMGET', k[1], 'i', 'e')
+  if not m[1] then return false end
+  return { m[1], m[2], rcall('HGETALL', k[2]) }
 end
 
 -- keys: t. args: now, how many

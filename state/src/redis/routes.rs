@@ -6,7 +6,7 @@ use super::claim::read_subscriptions;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
 use super::op::{Answer, Kind, Op, Result};
-use crate::{Cursor, Done, RoutePage, StoreError, StoredSession};
+use crate::{Cursor, Done, RoutePage, SessionRoutes, StoreError, StoredSession};
 
 /// Sessions that one command lists.
 pub(super) const SESSIONS_MAX: usize = 256;
@@ -84,12 +84,12 @@ impl Engine {
             .collect();
         for (client, asked) in clients.iter().zip(asked) {
             let Some(route) = asked.answer().await?.maybe() else { continue };
-            let [incarnation, subscriptions] = route.tuple()?;
+            let [incarnation, epoch, subscriptions] = route.tuple()?;
             let subscriptions = read_subscriptions(subscriptions)?;
             if !subscriptions.is_empty() {
                 let client_id = Arc::from(client.as_str());
-                let session = StoredSession { client_id, incarnation: incarnation.count()? };
-                page.sessions.push((Arc::new(session), subscriptions));
+                let session = Arc::new(StoredSession { client_id, incarnation: incarnation.count()? });
+                page.sessions.push(SessionRoutes { session, epoch: epoch.count()?, subscriptions });
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::journal::Change;
 use super::{SessionKey, Tables};
-use crate::{Cursor, Fence, RoutePage, StoreError, Subscription};
+use crate::{Cursor, Fence, RoutePage, SessionRoutes, StoreError, Subscription};
 
 impl Tables {
     /// See [`crate::Store::subscribe`]. All are refused if they would be too many.
@@ -94,7 +94,11 @@ impl Tables {
             if let Some(session) = self.sessions.get(key)
                 && !session.subscriptions.is_empty()
             {
-                page.sessions.push((Arc::clone(&session.identity), session.subscriptions.clone()));
+                page.sessions.push(SessionRoutes {
+                    session: Arc::clone(&session.identity),
+                    epoch: session.epoch,
+                    subscriptions: session.subscriptions.clone(),
+                });
             }
         }
         if rest.next().is_some() {

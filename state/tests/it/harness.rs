@@ -7,8 +7,8 @@ use std::time::Duration;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 use state::{
     Claim, Claimed, ConnectionId, Cursor, Delivery, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Message,
-    Number, Origin, Owned, Publish, Published, QueueLimits, QueuePage, Record, Release, Store, StoreError,
-    StoredSession, Subscription, SubscriptionIds, SubscriptionOptions, Target, UnixMs, Will,
+    Number, Origin, Owned, Publish, Published, QueueLimits, QueuePage, Record, Release, SessionRoutes, Store,
+    StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions, Target, UnixMs, Will,
 };
 
 /// The time at which tests begin.
@@ -260,7 +260,7 @@ impl Calls<'_> {
         let mut cursor: Option<Cursor> = None;
         loop {
             let found = wait(|done| self.0.routes(cursor.clone(), page, done)).expect("a page");
-            for (session, subscriptions) in found.sessions {
+            for SessionRoutes { session, subscriptions, .. } in found.sessions {
                 let filters = subscriptions.iter().map(|wanted| wanted.filter.to_string()).collect();
                 routes.push((session.client_id.to_string(), filters));
             }
