@@ -1,4 +1,4 @@
-//! The command line: parses it, does the small commands, hands the rest to `standalone`.
+//! The command line: parses it, does the small commands, hands the rest to `process`.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, Tier};
 use crate::exit::Failure;
-use crate::{dev_certs, logging, passwd, standalone};
+use crate::standalone::Standalone;
+use crate::{dev_certs, logging, passwd, process};
 
 /// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
 ///
@@ -74,26 +75,26 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         Err(error) if error.use_stderr() => return Err(Failure::usage(usage_line(&error))),
         Err(help) => return print(&help.to_string()),
     };
+    let tier = match &cli.command {
+        Some(Command::Passwd(arguments)) => return passwd::run(arguments),
+        Some(Command::Certs { dir }) => return certs(dir),
+        None | Some(Command::Standalone) => Tier::Standalone,
+    };
+    let config = load(&cli, tier)?;
     if cli.check {
-        let shown = load(&cli)?.shown().map_err(Failure::software)?;
-        return print(&shown);
+        return print(&config.shown().map_err(Failure::software)?);
     }
-    match &cli.command {
-        Some(Command::Passwd(arguments)) => passwd::run(arguments),
-        Some(Command::Certs { dir }) => certs(dir),
-        None | Some(Command::Standalone) => {
-            let config = load(&cli)?;
-            logging::start(&config.log);
-            standalone::run(&config)
-        }
+    logging::start(config.log());
+    match config {
+        Config::Standalone(config) => process::run::<Standalone>(&config, &config.process),
     }
 }
 
-fn load(cli: &Cli) -> Result<Config, Failure> {
+fn load(cli: &Cli, tier: Tier) -> Result<Config, Failure> {
     // A name or value that is not Unicode is none of ours, or will be missed where it is needed.
     let unicode =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    Config::load(cli.config.as_deref(), std::env::vars_os().filter_map(unicode)).map_err(Failure::usage)
+    Config::load(tier, cli.config.as_deref(), std::env::vars_os().filter_map(unicode)).map_err(Failure::usage)
 }
 
 fn certs(dir: &std::path::Path) -> Result<(), Failure> {

@@ -1,4 +1,5 @@
-//! The tidegate binary. Start at `cli.rs` for what it can be told, at `standalone.rs` for what it runs.
+//! The tidegate binary. Start at `cli.rs` for what it can be told, at `process.rs` for the life of a
+//! process, at `standalone.rs` for what it runs.
 
 mod addresses;
 mod admin;
@@ -6,8 +7,10 @@ mod cli;
 mod config;
 mod dev_certs;
 mod exit;
+mod front;
 mod logging;
 mod passwd;
+mod process;
 mod process_metrics;
 mod shutdown;
 mod standalone;

@@ -8,17 +8,17 @@ use authsvc::Anonymous;
 use lb::tls::ClientCertificateMode;
 use lb::{ListenerConfig, ListenerKind};
 
-use crate::config::Config;
+use crate::config::{Front, StandaloneConfig};
 use crate::dev_certs;
 
 /// The text. `addresses` are the bound ones by listener, and `admin`.
 pub(crate) fn welcome(
-    config: &Config,
+    config: &StandaloneConfig,
     addresses: &BTreeMap<String, SocketAddr>,
     admin: SocketAddr,
 ) -> String {
-    let mut text = format!("tidegate {} is ready. {}\n", env!("CARGO_PKG_VERSION"), who(config));
-    for (name, listener) in &config.listeners {
+    let mut text = format!("tidegate {} is ready. {}\n", env!("CARGO_PKG_VERSION"), who(&config.front));
+    for (name, listener) in &config.front.listeners {
         let Some(address) = addresses.get(name) else { continue };
         let host = reachable(address.ip());
         let title = match listener.kind {
@@ -48,7 +48,7 @@ pub(crate) fn welcome(
     text
 }
 
-fn who(config: &Config) -> &'static str {
+fn who(config: &Front) -> &'static str {
     match (config.auth.anonymous_in_force(), config.auth.has_source()) {
         (Anonymous::Always, true) => "Anybody may connect; a user name must have its password.",
         (Anonymous::Always, false) => "Anybody may connect.",
@@ -58,10 +58,10 @@ fn who(config: &Config) -> &'static str {
     }
 }
 
-fn options(config: &Config, listener: &ListenerConfig, address: SocketAddr) -> String {
+fn options(config: &StandaloneConfig, listener: &ListenerConfig, address: SocketAddr) -> String {
     let mut options = format!("-h {} -p {}", address.ip(), address.port());
     // Writing to a String cannot fail.
-    let _ = match config.tls_of(listener) {
+    let _ = match config.front.tls_of(listener) {
         None => Ok(()),
         Some(tls) if tls.certificates.is_empty() => {
             let dir = certificates_dir(config);
@@ -75,17 +75,18 @@ fn options(config: &Config, listener: &ListenerConfig, address: SocketAddr) -> S
         }
         Some(_) => write!(options, " --cafile CA_FILE"),
     };
-    if config.auth.password_file.is_some() && config.auth.anonymous_in_force() == Anonymous::Never {
+    if config.front.auth.password_file.is_some() && config.front.auth.anonymous_in_force() == Anonymous::Never
+    {
         options.push_str(" -u USER -P PASSWORD");
     }
     options
 }
 
-fn ca_file(config: &Config) -> String {
+fn ca_file(config: &StandaloneConfig) -> String {
     format!("{}/{}", certificates_dir(config), dev_certs::CA)
 }
 
-fn certificates_dir(config: &Config) -> String {
+fn certificates_dir(config: &StandaloneConfig) -> String {
     config.certificates_dir().display().to_string()
 }
 

@@ -1,8 +1,7 @@
 //! What `--check` prints: the configuration in force as TOML, secrets hidden.
 
+use serde::Serialize;
 use toml::{Table, Value};
-
-use super::Config;
 
 /// Stands for a secret.
 const HIDDEN: &str = "(hidden)";
@@ -11,13 +10,17 @@ const HIDDEN: &str = "(hidden)";
 /// none.
 const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "key"];
 
-pub(crate) fn shown(config: &Config) -> Result<String, toml::ser::Error> {
+/// A key that two crates know, by section.
+type Twin = (&'static str, &'static str);
+
+/// What is shown at the one place where it is set.
+pub(crate) const OF_STANDALONE: [Twin; 4] =
+    [("edge", "listeners"), ("edge", "tls"), ("broker", "packet_bytes_max"), ("state", "dir")];
+
+pub(crate) fn shown(config: &impl Serialize, twins: &[Twin]) -> Result<String, toml::ser::Error> {
     let mut table = Table::try_from(config)?;
-    // Shown at the one place where they are set.
-    for (section, key) in
-        [("edge", "listeners"), ("edge", "tls"), ("broker", "packet_bytes_max"), ("state", "dir")]
-    {
-        table.get_mut(section).and_then(Value::as_table_mut).map(|section| section.remove(key));
+    for (section, key) in twins {
+        table.get_mut(*section).and_then(Value::as_table_mut).map(|section| section.remove(*key));
     }
     hide(&mut table);
     toml::to_string_pretty(&table)

@@ -99,15 +99,28 @@ impl Source {
         Problem { origin, key: Some((key.to_owned(), value)), advice }
     }
 
-    /// The settings as `T`; an unknown key is answered with the nearest known one.
-    pub(crate) fn deserialize<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        let value = Value::Table(self.table.clone());
+    /// The names of the sections that were given.
+    pub(crate) fn sections(&self) -> impl Iterator<Item = &str> {
+        self.table.keys().map(String::as_str)
+    }
+
+    /// Refuses keys that have their place elsewhere.
+    pub(crate) fn refuse(&self, keys: &[(&str, &str)]) -> Result<(), Problem> {
+        let given = keys.iter().find(|(key, _)| self.value(key).is_some());
+        given.map_or(Ok(()), |(key, advice)| Err(self.problem(key, advice)))
+    }
+
+    /// A section as `T`, the default if it was not given; an unknown key is answered with the nearest known one.
+    pub(crate) fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Problem> {
+        let value = self.table.get(section).cloned().unwrap_or_else(|| Value::Table(Table::new()));
         serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = error.path().to_string();
+            let path = match error.path().to_string().as_str() {
+                "." => section.to_owned(),
+                path => format!("{section}.{path}"),
+            };
             let message = error.inner().message().to_owned();
             match UnknownField::parse(&message) {
                 Some(unknown) => self.unknown(&unknown.within(&path), unknown.advice(&path)),
-                None if path == "." => Problem { origin: self.file.clone(), key: None, advice: message },
                 None => self.problem(&path, message),
             }
         })
@@ -154,20 +167,22 @@ impl<'a> UnknownField<'a> {
 
     /// The path may or may not end in the unknown key itself.
     fn parent<'p>(&self, path: &'p str) -> &'p str {
-        let path = if path == "." { "" } else { path };
         let parent = path.strip_suffix(self.name);
         parent.map_or(path, |parent| parent.strip_suffix('.').unwrap_or(parent))
     }
 
     fn advice(&self, path: &str) -> String {
-        let parent = self.parent(path);
-        let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, self.name));
-        let near =
-            nearest.filter(|known| strsim::damerau_levenshtein(known, self.name) <= 1 + known.len() / 3);
-        match near {
-            Some(known) => format!("unknown key; did you mean {}?", join(parent, known)),
-            None => format!("unknown key; known are {}", self.known.join(", ")),
-        }
+        unknown_advice(self.name, self.parent(path), &self.known)
+    }
+}
+
+/// What to say of a name below `parent` that is none of those known.
+pub(crate) fn unknown_advice(name: &str, parent: &str, known: &[&str]) -> String {
+    let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, name));
+    let near = nearest.filter(|known| strsim::damerau_levenshtein(known, name) <= 1 + known.len() / 3);
+    match near {
+        Some(known) => format!("unknown key; did you mean {}?", join(parent, known)),
+        None => format!("unknown key; known are {}", known.join(", ")),
     }
 }
 

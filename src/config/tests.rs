@@ -2,13 +2,21 @@
 
 use super::*;
 
-fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+fn load(text: &str, environment: &[(&str, &str)]) -> Result<Box<StandaloneConfig>, String> {
+    load_as(Tier::Standalone, text, environment).map(|Config::Standalone(config)| config)
+}
+
+fn load_as(tier: Tier, text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tidegate.toml");
     std::fs::write(&file, text).unwrap();
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Config::load(Some(&file), environment)
+    Config::load(tier, Some(&file), environment)
         .map_err(|problem| problem.to_string().replace(&*dir.path().to_string_lossy(), ""))
+}
+
+fn shown(config: &StandaloneConfig) -> String {
+    shown::shown(config, &shown::OF_STANDALONE).unwrap()
 }
 
 fn line(text: &str) -> String {
@@ -18,8 +26,8 @@ fn line(text: &str) -> String {
     }
 }
 
-fn addresses(config: &Config) -> Vec<(String, String)> {
-    config.listeners.iter().map(|(name, listener)| (name.clone(), listener.bind.to_string())).collect()
+fn addresses(config: &StandaloneConfig) -> Vec<(String, String)> {
+    config.front.listeners.iter().map(|(name, listener)| (name.clone(), listener.bind.to_string())).collect()
 }
 
 #[test]
@@ -113,7 +121,8 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = Config::load(Some(Path::new("/nonexistent/t.toml")), []).unwrap_err().to_string();
+    let error =
+        Config::load(Tier::Standalone, Some(Path::new("/nonexistent/t.toml")), []).unwrap_err().to_string();
     let expected =
         "/nonexistent/t.toml: cannot read the configuration file: No such file or directory (os error 2)";
     assert_eq!(error, expected);
@@ -134,13 +143,13 @@ fn the_environment_lies_over_the_file() {
         ],
     )
     .unwrap();
-    assert_eq!((config.edge.linger_ms, config.edge.connect_timeout_ms), (60, 500));
+    assert_eq!((config.front.edge.linger_ms, config.front.edge.connect_timeout_ms), (60, 500));
     let bound = addresses(&config);
     let bound: Vec<_> = bound.iter().map(|(name, address)| (&**name, &**address)).collect();
     assert_eq!(bound, [("mqtt", "127.0.0.1:1"), ("mqtts", "127.0.0.1:8883"), ("ws", "127.0.0.1:2")]);
-    assert_eq!(config.listeners["mqtt"].backlog, 7);
-    assert_eq!(config.log.level, "info,lb=debug");
-    assert_eq!(config.authorization.rule.len(), 1);
+    assert_eq!(config.front.listeners["mqtt"].backlog, 7);
+    assert_eq!(config.process.log.level, "info,lb=debug");
+    assert_eq!(config.front.authorization.rule.len(), 1);
 }
 
 #[test]
@@ -160,12 +169,12 @@ fn what_is_wrong_in_the_environment_names_the_variable() {
 
 #[test]
 fn by_default_everything_listens_on_loopback_with_development_certificates() {
-    let config = Config::load(None, []).unwrap();
+    let config = load("", &[]).unwrap();
     let bound: Vec<_> = addresses(&config).into_iter().map(|(_, address)| address).collect();
     assert_eq!(bound, ["127.0.0.1:1883", "127.0.0.1:8883", "127.0.0.1:8083", "127.0.0.1:8084"]);
-    assert!(config.admin.listen.ip().is_loopback());
+    assert!(config.process.admin.listen.ip().is_loopback());
     assert!(config.uses_development_certificate());
-    let tls = config.edge.tls.unwrap();
+    let tls = config.front.edge.tls.unwrap();
     assert_eq!(tls.certificates[0].certificate_file, Path::new("data/certs/server.pem"));
 }
 
@@ -186,10 +195,10 @@ fn beyond_loopback_needs_authentication_or_a_plain_word() {
 fn what_is_shown_can_be_loaded_again() {
     let config =
         load("[listeners]\nws = 'off'\n[edge]\nlinger_ms = 77\n[auth]\nanonymous = 'never'\n", &[]).unwrap();
-    let shown = config.shown().unwrap();
-    let again = load(&shown, &[("TIDEGATE__LISTENERS__WS", "off")]).unwrap();
-    assert_eq!(again.shown().unwrap(), shown);
-    assert!(shown.contains("linger_ms = 77") && shown.contains("[listeners.mqtt]"), "{shown}");
+    let text = shown(&config);
+    let again = load(&text, &[("TIDEGATE__LISTENERS__WS", "off")]).unwrap();
+    assert_eq!(shown(&again), text);
+    assert!(text.contains("linger_ms = 77") && text.contains("[listeners.mqtt]"), "{text}");
 }
 
 /// The known keys of a section, as an unknown one is answered with them.
@@ -206,7 +215,7 @@ fn keys(section: &str) -> Vec<String> {
 // A page from anywhere runs on this machine, in its browser.
 #[test]
 fn where_loopback_is_enough_only_pages_of_this_machine_may_connect() {
-    let origins = |text: &str| load(text, &[]).unwrap().edge.listeners["ws"].origins.clone();
+    let origins = |text: &str| load(text, &[]).unwrap().front.edge.listeners["ws"].origins.clone();
     assert_eq!(origins(""), ["loopback"]);
     assert_eq!(origins("[listeners.ws]\norigins = ['https://example.com']"), ["https://example.com"]);
     assert!(origins("[auth]\nanonymous = 'always'").is_empty());
@@ -239,5 +248,5 @@ fn every_key_is_documented() {
 fn the_example_is_accepted_and_shows_the_defaults() {
     let example = include_str!("../../tidegate.example.toml");
     let config = load(example, &[]).unwrap();
-    assert_eq!(config.shown().unwrap(), Config::load(None, []).unwrap().shown().unwrap());
+    assert_eq!(shown(&config), Config::load(Tier::Standalone, None, []).unwrap().shown().unwrap());
 }

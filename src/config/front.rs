@@ -1,0 +1,158 @@
+//! What faces devices, alone or in one process with everything else: listeners, TLS, bounds, and who may connect.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use authsvc::{Anonymous, AuthConfig, AuthError, AuthorizationConfig, CertificateIdentity};
+use lb::tls::{Application, CertificateFiles, ClientCertificateMode, TlsConfig, TlsServer};
+use lb::{EdgeConfig, ListenerConfig};
+use serde::Serialize;
+
+use super::source::Source;
+use super::{Problem, listeners};
+use crate::dev_certs;
+use crate::exit::chain;
+
+/// Its sections.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Front {
+    /// Listeners by name.
+    pub(crate) listeners: BTreeMap<String, ListenerConfig>,
+    /// Bounds and timeouts of the edge; its `listeners` are the ones above.
+    pub(crate) edge: EdgeConfig,
+    /// Certificates.
+    pub(crate) tls: TlsConfig,
+    /// Who may connect.
+    pub(crate) auth: AuthConfig,
+    /// What clients may do.
+    pub(crate) authorization: AuthorizationConfig,
+}
+
+impl Front {
+    /// Takes its sections and checks them. Where no certificates are named, those in `development` are used, which may not be
+    /// there yet.
+    pub(super) fn read(source: &mut Source, development: Option<&Path>) -> Result<Self, Problem> {
+        listeners::complete(source)?;
+        source.refuse(&[
+            ("edge.listeners", "listeners are set in [listeners.NAME]"),
+            ("edge.tls", "is set in [tls]"),
+        ])?;
+        let mut front = Self {
+            listeners: source.section("listeners")?,
+            edge: source.section("edge")?,
+            tls: source.section("tls")?,
+            auth: source.section("auth")?,
+            authorization: source.section("authorization")?,
+        };
+        front.complete_edge(development);
+        front.check(source, development.is_some())?;
+        Ok(front)
+    }
+
+    /// `tls` with the development certificates if it names none.
+    fn with_certificates(tls: &TlsConfig, dir: Option<&Path>) -> TlsConfig {
+        let mut tls = tls.clone();
+        if let Some(dir) = dir.filter(|_| tls.certificates.is_empty()) {
+            tls.certificates = vec![CertificateFiles {
+                certificate_file: dir.join(dev_certs::SERVER),
+                key_file: dir.join(dev_certs::SERVER_KEY),
+                server_names: Vec::new(),
+            }];
+            if tls.client_certificates.mode != ClientCertificateMode::Off {
+                tls.client_certificates.ca_file.get_or_insert(dir.join(dev_certs::CA));
+            }
+        }
+        tls
+    }
+
+    /// The edge's configuration with what is set elsewhere.
+    fn complete_edge(&mut self, development: Option<&Path>) {
+        let mut listeners = self.listeners.clone();
+        // A page from anywhere is run by a browser on this machine: being here is no proof of who it is.
+        let trusts_this_machine = self.auth.anonymous_in_force() == Anonymous::Loopback;
+        for listener in listeners.values_mut() {
+            if trusts_this_machine && listener.origins.is_empty() {
+                listener.origins.push("loopback".to_owned());
+            }
+            listener.tls = listener.tls.as_ref().map(|tls| Self::with_certificates(tls, development));
+        }
+        self.edge.listeners = listeners;
+        self.edge.tls = Some(Self::with_certificates(&self.tls, development));
+    }
+
+    /// `[tls]`, or the one of its own, for each listener that does TLS.
+    pub(crate) fn tls_of<'a>(&'a self, listener: &'a ListenerConfig) -> Option<&'a TlsConfig> {
+        listener.kind.is_tls().then(|| listener.tls.as_ref().unwrap_or(&self.tls))
+    }
+
+    /// Whether TLS is served without a certificate that was named.
+    pub(crate) fn names_no_certificate(&self) -> bool {
+        self.listeners.values().any(|l| self.tls_of(l).is_some_and(|tls| tls.certificates.is_empty()))
+    }
+
+    fn check(&self, source: &Source, has_development: bool) -> Result<(), Problem> {
+        self.edge.validate().map_err(|error| {
+            let of_listener = error.key.starts_with("listeners.");
+            let key = if of_listener { error.key } else { format!("edge.{}", error.key) };
+            source.problem(&key, error.problem)
+        })?;
+        if !has_development && self.names_no_certificate() {
+            let advice = "needed by the listeners mqtts and wss; name certificates (tidegate certs DIR makes some for \
+                          development) or set listeners.mqtts and listeners.wss to \"off\"";
+            return Err(source.problem("tls.certificates", advice));
+        }
+        self.check_tls(source)?;
+        self.check_identity(source)?;
+        self.check_exposure(source)?;
+        authsvc::Local::check(&self.auth, &self.authorization).map_err(|error| match error {
+            AuthError::Setting { key, problem } => source.problem(&format!("auth.{key}"), problem),
+            AuthError::Rule { index, key, problem } => {
+                source.problem(&format!("authorization.rule[{index}].{key}"), problem)
+            }
+            error => source.problem("auth.password_file", error),
+        })
+    }
+
+    /// Reads the files that are named; those made for development may not be there yet.
+    fn check_tls(&self, source: &Source) -> Result<(), Problem> {
+        let own = self.listeners.iter().filter_map(|(name, listener)| {
+            listener.tls.as_ref().map(|tls| (format!("listeners.{name}.tls"), tls))
+        });
+        for (key, tls) in own.chain([("tls".to_owned(), &self.tls)]) {
+            if !tls.certificates.is_empty() {
+                TlsServer::load(tls.clone(), Application::Mqtt).map_err(|error| {
+                    // Its text is the key below `tls`, a colon, and the rest.
+                    let text = chain(&error);
+                    let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
+                    source.problem(&format!("{key}.{below}"), advice)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_identity(&self, source: &Source) -> Result<(), Problem> {
+        let of_listeners = self.listeners.values().filter_map(|listener| self.tls_of(listener));
+        let asked =
+            of_listeners.into_iter().any(|tls| tls.client_certificates.mode != ClientCertificateMode::Off);
+        if self.auth.certificate == CertificateIdentity::Subject && !asked {
+            let advice = "needs tls.client_certificates.mode = \"optional\" or \"required\"";
+            return Err(source.problem("auth.certificate", advice));
+        }
+        Ok(())
+    }
+
+    /// Nothing listens beyond loopback until somebody has said who may connect.
+    fn check_exposure(&self, source: &Source) -> Result<(), Problem> {
+        if self.auth.has_source() || self.auth.anonymous == Some(Anonymous::Always) {
+            return Ok(());
+        }
+        let exposed =
+            self.listeners.iter().find(|(_, listener)| !listener.bind.ip().to_canonical().is_loopback());
+        exposed.map_or(Ok(()), |(name, _)| {
+            let advice = "without authentication only loopback addresses are allowed; set auth.password_file (see \
+                          tidegate passwd), auth.certificate = \"subject\", or auth.anonymous = \"always\"";
+            Err(source.problem(&format!("listeners.{name}.bind"), advice))
+        })
+    }
+}

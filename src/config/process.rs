@@ -1,0 +1,124 @@
+//! `[admin]`, `[log]` and `[runtime]`: what every process has.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use super::source::Source;
+
+/// What every process has, whatever it runs.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ProcessConfig {
+    /// Health and metrics over HTTP.
+    pub(crate) admin: AdminConfig,
+    /// Logs.
+    pub(crate) log: LogConfig,
+    /// The process.
+    pub(crate) runtime: RuntimeConfig,
+}
+
+impl ProcessConfig {
+    /// Takes its sections; `admin_port` is where a process of this kind listens by default, on loopback.
+    pub(super) fn read(source: &Source, admin_port: u16) -> Result<Self, Problem> {
+        let admin: AdminSection = source.section("admin")?;
+        let listen = admin.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], admin_port)));
+        let process = Self {
+            admin: AdminConfig { listen },
+            log: source.section("log")?,
+            runtime: source.section("runtime")?,
+        };
+        process.check(source)?;
+        Ok(process)
+    }
+
+    fn check(&self, source: &Source) -> Result<(), Problem> {
+        if self.runtime.worker_threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
+            return Err(source.problem("runtime.worker_threads", "must be 1 to 1024"));
+        }
+        if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            let levels = "expected error, warn, info, debug, trace or directives such as info,lb=debug";
+            return Err(source.problem("log.level", levels));
+        }
+        Ok(())
+    }
+}
+
+/// `[admin]` as it is given.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AdminSection {
+    listen: Option<SocketAddr>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AdminConfig {
+    /// Address of `/livez`, `/readyz` and `/metrics`; they are not authenticated. Default `127.0.0.1:9101`, and port 9102 for a
+    /// worker.
+    pub(crate) listen: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,lb=debug`. `RUST_LOG` takes precedence.
+    /// Default `info`.
+    pub(crate) level: String,
+    /// How lines look. Default `auto`.
+    pub(crate) format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
+
+/// How log lines look. They go to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// `human` on a terminal, `json` elsewhere.
+    Auto,
+    /// For reading.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[runtime]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RuntimeConfig {
+    /// Threads that serve connected devices. Default: the cores that this process may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) worker_threads: Option<usize>,
+    /// Milliseconds that a shutdown may take until connections are cut. Default 10000.
+    pub(crate) drain_timeout_ms: u64,
+    /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) addresses_file: Option<PathBuf>,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self { worker_threads: None, drain_timeout_ms: 10_000, addresses_file: None }
+    }
+}
+
+impl RuntimeConfig {
+    /// Threads in force.
+    pub(crate) fn worker_threads_in_force(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.worker_threads.unwrap_or_else(cores)
+    }
+
+    /// How long a shutdown may take.
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}

@@ -1,0 +1,135 @@
+//! The life of a process, whatever tier it runs: start in the order of need, say so, serve, reload, end in good order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::admin::{Admin, Metrics, Phase, Readiness};
+use crate::config::ProcessConfig;
+use crate::exit::Failure;
+use crate::process_metrics::ProcessMetrics;
+use crate::shutdown::{Asked, Signals};
+use crate::{addresses, cli};
+
+/// What is still running on the runtime after everything was closed gets so long.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// What a process runs.
+pub(crate) trait Tier: Sized {
+    /// Its configuration.
+    type Config;
+
+    /// Starts everything; what registers in `registry` is served as metrics.
+    async fn start(config: &Self::Config, registry: &mut Registry) -> Result<Self, Failure>;
+
+    /// Where it listens, by name.
+    fn addresses(&self) -> BTreeMap<String, SocketAddr>;
+
+    /// Answers whether it cannot serve for now, for `/readyz`.
+    fn stalled(&self) -> Box<dyn Fn() -> bool + Send + Sync>;
+
+    /// What is printed once it is up.
+    fn welcome(&self, config: &Self::Config, admin: SocketAddr) -> String;
+
+    /// Reads again what can be read again. What cannot be read leaves in force what was.
+    fn reload(&self);
+
+    /// Ends in good order, within about `deadline`.
+    async fn stop(self, deadline: Duration) -> Result<(), Failure>;
+}
+
+/// Serves until told to end.
+pub(crate) fn run<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(process.runtime.worker_threads_in_force())
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::unavailable(format!("cannot start the worker threads: {error}")))?;
+    let served = runtime.block_on(serve::<T>(config, process));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    served
+}
+
+async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(Failure::unavailable)?;
+    let readiness = Readiness::default();
+    let metrics = Metrics::default();
+    let admin = bind_admin(process.admin.listen, &metrics, &readiness).await?;
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(ProcessMetrics));
+    let tier = tokio::select! {
+        tier = T::start(config, &mut registry) => tier?,
+        // Nothing is served yet, so there is nothing to end in good order.
+        () = asked_to_stop(&mut signals) => return Ok(()),
+    };
+    // Nobody else sets it.
+    let _ = metrics.set(registry);
+    readiness.watch(tier.stalled());
+    readiness.enter(Phase::Ready);
+    announce(&tier, config, process, admin)?;
+    while signals.next().await == Asked::Reload {
+        tier.reload();
+    }
+    readiness.enter(Phase::Draining);
+    tokio::spawn(signals.exit_on_next_stop());
+    tier.stop(process.runtime.drain_timeout()).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn asked_to_stop(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
+}
+
+async fn bind_admin(
+    wanted: SocketAddr,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) -> Result<SocketAddr, Failure> {
+    let admin = Admin::bind(wanted).await.map_err(|error| {
+        Failure::unavailable(format!(
+            "admin.listen = \"{wanted}\": cannot listen: {error}; choose another address"
+        ))
+    })?;
+    let address = admin.address();
+    tokio::spawn(admin.serve(metrics.clone(), readiness.clone()));
+    Ok(address)
+}
+
+/// Tells everybody who waits for it that it is up.
+fn announce<T: Tier>(
+    tier: &T,
+    config: &T::Config,
+    process: &ProcessConfig,
+    admin: SocketAddr,
+) -> Result<(), Failure> {
+    if let Some(path) = &process.runtime.addresses_file {
+        let mut all = tier.addresses();
+        all.insert("admin".to_owned(), admin);
+        addresses::write(path, &all).map_err(|error| {
+            let path = path.display();
+            Failure::io(format!("runtime.addresses_file = \"{path}\": cannot write: {error}"))
+        })?;
+    }
+    cli::print(&tier.welcome(config, admin))?;
+    tracing::info!(%admin, "ready");
+    Ok(())
+}
+
+/// A connection is an open file; the soft limit that a shell hands down is for programs that cannot take more.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
+    }
+    let open_files_max = getrlimit(Resource::Nofile).current;
+    tracing::debug!(?open_files_max, "limit of open files");
+}
