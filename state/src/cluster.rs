@@ -64,11 +64,12 @@ pub enum RouteChange {
     /// It is gone.
     Gone(Arc<StoredSession>),
     /// A worker has connected subscribers of a filter (a whole `$share/...` string for shared ones) that get messages from
-    /// their worker and not from a stored queue: all at QoS 0, and up to the given QoS if their queue is in memory.
-    Listening(WorkerId, Arc<str>, QoS),
+    /// their worker and not from a stored queue. `None`: only what is published with QoS 0, since all else comes from stored
+    /// queues. Otherwise everything, up to the given QoS.
+    Listening(WorkerId, Arc<str>, Option<QoS>),
     /// It has none any more.
     Deaf(WorkerId, Arc<str>),
-    /// The worker is gone, with all that it listened to.
+    /// The worker is gone, with all that it listened to. [`Cluster::leave`] and [`Cluster::bury`] say it.
     Left(WorkerId),
 }
 
@@ -85,8 +86,8 @@ pub struct LogPage {
 /// A page of the filters that workers listen to, as [`RouteChange::Listening`] tells them.
 #[derive(Clone, Debug, Default)]
 pub struct ListeningPage {
-    /// Worker, filter and QoS.
-    pub routes: Vec<(WorkerId, Arc<str>, QoS)>,
+    /// Worker, filter and what it gets.
+    pub routes: Vec<(WorkerId, Arc<str>, Option<QoS>)>,
     /// Where to go on, `None` at the end.
     pub next: Option<Cursor>,
 }
@@ -180,7 +181,7 @@ pub trait Cluster: Send + Sync + 'static {
     fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>);
 
     /// Lets go of everything that a worker owned which is silent for good: each of its sessions as [`crate::Store::release`]
-    /// with the Will kept and `grace_ms`; then its routes, inbox and entry in the registry. May be repeated by anybody, and
-    /// goes on where it was left.
+    /// with the Will kept and `grace_ms`; then what it listens to ([`RouteChange::Left`]), its inbox and its entry in the
+    /// registry. May be repeated by anybody, and goes on where it was left.
     fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>);
 }
