@@ -55,14 +55,13 @@ impl Hub {
         self.submit(Work::Call(Call { fence, asker: None, op: Op::Release(release, will) }));
     }
 
-    /// The store has let a session go.
+    /// The store has let a session go. It hands the Will out when that is due.
     pub(crate) fn released(self: &Arc<Self>, session: &StoredSession, release: &Release, will: Option<Will>) {
-        if release.expiry_s == 0 {
+        let ends = release.expiry_s == 0 && release.grace_ms == 0;
+        if ends {
             self.drop_stored(session);
-            if let Some(will) = will {
-                self.publish_will(&session.client_id, &will.message, None);
-            }
-        } else if will.is_some_and(|will| will.delay_s == 0) {
+        }
+        if will.is_some_and(|will| ends || (will.delay_s == 0 && release.grace_ms == 0)) {
             // The store keeps it, so that it is not lost if this process dies now.
             claim_due(self, release.now.max(self.now()));
         }

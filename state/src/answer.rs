@@ -1,7 +1,7 @@
 //! Answers that wait for their batch, in the order of the calls.
 
 use crate::tables::{Page, SessionKey};
-use crate::{Claimed, Discarded, Done, Due, Published, QueuePage, RetainedPage, RoutePage, StoreError};
+use crate::{Claimed, Discarded, Done, Due, Number, Published, QueuePage, RoutePage, StoreError};
 
 /// An answer and who gets it.
 pub(crate) struct Ready<T> {
@@ -29,11 +29,10 @@ pub(crate) enum Answer {
     Claimed(Ready<Claimed>),
     Discarded(Ready<Option<Discarded>>),
     Flags(Ready<Vec<bool>>),
+    Tails(Ready<Vec<Option<Number>>>),
     Published(Ready<Published>),
     /// A page that may have to be completed from disk.
     Queue(Done<QueuePage>, SessionKey, Result<Page, StoreError>),
-    Page(Ready<QueuePage>),
-    Retained(Ready<RetainedPage>),
     Routes(Ready<RoutePage>),
     Due(Ready<Vec<Due>>),
     Unit(Ready<()>),
@@ -46,10 +45,9 @@ impl Answer {
             Self::Claimed(ready) => ready.run(),
             Self::Discarded(ready) => ready.run(),
             Self::Flags(ready) => ready.run(),
+            Self::Tails(ready) => ready.run(),
             Self::Published(ready) => ready.run(),
             Self::Queue(done, session, page) => done(page.and_then(|page| complete(session, page))),
-            Self::Page(ready) => ready.run(),
-            Self::Retained(ready) => ready.run(),
             Self::Routes(ready) => ready.run(),
             Self::Due(ready) => ready.run(),
             Self::Unit(ready) => ready.run(),
@@ -62,10 +60,9 @@ impl Answer {
             Self::Claimed(ready) => ready.fail(error),
             Self::Discarded(ready) => ready.fail(error),
             Self::Flags(ready) => ready.fail(error),
+            Self::Tails(ready) => ready.fail(error),
             Self::Published(ready) => ready.fail(error),
             Self::Queue(done, _, page) => done(page.and_then(|_| Err(error.clone()))),
-            Self::Page(ready) => ready.fail(error),
-            Self::Retained(ready) => ready.fail(error),
             Self::Routes(ready) => ready.fail(error),
             Self::Due(ready) => ready.fail(error),
             Self::Unit(ready) => ready.fail(error),

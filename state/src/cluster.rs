@@ -79,7 +79,7 @@ pub struct LogPage {
     /// Changes in order, each with its place. Several may share one.
     pub changes: Vec<(Position, RouteChange)>,
     /// Part of the log may be missing, because it was trimmed, or its server has failed over: all routes are to be loaded
-    /// anew, as after [`Cluster::join`].
+    /// anew, as after [`Cluster::join`], and a worker tells again what it listens to.
     pub has_gap: bool,
 }
 
@@ -150,7 +150,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// This run.
     fn id(&self) -> WorkerId;
 
-    /// Enters the registry, with a lease. A worker that was expelled drops all its sessions and joins again.
+    /// Enters the registry. It has no lease before it renews one, and its inbox is read from the start. A worker that was expelled drops all its sessions and joins again.
     ///
     /// # Errors
     /// [`crate::StoreError::Unavailable`] while it is being buried, too.
@@ -163,8 +163,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// Leaves the registry, after its sessions were let go.
     fn leave(&self, done: Done<()>);
 
-    /// Adds changes to the log. `Listening` and `Deaf` are kept for [`Cluster::listening`] in the same step. Answers the place of
-    /// the last one, when it is durable.
+    /// Adds changes to the log. `Listening` and `Deaf` are kept for [`Cluster::listening`] in the same step; those of a worker
+    /// that is not in the registry are left out. Answers the place of the last one, when it is durable.
     fn append(&self, changes: Vec<RouteChange>, done: Done<Position>);
 
     /// Reads the log behind `after`; waits for something to come, up to about `wait_ms` milliseconds, then the page is empty.

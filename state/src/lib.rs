@@ -17,7 +17,7 @@ pub use cluster::{
 };
 pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;
-pub use memory::MemoryStore;
+pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
 pub use redis::{ConnectError, RedisConfig, RedisStore, Secret};
 pub use store::{

@@ -390,6 +390,10 @@ pub trait Store: Send + Sync + 'static {
     /// Reads all routes, a page at a time: what a starting worker loads.
     fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>);
 
+    /// For each session, the number that its next message gets; `None` if it is gone. A worker that may have missed what it
+    /// was told compares them with what it knows.
+    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>);
+
     /// Takes what is due at `now`, at most `max` items.
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>);
 

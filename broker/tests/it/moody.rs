@@ -83,6 +83,10 @@ impl Store for Moody {
         self.inner.routes(cursor, count, done);
     }
 
+    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
+        self.inner.tails(sessions, done);
+    }
+
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
         self.inner.claim_due(now, max, done);
     }

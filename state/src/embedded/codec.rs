@@ -256,6 +256,8 @@ pub(super) fn put_session(out: &mut Vec<u8>, record: &SessionRecord) {
     out.push(record.protocol.level());
     out.extend_from_slice(&record.receive_maximum.to_le_bytes());
     put_u64(out, record.sent);
+    // Absent in what earlier versions wrote; they do not read this far.
+    out.push(u8::from(record.is_memory_queue));
 }
 
 /// Reads a session.
@@ -272,6 +274,7 @@ pub(super) fn session(bytes: &[u8]) -> Result<SessionRecord> {
         protocol: ProtocolVersion::from_level(reader.u8()?).ok_or(Malformed)?,
         receive_maximum: reader.u16()?,
         sent: reader.u64()?,
+        is_memory_queue: !reader.is_empty() && reader.u8()? != 0,
     })
 }
 

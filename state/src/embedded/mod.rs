@@ -33,7 +33,7 @@ use self::core::{CALL_BYTES, Core, Load, Shared};
 use crate::answer::{Answer, Ready};
 use crate::tables::journal::{Change, Journal};
 use crate::tables::retained::{RetainChange, Retained};
-use crate::tables::{SessionKey, Tables};
+use crate::tables::{SOLE_WORKER, SessionKey, Tables};
 use crate::{
     Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
     Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
@@ -165,7 +165,7 @@ impl Store for EmbeddedStore {
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
         let will = claim.will.as_ref().map_or(0, |will| will.message.size());
         let load = Load::Adds((will + claim.client_id.len()) as u64);
-        self.call(load, done, Answer::Claimed, |tables| tables.claim(claim));
+        self.call(load, done, Answer::Claimed, |tables| tables.claim(claim, SOLE_WORKER));
     }
 
     fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
@@ -194,7 +194,9 @@ impl Store for EmbeddedStore {
     }
 
     fn publish(&self, publish: Publish, done: Done<Published>) {
-        self.call(publish_load(&publish), done, Answer::Published, |tables| tables.publish(&publish));
+        self.call(publish_load(&publish), done, Answer::Published, |tables| {
+            tables.publish(&publish, SOLE_WORKER)
+        });
     }
 
     fn read_queue(
@@ -279,6 +281,10 @@ impl Store for EmbeddedStore {
 
     fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>) {
         self.call(Load::Frees, done, Answer::Routes, |tables| tables.routes(cursor.as_ref(), sessions_max));
+    }
+
+    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
+        self.call(Load::Frees, done, Answer::Tails, |tables| Ok(tables.tails(&sessions)));
     }
 
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {

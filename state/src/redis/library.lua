@@ -205,8 +205,10 @@ function ops.release(k, a)
   if no then return no end
   local s = whole(k)
   if expiry == '0' then
+    local due = keep_will and s.W and now
+    if due then adopt(k[6], k[7], cid, s, now) end
     remove(k, cid)
-    return { freed(s), false }
+    return { freed(s), due }
   end
   s.y, s.never = tonumber(expiry), expiry == EXPIRY_NEVER
   rcall('HSET', k[1], 'y', expiry, 's', math.max(s.h, math.min(tonumber(a[7]), s.t)))
@@ -437,6 +439,16 @@ function ops.route(k)
   local m = rcall('HMGET', k[1], 'i', 'e')
   if not m[1] then return false end
   return { m[1], m[2], rcall('HGETALL', k[2]) }
+end
+
+-- keys: m of each. args: their incarnations
+function ops.tails(k, a)
+  local tails = {}
+  for at, m in ipairs(k) do
+    local s = rcall('HMGET', m, 'i', 't')
+    tails[at] = s[1] == a[at] and tonumber(s[2]) or 0
+  end
+  return tails
 end
 
 -- keys: t. args: now, how many

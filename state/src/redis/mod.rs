@@ -155,6 +155,10 @@ impl Store for RedisStore {
         self.engine.routes(cursor, sessions_max, done);
     }
 
+    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
+        self.engine.tails(sessions, done);
+    }
+
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
         self.engine.claim_due(now, max, done);
     }

@@ -1,5 +1,6 @@
 //! Reads a session's queue, and settles its records and the identifiers received from it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mqtt::PacketId;
@@ -7,8 +8,11 @@ use mqtt::PacketId;
 use super::codec;
 use super::engine::{Engine, add};
 use super::keys::Bucket;
-use super::op::{Answer, Kind, Op};
-use crate::{Done, Fence, Number, QueuePage, Queued, StoreError};
+use super::op::{Answer, Kind, Op, Result};
+use crate::{Done, Fence, Number, QueuePage, Queued, StoreError, StoredSession};
+
+/// Sessions that one operation looks at.
+const TAILS_MAX: usize = 64;
 
 impl Engine {
     /// See [`crate::Store::read_queue`].
@@ -38,6 +42,44 @@ impl Engine {
             }
             Ok(page)
         });
+    }
+
+    /// See [`crate::Store::tails`].
+    pub(super) fn tails(
+        self: &Arc<Self>,
+        sessions: Vec<Arc<StoredSession>>,
+        done: Done<Vec<Option<Number>>>,
+    ) {
+        let Some(done) = self.admit(done) else { return };
+        let engine = Arc::clone(self);
+        self.runtime.spawn(async move { done(engine.read_tails(&sessions).await) });
+    }
+
+    async fn read_tails(self: &Arc<Self>, sessions: &[Arc<StoredSession>]) -> Result<Vec<Option<Number>>> {
+        let mut by_bucket: BTreeMap<Bucket, Vec<usize>> = BTreeMap::new();
+        for (at, session) in sessions.iter().enumerate() {
+            by_bucket.entry(Bucket::of_client(&session.client_id)).or_default().push(at);
+        }
+        let mut asked = Vec::new();
+        for (bucket, members) in by_bucket {
+            for some in members.chunks(TAILS_MAX) {
+                let mut op = Op::new("tails", Kind::Read, Vec::with_capacity(some.len()));
+                for session in some.iter().filter_map(|at| sessions.get(*at)) {
+                    op.keys.push(self.keys.session(&session.client_id));
+                    op = op.arg(session.incarnation);
+                }
+                asked.push((some.to_vec(), self.ask(bucket, op)));
+            }
+        }
+        let mut tails = vec![None; sessions.len()];
+        for (members, asked) in asked {
+            for (at, tail) in members.into_iter().zip(asked.answer().await?.list()?) {
+                if let Some(place) = tails.get_mut(at) {
+                    *place = Some(Number(tail.count()?)).filter(|tail| tail.0 > 0);
+                }
+            }
+        }
+        Ok(tails)
     }
 
     /// See [`crate::Store::acknowledge`] and [`crate::Store::mark_released`], which `name` tells apart.

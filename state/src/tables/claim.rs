@@ -7,16 +7,25 @@ use super::journal::{Change, Dirty};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::TimerKind;
 use super::{SessionKey, Tables};
-use crate::{Claim, Claimed, Discarded, Fence, Message, Release, StoreError, StoredSession, UnixMs};
+use crate::{
+    Claim, Claimed, Discarded, Fence, Message, Previous, Release, ResumeRefusal, StoreError, StoredSession,
+    UnixMs, WorkerId,
+};
 
 impl Tables {
-    /// See [`crate::Store::claim`].
-    pub(crate) fn claim(&mut self, claim: Claim) -> Result<Claimed, StoreError> {
+    /// See [`crate::Store::claim`]. It is `worker` that asks.
+    pub(crate) fn claim(&mut self, claim: Claim, worker: WorkerId) -> Result<Claimed, StoreError> {
         let found = self.by_client.get(&claim.client_id).copied();
         let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
         let mut had_will = false;
-        let mut answer = Claimed::default();
+        let previous = found.and_then(|key| self.previous(key, worker));
+        let mut answer = Claimed { previous, ..Claimed::default() };
         match (kept, found) {
+            (None, found) if claim.resume => {
+                let refusal = found.map_or(ResumeRefusal::Gone, |_| ResumeRefusal::TakenOver);
+                return Ok(Claimed { refusal: Some(refusal), ..Claimed::default() });
+            }
+            (Some(key), _) if claim.resume => had_will = self.keep_will(key),
             (Some(key), _) => {
                 had_will = self.sessions.get(&key).is_some_and(|session| session.will.is_some());
                 answer.will_due = self.settle_old_will(key, &claim);
@@ -37,7 +46,8 @@ impl Tables {
             None => return Ok(answer),
         };
         let dirty = Dirty { record: true, will: had_will || claim.will.is_some(), ..Dirty::default() };
-        answer.session = self.take_over(key, claim, dirty).map(|session| session.owned(kept.is_some()));
+        answer.session =
+            self.take_over(key, claim, worker, dirty).map(|session| session.owned(kept.is_some()));
         Ok(answer)
     }
 
@@ -51,7 +61,20 @@ impl Tables {
         key
     }
 
-    fn take_over(&mut self, key: SessionKey, claim: Claim, dirty: Dirty) -> Option<&Session> {
+    /// Whose connection has a session, if it is another worker's.
+    fn previous(&self, key: SessionKey, worker: WorkerId) -> Option<Previous> {
+        let session = self.sessions.get(&key)?;
+        let is_elsewhere = session.is_connected() && session.owner != worker;
+        is_elsewhere.then_some(Previous { worker: session.owner, connection_id: session.connection_id })
+    }
+
+    fn take_over(
+        &mut self,
+        key: SessionKey,
+        claim: Claim,
+        worker: WorkerId,
+        dirty: Dirty,
+    ) -> Option<&Session> {
         let session = self.sessions.get_mut(&key)?;
         if let Phase::Away { expires_at: Some(at) } = session.phase {
             self.timers.disarm(at, key, TimerKind::Expiry);
@@ -60,16 +83,35 @@ impl Tables {
         session.epoch += 1;
         session.nonce = random();
         session.connection_id = claim.connection_id;
+        session.owner = worker;
         session.phase = Phase::Connected;
         session.last_batch = self.batch;
-        session.expiry_s = claim.expiry_s;
-        session.limits = claim.limits;
         session.protocol = claim.protocol;
         session.receive_maximum = claim.receive_maximum;
-        session.will =
-            claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None, hand_out: 0 });
+        session.is_memory_queue = claim.memory_queue;
+        if !claim.resume {
+            session.expiry_s = claim.expiry_s;
+            session.limits = claim.limits;
+            session.will =
+                claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None, hand_out: 0 });
+        }
         self.mark_dirty(key, dirty);
         self.sessions.get(&key)
+    }
+
+    /// The connection goes on, so its Will does, unless somebody is publishing it already. False if there is none.
+    fn keep_will(&mut self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get_mut(&key) else { return false };
+        let Some(held) = session.will.take() else { return false };
+        let identity = Arc::clone(&session.identity);
+        if let Some(at) = held.timer_at() {
+            self.timers.disarm(at, key, TimerKind::Will);
+        }
+        match held.comes_again_at {
+            Some(at) => self.adopt(&identity, held.will.message, at, held.hand_out),
+            None => session.will = Some(HeldWill { due_at: None, ..held }),
+        }
+        true
     }
 
     /// Decides about the Will that an earlier connection left when a new one continues the session.
@@ -101,7 +143,8 @@ impl Tables {
             return None;
         }
         let due_at = held.due_at?;
-        resumed_at.is_none_or(|now| due_at <= now).then_some(held.will.message)
+        // One without a delay waits only because the connection might have gone on elsewhere, and it has not.
+        resumed_at.is_none_or(|now| due_at <= now || held.will.delay_s == 0).then_some(held.will.message)
     }
 
     /// Discards a client's session, whoever owns it.
@@ -151,21 +194,49 @@ impl Tables {
     pub(crate) fn release(&mut self, fence: &Fence, release: &Release) -> Result<(), StoreError> {
         let session = self.owned(fence)?;
         let key = session.key();
-        if release.expiry_s == 0 {
-            self.remove(key);
-            return Ok(());
-        }
         session.expiry_s = release.expiry_s;
         session.sent = release.sent.0.clamp(session.queue.head(), session.queue.tail());
         if !release.keep_will {
             session.will = None;
         }
-        self.leave(key, release.now);
+        self.let_go(key, release.now, release.grace_ms);
         Ok(())
     }
 
+    /// Lets go of all sessions that a worker owns. See [`crate::Cluster::bury`].
+    pub(crate) fn bury(&mut self, worker: WorkerId, grace_ms: u64, now: UnixMs) {
+        let owned: Vec<SessionKey> = self
+            .order
+            .iter()
+            .filter(|key| {
+                self.sessions
+                    .get(key)
+                    .is_some_and(|session| session.is_connected() && session.owner == worker)
+            })
+            .copied()
+            .collect();
+        for key in owned {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.sent = session.sent_bound();
+            }
+            self.let_go(key, now, grace_ms);
+        }
+    }
+
+    /// A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start.
+    pub(super) fn let_go(&mut self, key: SessionKey, now: UnixMs, grace_ms: u64) {
+        let outlives = |session: &Session| session.expiry_s > 0 || grace_ms > 0;
+        if self.sessions.get(&key).is_some_and(outlives) {
+            self.leave(key, now.saturating_add(grace_ms));
+        } else if let Some(mut gone) = self.remove(key)
+            && let Some(held) = gone.will.take()
+        {
+            self.adopt(&gone.identity, held.will.message, now, 0);
+        }
+    }
+
     /// Starts the timers of a session whose owner is gone since `now`.
-    pub(super) fn leave(&mut self, key: SessionKey, now: UnixMs) {
+    fn leave(&mut self, key: SessionKey, now: UnixMs) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let expires_at = session.expires_at(now);
         session.phase = Phase::Away { expires_at };

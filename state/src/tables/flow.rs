@@ -7,7 +7,9 @@ use mqtt::PacketId;
 use super::journal::{Change, Dirty};
 use super::queue::{Freed, Page, Slot, thin};
 use super::{BodyKey, SessionKey, Tables};
-use crate::{Delivery, Enqueued, Fence, Message, Number, Origin, Publish, Published, StoreError, Target};
+use crate::{
+    Delivery, Enqueued, Fence, Message, Number, Origin, Publish, Published, StoreError, Target, WorkerId,
+};
 
 /// A message for several sessions is kept once, with references, from this size on: below, a reference costs as much.
 pub(crate) const SHARED_BODY_BYTES_MIN: usize = 1024;
@@ -17,15 +19,17 @@ const APART_BODY_BYTES_MIN: usize = 16 * 1024;
 
 impl Tables {
     /// See [`crate::Store::publish`].
-    pub(crate) fn publish(&mut self, publish: &Publish) -> Result<Published, StoreError> {
+    pub(crate) fn publish(&mut self, publish: &Publish, worker: WorkerId) -> Result<Published, StoreError> {
         if let Some(origin) = &publish.origin
             && !self.receive(origin)?
         {
             return Ok(Published { duplicate: true, targets: Vec::new() });
         }
         let targets = match publish.targets.as_slice() {
-            [one] if one.delivery.message.size() < APART_BODY_BYTES_MIN => vec![self.enqueue_inline(one)],
-            targets => self.enqueue_many(targets),
+            [one] if one.delivery.message.size() < APART_BODY_BYTES_MIN => {
+                vec![self.enqueue_inline(one, worker)]
+            }
+            targets => self.enqueue_many(targets, worker),
         };
         Ok(Published { duplicate: false, targets })
     }
@@ -51,13 +55,13 @@ impl Tables {
         Ok(())
     }
 
-    fn enqueue_many(&mut self, targets: &[Target]) -> Vec<Enqueued> {
+    fn enqueue_many(&mut self, targets: &[Target], worker: WorkerId) -> Vec<Enqueued> {
         let mut shared: Option<(BodyKey, Arc<Message>, u32)> = None;
         let answers = targets
             .iter()
             .map(|target| {
                 if target.delivery.message.size() < SHARED_BODY_BYTES_MIN {
-                    return self.enqueue_inline(target);
+                    return self.enqueue_inline(target, worker);
                 }
                 let verdict = self.admit(target);
                 if verdict.is_none() {
@@ -75,7 +79,7 @@ impl Tables {
                             key
                         }
                     };
-                    return self.enqueue(target, Some(key));
+                    return self.enqueue(target, Some(key), worker);
                 }
                 verdict.unwrap_or(Enqueued::Gone)
             })
@@ -91,9 +95,9 @@ impl Tables {
         }
     }
 
-    fn enqueue_inline(&mut self, target: &Target) -> Enqueued {
+    fn enqueue_inline(&mut self, target: &Target, worker: WorkerId) -> Enqueued {
         match self.admit(target) {
-            None => self.enqueue(target, None),
+            None => self.enqueue(target, None, worker),
             Some(refused) => refused,
         }
     }
@@ -103,6 +107,9 @@ impl Tables {
         let Some(session) = self.sessions.get(&SessionKey(target.session.incarnation)) else {
             return Some(Enqueued::Gone);
         };
+        if session.is_memory_queue {
+            return Some(Enqueued::Gone);
+        }
         let size = target.delivery.message.size() as u64;
         let is_full = session.queue.live() >= session.limits.messages_max
             || session.queue.bytes() + size > session.limits.bytes_max
@@ -111,7 +118,7 @@ impl Tables {
         is_full.then_some(Enqueued::Full)
     }
 
-    fn enqueue(&mut self, target: &Target, body: Option<BodyKey>) -> Enqueued {
+    fn enqueue(&mut self, target: &Target, body: Option<BodyKey>, worker: WorkerId) -> Enqueued {
         let key = SessionKey(target.session.incarnation);
         let Some(session) = self.sessions.get_mut(&key) else { return Enqueued::Gone };
         let Delivery { message, qos, retain, subscription_ids } = &target.delivery;
@@ -125,6 +132,7 @@ impl Tables {
         };
         let number = session.queue.push_in_batch(slot, self.batch);
         session.last_batch = self.batch;
+        let elsewhere = (session.is_connected() && session.owner != worker).then_some(session.owner);
         if body.is_none() {
             self.resident_bytes += size as u64;
             if self.journal.is_on() && !session.is_listed_resident {
@@ -135,7 +143,8 @@ impl Tables {
         self.totals.queued_messages += 1;
         self.totals.queued_bytes += size as u64;
         self.journal.note(Change::Enqueued { session: key, number, delivery: target.delivery.clone(), body });
-        Enqueued::At(Number(number))
+        let number = Number(number);
+        elsewhere.map_or(Enqueued::At(number), |owner| Enqueued::Elsewhere(number, owner))
     }
 
     /// See [`crate::Store::read_queue`].

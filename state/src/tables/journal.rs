@@ -91,6 +91,7 @@ pub(crate) struct SessionRecord {
     pub(crate) expires_at: Option<UnixMs>,
     pub(crate) expiry_s: u32,
     pub(crate) limits: QueueLimits,
+    pub(crate) is_memory_queue: bool,
     pub(crate) protocol: ProtocolVersion,
     pub(crate) receive_maximum: u16,
     pub(crate) sent: u64,

@@ -18,7 +18,7 @@ mod timer;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::{Fence, StoreError, StoreStats};
+use crate::{Fence, Number, StoreError, StoreStats, StoredSession, WorkerId};
 use bodies::Bodies;
 pub(crate) use flow::SHARED_BODY_BYTES_MIN;
 use journal::{Change, Journal};
@@ -33,6 +33,9 @@ pub(crate) struct SessionKey(pub(crate) u64);
 /// Names a message body that several queue records share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BodyKey(pub(crate) u64);
+
+/// The worker that has a store for itself.
+pub(crate) const SOLE_WORKER: WorkerId = WorkerId(0);
 
 /// Keys are reserved on disk in blocks of this many, so that none is ever given out twice.
 const KEY_BLOCK: u64 = 4096;
@@ -128,6 +131,14 @@ impl Tables {
             subscriptions: self.totals.subscriptions,
             ..StoreStats::default()
         }
+    }
+
+    /// See [`crate::Store::tails`].
+    pub(crate) fn tails(&self, sessions: &[Arc<StoredSession>]) -> Vec<Option<Number>> {
+        let tail = |session: &Arc<StoredSession>| {
+            self.sessions.get(&SessionKey(session.incarnation)).map(|found| Number(found.queue.tail()))
+        };
+        sessions.iter().map(tail).collect()
     }
 
     /// Whether the client has a session, or had one that may still be on disk.

@@ -8,7 +8,7 @@ use super::journal::{Mark, SessionRecord, WillRecord};
 use super::queue::{Queue, Slot, thin};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::{OrphanWill, TimerKind};
-use super::{BodyKey, SessionKey, Tables};
+use super::{BodyKey, SOLE_WORKER, SessionKey, Tables};
 use crate::{Message, StoredSession, Subscription, SubscriptionIds, UnixMs, Will};
 
 /// A session as it was found, without its queue.
@@ -52,9 +52,11 @@ impl Tables {
             epoch: record.epoch,
             nonce: 0,
             connection_id: record.connection_id,
+            owner: SOLE_WORKER,
             phase,
             expiry_s: record.expiry_s,
             limits: record.limits,
+            is_memory_queue: record.is_memory_queue,
             protocol: record.protocol,
             receive_maximum: record.receive_maximum,
             will: will.map(|WillRecord { message, delay_s, due_at }| HeldWill {
@@ -163,12 +165,6 @@ impl Tables {
     fn end_connection(&mut self, key: SessionKey, now: UnixMs) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         session.sent = session.sent_bound();
-        if session.expiry_s > 0 {
-            self.leave(key, now);
-        } else if let Some(mut gone) = self.remove(key)
-            && let Some(held) = gone.will.take()
-        {
-            self.adopt(&gone.identity, held.will.message, now, 0);
-        }
+        self.let_go(key, now, 0);
     }
 }

@@ -6,10 +6,10 @@ use mqtt::{PacketId, ProtocolVersion};
 
 use super::journal::{Dirty, SessionImage, SessionRecord, WillRecord};
 use super::queue::Queue;
-use super::{SessionKey, Tables};
+use super::{SOLE_WORKER, SessionKey, Tables};
 use crate::{
     Claim, ConnectionId, EXPIRY_NEVER, Fence, Number, Owned, QueueLimits, StoredSession, Subscription,
-    UnixMs, Will,
+    UnixMs, Will, WorkerId,
 };
 
 /// Whether somebody owns the session.
@@ -47,9 +47,13 @@ pub(super) struct Session {
     pub(super) epoch: u64,
     pub(super) nonce: u64,
     pub(super) connection_id: ConnectionId,
+    /// Whose connection has it, or had it last.
+    pub(super) owner: WorkerId,
     pub(super) phase: Phase,
     pub(super) expiry_s: u32,
     pub(super) limits: QueueLimits,
+    /// Its queue is in its worker's memory.
+    pub(super) is_memory_queue: bool,
     pub(super) protocol: ProtocolVersion,
     pub(super) receive_maximum: u16,
     pub(super) will: Option<HeldWill>,
@@ -73,9 +77,11 @@ impl Session {
             epoch: 0,
             nonce: 0,
             connection_id: claim.connection_id,
+            owner: SOLE_WORKER,
             phase: Phase::Away { expires_at: None },
             expiry_s: claim.expiry_s,
             limits: claim.limits,
+            is_memory_queue: claim.memory_queue,
             protocol: claim.protocol,
             receive_maximum: claim.receive_maximum,
             will: None,
@@ -106,13 +112,17 @@ impl Session {
 
     /// Whether the claim finds this session, rather than none.
     pub(super) fn survives(&self, claim: &Claim) -> bool {
+        if claim.resume {
+            return self.connection_id == claim.connection_id;
+        }
+        // The takeover closes the old connection first (v5 3.1.4), and a session without expiry ends with it.
+        let outlives = self.expiry_s > 0 || self.connection_id == claim.connection_id;
+        let is_there = match self.phase {
+            Phase::Connected => true,
+            Phase::Away { expires_at } => expires_at.is_none_or(|at| at > claim.now),
+        };
         // v5 [MQTT-3.1.2-4]
-        !claim.clean_start
-            && match self.phase {
-                // The takeover closes the old connection first (v5 3.1.4), and a session without expiry ends with it.
-                Phase::Connected => self.expiry_s > 0 || self.connection_id == claim.connection_id,
-                Phase::Away { expires_at } => expires_at.is_none_or(|at| at > claim.now),
-            }
+        !claim.clean_start && outlives && is_there
     }
 
     /// An upper bound of what may have been sent, from what is known now.
@@ -162,6 +172,7 @@ impl Session {
             },
             expiry_s: self.expiry_s,
             limits: self.limits,
+            is_memory_queue: self.is_memory_queue,
             protocol: self.protocol,
             receive_maximum: self.receive_maximum,
             sent: self.sent,

@@ -72,7 +72,7 @@ impl Tables {
         Ok(answers)
     }
 
-    /// See [`crate::Store::routes`]. Sessions without subscriptions count towards the page, but are left out.
+    /// See [`crate::Store::routes`]. Sessions without subscriptions, or whose queue is elsewhere, count towards the page, but are left out.
     pub(crate) fn routes(
         &self,
         cursor: Option<&Cursor>,
@@ -92,6 +92,7 @@ impl Tables {
         for key in rest.by_ref().take(sessions_max.max(1)) {
             last = Some(*key);
             if let Some(session) = self.sessions.get(key)
+                && !session.is_memory_queue
                 && !session.subscriptions.is_empty()
             {
                 page.sessions.push(SessionRoutes {

@@ -352,7 +352,10 @@ impl<B: Backend> Comparison<B> {
         let release = Release { expiry_s, keep_will, sent: Number(1), grace_ms: 0, now: self.now };
         wait(|done| self.backend.store().release(&fence, release, done)).expect("released");
         if expiry_s == 0 {
-            self.model.sessions.remove(&client);
+            let gone = self.model.sessions.remove(&client).expect("owned");
+            if keep_will && gone.will.is_some() {
+                self.model.adopt(client, self.now);
+            }
             return;
         }
         let session = self.model.sessions.get_mut(&client).expect("owned");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use state::{Claim, Due, EXPIRY_NEVER};
+use state::{Claim, Due, EXPIRY_NEVER, Number};
 
 use crate::harness::{Backend, Calls, START, claim, wait, will};
 
@@ -173,4 +173,35 @@ pub(crate) fn what_is_due_is_taken_in_portions<B: Backend>() {
         seen += due.len();
     }
     assert_eq!(seen, 10);
+}
+
+pub(crate) fn a_will_of_a_session_that_ends_at_its_release_is_due_at_once<B: Backend>() {
+    let mut backend = B::fresh();
+    away(&backend, "a", 0, 60);
+    assert_eq!(backend.store().stats().sessions, 0);
+    backend.check();
+    // The worker that let it go may be dead before it publishes.
+    backend.restart(START);
+    let due = wait(|done| backend.store().claim_due(START, 9, done)).expect("due");
+    let [Due::Will(session, message)] = due.as_slice() else { panic!("its will: {due:?}") };
+    assert_eq!((&*session.client_id, message.topic()), ("a", "w"));
+    assert!(Calls(backend.store()).due(START + 1).is_empty(), "somebody is publishing it");
+    finish(&backend, session);
+    assert!(Calls(backend.store()).due(START + 9_000_000).is_empty());
+    backend.check();
+}
+
+pub(crate) fn tails_are_told_for_sessions_that_are_there<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let sessions: Vec<_> = (0..10).map(|n| calls.own(claim(&n.to_string())).fence.session).collect();
+    for n in 0..3 {
+        calls.enqueue(&sessions[1], &n.to_string());
+    }
+    calls.discard("2");
+    let tails = wait(|done| backend.store().tails(sessions[..4].to_vec(), done)).expect("tails");
+    assert_eq!(tails, [Some(Number(1)), Some(Number(4)), None, Some(Number(1))]);
+    calls.own(claim("2"));
+    let tails = wait(|done| backend.store().tails(sessions[2..3].to_vec(), done)).expect("tails");
+    assert_eq!(tails, [None], "another session of the client");
 }

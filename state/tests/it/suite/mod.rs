@@ -6,6 +6,7 @@ pub(crate) mod order;
 pub(crate) mod queue;
 pub(crate) mod received;
 pub(crate) mod restart;
+pub(crate) mod resume;
 pub(crate) mod retained;
 pub(crate) mod subscription;
 
@@ -27,6 +28,19 @@ macro_rules! behaviours {
             release_without_expiry_discards_the_session
             sessions_have_a_bound
             a_session_that_was_made_anew_is_another
+        );
+        $crate::suite::behaviours!(@ $backend, resume:
+            the_last_connection_resumes_its_session_as_it_is
+            a_connection_resumes_a_session_that_it_still_owns
+            another_connection_cannot_resume
+            a_session_that_is_gone_cannot_be_resumed
+            a_session_waits_for_its_connection_before_its_timers_start
+            a_session_without_expiry_waits_for_its_connection
+            a_new_connection_ends_a_session_that_waited
+            a_will_without_delay_is_sent_when_the_connection_did_not_go_on
+            a_will_that_is_being_published_is_not_resumed
+            a_session_that_waited_for_its_connection_survives_a_restart
+            a_session_with_its_queue_in_memory_has_no_routes_and_no_queue
         );
         $crate::suite::behaviours!(@ $backend, queue:
             numbers_are_dense_and_start_at_one
@@ -61,6 +75,8 @@ macro_rules! behaviours {
             a_session_may_leave_several_wills
             a_dropped_will_is_never_due
             what_is_due_is_taken_in_portions
+            a_will_of_a_session_that_ends_at_its_release_is_due_at_once
+            tails_are_told_for_sessions_that_are_there
         );
         $crate::suite::behaviours!(@ $backend, subscription:
             subscribe_and_unsubscribe_say_what_was_there

@@ -1,37 +1,40 @@
 //! A store without a disk, for tests and simulations: the same tables as the embedded store; answers come at once or when
 //! they are let go, and failures can be made. Nothing in it is bounded and nothing survives the process.
 
-use std::collections::VecDeque;
+mod answers;
+mod cluster;
+mod common;
+
 use std::sync::Arc;
 
 use mqtt::PacketId;
 use parking_lot::Mutex;
 
-use crate::answer::{Answer, Ready};
 use crate::tables::journal::Journal;
 use crate::tables::retained::{Retained, RetainedLimits};
-use crate::tables::{TableLimits, Tables};
+use crate::tables::{SOLE_WORKER, TableLimits, Tables};
 use crate::{
     Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
     Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+    WorkerId,
 };
+use answers::Answers;
+pub use cluster::{MemoryCluster, MemoryWorker};
+use common::{Answered, Common};
 
-/// A store in memory. Clones share their content.
+/// A store in memory, as one worker sees it. Clones share everything.
 #[derive(Clone)]
 pub struct MemoryStore {
-    state: Arc<Mutex<State>>,
+    content: Arc<Mutex<Content>>,
+    answers: Answers,
+    worker: WorkerId,
 }
 
-struct State {
+/// What all workers share.
+struct Content {
     tables: Tables,
     retained: Retained,
-    /// Answers that were not given yet, oldest first.
-    answers: VecDeque<Answer>,
-    is_holding: bool,
-    /// Some thread gives answers, and will give all that come meanwhile: so they stay in order.
-    is_giving: bool,
-    failing: Option<StoreError>,
-    is_closed: bool,
+    common: Common,
 }
 
 impl Default for MemoryStore {
@@ -54,55 +57,56 @@ impl MemoryStore {
     ) -> Self {
         let limits = TableLimits { sessions_max, subscriptions_per_session_max, ..TableLimits::NONE };
         let retained = RetainedLimits { messages_max: retained_messages_max, ..RetainedLimits::NONE };
-        let state = State {
+        let content = Content {
             tables: Tables::new(limits, Journal::off()),
             retained: Retained::new(retained),
-            answers: VecDeque::new(),
-            is_holding: false,
-            is_giving: false,
-            failing: None,
-            is_closed: false,
+            common: Common::default(),
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { content: Arc::new(Mutex::new(content)), answers: Answers::default(), worker: SOLE_WORKER }
+    }
+
+    /// The same content for another worker, whose answers are its own.
+    fn of_worker(&self, worker: WorkerId) -> Self {
+        Self { content: Arc::clone(&self.content), answers: Answers::default(), worker }
     }
 
     /// From now on answers wait for [`MemoryStore::step`] (the effect of a call is there at once).
     pub fn hold(&self) {
-        self.state.lock().is_holding = true;
+        self.answers.hold();
     }
 
     /// Gives the oldest held answer. False if there was none.
     pub fn step(&self) -> bool {
-        let answer = self.state.lock().answers.pop_front();
-        answer.map(give).is_some()
+        self.answers.step()
     }
 
     /// How many answers are held.
     pub fn held(&self) -> usize {
-        self.state.lock().answers.len()
+        self.answers.held()
     }
 
     /// Gives all held answers, and holds none from now on.
     pub fn let_go(&self) {
-        self.state.lock().is_holding = false;
-        self.give_all();
+        self.answers.let_go();
     }
 
-    /// From now on calls have no effect and are answered with `error`; `None` ends that.
+    /// From now on calls have no effect and are answered with `error`, reads that wait too; `None` ends that.
     pub fn fail_with(&self, error: Option<StoreError>) {
-        self.state.lock().failing = error;
+        let is_failing = error.is_some();
+        self.answers.fail_with(error);
+        if is_failing {
+            let waiting = self.content.lock().common.take_reads_of(self.worker);
+            waiting.into_iter().for_each(Answered::give);
+        }
     }
 
     /// What a restart of the process at `now` does to the sessions: owners are gone, timers start. Held answers are lost.
     pub fn restart(&self, now: UnixMs) {
-        let mut state = self.state.lock();
-        state.tables.restart(now);
-        state.is_closed = false;
-        state.failing = None;
-        state.is_holding = false;
-        state.answers.clear();
+        self.answers.reset();
+        let mut content = self.content.lock();
+        content.tables.restart(now);
         #[cfg(debug_assertions)]
-        state.tables.check_invariants();
+        content.tables.check_invariants();
     }
 
     /// Stops if the tables contradict themselves: for tests and simulations.
@@ -112,51 +116,20 @@ impl MemoryStore {
     #[cfg(debug_assertions)]
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        self.state.lock().tables.check_invariants();
+        self.content.lock().tables.check_invariants();
     }
 
     /// Applies a call and answers it, or holds the answer.
-    fn call<T>(
+    fn call<T: Send + 'static>(
         &self,
         done: Done<T>,
-        wrap: impl FnOnce(Ready<T>) -> Answer,
-        apply: impl FnOnce(&mut State) -> Result<T, StoreError>,
+        apply: impl FnOnce(&mut Content) -> Result<T, StoreError>,
     ) {
-        let mut state = self.state.lock();
-        let result = state.permit().and_then(|()| apply(&mut state));
-        let answer = wrap(Ready::new(done, result));
-        state.answers.push_back(answer);
-        drop(state);
-        self.give_all();
-    }
-
-    /// Gives answers until none is left, unless they are held or somebody does so already.
-    fn give_all(&self) {
-        let mut state = self.state.lock();
-        if state.is_giving {
-            return;
-        }
-        while !state.is_holding
-            && let Some(answer) = state.answers.pop_front()
-        {
-            state.is_giving = true;
-            drop(state);
-            give(answer);
-            state = self.state.lock();
-            state.is_giving = false;
-        }
+        self.answers.call(done, || apply(&mut self.content.lock()));
     }
 }
 
-impl State {
-    fn permit(&self) -> Result<(), StoreError> {
-        match &self.failing {
-            _ if self.is_closed => Err(StoreError::Closed),
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
-        }
-    }
-
+impl Content {
     fn forget_expired(&mut self, expired: &[Arc<Message>], now: UnixMs) {
         for message in expired {
             self.retained.remove_expired(message.topic(), now);
@@ -164,33 +137,29 @@ impl State {
     }
 }
 
-fn give(answer: Answer) {
-    answer.run(|_, page| Ok(page.into_ready()));
-}
-
 impl Store for MemoryStore {
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.call(done, Answer::Claimed, |state| state.tables.claim(claim));
+        self.call(done, |content| content.tables.claim(claim, self.worker));
     }
 
     fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        self.call(done, Answer::Discarded, |state| Ok(state.tables.discard(&client_id)));
+        self.call(done, |content| Ok(content.tables.discard(&client_id)));
     }
 
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| state.tables.release(fence, &release));
+        self.call(done, |content| content.tables.release(fence, &release));
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        self.call(done, Answer::Flags, |state| state.tables.subscribe(fence, subscriptions));
+        self.call(done, |content| content.tables.subscribe(fence, subscriptions));
     }
 
     fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
-        self.call(done, Answer::Flags, |state| state.tables.unsubscribe(fence, filters));
+        self.call(done, |content| content.tables.unsubscribe(fence, filters));
     }
 
     fn publish(&self, publish: Publish, done: Done<Published>) {
-        self.call(done, Answer::Published, |state| state.tables.publish(&publish));
+        self.call(done, |content| content.tables.publish(&publish, self.worker));
     }
 
     fn read_queue(
@@ -201,25 +170,28 @@ impl Store for MemoryStore {
         bytes_max: usize,
         done: Done<QueuePage>,
     ) {
-        self.call(done, Answer::Page, |state| {
-            state.tables.read_queue(fence, from, messages_max, bytes_max).map(crate::tables::Page::into_ready)
+        self.call(done, |content| {
+            content
+                .tables
+                .read_queue(fence, from, messages_max, bytes_max)
+                .map(crate::tables::Page::into_ready)
         });
     }
 
     fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| state.tables.acknowledge(fence, number));
+        self.call(done, |content| content.tables.acknowledge(fence, number));
     }
 
     fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| state.tables.mark_released(fence, number));
+        self.call(done, |content| content.tables.mark_released(fence, number));
     }
 
     fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| state.tables.forget_received(fence, packet_id));
+        self.call(done, |content| content.tables.forget_received(fence, packet_id));
     }
 
     fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| state.retained.set(message).map(drop));
+        self.call(done, |content| content.retained.set(message).map(drop));
     }
 
     fn retained(
@@ -230,41 +202,43 @@ impl Store for MemoryStore {
         now: UnixMs,
         done: Done<RetainedPage>,
     ) {
-        self.call(done, Answer::Retained, |state| {
-            let (page, expired) = state.retained.read(filter, cursor.as_ref(), messages_max, now);
-            state.forget_expired(&expired, now);
+        self.call(done, |content| {
+            let (page, expired) = content.retained.read(filter, cursor.as_ref(), messages_max, now);
+            content.forget_expired(&expired, now);
             Ok(page)
         });
     }
 
     fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>) {
-        self.call(done, Answer::Routes, |state| state.tables.routes(cursor.as_ref(), sessions_max));
+        self.call(done, |content| content.tables.routes(cursor.as_ref(), sessions_max));
+    }
+
+    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
+        self.call(done, |content| Ok(content.tables.tails(&sessions)));
     }
 
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
-        self.call(done, Answer::Due, |state| Ok(state.tables.claim_due(now, max)));
+        self.call(done, |content| Ok(content.tables.claim_due(now, max)));
     }
 
     fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| {
-            state.tables.finish_will(session);
+        self.call(done, |content| {
+            content.tables.finish_will(session);
             Ok(())
         });
     }
 
     fn stats(&self) -> StoreStats {
-        let state = self.state.lock();
+        let content = self.content.lock();
         StoreStats {
-            retained_messages: state.retained.len(),
-            retained_bytes: state.retained.bytes(),
-            ..state.tables.stats()
+            retained_messages: content.retained.len(),
+            retained_bytes: content.retained.bytes(),
+            ..content.tables.stats()
         }
     }
 
     fn close(&self, done: Done<()>) {
-        self.call(done, Answer::Unit, |state| {
-            state.is_closed = true;
-            Ok(())
-        });
+        self.call(done, |_| Ok(()));
+        self.answers.close();
     }
 }

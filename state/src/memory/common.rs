@@ -1,0 +1,316 @@
+//! What the workers of a [`super::MemoryCluster`] have in common: registry, log, inboxes, and the reads that wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use mqtt::QoS;
+
+use super::answers::Answers;
+use crate::{
+    Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position,
+    RouteChange, StoreError, UnixMs, WorkerId,
+};
+
+/// Entries of a page.
+const PAGE_MAX: usize = 256;
+
+/// Everything.
+#[derive(Default)]
+pub(super) struct Common {
+    now: UnixMs,
+    members: BTreeMap<WorkerId, Entry>,
+    log: VecDeque<(Position, Vec<RouteChange>)>,
+    log_end: Position,
+    listening: BTreeMap<(WorkerId, Arc<str>), Option<QoS>>,
+    inboxes: BTreeMap<WorkerId, Inbox>,
+    pub(super) inbox_notes_max: Option<usize>,
+    reads: Vec<Read>,
+    /// Whose next read of the log, and of the inbox, is to tell of a gap.
+    log_gaps: Vec<WorkerId>,
+    inbox_gaps: Vec<WorkerId>,
+}
+
+struct Entry {
+    name: Arc<str>,
+    applied: Position,
+    lease_until: UnixMs,
+    renewed_at: UnixMs,
+}
+
+/// Its counter outlives its notes.
+#[derive(Default)]
+struct Inbox {
+    is_open: bool,
+    end: Position,
+    notes: VecDeque<(Position, Vec<Noted>)>,
+}
+
+/// A read that waits.
+struct Read {
+    worker: WorkerId,
+    after: Position,
+    until: UnixMs,
+    answers: Answers,
+    what: What,
+}
+
+enum What {
+    Log(Done<LogPage>),
+    Inbox(Done<InboxPage>),
+}
+
+/// An answer for a read that has waited, to be given without a lock.
+pub(super) struct Answered {
+    answers: Answers,
+    page: Page,
+}
+
+enum Page {
+    Log(Done<LogPage>, LogPage),
+    Inbox(Done<InboxPage>, InboxPage),
+}
+
+impl Answered {
+    pub(super) fn give(self) {
+        match self.page {
+            Page::Log(done, page) => self.answers.answer(done, page),
+            Page::Inbox(done, page) => self.answers.answer(done, page),
+        }
+    }
+}
+
+impl Common {
+    pub(super) fn join(&mut self, id: WorkerId, name: &Arc<str>) -> Joined {
+        let entry = Entry {
+            name: Arc::clone(name),
+            applied: Position(0),
+            lease_until: self.now,
+            renewed_at: self.now,
+        };
+        self.members.insert(id, entry);
+        self.inboxes.entry(id).or_default().is_open = true;
+        Joined { log_end: self.log_end }
+    }
+
+    pub(super) fn renew(&mut self, id: WorkerId, applied: Position, lease_ms: u64) -> Lease {
+        let now = self.now;
+        let is_expelled = match self.members.get_mut(&id) {
+            None => true,
+            Some(entry) => {
+                entry.applied = applied;
+                entry.lease_until = now + lease_ms;
+                entry.renewed_at = now;
+                false
+            }
+        };
+        let members = self.members.iter().map(|(id, entry)| Member {
+            id: *id,
+            name: Arc::clone(&entry.name),
+            applied: entry.applied,
+            is_live: entry.lease_until > now,
+            silent_ms: now.saturating_sub(entry.renewed_at),
+        });
+        Lease { members: members.collect(), log_end: self.log_end, is_expelled }
+    }
+
+    /// Takes a worker out, with all that it has here.
+    pub(super) fn leave(&mut self, id: WorkerId) {
+        if self.members.remove(&id).is_some() {
+            self.listening.retain(|(worker, _), _| *worker != id);
+            self.push(vec![RouteChange::Left(id)]);
+        }
+        if let Some(inbox) = self.inboxes.get_mut(&id) {
+            inbox.is_open = false;
+            inbox.notes.clear();
+        }
+    }
+
+    pub(super) fn append(&mut self, id: WorkerId, mut changes: Vec<RouteChange>) -> Position {
+        let is_member = self.members.contains_key(&id);
+        changes.retain(|change| match change {
+            RouteChange::Listening(..) | RouteChange::Deaf(..) => is_member,
+            _ => true,
+        });
+        for change in &changes {
+            match change {
+                RouteChange::Listening(worker, filter, qos) => {
+                    self.listening.insert((*worker, Arc::clone(filter)), *qos);
+                }
+                RouteChange::Deaf(worker, filter) => {
+                    self.listening.remove(&(*worker, Arc::clone(filter)));
+                }
+                _ => {}
+            }
+        }
+        if !changes.is_empty() {
+            self.push(changes);
+        }
+        self.log_end
+    }
+
+    fn push(&mut self, changes: Vec<RouteChange>) {
+        self.log_end.0 += 1;
+        self.log.push_back((self.log_end, changes));
+    }
+
+    /// Forgets the whole log, as if it were too long.
+    pub(super) fn trim_log(&mut self) {
+        self.log.clear();
+    }
+
+    /// What a failover does: the last entries of the log are gone, and everybody is told that something may be missing.
+    pub(super) fn fail_over(&mut self, entries: usize) {
+        for _ in 0..entries {
+            if self.log.pop_back().is_some() {
+                self.log_end.0 -= 1;
+            }
+        }
+        self.log_gaps = self.members.keys().copied().collect();
+        self.inbox_gaps.clone_from(&self.log_gaps);
+    }
+
+    fn log_page(&mut self, id: WorkerId, after: Position) -> Option<LogPage> {
+        let told = self.log_gaps.iter().position(|waiting| *waiting == id);
+        let first = self.log.front().map_or(self.log_end.0 + 1, |(first, _)| first.0);
+        if told.map(|at| self.log_gaps.remove(at)).is_some() || after > self.log_end || after.0 + 1 < first {
+            return Some(LogPage { changes: Vec::new(), has_gap: true });
+        }
+        let rest = self.log.iter().filter(|(at, _)| *at > after).take(PAGE_MAX);
+        let changes: Vec<_> =
+            rest.flat_map(|(at, changes)| changes.iter().map(|change| (*at, change.clone()))).collect();
+        (!changes.is_empty()).then_some(LogPage { changes, has_gap: false })
+    }
+
+    pub(super) fn read_log(
+        &mut self,
+        (id, answers): (WorkerId, &Answers),
+        after: Position,
+        wait_ms: u64,
+        done: Done<LogPage>,
+    ) -> Option<(Done<LogPage>, LogPage)> {
+        if let Some(page) = self.log_page(id, after) {
+            return Some((done, page));
+        }
+        self.wait((id, answers), after, wait_ms, What::Log(done));
+        None
+    }
+
+    fn wait(&mut self, (worker, answers): (WorkerId, &Answers), after: Position, wait_ms: u64, what: What) {
+        let until = self.now.saturating_add(wait_ms);
+        self.reads.push(Read { worker, after, until, answers: answers.clone(), what });
+    }
+
+    pub(super) fn listening(
+        &self,
+        cursor: Option<&Cursor>,
+        routes_max: usize,
+    ) -> Result<ListeningPage, StoreError> {
+        let after = match cursor {
+            None => Bound::Unbounded,
+            Some(cursor) => {
+                let damaged = || StoreError::Damaged { what: "cursor" };
+                let (worker, filter) = cursor.0.split_first_chunk().ok_or_else(damaged)?;
+                let filter = std::str::from_utf8(filter).map_err(|_| damaged())?;
+                Bound::Excluded((WorkerId(u64::from_be_bytes(*worker)), Arc::from(filter)))
+            }
+        };
+        let mut rest = self.listening.range((after, Bound::Unbounded));
+        let mut page = ListeningPage::default();
+        for ((worker, filter), qos) in rest.by_ref().take(routes_max.max(1)) {
+            page.routes.push((*worker, Arc::clone(filter), *qos));
+        }
+        if let (Some(_), Some((worker, filter, _))) = (rest.next(), page.routes.last()) {
+            page.next = Some(Cursor([&worker.0.to_be_bytes(), filter.as_bytes()].concat().into()));
+        }
+        Ok(page)
+    }
+
+    pub(super) fn post(&mut self, to: WorkerId, notes: Vec<Noted>) -> Heard {
+        let Some(inbox) = self.inboxes.get_mut(&to).filter(|inbox| inbox.is_open) else { return Heard::Gone };
+        let waiting: usize = inbox.notes.iter().map(|(_, notes)| notes.len()).sum();
+        if self.inbox_notes_max.is_some_and(|max| waiting + notes.len() > max) {
+            return Heard::Full;
+        }
+        if !notes.is_empty() {
+            inbox.end.0 += 1;
+            inbox.notes.push_back((inbox.end, notes));
+        }
+        Heard::Yes
+    }
+
+    fn inbox_page(&mut self, id: WorkerId, after: Position) -> Option<InboxPage> {
+        let told = self.inbox_gaps.iter().position(|waiting| *waiting == id);
+        let inbox = self.inboxes.entry(id).or_default();
+        let is_ahead = after > inbox.end;
+        let has_gap = told.map(|at| self.inbox_gaps.remove(at)).is_some() || is_ahead;
+        if !is_ahead {
+            inbox.notes.retain(|(at, _)| *at > after);
+        }
+        let notes: Vec<_> = inbox
+            .notes
+            .iter()
+            .take(PAGE_MAX)
+            .flat_map(|(at, notes)| notes.iter().map(|note| (*at, note.clone())))
+            .collect();
+        (has_gap || !notes.is_empty()).then_some(InboxPage { notes, has_gap })
+    }
+
+    pub(super) fn read_inbox(
+        &mut self,
+        (id, answers): (WorkerId, &Answers),
+        after: Position,
+        wait_ms: u64,
+        done: Done<InboxPage>,
+    ) -> Option<(Done<InboxPage>, InboxPage)> {
+        if let Some(page) = self.inbox_page(id, after) {
+            return Some((done, page));
+        }
+        self.wait((id, answers), after, wait_ms, What::Inbox(done));
+        None
+    }
+
+    /// Sets the clock.
+    pub(super) fn set_clock(&mut self, now: UnixMs) {
+        self.now = now.max(self.now);
+    }
+
+    /// The reads whose page is there, or whose time is over.
+    pub(super) fn take_answered(&mut self) -> Vec<Answered> {
+        let mut answered = Vec::new();
+        for read in std::mem::take(&mut self.reads) {
+            let is_over = read.until <= self.now;
+            let Read { worker, after, until, answers, what } = read;
+            let page = match what {
+                What::Log(done) => match self.log_page(worker, after) {
+                    None if !is_over => Err(What::Log(done)),
+                    page => Ok(Page::Log(done, page.unwrap_or_default())),
+                },
+                What::Inbox(done) => match self.inbox_page(worker, after) {
+                    None if !is_over => Err(What::Inbox(done)),
+                    page => Ok(Page::Inbox(done, page.unwrap_or_default())),
+                },
+            };
+            match page {
+                Ok(page) => answered.push(Answered { answers, page }),
+                Err(what) => self.reads.push(Read { worker, after, until, answers, what }),
+            }
+        }
+        answered
+    }
+
+    /// Ends a worker's reads without a page.
+    pub(super) fn take_reads_of(&mut self, id: WorkerId) -> Vec<Answered> {
+        let (ended, rest) = std::mem::take(&mut self.reads).into_iter().partition(|read| read.worker == id);
+        self.reads = rest;
+        let end = |Read { answers, what, .. }: Read| {
+            let page = match what {
+                What::Log(done) => Page::Log(done, LogPage::default()),
+                What::Inbox(done) => Page::Inbox(done, InboxPage::default()),
+            };
+            Answered { answers, page }
+        };
+        let ended: Vec<Read> = ended;
+        ended.into_iter().map(end).collect()
+    }
+}
