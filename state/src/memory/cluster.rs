@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::common::Answered;
+use super::registry::Answered;
 use super::{Content, MemoryStore};
 use crate::{
     Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Noted, Position,
@@ -46,23 +46,23 @@ impl MemoryCluster {
     /// The store's clock, by which leases end, shows `now`, unless it is past that. Reads that have waited long enough are
     /// answered.
     pub fn tick(&self, now: UnixMs) {
-        change(&self.store, |content| content.common.set_clock(now));
+        change(&self.store, |content| content.registry.set_clock(now));
     }
 
     /// Inboxes take so many notes from now on; without this, any number.
     pub fn set_inbox_max(&self, notes: usize) {
-        self.store.content.lock().common.inbox_notes_max = Some(notes);
+        self.store.content.lock().registry.inbox_notes_max = Some(notes);
     }
 
     /// Forgets the log so far, as if it had grown too long.
     pub fn trim_log(&self) {
-        change(&self.store, |content| content.common.trim_log());
+        change(&self.store, |content| content.registry.trim_log());
     }
 
     /// The last `entries` of the log are lost and their positions are given out again; every member's next read of the log
     /// and of its inbox tells that something may be missing.
     pub fn fail_over(&self, entries: usize) {
-        change(&self.store, |content| content.common.fail_over(entries));
+        change(&self.store, |content| content.registry.fail_over(entries));
     }
 }
 
@@ -71,7 +71,7 @@ fn change(store: &MemoryStore, apply: impl FnOnce(&mut Content)) {
     let answered = {
         let mut content = store.content.lock();
         apply(&mut content);
-        content.common.take_answered()
+        content.registry.take_answered()
     };
     answered.into_iter().for_each(Answered::give);
 }
@@ -99,50 +99,50 @@ impl Cluster for MemoryWorker {
     }
 
     fn join(&self, done: Done<Joined>) {
-        self.call(done, |content| Ok(content.common.join(self.store.worker, &self.name)));
+        self.call(done, |content| Ok(content.registry.join(self.store.worker, &self.name)));
     }
 
     fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>) {
-        self.call(done, |content| Ok(content.common.renew(self.store.worker, applied, lease_ms)));
+        self.call(done, |content| Ok(content.registry.renew(self.store.worker, applied, lease_ms)));
     }
 
     fn leave(&self, done: Done<()>) {
         self.call(done, |content| {
-            content.common.leave(self.store.worker);
+            content.registry.leave(self.store.worker);
             Ok(())
         });
     }
 
     fn append(&self, changes: Vec<RouteChange>, done: Done<Position>) {
-        self.call(done, |content| Ok(content.common.append(self.store.worker, changes)));
+        self.call(done, |content| Ok(content.registry.append(self.store.worker, changes)));
     }
 
     fn read_log(&self, after: Position, wait_ms: u64, done: Done<LogPage>) {
         let MemoryStore { content, answers, worker } = &self.store;
         answers.call_later(done, |done| {
-            content.lock().common.read_log((*worker, answers), after, wait_ms, done)
+            content.lock().registry.read_log((*worker, answers), after, wait_ms, done)
         });
     }
 
     fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>) {
-        self.call(done, |content| content.common.listening(cursor.as_ref(), routes_max));
+        self.call(done, |content| content.registry.listening(cursor.as_ref(), routes_max));
     }
 
     fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>) {
-        self.call(done, |content| Ok(content.common.post(to, notes)));
+        self.call(done, |content| Ok(content.registry.post(to, notes)));
     }
 
     fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>) {
         let MemoryStore { content, answers, worker } = &self.store;
         answers.call_later(done, |done| {
-            content.lock().common.read_inbox((*worker, answers), after, wait_ms, done)
+            content.lock().registry.read_inbox((*worker, answers), after, wait_ms, done)
         });
     }
 
     fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
         self.call(done, |content| {
             content.tables.bury(worker, grace_ms, now);
-            content.common.leave(worker);
+            content.registry.leave(worker);
             Ok(())
         });
     }

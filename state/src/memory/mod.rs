@@ -3,7 +3,7 @@
 
 mod answers;
 mod cluster;
-mod common;
+mod registry;
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 use answers::Answers;
 pub use cluster::{MemoryCluster, MemoryWorker};
-use common::{Answered, Common};
+use registry::{Answered, Registry};
 
 /// A store in memory, as one worker sees it. Clones share everything.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ pub struct MemoryStore {
 struct Content {
     tables: Tables,
     retained: Retained,
-    common: Common,
+    registry: Registry,
 }
 
 impl Default for MemoryStore {
@@ -60,7 +60,7 @@ impl MemoryStore {
         let content = Content {
             tables: Tables::new(limits, Journal::off()),
             retained: Retained::new(retained),
-            common: Common::default(),
+            common: Registry::default(),
         };
         Self { content: Arc::new(Mutex::new(content)), answers: Answers::default(), worker: SOLE_WORKER }
     }
@@ -95,7 +95,7 @@ impl MemoryStore {
         let is_failing = error.is_some();
         self.answers.fail_with(error);
         if is_failing {
-            let waiting = self.content.lock().common.take_reads_of(self.worker);
+            let waiting = self.content.lock().registry.take_reads_of(self.worker);
             waiting.into_iter().for_each(Answered::give);
         }
     }

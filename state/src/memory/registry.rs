@@ -17,7 +17,7 @@ const PAGE_MAX: usize = 256;
 
 /// Everything.
 #[derive(Default)]
-pub(super) struct Common {
+pub(super) struct Registry {
     now: UnixMs,
     members: BTreeMap<WorkerId, Entry>,
     log: VecDeque<(Position, Vec<RouteChange>)>,
@@ -80,7 +80,7 @@ impl Answered {
     }
 }
 
-impl Common {
+impl Registry {
     pub(super) fn join(&mut self, id: WorkerId, name: &Arc<str>) -> Joined {
         let entry = Entry {
             name: Arc::clone(name),
