@@ -60,7 +60,7 @@ impl MemoryStore {
         let content = Content {
             tables: Tables::new(limits, Journal::off()),
             retained: Retained::new(retained),
-            common: Registry::default(),
+            registry: Registry::default(),
         };
         Self { content: Arc::new(Mutex::new(content)), answers: Answers::default(), worker: SOLE_WORKER }
     }
