@@ -6,6 +6,7 @@ use link::ConnectionId;
 use mqtt::PacketId;
 use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
+use crate::departure::Departure;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::session_handle::{Item, SessionHandle};
@@ -19,6 +20,8 @@ pub(crate) struct Call {
     pub fence: Fence,
     /// The connection that waits for the answer, if one does.
     pub asker: Option<(Arc<SessionHandle>, ConnectionId)>,
+    /// The frame of the edge that caused it and is to be reported when it is done; 0 for none.
+    pub frame: u64,
     pub op: Op,
 }
 
@@ -33,11 +36,18 @@ pub(crate) enum Op {
     Unsubscribe(PacketId, Vec<Arc<str>>),
     /// Subscriptions that the passport does not cover any more.
     Revoke(Vec<Arc<str>>),
-    /// With the Will that is due then, or after its delay.
-    Release(Release, Option<Will>),
+    /// With the Will that is due then, or after its delay, and who is to be told.
+    Release(Release, Option<Will>, Option<Arc<Departure>>),
 }
 
 impl Call {
+    /// Its effect is in the store: so is that of the frame that caused it.
+    fn report(&self) {
+        if self.frame != 0 {
+            self.answer(Item::Durable(self.frame));
+        }
+    }
+
     fn answer(&self, item: Item) {
         if let Some((session, connection)) = &self.asker {
             session.answer(*connection, item);
@@ -55,7 +65,7 @@ impl Hub {
                 store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(ticket, call, Item::Queue));
             }
             Op::Acknowledge(number) => {
-                store.acknowledge(&fence, number, self.ask_silently(ticket, call, |_| ()));
+                store.acknowledge(&fence, number, self.ask_silently(ticket, call, |_, call| call.report()));
             }
             Op::MarkReleased(number) => {
                 store.mark_released(
@@ -86,11 +96,16 @@ impl Hub {
                 );
             }
             Op::Revoke(filters) => {
-                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, |_| ()));
+                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, |_, _| ()));
             }
-            Op::Release(release, will) => {
+            Op::Release(release, will, departure) => {
                 let (session, asked) = (Arc::clone(&fence.session), release.clone());
-                let released = move |hub: &Arc<Self>| hub.released(&session, &asked, will);
+                let released = move |hub: &Arc<Self>, _: &Call| {
+                    hub.released(&session, &asked, will);
+                    if let Some(departure) = departure {
+                        departure.finish();
+                    }
+                };
                 store.release(&fence, release, self.ask_silently(ticket, call, released));
             }
         }
@@ -127,6 +142,7 @@ impl Hub {
             result => {
                 if result.is_ok() {
                     hub.follow_in_index(&call);
+                    call.report();
                 }
                 call.answer(item(result));
             }
@@ -138,13 +154,17 @@ impl Hub {
         self: &Arc<Self>,
         ticket: Ticket,
         call: Call,
-        then: impl FnOnce(&Arc<Self>) + Send + 'static,
+        then: impl FnOnce(&Arc<Self>, &Call) + Send + 'static,
     ) -> Done<T> {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Call(call)),
-            Ok(_) => then(&hub),
-            Err(StoreError::Fenced | StoreError::NoSession) => {}
+            Ok(_) => then(&hub, &call),
+            Err(StoreError::Fenced | StoreError::NoSession) => {
+                if let Op::Release(_, _, Some(departure)) = &call.op {
+                    departure.finish();
+                }
+            }
             Err(error) => {
                 let client_id = &*call.fence.session.client_id;
                 tracing::warn!(client_id, %error, "the store refused a change of a session");

@@ -41,16 +41,17 @@ enum Claiming {
     Asked,
     Awaited(Waker),
     Answered(Result<Granted, StoreError>),
-    /// The device has gone: whoever fills the slot lets the session go again.
-    Abandoned,
+    /// The device has gone, or may go on at another worker for so many milliseconds: whoever fills the slot lets the session
+    /// go again.
+    Abandoned(u64),
 }
 
 impl ClaimSlot {
-    /// Puts the answer in, or gives it back if nobody waits for it any more.
-    fn fill(&self, answer: Result<Granted, StoreError>) -> Option<Granted> {
+    /// Puts the answer in, or gives it back if nobody waits for it any more, with the grace for another worker.
+    fn fill(&self, answer: Result<Granted, StoreError>) -> Option<(Granted, u64)> {
         let mut slot = self.0.lock();
-        match std::mem::replace(&mut *slot, Claiming::Abandoned) {
-            Claiming::Abandoned => return answer.ok(),
+        match std::mem::take(&mut *slot) {
+            Claiming::Abandoned(grace_ms) => return Some((answer.ok()?, grace_ms)),
             Claiming::Awaited(waker) => {
                 *slot = Claiming::Answered(answer);
                 drop(slot);
@@ -64,7 +65,7 @@ impl ClaimSlot {
     /// Takes the answer or registers the task.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Granted, StoreError>> {
         let mut slot = self.0.lock();
-        match std::mem::replace(&mut *slot, Claiming::Abandoned) {
+        match std::mem::take(&mut *slot) {
             Claiming::Answered(answer) => Poll::Ready(answer),
             _ => {
                 *slot = Claiming::Awaited(cx.waker().clone());
@@ -74,8 +75,8 @@ impl ClaimSlot {
     }
 
     /// Stops waiting. Answers the session if it was granted by now.
-    pub(crate) fn abandon(&self) -> Option<Granted> {
-        match std::mem::replace(&mut *self.0.lock(), Claiming::Abandoned) {
+    pub(crate) fn abandon(&self, grace_ms: u64) -> Option<Granted> {
+        match std::mem::replace(&mut *self.0.lock(), Claiming::Abandoned(grace_ms)) {
             Claiming::Answered(answer) => answer.ok(),
             _ => None,
         }
@@ -194,20 +195,26 @@ impl Hub {
         connection: ConnectionId,
         expiry_s: u32,
     ) {
-        if let Some(unserved) = slot.fill(granted) {
-            self.let_go(&unserved, connection, expiry_s);
+        if let Some((unserved, grace_ms)) = slot.fill(granted) {
+            self.let_go(&unserved, connection, expiry_s, grace_ms);
         }
     }
 
     /// Lets a session go that was granted to a device which had gone by then.
-    pub(crate) fn let_go(self: &Arc<Self>, granted: &Granted, connection: ConnectionId, expiry_s: u32) {
+    pub(crate) fn let_go(
+        self: &Arc<Self>,
+        granted: &Granted,
+        connection: ConnectionId,
+        expiry_s: u32,
+        grace_ms: u64,
+    ) {
         granted.handle.detach(connection);
         let Some(owned) = &granted.owned else {
             self.sessions.remove(&granted.handle);
             return;
         };
-        let release = Release { expiry_s, keep_will: true, sent: owned.sent, grace_ms: 0, now: self.now() };
-        self.release(owned.fence.clone(), release, None);
+        let release = Release { expiry_s, keep_will: true, sent: owned.sent, grace_ms, now: self.now() };
+        self.release(owned.fence.clone(), release, None, None);
     }
 
     /// Runs in the order of the store's answers, so that no message that is enqueued after the claim is missed.

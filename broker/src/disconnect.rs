@@ -6,6 +6,7 @@ use link::ConnectionId;
 use state::{Fence, Number, Release, StoredSession, Will};
 
 use crate::call::{Call, Op};
+use crate::departure::Departure;
 use crate::held::Work;
 use crate::housekeeping::claim_due;
 use crate::hub::Hub;
@@ -13,29 +14,47 @@ use crate::serving::Rare;
 use crate::session::{Closing, WillFate};
 use crate::session_handle::SessionHandle;
 
+/// How a connection leaves its session.
+pub(crate) struct Leaving<'a> {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Why and how.
+    pub closing: &'a Closing,
+    /// Messages below this number may have been sent.
+    pub sent: Number,
+    /// The connection may go on at another worker: for so many milliseconds the session stays as it is.
+    pub grace_ms: u64,
+    /// To be told when it is durable.
+    pub departure: Option<Arc<Departure>>,
+}
+
 impl Hub {
-    /// Lets a session go that was served. `sent` is the number below which messages may have been sent.
+    /// Lets a session go that was served.
     pub(crate) fn leave(
         self: &Arc<Self>,
-        connection: ConnectionId,
         handle: &Arc<SessionHandle>,
         rare: Option<Box<Rare>>,
-        closing: &Closing,
-        sent: Number,
+        leaving: Leaving<'_>,
     ) {
+        let Leaving { connection, closing, sent, grace_ms, departure } = leaving;
         let Rare { fence, will, .. } = rare.map(|rare| *rare).unwrap_or_default();
         handle.detach(connection);
+        let finish = |departure: Option<Arc<Departure>>| {
+            if let Some(departure) = departure {
+                departure.finish();
+            }
+        };
         let Some(fence) = fence else {
             self.sessions.remove(handle);
             self.remove_filters(handle);
             if let Some(will) = will.filter(|_| closing.will != WillFate::Drop) {
                 self.publish_will(&handle.client_id, &will.message, None);
             }
-            return;
+            return finish(departure);
         };
         if closing.will == WillFate::TakenOver {
             // What becomes of the Will was decided by the claim that took the session.
-            return;
+            return finish(departure);
         }
         // A newer connection may have the session by now, and then its claim has decided about the Will: so the store is
         // asked first, and what follows is done when it has let the session go.
@@ -44,15 +63,22 @@ impl Hub {
             expiry_s: closing.expiry_s,
             keep_will: will.is_some(),
             sent,
-            grace_ms: 0,
+            grace_ms,
             now: self.now(),
         };
-        self.release(fence, release, will);
+        self.release(fence, release, will, departure);
     }
 
     /// Lets go of a stored session. `will` is due now or after its delay.
-    pub(crate) fn release(self: &Arc<Self>, fence: Fence, release: Release, will: Option<Will>) {
-        self.submit(Work::Call(Call { fence, asker: None, op: Op::Release(release, will) }));
+    pub(crate) fn release(
+        self: &Arc<Self>,
+        fence: Fence,
+        release: Release,
+        will: Option<Will>,
+        departure: Option<Arc<Departure>>,
+    ) {
+        let op = Op::Release(release, will, departure);
+        self.submit(Work::Call(Call { fence, asker: None, frame: 0, op }));
     }
 
     /// The store has let a session go. It hands the Will out when that is due.

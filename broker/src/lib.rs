@@ -7,7 +7,9 @@ mod call;
 mod clock;
 mod config;
 mod connect;
+mod departure;
 mod disconnect;
+mod edge_link;
 mod handler;
 mod held;
 mod housekeeping;
@@ -35,6 +37,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub use config::{BrokerConfig, BrokerConfigError};
+pub use edge_link::{LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use stream::WorkerStream;
 
 use hub::Hub;

@@ -40,6 +40,8 @@ pub(crate) struct Rare {
     pub retained: RetainedReader,
     /// Taken from the mailbox, but the device has no room yet; and its bytes.
     pub backlog: (VecDeque<Item>, usize),
+    /// Frames of the edge whose effect is in the store, and that it has not been told of.
+    pub durable: Vec<u64>,
 }
 
 impl Serving {
@@ -57,10 +59,10 @@ impl Serving {
     }
 
     /// Asks the store on behalf of this session, if it is stored.
-    fn call(&self, hub: &Arc<Hub>, connection: ConnectionId, op: Op) {
+    fn call(&self, hub: &Arc<Hub>, connection: ConnectionId, frame: u64, op: Op) {
         let Some(fence) = self.fence().cloned() else { return };
         let asker = Some((Arc::clone(&self.handle), connection));
-        hub.submit(Work::Call(Call { fence, asker, op }));
+        hub.submit(Work::Call(Call { fence, asker, frame, op }));
     }
 
     pub(crate) fn publish(
@@ -82,11 +84,13 @@ impl Serving {
         }
     }
 
-    /// Every effect but publishing and closing.
+    /// Every effect but publishing and closing. `frame` is that of the edge which is done when a call of the store is; 0 for
+    /// none.
     pub(crate) fn perform(
         &mut self,
         hub: &Arc<Hub>,
         connection: ConnectionId,
+        frame: u64,
         effect: Effect,
         out: &mut Outputs<'_>,
     ) {
@@ -96,10 +100,10 @@ impl Serving {
                 self.unsubscribe(hub, connection, packet_id, filters, out);
             }
             Effect::MoreRetained(count) => self.more_retained(hub, connection, count, out),
-            Effect::ReadQueue(from, count) => self.call(hub, connection, Op::ReadQueue(from, count)),
-            Effect::Acknowledge(number) => self.call(hub, connection, Op::Acknowledge(number)),
-            Effect::MarkReleased(number) => self.call(hub, connection, Op::MarkReleased(number)),
-            Effect::ForgetReceived(packet_id) => self.call(hub, connection, Op::ForgetReceived(packet_id)),
+            Effect::ReadQueue(from, count) => self.call(hub, connection, 0, Op::ReadQueue(from, count)),
+            Effect::Acknowledge(number) => self.call(hub, connection, frame, Op::Acknowledge(number)),
+            Effect::MarkReleased(number) => self.call(hub, connection, frame, Op::MarkReleased(number)),
+            Effect::ForgetReceived(packet_id) => self.call(hub, connection, 0, Op::ForgetReceived(packet_id)),
             Effect::Dropped(reason, qos) => hub.metrics.drop_message(reason, qos),
             Effect::Publish(..) | Effect::Close(_) => {}
         }
@@ -118,7 +122,7 @@ impl Serving {
             return;
         }
         let subscriptions = items.iter().filter_map(|item| item.subscription.clone().ok()).collect();
-        self.call(hub, connection, Op::Subscribe(packet_id, subscriptions));
+        self.call(hub, connection, 0, Op::Subscribe(packet_id, subscriptions));
         self.rare().subscribes.push((packet_id, items));
     }
 
@@ -173,7 +177,7 @@ impl Serving {
             self.unsubscribed(hub, packet_id, &filters, &existed, out);
             return;
         }
-        self.call(hub, connection, Op::Unsubscribe(packet_id, filters.clone()));
+        self.call(hub, connection, 0, Op::Unsubscribe(packet_id, filters.clone()));
         self.rare().unsubscribes.push((packet_id, filters));
     }
 
@@ -195,7 +199,12 @@ impl Serving {
             rare.retained.forget(&filters);
         }
         if let Some(fence) = self.fence() {
-            hub.submit(Work::Call(Call { fence: fence.clone(), asker: None, op: Op::Revoke(filters) }));
+            hub.submit(Work::Call(Call {
+                fence: fence.clone(),
+                asker: None,
+                frame: 0,
+                op: Op::Revoke(filters),
+            }));
         }
     }
 
@@ -296,6 +305,7 @@ impl Serving {
                     self.session.handle(Input::Writable, now, out);
                 }
             }
+            Item::Durable(frame) => self.rare().durable.push(frame),
             Item::End(reason) => self.session.handle(Input::End(reason), now, out),
         }
     }

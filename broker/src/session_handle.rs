@@ -37,6 +37,8 @@ pub(crate) enum Item {
     Released(Number, Result<(), StoreError>),
     /// A received Packet Identifier is forgotten.
     Forgotten(PacketId, Result<(), StoreError>),
+    /// The effect of this frame of the edge is in the store.
+    Durable(u64),
     /// The store refused a write because somebody else owns the session, or the server ends the connection.
     End(ReasonCode),
 }

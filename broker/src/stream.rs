@@ -13,10 +13,12 @@ use state::{Number, StoreError, Will};
 
 use crate::authorize::Authority;
 use crate::connect::{self, ClaimSlot, Granted, Wanted};
+use crate::departure::Departure;
+use crate::disconnect::Leaving;
 use crate::hub::Hub;
 use crate::serving::{Rare, Serving};
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};
-use crate::session_handle::recycle;
+use crate::session_handle::{SessionHandle, recycle};
 use crate::tally;
 
 thread_local! {
@@ -29,6 +31,8 @@ pub struct WorkerStream {
     hub: Arc<Hub>,
     connection: ConnectionId,
     state: State,
+    /// To be told when the session is let go.
+    departure: Option<Arc<Departure>>,
 }
 
 enum State {
@@ -70,7 +74,7 @@ impl WorkerStream {
             }
             _ => State::Ended(ReasonCode::MalformedPacket),
         };
-        Self { hub, connection, state }
+        Self { hub, connection, state, departure: None }
     }
 
     /// Opens the session once the store has granted it.
@@ -126,7 +130,7 @@ impl WorkerStream {
             Err(reason) => {
                 put_effects(effects, spare);
                 let closing = Closing { reason, will: WillFate::Drop, expiry_s: pending.expiry_s };
-                self.hub.leave(self.connection, &granted.handle, rare, &closing, sent);
+                self.leave(&granted.handle, rare, &closing, sent, 0);
                 self.state = State::Ended(reason);
             }
         }
@@ -150,7 +154,19 @@ impl WorkerStream {
     }
 
     /// Has effects done, and what they lead to at once.
-    fn run(&mut self, mut effects: Vec<Effect>, mut next: Vec<Effect>, out: &mut Outgoing) {
+    fn run(&mut self, effects: Vec<Effect>, next: Vec<Effect>, out: &mut Outgoing) {
+        self.run_for(0, effects, next, out);
+    }
+
+    /// As [`WorkerStream::run`] for the effects of frame `frame` of the edge, of which the first change of the stored queue
+    /// is the one that it asks for. Answers `frame` if there was none.
+    fn run_for(
+        &mut self,
+        mut frame: u64,
+        mut effects: Vec<Effect>,
+        mut next: Vec<Effect>,
+        out: &mut Outgoing,
+    ) -> u64 {
         while !effects.is_empty() {
             for effect in effects.drain(..) {
                 let State::Serving(serving) = &mut self.state else { break };
@@ -159,23 +175,41 @@ impl WorkerStream {
                     Effect::Publish(packet_id, message) => {
                         serving.publish(&self.hub, self.connection, packet_id, &message, &mut outputs);
                     }
-                    Effect::Close(closing) => self.end(&closing),
-                    effect => serving.perform(&self.hub, self.connection, effect, &mut outputs),
+                    Effect::Close(closing) => self.end(&closing, 0),
+                    effect => {
+                        let done_by =
+                            if effect.is_acknowledgement() { std::mem::take(&mut frame) } else { 0 };
+                        serving.perform(&self.hub, self.connection, done_by, effect, &mut outputs);
+                    }
                 }
             }
             std::mem::swap(&mut effects, &mut next);
         }
         put_effects(effects, next);
+        frame
     }
 
-    /// Ends the session's connection.
-    fn end(&mut self, closing: &Closing) {
+    /// Ends the session's connection, which may go on at another worker for `grace_ms`.
+    fn end(&mut self, closing: &Closing, grace_ms: u64) {
         let ended = State::Ended(closing.reason);
         let State::Serving(serving) = std::mem::replace(&mut self.state, ended) else { return };
         self.hub.metrics.connected.dec();
         tracing::debug!(client_id = &*serving.handle.client_id, reason = ?closing.reason, "session left");
         let sent = serving.session.sent();
-        self.hub.leave(self.connection, &serving.handle, serving.rare, closing, sent);
+        self.leave(&serving.handle, serving.rare, closing, sent, grace_ms);
+    }
+
+    fn leave(
+        &mut self,
+        handle: &Arc<SessionHandle>,
+        rare: Option<Box<Rare>>,
+        closing: &Closing,
+        sent: Number,
+        grace_ms: u64,
+    ) {
+        let departure = self.departure.take();
+        let leaving = Leaving { connection: self.connection, closing, sent, grace_ms, departure };
+        self.hub.leave(handle, rare, leaving);
     }
 
     /// Hands the session what waits in its mailbox, as far as the device has room.
@@ -313,7 +347,7 @@ impl link::Stream for WorkerStream {
     }
 
     fn close(mut self, _cause: CloseCause) {
-        self.lost();
+        self.lost(0);
     }
 }
 
@@ -328,29 +362,101 @@ impl WorkerStream {
         }
     }
 
-    fn lost(&mut self) {
+    fn lost(&mut self, grace_ms: u64) {
         match &self.state {
             State::Serving(serving) => {
                 let closing = serving.session.connection_lost();
-                self.end(&closing);
+                self.end(&closing, grace_ms);
             }
-            State::AwaitingClaim(_) => self.abandon(),
+            State::AwaitingClaim(_) => self.abandon(grace_ms),
             State::Ended(_) => {}
         }
     }
 
     /// The device went before the store answered: the session is let go when it does.
-    fn abandon(&mut self) {
+    fn abandon(&mut self, grace_ms: u64) {
         let ended = State::Ended(ReasonCode::Success);
         let State::AwaitingClaim(pending) = std::mem::replace(&mut self.state, ended) else { return };
-        if let Some(granted) = pending.slot.abandon() {
-            self.hub.let_go(&granted, self.connection, pending.expiry_s);
+        if let Some(granted) = pending.slot.abandon(grace_ms) {
+            self.hub.let_go(&granted, self.connection, pending.expiry_s, grace_ms);
         }
+    }
+}
+
+/// How far a stream is, for whoever serves it over a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The store has been asked for the session.
+    Opening,
+    /// It has its session.
+    Serving,
+    /// It is over, for this reason.
+    Ended(ReasonCode),
+}
+
+/// What became of a packet that came by a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Its effect is in the store, or it has none, or an answer to the device tells.
+    Done,
+    /// The stream tells when its effect is in the store, see [`WorkerStream::take_durable`].
+    Later,
+}
+
+/// What a link needs beyond [`link::Stream`].
+impl WorkerStream {
+    /// How far it is.
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.state {
+            State::AwaitingClaim(_) => Phase::Opening,
+            State::Serving(_) => Phase::Serving,
+            State::Ended(reason) => Phase::Ended(*reason),
+        }
+    }
+
+    /// As [`link::Stream::send`], for a packet that came as frame `number`.
+    pub(crate) fn take(&mut self, number: u64, packet: Frame<'_>, out: &mut Outgoing) -> Taken {
+        let State::Serving(serving) = &mut self.state else { return Taken::Done };
+        let (mut effects, spare) = take_effects();
+        let outputs = &mut Outputs { wire: out, effects: &mut effects };
+        serving.session.handle(Input::Packet(packet), self.hub.now(), outputs);
+        if self.run_for(number, effects, spare, out) == 0 { Taken::Later } else { Taken::Done }
+    }
+
+    /// Calls `report` with the frames whose effect has come into the store.
+    pub(crate) fn take_durable(&mut self, report: impl FnMut(u64)) {
+        if let State::Serving(Serving { rare: Some(rare), .. }) = &mut self.state {
+            rare.durable.drain(..).for_each(report);
+        }
+    }
+
+    /// Who is to be told when the session is let go, whatever ends the stream.
+    pub(crate) fn tell_departure(&mut self, departure: Arc<Departure>) {
+        self.departure = Some(departure);
+    }
+
+    /// The device's connection ended.
+    pub(crate) fn leave_for_good(&mut self) {
+        self.lost(0);
+        // It was over before.
+        if let Some(departure) = self.departure.take() {
+            departure.finish();
+        }
+    }
+
+    /// The device's connection may go on at another worker, for `grace_ms`.
+    pub(crate) fn hand_over(mut self, grace_ms: u64) {
+        self.lost(grace_ms);
+    }
+
+    /// Ends the connection for a reason of ours.
+    pub(crate) fn end_for(&mut self, reason: ReasonCode, out: &mut Outgoing) {
+        self.drive(Input::End(reason), out);
     }
 }
 
 impl Drop for WorkerStream {
     fn drop(&mut self) {
-        self.lost();
+        self.lost(0);
     }
 }

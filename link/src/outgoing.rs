@@ -105,6 +105,29 @@ impl Outgoing {
         }
     }
 
+    /// Takes the first `len` bytes off, or all if there are fewer: shared where they are one run, otherwise copied together.
+    pub fn take(&mut self, len: usize) -> Bytes {
+        let Some(front) = self.sealed.front_mut() else {
+            return self.open.split_to(len.min(self.open.len())).freeze();
+        };
+        if front.len() > len {
+            self.sealed_bytes -= len;
+            return front.split_to(len);
+        }
+        if front.len() == len {
+            self.sealed_bytes -= len;
+            return self.sealed.pop_front().unwrap_or_default();
+        }
+        let mut taken = BytesMut::with_capacity(len.min(self.len()));
+        while taken.len() < len && !self.is_empty() {
+            let chunk = self.chunk();
+            let used = chunk.len().min(len - taken.len());
+            taken.put_slice(&chunk[..used]);
+            self.advance(used);
+        }
+        taken.freeze()
+    }
+
     /// Takes everything out of `other`, after what waits here.
     pub fn append(&mut self, other: &mut Self) {
         for run in other.sealed.drain(..) {
@@ -151,6 +174,22 @@ mod tests {
         let expected = [b"head".as_slice(), &large, b"tail"].concat();
         assert_eq!(drain(&mut out, 1000), expected);
         assert_eq!(out.len(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_is_shared_where_it_is_one_run() {
+        let mut out = Outgoing::new();
+        let large = Bytes::from(vec![7; SHARED_BYTES_MIN]);
+        out.put_slice(b"ahead");
+        out.put_bytes(large.clone());
+        out.put_slice(b"behind");
+        assert_eq!(&*out.take(2), b"ah");
+        assert_eq!(&*out.take(4), b"ead\x07");
+        assert_eq!(out.take(SHARED_BYTES_MIN - 2).as_ptr(), large[1..].as_ptr());
+        assert_eq!(&*out.take(1), b"\x07");
+        assert_eq!(out.len(), 6);
+        assert_eq!(&*out.take(100), b"behind");
+        assert!(out.is_empty() && out.take(1).is_empty());
     }
 
     #[test]

@@ -75,6 +75,13 @@ pub(crate) enum Effect {
     Close(Closing),
 }
 
+impl Effect {
+    /// Whether it is what an acknowledgement of the client asks of the store.
+    pub(crate) fn is_acknowledgement(&self) -> bool {
+        matches!(self, Self::Acknowledge(_) | Self::MarkReleased(_))
+    }
+}
+
 /// One filter of a SUBSCRIBE.
 #[derive(Clone, Debug)]
 pub(crate) struct SubscribeItem {

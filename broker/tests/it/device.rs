@@ -17,7 +17,7 @@ use state::{MemoryStore, Store};
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 /// How long a test waits for something that the clock has to bring.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(crate) struct World {
     pub(crate) store: MemoryStore,
@@ -73,6 +73,40 @@ impl<'a> How<'a> {
     pub(crate) fn stored(client_id: &'a str) -> Self {
         Self { clean_start: false, expiry_s: 3600, ..Self::clean(client_id) }
     }
+
+    /// The CONNECT packet.
+    pub(crate) fn packet(&self) -> Bytes {
+        let properties = PropertiesBuf::default()
+            .with(Property::SessionExpiryInterval(self.expiry_s))
+            .with(Property::ReceiveMaximum(self.receive_maximum));
+        let delay =
+            self.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
+        let will = self.will.zip(delay.as_ref()).map(|((topic, _), properties)| Will {
+            qos: QoS::AtLeastOnce,
+            retain: self.will_retain,
+            topic,
+            payload: b"gone",
+            properties: properties.as_properties(),
+        });
+        let connect = Connect {
+            version: ProtocolVersion::V5,
+            clean_start: self.clean_start,
+            keep_alive_s: 0,
+            properties: properties.as_properties(),
+            client_id: self.client_id,
+            will,
+            user_name: None,
+            password: None,
+        };
+        let mut packet = BytesMut::new();
+        connect.encode(&mut packet);
+        packet.freeze()
+    }
+}
+
+/// No other connection has it.
+pub(crate) fn next_connection() -> ConnectionId {
+    ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed).into())
 }
 
 pub(crate) struct Device {
@@ -93,39 +127,15 @@ pub(crate) enum Got {
 
 impl Device {
     fn open(broker: &Broker, how: &How<'_>) -> Self {
-        let properties = PropertiesBuf::default()
-            .with(Property::SessionExpiryInterval(how.expiry_s))
-            .with(Property::ReceiveMaximum(how.receive_maximum));
-        let delay =
-            how.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
-        let will = how.will.zip(delay.as_ref()).map(|((topic, _), properties)| Will {
-            qos: QoS::AtLeastOnce,
-            retain: how.will_retain,
-            topic,
-            payload: b"gone",
-            properties: properties.as_properties(),
-        });
-        let connect = Connect {
-            version: ProtocolVersion::V5,
-            clean_start: how.clean_start,
-            keep_alive_s: 0,
-            properties: properties.as_properties(),
-            client_id: how.client_id,
-            will,
-            user_name: None,
-            password: None,
-        };
-        let mut packet = BytesMut::new();
-        connect.encode(&mut packet);
         let stream = broker.open(Open {
-            connection_id: ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed).into()),
+            connection_id: next_connection(),
             peer: Peer {
                 address: ([127, 0, 0, 1], 1).into(),
                 listener: "test".into(),
                 certificate_subject: None,
             },
             passport: Arc::new(Passport::unrestricted("".into(), how.client_id.into())),
-            connect: packet.freeze(),
+            connect: how.packet(),
             assigned_client_id: None,
             server_keep_alive_s: None,
             authentication: None,
@@ -277,7 +287,7 @@ impl Device {
     }
 }
 
-fn read(packet: frame::Frame<'_>) -> Got {
+pub(crate) fn read(packet: frame::Frame<'_>) -> Got {
     let (first_byte, body) = (packet.raw[0], packet.body());
     match first_byte >> 4 {
         2 => Got::ConnAck { session_present: body[0] == 1, code: body[1] },

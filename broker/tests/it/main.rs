@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected should stop at once")]
 
 mod device;
+mod edge;
+mod link;
 mod moody;
 mod retained;
 mod session;

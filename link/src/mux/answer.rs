@@ -7,7 +7,7 @@ use super::flows::{acknowledged, published};
 
 /// What an answer is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub struct Asked {
     what: What,
     id: PacketId,
 }
@@ -26,7 +26,7 @@ fn frame(packet: &[u8]) -> Option<Frame<'_>> {
 }
 
 /// What a packet from the device asks an answer for; `None` for the rest.
-pub(super) fn asked_by(packet: &[u8]) -> Option<Asked> {
+pub fn asked_by(packet: &[u8]) -> Option<Asked> {
     let frame = frame(packet)?;
     let (what, id) = match frame.packet_type() {
         PacketType::Publish => match published(frame)? {
@@ -42,7 +42,7 @@ pub(super) fn asked_by(packet: &[u8]) -> Option<Asked> {
 }
 
 /// What a packet from the worker answers; `None` for the rest.
-pub(super) fn answered_by(packet: &[u8]) -> Option<Asked> {
+pub fn answered_by(packet: &[u8]) -> Option<Asked> {
     let frame = frame(packet)?;
     let what = match frame.packet_type() {
         PacketType::PubAck => What::PublishQos1,

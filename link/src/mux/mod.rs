@@ -16,6 +16,7 @@ mod worker;
 
 use std::time::Duration;
 
+pub use answer::{Asked, answered_by, asked_by};
 pub use credit::packet_cost;
 pub use edge::{EdgeEnd, EdgeEvent, NotOpened, Unfinished};
 pub use flows::OpenFlows;

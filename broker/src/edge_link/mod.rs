@@ -1,0 +1,14 @@
+//! The worker's end of links: where edges connect, and what a stream of a link does to a session. The protocol is in
+//! `docs/link.md` and its state machine in [`link::mux`]; nothing here knows what a session does with a packet. Start
+//! reading at [`LinkServer`], then `task.rs` (one link) and `slot.rs` (one device on it).
+
+mod config;
+mod cut;
+mod metrics;
+mod ready;
+mod server;
+mod slot;
+mod task;
+
+pub use config::{LinkConfig, LinkConfigError};
+pub use server::{LinkServer, LinkStartError};

@@ -1,0 +1,310 @@
+//! Accepts links, and what all links of a worker share: who may open a stream, and how many there are.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use link::mux::Settings;
+use link::wire::{self, RefuseReason, StreamId, Text};
+use link::{AuthenticationOutcome, LinkTlsError, Open, Passport, PassportVerifier, Peer, TokenError};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::config::{LinkConfig, LinkConfigError};
+use super::metrics::LinkMetrics;
+use super::ready::{Ready, StreamWaker};
+use super::slot::Slot;
+use super::task::{HELLO_TIMEOUT, LinkEnd, Task};
+use crate::stream::WorkerStream;
+use crate::{Broker, connect};
+
+/// How long nothing is accepted after accepting has failed, for want of descriptors for example.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why edges cannot be served.
+#[derive(Debug, Error)]
+pub enum LinkStartError {
+    /// A value is out of its bounds.
+    #[error(transparent)]
+    Config(#[from] LinkConfigError),
+    /// A file for TLS cannot be used.
+    #[error("link.tls.{0}")]
+    Tls(#[source] LinkTlsError),
+    /// The address cannot be had.
+    #[error("link.listen = {address}: cannot listen there")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What all links of a worker share.
+pub(super) struct Shared {
+    pub(super) config: LinkConfig,
+    pub(super) settings: Settings,
+    pub(super) metrics: LinkMetrics,
+    broker: Broker,
+    verifier: PassportVerifier,
+    tls: Option<TlsAcceptor>,
+    streams: AtomicUsize,
+    links: Mutex<Vec<Weak<Ready>>>,
+    is_draining: AtomicBool,
+    /// A stream has ended.
+    ended: Notify,
+}
+
+/// One stream in the count of all.
+pub(super) struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.streams.dec();
+        if self.0.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
+
+impl Shared {
+    /// Begins to open the session of a device, if it may have one.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        id: StreamId,
+        open: &wire::Open,
+        waker: Arc<StreamWaker>,
+    ) -> Result<Slot, RefuseReason> {
+        let is_resume = open.resume.is_some();
+        if is_resume {
+            return Err(RefuseReason::SessionGone);
+        }
+        let passport = self.verify(&open.passport, is_resume).map_err(|error| {
+            tracing::warn!(%error, peer = %open.address, "a passport is not accepted");
+            RefuseReason::Passport
+        })?;
+        let Ok(Some(connect)) = connect::decode(&open.connect) else { return Err(RefuseReason::Connect) };
+        let assigned = open.assigned_client_id.as_ref().map(Text::as_str);
+        if *passport.client_id != *assigned.unwrap_or(connect.client_id) {
+            tracing::warn!(peer = %open.address, "the passport is another client's");
+            return Err(RefuseReason::Passport);
+        }
+        let counted = self.count().ok_or(RefuseReason::Overloaded)?;
+        let passport = Arc::new(passport);
+        let stream = WorkerStream::open(Arc::clone(&self.broker.hub), as_asked(open, Arc::clone(&passport)));
+        Ok(Slot::new(id, stream, waker, &passport, is_resume, counted))
+    }
+
+    /// The passport in a token. One that has expired is honoured for a while where `is_connected`.
+    pub(super) fn verify(&self, token: &[u8], is_connected: bool) -> Result<Passport, TokenError> {
+        match self.verifier.verify(token) {
+            Err(TokenError::Expired { at_s }) if is_connected && at_s > self.honoured_s() => {
+                self.verifier.verify_at(token, self.honoured_s())
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// Passports of connected devices that ended after this are honoured, seconds since the Unix epoch.
+    pub(super) fn honoured_s(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.as_secs().saturating_sub(self.config.passport_grace_ms / 1000)
+    }
+
+    fn count(self: &Arc<Self>) -> Option<Counted> {
+        let counted = self.streams.fetch_add(1, Ordering::AcqRel);
+        self.metrics.streams.inc();
+        let guard = Counted(Arc::clone(self));
+        (counted < self.config.streams_max).then_some(guard)
+    }
+
+    async fn serve(self: Arc<Self>, socket: TcpStream) {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a link goes without TCP_NODELAY");
+        }
+        let Some(tls) = &self.tls else { return self.run(socket).await };
+        match timeout(HELLO_TIMEOUT, tls.accept(socket)).await {
+            Ok(Ok(socket)) => self.run(socket).await,
+            Ok(Err(error)) => {
+                self.metrics.links_refused.inc();
+                tracing::warn!(%error, "a link's TLS handshake failed");
+            }
+            Err(_) => {
+                self.metrics.links_refused.inc();
+                tracing::warn!("a link's TLS handshake took too long");
+            }
+        }
+    }
+
+    async fn run(self: Arc<Self>, socket: impl AsyncRead + AsyncWrite + Unpin) {
+        let ready = Arc::new(Ready::default());
+        {
+            let mut links = self.links.lock();
+            links.retain(|link| link.strong_count() > 0);
+            links.push(Arc::downgrade(&ready));
+        }
+        if self.is_draining.load(Ordering::Acquire) {
+            ready.drain(Duration::ZERO);
+        }
+        self.metrics.links.inc();
+        let end = Box::pin(Task::new(Arc::clone(&self), socket, ready).run()).await;
+        self.metrics.links.dec();
+        match end {
+            LinkEnd::Closed => tracing::info!("link was closed"),
+            error => {
+                self.metrics.links_failed.inc();
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "link failed");
+            }
+        }
+    }
+}
+
+/// An OPEN as sessions take it. Small texts are copied: what came by the link shares its large buffer.
+fn as_asked(open: &wire::Open, passport: Arc<Passport>) -> Open {
+    let subject = open.tls.as_ref().and_then(|tls| tls.certificate_subject.as_ref());
+    Open {
+        connection_id: open.connection_id,
+        peer: Peer {
+            address: open.address,
+            listener: open.listener.as_str().into(),
+            certificate_subject: subject.map(|subject| subject.as_str().into()),
+        },
+        passport,
+        connect: open.connect.clone(),
+        assigned_client_id: open.assigned_client_id.as_ref().map(|id| id.as_str().into()),
+        server_keep_alive_s: open.server_keep_alive_s,
+        authentication: open.authentication.as_ref().map(|authentication| AuthenticationOutcome {
+            method: authentication.method.as_str().into(),
+            data: authentication.data.clone(),
+        }),
+        resume: open.resume.clone().map(Box::new),
+    }
+}
+
+/// Where edges reach a worker. Dropping it ends all links: their devices may go on at other workers.
+pub struct LinkServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    acceptor: JoinHandle<()>,
+    /// Told to accept nothing more.
+    stop: Arc<Notify>,
+}
+
+impl LinkServer {
+    /// Listens, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// Configuration out of bounds, files for TLS that cannot be used, or an address that cannot be had.
+    pub async fn start(
+        config: LinkConfig,
+        broker: Broker,
+        verifier: PassportVerifier,
+        registry: &mut Registry,
+    ) -> Result<Self, LinkStartError> {
+        config.validate()?;
+        let tls = config.tls.as_ref().map(link::LinkTlsConfig::server).transpose();
+        let tls = tls.map_err(LinkStartError::Tls)?.map(TlsAcceptor::from);
+        let refused = |source| LinkStartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let shared = Arc::new(Shared {
+            settings: settings(&config, &broker),
+            metrics: LinkMetrics::register(registry),
+            config,
+            broker,
+            verifier,
+            tls,
+            streams: AtomicUsize::new(0),
+            links: Mutex::default(),
+            is_draining: AtomicBool::new(false),
+            ended: Notify::new(),
+        });
+        let stop = Arc::new(Notify::new());
+        let acceptor = tokio::spawn(accept(Arc::clone(&shared), listener, Arc::clone(&stop)));
+        Ok(Self { shared, address, acceptor, stop })
+    }
+
+    /// Where it listens: one address today.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        vec![self.address]
+    }
+
+    /// Devices that are served over links.
+    pub fn streams(&self) -> usize {
+        self.shared.streams.load(Ordering::Acquire)
+    }
+
+    /// Asks all edges to move their devices to other workers within this time, and takes no more links and devices. Answers
+    /// when all are gone, or the time is over, how many are left; they go when the server is dropped. May be dropped
+    /// meanwhile without harm.
+    pub async fn drain(&self, within: Duration) -> usize {
+        self.shared.is_draining.store(true, Ordering::Release);
+        self.stop.notify_one();
+        for link in self.shared.links.lock().iter().filter_map(Weak::upgrade) {
+            link.drain(within);
+        }
+        let gone = async {
+            loop {
+                let ended = self.shared.ended.notified();
+                if self.streams() == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let _elapsed = timeout(within, gone).await;
+        self.streams()
+    }
+}
+
+impl Drop for LinkServer {
+    fn drop(&mut self) {
+        self.acceptor.abort();
+    }
+}
+
+fn settings(config: &LinkConfig, broker: &Broker) -> Settings {
+    // Within 255 bytes, as was checked: never the default.
+    let mut settings = Settings::new(Text::new(&config.name).unwrap_or_default());
+    settings.window_bytes = config.window_bytes;
+    settings.limits.packet_bytes_max = broker.hub.config.packet_bytes_max;
+    settings
+}
+
+/// Takes links until it is stopped, then serves those that there are. Dropping it ends them.
+async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: Arc<Notify>) {
+    let mut links = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = links.join_next(), if !links.is_empty() => continue,
+            () = stop.notified() => break,
+        };
+        match accepted {
+            Ok(_) if links.len() >= shared.config.links_max => {
+                shared.metrics.links_refused.inc();
+                tracing::warn!(links_max = shared.config.links_max, "more links than allowed");
+            }
+            Ok((socket, _)) => {
+                links.spawn(Arc::clone(&shared).serve(socket));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no link can be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    while links.join_next().await.is_some() {}
+}
