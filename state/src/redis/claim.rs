@@ -12,8 +12,8 @@ use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending};
 use crate::{
-    Claim, Claimed, Discarded, Done, Fence, Message, Number, Owned, Release, StoreError, StoredSession,
-    Subscription,
+    Claim, Claimed, ConnectionId, Discarded, Done, Fence, Message, Number, Owned, Previous, Release,
+    ResumeRefusal, StoreError, StoredSession, Subscription, WorkerId,
 };
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "session" };
@@ -77,6 +77,8 @@ impl Engine {
             .arg(self.config.worker.as_str())
             .arg(self.run.as_str())
             .arg(may_create)
+            .arg(claim.memory_queue)
+            .arg(claim.resume)
     }
 
     fn read_claimed(
@@ -86,9 +88,15 @@ impl Engine {
         nonce: u64,
         reserved: i64,
     ) -> Result<Claimed> {
+        if let Value::BulkString(name) = &answer {
+            add(&self.counts.sessions, -reserved);
+            let refusal = if name == b"T" { ResumeRefusal::TakenOver } else { ResumeRefusal::Gone };
+            return Ok(Claimed { refusal: Some(refusal), ..Claimed::default() });
+        }
         let identity =
             |incarnation| Arc::new(StoredSession { client_id: Arc::clone(client_id), incarnation });
-        let [will, discarded, freed, session] = answer.tuple()?;
+        let [will, discarded, freed, session, previous] = answer.tuple()?;
+        let previous = previous.maybe().map(read_previous).transpose()?;
         let will_due = read_will(will)?;
         let discarded = discarded.maybe_count()?.map(identity);
         if discarded.is_some() {
@@ -96,9 +104,9 @@ impl Engine {
         }
         let Some(session) = session.maybe() else {
             add(&self.counts.sessions, -reserved);
-            return Ok(Claimed { will_due, discarded, ..Claimed::default() });
+            return Ok(Claimed { will_due, discarded, previous, ..Claimed::default() });
         };
-        let [present, incarnation, epoch, head, tail, sent] = session.tuple()?;
+        let [present, incarnation, epoch, head, tail, sent, expiry_s] = session.tuple()?;
         let present = present.count()? == 1;
         if present {
             add(&self.counts.sessions, -reserved);
@@ -112,9 +120,9 @@ impl Engine {
             tail: Number(tail.count()?),
             sent: Number(sent.count()?),
             received: Vec::new(),
-            expiry_s: 0,
+            expiry_s: u32::try_from(expiry_s.count()?).map_err(|_| DAMAGED)?,
         };
-        Ok(Claimed { session: Some(owned), will_due, discarded, ..Claimed::default() })
+        Ok(Claimed { session: Some(owned), will_due, discarded, previous, refusal: None })
     }
 
     /// See [`crate::Store::discard`].
@@ -140,7 +148,8 @@ impl Engine {
             .arg(u64::from(release.expiry_s))
             .arg(release.keep_will)
             .arg(release.sent.0)
-            .arg(release.now);
+            .arg(release.now)
+            .arg(release.grace_ms);
         self.one(bucket, op, done, move |engine, answer| {
             engine.read_left(bucket, answer.accepted(StoreError::NoSession)?)
         });
@@ -194,6 +203,17 @@ impl Engine {
             read_flags(flags)
         });
     }
+}
+
+fn read_previous(previous: Value) -> Result<Previous> {
+    let [run, connection] = previous.tuple()?;
+    let connection = u128::from_str_radix(&connection.text()?, 16).map_err(|_| DAMAGED)?;
+    Ok(Previous { worker: read_run(run)?, connection_id: ConnectionId(connection) })
+}
+
+/// The run of a worker, as it is stored.
+pub(super) fn read_run(run: Value) -> Result<WorkerId> {
+    u64::from_str_radix(&run.text()?, 16).map(WorkerId).map_err(|_| DAMAGED)
 }
 
 fn read_flags(flags: Value) -> Result<Vec<bool>> {

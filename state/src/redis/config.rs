@@ -73,6 +73,10 @@ pub struct RedisConfig {
     pub retained_messages_max: u64,
     /// Bytes of retained messages, likewise. Default 4,294,967,296 (4 GiB).
     pub retained_bytes_max: u64,
+    /// Other workers use the store too: what an earlier run owned is let go by [`crate::Cluster::bury`], and not at the
+    /// start. No key of a configuration file: who starts the worker knows it.
+    #[serde(skip)]
+    pub is_shared: bool,
     /// Refuse to start when a setting of Redis is not as this store needs it, rather than warn. Default false.
     pub strict_settings: bool,
 }
@@ -96,6 +100,7 @@ impl Default for RedisConfig {
             subscriptions_per_session_max: 10_000,
             retained_messages_max: 10_000_000,
             retained_bytes_max: 4 * 1024 * 1024 * 1024,
+            is_shared: false,
             strict_settings: false,
         }
     }

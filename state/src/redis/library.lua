@@ -6,8 +6,8 @@
 -- operation that deletes keys does that last and is alone in its call.
 --
 -- A session (m): i incarnation, e epoch, n nonce, c connection, o owner ('' when away), r run of the owner, x expires
--- at, y Session Expiry Interval, M and B bounds of the queue, p protocol, R Receive Maximum, W Will, D its delay, U when
--- it is due, A when it comes again, K who was told to publish it, H which hand-out that was, h head, t tail, l records, b bytes, s sent,
+-- at, y Session Expiry Interval, M and B bounds of the queue, v '1' if that is in the worker's memory, p protocol,
+-- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H which hand-out that was, h head, t tail, l records, b bytes, s sent,
 -- f subscriptions.
 
 local ops = {}
@@ -98,7 +98,8 @@ local function settle_away(t, w, cid, s, now)
     adopt(t, w, cid, s, s.A)
     return false
   end
-  if s.U and (not now or s.U <= now) then return s.W end
+  -- One without a delay waits only because the connection might have gone on elsewhere, and it has not.
+  if s.U and (not now or s.U <= now or s.D == 0) then return s.W end
   return false
 end
 
@@ -130,14 +131,22 @@ function ops.claim(k, a)
   local cid, incarnation, nonce, connection = a[1], a[2], a[3], a[4]
   local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
   local now, owner, run, may_create = tonumber(a[14]), a[15], a[16], a[17] == '1'
+  local memory, resume = a[18], a[19] == '1'
   local s = whole(k)
-  local will_due, discarded, gone, kept = false, false, { 0, 0, 0 }, false
+  if resume and not s then return 'A' end
+  if resume and s.c ~= connection then return 'T' end
+  local will_due, discarded, gone, kept, previous = false, false, { 0, 0, 0 }, resume, false
   if s then
-    if not clean then
-      if s.connected then kept = s.y > 0 or s.c == connection
-      else kept = not s.x or s.x > now end
+    if s.connected and s.r ~= run then previous = { s.r, s.c } end
+    if not resume and not clean and (s.y > 0 or s.c == connection) then
+      kept = s.connected or not s.x or s.x > now
     end
-    if not kept then
+    if resume then
+      if s.A then
+        adopt(k[6], k[7], cid, s, s.A)
+        rcall('HDEL', k[1], 'W', 'D')
+      end
+    elseif not kept then
       will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
     elseif not s.connected then
       will_due = settle_away(k[6], k[7], cid, s, now)
@@ -149,7 +158,7 @@ function ops.claim(k, a)
   end
   if not kept and not create then
     if s then remove(k, cid) end
-    return { will_due, discarded, gone, false }
+    return { will_due, discarded, gone, false, previous }
   end
   local epoch, head, tail, sent = 1, 1, 1, 1
   if s then epoch = s.e + 1 end
@@ -159,13 +168,19 @@ function ops.claim(k, a)
     rcall('HSET', k[1], 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
     rcall('ZADD', k[5], 0, cid)
   end
-  rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'y', expiry, 'M', a[10],
-    'B', a[11], 'p', a[12], 'R', a[13], 's', sent)
-  rcall('HDEL', k[1], 'x', 'W', 'D', 'U', 'A', 'K', 'H')
-  if will ~= '' then rcall('HSET', k[1], 'W', will, 'D', delay) end
+  rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
+    's', sent, 'v', memory)
+  rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H')
+  if resume then
+    expiry = s.y
+  else
+    rcall('HSET', k[1], 'y', expiry, 'M', a[10], 'B', a[11])
+    rcall('HDEL', k[1], 'W', 'D')
+    if will ~= '' then rcall('HSET', k[1], 'W', will, 'D', delay) end
+  end
   if s and not s.connected then disarm(k[6], cid) end
   if s and not kept then rcall('UNLINK', k[2], k[3], k[4]) end
-  return { will_due, discarded, gone, { kept and 1 or 0, incarnation, epoch, head, tail, sent } }
+  return { will_due, discarded, gone, { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry }, previous }
 end
 
 function ops.contents(k)
@@ -199,24 +214,37 @@ local function leave(k, cid, s, now)
   return first
 end
 
-function ops.release(k, a)
-  local cid, expiry, keep_will, now = a[1], a[5], a[6] == '1', tonumber(a[8])
-  local no = refusal(k[1], a[2], a[3], a[4])
-  if no then return no end
-  local s = whole(k)
-  if expiry == '0' then
-    local due = keep_will and s.W and now
+-- A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start.
+local function let_go(k, cid, s, now, grace, sent)
+  if s.y == 0 and grace == 0 then
+    local due = s.W and now or false
     if due then adopt(k[6], k[7], cid, s, now) end
     remove(k, cid)
     return { freed(s), due }
   end
+  rcall('HSET', k[1], 's', sent)
+  return { false, leave(k, cid, s, now + grace) }
+end
+
+function ops.release(k, a)
+  local cid, expiry, keep_will, now, grace = a[1], a[5], a[6] == '1', tonumber(a[8]), tonumber(a[9])
+  local no = refusal(k[1], a[2], a[3], a[4])
+  if no then return no end
+  local s = whole(k)
   s.y, s.never = tonumber(expiry), expiry == EXPIRY_NEVER
-  rcall('HSET', k[1], 'y', expiry, 's', math.max(s.h, math.min(tonumber(a[7]), s.t)))
+  rcall('HSET', k[1], 'y', expiry)
   if not keep_will then
     s.W = nil
     rcall('HDEL', k[1], 'W', 'D')
   end
-  return { false, leave(k, cid, s, now) }
+  return let_go(k, cid, s, now, grace, math.max(s.h, math.min(tonumber(a[7]), s.t)))
+end
+
+-- args: cid, incarnation, the run that is dead, now, how long the session waits for its connection
+function ops.bury(k, a)
+  local s = whole(k)
+  if not s or s.i ~= a[2] or not s.connected or s.r ~= a[3] then return false end
+  return let_go(k, a[1], s, tonumber(a[4]), tonumber(a[5]), sent_bound(k[3], s))
 end
 
 -- What a worker's earlier run has left: it owns sessions no more, and publishes no Wills.
@@ -226,13 +254,7 @@ function ops.abandon(k, a)
   if not s or s.i ~= incarnation then return false end
   if s.connected then
     if s.o ~= owner or s.r == run then return false end
-    if s.y == 0 then
-      if s.W then adopt(k[6], k[7], cid, s, now) end
-      remove(k, cid)
-      return { freed(s), s.W and now }
-    end
-    rcall('HSET', k[1], 's', sent_bound(k[3], s))
-    return { false, leave(k, cid, s, now) }
+    return let_go(k, cid, s, now, 0, sent_bound(k[3], s))
   end
   if s.A and s.K == owner then
     rcall('HDEL', k[1], 'A', 'K', 'H')
@@ -290,23 +312,24 @@ function ops.unsubscribe(k, a)
   return { gone, flags }
 end
 
--- keys: s e (only with an identity), then m q of each target. args: identity, size, body, then for each target its
--- incarnation, how many of the same session come before it, and the head of the record.
+-- keys: s e (only with an identity), then m q of each target. args: identity, size, body, who asks, then for each
+-- target its incarnation, how many of the same session come before it, and the head of the record.
 function ops.publish(k, a)
-  local identity, size, body = a[1], tonumber(a[2]), a[3]
+  local identity, size, body, run = a[1], tonumber(a[2]), a[3], a[4]
   local at, answers, remembered = 1, {}, false
   if identity ~= '' then at = 3 end
-  for arg = 4, #a, 3 do
+  for arg = 5, #a, 3 do
     local m, q, incarnation = k[at], k[at + 1], a[arg]
     local name = identity .. incarnation .. ':' .. a[arg + 1]
     at = at + 2
-    local s = rcall('HMGET', m, 'i', 't', 'l', 'b', 'M', 'B')
-    local known = false
+    local s = rcall('HMGET', m, 'i', 't', 'l', 'b', 'M', 'B', 'o', 'r', 'v')
+    local known, elsewhere = false, false
+    if s[1] == incarnation and s[7] ~= '' and s[8] ~= run then elsewhere = s[8] end
     if identity ~= '' then known = rcall('HGET', k[1], name) end
     local answer
     if known then
-      answer = { tonumber(known), 0 }
-    elseif s[1] ~= incarnation then
+      answer = { tonumber(known), 0, elsewhere }
+    elseif s[1] ~= incarnation or s[9] == '1' then
       answer = 'G'
     elseif tonumber(s[3]) >= tonumber(s[5]) or tonumber(s[4]) + size > tonumber(s[6]) then
       answer = 'F'
@@ -321,7 +344,7 @@ function ops.publish(k, a)
         rcall('ZADD', k[2], now, name)
         remembered = now
       end
-      answer = { number, 1 }
+      answer = { number, 1, elsewhere }
     end
     answers[#answers + 1] = answer
   end
@@ -436,8 +459,8 @@ end
 
 -- keys: m f
 function ops.route(k)
-  local m = rcall('HMGET', k[1], 'i', 'e')
-  if not m[1] then return false end
+  local m = rcall('HMGET', k[1], 'i', 'e', 'v')
+  if not m[1] or m[3] == '1' then return false end
   return { m[1], m[2], rcall('HGETALL', k[2]) }
 end
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use redis::Value;
 
+use super::claim::read_run;
 use super::codec;
 use super::engine::{Engine, add, random};
 use super::keys::Bucket;
@@ -201,12 +202,16 @@ impl Engine {
                 Value::BulkString(name) if name == b"G" => Enqueued::Gone,
                 Value::BulkString(name) if name == b"F" => Enqueued::Full,
                 found => {
-                    let [number, is_new] = found.tuple()?;
+                    let [number, is_new, elsewhere] = found.tuple()?;
                     if is_new.count()? == 1 {
                         add(&self.counts.queued_messages, 1);
                         add(&self.counts.queued_bytes, size);
                     }
-                    Enqueued::At(Number(number.count()?))
+                    let number = Number(number.count()?);
+                    match elsewhere.maybe() {
+                        None => Enqueued::At(number),
+                        Some(run) => Enqueued::Elsewhere(number, read_run(run)?),
+                    }
                 }
             };
             if let Some(place) = joint.targets.get_mut(*at) {
@@ -258,7 +263,8 @@ impl Engine {
         let mut op = Op::new("publish", Kind::Write, keys)
             .arg(identity.as_ref().map_or(&[][..], |identity| identity))
             .arg(message.size() as u64)
-            .arg(codec::body(message));
+            .arg(codec::body(message))
+            .arg(self.run.as_str());
         for (at, target) in targets {
             let copy = copies.get(*at).copied().unwrap_or(0);
             op = op.arg(target.session.incarnation).arg(copy).arg(codec::record_head(&target.delivery));

@@ -1,4 +1,5 @@
-//! What a starting worker finds: it counts what there is, and lets go of what its earlier run owned.
+//! What a starting worker finds: it counts what there is, and lets go of what its earlier run owned, unless other
+//! workers do that.
 
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ impl Engine {
                 listed = Some(self.ask_clients(bucket, last, SESSIONS_MAX));
             }
         }
-        if has_orphans {
+        if has_orphans && !self.config.is_shared {
             let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
             let op = Op::new("rearm", Kind::Write, keys).arg(self.config.worker.as_str()).arg(now);
             self.ask(bucket, op).answer().await?;
@@ -80,7 +81,7 @@ impl Engine {
         let worker = self.config.worker.as_bytes();
         let is_mine = owner.bytes()? == worker && run.bytes()? != self.run.as_bytes();
         let is_claimed = claimant.maybe().is_some_and(|name| name.bytes().is_ok_and(|name| name == worker));
-        if !is_mine && !is_claimed {
+        if self.config.is_shared || (!is_mine && !is_claimed) {
             return Ok(None);
         }
         let op = Op::new("abandon", Kind::Alone, self.keys.whole_session(client))
