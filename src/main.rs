@@ -15,7 +15,6 @@ mod process_metrics;
 mod shutdown;
 mod standalone;
 mod welcome;
-mod worker;
 
 use std::process::ExitCode;
 

@@ -96,7 +96,10 @@ impl Hub {
                 );
             }
             Op::Revoke(filters) => {
-                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, |_, _| ()));
+                let (stored, revoked) = (Arc::clone(&fence.session), filters.clone());
+                let epoch = fence.epoch;
+                let told = move |hub: &Arc<Self>, _: &Call| hub.tell_revoked(stored, epoch, revoked);
+                store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, told));
             }
             Op::Release(release, will, departure) => {
                 let (session, asked) = (Arc::clone(&fence.session), release.clone());
@@ -111,26 +114,24 @@ impl Hub {
         }
     }
 
-    /// The store has done it: what that changes in the index. It is part of the answer and not left to the connection that
-    /// asked, so that the index has what the store has whatever becomes of that connection meanwhile.
-    fn follow_in_index(&self, call: &Call) {
-        let Some((session, _)) = &call.asker else { return };
-        match &call.op {
+    /// The store has done it: what that changes for matching, here and at other workers, then `then`. It is part of the answer
+    /// and not left to the connection that asked, so that the index has what the store has whatever becomes of that
+    /// connection meanwhile.
+    fn follow_in_index(self: &Arc<Self>, call: Call, then: impl FnOnce(&Call) + Send + 'static) {
+        let Some((session, _)) = call.asker.clone() else { return then(&call) };
+        let epoch = call.fence.epoch;
+        match call.op.clone() {
             Op::Subscribe(_, subscriptions) => {
-                for subscription in subscriptions {
-                    self.subscribe(session, subscription);
-                }
+                self.announce(&session, epoch, &subscriptions, Box::new(move || then(&call)));
             }
             Op::Unsubscribe(_, filters) => {
-                for filter in filters {
-                    self.unsubscribe(session, filter);
-                }
+                self.withdraw(&session, epoch, filters, Box::new(move || then(&call)));
             }
-            _ => {}
+            _ => then(&call),
         }
     }
 
-    fn tell<T: 'static>(
+    fn tell<T: Send + 'static>(
         self: &Arc<Self>,
         ticket: Ticket,
         call: Call,
@@ -139,13 +140,11 @@ impl Hub {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Call(call)),
-            result => {
-                if result.is_ok() {
-                    hub.follow_in_index(&call);
-                    call.report();
-                }
-                call.answer(item(result));
-            }
+            Ok(answer) => hub.follow_in_index(call, move |call| {
+                call.report();
+                call.answer(item(Ok(answer)));
+            }),
+            Err(error) => call.answer(item(Err(error))),
         })
     }
 

@@ -208,7 +208,7 @@ impl Hub {
         expiry_s: u32,
         grace_ms: u64,
     ) {
-        granted.handle.detach(connection);
+        self.detach(&granted.handle, connection);
         let Some(owned) = &granted.owned else {
             self.sessions.remove(&granted.handle);
             return;
@@ -225,12 +225,17 @@ impl Hub {
         if let Some(will) = &claimed.will_due {
             self.publish_will(client_id, will, None);
         }
+        if let Some(previous) = claimed.previous {
+            self.tell_taken_over(client_id, previous);
+        }
         let Some(owned) = claimed.session else { return self.serve_in_memory(client_id, connection) };
         let handle = self.stored_session(&owned.fence.session);
         if handle.is_connected() {
             self.metrics.taken_over.inc();
         }
-        handle.attach(connection);
+        // Before what it is subscribed to: changes by earlier owners that the log still brings are in that already.
+        self.own_routes(&handle, &owned);
+        self.attach(&handle, connection);
         if owned.present {
             self.restore_filters(&handle, &owned.subscriptions);
         }
@@ -239,10 +244,10 @@ impl Hub {
 
     fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId) -> Granted {
         let handle = self.make_session(client_id, None);
-        handle.attach(connection);
+        self.attach(&handle, connection);
         if let Some(old) = self.sessions.insert(&handle) {
             self.metrics.taken_over.inc();
-            self.forget(&old);
+            self.displace(&old);
         }
         Granted { handle, owned: None }
     }

@@ -38,7 +38,7 @@ impl Hub {
     ) {
         let Leaving { connection, closing, sent, grace_ms, departure } = leaving;
         let Rare { fence, will, .. } = rare.map(|rare| *rare).unwrap_or_default();
-        handle.detach(connection);
+        self.detach(handle, connection);
         let finish = |departure: Option<Arc<Departure>>| {
             if let Some(departure) = departure {
                 departure.finish();

@@ -1,5 +1,6 @@
-//! Work that the store could not take: kept in order and tried again, so that a store that is away holds devices up and
-//! closes none. Its length is bounded by what devices may have in flight; QoS 0 is not kept.
+//! Work that the store could not take, or that waits for the route lease: kept in order and tried again, so that a store
+//! that is away holds devices up and closes none. Its length is bounded by what devices may have in flight; QoS 0 is not
+//! kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use state::{Message, Origin};
 
 use crate::call::Call;
 use crate::hub::Hub;
-use crate::publish::{Routed, Waiting};
+use crate::publish::{Unmatched, Waiting};
 use crate::retained::PageRead;
+use crate::route::Routed;
 
 /// Something to ask of the store.
 pub(crate) enum Work {
@@ -17,6 +19,7 @@ pub(crate) enum Work {
     Enqueue(Arc<Message>, Option<Origin>, Vec<Routed>, Arc<Waiting>),
     Page(PageRead),
     Call(Call),
+    Match(Unmatched),
 }
 
 /// The place of a piece of work in the order in which it was to be done.
@@ -111,6 +114,7 @@ impl Hub {
             }
             Work::Page(read) => self.run_page(ticket, read),
             Work::Call(call) => self.call(ticket, call),
+            Work::Match(unmatched) => self.run_match(ticket, unmatched),
         }
     }
 }

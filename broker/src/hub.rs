@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use link::ConnectionId;
 use mqtt::ReasonCode;
 use parking_lot::{Mutex, RwLock};
-use state::{Message, Store, StoredSession, Subscription, UnixMs};
+use state::{Message, RouteChange, Store, StoredSession, Subscription, SubscriptionOptions, UnixMs};
 
 use crate::clock::Clock;
+use crate::cluster::Cluster;
 use crate::config::BrokerConfig;
 use crate::held::Held;
 use crate::index::{Entry, Index};
@@ -28,11 +30,18 @@ pub(crate) struct Hub {
     /// Publishes that the store could not take, in order, to be tried again.
     pub held: Mutex<Held>,
     pub clock: Clock,
+    /// Set when other workers share the store.
+    pub cluster: Option<Arc<Cluster>>,
     next_session: AtomicU64,
 }
 
 impl Hub {
-    pub(crate) fn new(config: BrokerConfig, store: Arc<dyn Store>, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        config: BrokerConfig,
+        store: Arc<dyn Store>,
+        metrics: Metrics,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
         Self {
             config: Arc::new(config),
             store,
@@ -42,6 +51,7 @@ impl Hub {
             sys: RwLock::default(),
             held: Mutex::default(),
             clock: Clock::new(),
+            cluster,
             next_session: AtomicU64::new(1),
         }
     }
@@ -61,36 +71,98 @@ impl Hub {
         Arc::new(SessionHandle::new(id, Arc::clone(client_id), stored))
     }
 
-    /// The session as others see it, made if this worker does not know it.
+    /// The session as others see it, made if this worker does not know it. It has the Client Identifier from now on.
     pub(crate) fn stored_session(&self, stored: &Arc<StoredSession>) -> Arc<SessionHandle> {
         let known = self.sessions.find(&stored.client_id);
         if let Some(known) = known.filter(|known| known.stored.as_ref() == Some(stored)) {
             return known;
         }
-        let session = self.make_session(&stored.client_id, Some(Arc::clone(stored)));
+        let stray = self.cluster.as_ref().and_then(|cluster| cluster.take_stray(stored));
+        let session = stray.unwrap_or_else(|| self.make_session(&stored.client_id, Some(Arc::clone(stored))));
         if let Some(old) = self.sessions.insert(&session) {
-            self.forget(&old);
+            self.displace(&old);
         }
         session
     }
 
+    /// Another session has the Client Identifier now.
+    pub(crate) fn displace(&self, old: &Arc<SessionHandle>) {
+        match &self.cluster {
+            // It may be the newer one of the two: the log says which of them is gone.
+            Some(cluster) if old.stored.is_some() => {
+                self.evict(old);
+                cluster.keep_stray(old);
+            }
+            _ => self.forget(old),
+        }
+    }
+
+    /// Makes `connection` the owner of a session.
+    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId) {
+        let Some(cluster) = &self.cluster else { return session.attach(connection) };
+        let mut listening = cluster.listening();
+        session.attach(connection);
+        if !session.set_listens(true) {
+            listening.add_all(session, &self.index.read());
+        }
+    }
+
+    /// Ends the ownership of `connection`, unless somebody else has the session by now.
+    pub(crate) fn detach(&self, session: &SessionHandle, connection: ConnectionId) {
+        let Some(cluster) = &self.cluster else {
+            session.detach(connection);
+            return;
+        };
+        let mut listening = cluster.listening();
+        if session.detach(connection) && session.set_listens(false) {
+            listening.remove_all(session, &self.index.read());
+        }
+    }
+
+    /// Takes a session away from whoever has it.
+    pub(crate) fn evict(&self, session: &SessionHandle) {
+        let Some(cluster) = &self.cluster else { return session.evict() };
+        let mut listening = cluster.listening();
+        session.evict();
+        if session.set_listens(false) {
+            listening.remove_all(session, &self.index.read());
+        }
+    }
+
     /// Adds or replaces a subscription. Answers whether it was there.
     pub(crate) fn subscribe(&self, session: &Arc<SessionHandle>, subscription: &Subscription) -> bool {
+        self.put_route(session, subscription).is_some()
+    }
+
+    /// Adds or replaces a subscription. Answers the one that was there.
+    pub(crate) fn put_route(
+        &self,
+        session: &Arc<SessionHandle>,
+        subscription: &Subscription,
+    ) -> Option<SubscriptionOptions> {
+        let mut listening = self.cluster.as_ref().map(|cluster| cluster.listening());
         let entry = Entry { session: Arc::clone(session), options: subscription.options };
-        let existed = self.index.write().insert(&subscription.filter, entry);
-        if !existed {
+        let old = self.index.write().insert(&subscription.filter, entry);
+        if old.is_none() {
             session.add_filter(Arc::clone(&subscription.filter));
         }
-        existed
+        if let Some(listening) = listening.as_mut().filter(|_| session.listens()) {
+            listening.replace(session, &subscription.filter, old, Some(subscription.options));
+        }
+        old
     }
 
     /// Removes a subscription. Answers whether it was there.
     pub(crate) fn unsubscribe(&self, session: &SessionHandle, filter: &str) -> bool {
-        let existed = self.index.write().remove(filter, session.id);
-        if existed {
+        let mut listening = self.cluster.as_ref().map(|cluster| cluster.listening());
+        let old = self.index.write().remove(filter, session.id);
+        if old.is_some() {
             session.remove_filter(filter);
         }
-        existed
+        if let Some(listening) = listening.as_mut().filter(|_| session.listens()) {
+            listening.replace(session, filter, old, None);
+        }
+        old.is_some()
     }
 
     /// Sees that the index has the subscriptions of a stored session and no others.
@@ -114,30 +186,55 @@ impl Hub {
         }
     }
 
-    /// Drops a session that has been discarded from the store, whoever is connected to it.
+    /// Drops a session that has been discarded from the store, whoever is connected to it, and tells other workers.
     pub(crate) fn drop_stored(&self, stored: &StoredSession) {
-        let known = self.sessions.find(&stored.client_id);
-        if let Some(known) = known.filter(|known| known.stored.as_deref() == Some(stored)) {
-            self.sessions.remove(&known);
-            self.forget(&known);
+        let had_routes = self.drop_routes(stored);
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| had_routes) {
+            cluster.append(vec![RouteChange::Gone(Arc::new(stored.clone()))], None);
         }
+    }
+
+    /// Drops a session that is gone. Answers whether it had subscriptions.
+    pub(crate) fn drop_routes(&self, stored: &StoredSession) -> bool {
+        let Some(known) = self.find_stored(stored) else { return false };
+        if !self.sessions.remove(&known)
+            && let Some(cluster) = &self.cluster
+        {
+            cluster.take_stray(stored);
+        }
+        let had_routes = !known.filters().is_empty();
+        self.forget(&known);
+        had_routes
+    }
+
+    /// A session that is in the store, if this worker knows it.
+    pub(crate) fn find_stored(&self, stored: &StoredSession) -> Option<Arc<SessionHandle>> {
+        let known = self.sessions.find(&stored.client_id);
+        known
+            .filter(|known| known.stored.as_deref() == Some(stored))
+            .or_else(|| self.cluster.as_ref().and_then(|cluster| cluster.find_stray(stored)))
     }
 
     /// Ends a session that is no longer in the registry: its connection is closed as taken over, its subscriptions go.
     pub(crate) fn forget(&self, session: &SessionHandle) {
-        session.evict();
+        self.evict(session);
         self.remove_filters(session);
     }
 
     /// Takes all subscriptions of a session out of the index.
     pub(crate) fn remove_filters(&self, session: &SessionHandle) {
+        let mut listening = self.cluster.as_ref().map(|cluster| cluster.listening());
         let filters = session.take_filters();
         if filters.is_empty() {
             return;
         }
+        let listens = session.listens();
         let mut index = self.index.write();
         for filter in filters {
-            index.remove(&filter, session.id);
+            let old = index.remove(&filter, session.id);
+            if let Some(listening) = listening.as_mut().filter(|_| listens) {
+                listening.replace(session, &filter, old, None);
+            }
         }
     }
 

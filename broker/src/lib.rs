@@ -5,6 +5,7 @@
 mod authorize;
 mod call;
 mod clock;
+mod cluster;
 mod config;
 mod connect;
 mod departure;
@@ -18,6 +19,7 @@ mod index;
 mod metrics;
 mod publish;
 mod retained;
+mod route;
 mod serving;
 mod session;
 mod session_handle;
@@ -36,6 +38,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub use cluster::{ClusterSettings, ClusterSettingsError};
 pub use config::{BrokerConfig, BrokerConfigError};
 pub use edge_link::{LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use stream::WorkerStream;
@@ -52,6 +55,12 @@ pub enum StartError {
     /// A value is out of its bounds.
     #[error(transparent)]
     Config(#[from] BrokerConfigError),
+    /// A value that concerns other workers is out of its bounds.
+    #[error(transparent)]
+    Cluster(#[from] ClusterSettingsError),
+    /// The registry of workers could not be entered.
+    #[error("the other workers could not be joined")]
+    Join(#[source] StoreError),
     /// The subscriptions of stored sessions could not be read.
     #[error("the routes of stored sessions could not be loaded")]
     Routes(#[source] StoreError),
@@ -62,6 +71,8 @@ pub enum StartError {
 pub struct Broker {
     hub: Arc<Hub>,
     housekeeping: Arc<Housekeeping>,
+    /// Set when other workers share the store.
+    tasks: Option<Arc<cluster::Tasks>>,
 }
 
 struct Housekeeping(JoinHandle<()>);
@@ -83,10 +94,45 @@ impl Broker {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let hub = Arc::new(Hub::new(config, store, Metrics::register(registry)));
+        let hub = Arc::new(Hub::new(config, store, Metrics::register(registry), None));
         load_routes(&hub).await.map_err(StartError::Routes)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
-        Ok(Self { hub, housekeeping })
+        Ok(Self { hub, housekeeping, tasks: None })
+    }
+
+    /// Joins the other workers of a store, loads all routes and starts the timers, on the current tokio runtime. Comes back
+    /// when the worker may serve.
+    ///
+    /// # Errors
+    /// Configuration out of bounds, or a store that cannot be read for half a minute.
+    pub async fn start_shared(
+        config: BrokerConfig,
+        store: Arc<dyn Store>,
+        cluster: Arc<dyn state::Cluster>,
+        settings: ClusterSettings,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        settings.validate()?;
+        let cluster = Arc::new(cluster::Cluster::new(cluster, settings, registry));
+        let metrics = Metrics::register(registry);
+        let hub = Arc::new(Hub::new(config, store, metrics, Some(Arc::clone(&cluster))));
+        let tasks = cluster::join(&hub, &cluster).await.map_err(StartError::Join)?;
+        let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
+        Ok(Self { hub, housekeeping, tasks: Some(Arc::new(tasks)) })
+    }
+
+    /// Has `hook` called when other workers took this one for dead and have let go of its sessions: its links are to be
+    /// cut, so that edges move the connections. Without a hook the connections end as taken over.
+    pub fn on_expelled(&self, hook: impl Fn() + Send + Sync + 'static) {
+        if let Some(cluster) = &self.hub.cluster {
+            cluster.set_on_expelled(Arc::new(hook));
+        }
+    }
+
+    /// Whether messages at QoS 1 and 2 may be matched now: always, for a worker that has its store for itself.
+    pub fn is_ready(&self) -> bool {
+        self.hub.cluster.as_ref().is_none_or(|cluster| cluster.lease.holds())
     }
 
     /// Ends all connections with this reason; the edge closes them when their last packet is written.
@@ -102,6 +148,9 @@ impl Broker {
     /// Stops the timers. Streams that are open go on working.
     pub fn stop(&self) {
         self.housekeeping.0.abort();
+        if let Some(tasks) = &self.tasks {
+            tasks.abort();
+        }
     }
 }
 

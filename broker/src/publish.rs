@@ -2,22 +2,19 @@
 //! publisher when all that must be durable is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
-use smallvec::SmallVec;
-use state::{
-    Delivery, Enqueued, Fence, Message, Origin, Publish, Published, StoreError, SubscriptionIds,
-    SubscriptionOptions, Target,
-};
+use state::{Delivery, Enqueued, Fence, Message, Origin, Publish, Published, StoreError};
 
+use crate::cluster::Told;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
-use crate::index::{Entry, Matches};
+use crate::route::{Found, Routed, Sent, Share};
 use crate::session::DropReason;
-use crate::session_handle::{Item, Posted, SessionHandle};
+use crate::session_handle::{Item, SessionHandle};
 
 /// The connection that publishes.
 pub(crate) struct Publisher<'a> {
@@ -27,21 +24,13 @@ pub(crate) struct Publisher<'a> {
     pub fence: Option<&'a Fence>,
 }
 
-/// A stored session that gets the message.
-#[derive(Clone)]
-pub(crate) struct Routed {
-    session: Arc<SessionHandle>,
-    delivery: Delivery,
-    /// Set when it was chosen among the members of a share.
-    share: Option<Box<Share>>,
-}
-
-/// A choice among the members of a share.
-#[derive(Clone)]
-struct Share {
-    group: u64,
-    /// Sessions that were chosen before and turned out to be gone.
-    tried: Vec<u64>,
+/// A message that has to wait before it is matched.
+pub(crate) struct Unmatched {
+    message: Arc<Message>,
+    /// Whose it is, for No Local.
+    by: Option<u64>,
+    origin: Option<Origin>,
+    waiting: Arc<Waiting>,
 }
 
 /// Who waits for the answer, until every part of the work is durable.
@@ -49,7 +38,7 @@ pub(crate) struct Waiting {
     /// `None`: nobody (QoS 0, the server's own messages).
     publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>,
     qos: QoS,
-    matched: bool,
+    matched: AtomicBool,
     parts: AtomicUsize,
     failed: Mutex<Option<StoreError>>,
     /// Runs once all of it is durable.
@@ -74,7 +63,7 @@ impl Waiting {
         }
         let Some((session, connection, packet_id)) = &self.publisher else { return };
         let answer = match failed {
-            None if self.matched => Ok(ReasonCode::Success),
+            None if self.matched.load(Ordering::Acquire) => Ok(ReasonCode::Success),
             None => Ok(ReasonCode::NoMatchingSubscribers),
             Some(StoreError::RetainedQuota) => Ok(ReasonCode::QuotaExceeded),
             Some(StoreError::Fenced) => {
@@ -116,39 +105,158 @@ impl Hub {
         }
         let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
         let waiting_for_retain = retain_waits.then(|| self.retain_begun(message));
-        let mut stored = Vec::new();
-        let matched = {
-            let index = self.index.read();
-            let matches = index.matches(message.topic());
-            self.route(&matches, message, by, &mut stored)
-        };
         let origin = publisher.as_ref().and_then(|p| {
             let fence = p.fence.filter(|_| message.qos() == QoS::ExactlyOnce)?;
             Some(Origin { fence: fence.clone(), packet_id: packet_id? })
         });
-        let enqueue = !stored.is_empty() || origin.is_some();
-        let parts = usize::from(enqueue) + usize::from(waiting_for_retain.is_some());
+        let waiting = |matched, parts, then| {
+            Arc::new(Waiting {
+                publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
+                qos: message.qos(),
+                matched: AtomicBool::new(matched),
+                parts: AtomicUsize::new(parts),
+                failed: Mutex::default(),
+                then: Mutex::new(then),
+            })
+        };
+        let Some((matched, found)) = self.match_now(message, by) else {
+            let waiting = waiting(false, 1 + usize::from(waiting_for_retain.is_some()), then);
+            if let Some(begun) = waiting_for_retain {
+                begun.continue_with(self, message, &waiting);
+            }
+            self.match_later(Unmatched { message: Arc::clone(message), by, origin, waiting });
+            return None;
+        };
+        let enqueue = !found.stored.is_empty() || origin.is_some();
+        let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
+        let parts = usize::from(enqueue) + usize::from(waiting_for_retain.is_some()) + heard;
         if parts == 0 {
+            self.send_to_peers(message, found.sent, None);
             if let Some(then) = then {
                 then();
             }
             return Some(if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers });
         }
-        let waiting = Arc::new(Waiting {
-            publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
-            qos: message.qos(),
-            matched,
-            parts: AtomicUsize::new(parts),
-            failed: Mutex::default(),
-            then: Mutex::new(then),
-        });
+        let waiting = waiting(matched, parts, then);
         if let Some(begun) = waiting_for_retain {
             begun.continue_with(self, message, &waiting);
         }
+        self.send_to_peers(message, found.sent, Some(&waiting));
         if enqueue {
-            self.submit(Work::Enqueue(Arc::clone(message), origin, stored, waiting));
+            self.submit(Work::Enqueue(Arc::clone(message), origin, found.stored, waiting));
         }
         None
+    }
+
+    /// Matches a message and hands it to sessions whose queue is in memory. `None`: it has to wait, since what this worker
+    /// knows of subscriptions may be old, or since others wait for that.
+    fn match_now(&self, message: &Arc<Message>, by: Option<u64>) -> Option<(bool, Found)> {
+        let mut found = Found::default();
+        let index = self.index.read();
+        let is_gated = message.qos() != QoS::AtMostOnce;
+        if is_gated && !self.cluster.as_ref().is_none_or(|cluster| cluster.may_match()) {
+            return None;
+        }
+        let matches = index.matches(message.topic());
+        let matched = self.route(&matches, message, by, &mut found);
+        Some((matched, found))
+    }
+
+    fn match_later(self: &Arc<Self>, unmatched: Unmatched) {
+        if let Some(cluster) = &self.cluster {
+            cluster.begin_wait();
+        }
+        self.submit(Work::Match(unmatched));
+    }
+
+    /// Matches a message that had to wait, in its place; or lets it wait on.
+    pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
+        let Some(cluster) = &self.cluster else { return };
+        let Unmatched { message, by, origin, waiting } = unmatched;
+        let mut found = Found::default();
+        {
+            let index = self.index.read();
+            if !cluster.lease.holds() {
+                drop(index);
+                self.hold(Some(ticket), Work::Match(Unmatched { message, by, origin, waiting }));
+                return;
+            }
+            let matches = index.matches(message.topic());
+            let matched = self.route(&matches, &message, by, &mut found);
+            waiting.matched.store(matched, Ordering::Release);
+        }
+        let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
+        let enqueue = !found.stored.is_empty() || origin.is_some();
+        waiting.parts.fetch_add(heard + usize::from(enqueue), Ordering::AcqRel);
+        self.send_to_peers(&message, found.sent, Some(&waiting));
+        if enqueue {
+            self.run_enqueue(ticket, message, origin, found.stored, Arc::clone(&waiting));
+        }
+        cluster.end_wait();
+        waiting.part_done(Ok(()));
+    }
+
+    /// Sends a message to other workers; those parts that must not be lost are waited for.
+    fn send_to_peers(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        sent: impl IntoIterator<Item = Sent>,
+        waiting: Option<&Arc<Waiting>>,
+    ) {
+        let Some(cluster) = &self.cluster else { return };
+        // What a server says of itself is for its own clients.
+        let is_own = crate::sys::is_own(message.topic());
+        for Sent { peer: id, qos, is_plain, shares } in sent {
+            let told = waiting.filter(|_| qos > QoS::AtMostOnce).map(|waiting| {
+                let (hub, message) = (Arc::clone(self), Arc::clone(message));
+                let (waiting, shares) = (Arc::clone(waiting), shares.clone());
+                let told = move |heard| hub.peer_heard(&message, id, shares, &waiting, heard);
+                Box::new(told) as Told
+            });
+            match cluster.peer_of(id) {
+                Some(peer) if !is_own => {
+                    let shares = shares.into_iter().map(|share| share.filter).collect();
+                    cluster.note_message(&peer, message, is_plain, shares, told);
+                }
+                _ => {
+                    if let Some(told) = told {
+                        told(Ok(false));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Another worker has the message in its inbox, or is gone: then other members are chosen for its shares.
+    fn peer_heard(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        peer: u64,
+        shares: Vec<Share>,
+        waiting: &Arc<Waiting>,
+        heard: Result<bool, StoreError>,
+    ) {
+        if matches!(heard, Ok(false)) && !shares.is_empty() {
+            let mut again = Found::default();
+            for mut share in shares {
+                share.tried.push(peer);
+                self.choose_again(message, &share, &mut again);
+            }
+            self.offer_again(message, again, waiting);
+        }
+        waiting.part_done(heard.map(|_| ()));
+    }
+
+    /// Enqueues and sends what was chosen in place of members that are gone.
+    fn offer_again(self: &Arc<Self>, message: &Arc<Message>, again: Found, waiting: &Arc<Waiting>) {
+        let heard = again.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
+        let parts = heard + usize::from(!again.stored.is_empty());
+        waiting.parts.fetch_add(parts, Ordering::AcqRel);
+        self.send_to_peers(message, again.sent, Some(waiting));
+        if !again.stored.is_empty() {
+            // The store knows its origin by now.
+            self.submit(Work::Enqueue(Arc::clone(message), None, again.stored, Arc::clone(waiting)));
+        }
     }
 
     /// Publishes a client's Will Message, and runs `then` when it is durable wherever it must be.
@@ -191,12 +299,8 @@ impl Hub {
                 Err(error) => waiting.part_done(Err(error)),
                 Ok(published) => {
                     let again = hub.enqueued(routed, &published);
-                    if again.is_empty() {
-                        waiting.part_done(Ok(()));
-                    } else {
-                        // The store knows its origin by now.
-                        hub.submit(Work::Enqueue(message, None, again, waiting));
-                    }
+                    hub.offer_again(&message, again, &waiting);
+                    waiting.part_done(Ok(()));
                 }
             }),
         );
@@ -213,7 +317,7 @@ impl Hub {
         let waiting = Arc::new(Waiting {
             publisher: None,
             qos: delivery.qos,
-            matched: true,
+            matched: AtomicBool::new(true),
             parts: AtomicUsize::new(1),
             failed: Mutex::default(),
             then: Mutex::new(Some(then)),
@@ -224,17 +328,26 @@ impl Hub {
 
     /// The store has the message in these queues: tell the sessions that are connected. Answers who is to get it instead of
     /// members of shares that are gone.
-    fn enqueued(&self, routed: Vec<Routed>, published: &Published) -> Vec<Routed> {
-        let mut again = Vec::new();
+    fn enqueued(self: &Arc<Self>, routed: Vec<Routed>, published: &Published) -> Found {
+        let mut again = Found::default();
         for (Routed { session, delivery, share }, outcome) in routed.into_iter().zip(&published.targets) {
             match outcome {
                 Enqueued::At(number) => {
+                    session.set_away(!session.is_connected());
                     session.deliver_stored(*number, delivery, self.config.queue_bytes_max);
                 }
-                // A store of one worker's own says this of nobody.
-                Enqueued::Elsewhere(..) => {}
+                Enqueued::Elsewhere(number, worker) => {
+                    session.set_away(false);
+                    if let (Some(cluster), Some(stored)) = (&self.cluster, &session.stored) {
+                        cluster.note_queued(*worker, Arc::clone(stored), *number, delivery);
+                    }
+                }
                 Enqueued::Full => self.metrics.drop_message(DropReason::QueueFull, delivery.qos),
                 Enqueued::Gone => {
+                    if let Some(stored) = session.stored.as_ref().filter(|_| self.cluster.is_some()) {
+                        // The log has not said it yet, or never will: its worker died.
+                        self.drop_routes(stored);
+                    }
                     if let Some(mut share) = share {
                         share.tried.push(session.id);
                         self.choose_again(&delivery.message, &share, &mut again);
@@ -243,113 +356,6 @@ impl Hub {
             }
         }
         again
-    }
-
-    /// Offers a message to the members of a share that were not tried.
-    fn choose_again(&self, message: &Arc<Message>, share: &Share, stored: &mut Vec<Routed>) {
-        let index = self.index.read();
-        let matches = index.matches(message.topic());
-        let mut groups = matches.iter().flat_map(|leaf| leaf.shared());
-        let Some(group) = groups.find(|group| group.id() == share.group) else { return };
-        group.offer(|entry| {
-            !share.tried.contains(&entry.session.id) && self.offer_share(entry, message, share, stored)
-        });
-    }
-
-    fn offer_share(
-        &self,
-        entry: &Entry,
-        message: &Arc<Message>,
-        share: &Share,
-        stored: &mut Vec<Routed>,
-    ) -> bool {
-        let before = stored.len();
-        let offered = self.offer(&entry.session, message, &Merged::of(&entry.options), stored);
-        if let Some(routed) = stored.get_mut(before) {
-            routed.share = Some(Box::new(share.clone()));
-        }
-        offered == Offered::Taken
-    }
-
-    /// Hands the message to every session that matches, or lists it as one for the store. Answers whether any
-    /// subscription matched.
-    fn route(
-        &self,
-        matches: &Matches<'_>,
-        message: &Arc<Message>,
-        publisher: Option<u64>,
-        stored: &mut Vec<Routed>,
-    ) -> bool {
-        let mut matched = false;
-        if let [leaf] = matches.as_slice() {
-            for entry in leaf.plain() {
-                matched |= self.offer_plain(&[entry], message, publisher, stored);
-            }
-        } else {
-            // Several filters: each session gets one copy, with the highest QoS and all its identifiers.
-            // v5 [MQTT-3.3.4-2], [MQTT-3.3.4-4]
-            let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
-            entries.sort_unstable_by_key(|entry| entry.session.id);
-            for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
-                matched |= self.offer_plain(same, message, publisher, stored);
-            }
-        }
-        for group in matches.iter().flat_map(|leaf| leaf.shared()) {
-            let share = Share { group: group.id(), tried: Vec::new() };
-            matched |= group.offer(|entry| self.offer_share(entry, message, &share, stored));
-        }
-        matched
-    }
-
-    fn offer_plain(
-        &self,
-        same_session: &[&Entry],
-        message: &Arc<Message>,
-        publisher: Option<u64>,
-        stored: &mut Vec<Routed>,
-    ) -> bool {
-        let Some(session) = same_session.first().map(|entry| &entry.session) else { return false };
-        let local = publisher == Some(session.id);
-        // v5 [MQTT-3.8.3-3]
-        let mut options = same_session.iter().map(|entry| &entry.options).filter(|o| !(local && o.no_local));
-        let Some(first) = options.next() else { return false };
-        let merged = options.fold(Merged::of(first), Merged::with);
-        self.offer(session, message, &merged, stored);
-        true
-    }
-
-    fn offer(
-        &self,
-        session: &Arc<SessionHandle>,
-        message: &Arc<Message>,
-        merged: &Merged,
-        stored: &mut Vec<Routed>,
-    ) -> Offered {
-        let delivery = Delivery {
-            message: Arc::clone(message),
-            // v5 [MQTT-3.8.4-8]
-            qos: message.qos().min(merged.qos),
-            // v5 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
-            retain: message.retain() && merged.retain_as_published,
-            subscription_ids: SubscriptionIds::from_slice(&merged.ids),
-        };
-        let qos = delivery.qos;
-        if qos != QoS::AtMostOnce && session.stored.is_some() {
-            stored.push(Routed { session: Arc::clone(session), delivery, share: None });
-            return Offered::Taken;
-        }
-        let bytes_max =
-            if qos == QoS::AtMostOnce { self.config.qos0_bytes_max } else { self.config.queue_bytes_max };
-        match session.deliver(delivery, bytes_max) {
-            Posted::Yes => Offered::Taken,
-            Posted::Offline => Offered::Declined,
-            Posted::Full => {
-                let reason =
-                    if qos == QoS::AtMostOnce { DropReason::SlowClient } else { DropReason::QueueFull };
-                self.metrics.drop_message(reason, qos);
-                Offered::Declined
-            }
-        }
     }
 
     fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {
@@ -418,41 +424,5 @@ impl RetainBegun {
             }
             _ => drop(slot),
         }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Offered {
-    Taken,
-    Declined,
-}
-
-/// The options of all of a session's matching subscriptions together.
-struct Merged {
-    qos: QoS,
-    retain_as_published: bool,
-    ids: SmallVec<[u32; 2]>,
-}
-
-impl Merged {
-    fn of(options: &SubscriptionOptions) -> Self {
-        let none = Self { qos: QoS::AtMostOnce, retain_as_published: false, ids: SmallVec::new() };
-        none.with(options)
-    }
-
-    fn with(mut self, options: &SubscriptionOptions) -> Self {
-        self.qos = self.qos.max(options.qos);
-        self.retain_as_published |= options.retain_as_published;
-        if options.subscription_id != 0 {
-            self.ids.push(options.subscription_id);
-        }
-        self
-    }
-}
-
-impl Routed {
-    fn target(&self) -> Option<Target> {
-        let session = Arc::clone(self.session.stored.as_ref()?);
-        Some(Target { session, delivery: self.delivery.clone() })
     }
 }

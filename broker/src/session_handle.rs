@@ -2,9 +2,10 @@
 //! up here. One short lock, never held while another is taken.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use link::ConnectionId;
@@ -73,8 +74,22 @@ pub(crate) struct SessionHandle {
     /// Set when the session is in the store.
     pub stored: Option<Arc<StoredSession>>,
     mailbox: Mutex<Mailbox>,
-    /// Its Topic Filters, to take it out of the index.
-    filters: Mutex<Vec<Arc<str>>>,
+    routes: Mutex<Routes>,
+    /// The last message for its stored queue found nobody connected to it, at any worker.
+    is_away: AtomicBool,
+}
+
+/// What the index has of a session, and how far other workers are known to have it too.
+#[derive(Default)]
+struct Routes {
+    /// Its Topic Filters, to take it out of the index; and whether the log has them.
+    filters: Vec<(Arc<str>, bool)>,
+    /// The epoch of the owner that changed them last.
+    epoch: u64,
+    /// That owner was a connection here.
+    is_own: bool,
+    /// They count among those that this worker listens to.
+    listens: bool,
 }
 
 #[derive(Default)]
@@ -113,10 +128,30 @@ pub(crate) fn recycle(queue: VecDeque<Item>) {
     });
 }
 
+/// From this number on handles stand for other workers.
+const FIRST_PEER_ID: u64 = 1 << 63;
+
 impl SessionHandle {
+    /// A handle that stands in the index for another worker: nobody connects to it.
+    pub(crate) fn for_peer(number: u64) -> Self {
+        Self::new(FIRST_PEER_ID | number, "".into(), None)
+    }
+
+    /// Whether the handle with this number stands for another worker.
+    pub(crate) fn is_peer(id: u64) -> bool {
+        id >= FIRST_PEER_ID
+    }
+
     /// A session that nobody is connected to yet.
     pub(crate) fn new(id: u64, client_id: Arc<str>, stored: Option<Arc<StoredSession>>) -> Self {
-        Self { id, client_id, stored, mailbox: Mutex::default(), filters: Mutex::default() }
+        Self {
+            id,
+            client_id,
+            stored,
+            mailbox: Mutex::default(),
+            routes: Mutex::default(),
+            is_away: AtomicBool::new(false),
+        }
     }
 
     /// Makes `connection` the owner. A previous one notices when it looks; what waited for it is dropped: stored messages
@@ -138,12 +173,14 @@ impl SessionHandle {
         self.mailbox.lock().connection == Some(connection)
     }
 
-    /// Ends the ownership of `connection`, unless somebody else has the session by now.
-    pub(crate) fn detach(&self, connection: ConnectionId) {
+    /// Ends the ownership of `connection`, unless somebody else has the session by now. Answers whether it had it.
+    pub(crate) fn detach(&self, connection: ConnectionId) -> bool {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.connection == Some(connection) {
+        let was_owner = mailbox.connection == Some(connection);
+        if was_owner {
             *mailbox = Mailbox::default();
         }
+        was_owner
     }
 
     /// Takes the session away from whoever has it.
@@ -197,6 +234,20 @@ impl SessionHandle {
         } else {
             mailbox.push(Item::Missed(number));
         }
+        let waker = mailbox.reader();
+        drop(mailbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Tells the owner that its stored queue goes as far as `last`, if it has one.
+    pub(crate) fn tell_tail(&self, last: Number) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.connection.is_none() {
+            return;
+        }
+        mailbox.push(Item::Missed(last));
         let waker = mailbox.reader();
         drop(mailbox);
         if let Some(waker) = waker {
@@ -275,13 +326,13 @@ impl SessionHandle {
 
     /// Notes a Topic Filter as this session's.
     pub(crate) fn add_filter(&self, filter: Arc<str>) {
-        self.filters.lock().push(filter);
+        self.routes.lock().filters.push((filter, false));
     }
 
     /// Forgets a Topic Filter.
     pub(crate) fn remove_filter(&self, filter: &str) {
-        let mut filters = self.filters.lock();
-        if let Some(position) = filters.iter().position(|f| &**f == filter) {
+        let filters = &mut self.routes.lock().filters;
+        if let Some(position) = filters.iter().position(|(f, _)| &**f == filter) {
             filters.swap_remove(position);
         }
         if filters.is_empty() {
@@ -291,12 +342,76 @@ impl SessionHandle {
 
     /// Its Topic Filters.
     pub(crate) fn filters(&self) -> Vec<Arc<str>> {
-        self.filters.lock().clone()
+        self.routes.lock().filters.iter().map(|(filter, _)| Arc::clone(filter)).collect()
     }
 
     /// Takes all its Topic Filters.
     pub(crate) fn take_filters(&self) -> Vec<Arc<str>> {
-        std::mem::take(&mut self.filters.lock())
+        let filters = std::mem::take(&mut self.routes.lock().filters);
+        filters.into_iter().map(|(filter, _)| filter).collect()
+    }
+
+    /// The log of routes has these filters of the session.
+    pub(crate) fn note_logged<'a>(&self, logged: impl Iterator<Item = &'a str>) {
+        let logged: HashSet<&str> = logged.collect();
+        for (filter, is_logged) in &mut self.routes.lock().filters {
+            *is_logged |= logged.contains(&**filter);
+        }
+    }
+
+    /// Which of its filters the log of routes has.
+    pub(crate) fn logged(&self) -> HashSet<Arc<str>> {
+        let routes = self.routes.lock();
+        routes
+            .filters
+            .iter()
+            .filter(|(_, is_logged)| *is_logged)
+            .map(|(filter, _)| Arc::clone(filter))
+            .collect()
+    }
+
+    /// A connection here owns the session with this epoch: what earlier owners changed came with it, and what it changes
+    /// itself is in the index before it is in the log.
+    pub(crate) fn own_routes(&self, epoch: u64) {
+        let mut routes = self.routes.lock();
+        (routes.epoch, routes.is_own) = (epoch, true);
+    }
+
+    /// Whether a connection here owns the session with this epoch, as far as is known.
+    pub(crate) fn owns_routes(&self, epoch: u64) -> bool {
+        let routes = self.routes.lock();
+        routes.is_own && routes.epoch == epoch
+    }
+
+    /// Whether a change that an owner with this epoch made says something new.
+    pub(crate) fn admits_change(&self, epoch: u64) -> bool {
+        let mut routes = self.routes.lock();
+        if epoch < routes.epoch || (epoch == routes.epoch && routes.is_own) {
+            return false;
+        }
+        routes.is_own &= epoch == routes.epoch;
+        routes.epoch = epoch;
+        true
+    }
+
+    /// Whether its filters count among those that this worker listens to.
+    pub(crate) fn listens(&self) -> bool {
+        self.routes.lock().listens
+    }
+
+    /// From now on they count, or not. Answers whether they did before.
+    pub(crate) fn set_listens(&self, listens: bool) -> bool {
+        std::mem::replace(&mut self.routes.lock().listens, listens)
+    }
+
+    /// Whether the last message for its stored queue found nobody connected to it, at any worker.
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`SessionHandle::is_away`] says.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
     }
 }
 

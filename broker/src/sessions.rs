@@ -32,6 +32,17 @@ impl Sessions {
         old.filter(|old| old.id != session.id)
     }
 
+    /// Puts a session in, unless its Client Identifier is another one's. Answers whether it is in.
+    pub(crate) fn insert_if_vacant(&self, session: &Arc<SessionHandle>) -> bool {
+        match self.shard(&session.client_id).lock().entry(Arc::clone(&session.client_id)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arc::clone(session));
+                true
+            }
+        }
+    }
+
     /// The session of a client.
     pub(crate) fn find(&self, client_id: &str) -> Option<Arc<SessionHandle>> {
         self.shard(client_id).lock().get(client_id).cloned()

@@ -16,7 +16,8 @@ use state::SubscriptionOptions;
 
 use crate::session_handle::SessionHandle;
 
-use self::shared::Group;
+pub(crate) use self::shared::Group;
+
 use self::subscribers::Subscribers;
 use self::tree::Tree;
 
@@ -49,39 +50,39 @@ pub(crate) struct Index {
 pub(crate) type Matches<'a> = SmallVec<[&'a Leaf; 8]>;
 
 impl Index {
-    /// Adds or replaces a subscription; `filter` is as the client wrote it, with `$share`. Answers whether it was there.
-    pub(crate) fn insert(&mut self, filter: &Arc<str>, entry: Entry) -> bool {
-        let existed = match mqtt::topic::SharedFilter::parse(filter) {
+    /// Adds or replaces a subscription; `filter` is as the client wrote it, with `$share`. Answers the one that was there.
+    pub(crate) fn insert(&mut self, filter: &Arc<str>, entry: Entry) -> Option<SubscriptionOptions> {
+        let old = match mqtt::topic::SharedFilter::parse(filter) {
             Ok(Some(shared)) => {
                 let leaf = self.leaf_mut(shared.filter);
-                leaf.group_mut(shared.share_name).insert(entry)
+                leaf.group_mut(shared.share_name, filter).insert(entry)
             }
             _ if has_wildcard(filter) => self.wildcard.leaf_mut(filter).plain.insert(entry),
             _ => self.exact.entry(Arc::clone(filter)).or_default().plain.insert(entry),
         };
-        self.subscriptions += usize::from(!existed);
-        existed
+        self.subscriptions += usize::from(old.is_none());
+        old.map(|old| old.options)
     }
 
-    /// Removes a subscription. Answers whether it was there.
-    pub(crate) fn remove(&mut self, filter: &str, session: u64) -> bool {
+    /// Removes a subscription. Answers the one that was there.
+    pub(crate) fn remove(&mut self, filter: &str, session: u64) -> Option<SubscriptionOptions> {
         let (share_name, filter) = match mqtt::topic::SharedFilter::parse(filter) {
             Ok(Some(shared)) => (Some(shared.share_name), shared.filter),
             _ => (None, filter),
         };
         let remove = |leaf: &mut Leaf| leaf.remove(share_name, session);
-        let existed = if has_wildcard(filter) {
+        let removed = if has_wildcard(filter) {
             self.wildcard.update(filter, remove)
         } else {
-            let Some(leaf) = self.exact.get_mut(filter) else { return false };
-            let existed = remove(leaf);
+            let leaf = self.exact.get_mut(filter)?;
+            let removed = remove(leaf);
             if leaf.is_empty() {
                 self.exact.remove(filter);
             }
-            existed
+            removed
         };
-        self.subscriptions -= usize::from(existed);
-        existed
+        self.subscriptions -= usize::from(removed.is_some());
+        removed.map(|entry| entry.options)
     }
 
     /// The options of a session's subscription, if it is there.
@@ -106,6 +107,14 @@ impl Index {
         }
         self.wildcard.matches(topic, &mut found);
         found
+    }
+
+    /// The members of a share, by its whole `$share/...` string.
+    pub(crate) fn group(&self, filter: &str) -> Option<&Group> {
+        let shared = mqtt::topic::SharedFilter::parse(filter).ok().flatten()?;
+        let filter = shared.filter;
+        let leaf = if has_wildcard(filter) { self.wildcard.leaf(filter)? } else { self.exact.get(filter)? };
+        leaf.shared.iter().find(|group| group.name() == shared.share_name)
     }
 
     /// Subscriptions in all.
@@ -139,22 +148,22 @@ impl Leaf {
         self.plain.as_slice().is_empty() && self.shared.is_empty()
     }
 
-    fn group_mut(&mut self, share_name: &str) -> &mut Group {
+    fn group_mut(&mut self, share_name: &str, filter: &Arc<str>) -> &mut Group {
         let position = self.shared.iter().position(|group| group.name() == share_name).unwrap_or_else(|| {
-            self.shared.push(Group::new(share_name));
+            self.shared.push(Group::new(share_name, filter));
             self.shared.len() - 1
         });
         &mut self.shared[position]
     }
 
-    fn remove(&mut self, share_name: Option<&str>, session: u64) -> bool {
+    fn remove(&mut self, share_name: Option<&str>, session: u64) -> Option<Entry> {
         let Some(name) = share_name else { return self.plain.remove(session) };
-        let Some(position) = self.shared.iter().position(|group| group.name() == name) else { return false };
-        let existed = self.shared[position].remove(session);
+        let position = self.shared.iter().position(|group| group.name() == name)?;
+        let removed = self.shared[position].remove(session);
         if self.shared[position].is_empty() {
             self.shared.swap_remove(position);
         }
-        existed
+        removed
     }
 }
 

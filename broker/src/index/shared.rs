@@ -1,25 +1,38 @@
 //! Shared Subscriptions: one group per Share Name and filter; each message goes to one member.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Entry;
 use super::subscribers::Subscribers;
+use crate::session_handle::SessionHandle;
 
 /// The members of one share.
 #[derive(Debug)]
 pub(crate) struct Group {
     id: u64,
     name: Box<str>,
+    /// The whole `$share/...` string.
+    filter: Arc<str>,
     members: Subscribers,
+    /// Members that stand for other workers.
+    peers: usize,
     next: AtomicUsize,
 }
 
 impl Group {
-    /// An empty share.
-    pub(crate) fn new(name: &str) -> Self {
+    /// An empty share. `filter` is the whole `$share/...` string.
+    pub(crate) fn new(name: &str, filter: &Arc<str>) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self { id, name: name.into(), members: Subscribers::default(), next: AtomicUsize::new(0) }
+        Self {
+            id,
+            name: name.into(),
+            filter: Arc::clone(filter),
+            members: Subscribers::default(),
+            peers: 0,
+            next: AtomicUsize::new(0),
+        }
     }
 
     /// Unique in this process, also among those that are gone.
@@ -32,14 +45,29 @@ impl Group {
         &self.name
     }
 
-    /// Adds or replaces a member; answers whether it was in.
-    pub(crate) fn insert(&mut self, entry: Entry) -> bool {
-        self.members.insert(entry)
+    /// The whole `$share/...` string.
+    pub(crate) fn filter(&self) -> &Arc<str> {
+        &self.filter
     }
 
-    /// Removes a member; answers whether it was in.
-    pub(crate) fn remove(&mut self, session: u64) -> bool {
-        self.members.remove(session)
+    /// Whether members are connected to other workers.
+    pub(crate) fn has_peers(&self) -> bool {
+        self.peers > 0
+    }
+
+    /// Adds or replaces a member; answers what it was before.
+    pub(crate) fn insert(&mut self, entry: Entry) -> Option<Entry> {
+        let is_peer = SessionHandle::is_peer(entry.session.id);
+        let old = self.members.insert(entry);
+        self.peers += usize::from(is_peer && old.is_none());
+        old
+    }
+
+    /// Removes a member; answers it.
+    pub(crate) fn remove(&mut self, session: u64) -> Option<Entry> {
+        let removed = self.members.remove(session);
+        self.peers -= usize::from(SessionHandle::is_peer(session) && removed.is_some());
+        removed
     }
 
     /// A member.
@@ -52,16 +80,20 @@ impl Group {
         self.members.as_slice().is_empty()
     }
 
-    /// Offers a message to members in turn until one takes it: round robin over those that are connected, then over
-    /// those that are not (their stored sessions can take QoS 1 and 2). Answers whether one did.
-    pub(crate) fn offer(&self, mut take: impl FnMut(&Entry) -> bool) -> bool {
+    /// Offers a message to members in turn until one takes it: round robin over those of rank 0, then over those of rank 1,
+    /// and so on; those without a rank are left out. Answers whether one did.
+    pub(crate) fn offer(
+        &self,
+        rank: impl Fn(&Entry) -> Option<u8>,
+        mut take: impl FnMut(&Entry) -> bool,
+    ) -> bool {
         let members = self.members.as_slice();
         let start = self.next.load(Ordering::Relaxed);
-        for connected in [true, false] {
+        for wanted in 0..RANKS {
             for turn in 0..members.len() {
                 let position = (start + turn) % members.len();
                 let member = &members[position];
-                if member.session.is_connected() == connected && take(member) {
+                if rank(member) == Some(wanted) && take(member) {
                     // The turn goes on behind whoever took it, so that a member which cannot does not double the share
                     // of the one that follows it.
                     self.next.store(position + 1, Ordering::Relaxed);
@@ -72,3 +104,6 @@ impl Group {
         false
     }
 }
+
+/// How many ranks there are among the members of a share.
+const RANKS: u8 = 3;

@@ -18,11 +18,10 @@ pub(crate) struct Subscribers {
 }
 
 impl Subscribers {
-    /// Adds or replaces; answers whether the session was in.
-    pub(crate) fn insert(&mut self, entry: Entry) -> bool {
+    /// Adds or replaces; answers the entry that the session had.
+    pub(crate) fn insert(&mut self, entry: Entry) -> Option<Entry> {
         if let Some(position) = self.position(entry.session.id) {
-            self.entries[position] = entry;
-            return true;
+            return Some(std::mem::replace(&mut self.entries[position], entry));
         }
         if let Some(positions) = &mut self.positions {
             positions.insert(entry.session.id, self.entries.len());
@@ -35,13 +34,13 @@ impl Subscribers {
             let positions = self.entries.iter().enumerate().map(|(i, e)| (e.session.id, i)).collect();
             self.positions = Some(Box::new(positions));
         }
-        false
+        None
     }
 
-    /// Removes; answers whether the session was in.
-    pub(crate) fn remove(&mut self, session: u64) -> bool {
-        let Some(position) = self.position(session) else { return false };
-        self.entries.swap_remove(position);
+    /// Removes; answers the entry that the session had.
+    pub(crate) fn remove(&mut self, session: u64) -> Option<Entry> {
+        let position = self.position(session)?;
+        let removed = self.entries.swap_remove(position);
         if let Some(positions) = &mut self.positions {
             positions.remove(&session);
             if let Some(moved) = self.entries.get(position) {
@@ -51,7 +50,7 @@ impl Subscribers {
         if self.entries.is_empty() {
             *self = Self::default();
         }
-        true
+        Some(removed)
     }
 
     /// The entry of a session.

@@ -52,7 +52,11 @@ impl Tree {
     }
 
     /// Changes the leaf of a filter, if it is there, and drops the branch that this empties. Answers what `change` does.
-    pub(crate) fn update(&mut self, filter: &str, change: impl FnOnce(&mut Leaf) -> bool) -> bool {
+    pub(crate) fn update<T>(
+        &mut self,
+        filter: &str,
+        change: impl FnOnce(&mut Leaf) -> Option<T>,
+    ) -> Option<T> {
         let levels: Vec<&str> = filter.split('/').collect();
         self.root.update(&levels, change)
     }
@@ -102,14 +106,14 @@ impl Node {
         }
     }
 
-    fn update(&mut self, levels: &[&str], change: impl FnOnce(&mut Leaf) -> bool) -> bool {
+    fn update<T>(&mut self, levels: &[&str], change: impl FnOnce(&mut Leaf) -> Option<T>) -> Option<T> {
         let Some((level, below)) = levels.split_first() else {
             return update_leaf(&mut self.leaf, change);
         };
         match *level {
             "#" => update_leaf(&mut self.multi, change),
             "+" => {
-                let Some(child) = &mut self.single else { return false };
+                let child = self.single.as_mut()?;
                 let answer = child.update(below, change);
                 if child.is_empty() {
                     self.single = None;
@@ -117,7 +121,7 @@ impl Node {
                 answer
             }
             literal => {
-                let Some(child) = self.children.get_mut(literal) else { return false };
+                let child = self.children.get_mut(literal)?;
                 let answer = child.update(below, change);
                 if child.is_empty() {
                     self.children.remove(literal);
@@ -128,8 +132,8 @@ impl Node {
     }
 }
 
-fn update_leaf(leaf: &mut Option<Box<Leaf>>, change: impl FnOnce(&mut Leaf) -> bool) -> bool {
-    let Some(found) = leaf else { return false };
+fn update_leaf<T>(leaf: &mut Option<Box<Leaf>>, change: impl FnOnce(&mut Leaf) -> Option<T>) -> Option<T> {
+    let found = leaf.as_mut()?;
     let answer = change(found);
     if found.is_empty() {
         *leaf = None;

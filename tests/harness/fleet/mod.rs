@@ -2,7 +2,6 @@
 
 mod account;
 mod device;
-pub(crate) mod talker;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,7 @@ pub(crate) use account::{Account, Totals};
 use device::Device;
 pub(crate) use device::{Order, Phase, Plan};
 use device::{Scene, place};
-pub(crate) use wire::Trust;
+use wire::Trust;
 
 use super::server::Server;
 
@@ -141,7 +140,7 @@ impl Fleet {
                 && let Some(task) = member.task.take()
             {
                 let ended = self.runtime.block_on(task);
-                assert!(ended.is_ok(), "{} stopped: {ended:?}", member.plan.client_id);
+                panic!("{} stopped: {ended:?}", member.plan.client_id);
             }
         }
     }

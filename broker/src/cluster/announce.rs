@@ -1,0 +1,119 @@
+//! The way of a SUBSCRIBE and an UNSUBSCRIBE to all workers: into the index here, into the log, and behind the barrier.
+
+use std::sync::Arc;
+
+use state::{Owned, Previous, RouteChange, StoredSession, Subscription};
+
+use crate::hub::Hub;
+use crate::session_handle::SessionHandle;
+
+use super::barrier::passed;
+
+impl Hub {
+    /// The store has these subscriptions of a session, changed by its owner of this epoch. Runs `then` when every worker matches
+    /// with them.
+    pub(crate) fn announce(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        epoch: u64,
+        subscriptions: &[Subscription],
+        then: Box<dyn FnOnce() + Send>,
+    ) {
+        let Some(cluster) = &self.cluster else {
+            for subscription in subscriptions {
+                self.subscribe(session, subscription);
+            }
+            return then();
+        };
+        let filters = || subscriptions.iter().map(|subscription| &subscription.filter);
+        let logged = session.logged();
+        let is_ours = session.stored.is_none() || session.owns_routes(epoch);
+        let mut fresh = Vec::new();
+        for subscription in subscriptions {
+            // Somebody else has the session by now, and what it is subscribed to.
+            let old = is_ours.then(|| self.put_route(session, subscription)).flatten();
+            if old != Some(subscription.options) || !logged.contains(&subscription.filter) {
+                fresh.push(subscription.clone());
+            }
+        }
+        let (known, said) = {
+            let listening = cluster.listening();
+            (listening.are_known(filters().map(|filter| &**filter)), listening.said(filters()))
+        };
+        let mut changes = Vec::new();
+        match &session.stored {
+            Some(stored) if !fresh.is_empty() => {
+                changes.push(RouteChange::Subscribed(Arc::clone(stored), epoch, fresh));
+            }
+            // Every worker sends messages for these here already.
+            None if known => return then(),
+            _ => {}
+        }
+        let (cluster, session) = (Arc::clone(cluster), Arc::clone(session));
+        let filters: Vec<_> = filters().cloned().collect();
+        let all_know = {
+            let cluster = Arc::clone(&cluster);
+            move || {
+                cluster.listening().set_known(&said);
+                then();
+            }
+        };
+        let wait = passed(&cluster, Box::new(all_know));
+        let written = move |position| {
+            session.note_logged(filters.iter().map(|filter| &**filter));
+            wait(position);
+        };
+        cluster.append(changes, Some(Box::new(written)));
+    }
+
+    /// The store has removed these subscriptions of a session. Runs `then` when no worker matches with them any more.
+    pub(crate) fn withdraw(
+        self: &Arc<Self>,
+        session: &Arc<SessionHandle>,
+        epoch: u64,
+        filters: Vec<Arc<str>>,
+        then: Box<dyn FnOnce() + Send>,
+    ) {
+        if session.stored.is_none() || self.cluster.is_none() || session.owns_routes(epoch) {
+            for filter in &filters {
+                self.unsubscribe(session, filter);
+            }
+        }
+        match (&self.cluster, &session.stored) {
+            (Some(cluster), Some(stored)) => {
+                let change = RouteChange::Unsubscribed(Arc::clone(stored), epoch, filters);
+                cluster.append(vec![change], Some(passed(cluster, then)));
+            }
+            // What comes from other workers is matched here, with what is subscribed now.
+            _ => then(),
+        }
+    }
+
+    /// The store has removed subscriptions that their passport does not cover: nobody waits for it.
+    pub(crate) fn tell_revoked(&self, stored: Arc<StoredSession>, epoch: u64, filters: Vec<Arc<str>>) {
+        let Some(cluster) = &self.cluster else { return };
+        if self.find_stored(&stored).is_some() {
+            cluster.append(vec![RouteChange::Unsubscribed(stored, epoch, filters)], None);
+        }
+    }
+
+    /// A connection here owns a stored session from now on, with the subscriptions that it has.
+    pub(crate) fn own_routes(&self, session: &SessionHandle, owned: &Owned) {
+        let Some(cluster) = &self.cluster else { return };
+        session.own_routes(owned.fence.epoch);
+        // Other workers take it for one that is away, and would leave it out of its shares.
+        let mut shares = owned.subscriptions.clone();
+        shares.retain(|subscription| subscription.filter.starts_with("$share/"));
+        if let Some(stored) = session.stored.as_ref().filter(|_| !shares.is_empty()) {
+            let change = RouteChange::Subscribed(Arc::clone(stored), owned.fence.epoch, shares);
+            cluster.append(vec![change], None);
+        }
+    }
+
+    /// A connection at another worker has lost its session to one here.
+    pub(crate) fn tell_taken_over(self: &Arc<Self>, client_id: &Arc<str>, previous: Previous) {
+        let Some(cluster) = &self.cluster else { return };
+        let Previous { worker, connection_id } = previous;
+        cluster.note_taken_over(worker, client_id, connection_id);
+    }
+}

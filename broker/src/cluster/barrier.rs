@@ -1,0 +1,76 @@
+//! Who waits until every worker that may be matching has applied the log through some place: SUBSCRIBE before SUBACK, and
+//! UNSUBSCRIBE before UNSUBACK. Workers whose lease has lapsed match nothing, so nobody waits for them.
+
+use std::sync::Arc;
+
+use state::{Member, Position};
+use tokio::time::Instant;
+
+use super::Cluster;
+
+/// Runs when it is so.
+pub(super) type Passed = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+pub(super) struct Barrier {
+    waiting: Vec<Waiter>,
+    /// Calls for the list of workers that have begun.
+    asked: u64,
+}
+
+struct Waiter {
+    position: Position,
+    /// A list of workers counts only if it was asked for after this call: later than the entry was written.
+    after: u64,
+    since: Instant,
+    then: Passed,
+}
+
+impl Cluster {
+    /// Runs `then` when every worker that may be matching has applied the log through `position`.
+    pub(super) fn wait_for_all(&self, position: Position, then: Passed) {
+        let mut barrier = self.barrier.lock();
+        let after = barrier.asked;
+        barrier.waiting.push(Waiter { position, after, since: Instant::now(), then });
+        drop(barrier);
+        self.renew_soon.notify_one();
+    }
+
+    /// Whether anybody waits.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.barrier.lock().waiting.is_empty()
+    }
+
+    /// The list of workers is being asked for. Answers which call this is.
+    pub(super) fn begin_list(&self) -> u64 {
+        let mut barrier = self.barrier.lock();
+        barrier.asked += 1;
+        barrier.asked
+    }
+
+    /// This call has listed the workers: those may go on who waited for no others.
+    pub(super) fn pass(&self, call: u64, members: &[Member]) {
+        let others = members.iter().filter(|member| member.id != self.id && member.is_live);
+        let applied = others.map(|member| member.applied).min();
+        let passes =
+            |waiter: &Waiter| call > waiter.after && applied.is_none_or(|applied| applied >= waiter.position);
+        let mut passed = Vec::new();
+        {
+            let waiting = &mut self.barrier.lock().waiting;
+            let all = std::mem::take(waiting);
+            for waiter in all {
+                if passes(&waiter) { passed.push(waiter) } else { waiting.push(waiter) }
+            }
+        }
+        for waiter in passed {
+            self.metrics.barrier_wait.observe(waiter.since.elapsed().as_secs_f64());
+            (waiter.then)();
+        }
+    }
+}
+
+/// So that the type is shared with whoever makes one of it.
+pub(super) fn passed(cluster: &Arc<Cluster>, then: Passed) -> super::log_writer::Written {
+    let cluster = Arc::clone(cluster);
+    Box::new(move |position| cluster.wait_for_all(position, then))
+}

@@ -1,0 +1,106 @@
+//! This worker's inbox: what other workers have for sessions that are connected here; and the look at the stored queues of
+//! those sessions, for what no note came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use link::ConnectionId;
+use state::{InboxPage, Noted, Number, Position, StoredSession};
+use tokio::time::sleep;
+
+use crate::hub::Hub;
+use crate::session_handle::SessionHandle;
+
+use super::Cluster;
+use super::membership::{RETRY_AFTER, WAIT_MS, ask};
+
+/// How often the queues of all connected sessions are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Sessions looked at in one call, and the pause after it: 2,000 sessions a second at the most.
+const SWEEP_SESSIONS: usize = 200;
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads the inbox until it is dropped. `restart` says that the worker has joined anew, and the inbox begins again.
+pub(super) async fn read(hub: Arc<Hub>, cluster: Arc<Cluster>) {
+    let mut after = Position::default();
+    let mut joined = cluster.joined();
+    loop {
+        if cluster.joined() != joined {
+            joined = cluster.joined();
+            after = Position::default();
+        }
+        let page = ask(|done| cluster.api.read_inbox(after, WAIT_MS, done)).await;
+        let Ok(InboxPage { notes, has_gap }) = page else {
+            sleep(RETRY_AFTER).await;
+            continue;
+        };
+        cluster.metrics.notes_received.inc_by(notes.len() as u64);
+        if has_gap {
+            // Its places may have begun anew.
+            after = Position::default();
+        }
+        for (position, noted) in notes {
+            after = position;
+            hub.take_note(noted);
+        }
+        if has_gap {
+            look_at_queues(&hub, Duration::ZERO).await;
+        }
+        // Whoever answers at once leaves no turn to others.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Looks at the queues of connected sessions now and then, until it is dropped.
+pub(super) async fn sweep(hub: Arc<Hub>) {
+    loop {
+        sleep(SWEEP_INTERVAL).await;
+        look_at_queues(&hub, SWEEP_PAUSE).await;
+    }
+}
+
+/// Tells connected sessions how far their stored queues go.
+async fn look_at_queues(hub: &Arc<Hub>, pause: Duration) {
+    let mut connected: Vec<Arc<SessionHandle>> = Vec::new();
+    hub.sessions.for_each(|session| {
+        if session.stored.is_some() && session.is_connected() {
+            connected.push(Arc::clone(session));
+        }
+    });
+    for sessions in connected.chunks(SWEEP_SESSIONS) {
+        let stored: Vec<Arc<StoredSession>> =
+            sessions.iter().filter_map(|session| session.stored.clone()).collect();
+        let Ok(tails) = ask(|done| hub.store.tails(stored, done)).await else { return };
+        for (session, tail) in sessions.iter().zip(tails) {
+            if let Some(last) = tail.and_then(|tail| tail.0.checked_sub(1)).filter(|last| *last > 0) {
+                session.tell_tail(Number(last));
+            }
+        }
+        sleep(pause).await;
+    }
+}
+
+impl Hub {
+    /// Takes one note from another worker.
+    fn take_note(self: &Arc<Self>, noted: Noted) {
+        match noted {
+            Noted::Message { message, is_plain, shares } => self.route_noted(&message, is_plain, &shares),
+            Noted::Queued { session, number, delivery } => {
+                if let Some(session) = self.find_stored(&session) {
+                    session.deliver_stored(number, delivery, self.config.queue_bytes_max);
+                }
+            }
+            Noted::TakenOver { client_id, connection_id } => {
+                let Some(session) = self.sessions.find(&client_id) else { return };
+                if session.is_owned_by(ConnectionId(connection_id.0)) {
+                    self.metrics.taken_over.inc();
+                    self.evict(&session);
+                    if session.stored.is_none() {
+                        self.sessions.remove(&session);
+                        self.remove_filters(&session);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Which filters this worker listens to for others: those with a connected subscriber here. Counted by filter, so that
+//! the log hears only of the first and the last.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use mqtt::QoS;
+use parking_lot::MutexGuard;
+use state::{RouteChange, SubscriptionOptions, WorkerId};
+use tokio::time::Instant;
+
+use crate::index::Index;
+use crate::session_handle::SessionHandle;
+
+use super::Cluster;
+
+/// A filter that nobody listens to any more is kept as long, so that a device that comes back at once costs nothing.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a worker gets of a filter: see [`RouteChange::Listening`].
+type Wanted = Option<QoS>;
+
+/// All filters with connected subscribers.
+pub(crate) struct Listening {
+    worker: WorkerId,
+    filters: HashMap<Arc<str>, Heard, RandomState>,
+    /// Filters of which less may be wanted, and since when.
+    lowered: VecDeque<(Instant, Arc<str>)>,
+    /// For the log, in order.
+    changes: Vec<RouteChange>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// Subscribers by what they want: only what is published with QoS 0, or everything up to QoS 0, 1, 2.
+    counts: [u32; 4],
+    /// What the log says, or will.
+    said: Option<Wanted>,
+    /// All workers are known to have applied it.
+    is_known: bool,
+}
+
+impl Heard {
+    fn wanted(&self) -> Option<Wanted> {
+        const BY_CLASS: [Wanted; 4] =
+            [None, Some(QoS::AtMostOnce), Some(QoS::AtLeastOnce), Some(QoS::ExactlyOnce)];
+        let classes = self.counts.iter().zip(BY_CLASS).rev();
+        classes.filter(|(count, _)| **count > 0).map(|(_, wanted)| wanted).next()
+    }
+}
+
+impl Listening {
+    pub(super) fn new(worker: WorkerId) -> Self {
+        Self { worker, filters: HashMap::default(), lowered: VecDeque::new(), changes: Vec::new() }
+    }
+
+    /// A session is connected now.
+    pub(crate) fn add_all(&mut self, session: &SessionHandle, index: &Index) {
+        for filter in session.filters() {
+            let options = index.options(&filter, session.id);
+            self.replace(session, &filter, None, options);
+        }
+    }
+
+    /// A session is no longer connected.
+    pub(crate) fn remove_all(&mut self, session: &SessionHandle, index: &Index) {
+        for filter in session.filters() {
+            let options = index.options(&filter, session.id);
+            self.replace(session, &filter, options, None);
+        }
+    }
+
+    /// A connected session has one subscription instead of another.
+    pub(crate) fn replace(
+        &mut self,
+        session: &SessionHandle,
+        filter: &str,
+        old: Option<SubscriptionOptions>,
+        new: Option<SubscriptionOptions>,
+    ) {
+        if old.is_none() && new.is_none() {
+            return;
+        }
+        if !self.filters.contains_key(filter) {
+            self.filters.insert(filter.into(), Heard::default());
+        }
+        let Some(heard) = self.filters.get_mut(filter) else { return };
+        if let Some(new) = new {
+            heard.counts[class(session, &new)] += 1;
+        }
+        if let Some(old) = old {
+            let count = &mut heard.counts[class(session, &old)];
+            debug_assert!(*count > 0, "counted when it came");
+            *count = count.saturating_sub(1);
+        }
+        let wanted = heard.wanted();
+        if wanted > heard.said {
+            (heard.said, heard.is_known) = (wanted, false);
+            if let Some(wanted) = wanted {
+                self.changes.push(RouteChange::Listening(self.worker, filter.into(), wanted));
+            }
+        } else if wanted < heard.said {
+            self.lowered.push_back((Instant::now(), filter.into()));
+        }
+    }
+
+    /// Says of which filters less is wanted, and has been for a while.
+    pub(super) fn lower(&mut self) {
+        let now = Instant::now();
+        while let Some((since, _)) = self.lowered.front()
+            && now.duration_since(*since) >= LINGER
+            && let Some((_, filter)) = self.lowered.pop_front()
+        {
+            let Some(heard) = self.filters.get_mut(&filter) else { continue };
+            let wanted = heard.wanted();
+            if wanted >= heard.said {
+                continue;
+            }
+            heard.said = wanted;
+            self.changes.push(match wanted {
+                Some(wanted) => RouteChange::Listening(self.worker, filter, wanted),
+                None => {
+                    self.filters.remove(&filter);
+                    RouteChange::Deaf(self.worker, filter)
+                }
+            });
+        }
+    }
+
+    /// Says everything again: the log has lost some of it.
+    pub(super) fn say_again(&mut self) {
+        for (filter, heard) in &mut self.filters {
+            if let Some(wanted) = heard.said {
+                heard.is_known = false;
+                self.changes.push(RouteChange::Listening(self.worker, Arc::clone(filter), wanted));
+            }
+        }
+    }
+
+    /// Whether all workers know that this one listens to these.
+    pub(super) fn are_known<'a>(&self, mut filters: impl Iterator<Item = &'a str>) -> bool {
+        filters.all(|filter| self.filters.get(filter).is_some_and(|heard| heard.is_known))
+    }
+
+    /// All workers have applied the log as far as it said these with what is wanted now, or more.
+    pub(super) fn set_known(&mut self, filters: &[(Arc<str>, Option<Wanted>)]) {
+        for (filter, said) in filters {
+            if let Some(heard) = self.filters.get_mut(filter) {
+                heard.is_known |= heard.said.is_some() && heard.said == *said;
+            }
+        }
+    }
+
+    /// What the log says of these, or will.
+    pub(super) fn said<'a>(
+        &self,
+        filters: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Vec<(Arc<str>, Option<Wanted>)> {
+        filters
+            .map(|filter| (Arc::clone(filter), self.filters.get(filter).and_then(|heard| heard.said)))
+            .collect()
+    }
+}
+
+/// Sessions whose queue is stored get what is published with QoS 1 and 2 from there, unless they want it with QoS 0.
+fn class(session: &SessionHandle, options: &SubscriptionOptions) -> usize {
+    match options.qos {
+        QoS::AtLeastOnce | QoS::ExactlyOnce if session.stored.is_some() => 0,
+        qos => 1 + qos as usize,
+    }
+}
+
+/// The locked [`Listening`]; what changes goes to the log, in order.
+pub(crate) struct ListeningGuard<'a> {
+    guard: MutexGuard<'a, Listening>,
+    /// Dropped after the lock.
+    written: WrittenAfter<'a>,
+}
+
+struct WrittenAfter<'a>(&'a Arc<Cluster>);
+
+impl Drop for WrittenAfter<'_> {
+    fn drop(&mut self) {
+        self.0.write_log();
+    }
+}
+
+impl<'a> ListeningGuard<'a> {
+    pub(super) fn new(guard: MutexGuard<'a, Listening>, cluster: &'a Arc<Cluster>) -> Self {
+        Self { guard, written: WrittenAfter(cluster) }
+    }
+}
+
+impl Deref for ListeningGuard<'_> {
+    type Target = Listening;
+
+    fn deref(&self) -> &Listening {
+        &self.guard
+    }
+}
+
+impl DerefMut for ListeningGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Listening {
+        &mut self.guard
+    }
+}
+
+impl Drop for ListeningGuard<'_> {
+    fn drop(&mut self) {
+        if !self.guard.changes.is_empty() {
+            let changes = std::mem::take(&mut self.guard.changes);
+            self.written.0.note_changes(changes);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! How a worker enters the registry, keeps its lease, and looks after those that are silent.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use state::{Done, Lease, Member, StoreError, WorkerId};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::hub::Hub;
+
+use super::Cluster;
+use super::{inbox, log_reader};
+
+/// How long a read of the log or the inbox waits for something, milliseconds.
+pub(super) const WAIT_MS: u64 = 1000;
+/// How soon a call is tried again that the store could not take.
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How soon the lease is renewed again while somebody waits for that.
+const SOON: Duration = Duration::from_millis(3);
+/// How long a worker tries to join before it gives up.
+const JOIN_MAX: Duration = Duration::from_secs(30);
+
+/// The tasks that keep a worker in the cluster; they end when this is dropped.
+pub(crate) struct Tasks(Vec<JoinHandle<()>>);
+
+impl Tasks {
+    /// Ends them.
+    pub(crate) fn abort(&self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+/// Asks the store and waits for the answer; one that never comes is [`StoreError::Closed`].
+pub(super) async fn ask<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
+    let (tx, rx) = oneshot::channel();
+    call(Box::new(move |answer| {
+        let _nobody_waits = tx.send(answer);
+    }));
+    rx.await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// Enters the registry, loads what others listen to, and follows it from then on. Comes back when messages may be matched.
+///
+/// # Errors
+/// When the store cannot be read for half a minute.
+pub(crate) async fn join(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<Tasks, StoreError> {
+    let give_up_at = Instant::now() + JOIN_MAX;
+    while let Err(error) = enter(cluster).await {
+        if !error.is_retryable() || Instant::now() >= give_up_at {
+            return Err(error);
+        }
+        sleep(RETRY_AFTER).await;
+    }
+    let own = |hub: &Arc<Hub>, cluster: &Arc<Cluster>| (Arc::clone(hub), Arc::clone(cluster));
+    let mut tasks = Tasks(Vec::new());
+    let (h, c) = own(hub, cluster);
+    // Before the routes are loaded, which may take longer than others wait for a silent worker.
+    tasks.0.push(tokio::spawn(keep_lease(h, c)));
+    log_reader::load(hub, cluster).await?;
+    cluster.lease.set_loading(false);
+    let (h, c) = own(hub, cluster);
+    tasks.0.push(tokio::spawn(log_reader::follow(h, c)));
+    let (h, c) = own(hub, cluster);
+    tasks.0.push(tokio::spawn(inbox::read(h, c)));
+    tasks.0.push(tokio::spawn(inbox::sweep(Arc::clone(hub))));
+    tasks.0.push(tokio::spawn(retry(Arc::clone(cluster))));
+    while !cluster.lease.holds() {
+        cluster.renew_soon.notify_one();
+        sleep(SOON).await;
+    }
+    Ok(tasks)
+}
+
+async fn enter(cluster: &Cluster) -> Result<(), StoreError> {
+    let joined = ask(|done| cluster.api.join(done)).await?;
+    cluster.lease.set_applied(joined.log_end);
+    cluster.joins.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    Ok(())
+}
+
+/// Renews the lease a few times while it lasts, and at once when somebody waits for it.
+async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
+    let lease = cluster.settings.lease();
+    let burying: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
+    loop {
+        let asked = Instant::now();
+        let call = cluster.begin_list();
+        let applied = cluster.lease.applied();
+        let renewed = ask(|done| cluster.api.renew(applied, u64::from(cluster.settings.lease_ms), done));
+        match timeout(lease * 4, renewed).await {
+            Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&hub, &cluster).await,
+            Ok(Ok(Lease { members, log_end, .. })) => {
+                if cluster.lease.renew(asked, lease, log_end) {
+                    tracing::info!("the route lease begins");
+                }
+                cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
+                cluster.pass(call, &members);
+                bury_silent(&hub, &cluster, &members, &burying);
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "the route lease was not renewed"),
+            Err(_) => tracing::debug!("the store has not answered for the route lease"),
+        }
+        cluster.metrics.lease.set(i64::from(cluster.lease.holds()));
+        sleep(SOON).await;
+        if !cluster.is_waited_for() {
+            let _early = timeout(lease / 4, cluster.renew_soon.notified()).await;
+        }
+    }
+}
+
+/// Others have let go of this worker's sessions: its connections go on elsewhere, and it begins anew.
+async fn expelled(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
+    tracing::warn!("other workers took this one for dead: it lets go of its sessions and joins anew");
+    cluster.metrics.expelled.inc();
+    cluster.lease.drop_now();
+    cluster.lease.set_loading(true);
+    let hook = cluster.on_expelled.lock().clone();
+    match hook {
+        Some(hook) => hook(),
+        // Nobody can move them.
+        None => hub.sessions.for_each(|session| {
+            if session.is_connected() {
+                hub.evict(session);
+            }
+        }),
+    }
+    while let Err(error) = enter(cluster).await {
+        tracing::debug!(%error, "the registry could not be entered");
+        sleep(RETRY_AFTER).await;
+    }
+}
+
+/// Buries workers that are silent for good, if this one has heard from the store all the time: after an outage everybody
+/// looks silent.
+fn bury_silent(
+    hub: &Hub,
+    cluster: &Arc<Cluster>,
+    members: &[Member],
+    burying: &Arc<Mutex<HashSet<WorkerId>>>,
+) {
+    let after = cluster.settings.worker_timeout();
+    if cluster.lease.steady_for() < after {
+        return;
+    }
+    for member in members {
+        let is_silent = u128::from(member.silent_ms) >= after.as_millis();
+        if member.id == cluster.id || !is_silent || !burying.lock().insert(member.id) {
+            continue;
+        }
+        let (worker, name) = (member.id, Arc::clone(&member.name));
+        tracing::warn!(
+            worker = &*name,
+            silent_ms = member.silent_ms,
+            "a worker is dead: its sessions are let go"
+        );
+        let (metrics, burying) = (Arc::clone(cluster), Arc::clone(burying));
+        let done = move |result: Result<(), StoreError>| {
+            match result {
+                Ok(()) => {
+                    metrics.metrics.buried.inc();
+                }
+                Err(error) => tracing::warn!(worker = &*name, %error, "a dead worker is not let go of yet"),
+            }
+            burying.lock().remove(&worker);
+        };
+        cluster.api.bury(worker, u64::from(cluster.settings.handoff_grace_ms), hub.now(), Box::new(done));
+    }
+}
+
+/// Tries again what the store could not take, and says what is not listened to any more.
+async fn retry(cluster: Arc<Cluster>) {
+    let mut tick = interval(RETRY_AFTER);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        cluster.repost();
+        cluster.listening().lower();
+        cluster.rewrite_log();
+    }
+}
+
+impl Cluster {
+    /// Tells again what this worker listens to.
+    pub(super) fn say_again(self: &Arc<Self>) {
+        self.listening().say_again();
+    }
+}

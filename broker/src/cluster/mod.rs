@@ -1,0 +1,145 @@
+//! What makes several workers over one store one broker. Start reading at [`membership`] (how a worker joins and stays),
+//! then [`announce`] (the way of a SUBSCRIBE to all workers) and [`note`] (the way of a message to another worker). Which
+//! sessions a message concerns is decided in [`crate::route`]; a worker alone with its store has none of this.
+
+mod announce;
+mod barrier;
+mod inbox;
+mod lease;
+pub(crate) mod listening;
+mod log_reader;
+mod log_writer;
+mod membership;
+mod metrics;
+mod note;
+mod peer;
+mod settings;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
+use state::{StoredSession, WorkerId};
+use tokio::sync::Notify;
+
+use crate::session_handle::SessionHandle;
+
+pub use self::settings::{ClusterSettings, ClusterSettingsError};
+
+pub(crate) use self::membership::{Tasks, join};
+pub(crate) use self::note::Told;
+pub(crate) use self::peer::wanted_by;
+
+use self::barrier::Barrier;
+use self::lease::RouteLease;
+use self::listening::{Listening, ListeningGuard};
+use self::log_writer::LogWriter;
+use self::metrics::ClusterMetrics;
+use self::peer::Peers;
+
+/// Called when others have let go of everything that this worker had.
+pub(crate) type OnExpelled = Arc<dyn Fn() + Send + Sync>;
+
+/// One worker's part in the cluster.
+pub(crate) struct Cluster {
+    pub(crate) api: Arc<dyn state::Cluster>,
+    pub(crate) settings: ClusterSettings,
+    pub(crate) lease: RouteLease,
+    pub(crate) metrics: ClusterMetrics,
+    /// This run.
+    id: WorkerId,
+    peers: RwLock<Peers>,
+    listening: Mutex<Listening>,
+    log: Mutex<LogWriter>,
+    barrier: Mutex<Barrier>,
+    /// The lease is to be renewed before its time: others wait for what was applied, or somebody here waits for others.
+    renew_soon: Notify,
+    /// Stored sessions whose Client Identifier belongs to another session here.
+    strays: Mutex<HashMap<Arc<StoredSession>, Arc<SessionHandle>>>,
+    /// Messages that wait for the lease before they are matched: none may overtake them.
+    unmatched: AtomicUsize,
+    joins: AtomicUsize,
+    on_expelled: Mutex<Option<OnExpelled>>,
+}
+
+impl Cluster {
+    /// Knows nobody yet.
+    pub(crate) fn new(
+        api: Arc<dyn state::Cluster>,
+        settings: ClusterSettings,
+        registry: &mut Registry,
+    ) -> Self {
+        let id = api.id();
+        Self {
+            api,
+            settings,
+            lease: RouteLease::new(),
+            metrics: ClusterMetrics::register(registry),
+            id,
+            peers: RwLock::default(),
+            listening: Mutex::new(Listening::new(id)),
+            log: Mutex::default(),
+            barrier: Mutex::default(),
+            renew_soon: Notify::new(),
+            strays: Mutex::default(),
+            unmatched: AtomicUsize::new(0),
+            joins: AtomicUsize::new(0),
+            on_expelled: Mutex::new(None),
+        }
+    }
+
+    /// The filters that this worker listens to, locked. No other lock may be held but those that are taken after it: the
+    /// index, then what a session handle has.
+    pub(crate) fn listening(self: &Arc<Self>) -> ListeningGuard<'_> {
+        ListeningGuard::new(self.listening.lock(), self)
+    }
+
+    /// Whether a QoS 1 or 2 message may be matched now. To be asked while the index is locked.
+    pub(crate) fn may_match(&self) -> bool {
+        self.unmatched.load(Ordering::Acquire) == 0 && self.lease.holds()
+    }
+
+    /// A message waits for being matched.
+    pub(crate) fn begin_wait(&self) {
+        self.unmatched.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One that waited was matched.
+    pub(crate) fn end_wait(&self) {
+        self.unmatched.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Runs when others have let go of everything that this worker had.
+    pub(crate) fn set_on_expelled(&self, hook: OnExpelled) {
+        *self.on_expelled.lock() = Some(hook);
+    }
+
+    /// A session that has subscriptions, but no longer (or not yet) its Client Identifier.
+    pub(crate) fn keep_stray(&self, session: &Arc<SessionHandle>) {
+        if let Some(stored) = &session.stored {
+            self.strays.lock().insert(Arc::clone(stored), Arc::clone(session));
+        }
+    }
+
+    /// Looks for such a session.
+    pub(crate) fn find_stray(&self, stored: &StoredSession) -> Option<Arc<SessionHandle>> {
+        self.strays.lock().get(stored).cloned()
+    }
+
+    /// All such sessions.
+    fn all_strays(&self) -> Vec<Arc<SessionHandle>> {
+        self.strays.lock().values().cloned().collect()
+    }
+
+    /// How often this worker has entered the registry.
+    fn joined(&self) -> usize {
+        self.joins.load(Ordering::Acquire)
+    }
+
+    /// Looks for such a session, which is one no more.
+    pub(crate) fn take_stray(&self, stored: &StoredSession) -> Option<Arc<SessionHandle>> {
+        self.strays.lock().remove(stored)
+    }
+}

@@ -1,0 +1,200 @@
+//! Notes for other workers on their way into their inboxes, in order, one call under way for each: what comes meanwhile
+//! goes with the next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mqtt::QoS;
+use state::{ConnectionId, Delivery, Heard, Message, Noted, Number, StoreError, StoredSession, WorkerId};
+
+use super::Cluster;
+use super::peer::Peer;
+
+/// Learns what became of a note: that it is in the inbox (`true`), or that the worker is gone.
+pub(crate) type Told = Box<dyn FnOnce(Result<bool, StoreError>) + Send>;
+
+/// Notes and bytes of one call.
+const NOTES_MAX: usize = 256;
+const BYTES_MAX: usize = 256 << 10;
+
+/// What waits for one worker.
+#[derive(Default)]
+pub(super) struct Outbox {
+    notes: VecDeque<Note>,
+    bytes: usize,
+    /// A call is under way, with so many of `notes`.
+    asked: Option<usize>,
+    /// The last call was refused, or the inbox was full.
+    is_stuck: bool,
+}
+
+struct Note {
+    noted: Noted,
+    bytes: usize,
+    /// Nobody waits for it: it may be left out.
+    told: Option<Told>,
+}
+
+/// Bytes of a note without a message.
+const NOTE_BYTES: usize = 128;
+
+impl Cluster {
+    /// Sends a message to a worker. Without `told` it is dropped when it cannot be sent now.
+    pub(crate) fn note_message(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        message: &Arc<Message>,
+        is_plain: bool,
+        shares: Vec<Arc<str>>,
+        told: Option<Told>,
+    ) {
+        let bytes = message.size() + NOTE_BYTES;
+        let noted = Noted::Message { message: Arc::clone(message), is_plain, shares };
+        self.send(peer, Note { noted, bytes, told });
+    }
+
+    /// Tells a worker that a message is in the stored queue of a session that is connected there.
+    pub(crate) fn note_queued(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        session: Arc<StoredSession>,
+        number: Number,
+        delivery: Delivery,
+    ) {
+        let bytes = delivery.message.size() + NOTE_BYTES;
+        let noted = Noted::Queued { session, number, delivery };
+        self.send(&self.peer(worker), Note { noted, bytes, told: None });
+    }
+
+    /// Tells a worker that a connection there has lost its session.
+    pub(super) fn note_taken_over(
+        self: &Arc<Self>,
+        worker: WorkerId,
+        client_id: &Arc<str>,
+        connection_id: ConnectionId,
+    ) {
+        let noted = Noted::TakenOver { client_id: Arc::clone(client_id), connection_id };
+        // Somebody waits for it: the device, which has two connections.
+        let told: Told = Box::new(|_| ());
+        self.send(&self.peer(worker), Note { noted, bytes: NOTE_BYTES, told: Some(told) });
+    }
+
+    fn send(self: &Arc<Self>, peer: &Arc<Peer>, note: Note) {
+        let mut outbox = peer.outbox.lock();
+        let is_full = outbox.bytes + note.bytes > self.settings.notes_bytes_max;
+        if note.told.is_none() && (is_full || (outbox.is_stuck && note.is_lost_without_harm())) {
+            drop(outbox);
+            self.count_dropped(&note);
+            return;
+        }
+        outbox.bytes += note.bytes;
+        outbox.notes.push_back(note);
+        drop(outbox);
+        self.post(peer);
+    }
+
+    /// Posts what waits, unless a call is under way.
+    fn post(self: &Arc<Self>, peer: &Arc<Peer>) {
+        let mut outbox = peer.outbox.lock();
+        if outbox.asked.is_some() || outbox.is_stuck || outbox.notes.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        let notes: Vec<Noted> = outbox
+            .notes
+            .iter()
+            .take(NOTES_MAX)
+            .take_while(|note| {
+                let fits = bytes < BYTES_MAX;
+                bytes += note.bytes;
+                fits
+            })
+            .map(|note| note.noted.clone())
+            .collect();
+        outbox.asked = Some(notes.len());
+        drop(outbox);
+        let (cluster, to) = (Arc::clone(self), Arc::clone(peer));
+        self.api.post(peer.worker, notes, Box::new(move |heard| cluster.posted(&to, heard)));
+    }
+
+    fn posted(self: &Arc<Self>, peer: &Arc<Peer>, heard: Result<Heard, StoreError>) {
+        let mut outbox = peer.outbox.lock();
+        let count = outbox.asked.take().unwrap_or(0);
+        let answer = match heard {
+            Ok(Heard::Yes) => Ok(true),
+            Ok(Heard::Gone) => Ok(false),
+            Ok(Heard::Full) => return self.keep(outbox, count),
+            Err(error) if error.is_retryable() => return self.keep(outbox, count),
+            Err(error) => Err(error),
+        };
+        // A worker that is gone gets nothing of what waits either.
+        let count = if matches!(answer, Ok(true)) { count } else { outbox.notes.len() };
+        let notes: Vec<Note> = outbox.notes.drain(..count).collect();
+        outbox.bytes -= notes.iter().map(|note| note.bytes).sum::<usize>();
+        drop(outbox);
+        if matches!(answer, Ok(true)) {
+            self.metrics.notes_sent.inc_by(notes.len() as u64);
+        }
+        for note in notes {
+            if let Some(told) = note.told {
+                told(answer.clone());
+            }
+        }
+        self.post(peer);
+    }
+
+    /// The inbox could not take the first `count` notes: what may be left out is, the rest waits.
+    fn keep(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>, count: usize) {
+        outbox.is_stuck = true;
+        let rest = outbox.notes.split_off(count);
+        let (kept, dropped): (VecDeque<Note>, Vec<Note>) = {
+            let mut kept = VecDeque::new();
+            let mut dropped = Vec::new();
+            for note in std::mem::take(&mut outbox.notes) {
+                if note.told.is_some() { kept.push_back(note) } else { dropped.push(note) }
+            }
+            (kept, dropped)
+        };
+        outbox.bytes -= dropped.iter().map(|note| note.bytes).sum::<usize>();
+        outbox.notes = kept;
+        outbox.notes.extend(rest);
+        drop(outbox);
+        dropped.iter().for_each(|note| self.count_dropped(note));
+    }
+
+    /// Tries again where notes could not be posted.
+    pub(super) fn repost(self: &Arc<Self>) {
+        for peer in self.all_peers() {
+            let was_stuck = std::mem::take(&mut peer.outbox.lock().is_stuck);
+            if was_stuck {
+                self.post(&peer);
+            }
+        }
+    }
+
+    /// The worker is gone: nothing that waits for it will be heard.
+    pub(super) fn give_up(self: &Arc<Self>, peer: &Arc<Peer>) {
+        let notes: Vec<Note> = {
+            let mut outbox = peer.outbox.lock();
+            // The answer of a call that is under way says the same.
+            let asked = outbox.asked.unwrap_or(0);
+            let notes = outbox.notes.split_off(asked);
+            outbox.bytes -= notes.iter().map(|note| note.bytes).sum::<usize>();
+            notes.into()
+        };
+        for told in notes.into_iter().filter_map(|note| note.told) {
+            told(Ok(false));
+        }
+    }
+
+    fn count_dropped(&self, note: &Note) {
+        self.metrics.drop_note(&note.noted);
+    }
+}
+
+impl Note {
+    /// Not a hint at a stored queue, which spares a worker reading it.
+    fn is_lost_without_harm(&self) -> bool {
+        matches!(&self.noted, Noted::Message { message, .. } if message.qos() == QoS::AtMostOnce)
+    }
+}

@@ -1,0 +1,269 @@
+//! Which sessions get a message, and how: matched against the index, merged per session, one member per share.
+
+use std::sync::Arc;
+
+use mqtt::QoS;
+use smallvec::SmallVec;
+use state::{Delivery, Message, SubscriptionIds, SubscriptionOptions, Target};
+
+use crate::cluster::wanted_by;
+use crate::hub::Hub;
+use crate::index::{Entry, Group, Index, Matches};
+use crate::session::DropReason;
+use crate::session_handle::{Posted, SessionHandle};
+
+/// A stored session that gets the message.
+#[derive(Clone)]
+pub(crate) struct Routed {
+    pub session: Arc<SessionHandle>,
+    pub delivery: Delivery,
+    /// Set when it was chosen among the members of a share.
+    pub share: Option<Box<Share>>,
+}
+
+/// A choice among the members of a share.
+#[derive(Clone)]
+pub(crate) struct Share {
+    pub group: u64,
+    /// The whole `$share/...` string.
+    pub filter: Arc<str>,
+    /// Members that were chosen before and turned out to be gone.
+    pub tried: Vec<u64>,
+}
+
+/// Another worker that gets the message, for sessions that are connected there.
+pub(crate) struct Sent {
+    /// What stands for it in the index.
+    pub peer: u64,
+    /// The highest QoS with which any of them may get it.
+    pub qos: QoS,
+    pub is_plain: bool,
+    pub shares: Vec<Share>,
+}
+
+/// Who gets a message beside those that have it already.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub stored: Vec<Routed>,
+    pub sent: SmallVec<[Sent; 2]>,
+}
+
+impl Found {
+    fn sent_to(&mut self, peer: u64, qos: QoS) -> &mut Sent {
+        let position = self.sent.iter().position(|sent| sent.peer == peer).unwrap_or_else(|| {
+            self.sent.push(Sent { peer, qos, is_plain: false, shares: Vec::new() });
+            self.sent.len() - 1
+        });
+        let sent = &mut self.sent[position];
+        sent.qos = sent.qos.max(qos);
+        sent
+    }
+}
+
+impl Routed {
+    pub(crate) fn target(&self) -> Option<Target> {
+        let session = Arc::clone(self.session.stored.as_ref()?);
+        Some(Target { session, delivery: self.delivery.clone() })
+    }
+}
+
+impl Hub {
+    /// Hands the message to every connected session that matches and whose queue is in memory, and lists the others. Answers
+    /// whether any subscription matched.
+    pub(crate) fn route(
+        &self,
+        matches: &Matches<'_>,
+        message: &Arc<Message>,
+        publisher: Option<u64>,
+        found: &mut Found,
+    ) -> bool {
+        let mut matched = false;
+        if let [leaf] = matches.as_slice() {
+            for entry in leaf.plain() {
+                matched |= self.offer_plain(&[entry], message, publisher, found);
+            }
+        } else {
+            // Several filters: each session gets one copy, with the highest QoS and all its identifiers.
+            // v5 [MQTT-3.3.4-2], [MQTT-3.3.4-4]
+            let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
+            entries.sort_unstable_by_key(|entry| entry.session.id);
+            for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
+                matched |= self.offer_plain(same, message, publisher, found);
+            }
+        }
+        for group in matches.iter().flat_map(|leaf| leaf.shared()) {
+            let share = Share { group: group.id(), filter: Arc::clone(group.filter()), tried: Vec::new() };
+            matched |= group.offer(
+                |entry| self.rank(group, entry, message.qos()),
+                |entry| self.offer_share(entry, message, &share, found),
+            );
+        }
+        matched
+    }
+
+    /// Hands a message from another worker to the sessions that are connected here and have no stored queue for it.
+    pub(crate) fn route_noted(&self, message: &Arc<Message>, is_plain: bool, shares: &[Arc<str>]) {
+        let index = self.index.read();
+        // What would be for stored queues or for other workers has been sent there by the publisher's.
+        let mut elsewhere = Found::default();
+        if is_plain {
+            let matches = index.matches(message.topic());
+            let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
+            entries.sort_unstable_by_key(|entry| entry.session.id);
+            for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
+                self.offer_plain(same, message, None, &mut elsewhere);
+            }
+        }
+        for share in shares {
+            self.route_noted_share(&index, message, share);
+        }
+    }
+
+    fn route_noted_share(&self, index: &Index, message: &Arc<Message>, share: &str) {
+        let Some(group) = index.group(share) else { return };
+        let is_here = |entry: &Entry| {
+            let is_queued =
+                entry.session.stored.is_some() && message.qos().min(entry.options.qos) > QoS::AtMostOnce;
+            (!is_queued && entry.session.is_connected()).then_some(0)
+        };
+        let mut nowhere = Found::default();
+        group.offer(is_here, |entry| {
+            self.offer(&entry.session, message, &Merged::of(&entry.options), &mut nowhere) == Offered::Taken
+        });
+    }
+
+    /// Offers a message to the members of a share that were not tried.
+    pub(crate) fn choose_again(&self, message: &Arc<Message>, share: &Share, found: &mut Found) {
+        let index = self.index.read();
+        let matches = index.matches(message.topic());
+        let mut groups = matches.iter().flat_map(|leaf| leaf.shared());
+        let Some(group) = groups.find(|group| group.id() == share.group) else { return };
+        group.offer(
+            |entry| self.rank(group, entry, message.qos()),
+            |entry| {
+                !share.tried.contains(&entry.session.id) && self.offer_share(entry, message, share, found)
+            },
+        );
+    }
+
+    /// Which members of a share come first: those that are connected, here or (for all that is known) elsewhere. See
+    /// `docs/decisions`.
+    fn rank(&self, group: &Group, entry: &Entry, qos: QoS) -> Option<u8> {
+        if SessionHandle::is_peer(entry.session.id) {
+            return match wanted_by(&entry.options) {
+                _ if qos == QoS::AtMostOnce => Some(0),
+                // Its members get it from their queues, and are members here.
+                None => None,
+                Some(QoS::AtMostOnce) => Some(2),
+                Some(_) => Some(0),
+            };
+        }
+        let is_reached = entry.session.is_connected()
+            || (group.has_peers() && entry.session.stored.is_some() && !entry.session.is_away());
+        Some(u8::from(!is_reached))
+    }
+
+    fn offer_share(&self, entry: &Entry, message: &Arc<Message>, share: &Share, found: &mut Found) -> bool {
+        if SessionHandle::is_peer(entry.session.id) {
+            let qos = message.qos().min(entry.options.qos);
+            found.sent_to(entry.session.id, qos).shares.push(share.clone());
+            return true;
+        }
+        let before = found.stored.len();
+        let offered = self.offer(&entry.session, message, &Merged::of(&entry.options), found);
+        if let Some(routed) = found.stored.get_mut(before) {
+            routed.share = Some(Box::new(share.clone()));
+        }
+        offered == Offered::Taken
+    }
+
+    fn offer_plain(
+        &self,
+        same_session: &[&Entry],
+        message: &Arc<Message>,
+        publisher: Option<u64>,
+        found: &mut Found,
+    ) -> bool {
+        let Some(session) = same_session.first().map(|entry| &entry.session) else { return false };
+        if SessionHandle::is_peer(session.id) {
+            let wanted = same_session.iter().filter_map(|entry| match wanted_by(&entry.options) {
+                None if message.qos() == QoS::AtMostOnce => Some(QoS::AtMostOnce),
+                wanted => wanted,
+            });
+            if let Some(wanted) = wanted.max() {
+                found.sent_to(session.id, wanted.min(message.qos())).is_plain = true;
+            }
+            return true;
+        }
+        let local = publisher == Some(session.id);
+        // v5 [MQTT-3.8.3-3]
+        let mut options = same_session.iter().map(|entry| &entry.options).filter(|o| !(local && o.no_local));
+        let Some(first) = options.next() else { return false };
+        let merged = options.fold(Merged::of(first), Merged::with);
+        self.offer(session, message, &merged, found);
+        true
+    }
+
+    fn offer(
+        &self,
+        session: &Arc<SessionHandle>,
+        message: &Arc<Message>,
+        merged: &Merged,
+        found: &mut Found,
+    ) -> Offered {
+        let delivery = Delivery {
+            message: Arc::clone(message),
+            // v5 [MQTT-3.8.4-8]
+            qos: message.qos().min(merged.qos),
+            // v5 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+            retain: message.retain() && merged.retain_as_published,
+            subscription_ids: SubscriptionIds::from_slice(&merged.ids),
+        };
+        let qos = delivery.qos;
+        if qos != QoS::AtMostOnce && session.stored.is_some() {
+            found.stored.push(Routed { session: Arc::clone(session), delivery, share: None });
+            return Offered::Taken;
+        }
+        let bytes_max =
+            if qos == QoS::AtMostOnce { self.config.qos0_bytes_max } else { self.config.queue_bytes_max };
+        match session.deliver(delivery, bytes_max) {
+            Posted::Yes => Offered::Taken,
+            Posted::Offline => Offered::Declined,
+            Posted::Full => {
+                let reason =
+                    if qos == QoS::AtMostOnce { DropReason::SlowClient } else { DropReason::QueueFull };
+                self.metrics.drop_message(reason, qos);
+                Offered::Declined
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offered {
+    Taken,
+    Declined,
+}
+
+/// The options of all of a session's matching subscriptions together.
+struct Merged {
+    qos: QoS,
+    retain_as_published: bool,
+    ids: SmallVec<[u32; 2]>,
+}
+
+impl Merged {
+    fn of(options: &SubscriptionOptions) -> Self {
+        let none = Self { qos: QoS::AtMostOnce, retain_as_published: false, ids: SmallVec::new() };
+        none.with(options)
+    }
+
+    fn with(mut self, options: &SubscriptionOptions) -> Self {
+        self.qos = self.qos.max(options.qos);
+        self.retain_as_published |= options.retain_as_published;
+        if options.subscription_id != 0 {
+            self.ids.push(options.subscription_id);
+        }
+        self
+    }
+}
