@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Config, Tier};
 use crate::exit::Failure;
 use crate::standalone::Standalone;
+use crate::worker::Worker;
 use crate::{dev_certs, logging, passwd, process};
 
 /// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Edge, worker and authentication in one process, on the embedded store (default).
     Standalone,
+    /// A worker: speaks MQTT to edges over links, and keeps everything in Redis.
+    Broker,
     /// Set or delete a user's password in a password file.
     Passwd(Passwd),
     /// Make certificates and keys for development: for devices, for links between tiers, for passports; what is there already
@@ -79,6 +82,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         Some(Command::Passwd(arguments)) => return passwd::run(arguments),
         Some(Command::Certs { dir }) => return certs(dir),
         None | Some(Command::Standalone) => Tier::Standalone,
+        Some(Command::Broker) => Tier::Worker,
     };
     let config = load(&cli, tier)?;
     if cli.check {
@@ -87,6 +91,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
     logging::start(config.log());
     match config {
         Config::Standalone(config) => process::run::<Standalone>(&config, &config.process),
+        Config::Worker(config) => process::run::<Worker>(&config, &config.process),
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) const FILES: [(&str, &str); 14] = [
     (EDGE_KEY, "its private key"),
     (WORKER, "the certificate that workers show to edges, for this machine and the name worker"),
     (WORKER_KEY, "its private key"),
-    (PASSPORT_KEY, "the private key that edges sign passports with ([passport] signing_key_file)"),
+    (PASSPORT_KEY, "the private key that edges sign passports with ([workers.passport] signing_key_file)"),
     (PASSPORT, "the public key that workers verify them with ([passport] verify_key_files)"),
 ];
 

@@ -15,6 +15,7 @@ mod process_metrics;
 mod shutdown;
 mod standalone;
 mod welcome;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ mod process;
 mod shown;
 mod source;
 mod standalone;
+mod worker;
 
 use std::path::Path;
 
@@ -18,27 +19,32 @@ pub(crate) use problem::Problem;
 pub(crate) use process::{LogConfig, LogFormat, ProcessConfig};
 use source::Source;
 pub(crate) use standalone::StandaloneConfig;
+pub(crate) use worker::WorkerConfig;
 
 /// What a process can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tier {
     /// Everything in one process.
     Standalone,
+    /// A worker.
+    Worker,
 }
 
 impl Tier {
-    const ALL: [Self; 1] = [Self::Standalone];
+    const ALL: [Self; 2] = [Self::Standalone, Self::Worker];
 
     /// The command that runs it.
     pub(crate) fn command(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
+            Self::Worker => "broker",
         }
     }
 
     fn sections(self) -> &'static [&'static str] {
         match self {
             Self::Standalone => standalone::SECTIONS,
+            Self::Worker => worker::SECTIONS,
         }
     }
 }
@@ -48,6 +54,8 @@ impl Tier {
 pub(crate) enum Config {
     /// Of [`Tier::Standalone`].
     Standalone(Box<StandaloneConfig>),
+    /// Of [`Tier::Worker`].
+    Worker(Box<WorkerConfig>),
 }
 
 impl Config {
@@ -64,6 +72,7 @@ impl Config {
         check_sections(tier, &source)?;
         Ok(match tier {
             Tier::Standalone => Self::Standalone(Box::new(StandaloneConfig::read(source)?)),
+            Tier::Worker => Self::Worker(Box::new(WorkerConfig::read(&source)?)),
         })
     }
 
@@ -74,6 +83,7 @@ impl Config {
     pub(crate) fn shown(&self) -> Result<String, toml::ser::Error> {
         match self {
             Self::Standalone(config) => shown::shown(config, &shown::OF_STANDALONE),
+            Self::Worker(config) => shown::shown(config, &[]),
         }
     }
 
@@ -81,6 +91,7 @@ impl Config {
     pub(crate) fn log(&self) -> &LogConfig {
         match self {
             Self::Standalone(config) => &config.process.log,
+            Self::Worker(config) => &config.process.log,
         }
     }
 }

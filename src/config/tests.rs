@@ -3,7 +3,10 @@
 use super::*;
 
 fn load(text: &str, environment: &[(&str, &str)]) -> Result<Box<StandaloneConfig>, String> {
-    load_as(Tier::Standalone, text, environment).map(|Config::Standalone(config)| config)
+    match load_as(Tier::Standalone, text, environment)? {
+        Config::Standalone(config) => Ok(config),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn load_as(tier: Tier, text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
@@ -202,12 +205,12 @@ fn what_is_shown_can_be_loaded_again() {
 }
 
 /// The known keys of a section, as an unknown one is answered with them.
-fn keys(section: &str) -> Vec<String> {
+fn keys(tier: Tier, section: &str) -> Vec<String> {
     let mut text = String::new();
     if !section.is_empty() {
         text = format!("[{section}]\n");
     }
-    let message = load(&format!("{text}zzzzzzzzzzzzzzzz = 1\n"), &[]).unwrap_err();
+    let message = load_as(tier, &format!("{text}zzzzzzzzzzzzzzzz = 1\n"), &[]).unwrap_err();
     let known = message.split_once("known are ").unwrap_or_else(|| panic!("{section}: {message}")).1;
     known.split(", ").map(str::to_owned).collect()
 }
@@ -222,26 +225,98 @@ fn where_loopback_is_enough_only_pages_of_this_machine_may_connect() {
     assert!(origins("[auth]\nanonymous = 'never'").is_empty());
 }
 
+/// Sections below other sections.
+const BELOW: &[(Tier, &[&str])] = &[
+    (Tier::Standalone, &["listeners.mqtt", "tls.client_certificates", "tls.tickets"]),
+    (Tier::Worker, &["link.tls"]),
+];
+
 #[test]
 fn every_key_is_documented() {
     let text = include_str!("../../docs/configuration.md");
-    let mut sections: Vec<String> = keys("");
-    sections.retain(|section| section != "listeners" && section != "authorization");
-    sections.extend(["listeners.mqtt", "tls.client_certificates", "tls.tickets"].map(str::to_owned));
-    for section in sections {
-        let heading = section.replace("listeners.mqtt", "listeners.NAME");
-        let start = text.find(&format!("## `[{heading}]`")).unwrap_or_else(|| panic!("no section {heading}"));
-        let part = &text[start + 3..];
-        let part = &part[..part.find("\n## ").unwrap_or(part.len())];
-        let elsewhere =
-            ["edge.listeners", "edge.tls", "broker.packet_bytes_max", "state.dir", "listeners.mqtt.tls"];
-        let sections_of_their_own = ["tls.client_certificates", "tls.tickets"];
-        for key in keys(&section) {
-            let full = format!("{section}.{key}");
-            let known = elsewhere.contains(&&*full) || sections_of_their_own.contains(&&*full);
-            assert!(known || part.contains(&format!("| `{key}` |")), "{heading}.{key} is not documented");
+    for (tier, below) in BELOW {
+        let mut sections: Vec<String> = keys(*tier, "");
+        sections.retain(|section| section != "listeners" && section != "authorization");
+        sections.extend(below.iter().map(|section| (*section).to_owned()));
+        for section in sections {
+            let heading = section.replace("listeners.mqtt", "listeners.NAME");
+            let start =
+                text.find(&format!("## `[{heading}]`")).unwrap_or_else(|| panic!("no section {heading}"));
+            let part = &text[start + 3..];
+            let part = &part[..part.find("\n## ").unwrap_or(part.len())];
+            let elsewhere =
+                ["edge.listeners", "edge.tls", "broker.packet_bytes_max", "state.dir", "listeners.mqtt.tls"];
+            for key in keys(*tier, &section) {
+                let full = format!("{section}.{key}");
+                let known = elsewhere.contains(&&*full) || below.contains(&&*full);
+                assert!(known || part.contains(&format!("| `{key}` |")), "{heading}.{key} is not documented");
+            }
         }
     }
+}
+
+/// What a worker cannot do without, with a key of its own.
+fn worker_text(dir: &Path, extra: &str) -> String {
+    crate::dev_certs::ensure_links(dir).unwrap();
+    format!("passport.verify_key_files = [{:?}]\n{extra}", dir.join("passport.pem"))
+}
+
+#[test]
+fn a_section_of_another_command_is_refused() {
+    let wrong = |tier, text: &str| {
+        let problem = load_as(tier, text, &[]).unwrap_err();
+        problem.trim_start_matches('/').to_owned()
+    };
+    assert_eq!(
+        wrong(Tier::Worker, "[listeners]\nmqtt = '127.0.0.1:0'\n"),
+        "tidegate.toml: listeners: tidegate broker has no such section, only tidegate standalone"
+    );
+    assert_eq!(
+        wrong(Tier::Standalone, "[redis]\nkey_prefix = 'x'\n"),
+        "tidegate.toml: redis: tidegate standalone has no such section, only tidegate broker"
+    );
+    assert_eq!(
+        wrong(Tier::Worker, "[rediss]\nkey_prefix = 'x'\n"),
+        "tidegate.toml: rediss: unknown key; did you mean redis?"
+    );
+}
+
+#[test]
+fn a_worker_needs_keys_and_beyond_loopback_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let load =
+        |text: &str| load_as(Tier::Worker, text, &[]).map_err(|line| line.trim_start_matches('/').to_owned());
+    assert_eq!(
+        load("").unwrap_err(),
+        "tidegate.toml: passport.verify_key_files: needed: the public key of the edges' passports (tidegate certs DIR \
+         makes a pair)"
+    );
+    let Config::Worker(config) = load(&worker_text(dir.path(), "")).unwrap() else { panic!("a worker") };
+    assert_eq!(config.link.listen.to_string(), "127.0.0.1:7883");
+    assert_eq!(config.process.admin.listen.to_string(), "127.0.0.1:9102");
+    assert!(config.redis.worker.ends_with(":7883"), "{}", config.redis.worker);
+    let exposed = "link.listen = '0.0.0.0:7883'\n";
+    let line = load(&worker_text(dir.path(), exposed)).unwrap_err();
+    assert_eq!(
+        line,
+        "tidegate.toml: link.listen = \"0.0.0.0:7883\": beyond loopback edges must show certificates; set \
+         link.tls.certificate_file, key_file and ca_file (tidegate certs DIR makes some for development)"
+    );
+    let file = |name: &str| dir.path().join(name);
+    let tls = format!(
+        "{exposed}link.tls = {{ certificate_file = {:?}, key_file = {:?}, ca_file = {:?} }}\n",
+        file("worker.pem"),
+        file("worker.key"),
+        file("link-ca.pem")
+    );
+    assert!(load(&worker_text(dir.path(), &tls)).is_ok());
+    let line = load(&worker_text(dir.path(), &tls.replace("worker.key", "edge.key"))).unwrap_err();
+    assert!(
+        line.starts_with("tidegate.toml: link.tls.key_file = ") && line.contains("is not the key of"),
+        "{line}"
+    );
+    let line = load(&worker_text(dir.path(), "redis.retry_budget_ms = 0\n")).unwrap_err();
+    assert_eq!(line, "tidegate.toml: redis.retry_budget_ms = 0: must be 1 to 600,000");
 }
 
 #[test]

@@ -20,9 +20,27 @@ pub(crate) fn mixed(count: usize, edges: usize, interval: Duration) -> Vec<Plan>
         topic: Some(stem(number)),
         interval,
         ping: Duration::from_millis(500),
+        returns: true,
         will_delay_s: Some(0),
     };
     (0..count).map(plan).collect()
+}
+
+/// A device with a stored session that takes the Will Messages of all others.
+pub(crate) fn watcher(edge: usize) -> Plan {
+    Plan {
+        client_id: "watcher".to_owned(),
+        version: 5,
+        stored: true,
+        transport: Transport::Tls,
+        edge,
+        filters: vec!["will/#".to_owned()],
+        topic: None,
+        interval: Duration::from_secs(1),
+        ping: Duration::from_millis(500),
+        returns: true,
+        will_delay_s: None,
+    }
 }
 
 #[test]
@@ -32,6 +50,7 @@ fn nothing_is_amiss_where_nothing_happens() {
     for plan in mixed(40, 1, Duration::from_millis(20)) {
         fleet.add(plan);
     }
+    fleet.add(watcher(0));
     fleet.wait_until_ready(Duration::from_secs(30));
     fleet.enter(Phase::Load);
     let_pass(Duration::from_secs(3));

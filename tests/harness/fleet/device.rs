@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) interval: Duration,
     /// Between two PINGREQ.
     pub(crate) ping: Duration,
+    /// It connects again when its connection has ended.
+    pub(crate) returns: bool,
     /// It has a Will Message at QoS 1 for `will/` with its Client Identifier behind, with this delay in seconds.
     pub(crate) will_delay_s: Option<u32>,
 }
@@ -164,6 +166,9 @@ impl Device {
                     let at = self.scene.start.elapsed();
                     self.account().closes.push((at, how));
                     self.ready.store(false, Ordering::Relaxed);
+                    if !self.plan.returns {
+                        return;
+                    }
                 }
             }
         }

@@ -1,0 +1,113 @@
+//! `tidegate broker`: a worker, which serves edges over links and keeps sessions in Redis.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use broker::{BrokerConfig, LinkConfig};
+use link::PassportVerifier;
+use serde::{Deserialize, Serialize};
+use state::{ConnectError, RedisConfig};
+
+use super::process::ProcessConfig;
+use super::source::Source;
+use super::{Problem, check_broker};
+use crate::exit::chain;
+
+/// Its sections.
+pub(super) const SECTIONS: &[&str] = &["link", "passport", "redis", "broker", "admin", "log", "runtime"];
+
+/// By how much the clocks of edges and workers may differ.
+const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
+
+/// Of the machine's name, in the name of a worker.
+const HOST_NAME_CHARS_MAX: usize = 48;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WorkerConfig {
+    /// Where edges come.
+    pub(crate) link: LinkConfig,
+    /// Whose passports are taken.
+    pub(crate) passport: VerifyConfig,
+    /// The store.
+    pub(crate) redis: RedisConfig,
+    /// Sessions, queues and what is offered to clients.
+    pub(crate) broker: BrokerConfig,
+    /// Admin, logs, process.
+    #[serde(flatten)]
+    pub(crate) process: ProcessConfig,
+}
+
+/// `[passport]` of a worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct VerifyConfig {
+    /// PEM files with the public keys of those who sign passports; at least one.
+    pub(crate) verify_key_files: Vec<PathBuf>,
+}
+
+impl WorkerConfig {
+    /// Takes what was given and checks everything that can be checked without binding.
+    pub(super) fn read(source: &Source) -> Result<Self, Problem> {
+        let mut config = Self {
+            link: source.section("link")?,
+            passport: source.section("passport")?,
+            redis: source.section("redis")?,
+            broker: source.section("broker")?,
+            process: ProcessConfig::read(source, 9102)?,
+        };
+        config.complete_names(source);
+        config.check_link(source)?;
+        config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
+        check_broker(&config.broker, source)?;
+        config.redis.validate().map_err(|error| match error {
+            ConnectError::Config { field, rule } => source.problem(&format!("redis.{field}"), rule),
+            error => source.problem("redis", error),
+        })?;
+        Ok(config)
+    }
+
+    /// A worker that was not named is named after where it listens, so that it keeps its name when it starts again.
+    fn complete_names(&mut self, source: &Source) {
+        if source.value("link.name").is_none() {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let host: String = host.trim().chars().take(HOST_NAME_CHARS_MAX).collect();
+            // Where the system picks the port, a name that would come again says nothing.
+            let port = self.link.listen.port();
+            let number = if port == 0 { std::process::id() } else { port.into() };
+            self.link.name = format!("{host}:{number}");
+        }
+        if source.value("redis.worker").is_none() {
+            self.redis.worker.clone_from(&self.link.name);
+        }
+    }
+
+    fn check_link(&self, source: &Source) -> Result<(), Problem> {
+        self.link
+            .validate()
+            .map_err(|error| source.problem(&format!("link.{}", error.key), error.expected))?;
+        if let Some(tls) = &self.link.tls {
+            tls.server().map_err(|error| {
+                let text = chain(&error);
+                let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
+                source.problem(&format!("link.tls.{below}"), advice)
+            })?;
+        } else if !self.link.listen.ip().to_canonical().is_loopback() {
+            let advice = "beyond loopback edges must show certificates; set link.tls.certificate_file, key_file and \
+                          ca_file (tidegate certs DIR makes some for development)";
+            return Err(source.problem("link.listen", advice));
+        }
+        Ok(())
+    }
+
+    /// Tells whether a passport was signed by one that is trusted.
+    pub(crate) fn verifier(&self) -> Result<PassportVerifier, String> {
+        if self.passport.verify_key_files.is_empty() {
+            return Err(
+                "needed: the public key of the edges' passports (tidegate certs DIR makes a pair)".to_owned()
+            );
+        }
+        PassportVerifier::from_files(&self.passport.verify_key_files, CLOCK_LEEWAY)
+            .map_err(|error| chain(&error))
+    }
+}

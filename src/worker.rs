@@ -1,0 +1,107 @@
+//! A worker: the store, the sessions, then the address that edges connect to; it ends in the reverse order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Broker, LinkServer, LinkStartError};
+use prometheus_client::registry::Registry;
+use state::{ConnectError, RedisStore, Store};
+
+use crate::config::WorkerConfig;
+use crate::exit::{Failure, chain};
+use crate::process::Tier;
+
+/// How long the store may take to answer what it was given.
+const STORE_CLOSE: Duration = Duration::from_secs(30);
+
+/// Everything that runs.
+pub(crate) struct Worker {
+    links: LinkServer,
+    broker: Broker,
+    store: Arc<RedisStore>,
+}
+
+impl Tier for Worker {
+    type Config = WorkerConfig;
+
+    async fn start(config: &WorkerConfig, registry: &mut Registry) -> Result<Self, Failure> {
+        let verifier = config.verifier().map_err(Failure::usage)?;
+        let store = RedisStore::connect(config.redis.clone()).await.map_err(|error| store_failure(&error))?;
+        let store = Arc::new(store);
+        let broker = Broker::start(config.broker.clone(), store.clone() as Arc<dyn Store>, registry)
+            .await
+            .map_err(|error| Failure::unavailable(chain(&error)))?;
+        let links = LinkServer::start(config.link.clone(), broker.clone(), verifier, registry)
+            .await
+            .map_err(|error| link_failure(&error))?;
+        tracing::info!(name = %config.link.name, address = %config.link.listen, "listening for edges");
+        Ok(Self { links, broker, store })
+    }
+
+    fn addresses(&self) -> BTreeMap<String, SocketAddr> {
+        self.links.addresses().into_iter().map(|address| ("link".to_owned(), address)).collect()
+    }
+
+    fn stalled(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+        let store = self.store.clone();
+        Box::new(move || store.is_failing())
+    }
+
+    fn welcome(&self, config: &WorkerConfig, admin: SocketAddr) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        let security = if config.link.tls.is_some() { "mutual TLS" } else { "without TLS" };
+        let links = self.links.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        format!(
+            "tidegate {version}, worker {}, is ready.\n\n  Links of edges ({security}), {links}\n  Health and metrics, \
+             http://{admin}/readyz and /metrics\n\n",
+            config.link.name
+        )
+    }
+
+    fn reload(&self) {
+        tracing::info!("a worker has nothing to read again");
+    }
+
+    /// Devices first, which go on elsewhere; the store last, when nobody writes any more.
+    async fn stop(self, deadline: Duration) -> Result<(), Failure> {
+        tracing::info!(devices = self.links.streams(), ?deadline, "draining");
+        let left = self.links.drain(deadline).await;
+        if left > 0 {
+            tracing::warn!(
+                devices = left,
+                "devices were not moved in time; their edges resume them elsewhere"
+            );
+        }
+        drop(self.links);
+        self.broker.stop();
+        let (closed, wait) = tokio::sync::oneshot::channel();
+        self.store.close(Box::new(move |result| {
+            // Nobody waits any more if it took too long.
+            let _ = closed.send(result);
+        }));
+        match tokio::time::timeout(STORE_CLOSE, wait).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Failure::io(format!("the store did not close: {}", chain(&error)))),
+            Ok(Err(_)) | Err(_) => Err(Failure::io("the store did not close in time")),
+        }
+    }
+}
+
+fn store_failure(error: &ConnectError) -> Failure {
+    let line = format!("redis: {}", chain(error));
+    match error {
+        ConnectError::Config { .. } | ConnectError::File { .. } => Failure::usage(line),
+        _ => Failure::unavailable(line),
+    }
+}
+
+fn link_failure(error: &LinkStartError) -> Failure {
+    match error {
+        LinkStartError::Listen { address, source } => Failure::unavailable(format!(
+            "link.listen = \"{address}\": cannot listen: {source}; choose another address"
+        )),
+        error => Failure::usage(chain(error)),
+    }
+}
