@@ -40,9 +40,7 @@ impl World {
     }
 
     pub(crate) fn connect(&self, how: &How<'_>) -> Device {
-        let mut device = Device::open(&self.broker, how);
-        device.pump();
-        device
+        Device::connect(&self.broker, how)
     }
 }
 
@@ -126,6 +124,12 @@ pub(crate) enum Got {
 }
 
 impl Device {
+    pub(crate) fn connect(broker: &Broker, how: &How<'_>) -> Self {
+        let mut device = Self::open(broker, how);
+        device.pump();
+        device
+    }
+
     fn open(broker: &Broker, how: &How<'_>) -> Self {
         let stream = broker.open(Open {
             connection_id: next_connection(),

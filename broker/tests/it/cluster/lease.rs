@@ -1,0 +1,111 @@
+//! A worker without a lease neither matches nor acknowledges, and loses nobody.
+
+use std::time::Duration;
+
+use mqtt::QoS;
+use tokio::time::sleep;
+
+use super::world::{Cluster, publish, subscribe, take, within};
+use crate::device::{Got, How};
+
+// P9, CORRECTNESS 1.
+#[tokio::test(start_paused = true)]
+async fn without_a_lease_qos_0_flows_and_the_rest_is_held_in_order() {
+    let cluster = Cluster::new();
+    let one = cluster.worker("one").await;
+    let _two = cluster.worker("two").await;
+    let mut subscriber = one.join(&How::clean("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", &[1]).await;
+    assert_eq!(take(&mut subscriber).await, [1]);
+    one.cut_off();
+    sleep(Duration::from_millis(1500)).await;
+    assert!(!one.broker.is_ready());
+    for n in 2..10 {
+        publisher.publish("a", &[n], QoS::AtLeastOnce, false);
+    }
+    publisher.publish("a", &[100], QoS::AtMostOnce, false);
+    assert_eq!(take(&mut subscriber).await, [100]);
+    assert_eq!(within(&mut publisher, 500).await, [], "nothing is acknowledged");
+    one.reconnect();
+    for n in 2..10 {
+        assert_eq!(take(&mut subscriber).await, [n]);
+        assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, .. }));
+    }
+}
+
+// CORRECTNESS 1, 4, 21: P3.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_cut_off_learns_of_subscriptions_before_it_matches() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    two.cut_off();
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    // Nobody waits for the worker any more, and it does not know of the subscription.
+    publisher.publish("a", b"1", QoS::AtLeastOnce, false);
+    assert_eq!(within(&mut publisher, 2000).await, []);
+    two.reconnect();
+    assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, body } if body.len() == 2));
+    assert_eq!(take(&mut subscriber).await, b"1");
+}
+
+// CORRECTNESS 4: the store refuses what a worker writes for a session that another has.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_cut_off_acknowledges_nothing_for_a_session_that_moved() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut old = one.join(&How::stored("device")).await;
+    one.cut_off();
+    sleep(Duration::from_millis(1500)).await;
+    let _new = two.join(&How::stored("device")).await;
+    old.publish("a", b"1", QoS::ExactlyOnce, false);
+    assert_eq!(within(&mut old, 500).await, []);
+    one.reconnect();
+    let got = within(&mut old, 1000).await;
+    assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
+}
+
+// CORRECTNESS 24.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_end_is_not_believed() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut stored = one.join(&How::stored("stored")).await;
+    let mut clean = one.join(&How::clean("clean")).await;
+    // Worker two reads nothing of what the log then loses.
+    two.cut_off();
+    subscribe(&mut stored, "a", 1).await;
+    subscribe(&mut clean, "b", 1).await;
+    cluster.memory.fail_over(2);
+    two.reconnect();
+    sleep(Duration::from_millis(2000)).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    assert_eq!(take(&mut stored).await, b"1");
+    publish(&mut publisher, "b", b"2").await;
+    assert_eq!(take(&mut clean).await, b"2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_trimmed_is_loaded_anew() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut kept = one.join(&How::stored("kept")).await;
+    let mut ended = one.join(&How::stored("ended")).await;
+    subscribe(&mut kept, "a", 1).await;
+    subscribe(&mut ended, "a", 1).await;
+    two.cut_off();
+    super::world::unsubscribe(&mut ended, "a").await;
+    subscribe(&mut kept, "b", 1).await;
+    cluster.memory.trim_log();
+    two.reconnect();
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "b", b"1").await;
+    assert_eq!(take(&mut kept).await, b"1");
+    publish(&mut publisher, "a", b"2").await;
+    assert_eq!(take(&mut kept).await, b"2");
+    assert_eq!(within(&mut ended, 100).await, []);
+}

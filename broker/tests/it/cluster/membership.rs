@@ -1,0 +1,100 @@
+//! Workers that die, and those that were only taken for dead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use broker::ClusterSettings;
+use mqtt::QoS;
+use tokio::time::sleep;
+
+use super::world::{Cluster, publish, subscribe, take, within};
+use crate::device::{Got, How};
+
+// CORRECTNESS 5.
+#[tokio::test(start_paused = true)]
+async fn a_dead_worker_is_buried_and_its_stored_sessions_live_on() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut stored = one.join(&How::stored("stored")).await;
+    let mut clean = one.join(&How::clean("clean")).await;
+    subscribe(&mut stored, "a", 1).await;
+    subscribe(&mut clean, "a", 1).await;
+    one.broker.stop();
+    one.memory.store().hold();
+    // While it is not buried, its inbox takes what is for it.
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    sleep(Duration::from_secs(12)).await;
+    assert!(two.metrics().contains("tidegate_cluster_workers_buried_total 1\n"), "{}", two.metrics());
+    assert!(two.metrics().contains("tidegate_cluster_members 1\n"), "{}", two.metrics());
+    publish(&mut publisher, "a", b"2").await;
+    let mut stored = two.join(&How::stored("stored")).await;
+    assert_eq!(take(&mut stored).await, b"1");
+    assert_eq!(take(&mut stored).await, b"2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_nobody_is_buried() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    for worker in [&one, &two] {
+        worker.cut_off();
+    }
+    sleep(Duration::from_secs(30)).await;
+    one.reconnect();
+    sleep(Duration::from_secs(5)).await;
+    two.reconnect();
+    sleep(Duration::from_secs(20)).await;
+    assert!(one.metrics().contains("tidegate_cluster_workers_buried_total 0\n"));
+    assert!(two.broker.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_taken_for_dead_begins_anew() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let told = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&told);
+    one.broker.on_expelled(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let mut stored = one.join(&How::stored("stored")).await;
+    subscribe(&mut stored, "a", 1).await;
+    one.cut_off();
+    sleep(Duration::from_secs(15)).await;
+    one.reconnect();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    assert!(one.broker.is_ready());
+    let mut clean = one.join(&How::clean("clean")).await;
+    subscribe(&mut clean, "b", 1).await;
+    sleep(Duration::from_millis(20)).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publisher.publish("b", b"1", QoS::AtLeastOnce, false);
+    assert_eq!(take(&mut clean).await, b"1");
+    let mut stored = two.join(&How::stored("stored")).await;
+    publish(&mut publisher, "a", b"2").await;
+    assert_eq!(take(&mut stored).await, b"2");
+}
+
+// CORRECTNESS 26.
+#[tokio::test(start_paused = true)]
+async fn the_will_of_a_session_whose_worker_and_edge_died_fires_once() {
+    let cluster = Cluster::new();
+    // The clock of sessions does not stand still as the test's does.
+    let settings = ClusterSettings { handoff_grace_ms: 0, ..ClusterSettings::default() };
+    let one = cluster.worker("one").await;
+    let two = cluster.worker_with("two", settings.clone()).await;
+    let _three = cluster.worker_with("three", settings).await;
+    let mut watcher = two.join(&How::stored("watcher")).await;
+    subscribe(&mut watcher, "will", 1).await;
+    let how = How { will: Some(("will", 0)), ..How::stored("device") };
+    let _device = one.join(&how).await;
+    one.broker.stop();
+    one.memory.store().hold();
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(watcher.drain(), [], "it may still come back");
+    let wills = within(&mut watcher, 10_000).await;
+    assert!(matches!(&wills[..], [Got::Publish { topic, .. }] if topic == "will"), "{wills:?}");
+}

@@ -1,0 +1,86 @@
+//! Messages from one worker to the subscribers of another.
+
+use mqtt::QoS;
+
+use super::world::{Cluster, publish, subscribe, take, within};
+use crate::device::{Got, How};
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_session_gets_what_another_worker_accepts() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a/+", 1).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    for n in 0..20 {
+        publish(&mut publisher, "a/b", &[n]).await;
+    }
+    for n in 0..20 {
+        assert_eq!(take(&mut subscriber).await, [n]);
+    }
+    assert!(one.metrics().contains("tidegate_cluster_notes_received_total 20\n"), "a note each, no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_session_gets_what_another_worker_accepts() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::clean("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    // A session in memory of its own worker waits for no other.
+    within(&mut subscriber, 100).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    assert_eq!(take(&mut subscriber).await, b"1");
+    publisher.publish("a", b"0", QoS::AtMostOnce, false);
+    assert_eq!(take(&mut subscriber).await, b"0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_session_gets_each_qos_by_its_way() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "low", 0).await;
+    subscribe(&mut subscriber, "high", 2).await;
+    let mut publisher = two.join(&How::stored("publisher")).await;
+    publish(&mut publisher, "low", b"1").await;
+    publish(&mut publisher, "high", b"2").await;
+    publisher.publish("high", b"3", QoS::AtMostOnce, false);
+    let mut got: Vec<_> = within(&mut subscriber, 200)
+        .await
+        .into_iter()
+        .filter_map(|got| match got {
+            Got::Publish { payload, qos, .. } => Some((payload[0] - b'0', qos)),
+            _ => None,
+        })
+        .collect();
+    got.sort_unstable();
+    assert_eq!(got, [(1, 0), (2, 1), (3, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_moves_takes_its_queue_along() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    subscriber.lose();
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    let mut subscriber = two.join(&How::stored("subscriber")).await;
+    publish(&mut publisher, "a", b"2").await;
+    assert_eq!(take(&mut subscriber).await, b"1");
+    assert_eq!(take(&mut subscriber).await, b"2");
+}
+
+// CORRECTNESS 3.
+#[tokio::test(start_paused = true)]
+async fn the_old_connection_at_another_worker_is_told_of_a_takeover() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut old = one.join(&How::stored("device")).await;
+    let _new = two.join(&How::stored("device")).await;
+    let got = within(&mut old, 100).await;
+    assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
+}

@@ -1,0 +1,8 @@
+//! Several workers over one store: what one accepts reaches the subscribers of all.
+
+mod lease;
+mod membership;
+mod message;
+mod share;
+mod subscribe;
+mod world;

@@ -1,0 +1,92 @@
+//! Shared Subscriptions with members at several workers.
+
+use std::time::Duration;
+
+use mqtt::QoS;
+use tokio::time::sleep;
+
+use super::world::{Cluster, publish, subscribe, within};
+use crate::device::{Device, Got, How};
+
+fn publishes(got: &[Got]) -> usize {
+    got.iter().filter(|got| matches!(got, Got::Publish { .. })).count()
+}
+
+async fn counts(devices: &mut [Device]) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for device in devices {
+        counts.push(publishes(&within(device, 100).await));
+    }
+    counts
+}
+
+// CORRECTNESS 18.
+#[tokio::test(start_paused = true)]
+async fn connected_members_of_all_workers_get_their_share() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut devices = vec![
+        one.join(&How::stored("a")).await,
+        two.join(&How::stored("b")).await,
+        two.join(&How::stored("c")).await,
+    ];
+    for device in &mut devices {
+        subscribe(device, "$share/g/t", 1).await;
+    }
+    let mut away = two.join(&How::stored("away")).await;
+    subscribe(&mut away, "$share/g/t", 1).await;
+    away.lose();
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    for n in 0..91 {
+        publish(&mut publisher, "t", &[n]).await;
+    }
+    let counts = counts(&mut devices).await;
+    // One went to the member that is away, before anybody knew that it is.
+    assert_eq!(counts.iter().sum::<usize>(), 90, "{counts:?}");
+    assert!(counts.iter().all(|count| (29..=31).contains(count)), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_member_at_another_worker_gets_each_message_once() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut members = vec![
+        two.join(&How::clean("m1")).await,
+        two.join(&How::clean("m2")).await,
+        one.join(&How::clean("m3")).await,
+    ];
+    for member in &mut members {
+        subscribe(member, "$share/g/t", 1).await;
+        within(member, 50).await;
+    }
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    for n in 0..60 {
+        publisher.publish("t", &[n], if n % 2 == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }, false);
+    }
+    let counts = counts(&mut members).await;
+    assert_eq!(counts.iter().sum::<usize>(), 60, "{counts:?}");
+    assert!(counts.iter().all(|count| *count >= 10), "{counts:?}");
+}
+
+// CORRECTNESS 18.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_gone_is_replaced_before_puback() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut stored = two.join(&How::stored("stored")).await;
+    subscribe(&mut stored, "$share/g/t", 1).await;
+    let mut clean = two.join(&How::clean("clean")).await;
+    subscribe(&mut clean, "$share/g/t", 1).await;
+    within(&mut clean, 100).await;
+    stored.lose();
+    clean.lose();
+    two.broker.stop();
+    two.memory.store().hold();
+    sleep(Duration::from_secs(12)).await;
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    for n in 0..4 {
+        publish(&mut publisher, "t", &[n]).await;
+    }
+    let mut stored = one.join(&How::stored("stored")).await;
+    assert_eq!(publishes(&within(&mut stored, 100).await), 4);
+}

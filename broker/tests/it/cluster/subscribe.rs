@@ -1,0 +1,97 @@
+//! SUBACK means subscribed everywhere.
+
+use std::time::Duration;
+
+use mqtt::QoS;
+use tokio::time::{Instant, sleep};
+
+use super::world::{Cluster, publish, subscribe, take, unsubscribe, within};
+use crate::device::How;
+
+// P3, CORRECTNESS 21.
+#[tokio::test(start_paused = true)]
+async fn what_is_published_after_suback_arrives() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut stored = one.join(&How::stored("stored")).await;
+    let mut clean = one.join(&How::clean("clean")).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    for n in 0..50_u8 {
+        let filter = format!("t/{n}");
+        subscribe(&mut stored, &filter, 1).await;
+        publisher.publish(&filter, &[n], QoS::AtLeastOnce, false);
+        assert_eq!(take(&mut stored).await, [n]);
+        publisher.publish(&filter, &[n], QoS::AtMostOnce, false);
+        assert_eq!(take(&mut stored).await, [n]);
+        let filter = format!("c/{n}");
+        subscribe(&mut clean, &filter, 1).await;
+        sleep(Duration::from_millis(20)).await;
+        publisher.publish(&filter, &[n], QoS::AtLeastOnce, false);
+        assert_eq!(take(&mut clean).await, [n]);
+    }
+}
+
+// CORRECTNESS 21.
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_waits_for_a_stopped_worker_no_longer_than_its_lease() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    // Its answers wait, as those of a process that is stopped.
+    two.memory.store().hold();
+    let asked = Instant::now();
+    subscribe(&mut subscriber, "a", 1).await;
+    let waited = asked.elapsed();
+    assert!(waited > Duration::from_millis(500) && waited < Duration::from_millis(1300), "{waited:?}");
+    two.memory.store().let_go();
+    publisher.publish("a", b"1", QoS::AtLeastOnce, false);
+    assert_eq!(take(&mut subscriber).await, b"1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewing_a_subscription_waits_for_nobody_after_a_while() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    two.memory.store().hold();
+    let asked = Instant::now();
+    subscribe(&mut subscriber, "a", 1).await;
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    two.memory.store().let_go();
+}
+
+// CORRECTNESS 16: v5 [MQTT-3.10.4-2].
+#[tokio::test(start_paused = true)]
+async fn after_unsuback_no_worker_adds_messages() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    for n in 0..20_u8 {
+        subscribe(&mut subscriber, "a", 1).await;
+        publish(&mut publisher, "a", &[n]).await;
+        assert_eq!(take(&mut subscriber).await, [n]);
+        unsubscribe(&mut subscriber, "a").await;
+        publish(&mut publisher, "a", &[100 + n]).await;
+        sleep(Duration::from_millis(20)).await;
+        assert_eq!(subscriber.drain(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_joins_knows_all_subscriptions() {
+    let cluster = Cluster::new();
+    let one = cluster.worker("one").await;
+    let mut stored = one.join(&How::stored("stored")).await;
+    subscribe(&mut stored, "a", 1).await;
+    let mut clean = one.join(&How::clean("clean")).await;
+    subscribe(&mut clean, "a", 1).await;
+    within(&mut clean, 100).await;
+    let two = cluster.worker("two").await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    assert_eq!(take(&mut stored).await, b"1");
+    assert_eq!(take(&mut clean).await, b"1");
+}
