@@ -16,6 +16,7 @@ mod reply;
 mod shared;
 pub mod tls;
 mod transport;
+pub mod upstream;
 pub mod websocket;
 
 pub use config::{ConfigError, EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};

@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 pub(crate) use self::enhanced::Enhanced;
 use self::enhanced::Outcome;
 use self::scratch::Scratch;
+pub(crate) use self::write::poll_write_all;
 use crate::reason::CloseReason;
 use crate::reply;
 use crate::shared::{Admitted, Phase, Shared};
@@ -349,9 +350,9 @@ where
         let mut written = 0;
         let result = if let Some(leftover) = &mut self.leftover {
             leftover.append(out);
-            write::poll_write_all(&mut self.io, cx, leftover, &mut written)
+            poll_write_all(&mut self.io, cx, leftover, &mut written)
         } else {
-            write::poll_write_all(&mut self.io, cx, out, &mut written)
+            poll_write_all(&mut self.io, cx, out, &mut written)
         };
         self.sent_bytes = self.sent_bytes.saturating_add(written as u32);
         if written > 0 || !was_unsent {

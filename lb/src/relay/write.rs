@@ -9,7 +9,7 @@ use tokio::io::AsyncWrite;
 
 /// Writes what the stream takes. Ready when all of `out` is written and flushed. `written` counts the bytes, whatever
 /// the result.
-pub(super) fn poll_write_all<T: AsyncWrite + Unpin>(
+pub(crate) fn poll_write_all<T: AsyncWrite + Unpin>(
     io: &mut T,
     cx: &mut Context<'_>,
     out: &mut Outgoing,

@@ -13,9 +13,9 @@ use crate::ConnectionId;
 /// What the device's TLS handshake gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// The version as TLS numbers it: 0x0303 for 1.2, 0x0304 for 1.3.
+    /// The version as TLS numbers it: 0x0303 for 1.2, 0x0304 for 1.3; 0 when the edge does not say.
     pub version: u16,
-    /// The cipher suite as TLS numbers it.
+    /// The cipher suite as TLS numbers it; 0 when the edge does not say.
     pub cipher_suite: u16,
     /// The name that the device asked for (SNI).
     pub server_name: Option<Text>,

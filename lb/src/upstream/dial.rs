@@ -1,0 +1,99 @@
+//! Keeps one link to a worker up: connects, drives it to its end, waits, and connects again.
+
+use std::io;
+use std::sync::Arc;
+
+use link::LinkTlsError;
+use link::mux::Settings;
+use link::wire::{Limits, Text};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::Shared;
+use super::driver::{Driver, LinkEnd};
+use super::link::Link;
+use super::worker::Worker;
+
+/// Why a link did not come up.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    #[error("no certificate can bear the name")]
+    Name(#[source] LinkTlsError),
+    #[error("connecting took too long")]
+    Timeout,
+}
+
+/// Keeps one link up until the worker is not wanted any more.
+pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
+    let mut failures = 0;
+    while !worker.is_retired() || worker.streams() > 0 {
+        let started = Instant::now();
+        match connect_and_drive(&shared, &worker).await {
+            Ok(LinkEnd::Retired) => return,
+            Ok(end) => {
+                shared.metrics.link_failures.inc();
+                tracing::debug!(worker = %worker.address, error = %chain(&end), "link lost");
+            }
+            Err(error) => {
+                shared.metrics.link_failures.inc();
+                worker.fail();
+                // Every attempt says the same.
+                if failures == 0 {
+                    tracing::warn!(worker = %worker.address, error = %chain(&error), "no link to worker");
+                }
+            }
+        }
+        // A link that was up for a while is connected again at once, and only then less and less often.
+        if started.elapsed() >= shared.config.connect_timeout() {
+            failures = 0;
+        }
+        sleep(super::backoff(failures, shared.config.backoff_max_ms)).await;
+        failures += 1;
+    }
+}
+
+async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result<LinkEnd, DialError> {
+    let within = shared.config.connect_timeout();
+    let ready_by = Instant::now() + within;
+    let connecting = async {
+        let io = TcpStream::connect(worker.address).await.map_err(DialError::Connect)?;
+        io.set_nodelay(true).map_err(DialError::Connect)?;
+        let Some((tls, config)) = &shared.tls else { return Ok((Some(io), None)) };
+        let name = config.name_of(&worker.host).map_err(DialError::Name)?;
+        let io = TlsConnector::from(tls.clone()).connect(name, io).await.map_err(DialError::Tls)?;
+        Ok((None, Some(Box::new(io))))
+    };
+    let connected = timeout(within, connecting).await.map_err(|_| DialError::Timeout)?;
+    let link = Arc::new(Link::new(worker.clone(), settings(shared), shared.elapsed()));
+    Ok(match connected? {
+        (Some(io), _) => Driver::new(shared.clone(), link, io, ready_by).await,
+        (_, Some(io)) => Driver::new(shared.clone(), link, io, ready_by).await,
+        (None, None) => LinkEnd::NoHello,
+    })
+}
+
+fn settings(shared: &Shared) -> Settings {
+    // The length was checked with the configuration.
+    let mut settings = Settings::new(Text::new(&shared.config.edge_name).unwrap_or_default());
+    let limits = Limits::default();
+    settings.limits =
+        Limits { packet_bytes_max: shared.config.packet_bytes_max.max(limits.packet_bytes_max), ..limits };
+    settings
+}
+
+/// An error with its causes, for one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,277 @@
+//! One link that is up: the state machine of its edge's end, the devices on it, and what follows from what comes. Its driver
+//! and the relays of its devices share it; it is locked for as long as one call of [`EdgeEnd`] takes. While it is locked only
+//! a [`super::mail::Mail`] may be.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use link::mux::{EdgeEnd, EdgeEvent, LinkError, NotOpened, Replay, SendError, Settings, Unfinished};
+use link::wire::{Open, RefuseReason, StreamId};
+use link::{CloseCause, Outgoing};
+use mqtt::Frame;
+use parking_lot::Mutex;
+use tokio::time::Duration;
+
+use super::device::Device;
+use super::worker::Worker;
+
+/// What has to be done about a device without the link being locked.
+pub(super) enum Effect {
+    /// HELLO came.
+    Ready,
+    /// The worker has the session.
+    Opened(StreamId, Arc<Device>),
+    /// It does not take it.
+    Refused { stream: StreamId, device: Arc<Device>, reason: RefuseReason, packet: Bytes, replay: Replay },
+    /// The worker has ended the connection.
+    Closed(StreamId, Arc<Device>),
+    /// The worker knows that the device is gone.
+    Finished(StreamId, Arc<Device>),
+    /// There is room for packets that wait.
+    Sendable(StreamId, Arc<Device>),
+    /// The worker is about to leave; all devices on the link.
+    Draining(Duration, Vec<Arc<Device>>),
+}
+
+/// What a turn of the driver brought.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) effects: Vec<Effect>,
+    pub(super) wakers: Vec<Waker>,
+}
+
+/// The link.
+pub(super) struct Link {
+    pub(super) worker: Arc<Worker>,
+    state: Mutex<State>,
+    is_ready: AtomicBool,
+    is_draining: AtomicBool,
+    is_over: AtomicBool,
+    streams: AtomicUsize,
+    /// Something is to be written since the driver looked.
+    is_dirty: AtomicBool,
+    driver: AtomicWaker,
+}
+
+struct State {
+    end: EdgeEnd,
+    devices: HashMap<StreamId, Arc<Device>, foldhash::fast::RandomState>,
+}
+
+impl Link {
+    pub(super) fn new(worker: Arc<Worker>, settings: Settings, now: Duration) -> Self {
+        let state = State { end: EdgeEnd::new(settings, now), devices: HashMap::default() };
+        Self {
+            worker,
+            state: Mutex::new(state),
+            is_ready: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            is_dirty: AtomicBool::new(true),
+            driver: AtomicWaker::new(),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
+    pub(super) fn takes_streams(&self) -> bool {
+        self.is_ready() && !self.is_draining() && !self.is_over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the session of `device`.
+    pub(super) fn open(
+        &self,
+        open: Box<Open>,
+        replay: Replay,
+        device: &Arc<Device>,
+    ) -> Result<StreamId, Box<NotOpened>> {
+        let mut state = self.state.lock();
+        let stream = state.end.open(open, replay)?;
+        state.devices.insert(stream, device.clone());
+        self.streams.store(state.devices.len(), Ordering::Relaxed);
+        drop(state);
+        self.touch();
+        Ok(stream)
+    }
+
+    /// Sends a packet of `device`, and has it followed among the open flows before anything that answers it can come.
+    pub(super) fn send(
+        &self,
+        stream: StreamId,
+        packet: &Bytes,
+        replay_as: Option<Bytes>,
+        device: &Device,
+    ) -> Result<(), SendError> {
+        let mut state = self.state.lock();
+        state.end.send(stream, packet.clone(), replay_as)?;
+        if let Some(frame) = flow_of(packet) {
+            device.mail.lock().pass_from_device(frame);
+        }
+        drop(state);
+        self.touch();
+        Ok(())
+    }
+
+    pub(super) fn renew(&self, stream: StreamId, token: Bytes) -> Result<(), SendError> {
+        let result = self.state.lock().end.renew(stream, token);
+        self.touch();
+        result
+    }
+
+    pub(super) fn close(&self, stream: StreamId, cause: CloseCause) {
+        self.state.lock().end.close(stream, cause);
+        self.touch();
+    }
+
+    pub(super) fn release(&self, stream: StreamId, cost: u32) {
+        self.state.lock().end.release(stream, cost);
+        self.touch();
+    }
+
+    /// Takes a stream off the link; `None` when it is over and an effect says so.
+    pub(super) fn give_up(&self, stream: StreamId) -> Option<Unfinished> {
+        let mut state = self.state.lock();
+        let unfinished = state.end.give_up(stream);
+        if unfinished.is_some() {
+            state.devices.remove(&stream);
+            self.streams.store(state.devices.len(), Ordering::Relaxed);
+        }
+        drop(state);
+        self.touch();
+        unfinished
+    }
+
+    /// Takes what was read from the socket.
+    pub(super) fn receive(
+        &self,
+        now: Duration,
+        bytes: &mut BytesMut,
+        turn: &mut Turn,
+    ) -> Result<(), LinkError> {
+        let mut state = self.state.lock();
+        let outcome = state.end.receive(now, bytes);
+        self.take_events(&mut state, turn);
+        outcome
+    }
+
+    /// What the clock asks for, what is to be written (when nothing waits in `out`), and when to look again.
+    pub(super) fn turn(
+        &self,
+        now: Duration,
+        out: &mut Outgoing,
+        turn: &mut Turn,
+        cx: &Context<'_>,
+    ) -> Result<Duration, LinkError> {
+        self.driver.register(cx.waker());
+        self.is_dirty.store(false, Ordering::SeqCst);
+        let mut state = self.state.lock();
+        state.end.tick(now)?;
+        if out.is_empty() {
+            *out = std::mem::take(state.end.outgoing());
+        }
+        self.take_events(&mut state, turn);
+        Ok(state.end.wake_at())
+    }
+
+    /// The link is over: what becomes of the devices on it.
+    pub(super) fn abandon(&self) -> Vec<(Arc<Device>, Unfinished)> {
+        self.is_over.store(true, Ordering::Release);
+        let mut state = self.state.lock();
+        let all = state.end.abandon();
+        self.streams.store(0, Ordering::Relaxed);
+        all.into_iter()
+            .filter_map(|unfinished| Some((state.devices.remove(&unfinished.stream)?, unfinished)))
+            .collect()
+    }
+
+    /// Has the driver look what is to be written.
+    fn touch(&self) {
+        if !self.is_dirty.swap(true, Ordering::SeqCst) {
+            self.driver.wake();
+        }
+    }
+
+    fn take_events(&self, state: &mut State, turn: &mut Turn) {
+        while let Some(event) = state.end.poll_event() {
+            self.take_event(state, event, turn);
+        }
+        self.streams.store(state.devices.len(), Ordering::Relaxed);
+    }
+
+    fn take_event(&self, state: &mut State, event: EdgeEvent, turn: &mut Turn) {
+        let effect = match event {
+            EdgeEvent::Ready(_) => {
+                self.is_ready.store(true, Ordering::Release);
+                Effect::Ready
+            }
+            EdgeEvent::Draining { within } => {
+                self.is_draining.store(true, Ordering::Release);
+                Effect::Draining(within, state.devices.values().cloned().collect())
+            }
+            EdgeEvent::Packet { stream, packet, cost } => {
+                let Some(device) = state.devices.get(&stream) else { return };
+                let mut mail = device.mail.lock();
+                if mail.put(packet, cost) {
+                    turn.wakers.extend(mail.waker());
+                } else {
+                    state.end.release(stream, cost);
+                }
+                return;
+            }
+            EdgeEvent::Opened { stream, connack } => {
+                let Some(device) = state.devices.get(&stream) else { return };
+                if !connack.is_empty() {
+                    device.learn_connack(&connack);
+                    let mut mail = device.mail.lock();
+                    mail.put_connack(&connack);
+                    turn.wakers.extend(mail.waker());
+                }
+                Effect::Opened(stream, device.clone())
+            }
+            EdgeEvent::Closed { stream, reason, packet } => {
+                let Some(device) = state.devices.remove(&stream) else { return };
+                let mut mail = device.mail.lock();
+                mail.end(reason, &packet);
+                turn.wakers.extend(mail.waker());
+                drop(mail);
+                Effect::Closed(stream, device)
+            }
+            EdgeEvent::Refused { stream, reason, packet, replay } => {
+                let Some(device) = state.devices.remove(&stream) else { return };
+                Effect::Refused { stream, device, reason, packet, replay }
+            }
+            EdgeEvent::Finished { stream } => {
+                let Some(device) = state.devices.remove(&stream) else { return };
+                Effect::Finished(stream, device)
+            }
+            EdgeEvent::Sendable { stream } => {
+                let Some(device) = state.devices.get(&stream) else { return };
+                Effect::Sendable(stream, device.clone())
+            }
+        };
+        turn.effects.push(effect);
+    }
+}
+
+/// The frame of a packet that is part of a flow; `None` for QoS 0.
+fn flow_of(packet: &[u8]) -> Option<Frame<'_>> {
+    if packet.first()? & 0b1111_0110 == 0b0011_0000 {
+        return None;
+    }
+    mqtt::frame::split(packet, u32::MAX).ok().flatten()
+}

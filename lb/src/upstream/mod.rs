@@ -1,0 +1,348 @@
+//! Workers behind links: finds them, keeps links to them, opens the sessions of devices there, and carries devices over when
+//! a worker dies or leaves, without their noticing. Start at [`Workers::start`]; the rules are in `docs/link.md`.
+
+mod alias;
+mod config;
+mod device;
+mod dial;
+mod discovery;
+mod driver;
+mod health;
+mod link;
+mod mail;
+mod metrics;
+mod mover;
+mod ring;
+mod route;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ::link::wire::{self, Text};
+use ::link::{KeyError, LinkTlsConfig, LinkTlsError, Open, PassportSigner, Upstream};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use mqtt::{Connect, ProtocolVersion, ReasonCode};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rustls::ClientConfig;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::{Duration, Instant, timeout};
+
+pub use config::{HealthConfig, PassportConfig, WorkersConfig, WorkersConfigError};
+pub use stream::WorkerStream;
+
+use self::device::Device;
+use self::link::Link;
+use self::metrics::Metrics;
+use self::mover::Mover;
+use self::ring::Ring;
+use self::worker::{Standing, Worker};
+
+/// The first wait before something is tried again; doubled each time.
+const BACKOFF_MS: u64 = 125;
+
+/// Why the edge cannot use workers.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    /// The configuration is not valid.
+    #[error(transparent)]
+    Config(#[from] WorkersConfigError),
+    /// The key for passports cannot be used.
+    #[error("workers.passport.signing_key_file cannot be used")]
+    Key(#[source] KeyError),
+    /// A file for TLS cannot be used.
+    #[error("workers.tls cannot be used")]
+    Tls(#[source] LinkTlsError),
+}
+
+/// The workers of an edge. Clones are the same.
+#[derive(Clone)]
+pub struct Workers(Arc<Shared>);
+
+/// What everything here shares.
+struct Shared {
+    config: WorkersConfig,
+    signer: PassportSigner,
+    tls: Option<(Arc<ClientConfig>, LinkTlsConfig)>,
+    metrics: Metrics,
+    runtime: Handle,
+    started: Instant,
+    workers: Mutex<HashMap<SocketAddr, Arc<Worker>>>,
+    ring: ArcSwap<Ring>,
+    mover: Mover,
+    moves: Arc<Semaphore>,
+    tasks: Mutex<Vec<AbortHandle>>,
+    /// Connections of which a worker has to know something yet.
+    devices: AtomicUsize,
+    empty: Notify,
+}
+
+impl Workers {
+    /// Begins to look for workers and to connect. Must be called within the tokio runtime that carries the connected devices.
+    ///
+    /// # Errors
+    /// The configuration, or a file that it names, cannot be used. A worker that cannot be found or reached is no error.
+    pub fn start(config: WorkersConfig, registry: &mut Registry) -> Result<Self, WorkersError> {
+        config.validate()?;
+        let Some(key_file) = &config.passport.signing_key_file else {
+            let problem = "is needed".to_owned();
+            return Err(WorkersConfigError { key: "passport.signing_key_file", problem }.into());
+        };
+        let signer = PassportSigner::from_file(key_file).map_err(WorkersError::Key)?;
+        let tls = match &config.tls {
+            Some(tls) => Some((tls.client().map_err(WorkersError::Tls)?, tls.clone())),
+            None => None,
+        };
+        let shared = Arc::new(Shared {
+            signer,
+            tls,
+            metrics: Metrics::register(registry),
+            runtime: Handle::current(),
+            started: Instant::now(),
+            workers: Mutex::default(),
+            ring: ArcSwap::from_pointee(Ring::new([])),
+            mover: Mover::default(),
+            moves: Arc::new(Semaphore::new(config.moves_inflight_max)),
+            tasks: Mutex::default(),
+            devices: AtomicUsize::new(0),
+            empty: Notify::new(),
+            config,
+        });
+        let tasks = [
+            tokio::spawn(discovery::run(shared.clone())).abort_handle(),
+            tokio::spawn(Mover::run(shared.clone())).abort_handle(),
+        ];
+        shared.tasks.lock().extend(tasks);
+        Ok(Self(shared))
+    }
+
+    /// Whether a session can be opened: at least one worker has a link.
+    pub fn is_ready(&self) -> bool {
+        self.0.ring.load().len() > 0
+    }
+
+    /// Waits until workers know of every connection that has ended, for so long at most, then ends all links. Answers how
+    /// many connections no worker has heard the end of; a worker takes them for lost. To be called when the edge is drained.
+    pub async fn stop(&self, deadline: Duration) -> usize {
+        let shared = &self.0;
+        let emptied = async {
+            loop {
+                let notified = shared.empty.notified();
+                if shared.devices.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        // The count says what became of it.
+        let _ = timeout(deadline, emptied).await;
+        let left = shared.devices.load(Ordering::SeqCst);
+        for task in shared.tasks.lock().drain(..) {
+            task.abort();
+        }
+        for worker in shared.workers.lock().values() {
+            worker.stop();
+        }
+        shared.mover.clear();
+        left
+    }
+}
+
+impl Upstream for Workers {
+    type Stream = WorkerStream;
+
+    fn open(&self, open: Open) -> WorkerStream {
+        let shared = &self.0;
+        let client_id = open.passport.client_id.clone();
+        let version = version_of(&open.connect);
+        let token = shared.signer.sign(&open.passport);
+        let is_signed = token.is_ok();
+        let template = Box::new(template(&open, token.unwrap_or_default()));
+        shared.devices.fetch_add(1, Ordering::SeqCst);
+        let device = Arc::new(Device::new(shared.clone(), client_id, version, template));
+        if is_signed {
+            if !device.route.lock().begin(&device) {
+                shared.mover.push([device.clone()]);
+            }
+        } else {
+            tracing::warn!(client_id = %device.client_id, "passport not signed");
+            device.route.lock().fail(ReasonCode::ServerUnavailable, &Bytes::new(), &device);
+        }
+        WorkerStream::new(device)
+    }
+}
+
+fn version_of(connect: &[u8]) -> ProtocolVersion {
+    let frame = mqtt::frame::split(connect, u32::MAX).ok().flatten();
+    // The edge has validated it.
+    frame.and_then(|frame| Connect::decode(frame).ok()).map_or(ProtocolVersion::V5, |connect| connect.version)
+}
+
+/// OPEN for a new connection.
+fn template(open: &Open, passport: Bytes) -> wire::Open {
+    // None of these is longer than a text may be: the Client Identifier and the method come out of CONNECT, the rest out of
+    // the configuration and certificates.
+    let text = |text: &str| Text::new(text).unwrap_or_default();
+    let tls = open.peer.certificate_subject.as_deref().map(|subject| wire::Tls {
+        version: 0,
+        cipher_suite: 0,
+        server_name: None,
+        certificate_subject: Some(text(subject)),
+    });
+    wire::Open {
+        connection_id: open.connection_id,
+        address: open.peer.address,
+        listener: text(&open.peer.listener),
+        tls,
+        passport,
+        connect: open.connect.clone(),
+        assigned_client_id: open.assigned_client_id.as_deref().map(text),
+        server_keep_alive_s: open.server_keep_alive_s,
+        authentication: open.authentication.as_ref().map(|outcome| wire::Authentication {
+            method: text(&outcome.method),
+            data: outcome.data.clone(),
+        }),
+        resume: None,
+    }
+}
+
+impl Shared {
+    /// The time as links count it.
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// When that is.
+    fn instant(&self, elapsed: Duration) -> Instant {
+        self.started + elapsed
+    }
+
+    /// A link of the best worker for `client_id` that is not among `passed_over`.
+    fn choose(&self, client_id: &str, passed_over: &[Arc<Worker>]) -> Option<Arc<Link>> {
+        let ring = self.ring.load();
+        let bound = ring.bound(self.config.load_factor);
+        let mut fullest = None;
+        for worker in ring.candidates(client_id) {
+            if passed_over.iter().any(|other| Arc::ptr_eq(other, worker)) {
+                continue;
+            }
+            let Some(link) = worker.link() else { continue };
+            if worker.streams() < bound {
+                return Some(link);
+            }
+            fullest = fullest.or(Some(link));
+        }
+        fullest
+    }
+
+    /// The workers that there are.
+    fn found(self: &Arc<Self>, found: &BTreeMap<SocketAddr, String>) {
+        let mut workers = self.workers.lock();
+        for (address, host) in found {
+            match workers.get(address) {
+                Some(worker) if worker.is_retired() && worker.links() > 0 => worker.retire(false),
+                Some(worker) if !worker.is_retired() => {}
+                _ => {
+                    let worker = Arc::new(Worker::new(*address, host.clone(), &self.metrics));
+                    self.begin(&worker);
+                    workers.insert(*address, worker);
+                }
+            }
+        }
+        for (address, worker) in workers.iter().filter(|(address, _)| !found.contains_key(address)) {
+            if !worker.is_retired() {
+                tracing::info!(worker = %address, "worker no longer listed");
+                worker.retire(true);
+            }
+        }
+        workers.retain(|address, worker| {
+            let is_gone = worker.is_retired() && worker.links() == 0;
+            if is_gone {
+                worker.stop();
+                self.metrics.forget(*address);
+            }
+            !is_gone
+        });
+        drop(workers);
+        self.changed();
+    }
+
+    fn begin(self: &Arc<Self>, worker: &Arc<Worker>) {
+        for _ in 0..self.config.links_per_worker {
+            let task = self.runtime.spawn(dial::keep(self.clone(), worker.clone()));
+            worker.own(task.abort_handle());
+        }
+        if let Some(port) = self.config.health.admin_port {
+            let task = self.runtime.spawn(health::watch(self.clone(), worker.clone(), port));
+            worker.own(task.abort_handle());
+        }
+    }
+
+    fn link_up(&self, link: &Arc<Link>) {
+        let worker = &link.worker;
+        if worker.add_link(link.clone()) {
+            tracing::info!(worker = %worker.address, "worker up");
+        }
+        self.changed();
+        self.mover.hurry();
+    }
+
+    fn link_down(self: &Arc<Self>, link: &Arc<Link>, devices: usize) {
+        let worker = &link.worker;
+        if worker.lose_link(link) {
+            tracing::info!(worker = %worker.address, devices, "worker down");
+        }
+        self.changed();
+        if let Some(until) = worker.ejected_until() {
+            let shared = self.clone();
+            let again = async move {
+                tokio::time::sleep_until(until).await;
+                shared.changed();
+            };
+            // After the end of the runtime there is nothing to look at again.
+            drop(self.runtime.spawn(again));
+        }
+    }
+
+    /// Looks again who is on the ring: the good workers, or when there is none the doubtful ones.
+    fn changed(&self) {
+        let workers = self.workers.lock();
+        let mut standings: Vec<_> = workers.values().map(|worker| (worker.standing(), worker)).collect();
+        let best = standings.iter().map(|(standing, _)| *standing).min().unwrap_or(Standing::Out);
+        for (standing, worker) in &standings {
+            worker.metrics.healthy.set(i64::from(*standing == Standing::Good));
+        }
+        standings.retain(|(standing, _)| *standing == best && best != Standing::Out);
+        self.ring.store(Arc::new(Ring::new(standings.into_iter().map(|(_, worker)| worker.clone()))));
+    }
+
+    /// A connection is done with.
+    fn leave(&self) {
+        if self.devices.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.empty.notify_waiters();
+        }
+    }
+}
+
+/// So that those that meet the same fate do not all go the same way at the same time.
+fn shuffled<T>(mut items: Vec<T>) -> Vec<T> {
+    items.shuffle(&mut rand::rng());
+    items
+}
+
+/// How long to wait before the next attempt: doubled each time, up to `max_ms`, of which the second half is up to chance.
+fn backoff(attempts: u32, max_ms: u64) -> Duration {
+    let whole = BACKOFF_MS.saturating_mul(1 << attempts.min(16)).min(max_ms).max(2);
+    Duration::from_millis(rand::rng().random_range(whole / 2..=whole))
+}

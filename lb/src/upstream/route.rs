@@ -1,0 +1,388 @@
+//! Where a device is and what it takes with it. Between two workers it has no place: then packets of the device wait here, and
+//! [`Route::ask`] looks for the next worker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use link::CloseCause;
+use link::mux::{KEPT_BYTES_MAX, KEPT_COUNT_MAX, Replay, SendError, Unfinished};
+use link::wire::{Open, Resume, StreamId};
+use mqtt::ReasonCode;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Duration, Instant};
+
+use super::alias::Aliases;
+use super::device::Device;
+use super::link::Link;
+use super::metrics::MoveOutcome;
+use super::worker::{Placed, Worker};
+
+/// QoS 0 may fill one part in so many of what may wait during a move.
+const QOS0_PART: usize = 2;
+
+/// How long a device whose worker leaves waits before it looks again for another.
+const NOBODY_ELSE: Duration = Duration::from_millis(250);
+
+/// Where a device is.
+pub(super) struct Route {
+    /// For a new connection; a resume is added to a copy.
+    pub(super) open: Box<Open>,
+    /// `None` while it is between two workers.
+    pub(super) place: Option<Place>,
+    pub(super) aliases: Aliases,
+    /// Packets from the device that no link has taken, in order.
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// The device is gone.
+    pub(super) closing: Option<Closing>,
+    /// While it looks for a worker.
+    pub(super) moving: Option<Box<Moving>>,
+    /// Nothing more is to be done.
+    pub(super) is_over: bool,
+}
+
+/// A stream.
+pub(super) struct Place {
+    pub(super) link: Arc<Link>,
+    pub(super) stream: StreamId,
+    _placed: Placed,
+}
+
+/// The end of the device's connection.
+pub(super) struct Closing {
+    cause: CloseCause,
+    /// The link keeps it now.
+    is_told: bool,
+}
+
+/// A search for a worker, from the moment that the device has none until one has the session.
+pub(super) struct Moving {
+    pub(super) since: Instant,
+    /// When it has failed; later when the store was away.
+    deadline: Instant,
+    /// When the worker that is being asked has to have answered.
+    answer_by: Instant,
+    asked_at: Instant,
+    attempts: u32,
+    /// Why the last worker did not take it: the deadline stands still.
+    is_store_away: bool,
+    /// The device has its CONNACK.
+    pub(super) is_resume: bool,
+    passed_over: Vec<Arc<Worker>>,
+    replay: Replay,
+    /// The right to ask; given back with the answer.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A packet that waits for a link.
+pub(super) struct Waiting {
+    pub(super) packet: Bytes,
+    pub(super) replay_as: Option<Bytes>,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.packet.len() + self.replay_as.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// As the next worker can read it: it knows the aliases as they stand behind everything that waits.
+    fn unalias(&mut self) {
+        if let Some(full) = self.replay_as.take() {
+            self.packet = full;
+        }
+    }
+}
+
+/// What the mover has to do next about a device.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing, until something happens.
+    Nothing,
+    /// Ask again after this time.
+    Later(Duration),
+    /// See that there was an answer by then.
+    Check(Instant),
+}
+
+fn is_qos0(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first_byte| first_byte & 0b1111_0110 == 0b0011_0000)
+}
+
+impl Route {
+    pub(super) fn new(open: Box<Open>) -> Self {
+        Self {
+            open,
+            place: None,
+            aliases: Aliases::default(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            closing: None,
+            moving: None,
+            is_over: false,
+        }
+    }
+
+    pub(super) fn is_at(&self, link: &Arc<Link>, stream: StreamId) -> bool {
+        self.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.link, link) && place.stream == stream)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether as much waits as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting_bytes >= KEPT_BYTES_MAX || self.waiting.len() >= KEPT_COUNT_MAX
+    }
+
+    /// Has a packet wait. While the device is nowhere QoS 0 is dropped in time, so that it does not stop the rest.
+    pub(super) fn wait(&mut self, mut waiting: Waiting, device: &Device) {
+        if self.is_over {
+            return;
+        }
+        if self.place.is_none() {
+            let is_much = self.waiting_bytes >= KEPT_BYTES_MAX / QOS0_PART
+                || self.waiting.len() >= KEPT_COUNT_MAX / QOS0_PART;
+            if is_much && is_qos0(&waiting.packet) {
+                device.shared.metrics.qos0_dropped.inc();
+                return;
+            }
+            waiting.unalias();
+        }
+        self.waiting_bytes += waiting.len();
+        self.waiting.push_back(waiting);
+    }
+
+    /// Gives what waits to the link, and the end of the connection behind it.
+    pub(super) fn flush(&mut self, device: &Device) {
+        let Some(place) = &self.place else { return };
+        while let Some(waiting) = self.waiting.pop_front() {
+            let len = waiting.len();
+            let sent = place.link.send(place.stream, &waiting.packet, waiting.replay_as.clone(), device);
+            match sent {
+                Ok(()) => self.waiting_bytes -= len,
+                Err(SendError::Full | SendError::NoStream) => {
+                    self.waiting.push_front(waiting);
+                    return;
+                }
+                Err(SendError::TooLarge { .. } | SendError::NotOnePacket) => {
+                    // This worker takes less than the one that the device was told of.
+                    self.waiting_bytes -= len;
+                    place.link.close(place.stream, CloseCause::Abnormal);
+                    return device.end(ReasonCode::PacketTooLarge, &Bytes::new());
+                }
+            }
+        }
+        if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.is_told) {
+            closing.is_told = true;
+            place.link.close(place.stream, closing.cause);
+        }
+    }
+
+    /// The device is gone.
+    pub(super) fn close(&mut self, cause: CloseCause, device: &Device) {
+        self.closing = Some(Closing { cause, is_told: false });
+        device.shared.metrics.closing.inc();
+        match &self.place {
+            Some(place) => {
+                place.link.release(place.stream, u32::MAX);
+                self.flush(device);
+            }
+            // No worker has heard of it, or none has answered and none will.
+            None if !device.is_connected() => self.finish(device),
+            None => {}
+        }
+    }
+
+    /// The stream is over, the device goes on. Whether it is to look for another worker.
+    pub(super) fn lose(&mut self, unfinished: Unfinished, device: &Device) -> bool {
+        self.place = None;
+        device.take_rest(unfinished.packets);
+        if self.closing.is_some() && !device.is_connected() {
+            self.finish(device);
+        }
+        if self.is_over {
+            return false;
+        }
+        self.waiting.iter_mut().for_each(Waiting::unalias);
+        self.waiting_bytes = self.waiting.iter().map(Waiting::len).sum();
+        let moving = self.search(device);
+        moving.replay = unfinished.replay;
+        moving._permit = None;
+        true
+    }
+
+    /// A worker does not take the session now. How long to wait before another is asked.
+    pub(super) fn pass_over(&mut self, replay: Replay, is_store_away: bool, device: &Device) -> Duration {
+        let worker = self.place.take().map(|place| place.link.worker.clone());
+        let backoff_max = device.shared.config.backoff_max_ms;
+        let moving = self.search(device);
+        moving.replay = replay;
+        moving._permit = None;
+        moving.passed_over.extend(worker);
+        moving.is_store_away = is_store_away;
+        if !is_store_away {
+            return Duration::ZERO;
+        }
+        // Another worker would hardly say otherwise at once. The deadline stands still meanwhile.
+        let delay = moving.back_off(backoff_max);
+        moving.deadline += moving.asked_at.elapsed() + delay;
+        delay
+    }
+
+    /// The search for a worker, begun now if there is none.
+    fn search(&mut self, device: &Device) -> &mut Moving {
+        let shared = &device.shared;
+        self.moving.get_or_insert_with(|| {
+            shared.metrics.moving.inc();
+            let now = Instant::now();
+            Box::new(Moving {
+                since: now,
+                deadline: now + shared.config.handoff_timeout(),
+                answer_by: now,
+                asked_at: now,
+                attempts: 0,
+                is_store_away: false,
+                is_resume: false,
+                passed_over: Vec::new(),
+                replay: Replay::default(),
+                _permit: None,
+            })
+        })
+    }
+
+    /// Opens the session of a device that has just come. `false` when it has to look for a worker.
+    pub(super) fn begin(&mut self, device: &Arc<Device>) -> bool {
+        let Some(link) = device.shared.choose(&device.client_id, &[]) else { return false };
+        let placed = Placed::new(&link.worker);
+        match link.open(self.open.clone(), Replay::default(), device) {
+            Ok(stream) => {
+                self.place = Some(Place { link, stream, _placed: placed });
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Looks for a worker, if the device is to have another.
+    pub(super) fn ask(&mut self, device: &Arc<Device>, permit: OwnedSemaphorePermit) -> Next {
+        if self.is_over {
+            return Next::Nothing;
+        }
+        if let Some(next) = self.leave(device) {
+            return next;
+        }
+        let now = Instant::now();
+        let shared = &device.shared;
+        let is_resume = device.is_connected();
+        if self.closing.is_some() && !is_resume {
+            self.finish(device);
+            return Next::Nothing;
+        }
+        let resume = is_resume.then(|| self.resume(device)).flatten();
+        let open = Box::new(Open { resume, ..(*self.open).clone() });
+        let moving = self.search(device);
+        if is_resume && now >= moving.deadline {
+            shared.metrics.moved(MoveOutcome::Timeout);
+            tracing::debug!(client_id = %device.client_id, "no worker took the session in time");
+            self.fail(ReasonCode::ServerShuttingDown, &Bytes::new(), device);
+            return Next::Nothing;
+        }
+        moving.is_resume = is_resume;
+        if moving.is_store_away && shared.choose(&device.client_id, &moving.passed_over).is_none() {
+            // The wait is over already.
+            moving.passed_over.clear();
+        }
+        while let Some(link) = shared.choose(&device.client_id, &moving.passed_over) {
+            let placed = Placed::new(&link.worker);
+            match link.open(open.clone(), std::mem::take(&mut moving.replay), device) {
+                Ok(stream) => {
+                    moving.asked_at = now;
+                    moving.is_store_away = false;
+                    moving.answer_by = now + shared.config.resume_timeout();
+                    moving._permit = Some(permit);
+                    let check = Next::Check(moving.answer_by);
+                    self.place = Some(Place { link, stream, _placed: placed });
+                    self.flush(device);
+                    return if is_resume { check } else { Next::Nothing };
+                }
+                Err(not_opened) => {
+                    moving.replay = not_opened.replay;
+                    moving.passed_over.push(link.worker.clone());
+                }
+            }
+        }
+        moving.passed_over.clear();
+        Next::Later(moving.back_off(shared.config.backoff_max_ms))
+    }
+
+    /// Leaves the worker if that is about to leave, or does not answer. What is to be done when it stays.
+    fn leave(&mut self, device: &Arc<Device>) -> Option<Next> {
+        let place = self.place.as_ref()?;
+        let is_late = self.moving.as_ref().is_some_and(|moving| moving.is_resume && moving.is_late());
+        if !is_late && !place.link.is_draining() {
+            return Some(Next::Nothing);
+        }
+        let worker = place.link.worker.clone();
+        let others = [worker.clone()];
+        if !is_late && device.shared.choose(&device.client_id, &others).is_none() {
+            return Some(Next::Later(NOBODY_ELSE));
+        }
+        // When it is over already, an effect says how.
+        let Some(unfinished) = place.link.give_up(place.stream) else { return Some(Next::Nothing) };
+        if !self.lose(unfinished, device) {
+            return Some(Next::Nothing);
+        }
+        self.search(device).passed_over.push(worker);
+        None
+    }
+
+    /// What a resume adds to OPEN.
+    fn resume(&self, device: &Device) -> Option<Resume> {
+        let mail = device.mail.lock();
+        Some(Resume {
+            connack: mail.connack.clone()?,
+            replays: 0,
+            backlog: 0,
+            flows: mail.flows.to_device(),
+            inbound_qos2: mail.flows.from_device(),
+            topic_aliases: self.aliases.list(),
+        })
+    }
+
+    /// The connection ends for `reason`; `packet` tells the device, or the edge says it itself.
+    pub(super) fn fail(&mut self, reason: ReasonCode, packet: &Bytes, device: &Device) {
+        device.end(reason, packet);
+        self.finish(device);
+    }
+
+    /// Nothing more is to be done.
+    pub(super) fn finish(&mut self, device: &Device) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        self.place = None;
+        self.waiting = VecDeque::new();
+        if self.moving.take().is_some() {
+            device.shared.metrics.moving.dec();
+        }
+        if self.closing.is_some() {
+            device.shared.metrics.closing.dec();
+        }
+        device.shared.leave();
+    }
+}
+
+impl Moving {
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.answer_by
+    }
+
+    /// How long to wait now: doubled each time, with jitter.
+    fn back_off(&mut self, max_ms: u64) -> Duration {
+        let delay = super::backoff(self.attempts, max_ms);
+        self.attempts = self.attempts.saturating_add(1);
+        delay
+    }
+}

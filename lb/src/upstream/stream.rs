@@ -1,0 +1,89 @@
+//! A device's conversation with whichever worker has its session, as its relay sees it.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use link::{CloseCause, Event, Outgoing, Passport, Stream};
+use mqtt::{Frame, ReasonCode};
+
+use super::device::Device;
+
+/// Credit is given back in portions of this, bytes: a quarter of the window, so that a few packets do not cost a lock each.
+const RELEASE_BYTES: u32 = link::mux::WINDOW_BYTES / 4;
+
+/// The stream of a relay. Dropped, it is closed.
+pub struct WorkerStream {
+    device: Arc<Device>,
+    /// Of the window, taken by the device and not given back.
+    owed: u32,
+}
+
+impl WorkerStream {
+    pub(super) fn new(device: Arc<Device>) -> Self {
+        Self { device, owed: 0 }
+    }
+}
+
+impl Stream for WorkerStream {
+    fn send(&mut self, packet: Frame<'_>, out: &mut Outgoing) -> Result<(), ReasonCode> {
+        self.device.send(packet, out)
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.device.has_room() {
+            return Poll::Ready(());
+        }
+        self.device.mail.lock().register(cx);
+        // There may be room since the first look.
+        if self.device.has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
+        let mut mail = self.device.mail.lock();
+        if out.len() < budget {
+            if let Some(cost) = mail.take(out) {
+                drop(mail);
+                self.owed = self.owed.saturating_add(cost);
+                if self.owed >= RELEASE_BYTES {
+                    self.device.release(std::mem::take(&mut self.owed));
+                }
+                return Poll::Ready(Event::Wrote);
+            }
+            if let Some(end) = mail.take_end() {
+                out.put_bytes(end.packet);
+                return Poll::Ready(Event::Closed(end.reason));
+            }
+        }
+        mail.register(cx);
+        Poll::Pending
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<ReasonCode> {
+        let mut mail = self.device.mail.lock();
+        if let Some(end) = mail.take_end() {
+            out.put_bytes(end.packet);
+            return Poll::Ready(end.reason);
+        }
+        mail.register(cx);
+        Poll::Pending
+    }
+
+    fn renew(&mut self, passport: Arc<Passport>) {
+        let device = &self.device;
+        match device.shared.signer.sign(&passport) {
+            Ok(token) => device.renew(token),
+            Err(error) => tracing::warn!(client_id = %device.client_id, %error, "passport not signed"),
+        }
+    }
+
+    fn close(self, cause: CloseCause) {
+        self.device.close(cause);
+    }
+}
+
+impl Drop for WorkerStream {
+    fn drop(&mut self) {
+        // Does nothing after a close.
+        self.device.close(CloseCause::Abnormal);
+    }
+}

@@ -1,0 +1,177 @@
+//! One worker as this edge sees it: where it is, the links that are up, how many streams it has, and whether it may have more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::{Duration, Instant};
+
+use super::link::Link;
+use super::metrics::{Metrics, WorkerMetrics};
+
+/// The first time that a worker whose link failed gets nothing new, unless there is no other; doubled by each failure.
+const EJECTION: Duration = Duration::from_millis(500);
+
+/// Doublings of that at most.
+const EJECTION_DOUBLINGS_MAX: u32 = 5;
+
+/// How good a choice a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// It has a link and nothing speaks against it.
+    Good,
+    /// It has a link, but its admin endpoint or a link of late says that something is wrong: only if there is no other.
+    Doubtful,
+    /// It has no link, or is about to leave.
+    Out,
+}
+
+/// A worker.
+pub(super) struct Worker {
+    pub(super) address: SocketAddr,
+    /// As configured: the name in its certificate.
+    pub(super) host: String,
+    pub(super) metrics: WorkerMetrics,
+    streams: AtomicUsize,
+    is_unhealthy: AtomicBool,
+    /// No address stands for it any more.
+    is_retired: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those that are up.
+    links: Vec<Arc<Link>>,
+    /// Failures in a row.
+    failures: u32,
+    ejected_until: Option<Instant>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl State {
+    fn eject(&mut self) {
+        let doublings = self.failures.min(EJECTION_DOUBLINGS_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.ejected_until = Some(Instant::now() + EJECTION * 2_u32.pow(doublings));
+    }
+}
+
+impl Worker {
+    pub(super) fn new(address: SocketAddr, host: String, metrics: &Metrics) -> Self {
+        Self {
+            address,
+            host,
+            metrics: metrics.worker(address),
+            streams: AtomicUsize::new(0),
+            is_unhealthy: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Its streams, asked for or open.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let state = self.state.lock();
+        let is_leaving = self.is_retired.load(Ordering::Relaxed);
+        if is_leaving || !state.links.iter().any(|link| link.takes_streams()) {
+            return Standing::Out;
+        }
+        let is_ejected = state.ejected_until.is_some_and(|until| until > Instant::now());
+        if is_ejected || self.is_unhealthy.load(Ordering::Relaxed) {
+            return Standing::Doubtful;
+        }
+        Standing::Good
+    }
+
+    /// The link with the fewest streams.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        let state = self.state.lock();
+        let usable = state.links.iter().filter(|link| link.takes_streams());
+        usable.min_by_key(|link| link.streams()).cloned()
+    }
+
+    pub(super) fn links(&self) -> usize {
+        self.state.lock().links.len()
+    }
+
+    /// A link is up. Whether it is the only one.
+    pub(super) fn add_link(&self, link: Arc<Link>) -> bool {
+        let mut state = self.state.lock();
+        state.links.push(link);
+        state.failures = 0;
+        self.metrics.links.set(state.links.len() as i64);
+        state.links.len() == 1
+    }
+
+    /// A link is over. Whether it was the last. The end of a link of a worker that said that it leaves is no failure.
+    pub(super) fn lose_link(&self, link: &Arc<Link>) -> bool {
+        let mut state = self.state.lock();
+        let before = state.links.len();
+        state.links.retain(|other| !Arc::ptr_eq(other, link));
+        self.metrics.links.set(state.links.len() as i64);
+        if !link.is_draining() {
+            state.eject();
+        }
+        before > 0 && state.links.is_empty()
+    }
+
+    /// A link did not come up.
+    pub(super) fn fail(&self) {
+        self.state.lock().eject();
+    }
+
+    /// When an ejection ends; the ring is to be looked at again then.
+    pub(super) fn ejected_until(&self) -> Option<Instant> {
+        self.state.lock().ejected_until.filter(|until| *until > Instant::now())
+    }
+
+    /// What its admin endpoint says. Whether that is news.
+    pub(super) fn set_healthy(&self, is_healthy: bool) -> bool {
+        self.is_unhealthy.swap(!is_healthy, Ordering::Relaxed) == is_healthy
+    }
+
+    pub(super) fn retire(&self, is_retired: bool) {
+        self.is_retired.store(is_retired, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// Has `task` ended with the worker.
+    pub(super) fn own(&self, task: AbortHandle) {
+        self.state.lock().tasks.push(task);
+    }
+
+    /// Ends everything that runs for it.
+    pub(super) fn stop(&self) {
+        for task in self.state.lock().tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// A stream's place in the count of its worker.
+pub(super) struct Placed(Arc<Worker>);
+
+impl Placed {
+    pub(super) fn new(worker: &Arc<Worker>) -> Self {
+        worker.streams.fetch_add(1, Ordering::Relaxed);
+        worker.metrics.streams.inc();
+        Self(worker.clone())
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.streams.dec();
+    }
+}
