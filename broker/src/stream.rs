@@ -104,6 +104,8 @@ impl WorkerStream {
             server_keep_alive_s: pending.open.server_keep_alive_s,
             authentication: pending.open.authentication.clone(),
             stored: granted.owned,
+            memory_queue: false,
+            resume: None,
             now: self.hub.now(),
         };
         let will = pending.will.clone();

@@ -11,7 +11,7 @@ impl Session {
         let Some((number, Flight::AwaitingPuback)) =
             self.outbound.find(ack.packet_id).map(|(number, flight)| (number, *flight))
         else {
-            return;
+            return self.acknowledged_before(ack.packet_id, out);
         };
         self.complete(number, out);
         if ack.reason.is_error() {

@@ -14,6 +14,8 @@ impl Session {
             self.complete(number, out);
             self.pump(now, out);
             self.ask_retained(out);
+        } else {
+            self.acknowledged_before(ack.packet_id, out);
         }
     }
 }

@@ -79,7 +79,7 @@ impl Session {
     /// The Topic Name, which an alias may stand for.
     fn topic_of<'a>(&'a self, topic: &'a str, alias: Option<u16>) -> Result<&'a str, Fault> {
         let Some(alias) = alias else { return Ok(topic) };
-        if alias == 0 || alias > self.config.topic_alias_max {
+        if alias == 0 || alias > self.topic_alias_max {
             // v5 [MQTT-3.3.2-8], v5 [MQTT-3.3.2-9]
             return Err(Fault::Violation(ReasonCode::TopicAliasInvalid, "Topic Alias over the maximum"));
         }
@@ -108,7 +108,7 @@ impl Session {
     fn accept(&mut self, id: PacketId, qos: QoS, out: &mut Outputs<'_>) -> Result<bool, Fault> {
         let is_v5 = self.version.is_v5();
         let request = self.filters.as_ref().is_some_and(|filters| filters.uses(id));
-        let receive_maximum = if is_v5 { usize::from(self.config.receive_maximum) } else { OWED_MAX };
+        let receive_maximum = if is_v5 { usize::from(self.receive_maximum) } else { OWED_MAX };
         let inbound = self.inbound();
         match inbound.receipt(id) {
             // v5 [MQTT-4.3.3-10]; PUBREC is on its way and answers both.

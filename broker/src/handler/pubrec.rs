@@ -8,7 +8,7 @@ use crate::session::{DropReason, Effect, Flight, Outputs, Session, packet_id};
 
 impl Session {
     pub(crate) fn on_pubrec(&mut self, ack: &Ack<'_>, now: UnixMs, out: &mut Outputs<'_>) {
-        let stored = self.stored.is_some();
+        let (stored, is_late) = (self.stored.is_some(), self.is_in_backlog());
         match self.outbound.find(ack.packet_id) {
             Some((number, Flight::AwaitingPubrec)) if ack.reason.is_error() => {
                 // v5 [MQTT-4.4.0-2]
@@ -17,23 +17,26 @@ impl Session {
                 self.pump(now, out);
                 self.ask_retained(out);
             }
-            Some((number, flight @ Flight::AwaitingPubrec)) if stored => {
+            Some((number, flight @ (Flight::AwaitingPubrec | Flight::OwingPubrel))) if stored => {
                 *flight = Flight::AwaitingStore;
                 out.effects.push(Effect::MarkReleased(number));
             }
-            Some((_, flight @ Flight::AwaitingPubrec)) => {
+            Some((_, flight @ (Flight::AwaitingPubrec | Flight::OwingPubrel))) => {
                 // v5 [MQTT-4.3.3-4]
                 *flight = Flight::AwaitingPubcomp;
                 self.put_pubrel(ack.packet_id, out);
             }
             // PUBREL is on its way and answers both.
             Some((_, Flight::AwaitingStore)) => {}
+            // From before the connection went on here: the edge has seen PUBREL, and of the next case PUBCOMP too.
+            Some((_, Flight::AwaitingPubcomp)) if is_late => {}
+            None if is_late && !ack.reason.is_error() => {}
             Some((_, Flight::AwaitingPubcomp)) => self.put_pubrel(ack.packet_id, out),
             // v5 section 4.4: an identifier that is not known is told, so that the client can let go of it.
             _ if !ack.reason.is_error() => {
                 self.put_ack(AckKind::PubRel, ack.packet_id, ReasonCode::PacketIdentifierNotFound, out);
             }
-            _ => {}
+            _ => self.acknowledged_before(ack.packet_id, out),
         }
     }
 

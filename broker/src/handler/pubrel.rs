@@ -14,11 +14,17 @@ impl Session {
             }
             // PUBCOMP is on its way and answers both.
             Some(Receipt::Forgetting) => {}
-            Some(_) if self.stored.is_some() => {
+            Some(_) if self.keeps_received => {
                 self.inbound().advance(id, Receipt::Forgetting);
                 out.effects.push(Effect::ForgetReceived(id));
             }
             Some(_) => self.finish_received(id, out),
+            // The worker before this one knew it. The store may still have it as not routed to the end.
+            None if self.was_received_before(id) => {
+                self.inbound().restore(id);
+                self.inbound().advance(id, Receipt::Forgetting);
+                out.effects.push(Effect::ForgetReceived(id));
+            }
             // v5 section 4.4; the versions before 5 answer without a code.
             None => self.put_ack(AckKind::PubComp, id, ReasonCode::PacketIdentifierNotFound, out),
         }
@@ -47,6 +53,7 @@ impl Session {
     // v5 [MQTT-4.3.3-11]
     fn finish_received(&mut self, id: PacketId, out: &mut Outputs<'_>) {
         self.inbound().forget(id);
+        self.was_received_before(id);
         self.put_ack(AckKind::PubComp, id, ReasonCode::Success, out);
     }
 }

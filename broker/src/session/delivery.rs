@@ -24,33 +24,40 @@ const RETAINED_MESSAGES_MAX: u16 = 64;
 pub(crate) struct StoredQueue {
     /// Messages below this number are known to be in the queue.
     tail: Number,
-    /// Messages below this number may have been sent on an earlier connection.
+    /// Messages below this number may have been sent before this worker had the session.
     sent_before: Number,
+    /// Messages below this number may have been sent on an earlier connection of the client.
+    repeats_before: Number,
     /// A read is under way.
     reading: bool,
 }
 
 impl StoredQueue {
-    /// Messages below this number may have been sent on an earlier connection.
+    /// Messages below this number may have been sent before this worker had the session.
     pub(crate) fn sent_before(&self) -> Number {
         self.sent_before
     }
 }
 
 impl Session {
-    /// Takes over a stored session: what was in flight is sent again, in order, then what waits.
+    /// Takes over what the store has of a session. What was in flight is sent again, in order, then what waits.
+    ///
+    /// Of a connection that goes on, what is to be sent was not sent before.
     // v5 [MQTT-4.4.0-1], v5 [MQTT-4.6.0-1]
-    pub(crate) fn resume(&mut self, owned: Owned, now: UnixMs, out: &mut Outputs<'_>) {
+    pub(crate) fn restore(&mut self, owned: &Owned, is_stored: bool, goes_on: bool) {
         if !owned.subscriptions.is_empty() {
             let filters = self.filters.get_or_insert_with(Box::<Filters>::default);
             filters.restore(owned.subscriptions.iter().map(|subscription| &*subscription.filter));
         }
-        for id in owned.received {
-            self.inbound().restore(id);
+        for id in &owned.received {
+            self.inbound().restore(*id);
         }
-        let stored = StoredQueue { tail: owned.tail, sent_before: owned.sent, reading: false };
-        self.stored = Some(Box::new(stored));
-        self.pump(now, out);
+        if is_stored {
+            let repeats_before = if goes_on { owned.head } else { owned.sent };
+            let (tail, sent_before) = (owned.tail, owned.sent);
+            let stored = StoredQueue { tail, sent_before, repeats_before, reading: false };
+            self.stored = Some(Box::new(stored));
+        }
     }
 
     /// A message for a session in memory, or one of QoS 0.
@@ -90,6 +97,11 @@ impl Session {
         }
         stored.tail = stored.tail.max(Number(number.0 + 1));
         self.retained_asked = self.retained_asked.saturating_sub(1);
+        let queued = |delivery| Queued { number, record: Record::Message(delivery) };
+        if number == expected && number < self.outbound.next() {
+            self.take_in(queued(delivery), out);
+            return self.pump(now, out);
+        }
         if number == expected {
             if self.outbound.waiting() == 0 && self.may_send(number, out) {
                 self.outbound.expect(Number(number.0 + 1));
@@ -98,7 +110,7 @@ impl Session {
             }
             let bytes = self.outbound.waiting_bytes() + delivery.message.size();
             if self.outbound.waiting() < READ_MESSAGES_MAX && bytes <= READ_BYTES_MAX {
-                self.outbound.wait(Queued { number, record: Record::Message(delivery) });
+                self.outbound.wait(queued(delivery));
                 return;
             }
         }
@@ -127,15 +139,21 @@ impl Session {
             Err(error) => return self.store_failed(&error, out),
         };
         let before = self.outbound.expected();
+        let mut next = before;
         for queued in page.records {
             if queued.number >= self.outbound.expected() {
-                self.outbound.wait(queued);
+                self.pass_over(next, queued.number, out);
+                next = Number(queued.number.0 + 1);
+                self.take_in(queued, out);
             }
         }
+        self.pass_over(next, page.next, out);
         if page.next > self.outbound.expected() {
             self.outbound.expect(page.next);
         }
-        if self.outbound.expected() == before {
+        if self.outbound.expected() == before
+            && let Some(stored) = &mut self.stored
+        {
             // The store has no more, whatever was said before: asking again would never end.
             stored.tail = before;
         }
@@ -144,7 +162,9 @@ impl Session {
 
     /// Sends what waits as far as the client's Receive Maximum allows, then sees to it that more comes.
     pub(crate) fn pump(&mut self, now: UnixMs, out: &mut Outputs<'_>) {
-        while let Some(first) = self.outbound.first_waiting() {
+        while let Some(first) = self.outbound.first_waiting()
+            && !self.is_in_backlog()
+        {
             let number = first.number;
             let may_send = match first.record {
                 Record::Message(_) => self.may_send(number, out),
@@ -206,6 +226,7 @@ impl Session {
 
     fn read_more(&mut self, out: &mut Outputs<'_>) {
         if !self.is_behind()
+            || self.is_in_backlog()
             || self.outbound.waiting() > READ_MESSAGES_MAX / 2
             || self.outbound.waiting_bytes() > READ_BYTES_MAX / 2
         {
@@ -221,6 +242,7 @@ impl Session {
     // v5 [MQTT-3.3.4-9], v5 [MQTT-4.9.0-2]
     fn may_send(&self, number: Number, out: &Outputs<'_>) -> bool {
         self.outbound.inflight() < u32::from(self.window)
+            && !self.is_in_backlog()
             && self.outbound.has_identifier_for(number)
             && out.wire.len() < WIRE_BYTES_MAX
     }
@@ -241,7 +263,7 @@ impl Session {
 
     /// Sends a QoS 1 or 2 message, or drops it: then the record goes as if the client had acknowledged it.
     fn send(&mut self, number: Number, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
-        let again = self.stored.as_ref().is_some_and(|stored| number < stored.sent_before);
+        let again = self.stored.as_ref().is_some_and(|stored| number < stored.repeats_before);
         // v5 [MQTT-4.3.3-7]: what may have been sent does not expire.
         let dropped = if !again && delivery.message.is_expired(now) {
             DropReason::Expired

@@ -152,8 +152,12 @@ pub(crate) struct Opening {
     pub server_keep_alive_s: Option<u16>,
     /// For CONNACK.
     pub authentication: Option<link::AuthenticationOutcome>,
-    /// Whether its queue is in the store, and where that stands; `None`: everything in memory.
+    /// What is in the store, and where its queue stands; `None`: everything in memory.
     pub stored: Option<state::Owned>,
+    /// Its queue is in memory, whatever else is in the store.
+    pub memory_queue: bool,
+    /// The connection was at another worker before: nothing is answered.
+    pub resume: Option<Box<link::wire::Resume>>,
     /// Now.
     pub now: UnixMs,
 }

@@ -6,6 +6,7 @@ mod alias;
 mod closing;
 mod delivery;
 mod filters;
+mod handoff;
 mod inbound;
 pub(crate) mod io;
 mod number;
@@ -29,6 +30,7 @@ use crate::handler::connect::Terms;
 
 use self::alias::ClientAliases;
 use self::delivery::StoredQueue;
+use self::handoff::Resuming;
 use self::outbound::Outbound;
 
 pub(crate) use self::alias::{AliasUse, ServerAliases};
@@ -49,6 +51,8 @@ pub(crate) struct Session {
     /// Of a session whose queue is in the store.
     pub(crate) stored: Option<Box<StoredQueue>>,
     pub(crate) inbound: Option<Box<Inbound>>,
+    /// Of a connection that goes on here, until nothing is left of what was before.
+    resuming: Option<Box<Resuming>>,
     pub(crate) filters: Option<Box<Filters>>,
     pub(crate) client_aliases: Option<Box<ClientAliases>>,
     pub(crate) server_aliases: Option<Box<ServerAliases>>,
@@ -60,6 +64,9 @@ pub(crate) struct Session {
     pub(crate) window: u16,
     /// The client's Topic Alias Maximum within our own bound.
     pub(crate) alias_max: u16,
+    /// Our Receive Maximum and Topic Alias Maximum, as CONNACK told them.
+    pub(crate) receive_maximum: u16,
+    pub(crate) topic_alias_max: u16,
     /// Retained messages asked for that have not come.
     pub(crate) retained_asked: u16,
     /// Retained messages may wait for room.
@@ -67,15 +74,19 @@ pub(crate) struct Session {
     pub(crate) version: ProtocolVersion,
     /// The client wants Reason Strings.
     pub(crate) wants_reasons: bool,
+    /// The store keeps the identifiers of received QoS 2 messages.
+    pub(crate) keeps_received: bool,
     /// [`Effect::Close`] was said.
     pub(crate) closed: bool,
 }
 
 impl Session {
-    /// Answers CONNECT and begins to send what a stored session has for the client.
+    /// Answers CONNECT and begins to send what a stored session has for the client; or goes on with a connection that was at
+    /// another worker before.
     ///
     /// # Errors
-    /// The Reason Code of the CONNACK that was written when the Will Message is not acceptable; the connection ends.
+    /// The Reason Code of the CONNACK that was written when the Will Message is not acceptable, or why the connection cannot
+    /// go on here; it ends.
     pub(crate) fn open(
         opening: Opening,
         connect: &Connect<'_>,
@@ -83,18 +94,22 @@ impl Session {
         out: &mut Outputs<'_>,
     ) -> Result<Self, ReasonCode> {
         let authority = Authority::new(Arc::clone(&opening.passport));
-        if let Err(reason) = Self::check_will(connect, &authority, config) {
+        if opening.resume.is_none()
+            && let Err(reason) = Self::check_will(connect, &authority, config)
+        {
             Self::refuse(connect, reason, out.wire);
             return Err(reason);
         }
         let terms = Terms::read(connect, config);
-        let head = opening.stored.as_ref().map_or(Number(1), |owned| owned.head);
+        let is_stored = opening.stored.is_some() && !opening.memory_queue;
+        let head = opening.stored.as_ref().filter(|_| is_stored).map_or(Number(1), |owned| owned.head);
         let mut session = Self {
             config: Arc::clone(config),
             authority,
             outbound: Outbound::new(head),
             stored: None,
             inbound: None,
+            resuming: None,
             filters: None,
             client_aliases: None,
             server_aliases: None,
@@ -102,15 +117,23 @@ impl Session {
             expiry_s: terms.expiry_s,
             window: terms.receive_maximum.min(config.inflight_max),
             alias_max: terms.topic_alias_max.min(config.outgoing_topic_alias_max),
+            receive_maximum: config.receive_maximum,
+            topic_alias_max: config.topic_alias_max,
             retained_asked: 0,
             retained_open: false,
             version: connect.version,
             wants_reasons: terms.wants_reasons,
+            keeps_received: opening.stored.is_some(),
             closed: false,
         };
-        session.put_connack(&opening, &terms, out)?;
-        if let Some(owned) = opening.stored {
-            session.resume(owned, opening.now, out);
+        if opening.resume.is_none() {
+            session.put_connack(&opening, &terms, out)?;
+        }
+        let Some(owned) = opening.stored else { return Ok(session) };
+        session.restore(&owned, is_stored, opening.resume.is_some());
+        match opening.resume {
+            Some(resume) => session.go_on(&resume, connect, &owned, opening.now, out)?,
+            None => session.pump(opening.now, out),
         }
         Ok(session)
     }
@@ -125,6 +148,7 @@ impl Session {
                 if let Err(fault) = self.on_packet(frame, now, out) {
                     self.end_for(&fault, out);
                 }
+                self.count_backlog(now, out);
             }
             Input::Deliver(delivery) => self.deliver(delivery, now, out),
             Input::DeliverStored(number, delivery) => self.deliver_stored(number, delivery, now, out),

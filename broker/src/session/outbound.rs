@@ -24,6 +24,11 @@ pub(crate) enum Flight {
     AwaitingStore,
     /// PUBREL was sent.
     AwaitingPubcomp,
+    /// The connection goes on here: PUBREC came, and no PUBREL was sent.
+    OwingPubrel,
+    /// The connection goes on here, and this number was not among its open flows: it is acknowledged, or was never sent. The
+    /// store knows.
+    Unknown,
 }
 
 /// All numbers of one session. Those in `flights` come first, then the ones that wait, then (stored sessions) those that
@@ -34,7 +39,7 @@ pub(crate) struct Outbound {
     head: Number,
     /// From `head` on, without gaps.
     flights: VecDeque<Flight>,
-    /// Flights that are not done.
+    /// Flights that are open.
     inflight: u32,
     /// Numbers from here on have not been taken in.
     expected: Number,
@@ -51,6 +56,59 @@ impl Outbound {
     /// Nothing sent, nothing waiting; numbers begin at `head`.
     pub(crate) fn new(head: Number) -> Self {
         Self { head, flights: VecDeque::new(), inflight: 0, expected: head, waiting: None }
+    }
+
+    /// The numbers of a connection that goes on here, from `head` on, with its open flows in any order.
+    pub(crate) fn resume(head: Number, flows: impl Iterator<Item = (PacketId, Flight)>) -> Self {
+        let mut outbound = Self::new(head);
+        let mut flows: Vec<_> = flows.map(|(id, flight)| (distance(head, id), flight)).collect();
+        flows.sort_unstable_by_key(|(ahead, _)| *ahead);
+        for (ahead, flight) in flows {
+            outbound.doubt(Number(head.0 + ahead));
+            outbound.flights.push_back(flight);
+            outbound.inflight += 1;
+        }
+        outbound
+    }
+
+    /// All numbers before `number` that are not known may have been sent.
+    pub(crate) fn doubt(&mut self, number: Number) {
+        for _ in self.next().0..number.0 {
+            self.flights.push_back(Flight::Unknown);
+        }
+    }
+
+    /// The number of the flight that an acknowledgement is for which came before the connection went on here, if the session
+    /// has sent no number from `sent` on: one of those that are not known.
+    pub(crate) fn find_doubted(&mut self, id: PacketId, sent: Number) -> Option<Number> {
+        let number = Number(self.head.0 + distance(self.head, id));
+        if number >= sent {
+            return None;
+        }
+        self.doubt(Number(number.0 + 1));
+        (self.flight(number) == Some(Flight::Unknown)).then_some(number)
+    }
+
+    /// What is known of `number`; `Done` for one before the head, `None` for one that was not sent.
+    pub(crate) fn flight(&self, number: Number) -> Option<Flight> {
+        let Some(ahead) = number.0.checked_sub(self.head.0) else { return Some(Flight::Done) };
+        self.flights.get(usize::try_from(ahead).ok()?).copied()
+    }
+
+    /// Flights owing PUBREL, by number, in order.
+    pub(crate) fn owing_pubrel(&self) -> Vec<Number> {
+        let owing = (self.head.0..).zip(&self.flights).filter(|(_, flight)| **flight == Flight::OwingPubrel);
+        owing.map(|(number, _)| Number(number)).collect()
+    }
+
+    /// The store has none of the numbers from `from` to before `to` that are not known.
+    pub(crate) fn dispel(&mut self, from: Number, to: Number) {
+        for number in from.0..to.0.min(self.next().0) {
+            if self.flight(Number(number)) == Some(Flight::Unknown) {
+                self.set(Number(number), Flight::Done);
+            }
+        }
+        self.trim();
     }
 
     /// The next number to be sent.
@@ -117,7 +175,12 @@ impl Outbound {
 
     /// Notes `number` as sent, or as never to be sent (`Done`). The numbers that were left out before it are done.
     pub(crate) fn launch(&mut self, number: Number, flight: Flight) {
-        debug_assert!(number >= self.next());
+        if number < self.next() {
+            debug_assert_eq!(self.flight(number), Some(Flight::Unknown));
+            self.set(number, flight);
+            self.trim();
+            return;
+        }
         if self.flights.is_empty() {
             if flight == Flight::Done {
                 self.head = Number(number.0 + 1);
@@ -136,20 +199,31 @@ impl Outbound {
     pub(crate) fn find(&mut self, id: PacketId) -> Option<(Number, &mut Flight)> {
         let ahead = distance(self.head, id);
         let flight = self.flights.get_mut(usize::try_from(ahead).ok()?)?;
-        (*flight != Flight::Done).then_some((Number(self.head.0 + ahead), flight))
+        flight.is_open().then_some((Number(self.head.0 + ahead), flight))
     }
 
     /// The flight with this number, if one is under way.
     pub(crate) fn find_number(&mut self, number: Number) -> Option<&mut Flight> {
         let ahead = number.0.checked_sub(self.head.0)?;
-        self.flights.get_mut(usize::try_from(ahead).ok()?).filter(|flight| **flight != Flight::Done)
+        self.flights.get_mut(usize::try_from(ahead).ok()?).filter(|flight| flight.is_open())
     }
 
     /// The flight with this number is over.
     pub(crate) fn complete(&mut self, number: Number) {
-        let Some(flight) = self.find_number(number) else { return };
-        *flight = Flight::Done;
-        self.inflight -= 1;
+        self.set(number, Flight::Done);
+        self.trim();
+    }
+
+    /// Sets what is awaited for a number that was sent or is not known.
+    pub(crate) fn set(&mut self, number: Number, flight: Flight) {
+        let Some(ahead) = number.0.checked_sub(self.head.0) else { return };
+        let Some(slot) = usize::try_from(ahead).ok().and_then(|at| self.flights.get_mut(at)) else { return };
+        self.inflight -= u32::from(slot.is_open());
+        self.inflight += u32::from(flight.is_open());
+        *slot = flight;
+    }
+
+    fn trim(&mut self) {
         while self.flights.front() == Some(&Flight::Done) {
             self.flights.pop_front();
             self.head.0 += 1;
@@ -169,15 +243,14 @@ impl Outbound {
     /// Panics where the parts contradict each other.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        let inflight = self.flights.iter().filter(|flight| **flight != Flight::Done).count();
+        let inflight = self.flights.iter().filter(|flight| flight.is_open()).count();
         assert_eq!(self.inflight as usize, inflight, "flights under way");
         assert_ne!(self.flights.front(), Some(&Flight::Done), "the head is unacknowledged");
         assert!(self.flights.len() as u64 <= PACKET_IDS, "identifiers are unique");
-        assert!(self.next() <= self.expected, "what was sent was taken in before");
         let Some(waiting) = &self.waiting else { return };
         assert!(!waiting.queue.is_empty(), "an empty queue is given back");
         assert_eq!(waiting.bytes, waiting.queue.iter().map(|queued| size(&queued.record)).sum::<usize>());
-        let mut next = self.next();
+        let mut next = Number(0);
         for queued in &waiting.queue {
             assert!(queued.number >= next, "numbers grow");
             next = Number(queued.number.0 + 1);
@@ -187,6 +260,11 @@ impl Outbound {
 }
 
 impl Flight {
+    /// Whether an acknowledgement is awaited.
+    fn is_open(self) -> bool {
+        !matches!(self, Self::Done | Self::Unknown)
+    }
+
     /// What is awaited after PUBLISH with this QoS.
     pub(crate) fn after_publish(qos: QoS) -> Self {
         match qos {
@@ -240,6 +318,26 @@ mod tests {
         outbound.complete(Number(10));
         assert_eq!((outbound.head, outbound.next()), (Number(12), Number(12)));
         outbound.check_invariants();
+    }
+
+    #[test]
+    fn a_connection_that_goes_on_has_flights_at_their_numbers_and_doubts_the_rest() {
+        let id = |n| PacketId::new(n).unwrap();
+        let flows = [(id(65_535), Flight::AwaitingPuback), (id(2), Flight::OwingPubrel)];
+        let mut outbound = Outbound::resume(Number(65_534), flows.into_iter());
+        outbound.check_invariants();
+        assert_eq!((outbound.inflight(), outbound.next()), (2, Number(65_538)));
+        assert_eq!(outbound.owing_pubrel(), [Number(65_537)]);
+        assert!(outbound.find(id(1)).is_none());
+        assert_eq!(outbound.find_doubted(id(1), Number(65_540)), Some(Number(65_536)));
+        assert_eq!(outbound.find_doubted(id(4), Number(65_540)), Some(Number(65_539)));
+        assert_eq!(outbound.find_doubted(id(5), Number(65_540)), None);
+        outbound.complete(Number(65_536));
+        outbound.dispel(Number(65_534), Number(65_535));
+        assert_eq!(outbound.flight(Number(65_534)), Some(Flight::Done));
+        outbound.launch(Number(65_538), Flight::AwaitingPuback);
+        outbound.check_invariants();
+        assert_eq!((outbound.head, outbound.inflight()), (Number(65_535), 3));
     }
 
     #[test]

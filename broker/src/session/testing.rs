@@ -90,6 +90,8 @@ impl Plan {
             server_keep_alive_s: self.server_keep_alive_s,
             authentication: self.authentication,
             stored: self.stored,
+            memory_queue: false,
+            resume: None,
             now: 1_000_000,
         };
         let will = self.will_topic.map(|topic| mqtt::Will {

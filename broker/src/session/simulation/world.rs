@@ -300,6 +300,8 @@ impl World {
             server_keep_alive_s: None,
             authentication: None,
             stored: owned,
+            memory_queue: false,
+            resume: None,
             now: NOW,
         };
         let (mut wire, mut effects) = (Outgoing::new(), Vec::new());
