@@ -59,6 +59,18 @@ impl Default for BrokerConfig {
     }
 }
 
+/// Where the messages for a clean session wait, when workers share a store. The session itself, that is its subscriptions
+/// and its Will, is in the store in either case, so that its device can move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CleanSessions {
+    /// In the memory of the worker that it is connected to: what waits there, or is not acknowledged, is lost with it.
+    #[default]
+    Memory,
+    /// In the store, as for any session.
+    Store,
+}
+
 /// A value that is out of its bounds.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("broker.{key} = {value}: {expected}")]

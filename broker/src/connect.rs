@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use link::{ConnectionId, Open};
-use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion};
+use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
-use state::{Claim, Claimed, EXPIRY_NEVER, Message, Owned, QueueLimits, Release, StoreError, UnixMs, Will};
+use state::{
+    Claim, Claimed, EXPIRY_NEVER, Message, Owned, QueueLimits, Release, ResumeRefusal, StoreError, UnixMs,
+    Will,
+};
+use thiserror::Error;
 
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, CleanSessions};
 use crate::hub::Hub;
 use crate::session_handle::SessionHandle;
 
@@ -22,13 +26,39 @@ pub(crate) struct Wanted {
     pub expiry_s: u32,
     pub will: Option<Will>,
     pub receive_maximum: u16,
+    /// The connection was at another worker before.
+    pub resume: bool,
 }
 
 /// A session to serve.
 pub(crate) struct Granted {
     pub handle: Arc<SessionHandle>,
-    /// `None`: the session is in memory.
+    /// `None`: the session is in memory alone.
     pub owned: Option<Owned>,
+}
+
+/// Why there is no session to serve.
+#[derive(Debug, Error)]
+pub(crate) enum NotGranted {
+    /// The store failed, or took no more.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The connection cannot go on here: its session is gone, or a newer connection's.
+    #[error("the connection cannot go on here: {0:?}")]
+    NotResumed(ResumeRefusal),
+}
+
+impl NotGranted {
+    /// For CONNACK, or for the end of a connection that cannot go on.
+    pub(crate) fn reason_code(&self) -> ReasonCode {
+        match self {
+            Self::Store(StoreError::SessionQuota) => ReasonCode::QuotaExceeded,
+            Self::Store(StoreError::Closed) => ReasonCode::ServerShuttingDown,
+            Self::Store(_) => ReasonCode::ServerUnavailable,
+            Self::NotResumed(ResumeRefusal::TakenOver) => ReasonCode::SessionTakenOver,
+            Self::NotResumed(ResumeRefusal::Gone) => ReasonCode::UnspecifiedError,
+        }
+    }
 }
 
 /// Where the answer to a claim arrives.
@@ -40,7 +70,7 @@ enum Claiming {
     #[default]
     Asked,
     Awaited(Waker),
-    Answered(Result<Granted, StoreError>),
+    Answered(Result<Granted, NotGranted>),
     /// The device has gone, or may go on at another worker for so many milliseconds: whoever fills the slot lets the session
     /// go again.
     Abandoned(u64),
@@ -48,7 +78,7 @@ enum Claiming {
 
 impl ClaimSlot {
     /// Puts the answer in, or gives it back if nobody waits for it any more, with the grace for another worker.
-    fn fill(&self, answer: Result<Granted, StoreError>) -> Option<(Granted, u64)> {
+    fn fill(&self, answer: Result<Granted, NotGranted>) -> Option<(Granted, u64)> {
         let mut slot = self.0.lock();
         match std::mem::take(&mut *slot) {
             Claiming::Abandoned(grace_ms) => return Some((answer.ok()?, grace_ms)),
@@ -63,7 +93,7 @@ impl ClaimSlot {
     }
 
     /// Takes the answer or registers the task.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Granted, StoreError>> {
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Granted, NotGranted>> {
         let mut slot = self.0.lock();
         match std::mem::take(&mut *slot) {
             Claiming::Answered(answer) => Poll::Ready(answer),
@@ -106,6 +136,7 @@ impl Wanted {
             expiry_s: expiry_s.min(config.session_expiry_max_s),
             will: connect.will.as_ref().map(|will| will_of(will, now)),
             receive_maximum: receive_maximum(connect).min(config.inflight_max),
+            resume: open.resume.is_some(),
         }
     }
 
@@ -144,11 +175,13 @@ impl Hub {
         let slot = slot.clone();
         let (client_id, connection) = (Arc::clone(&wanted.client_id), wanted.connection);
         let expiry_s = wanted.expiry_s;
-        if wanted.clean_start && wanted.is_ephemeral() {
+        // Begun anew and gone with its connection: nothing of it need be in a store that nobody shares.
+        let is_passing = wanted.clean_start && wanted.is_ephemeral();
+        if is_passing && !wanted.resume && self.cluster.is_none() {
             self.store.discard(
                 Arc::clone(&wanted.client_id),
                 Box::new(move |result| {
-                    let granted = result.map(|discarded| {
+                    let granted = result.map_err(NotGranted::Store).map(|discarded| {
                         if let Some(discarded) = discarded {
                             hub.drop_stored(&discarded.session);
                             if let Some(will) = discarded.will {
@@ -166,7 +199,7 @@ impl Hub {
             client_id: Arc::clone(&wanted.client_id),
             connection_id: state::ConnectionId(connection.0),
             clean_start: wanted.clean_start,
-            create: !wanted.is_ephemeral(),
+            create: !wanted.is_ephemeral() || self.cluster.is_some(),
             expiry_s: wanted.expiry_s,
             will: wanted.will.clone(),
             limits: QueueLimits {
@@ -175,23 +208,44 @@ impl Hub {
             },
             protocol: wanted.version,
             receive_maximum: wanted.receive_maximum,
-            memory_queue: false,
-            resume: false,
+            memory_queue: is_passing && self.keeps_clean_sessions_in_memory(),
+            resume: wanted.resume,
             now,
         };
+        let in_memory = claim.memory_queue;
         self.store.claim(
             claim,
             Box::new(move |result| {
-                let granted = result.map(|claimed| hub.serve(&client_id, connection, claimed));
-                hub.answer_claim(&slot, granted, connection, expiry_s);
+                let granted = match result {
+                    Ok(Claimed { refusal: Some(refusal), .. }) => Err(NotGranted::NotResumed(refusal)),
+                    Ok(claimed) => Ok(hub.serve(&client_id, connection, claimed, in_memory)),
+                    Err(error) => Err(error.into()),
+                };
+                let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
+                    return hub.answer_claim(&slot, granted, connection, expiry_s);
+                };
+                if handle.stored.is_some() || owned.subscriptions.is_empty() {
+                    return hub.answer_claim(&slot, granted, connection, expiry_s);
+                }
+                // Its worker had the routes, and others know them by now as this one's before the device hears of it.
+                let (session, epoch) = (Arc::clone(handle), owned.fence.epoch);
+                let subscriptions = owned.subscriptions.clone();
+                let told = Arc::clone(&hub);
+                let then = Box::new(move || told.answer_claim(&slot, granted, connection, expiry_s));
+                hub.announce(&session, epoch, &subscriptions, then);
             }),
         );
+    }
+
+    fn keeps_clean_sessions_in_memory(&self) -> bool {
+        let settings = self.cluster.as_ref().map(|cluster| &cluster.settings);
+        settings.is_some_and(|settings| settings.clean_sessions == CleanSessions::Memory)
     }
 
     fn answer_claim(
         self: &Arc<Self>,
         slot: &ClaimSlot,
-        granted: Result<Granted, StoreError>,
+        granted: Result<Granted, NotGranted>,
         connection: ConnectionId,
         expiry_s: u32,
     ) {
@@ -209,16 +263,23 @@ impl Hub {
         grace_ms: u64,
     ) {
         self.detach(&granted.handle, connection);
-        let Some(owned) = &granted.owned else {
+        if granted.handle.stored.is_none() {
             self.sessions.remove(&granted.handle);
-            return;
-        };
+            self.remove_filters(&granted.handle);
+        }
+        let Some(owned) = &granted.owned else { return };
         let release = Release { expiry_s, keep_will: true, sent: owned.sent, grace_ms, now: self.now() };
         self.release(owned.fence.clone(), release, None, None);
     }
 
     /// Runs in the order of the store's answers, so that no message that is enqueued after the claim is missed.
-    fn serve(self: &Arc<Self>, client_id: &Arc<str>, connection: ConnectionId, claimed: Claimed) -> Granted {
+    fn serve(
+        self: &Arc<Self>,
+        client_id: &Arc<str>,
+        connection: ConnectionId,
+        claimed: Claimed,
+        in_memory: bool,
+    ) -> Granted {
         if let Some(discarded) = &claimed.discarded {
             self.drop_stored(discarded);
         }
@@ -229,6 +290,9 @@ impl Hub {
             self.tell_taken_over(client_id, previous);
         }
         let Some(owned) = claimed.session else { return self.serve_in_memory(client_id, connection) };
+        if in_memory {
+            return Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection) };
+        }
         let handle = self.stored_session(&owned.fence.session);
         if handle.is_connected() {
             self.metrics.taken_over.inc();

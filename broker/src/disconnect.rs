@@ -44,9 +44,11 @@ impl Hub {
                 departure.finish();
             }
         };
-        let Some(fence) = fence else {
+        if handle.stored.is_none() {
             self.sessions.remove(handle);
             self.remove_filters(handle);
+        }
+        let Some(fence) = fence else {
             if let Some(will) = will.filter(|_| closing.will != WillFate::Drop) {
                 self.publish_will(&handle.client_id, &will.message, None);
             }

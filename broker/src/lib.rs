@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub use cluster::{ClusterSettings, ClusterSettingsError};
-pub use config::{BrokerConfig, BrokerConfigError};
+pub use config::{BrokerConfig, BrokerConfigError, CleanSessions};
 pub use edge_link::{LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use stream::WorkerStream;
 

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, ReasonCode};
-use state::{Number, StoreError, Will};
+use state::{Number, Will};
 
 use crate::authorize::Authority;
-use crate::connect::{self, ClaimSlot, Granted, Wanted};
+use crate::connect::{self, ClaimSlot, Granted, NotGranted, Wanted};
 use crate::departure::Departure;
 use crate::disconnect::Leaving;
 use crate::hub::Hub;
@@ -60,7 +60,7 @@ impl WorkerStream {
             Ok(Some(packet)) => {
                 let wanted = Wanted::new(&open, &packet, &hub.config, now);
                 let slot = ClaimSlot::default();
-                let refused = refuse_early(&hub, &open, &packet);
+                let refused = open.resume.is_none().then(|| refuse_early(&hub, &open, &packet)).flatten();
                 if refused.is_none() {
                     hub.claim(&wanted, &slot, now);
                 }
@@ -78,7 +78,7 @@ impl WorkerStream {
     }
 
     /// Opens the session once the store has granted it.
-    fn begin(&mut self, granted: Result<Granted, StoreError>, out: &mut Outgoing) {
+    fn begin(&mut self, granted: Result<Granted, NotGranted>, out: &mut Outgoing) {
         let State::AwaitingClaim(pending) =
             std::mem::replace(&mut self.state, State::Ended(ReasonCode::Success))
         else {
@@ -88,9 +88,14 @@ impl WorkerStream {
         let granted = match granted {
             Ok(granted) => granted,
             Err(error) => {
-                let reason = refusal(&error);
-                tracing::warn!(client_id = connect.client_id, %error, "no session from the store");
-                Session::refuse(&connect, reason, out);
+                let reason = error.reason_code();
+                let client_id = connect.client_id;
+                if pending.open.resume.is_some() {
+                    tracing::debug!(client_id, %error, "a connection does not go on here");
+                } else {
+                    tracing::warn!(client_id, %error, "no session from the store");
+                    Session::refuse(&connect, reason, out);
+                }
                 self.state = State::Ended(reason);
                 return;
             }
@@ -104,10 +109,11 @@ impl WorkerStream {
             server_keep_alive_s: pending.open.server_keep_alive_s,
             authentication: pending.open.authentication.clone(),
             stored: granted.owned,
-            memory_queue: false,
-            resume: None,
+            memory_queue: granted.handle.stored.is_none(),
+            resume: pending.open.resume.clone(),
             now: self.hub.now(),
         };
+        let goes_on = opening.resume.is_some();
         let will = pending.will.clone();
         let rare =
             (fence.is_some() || will.is_some()).then(|| Box::new(Rare { fence, will, ..Rare::default() }));
@@ -131,7 +137,9 @@ impl WorkerStream {
             }
             Err(reason) => {
                 put_effects(effects, spare);
-                let closing = Closing { reason, will: WillFate::Drop, expiry_s: pending.expiry_s };
+                // A connection that was accepted before ends here, and its Will is due.
+                let will = if goes_on { WillFate::Publish } else { WillFate::Drop };
+                let closing = Closing { reason, will, expiry_s: pending.expiry_s };
                 self.leave(&granted.handle, rare, &closing, sent, 0);
                 self.state = State::Ended(reason);
             }
@@ -261,14 +269,6 @@ impl WorkerStream {
 /// What must not cost a stored session its owner, so it is looked at before the store is asked.
 fn refuse_early(hub: &Hub, open: &Open, connect: &Connect<'_>) -> Option<ReasonCode> {
     Session::check_will(connect, &Authority::new(Arc::clone(&open.passport)), &hub.config).err()
-}
-
-fn refusal(error: &StoreError) -> ReasonCode {
-    match error {
-        StoreError::SessionQuota => ReasonCode::QuotaExceeded,
-        StoreError::Closed => ReasonCode::ServerShuttingDown,
-        _ => ReasonCode::ServerUnavailable,
-    }
 }
 
 fn take_effects() -> (Vec<Effect>, Vec<Effect>) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::config::CleanSessions;
+
 /// How workers that share a store live together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +23,8 @@ pub struct ClusterSettings {
     /// Bytes of messages that wait for one other worker. Beyond them QoS 0 is dropped and counted, and that worker reads
     /// stored messages from their queues. Default 64 MiB.
     pub notes_bytes_max: usize,
+    /// Where the messages for clean sessions wait. Default `memory`.
+    pub clean_sessions: CleanSessions,
 }
 
 impl Default for ClusterSettings {
@@ -30,6 +34,7 @@ impl Default for ClusterSettings {
             worker_timeout_ms: 10_000,
             handoff_grace_ms: 60_000,
             notes_bytes_max: 64 << 20,
+            clean_sessions: CleanSessions::Memory,
         }
     }
 }

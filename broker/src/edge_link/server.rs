@@ -86,9 +86,6 @@ impl Shared {
         waker: Arc<StreamWaker>,
     ) -> Result<Slot, RefuseReason> {
         let is_resume = open.resume.is_some();
-        if is_resume {
-            return Err(RefuseReason::SessionGone);
-        }
         let passport = self.verify(&open.passport, is_resume).map_err(|error| {
             tracing::warn!(%error, peer = %open.address, "a passport is not accepted");
             RefuseReason::Passport

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use broker::{Broker, BrokerConfig, LinkConfig, LinkServer};
+use broker::{Broker, BrokerConfig, ClusterSettings, LinkConfig, LinkServer};
 use bytes::{Bytes, BytesMut};
 use link::mux::{EdgeEnd, EdgeEvent, OpenFlows, Replay, Settings};
 use link::wire::{Open, RefuseReason, Resume, StreamId, Text, TopicAlias};
 use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
 use mqtt::{ReasonCode, frame};
 use prometheus_client::registry::Registry;
-use state::MemoryStore;
+use state::{MemoryCluster, MemoryStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,30 +29,54 @@ pub(crate) fn sign(passport: &Passport) -> Bytes {
     SIGNER.sign(passport).unwrap()
 }
 
-/// A worker with links, over a store that others may share.
+/// A worker with links.
 pub(crate) struct Worker {
     pub(crate) broker: Broker,
     pub(crate) links: LinkServer,
+    pub(crate) store: MemoryStore,
 }
 
 impl Worker {
+    /// One that has its store for itself.
     pub(crate) async fn new(store: &MemoryStore) -> Self {
         Self::with(store, LinkConfig::default()).await
     }
 
     pub(crate) async fn with(store: &MemoryStore, config: LinkConfig) -> Self {
-        let broker_config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
         let mut registry = Registry::default();
-        let broker = Broker::start(broker_config, Arc::new(store.clone()), &mut registry).await.unwrap();
+        let broker = Broker::start(broker_config(), Arc::new(store.clone()), &mut registry).await.unwrap();
+        Self::serve(broker, store.clone(), config, registry).await
+    }
+
+    /// One of several.
+    pub(crate) async fn sharing(
+        cluster: &MemoryCluster,
+        config: LinkConfig,
+        settings: ClusterSettings,
+    ) -> Self {
+        let worker = cluster.worker("worker");
+        let store = worker.store();
+        let mut registry = Registry::default();
+        let own = Arc::new(store.clone());
+        let broker =
+            Broker::start_shared(broker_config(), own, worker, settings, &mut registry).await.unwrap();
+        Self::serve(broker, store, config, registry).await
+    }
+
+    async fn serve(broker: Broker, store: MemoryStore, config: LinkConfig, mut registry: Registry) -> Self {
         let verifier = PassportVerifier::from_pems(&[SIGNER.public_pem()], Duration::ZERO).unwrap();
         let config = LinkConfig { listen: ([127, 0, 0, 1], 0).into(), ..config };
         let links = LinkServer::start(config, broker.clone(), verifier, &mut registry).await.unwrap();
-        Self { broker, links }
+        Self { broker, links, store }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.links.addresses()[0]
     }
+}
+
+fn broker_config() -> BrokerConfig {
+    BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() }
 }
 
 /// What one device had from its worker.

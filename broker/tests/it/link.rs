@@ -219,17 +219,6 @@ async fn a_worker_that_drains_waits_until_its_devices_have_gone() {
 }
 
 #[tokio::test]
-async fn a_session_that_no_store_shares_is_not_resumed() {
-    let worker = Worker::new(&MemoryStore::new()).await;
-    let mut edge = Edge::dial(&worker).await;
-    edge.connect(&How::clean("device")).await;
-    let adrift = edge.give_up("device");
-    edge.resume("device", adrift);
-    edge.until("a refusal", |edge| edge.device("device").refused.is_some()).await;
-    assert_eq!(edge.device("device").refused, Some(RefuseReason::SessionGone));
-}
-
-#[tokio::test]
 async fn idle_devices_cost_no_task() {
     let worker = Worker::new(&MemoryStore::new()).await;
     let mut edge = Edge::dial(&worker).await;

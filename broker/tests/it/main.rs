@@ -5,6 +5,7 @@
 mod cluster;
 mod device;
 mod edge;
+mod handoff;
 mod link;
 mod moody;
 mod retained;

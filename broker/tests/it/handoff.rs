@@ -1,0 +1,351 @@
+//! Connections that go on at another worker, over one store: the device must not see it, in whatever state its flows are.
+
+use std::time::{Duration, Instant};
+
+use broker::{CleanSessions, ClusterSettings, LinkConfig};
+use link::wire::RefuseReason;
+use state::{MemoryCluster, Store};
+use tokio::task::JoinHandle;
+
+use crate::device::{Got, How};
+use crate::edge::{Adrift, Edge, Worker};
+
+fn other(first_byte: u8, id: u8) -> Got {
+    Got::Other { first_byte, body: vec![0, id] }
+}
+
+fn publish(payload: &[u8], qos: u8, id: u16) -> Got {
+    let id = (qos > 0).then_some(id);
+    Got::Publish { topic: "t".into(), payload: payload.into(), qos, dup: false, retain: false, id }
+}
+
+/// Two workers that share a store, with a link to each.
+struct World {
+    workers: [Worker; 2],
+    second: Edge,
+    _clock: Clock,
+}
+
+/// The clock of the store that is shared.
+struct Clock(JoinHandle<()>);
+
+impl Clock {
+    fn of(cluster: &MemoryCluster) -> Self {
+        let (cluster, started) = (cluster.clone(), Instant::now());
+        Self(tokio::spawn(async move {
+            loop {
+                cluster.tick(u64::try_from(started.elapsed().as_millis()).unwrap());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl World {
+    async fn new() -> (Self, Edge) {
+        Self::with(CleanSessions::Memory).await
+    }
+
+    async fn with(clean_sessions: CleanSessions) -> (Self, Edge) {
+        let cluster = MemoryCluster::new();
+        let clock = Clock::of(&cluster);
+        let settings = ClusterSettings { clean_sessions, ..ClusterSettings::default() };
+        let config = LinkConfig { handoff_grace_ms: 1000, ..LinkConfig::default() };
+        let workers = [
+            Worker::sharing(&cluster, config.clone(), settings.clone()).await,
+            Worker::sharing(&cluster, config, settings).await,
+        ];
+        let first = Edge::dial(&workers[0]).await;
+        let second = Edge::dial(&workers[1]).await;
+        (Self { workers, second, _clock: clock }, first)
+    }
+
+    /// The store answers the first worker no more.
+    fn hold(&self) {
+        self.workers[0].store.hold();
+    }
+
+    /// The first worker's link is cut while answers of the store are held, and the device goes on at the second.
+    async fn move_device(&mut self, first: Edge) {
+        let mut adrift = first.cut();
+        self.workers[0].store.let_go();
+        self.go_on(adrift.remove("device").unwrap()).await;
+    }
+
+    async fn go_on(&mut self, adrift: Adrift) {
+        self.second.resume("device", adrift);
+        self.second.until("the resume", |edge| edge.device("device").is_resumed).await;
+    }
+
+    /// Somebody publishes by the second worker, and has the answer.
+    async fn publish(&mut self, qos: u8, payload: &[u8]) {
+        if !self.second.devices.contains_key("publisher") {
+            self.second.connect(&How::clean("publisher")).await;
+        }
+        self.second.publish("publisher", qos, 1, "t", payload);
+        match qos {
+            1 => assert_eq!(self.second.got("publisher").await, other(0x40, 1)),
+            2 => {
+                assert_eq!(self.second.got("publisher").await, other(0x50, 1));
+                self.second.acknowledge("publisher", 0x62, 1);
+                assert_eq!(self.second.got("publisher").await, other(0x70, 1));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Lets the worker have what was sent, while the store holds its answers.
+async fn soak(edge: &mut Edge) {
+    for _ in 0..30 {
+        edge.turn().await;
+    }
+}
+
+async fn subscribed(edge: &mut Edge, how: &How<'_>) {
+    edge.connect(how).await;
+    edge.subscribe("device", 9, "t", 2);
+    assert_eq!(edge.got("device").await, Got::Other { first_byte: 0x90, body: vec![0, 9, 0, 2] });
+}
+
+#[tokio::test]
+async fn a_publish_that_was_not_answered_is_answered_by_the_next_worker() {
+    let (mut world, mut first) = World::new().await;
+    first.connect(&How::stored("device")).await;
+    world.hold();
+    first.publish("device", 1, 1, "t", b"a");
+    first.publish("device", 2, 2, "t", b"b");
+    soak(&mut first).await;
+    world.move_device(first).await;
+    let (a, b) = (world.second.got("device").await, world.second.got("device").await);
+    assert_eq!(
+        [a, b],
+        [
+            Got::Other { first_byte: 0x40, body: vec![0, 1, 0x10] },
+            Got::Other { first_byte: 0x50, body: vec![0, 2] },
+        ]
+    );
+    world.second.acknowledge("device", 0x62, 2);
+    assert_eq!(world.second.got("device").await, other(0x70, 2));
+}
+
+#[tokio::test]
+async fn qos_2_arrives_once_wherever_the_link_is_cut() {
+    // Before and after the store has answered PUBLISH, and PUBREL.
+    for cut in 0..4 {
+        let (mut world, mut first) = World::new().await;
+        world.second.connect(&How::stored("subscriber")).await;
+        world.second.subscribe("subscriber", 9, "t", 2);
+        world.second.got("subscriber").await;
+        first.connect(&How::stored("device")).await;
+        if cut == 0 {
+            world.hold();
+        }
+        first.publish("device", 2, 7, "t", b"once");
+        soak(&mut first).await;
+        if cut > 1 {
+            assert_eq!(first.got("device").await, other(0x50, 7));
+            if cut == 2 {
+                world.hold();
+            }
+            first.acknowledge("device", 0x62, 7);
+            soak(&mut first).await;
+        }
+        let is_answered = cut == 3 && first.got("device").await == other(0x70, 7);
+        let mut adrift = first.cut().remove("device").unwrap();
+        world.workers[0].store.let_go();
+        let came = adrift.device.packets.len();
+        assert_eq!(came, usize::from(cut == 1), "cut {cut}");
+        adrift.device.packets.clear();
+        world.go_on(adrift).await;
+        if cut == 0 {
+            assert_eq!(world.second.got("device").await, other(0x50, 7));
+        }
+        if cut < 2 {
+            world.second.acknowledge("device", 0x62, 7);
+        }
+        if !is_answered {
+            assert_eq!(world.second.got("device").await, other(0x70, 7), "cut {cut}");
+        }
+        assert!(world.second.drain("device").await.is_empty());
+        let got: Vec<_> = world.second.drain("subscriber").await;
+        let came = got.iter().filter(|got| matches!(got, Got::Publish { .. })).count();
+        assert_eq!(came, 1, "cut {cut}: {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_device_has_is_not_sent_again_and_the_rest_without_dup() {
+    let (mut world, mut first) = World::new().await;
+    subscribed(&mut first, &How { receive_maximum: 2, ..How::stored("device") }).await;
+    first.connect(&How::clean("local")).await;
+    for n in 1..=4 {
+        first.publish("local", 1, n, "t", &[n]);
+        assert_eq!(first.got("local").await, other(0x40, n));
+    }
+    // Two are with the device, two wait for its Receive Maximum.
+    assert_eq!(first.got("device").await, publish(&[1], 1, 1));
+    assert_eq!(first.got("device").await, publish(&[2], 1, 2));
+    world.move_device(first).await;
+    assert!(world.second.drain("device").await.is_empty(), "the window is full");
+    world.second.acknowledge("device", 0x40, 1);
+    assert_eq!(world.second.got("device").await, publish(&[3], 1, 3));
+    world.second.acknowledge("device", 0x40, 2);
+    assert_eq!(world.second.got("device").await, publish(&[4], 1, 4));
+    world.second.acknowledge("device", 0x40, 3);
+    world.second.acknowledge("device", 0x40, 4);
+    assert!(world.second.drain("device").await.is_empty());
+    world.publish(1, b"live").await;
+    assert_eq!(world.second.got("device").await, publish(b"live", 1, 5));
+}
+
+#[tokio::test]
+async fn acknowledgements_that_the_first_worker_lost_count_at_the_second() {
+    let (mut world, mut first) = World::new().await;
+    subscribed(&mut first, &How::stored("device")).await;
+    first.connect(&How::clean("local")).await;
+    for n in 1..=3 {
+        let qos = if n == 1 { 1 } else { 2 };
+        first.publish("local", qos, n, "t", &[n]);
+        first.got("local").await;
+        assert_eq!(first.got("device").await, publish(&[n], qos, n.into()));
+    }
+    first.acknowledge("device", 0x50, 3);
+    assert_eq!(first.got("device").await, other(0x62, 3));
+    // The worker dies without having read these.
+    first.acknowledge("device", 0x40, 1);
+    first.acknowledge("device", 0x50, 2);
+    first.acknowledge("device", 0x70, 3);
+    world.move_device(first).await;
+    assert_eq!(world.second.got("device").await, other(0x62, 2));
+    assert!(world.second.drain("device").await.is_empty());
+    world.second.acknowledge("device", 0x70, 2);
+    world.second.drain("device").await;
+    let queued = world.workers[1].store.stats().queued_messages;
+    assert_eq!(queued, 0, "all is acknowledged");
+}
+
+#[tokio::test]
+async fn a_subscription_that_was_not_answered_is_made_by_the_next_worker() {
+    for how in [How::stored("device"), How::clean("device")] {
+        let (mut world, mut first) = World::new().await;
+        first.connect(&how).await;
+        world.hold();
+        first.subscribe("device", 9, "t", 1);
+        soak(&mut first).await;
+        world.move_device(first).await;
+        assert_eq!(world.second.got("device").await, Got::Other { first_byte: 0x90, body: vec![0, 9, 0, 1] });
+        world.publish(1, b"x").await;
+        assert_eq!(world.second.got("device").await, publish(b"x", 1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_clean_session_goes_on_with_its_subscriptions() {
+    for clean_sessions in [CleanSessions::Memory, CleanSessions::Store] {
+        let (mut world, mut first) = World::with(clean_sessions).await;
+        subscribed(&mut first, &How::clean("device")).await;
+        first.connect(&How::clean("local")).await;
+        first.publish("local", 2, 1, "t", b"a");
+        first.got("local").await;
+        assert_eq!(first.got("device").await, publish(b"a", 2, 1));
+        first.acknowledge("device", 0x50, 1);
+        world.move_device(first).await;
+        world.publish(1, b"b").await;
+        let mut got = vec![world.second.got("device").await, world.second.got("device").await];
+        got.sort_by_key(|got| matches!(got, Got::Publish { .. }));
+        assert_eq!(got, [other(0x62, 1), publish(b"b", 1, 2)], "{clean_sessions:?}");
+        world.second.acknowledge("device", 0x70, 1);
+        world.second.acknowledge("device", 0x40, 2);
+        world.second.send("device", &[0xE0, 0]);
+        world.second.until("the end", |edge| edge.device("device").closed.is_some()).await;
+        world.second.close("publisher");
+        world.second.until("the end", |edge| edge.device("publisher").is_finished).await;
+        // What was local goes when its grace is over.
+        assert_eq!(world.workers[1].store.stats().sessions, 1);
+    }
+}
+
+#[tokio::test]
+async fn the_will_waits_for_the_device_to_go_on() {
+    let (mut world, mut first) = World::new().await;
+    let how = How { will: Some(("t", 0)), ..How::clean("device") };
+    world.second.connect(&How::clean("watcher")).await;
+    world.second.subscribe("watcher", 1, "t", 0);
+    world.second.got("watcher").await;
+    first.connect(&how).await;
+    world.move_device(first).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(world.second.drain("watcher").await.is_empty(), "the device is connected");
+    // Its next link is lost too, and it goes on nowhere.
+    let World { workers, second, .. } = world;
+    let mut third = Edge::dial(&workers[1]).await;
+    third.connect(&How::clean("other watcher")).await;
+    third.subscribe("other watcher", 1, "t", 0);
+    third.got("other watcher").await;
+    drop(second);
+    assert_eq!(third.got("other watcher").await, publish(b"gone", 0, 0));
+}
+
+#[tokio::test]
+async fn a_device_that_left_while_it_had_no_worker_has_left() {
+    let (mut world, mut first) = World::new().await;
+    let how = How { will: Some(("t", 0)), ..How::stored("device") };
+    world.second.connect(&How::clean("watcher")).await;
+    world.second.subscribe("watcher", 1, "t", 0);
+    world.second.got("watcher").await;
+    first.connect(&how).await;
+    first.close("device");
+    let adrift = first.cut().remove("device").unwrap();
+    world.go_on(adrift).await;
+    assert_eq!(world.second.got("watcher").await, publish(b"gone", 0, 0));
+    world.second.until("the close", |edge| edge.device("device").is_finished).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_taken_over_does_not_go_on() {
+    let (mut world, mut first) = World::new().await;
+    first.connect(&How::stored("device")).await;
+    let adrift = first.cut().remove("device").unwrap();
+    world.second.connect(&How::stored("device")).await;
+    let newer = world.second.devices.remove("device").unwrap();
+    world.second.resume("device", adrift);
+    world.second.until("a refusal", |edge| edge.device("device").refused.is_some()).await;
+    assert_eq!(world.second.device("device").refused, Some(RefuseReason::TakenOver));
+    world.second.devices.insert("device".into(), newer);
+    assert!(world.second.drain("device").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_does_not_go_on() {
+    let (mut world, mut first) = World::new().await;
+    first.connect(&How::clean("device")).await;
+    let adrift = first.cut().remove("device").unwrap();
+    tokio::time::sleep(Duration::from_millis(1800)).await;
+    world.second.resume("device", adrift);
+    world.second.until("a refusal", |edge| edge.device("device").refused.is_some()).await;
+    assert_eq!(world.second.device("device").refused, Some(RefuseReason::SessionGone));
+}
+
+#[tokio::test]
+async fn topic_aliases_of_the_device_are_known_to_the_next_worker() {
+    let (mut world, mut first) = World::new().await;
+    first.connect(&How::stored("device")).await;
+    // Topic t, Topic Alias 3.
+    first.send("device", &[0x30, 8, 0, 1, b't', 3, 0x23, 0, 3, b'x']);
+    soak(&mut first).await;
+    let mut adrift = first.cut().remove("device").unwrap();
+    adrift.device.aliases.insert(3, "t".to_owned());
+    world.second.connect(&How::clean("watcher")).await;
+    world.second.subscribe("watcher", 1, "t", 0);
+    world.second.got("watcher").await;
+    world.go_on(adrift).await;
+    world.second.send("device", &[0x30, 7, 0, 0, 3, 0x23, 0, 3, b'y']);
+    assert_eq!(world.second.got("watcher").await, publish(b"y", 0, 0));
+}
