@@ -49,9 +49,14 @@ impl MemoryCluster {
         change(&self.store, |content| content.registry.set_clock(now));
     }
 
-    /// Inboxes take so many notes from now on; without this, any number.
-    pub fn set_inbox_max(&self, notes: usize) {
-        self.store.content.lock().registry.inbox_notes_max = Some(notes);
+    /// An inbox takes so many bytes of messages, and 64 for each note, from now on; without this, any number.
+    pub fn set_inbox_bytes_max(&self, bytes: usize) {
+        self.store.content.lock().registry.inbox_bytes_max = Some(bytes);
+    }
+
+    /// The log keeps so many entries from now on; without this, any number.
+    pub fn set_log_entries_max(&self, entries: usize) {
+        self.store.content.lock().registry.log_entries_max = Some(entries);
     }
 
     /// Forgets the log so far, as if it had grown too long.
@@ -122,6 +127,7 @@ impl Cluster for MemoryWorker {
         answers.call_later(done, |done| {
             content.lock().registry.read_log((*worker, answers), after, wait_ms, done)
         });
+        change(&self.store, |_| ());
     }
 
     fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>) {
@@ -137,6 +143,7 @@ impl Cluster for MemoryWorker {
         answers.call_later(done, |done| {
             content.lock().registry.read_inbox((*worker, answers), after, wait_ms, done)
         });
+        change(&self.store, |_| ());
     }
 
     fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {

@@ -24,7 +24,8 @@ pub(super) struct Registry {
     log_end: Position,
     listening: BTreeMap<(WorkerId, Arc<str>), Option<QoS>>,
     inboxes: BTreeMap<WorkerId, Inbox>,
-    pub(super) inbox_notes_max: Option<usize>,
+    pub(super) inbox_bytes_max: Option<usize>,
+    pub(super) log_entries_max: Option<usize>,
     reads: Vec<Read>,
     /// Whose next read of the log, and of the inbox, is to tell of a gap.
     log_gaps: Vec<WorkerId>,
@@ -78,6 +79,15 @@ impl Answered {
             Page::Inbox(done, page) => self.answers.answer(done, page),
         }
     }
+}
+
+fn size(notes: &[Noted]) -> usize {
+    let size = |note: &Noted| match note {
+        Noted::Message { message, .. } => 64 + message.size(),
+        Noted::Queued { delivery, .. } => 64 + delivery.message.size(),
+        Noted::TakenOver { .. } => 64,
+    };
+    notes.iter().map(size).sum()
 }
 
 impl Registry {
@@ -152,6 +162,9 @@ impl Registry {
     fn push(&mut self, changes: Vec<RouteChange>) {
         self.log_end.0 += 1;
         self.log.push_back((self.log_end, changes));
+        while self.log_entries_max.is_some_and(|max| self.log.len() > max) {
+            self.log.pop_front();
+        }
     }
 
     /// Forgets the whole log, as if it were too long.
@@ -228,8 +241,8 @@ impl Registry {
 
     pub(super) fn post(&mut self, to: WorkerId, notes: Vec<Noted>) -> Heard {
         let Some(inbox) = self.inboxes.get_mut(&to).filter(|inbox| inbox.is_open) else { return Heard::Gone };
-        let waiting: usize = inbox.notes.iter().map(|(_, notes)| notes.len()).sum();
-        if self.inbox_notes_max.is_some_and(|max| waiting + notes.len() > max) {
+        let waiting: usize = inbox.notes.iter().map(|(_, notes)| size(notes)).sum();
+        if self.inbox_bytes_max.is_some_and(|max| waiting > 0 && waiting + size(&notes) > max) {
             return Heard::Full;
         }
         if !notes.is_empty() {

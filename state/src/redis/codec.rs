@@ -111,6 +111,11 @@ pub(super) fn read_options(bytes: &[u8]) -> Result<SubscriptionOptions> {
     })
 }
 
+/// Reads a message as [`body`] wrote it.
+pub(super) fn read_body(bytes: &[u8]) -> Result<Arc<Message>> {
+    Reader(bytes).message().map(Arc::new)
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

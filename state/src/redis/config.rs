@@ -65,6 +65,12 @@ pub struct RedisConfig {
     pub timer_sweep_ms: u64,
     /// Bytes of calls that wait or are under way; what comes beyond is refused as unavailable. Default 67,108,864 (64 MiB).
     pub call_bytes_max: u64,
+    /// Entries that the log of changes of routes keeps, about; a worker that is further behind loads all routes anew. 1,000
+    /// or more. Default 100,000.
+    pub route_log_entries_max: u64,
+    /// Bytes of what waits for one worker from others; what comes beyond is refused. At least 1 MiB. Default 67,108,864
+    /// (64 MiB).
+    pub inbox_bytes_max: u64,
     /// Stored sessions, as far as this worker knows of them. Default 10,000,000.
     pub sessions_max: u64,
     /// Subscriptions of one session. Default 10,000.
@@ -96,6 +102,8 @@ impl Default for RedisConfig {
             topology_interval_ms: 1000,
             timer_sweep_ms: 10_000,
             call_bytes_max: 64 * 1024 * 1024,
+            route_log_entries_max: 100_000,
+            inbox_bytes_max: 64 * 1024 * 1024,
             sessions_max: 10_000_000,
             subscriptions_per_session_max: 10_000,
             retained_messages_max: 10_000_000,
@@ -132,6 +140,8 @@ impl RedisConfig {
             ),
             ("timer_sweep_ms", (100..=600_000).contains(&self.timer_sweep_ms), "must be 100 to 600,000"),
             ("call_bytes_max", self.call_bytes_max >= 1024 * 1024, "must be at least 1 MiB"),
+            ("route_log_entries_max", self.route_log_entries_max >= 1000, "must be at least 1,000"),
+            ("inbox_bytes_max", self.inbox_bytes_max >= 1024 * 1024, "must be at least 1 MiB"),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((field, _, rule)) => Err(ConnectError::Config { field, rule }),

@@ -18,7 +18,7 @@ use super::op::{Answer, Op, Result};
 use super::order::{Call, Gate, Order, Pending, Ticket};
 use super::router::Router;
 use super::topology::Topology;
-use crate::{Done, StoreError, StoreStats};
+use crate::{Done, StoreError, StoreStats, WorkerId};
 
 /// How often [`Engine::settled`] looks.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
@@ -65,7 +65,9 @@ pub(super) struct Engine {
     pub(super) counts: Counts,
     pub(super) hints: Hints,
     pub(super) runtime: Handle,
-    /// Names this run of this worker.
+    /// This run of this worker.
+    pub(super) worker: WorkerId,
+    /// Its name.
     pub(super) run: String,
     /// Bytes of operations that wait or are under way.
     waiting_bytes: AtomicU64,
@@ -80,6 +82,7 @@ impl Engine {
     /// Connects to nothing yet. To be called on a runtime.
     pub(super) fn new(config: RedisConfig) -> std::result::Result<Self, ConnectError> {
         let topology = Topology::new(&config)?;
+        let worker = WorkerId(random());
         Ok(Self {
             keys: Keys::new(&config.key_prefix),
             router: Router::new(topology, Duration::from_millis(config.retry_budget_ms)),
@@ -87,7 +90,8 @@ impl Engine {
             counts: Counts::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
             runtime: Handle::current(),
-            run: format!("{:016x}", random()),
+            worker,
+            run: format!("{:016x}", worker.0),
             waiting_bytes: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
@@ -101,6 +105,11 @@ impl Engine {
         self.is_closed.swap(true, Ordering::SeqCst)
     }
 
+    /// Whether public calls are refused.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
     /// Waits until everything that was called is answered and nothing is under way.
     pub(super) async fn settled(&self) {
         while self.unanswered.load(Ordering::SeqCst) > 0 || self.waiting_bytes.load(Ordering::SeqCst) > 0 {
@@ -110,10 +119,19 @@ impl Engine {
 
     /// Lets a public call in: `None` if it was refused and is answered. The answer is to be given to what this returns.
     pub(super) fn admit<T: Send + 'static>(self: &Arc<Self>, done: Done<T>) -> Option<Done<T>> {
+        self.admit_call(done, true)
+    }
+
+    /// The same for a call that goes on however much waits, since it is small and others depend on it.
+    pub(super) fn admit_always<T: Send + 'static>(self: &Arc<Self>, done: Done<T>) -> Option<Done<T>> {
+        self.admit_call(done, false)
+    }
+
+    fn admit_call<T: Send + 'static>(self: &Arc<Self>, done: Done<T>, is_bounded: bool) -> Option<Done<T>> {
         self.unanswered.fetch_add(1, Ordering::SeqCst);
         let refusal = if self.is_closed.load(Ordering::SeqCst) {
             Some(StoreError::Closed)
-        } else if self.waiting_bytes.load(Ordering::Relaxed) > self.config.call_bytes_max {
+        } else if is_bounded && self.waiting_bytes.load(Ordering::Relaxed) > self.config.call_bytes_max {
             Some(Fault::Backlog.into())
         } else {
             None
@@ -157,7 +175,19 @@ impl Engine {
         done: Done<T>,
         read: impl FnOnce(&Self, Value) -> Result<T> + Send + 'static,
     ) {
-        let Some(done) = self.admit(done) else { return };
+        if let Some(done) = self.admit(done) {
+            self.one_admitted(bucket, op, done, read);
+        }
+    }
+
+    /// The same for a call that was let in.
+    pub(super) fn one_admitted<T: Send + 'static>(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        op: Op,
+        done: Done<T>,
+        read: impl FnOnce(&Self, Value) -> Result<T> + Send + 'static,
+    ) {
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
             let engine = Arc::clone(self);
             let then = Box::new(move |answer: Result<Value>| {
@@ -229,6 +259,20 @@ impl Engine {
             for arg in &op.args {
                 command.arg(arg.as_slice());
             }
+        }
+        command
+    }
+
+    /// A call with one operation that reads, outside of the lanes.
+    pub(super) fn read_command(&self, op: &Op) -> Cmd {
+        let mut command = redis::cmd("FCALL");
+        command.arg(&self.router.library.read).arg(op.keys.len());
+        for key in &op.keys {
+            command.arg(key);
+        }
+        command.arg(op.name).arg(op.keys.len()).arg(op.args.len());
+        for arg in &op.args {
+            command.arg(arg.as_slice());
         }
         command
     }

@@ -18,6 +18,9 @@ pub(super) enum Fault {
     /// No node has the slot.
     #[error("no Redis node serves slot {slot}")]
     NoNode { slot: u16 },
+    /// Others let go of what this worker owned.
+    #[error("this worker is being buried")]
+    Buried,
     /// Too much waits already. Nothing was sent.
     #[error("too many calls wait for Redis")]
     Backlog,

@@ -3,7 +3,14 @@
 
 use super::keys::fingerprint;
 
-const TEXT: &str = include_str!("library.lua");
+/// In this order: how calls are carried out comes last.
+const TEXT: &str = concat!(
+    include_str!("lua/store.lua"),
+    "\n",
+    include_str!("lua/cluster.lua"),
+    "\n",
+    include_str!("lua/calls.lua"),
+);
 
 /// The library and the names of its functions.
 #[derive(Debug)]

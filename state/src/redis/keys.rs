@@ -15,6 +15,12 @@ pub(super) enum Bucket {
     Sessions(u16),
     /// Some of the retained messages.
     Retained(u16),
+    /// What workers have in common.
+    Cluster,
+    /// The same, for what must not wait behind changes of the log.
+    Lease,
+    /// The inbox of a worker's run.
+    Inbox(u64),
 }
 
 impl Bucket {
@@ -43,6 +49,8 @@ impl Bucket {
         match self {
             Self::Sessions(bucket) => bucket.to_string(),
             Self::Retained(bucket) => format!("r{bucket}"),
+            Self::Cluster | Self::Lease => "c".to_owned(),
+            Self::Inbox(run) => format!("w:{run:016x}"),
         }
     }
 }
@@ -132,6 +140,46 @@ impl Keys {
         ]
     }
 
+    /// Which workers there are.
+    pub(super) fn registry(&self) -> String {
+        self.key(Bucket::Cluster, "w", "")
+    }
+
+    /// The log of changes of routes.
+    pub(super) fn log(&self) -> String {
+        self.key(Bucket::Cluster, "l", "")
+    }
+
+    /// The place of its last entry.
+    pub(super) fn log_end(&self) -> String {
+        self.key(Bucket::Cluster, "n", "")
+    }
+
+    /// What workers listen to, in order.
+    pub(super) fn listening(&self) -> String {
+        self.key(Bucket::Cluster, "h", "")
+    }
+
+    /// What each of that gets.
+    pub(super) fn listening_qos(&self) -> String {
+        self.key(Bucket::Cluster, "q", "")
+    }
+
+    /// Which workers are being buried.
+    pub(super) fn burials(&self) -> String {
+        self.key(Bucket::Cluster, "y", "")
+    }
+
+    /// A worker's inbox.
+    pub(super) fn inbox(&self, run: u64) -> String {
+        self.key(Bucket::Inbox(run), "in", "")
+    }
+
+    /// Its counters.
+    pub(super) fn inbox_counters(&self, run: u64) -> String {
+        self.key(Bucket::Inbox(run), "c", "")
+    }
+
     /// Retained messages by topic.
     pub(super) fn retained_values(&self, bucket: Bucket) -> String {
         self.key(bucket, "v", "")
@@ -190,6 +238,8 @@ mod tests {
         assert_eq!(keys.outcome(Bucket::Sessions(17), "ab"), "tg{17}o:ab");
         assert_eq!(keys.retained_topics(Bucket::Retained(3)), "tg{r3}x");
         assert_eq!(Bucket::Sessions(17).slot(), crc16::slot(b"17"));
+        assert_eq!(keys.inbox(7), "tg{w:0000000000000007}in");
+        assert_eq!((keys.log(), Bucket::Lease.slot()), ("tg{c}l".to_owned(), Bucket::Cluster.slot()));
     }
 
     #[test]

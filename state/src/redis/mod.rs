@@ -2,6 +2,7 @@
 //! calls under way. What is stored: `docs/state.md`. How calls are ordered: [`order`]; how they are repeated: [`router`].
 
 mod claim;
+mod cluster;
 mod codec;
 mod config;
 mod crc16;
@@ -28,6 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mqtt::PacketId;
 
+pub use cluster::RedisCluster;
 pub use config::{ConnectError, RedisConfig, Secret};
 
 use crate::{

@@ -58,10 +58,14 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+    /// Connects. An answer that takes longer than `response_timeout` breaks the connection.
+    pub(super) async fn connect(
+        &self,
+        response_timeout: Option<Duration>,
+    ) -> redis::RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.response_timeout));
+            .set_response_timeout(response_timeout);
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
         // The time-out of the library covers the connection; this one also the commands that it begins with.
         match tokio::time::timeout(self.connect_timeout + self.response_timeout, connecting).await {
@@ -150,7 +154,7 @@ impl Link {
         if Instant::now() < self.retry_at {
             return None;
         }
-        match self.dial.connect().await {
+        match self.dial.connect(Some(self.dial.response_timeout)).await {
             Ok(connection) => {
                 self.backoff = BACKOFF_MIN;
                 self.is_connected.store(true, Ordering::Relaxed);

@@ -115,6 +115,14 @@ impl Router {
         }
     }
 
+    /// Takes into account what an error says about where a slot is.
+    pub(super) fn heed(&self, slot: u16, node: &Node, error: &ServerError) -> Fault {
+        if let Advice::Moved(to) = advise(error) {
+            self.topology.moved(slot, &or_same_host(to, node));
+        }
+        refused(node, error)
+    }
+
     /// Loads the library into a node. That it is there already is no error.
     pub(super) async fn load_library(&self, node: &Node) -> Result<(), Fault> {
         let mut command = redis::cmd("FUNCTION");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, Value};
 
@@ -89,6 +90,22 @@ impl Topology {
         let node = Arc::new(Node::new(address.clone(), dial));
         nodes.insert(address.clone(), Arc::clone(&node));
         Ok(node)
+    }
+
+    /// A connection of its own to the node that has a slot, without a time-out for answers.
+    pub(super) async fn connect_apart(&self, slot: u16) -> Result<(Arc<Node>, MultiplexedConnection), Fault> {
+        let node = self.owner(slot).ok_or(Fault::NoNode { slot })?;
+        let lost = |error: redis::RedisError| Fault::Lost {
+            node: node.address.to_string(),
+            detail: super::node::describe(&error),
+        };
+        let dial = Dial {
+            client: self.client(&node.address).map_err(lost)?,
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+        };
+        let connection = dial.connect(None).await.map_err(lost)?;
+        Ok((node, connection))
     }
 
     fn client(&self, address: &Address) -> redis::RedisResult<Client> {

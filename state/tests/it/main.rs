@@ -8,3 +8,4 @@ mod harness;
 mod memory;
 mod model;
 mod suite;
+mod workers;

@@ -15,3 +15,4 @@ mod faults;
 mod load;
 mod stores;
 mod tls;
+mod workers;

@@ -70,14 +70,14 @@ impl InRedis {
 }
 
 /// One cluster for all tests that leave it whole.
-fn shared_cluster() -> Vec<String> {
+pub(crate) fn shared_cluster() -> Vec<String> {
     static CLUSTER: OnceLock<Arc<Cluster>> = OnceLock::new();
     gate();
     let cluster = CLUSTER.get_or_init(|| Arc::new(Cluster::start()));
     cluster.servers.iter().take(2).map(Server::url).collect()
 }
 
-fn shared_server() -> Vec<String> {
+pub(crate) fn shared_server() -> Vec<String> {
     static SERVER: OnceLock<Server> = OnceLock::new();
     gate();
     vec![SERVER.get_or_init(|| Server::start(&[])).url()]

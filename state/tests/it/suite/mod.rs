@@ -1,6 +1,7 @@
 //! What every store does, as functions over a [`crate::harness::Backend`].
 
 pub(crate) mod claim;
+pub(crate) mod cluster;
 pub(crate) mod due;
 pub(crate) mod order;
 pub(crate) mod queue;

@@ -1,0 +1,145 @@
+//! Lets go of what a dead worker owned, bucket after bucket. Where a burial is stands in the registry, with who is at it
+//! for how long: another worker goes on from there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::engine::{Asked, Engine};
+use super::super::keys::{Bucket, SESSION_BUCKETS};
+use super::super::op::{Answer, Kind, Op, Result};
+use super::super::routes::{SESSIONS_MAX, read_clients};
+use super::wire;
+use crate::{RouteChange, StoreError, UnixMs, WorkerId};
+
+/// Buckets between two notes of where the burial is.
+const BUCKETS_PER_TURN: u16 = 64;
+/// How long nobody else goes on with it, from each note on.
+const TURN_MS: u64 = 5000;
+/// How long to wait at the most before asking again.
+const WAIT_MS_MAX: u64 = 200;
+
+/// What is done with each session of the dead worker.
+struct Burial {
+    worker: WorkerId,
+    grace_ms: u64,
+    now: UnixMs,
+}
+
+impl Engine {
+    /// See [`crate::Cluster::bury`].
+    pub(super) async fn bury(self: &Arc<Self>, worker: WorkerId, grace_ms: u64, now: UnixMs) -> Result<()> {
+        let burial = Burial { worker, grace_ms, now };
+        let mut at = 0;
+        loop {
+            let Some((wait_ms, bucket)) = self.bury_turn(worker, at).await? else { return Ok(()) };
+            if wait_ms > 0 {
+                if self.is_refusing() {
+                    return Err(StoreError::Closed);
+                }
+                tokio::time::sleep(Duration::from_millis(wait_ms.min(WAIT_MS_MAX))).await;
+                continue;
+            }
+            at = bucket;
+            if at >= SESSION_BUCKETS {
+                return self.strike(worker).await;
+            }
+            let last = at.saturating_add(BUCKETS_PER_TURN).min(SESSION_BUCKETS);
+            self.bury_buckets(&burial, at..last).await?;
+            at = last;
+        }
+    }
+
+    /// Notes where the burial is. Answers how long somebody else is at it, and where to go on; `None` when it is over.
+    async fn bury_turn(self: &Arc<Self>, worker: WorkerId, at: u16) -> Result<Option<(u64, u16)>> {
+        let op = Op::new("bury_turn", Kind::Write, vec![self.keys.registry(), self.keys.burials()])
+            .arg(run_of(worker))
+            .arg(self.run.as_str())
+            .arg(TURN_MS)
+            .arg(u64::from(at));
+        let answer = self.ask(Bucket::Cluster, op).answer().await?;
+        if matches!(&answer, redis::Value::BulkString(_)) {
+            return Ok(None);
+        }
+        let [wait_ms, bucket] = answer.tuple()?;
+        let bucket = u16::try_from(bucket.count()?).unwrap_or(SESSION_BUCKETS);
+        Ok(Some((wait_ms.count()?, bucket)))
+    }
+
+    async fn bury_buckets(self: &Arc<Self>, burial: &Burial, buckets: std::ops::Range<u16>) -> Result<()> {
+        let asked: Vec<(Bucket, Asked)> = buckets
+            .map(Bucket::Sessions)
+            .map(|bucket| (bucket, self.ask_clients(bucket, "", SESSIONS_MAX)))
+            .collect();
+        for (bucket, asked) in asked {
+            let mut listed = Some(asked);
+            while let Some(asked) = listed.take() {
+                let (clients, _) = read_clients(asked.answer().await?)?;
+                self.bury_clients(burial, bucket, &clients).await?;
+                if let Some(last) = clients.last().filter(|_| clients.len() >= SESSIONS_MAX) {
+                    listed = Some(self.ask_clients(bucket, last, SESSIONS_MAX));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn bury_clients(
+        self: &Arc<Self>,
+        burial: &Burial,
+        bucket: Bucket,
+        clients: &[String],
+    ) -> Result<()> {
+        let dead = run_of(burial.worker);
+        let asked: Vec<Asked> = clients
+            .iter()
+            .map(|client| self.ask(bucket, Op::new("inspect", Kind::Read, vec![self.keys.session(client)])))
+            .collect();
+        let mut let_go = Vec::new();
+        for (client, asked) in clients.iter().zip(asked) {
+            let Some(found) = asked.answer().await?.maybe() else { continue };
+            let [incarnation, owner, run, ..]: [redis::Value; 7] = found.tuple()?;
+            if owner.bytes()?.is_empty() || run.bytes()? != dead.as_bytes() {
+                continue;
+            }
+            let op = Op::new("bury", Kind::Alone, self.keys.whole_session(client))
+                .arg(client.as_str())
+                .arg(incarnation.bytes()?)
+                .arg(dead.as_str())
+                .arg(burial.now)
+                .arg(burial.grace_ms);
+            let_go.push(self.ask(bucket, op));
+        }
+        for asked in let_go {
+            if let Some(left) = asked.answer().await?.maybe() {
+                self.read_left(bucket, left)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a worker that owns nothing any more out: what it listens to, its inbox, its entry.
+    pub(super) async fn strike(self: &Arc<Self>, worker: WorkerId) -> Result<()> {
+        let run = run_of(worker);
+        loop {
+            let keys = vec![self.keys.listening(), self.keys.listening_qos()];
+            let op = Op::new("unlisten", Kind::Write, keys).arg(run.as_str());
+            if self.ask(Bucket::Cluster, op).answer().await?.count()? == 0 {
+                break;
+            }
+        }
+        let keys = vec![self.keys.inbox(worker.0), self.keys.inbox_counters(worker.0)];
+        self.ask(Bucket::Inbox(worker.0), Op::new("close_inbox", Kind::Alone, keys)).answer().await?;
+        let keys = vec![self.keys.registry(), self.keys.log_end(), self.keys.log(), self.keys.burials()];
+        let op = Op::new("leave", Kind::Alone, keys)
+            .arg(run)
+            .arg(self.config.route_log_entries_max)
+            .arg(wire::changes(&[RouteChange::Left(worker)]));
+        self.ask(Bucket::Cluster, op).answer().await?;
+        Ok(())
+    }
+}
+
+/// How a run is written.
+pub(super) fn run_of(worker: WorkerId) -> String {
+    format!("{:016x}", worker.0)
+}

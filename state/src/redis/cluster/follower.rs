@@ -1,0 +1,234 @@
+//! Follows a log or an inbox on a connection of its own, on which it waits. Places are dense, so what was trimmed shows; and
+//! when another server answers than before, its last entries may be others than those that were read.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::Mutex;
+
+use super::super::engine::Engine;
+use super::super::fault::Fault;
+use super::super::node::{Node, describe};
+use super::super::op::{Answer, Kind, Op, Result};
+use crate::StoreError;
+
+/// Entries of a page.
+const ENTRIES_MAX: usize = 64;
+/// How much longer than asked for a read may take while the server cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
+const DAMAGED: StoreError = StoreError::Damaged { what: "stream" };
+
+/// Entries with their places.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pub(super) entries: Vec<(u64, Vec<u8>)>,
+    /// Something may be missing, or come twice.
+    pub(super) has_gap: bool,
+}
+
+/// What is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// After a gap everything is loaded anew: there is nothing to read.
+    Log,
+    /// After a gap, what is there is read.
+    Inbox,
+}
+
+/// Reads a stream, one read at a time.
+pub(super) struct Follower {
+    source: Source,
+    slot: u16,
+    key: String,
+    /// Asks where the stream ends.
+    end: Cmd,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    link: Option<Link>,
+    /// The run of the server that answered last.
+    server: Option<String>,
+    has_gap: bool,
+    /// The caller is at `told`, but the stream has gone back: it is read from `real`.
+    rewound: Option<Rewound>,
+}
+
+#[derive(Clone, Copy)]
+struct Rewound {
+    told: u64,
+    real: u64,
+}
+
+struct Link {
+    node: std::sync::Arc<Node>,
+    connection: MultiplexedConnection,
+    /// Where the stream ended when the connection was made, until that was looked at.
+    end: Option<u64>,
+}
+
+impl Follower {
+    pub(super) fn new(source: Source, slot: u16, key: String, end: Cmd) -> Self {
+        Self { source, slot, key, end, state: Mutex::default() }
+    }
+
+    /// Connects, so that what happens to the server from here on shows as a gap.
+    pub(super) async fn prepare(&self, engine: &Engine) -> Result<()> {
+        let mut state = self.state.lock().await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.connect(engine, &mut state).await {
+                Ok(()) => {
+                    // The stream goes on before the first read: that place says nothing then.
+                    if let Some(link) = &mut state.link {
+                        link.end = None;
+                    }
+                    return Ok(());
+                }
+                Err(fault) => self.pause(engine, &mut state, deadline, fault).await?,
+            }
+        }
+    }
+
+    /// What comes after a place; waits for it.
+    pub(super) async fn read(&self, engine: &Engine, after: u64, wait: Duration) -> Result<Entries> {
+        let mut state = self.state.lock().await;
+        let deadline = Instant::now() + wait + PATIENCE;
+        loop {
+            match self.try_read(engine, &mut state, after, wait).await {
+                Ok(answer) => return answer,
+                Err(fault) => self.pause(engine, &mut state, deadline, fault).await?,
+            }
+        }
+    }
+
+    async fn pause(&self, engine: &Engine, state: &mut State, deadline: Instant, fault: Fault) -> Result<()> {
+        state.link = None;
+        if Instant::now() >= deadline {
+            return Err(fault.into());
+        }
+        tokio::time::sleep(PAUSE).await;
+        // It fails while no server answers, which the next round finds out too.
+        engine.router.topology.refresh().await.ok();
+        Ok(())
+    }
+
+    async fn connect(&self, engine: &Engine, state: &mut State) -> std::result::Result<(), Fault> {
+        if state.link.is_some() {
+            return Ok(());
+        }
+        let (node, connection) = engine.router.topology.connect_apart(self.slot).await?;
+        let mut link = Link { node, connection, end: None };
+        let timeout = Duration::from_millis(engine.config.response_timeout_ms);
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let info = self.ask(engine, &mut link, vec![info], timeout).await?.text().map_err(|_| Fault::Form)?;
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).ok_or(Fault::Form)?.to_owned();
+        let end = self.ask(engine, &mut link, vec![self.end.clone()], timeout).await?;
+        link.end = Some(end.maybe_count().map_err(|_| Fault::Form)?.unwrap_or(0));
+        state.has_gap |= state.server.as_ref().is_some_and(|before| *before != run);
+        state.server = Some(run);
+        state.link = Some(link);
+        Ok(())
+    }
+
+    /// Sends commands and answers what the last one did.
+    async fn ask(
+        &self,
+        engine: &Engine,
+        link: &mut Link,
+        commands: Vec<Cmd>,
+        timeout: Duration,
+    ) -> std::result::Result<Value, Fault> {
+        let count = commands.len();
+        let mut pipeline = Pipeline::with_capacity(count);
+        for command in commands {
+            pipeline.add_command(command);
+        }
+        let lost = |detail: String| Fault::Lost { node: link.node.address.to_string(), detail };
+        let answers =
+            tokio::time::timeout(timeout, link.connection.send_packed_commands(&pipeline, 0, count)).await;
+        let answer = match answers {
+            Err(_) => return Err(lost("no answer in time".to_owned())),
+            Ok(Err(error)) => return Err(lost(describe(&error))),
+            Ok(Ok(mut answers)) => answers.pop().ok_or(Fault::Form)?,
+        };
+        match answer {
+            Value::ServerError(error) => Err(engine.router.heed(self.slot, &link.node, &error)),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn try_read(
+        &self,
+        engine: &Engine,
+        state: &mut State,
+        after: u64,
+        wait: Duration,
+    ) -> std::result::Result<Result<Entries>, Fault> {
+        self.connect(engine, state).await?;
+        let State { link, has_gap, rewound, .. } = state;
+        let link = link.as_mut().ok_or(Fault::Form)?;
+        *rewound = rewound.filter(|rewound| rewound.told == after);
+        if let Some(end) = link.end.take()
+            && rewound.map_or(after, |rewound| rewound.real) > end
+        {
+            let real = if self.source == Source::Log { end } else { 0 };
+            *rewound = Some(Rewound { told: after, real });
+            *has_gap = true;
+        }
+        let from = rewound.map_or(after, |rewound| rewound.real);
+        if *has_gap && self.source == Source::Log {
+            *has_gap = false;
+            return Ok(Ok(Entries { entries: Vec::new(), has_gap: true }));
+        }
+        let mut commands = Vec::with_capacity(2);
+        if self.source == Source::Inbox && from > 0 && rewound.is_none() {
+            // On this connection, so that it is this server's entry. If it fails, the next one throws more away.
+            let op = Op::new("trim", Kind::Read, engine.inbox_keys()).arg(from);
+            commands.push(engine.read_command(&op));
+        }
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(ENTRIES_MAX);
+        let wait_ms = wait.as_millis() as u64;
+        if !*has_gap && wait_ms > 0 {
+            command.arg("BLOCK").arg(wait_ms);
+        }
+        command.arg("STREAMS").arg(&self.key).arg(format!("{from}-0"));
+        let timeout = wait + Duration::from_millis(engine.config.response_timeout_ms);
+        commands.push(command);
+        let answer = self.ask(engine, link, commands, timeout).await?;
+        let has_gap = std::mem::take(has_gap);
+        Ok(read_entries(answer).map(|entries| {
+            let is_trimmed = entries.first().is_some_and(|(first, _)| *first > from + 1);
+            match self.source {
+                Source::Log if is_trimmed => Entries { entries: Vec::new(), has_gap: true },
+                _ => Entries { entries, has_gap: has_gap || is_trimmed },
+            }
+        }))
+    }
+}
+
+/// `[[key, [[id, [field, value, ...]], ...]]]`, or nothing. The entry is in field `d`.
+fn read_entries(answer: Value) -> Result<Vec<(u64, Vec<u8>)>> {
+    let Some(answer) = answer.maybe() else { return Ok(Vec::new()) };
+    let [stream] = answer.tuple()?;
+    let [_, entries] = stream.tuple()?;
+    let read = |entry: Value| {
+        let [id, fields] = entry.tuple()?;
+        let id = id.text()?;
+        let place = id.split('-').next().and_then(|place| place.parse().ok()).ok_or(DAMAGED)?;
+        let mut fields = fields.list()?.into_iter();
+        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+            if name.bytes()? == b"d" {
+                return Ok((place, value.bytes()?));
+            }
+        }
+        Err(DAMAGED)
+    };
+    entries.list()?.into_iter().map(read).collect()
+}

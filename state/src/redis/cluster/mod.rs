@@ -1,0 +1,244 @@
+//! What workers that share a store in Redis have in common. The registry and the log are in one slot, each inbox in its
+//! own; what is stored: `docs/state.md`. Writes go through the lanes like those of the store; a lease has a lane of its
+//! own; reads that wait have a connection of their own ([`follower`]).
+
+mod burial;
+mod follower;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::RedisStore;
+use super::claim::read_run;
+use super::engine::Engine;
+use super::fault::Fault;
+use super::keys::Bucket;
+use super::op::{Answer, Kind, Op, Result};
+use crate::{
+    Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position,
+    RouteChange, StoreError, UnixMs, WorkerId,
+};
+use burial::run_of;
+use follower::{Follower, Source};
+
+/// An entry of the log is closed when it has this many changes.
+const CHANGES_MAX: usize = 256;
+/// Routes of one page, at the most.
+const ROUTES_MAX: usize = 1000;
+/// The longest wait of one read.
+const WAIT_MS_MAX: u64 = 60_000;
+
+const DAMAGED: StoreError = StoreError::Damaged { what: "registry of workers" };
+
+/// What the worker of a [`RedisStore`] has in common with others.
+pub struct RedisCluster {
+    engine: Arc<Engine>,
+    log: Arc<Follower>,
+    inbox: Arc<Follower>,
+}
+
+impl RedisStore {
+    /// What this worker has in common with others. Its store is to be configured as shared
+    /// ([`super::RedisConfig::is_shared`]).
+    pub fn cluster(&self) -> Arc<RedisCluster> {
+        let engine = Arc::clone(&self.engine);
+        let run = engine.worker.0;
+        let mut log_end = redis::cmd("GET");
+        log_end.arg(engine.keys.log_end());
+        let mut inbox_end = redis::cmd("HGET");
+        inbox_end.arg(engine.keys.inbox_counters(run)).arg("n");
+        let log = Follower::new(Source::Log, Bucket::Cluster.slot(), engine.keys.log(), log_end);
+        let inbox =
+            Follower::new(Source::Inbox, Bucket::Inbox(run).slot(), engine.keys.inbox(run), inbox_end);
+        Arc::new(RedisCluster { engine, log: Arc::new(log), inbox: Arc::new(inbox) })
+    }
+}
+
+impl RedisCluster {
+    /// Runs a call of several steps.
+    fn run<T: Send + 'static>(&self, done: Done<T>, call: impl Future<Output = Result<T>> + Send + 'static) {
+        let Some(done) = self.engine.admit_always(done) else { return };
+        self.engine.runtime.spawn(async move { done(call.await) });
+    }
+
+    fn registry_keys(&self) -> Vec<String> {
+        let keys = &self.engine.keys;
+        vec![keys.registry(), keys.log_end(), keys.burials()]
+    }
+
+    fn append_op(&self, changes: &[RouteChange]) -> Op {
+        let keys = &self.engine.keys;
+        let entries: Vec<&[RouteChange]> = changes
+            .chunk_by(|a, b| is_of_worker(a) == is_of_worker(b))
+            .flat_map(|alike| alike.chunks(CHANGES_MAX))
+            .collect();
+        let keys = vec![keys.registry(), keys.log_end(), keys.log(), keys.listening(), keys.listening_qos()];
+        let mut op = Op::new("append", Kind::Write, keys)
+            .arg(self.engine.run.as_str())
+            .arg(self.engine.config.route_log_entries_max)
+            .arg(entries.len() as u64);
+        for entry in entries {
+            op = op.arg(entry.iter().any(is_of_worker)).arg(wire::changes(entry));
+        }
+        let of_workers = changes.iter().filter(|change| is_of_worker(change));
+        op = op.arg(of_workers.clone().count() as u64);
+        for change in of_workers {
+            let (worker, filter, gets) = match change {
+                RouteChange::Listening(worker, filter, qos) => (worker, filter, vec![wire::qos_byte(*qos)]),
+                RouteChange::Deaf(worker, filter) => (worker, filter, Vec::new()),
+                _ => continue,
+            };
+            op = op.arg(format!("{}{filter}", run_of(*worker))).arg(gets);
+        }
+        op
+    }
+}
+
+impl Engine {
+    fn inbox_keys(&self) -> Vec<String> {
+        vec![self.keys.inbox(self.worker.0), self.keys.inbox_counters(self.worker.0)]
+    }
+}
+
+/// Whether a change is of what a worker listens to.
+fn is_of_worker(change: &RouteChange) -> bool {
+    matches!(change, RouteChange::Listening(..) | RouteChange::Deaf(..))
+}
+
+impl Cluster for RedisCluster {
+    fn id(&self) -> WorkerId {
+        self.engine.worker
+    }
+
+    fn join(&self, done: Done<Joined>) {
+        let (engine, log, inbox) = (Arc::clone(&self.engine), Arc::clone(&self.log), Arc::clone(&self.inbox));
+        let op = Op::new("join", Kind::Write, self.registry_keys())
+            .arg(engine.run.as_str())
+            .arg(engine.config.worker.as_str());
+        self.run(done, async move {
+            log.prepare(&engine).await?;
+            inbox.prepare(&engine).await?;
+            let mine = Bucket::Inbox(engine.worker.0);
+            let keys = vec![engine.keys.inbox_counters(engine.worker.0)];
+            engine.ask(mine, Op::new("open_inbox", Kind::Write, keys)).answer().await?;
+            match engine.ask(Bucket::Cluster, op).answer().await? {
+                Value::BulkString(_) => Err(Fault::Buried.into()),
+                end => Ok(Joined { log_end: Position(end.count()?) }),
+            }
+        });
+    }
+
+    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>) {
+        let Some(done) = self.engine.admit_always(done) else { return };
+        // Of no use to anybody after a failover: it is not kept as writes are.
+        let op = Op::new("renew", Kind::Read, self.registry_keys())
+            .arg(self.engine.run.as_str())
+            .arg(applied.0)
+            .arg(lease_ms);
+        self.engine.one_admitted(Bucket::Lease, op, done, |_, answer| read_lease(answer));
+    }
+
+    fn leave(&self, done: Done<()>) {
+        let engine = Arc::clone(&self.engine);
+        self.run(done, async move { engine.strike(engine.worker).await });
+    }
+
+    fn append(&self, changes: Vec<RouteChange>, done: Done<Position>) {
+        let op = self.append_op(&changes);
+        self.engine.one(Bucket::Cluster, op, done, |_, answer| Ok(Position(answer.count()?)));
+    }
+
+    fn read_log(&self, after: Position, wait_ms: u64, done: Done<LogPage>) {
+        let (engine, log) = (Arc::clone(&self.engine), Arc::clone(&self.log));
+        let wait = Duration::from_millis(wait_ms.min(WAIT_MS_MAX));
+        self.run(done, async move {
+            let found = log.read(&engine, after.0, wait).await?;
+            let mut page = LogPage { changes: Vec::new(), has_gap: found.has_gap };
+            for (place, entry) in found.entries {
+                let changes = wire::read_changes(&entry)?;
+                page.changes.extend(changes.into_iter().map(|change| (Position(place), change)));
+            }
+            Ok(page)
+        });
+    }
+
+    fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>) {
+        let routes_max = routes_max.clamp(1, ROUTES_MAX);
+        let keys = vec![self.engine.keys.listening(), self.engine.keys.listening_qos()];
+        let after = cursor.map_or_else(Vec::new, |cursor| cursor.0.into_vec());
+        let op = Op::new("listening", Kind::Read, keys).arg(after).arg(routes_max as u64);
+        self.engine.one(Bucket::Cluster, op, done, move |_, answer| read_listening(answer, routes_max));
+    }
+
+    fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>) {
+        let keys = vec![self.engine.keys.inbox(to.0), self.engine.keys.inbox_counters(to.0)];
+        let op = Op::new("post", Kind::Write, keys)
+            .arg(self.engine.config.inbox_bytes_max)
+            .arg(wire::notes(&notes));
+        self.engine.one(Bucket::Inbox(to.0), op, done, |_, answer| match answer {
+            Value::BulkString(name) if name == b"G" => Ok(Heard::Gone),
+            Value::BulkString(name) if name == b"F" => Ok(Heard::Full),
+            _ => Ok(Heard::Yes),
+        });
+    }
+
+    fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>) {
+        let (engine, inbox) = (Arc::clone(&self.engine), Arc::clone(&self.inbox));
+        let wait = Duration::from_millis(wait_ms.min(WAIT_MS_MAX));
+        self.run(done, async move {
+            let found = inbox.read(&engine, after.0, wait).await?;
+            let mut page = InboxPage { notes: Vec::new(), has_gap: found.has_gap };
+            for (place, entry) in found.entries {
+                let notes = wire::read_notes(&entry)?;
+                page.notes.extend(notes.into_iter().map(|note| (Position(place), note)));
+            }
+            Ok(page)
+        });
+    }
+
+    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
+        let engine = Arc::clone(&self.engine);
+        self.run(done, async move { engine.bury(worker, grace_ms, now).await });
+    }
+}
+
+fn read_lease(answer: Value) -> Result<Lease> {
+    let [is_expelled, log_end, members] = answer.tuple()?;
+    let read = |member: Value| {
+        let [run, name, applied, is_live, silent_ms] = member.tuple()?;
+        Ok(Member {
+            id: read_run(run)?,
+            name: Arc::from(name.text()?),
+            applied: Position(applied.count()?),
+            is_live: is_live.count()? == 1,
+            silent_ms: silent_ms.count()?,
+        })
+    };
+    Ok(Lease {
+        members: members.list()?.into_iter().map(read).collect::<Result<_>>()?,
+        log_end: Position(log_end.count()?),
+        is_expelled: is_expelled.count()? == 1,
+    })
+}
+
+fn read_listening(answer: Value, routes_max: usize) -> Result<ListeningPage> {
+    let mut values = answer.list()?.into_iter();
+    let mut page = ListeningPage::default();
+    let mut last = None;
+    while let (Some(name), Some(gets)) = (values.next(), values.next()) {
+        let name = name.text()?;
+        let (run, filter) = name.split_at_checked(16).ok_or(DAMAGED)?;
+        let worker = u64::from_str_radix(run, 16).map(WorkerId).map_err(|_| DAMAGED)?;
+        let gets = gets.bytes()?;
+        let qos = wire::read_qos(*gets.first().ok_or(DAMAGED)?)?;
+        page.routes.push((worker, Arc::from(filter), qos));
+        last = Some(name);
+    }
+    if page.routes.len() >= routes_max {
+        page.next = last.map(|name| Cursor(name.into_bytes().into()));
+    }
+    Ok(page)
+}

@@ -1,0 +1,360 @@
+//! How entries of the log and of inboxes are written: a version, then little-endian fields, lengths before what they
+//! count. A message that several notes of an entry carry is written once. Reading never trusts a length.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mqtt::QoS;
+
+use super::super::codec;
+use crate::{
+    ConnectionId, Delivery, Message, Noted, Number, RouteChange, StoreError, StoredSession, Subscription,
+    SubscriptionIds, WorkerId,
+};
+
+const VERSION: u8 = 1;
+
+const SUBSCRIBED: u8 = 0;
+const UNSUBSCRIBED: u8 = 1;
+const GONE: u8 = 2;
+const LISTENING: u8 = 3;
+const DEAF: u8 = 4;
+const LEFT: u8 = 5;
+
+const MESSAGE: u8 = 0;
+const QUEUED: u8 = 1;
+const TAKEN_OVER: u8 = 2;
+
+/// In place of a QoS: nothing but what is published with QoS 0.
+const NO_QOS: u8 = 255;
+const FLAG_RETAIN: u8 = 0b0000_0100;
+
+const DAMAGED: StoreError = StoreError::Damaged { what: "entry from another worker" };
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// An entry of the log.
+pub(super) fn changes(changes: &[RouteChange]) -> Vec<u8> {
+    let mut out = Writer::new();
+    for change in changes {
+        out.change(change);
+    }
+    out.0
+}
+
+/// Reads an entry of the log.
+pub(super) fn read_changes(bytes: &[u8]) -> Result<Vec<RouteChange>> {
+    let mut reader = Reader::new(bytes)?;
+    let mut found = Vec::new();
+    while !reader.0.is_empty() {
+        found.push(reader.change()?);
+    }
+    Ok(found)
+}
+
+/// An entry of an inbox.
+pub(super) fn notes(notes: &[Noted]) -> Vec<u8> {
+    let mut bodies: Vec<&Arc<Message>> = Vec::new();
+    let mut places: HashMap<*const Message, u32> = HashMap::new();
+    for note in notes {
+        if let Noted::Message { message, .. } | Noted::Queued { delivery: Delivery { message, .. }, .. } =
+            note
+        {
+            places.entry(Arc::as_ptr(message)).or_insert_with(|| {
+                bodies.push(message);
+                bodies.len() as u32 - 1
+            });
+        }
+    }
+    let mut out = Writer::new();
+    out.u32(bodies.len());
+    for body in bodies {
+        out.bytes(&codec::body(body));
+    }
+    let place = |message: &Arc<Message>| places.get(&Arc::as_ptr(message)).copied().unwrap_or(0) as usize;
+    for note in notes {
+        match note {
+            Noted::Message { message, is_plain, shares } => {
+                out.0.extend_from_slice(&[MESSAGE, u8::from(*is_plain)]);
+                out.u32(place(message));
+                out.u32(shares.len());
+                shares.iter().for_each(|share| out.text(share));
+            }
+            Noted::Queued { session, number, delivery } => {
+                out.0.push(QUEUED);
+                out.session(session);
+                out.u64(number.0);
+                out.u32(place(&delivery.message));
+                out.0.push(delivery.qos.as_u8() | if delivery.retain { FLAG_RETAIN } else { 0 });
+                let ids = delivery.subscription_ids.as_slice();
+                out.u32(ids.len());
+                ids.iter().for_each(|id| out.u32(*id as usize));
+            }
+            Noted::TakenOver { client_id, connection_id } => {
+                out.0.push(TAKEN_OVER);
+                out.text(client_id);
+                out.0.extend_from_slice(&connection_id.0.to_le_bytes());
+            }
+        }
+    }
+    out.0
+}
+
+/// Reads an entry of an inbox.
+pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
+    let mut reader = Reader::new(bytes)?;
+    let mut bodies = Vec::new();
+    for _ in 0..reader.u32()? {
+        bodies.push(codec::read_body(reader.bytes()?)?);
+    }
+    let body = |place: u32| bodies.get(place as usize).map(Arc::clone).ok_or(DAMAGED);
+    let mut found = Vec::new();
+    while !reader.0.is_empty() {
+        found.push(match reader.u8()? {
+            MESSAGE => {
+                let is_plain = reader.u8()? != 0;
+                let message = body(reader.u32()?)?;
+                let shares = reader.list(Reader::text)?;
+                Noted::Message { message, is_plain, shares }
+            }
+            QUEUED => {
+                let session = reader.session()?;
+                let number = Number(reader.u64()?);
+                let message = body(reader.u32()?)?;
+                let flags = reader.u8()?;
+                let ids = reader.list(Reader::u32)?;
+                let delivery = Delivery {
+                    message,
+                    qos: QoS::from_bits(flags).ok_or(DAMAGED)?,
+                    retain: flags & FLAG_RETAIN != 0,
+                    subscription_ids: SubscriptionIds::from_slice(&ids),
+                };
+                Noted::Queued { session, number, delivery }
+            }
+            TAKEN_OVER => Noted::TakenOver {
+                client_id: reader.text()?,
+                connection_id: ConnectionId(u128::from_le_bytes(reader.array()?)),
+            },
+            _ => return Err(DAMAGED),
+        });
+    }
+    Ok(found)
+}
+
+/// What a listener gets, as one byte and as it is stored beside the filter.
+pub(super) fn qos_byte(qos: Option<QoS>) -> u8 {
+    qos.map_or(NO_QOS, QoS::as_u8)
+}
+
+/// Reads [`qos_byte`].
+pub(super) fn read_qos(byte: u8) -> Result<Option<QoS>> {
+    match byte {
+        NO_QOS => Ok(None),
+        bits => QoS::from_bits(bits).map(Some).ok_or(DAMAGED),
+    }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn new() -> Self {
+        Self(vec![VERSION])
+    }
+
+    fn u32(&mut self, value: usize) {
+        self.0.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn session(&mut self, session: &StoredSession) {
+        self.text(&session.client_id);
+        self.u64(session.incarnation);
+    }
+
+    fn change(&mut self, change: &RouteChange) {
+        match change {
+            RouteChange::Subscribed(session, epoch, subscriptions) => {
+                self.0.push(SUBSCRIBED);
+                self.session(session);
+                self.u64(*epoch);
+                self.u32(subscriptions.len());
+                for subscription in subscriptions {
+                    self.text(&subscription.filter);
+                    self.bytes(&codec::options(&subscription.options));
+                }
+            }
+            RouteChange::Unsubscribed(session, epoch, filters) => {
+                self.0.push(UNSUBSCRIBED);
+                self.session(session);
+                self.u64(*epoch);
+                self.u32(filters.len());
+                filters.iter().for_each(|filter| self.text(filter));
+            }
+            RouteChange::Gone(session) => {
+                self.0.push(GONE);
+                self.session(session);
+            }
+            RouteChange::Listening(worker, filter, qos) => {
+                self.0.push(LISTENING);
+                self.u64(worker.0);
+                self.text(filter);
+                self.0.push(qos_byte(*qos));
+            }
+            RouteChange::Deaf(worker, filter) => {
+                self.0.push(DEAF);
+                self.u64(worker.0);
+                self.text(filter);
+            }
+            RouteChange::Left(worker) => {
+                self.0.push(LEFT);
+                self.u64(worker.0);
+            }
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self> {
+        let mut reader = Self(bytes);
+        if reader.u8()? == VERSION { Ok(reader) } else { Err(DAMAGED) }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(DAMAGED)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u8(&mut self) -> Result<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8]> {
+        let len = self.u32()? as usize;
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(DAMAGED)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn text(&mut self) -> Result<Arc<str>> {
+        std::str::from_utf8(self.bytes()?).map(Arc::from).map_err(|_| DAMAGED)
+    }
+
+    fn list<T>(&mut self, item: impl Fn(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        (0..self.u32()?).map(|_| item(self)).collect()
+    }
+
+    fn session(&mut self) -> Result<Arc<StoredSession>> {
+        Ok(Arc::new(StoredSession { client_id: self.text()?, incarnation: self.u64()? }))
+    }
+
+    fn change(&mut self) -> Result<RouteChange> {
+        Ok(match self.u8()? {
+            SUBSCRIBED => {
+                let (session, epoch) = (self.session()?, self.u64()?);
+                let subscriptions = self.list(|reader| {
+                    let filter = reader.text()?;
+                    Ok(Subscription { filter, options: codec::read_options(reader.bytes()?)? })
+                })?;
+                RouteChange::Subscribed(session, epoch, subscriptions)
+            }
+            UNSUBSCRIBED => RouteChange::Unsubscribed(self.session()?, self.u64()?, self.list(Self::text)?),
+            GONE => RouteChange::Gone(self.session()?),
+            LISTENING => RouteChange::Listening(WorkerId(self.u64()?), self.text()?, read_qos(self.u8()?)?),
+            DEAF => RouteChange::Deaf(WorkerId(self.u64()?), self.text()?),
+            LEFT => RouteChange::Left(WorkerId(self.u64()?)),
+            _ => return Err(DAMAGED),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::SubscriptionOptions;
+
+    fn session() -> Arc<StoredSession> {
+        Arc::new(StoredSession { client_id: Arc::from("é"), incarnation: u64::MAX })
+    }
+
+    #[test]
+    fn changes_come_back() {
+        let options = SubscriptionOptions {
+            qos: QoS::ExactlyOnce,
+            no_local: true,
+            retain_as_published: false,
+            subscription_id: 9,
+        };
+        let subscription = Subscription { filter: Arc::from("a/#"), options };
+        let all = vec![
+            RouteChange::Subscribed(session(), 7, vec![subscription.clone(), subscription]),
+            RouteChange::Unsubscribed(session(), 8, vec![Arc::from("x"), Arc::from("")]),
+            RouteChange::Gone(session()),
+            RouteChange::Listening(WorkerId(3), Arc::from("$share/g/x"), Some(QoS::AtLeastOnce)),
+            RouteChange::Listening(WorkerId(3), Arc::from("x"), None),
+            RouteChange::Deaf(WorkerId(3), Arc::from("x")),
+            RouteChange::Left(WorkerId(u64::MAX)),
+        ];
+        assert_eq!(read_changes(&changes(&all)).expect("changes"), all);
+    }
+
+    #[test]
+    fn notes_come_back_and_share_their_message() {
+        let message =
+            Arc::new(Message::new("t", &[1], &[7; 1000], QoS::AtLeastOnce, true, 5).with_expiry(Some(3)));
+        let delivery = Delivery {
+            message: Arc::clone(&message),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            subscription_ids: SubscriptionIds::from_slice(&[1, 268_435_455]),
+        };
+        let all = [
+            Noted::Message {
+                message: Arc::clone(&message),
+                is_plain: true,
+                shares: vec![Arc::from("$share/g/t")],
+            },
+            Noted::Queued { session: session(), number: Number(77), delivery: delivery.clone() },
+            Noted::TakenOver { client_id: Arc::from("c"), connection_id: ConnectionId(u128::MAX) },
+        ];
+        let bytes = notes(&all);
+        assert!(bytes.len() < 1300, "the message is there once: {}", bytes.len());
+        let found = read_notes(&bytes).expect("notes");
+        assert_eq!(format!("{found:?}"), format!("{all:?}"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 1..80)) {
+            bytes[0] = VERSION;
+            let _ = read_changes(&bytes);
+            let _ = read_notes(&bytes);
+            bytes.splice(1..1, 0_u32.to_le_bytes());
+            let _ = read_notes(&bytes);
+        }
+    }
+}
