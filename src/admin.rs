@@ -36,11 +36,12 @@ pub(crate) enum Phase {
     Starting,
     /// Listeners are up and the store is open.
     Ready,
-    /// The store cannot be written.
-    Stalled,
     /// Connections are being ended.
     Draining,
 }
+
+/// Answers why a process that is up cannot serve for now, if so.
+pub(crate) type Stalled = Box<dyn Fn() -> Option<&'static str> + Send + Sync>;
 
 /// What `/readyz` answers from.
 #[derive(Clone, Default)]
@@ -49,8 +50,8 @@ pub(crate) struct Readiness(Arc<State>);
 #[derive(Default)]
 struct State {
     phase: AtomicU8,
-    /// Whether the store cannot be written now.
-    stalled: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
+    /// Why it cannot serve now.
+    stalled: OnceLock<Stalled>,
 }
 
 impl Readiness {
@@ -60,19 +61,19 @@ impl Readiness {
     }
 
     /// Has `stalled` asked while it is [`Phase::Ready`]; the first one counts.
-    pub(crate) fn watch(&self, stalled: impl Fn() -> bool + Send + Sync + 'static) {
+    pub(crate) fn watch(&self, stalled: Stalled) {
         // A second one can only come from a second start.
-        let _ = self.0.stalled.set(Box::new(stalled));
+        let _ = self.0.stalled.set(stalled);
     }
 
-    fn phase(&self) -> Phase {
+    /// Why it is not ready, if so.
+    fn obstacle(&self) -> Option<&'static str> {
         const STARTING: u8 = Phase::Starting as u8;
         const READY: u8 = Phase::Ready as u8;
         match self.0.phase.load(Ordering::Relaxed) {
-            STARTING => Phase::Starting,
-            READY if self.0.stalled.get().is_some_and(|stalled| stalled()) => Phase::Stalled,
-            READY => Phase::Ready,
-            _ => Phase::Draining,
+            STARTING => Some("starting"),
+            READY => self.0.stalled.get().and_then(|stalled| stalled()),
+            _ => Some("draining"),
         }
     }
 }
@@ -123,7 +124,7 @@ impl Admin {
 
 async fn serve_connection(stream: TcpStream, registry: Metrics, readiness: Readiness) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), registry.get(), readiness.phase());
+        let response = answer(request.method(), request.uri().path(), registry.get(), readiness.obstacle());
         async { Ok::<_, Infallible>(response) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -136,18 +137,20 @@ async fn serve_connection(stream: TcpStream, registry: Metrics, readiness: Readi
     }
 }
 
-fn answer(method: &Method, path: &str, registry: Option<&Registry>, phase: Phase) -> Response<Full<Bytes>> {
+fn answer(
+    method: &Method,
+    path: &str,
+    registry: Option<&Registry>,
+    obstacle: Option<&str>,
+) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    match (path, phase) {
-        ("/livez", _) => text(StatusCode::OK, "ok\n"),
-        ("/readyz", Phase::Ready) => text(StatusCode::OK, "ok\n"),
-        ("/readyz", Phase::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        ("/readyz", Phase::Stalled) => text(StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written\n"),
-        ("/readyz", Phase::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    match (path, obstacle) {
+        ("/livez", _) | ("/readyz", None) => text(StatusCode::OK, "ok\n"),
+        ("/readyz", Some(obstacle)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")),
         ("/metrics", _) => {
             registry.map_or_else(|| text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"), metrics)
         }
@@ -163,7 +166,7 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     with_type(StatusCode::OK, body, METRICS_TYPE)
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     with_type(status, body, "text/plain; charset=utf-8")
 }
 
@@ -180,39 +183,47 @@ mod tests {
 
     use super::*;
 
-    fn status(method: &Method, path: &str, phase: Phase) -> u16 {
-        answer(method, path, Some(&Registry::default()), phase).status().as_u16()
+    fn status(method: &Method, path: &str, readiness: &Readiness) -> u16 {
+        answer(method, path, Some(&Registry::default()), readiness.obstacle()).status().as_u16()
+    }
+
+    fn ready() -> Readiness {
+        let readiness = Readiness::default();
+        readiness.enter(Phase::Ready);
+        readiness
     }
 
     #[test]
     fn readiness_follows_the_phase_and_liveness_does_not() {
+        let readiness = Readiness::default();
         for (phase, ready) in [(Phase::Starting, 503), (Phase::Ready, 200), (Phase::Draining, 503)] {
-            assert_eq!(status(&Method::GET, "/readyz", phase), ready);
-            assert_eq!(status(&Method::GET, "/livez", phase), 200);
+            readiness.enter(phase);
+            assert_eq!(status(&Method::GET, "/readyz", &readiness), ready);
+            assert_eq!(status(&Method::GET, "/livez", &readiness), 200);
         }
     }
 
     #[test]
-    fn a_store_that_cannot_be_written_is_not_ready() {
-        let readiness = Readiness::default();
+    fn what_cannot_serve_is_not_ready() {
+        let readiness = ready();
         let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let watched = fails.clone();
-        readiness.watch(move || watched.load(Ordering::SeqCst));
-        readiness.enter(Phase::Ready);
+        readiness.watch(Box::new(move || watched.load(Ordering::SeqCst).then_some("the store is away")));
         for (failing, ready) in [(false, 200), (true, 503), (false, 200)] {
             fails.store(failing, Ordering::SeqCst);
-            assert_eq!(status(&Method::GET, "/readyz", readiness.phase()), ready);
+            assert_eq!(status(&Method::GET, "/readyz", &readiness), ready);
         }
         fails.store(true, Ordering::SeqCst);
+        assert_eq!(readiness.obstacle(), Some("the store is away"));
         readiness.enter(Phase::Draining);
-        assert_eq!(readiness.phase(), Phase::Draining);
+        assert_eq!(readiness.obstacle(), Some("draining"));
     }
 
     #[test]
     fn other_paths_and_methods_are_refused() {
-        assert_eq!(status(&Method::GET, "/", Phase::Ready), 404);
-        assert_eq!(status(&Method::POST, "/readyz", Phase::Ready), 405);
-        assert_eq!(status(&Method::HEAD, "/readyz", Phase::Ready), 200);
+        assert_eq!(status(&Method::GET, "/", &ready()), 404);
+        assert_eq!(status(&Method::POST, "/readyz", &ready()), 405);
+        assert_eq!(status(&Method::HEAD, "/readyz", &ready()), 200);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Tier};
+use crate::edge::EdgeTier;
 use crate::exit::Failure;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
@@ -33,6 +34,8 @@ struct Cli {
 enum Command {
     /// Edge, worker and authentication in one process, on the embedded store (default).
     Standalone,
+    /// An edge: holds the devices' connections and hands their sessions to workers, which may come and go meanwhile.
+    Lb,
     /// A worker: speaks MQTT to edges over links, and keeps everything in Redis.
     Broker,
     /// Set or delete a user's password in a password file.
@@ -82,6 +85,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         Some(Command::Passwd(arguments)) => return passwd::run(arguments),
         Some(Command::Certs { dir }) => return certs(dir),
         None | Some(Command::Standalone) => Tier::Standalone,
+        Some(Command::Lb) => Tier::Edge,
         Some(Command::Broker) => Tier::Worker,
     };
     let config = load(&cli, tier)?;
@@ -91,6 +95,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
     logging::start(config.log());
     match config {
         Config::Standalone(config) => process::run::<Standalone>(&config, &config.process),
+        Config::Edge(config) => process::run::<EdgeTier>(&config, &config.process),
         Config::Worker(config) => process::run::<Worker>(&config, &config.process),
     }
 }

@@ -6,6 +6,7 @@ mod admin;
 mod cli;
 mod config;
 mod dev_certs;
+mod edge;
 mod exit;
 mod front;
 mod logging;

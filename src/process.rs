@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::admin::{Admin, Metrics, Phase, Readiness};
+use crate::admin::{Admin, Metrics, Phase, Readiness, Stalled};
 use crate::config::ProcessConfig;
 use crate::exit::Failure;
 use crate::process_metrics::ProcessMetrics;
@@ -28,8 +28,8 @@ pub(crate) trait Tier: Sized {
     /// Where it listens, by name.
     fn addresses(&self) -> BTreeMap<String, SocketAddr>;
 
-    /// Answers whether it cannot serve for now, for `/readyz`.
-    fn stalled(&self) -> Box<dyn Fn() -> bool + Send + Sync>;
+    /// Answers why it cannot serve for now, for `/readyz`.
+    fn stalled(&self) -> Stalled;
 
     /// What is printed once it is up.
     fn welcome(&self, config: &Self::Config, admin: SocketAddr) -> String;

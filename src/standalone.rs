@@ -11,6 +11,7 @@ use lb::Edge;
 use prometheus_client::registry::Registry;
 use state::{EmbeddedStore, OpenError, Store};
 
+use crate::admin::Stalled;
 use crate::config::StandaloneConfig;
 use crate::exit::{Failure, chain};
 use crate::process::Tier;
@@ -46,9 +47,9 @@ impl Tier for Standalone {
         self.edge.addresses().clone()
     }
 
-    fn stalled(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+    fn stalled(&self) -> Stalled {
         let store = self.store.clone();
-        Box::new(move || store.is_failing())
+        Box::new(move || store.is_failing().then_some("the store cannot be written"))
     }
 
     fn welcome(&self, config: &StandaloneConfig, admin: SocketAddr) -> String {

@@ -9,6 +9,7 @@ use broker::{Broker, LinkServer, LinkStartError};
 use prometheus_client::registry::Registry;
 use state::{ConnectError, RedisStore, Store};
 
+use crate::admin::Stalled;
 use crate::config::WorkerConfig;
 use crate::exit::{Failure, chain};
 use crate::process::Tier;
@@ -44,9 +45,9 @@ impl Tier for Worker {
         self.links.addresses().into_iter().map(|address| ("link".to_owned(), address)).collect()
     }
 
-    fn stalled(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+    fn stalled(&self) -> Stalled {
         let store = self.store.clone();
-        Box::new(move || store.is_failing())
+        Box::new(move || store.is_failing().then_some("the store cannot be written"))
     }
 
     fn welcome(&self, config: &WorkerConfig, admin: SocketAddr) -> String {

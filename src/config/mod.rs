@@ -1,6 +1,7 @@
 //! The whole configuration of each command: each part is defined by the crate that obeys it, this module composes, reads and
 //! checks. What is wrong is one line that names the key; see [`Problem`].
 
+mod edge;
 mod front;
 mod listeners;
 mod problem;
@@ -14,6 +15,7 @@ use std::path::Path;
 
 use broker::BrokerConfig;
 
+pub(crate) use edge::EdgeTierConfig;
 pub(crate) use front::Front;
 pub(crate) use problem::Problem;
 pub(crate) use process::{LogConfig, LogFormat, ProcessConfig};
@@ -26,17 +28,20 @@ pub(crate) use worker::WorkerConfig;
 pub(crate) enum Tier {
     /// Everything in one process.
     Standalone,
+    /// An edge.
+    Edge,
     /// A worker.
     Worker,
 }
 
 impl Tier {
-    const ALL: [Self; 2] = [Self::Standalone, Self::Worker];
+    const ALL: [Self; 3] = [Self::Standalone, Self::Edge, Self::Worker];
 
     /// The command that runs it.
     pub(crate) fn command(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
+            Self::Edge => "lb",
             Self::Worker => "broker",
         }
     }
@@ -44,6 +49,7 @@ impl Tier {
     fn sections(self) -> &'static [&'static str] {
         match self {
             Self::Standalone => standalone::SECTIONS,
+            Self::Edge => edge::SECTIONS,
             Self::Worker => worker::SECTIONS,
         }
     }
@@ -54,6 +60,8 @@ impl Tier {
 pub(crate) enum Config {
     /// Of [`Tier::Standalone`].
     Standalone(Box<StandaloneConfig>),
+    /// Of [`Tier::Edge`].
+    Edge(Box<EdgeTierConfig>),
     /// Of [`Tier::Worker`].
     Worker(Box<WorkerConfig>),
 }
@@ -72,6 +80,7 @@ impl Config {
         check_sections(tier, &source)?;
         Ok(match tier {
             Tier::Standalone => Self::Standalone(Box::new(StandaloneConfig::read(source)?)),
+            Tier::Edge => Self::Edge(Box::new(EdgeTierConfig::read(source)?)),
             Tier::Worker => Self::Worker(Box::new(WorkerConfig::read(&source)?)),
         })
     }
@@ -83,6 +92,7 @@ impl Config {
     pub(crate) fn shown(&self) -> Result<String, toml::ser::Error> {
         match self {
             Self::Standalone(config) => shown::shown(config, &shown::OF_STANDALONE),
+            Self::Edge(config) => shown::shown(config, &shown::OF_EDGE),
             Self::Worker(config) => shown::shown(config, &[]),
         }
     }
@@ -91,6 +101,7 @@ impl Config {
     pub(crate) fn log(&self) -> &LogConfig {
         match self {
             Self::Standalone(config) => &config.process.log,
+            Self::Edge(config) => &config.process.log,
             Self::Worker(config) => &config.process.log,
         }
     }

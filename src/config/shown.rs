@@ -17,6 +17,9 @@ type Twin = (&'static str, &'static str);
 pub(crate) const OF_STANDALONE: [Twin; 4] =
     [("edge", "listeners"), ("edge", "tls"), ("broker", "packet_bytes_max"), ("state", "dir")];
 
+/// The same.
+pub(crate) const OF_EDGE: [Twin; 2] = [("edge", "listeners"), ("edge", "tls")];
+
 pub(crate) fn shown(config: &impl Serialize, twins: &[Twin]) -> Result<String, toml::ser::Error> {
     let mut table = Table::try_from(config)?;
     for (section, key) in twins {

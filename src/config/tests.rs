@@ -228,6 +228,17 @@ fn where_loopback_is_enough_only_pages_of_this_machine_may_connect() {
 /// Sections below other sections.
 const BELOW: &[(Tier, &[&str])] = &[
     (Tier::Standalone, &["listeners.mqtt", "tls.client_certificates", "tls.tickets"]),
+    (
+        Tier::Edge,
+        &[
+            "listeners.mqtt",
+            "tls.client_certificates",
+            "tls.tickets",
+            "workers.health",
+            "workers.passport",
+            "workers.tls",
+        ],
+    ),
     (Tier::Worker, &["link.tls"]),
 ];
 
@@ -269,7 +280,7 @@ fn a_section_of_another_command_is_refused() {
     };
     assert_eq!(
         wrong(Tier::Worker, "[listeners]\nmqtt = '127.0.0.1:0'\n"),
-        "tidegate.toml: listeners: tidegate broker has no such section, only tidegate standalone"
+        "tidegate.toml: listeners: tidegate broker has no such section, only tidegate standalone and tidegate lb"
     );
     assert_eq!(
         wrong(Tier::Standalone, "[redis]\nkey_prefix = 'x'\n"),
@@ -279,6 +290,48 @@ fn a_section_of_another_command_is_refused() {
         wrong(Tier::Worker, "[rediss]\nkey_prefix = 'x'\n"),
         "tidegate.toml: rediss: unknown key; did you mean redis?"
     );
+}
+
+#[test]
+fn an_edge_needs_workers_a_key_and_beyond_loopback_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::dev_certs::ensure(dir.path()).unwrap();
+    crate::dev_certs::ensure_links(dir.path()).unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let certificate = format!(
+        "tls.certificates = [{{ certificate_file = {:?}, key_file = {:?} }}]\n",
+        file("server.pem"),
+        file("server.key")
+    );
+    let load = |text: &str| {
+        let loaded = load_as(Tier::Edge, &format!("{certificate}{text}"), &[]);
+        loaded.map_err(|line| line.trim_start_matches("/tidegate.toml: ").to_owned())
+    };
+    let line = load_as(Tier::Edge, "", &[]).unwrap_err();
+    assert!(line.contains("tls.certificates: needed by the listeners mqtts and wss"), "{line}");
+    assert!(load("").unwrap_err().starts_with("workers.addresses: needed: "));
+    let near = "workers.addresses = ['127.0.0.1:7883', 'localhost:7884']\n";
+    let line = load(near).unwrap_err();
+    assert!(line.starts_with("workers.passport.signing_key_file: needed: "), "{line}");
+    let key = format!("workers.passport.signing_key_file = {:?}\n", file("passport.key"));
+    assert!(load(&format!("{near}{key}")).is_ok());
+    let far = "workers.addresses = ['broker:7883']\n";
+    let line = load(&format!("{far}{key}")).unwrap_err();
+    assert!(
+        line.contains("beyond loopback links need mutual TLS; set workers.tls.certificate_file"),
+        "{line}"
+    );
+    let tls = format!(
+        "workers.tls = {{ certificate_file = {:?}, key_file = {:?}, ca_file = {:?} }}\n",
+        file("edge.pem"),
+        file("edge.key"),
+        file("link-ca.pem")
+    );
+    assert!(load(&format!("{far}{key}{tls}")).is_ok());
+    let line = load(&format!("{far}{key}{}", tls.replace("edge.key", "worker.key"))).unwrap_err();
+    assert!(line.starts_with("workers.tls.key_file = "), "{line}");
+    let line = load(&format!("{near}{}", key.replace(".key", ".pem"))).unwrap_err();
+    assert!(line.contains("holds no private key"), "{line}");
 }
 
 #[test]
@@ -324,4 +377,19 @@ fn the_example_is_accepted_and_shows_the_defaults() {
     let example = include_str!("../../tidegate.example.toml");
     let config = load(example, &[]).unwrap();
     assert_eq!(shown(&config), Config::load(Tier::Standalone, None, []).unwrap().shown().unwrap());
+}
+
+#[test]
+fn the_examples_of_the_tiers_are_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::dev_certs::ensure(dir.path()).unwrap();
+    crate::dev_certs::ensure_links(dir.path()).unwrap();
+    let examples = [
+        (Tier::Edge, include_str!("../../deploy/edge.example.toml")),
+        (Tier::Worker, include_str!("../../deploy/worker.example.toml")),
+    ];
+    for (tier, example) in examples {
+        let text = example.replace("pki/", &format!("{}/", dir.path().display()));
+        load_as(tier, &text, &[]).unwrap();
+    }
 }

@@ -1,0 +1,74 @@
+//! An edge: authentication, the way to the workers, then the listeners; it ends in the reverse order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use authsvc::Local;
+use lb::Edge;
+use lb::upstream::Workers;
+use prometheus_client::registry::Registry;
+
+use crate::admin::Stalled;
+use crate::config::EdgeTierConfig;
+use crate::exit::{Failure, chain};
+use crate::front;
+use crate::process::Tier;
+
+/// How long workers may take to hear of the last connections that have ended.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Everything that runs.
+pub(crate) struct EdgeTier {
+    edge: Edge,
+    workers: Workers,
+    auth: Local,
+}
+
+impl Tier for EdgeTier {
+    type Config = EdgeTierConfig;
+
+    async fn start(config: &EdgeTierConfig, registry: &mut Registry) -> Result<Self, Failure> {
+        let auth = front::authentication(&config.front, registry)?;
+        let workers =
+            Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate_workers"))
+                .map_err(|error| Failure::usage(chain(&error)))?;
+        let edge = front::edge(&config.front, workers.clone(), &auth, registry)?;
+        tokio::spawn(auth.clone().watch());
+        Ok(Self { edge, workers, auth })
+    }
+
+    fn addresses(&self) -> BTreeMap<String, SocketAddr> {
+        self.edge.addresses().clone()
+    }
+
+    fn stalled(&self) -> Stalled {
+        let workers = self.workers.clone();
+        Box::new(move || (!workers.is_ready()).then_some("no worker can be reached"))
+    }
+
+    fn welcome(&self, config: &EdgeTierConfig, admin: SocketAddr) -> String {
+        let mut text = format!("tidegate {}, edge, is ready.\n\n", env!("CARGO_PKG_VERSION"));
+        for (name, address) in self.edge.addresses() {
+            text.push_str(&format!("  {name}, {address}\n"));
+        }
+        let security = if config.workers.tls.is_some() { "mutual TLS" } else { "without TLS" };
+        text.push_str(&format!("  Workers ({security}), {}\n", config.workers.addresses.join(", ")));
+        text.push_str(&format!("  Health and metrics, http://{admin}/readyz and /metrics\n\n"));
+        text
+    }
+
+    fn reload(&self) {
+        front::reload(&self.edge, &self.auth);
+    }
+
+    /// Devices first; then the workers hear of what has ended.
+    async fn stop(self, deadline: Duration) -> Result<(), Failure> {
+        front::drain(self.edge, deadline).await;
+        let unheard = self.workers.stop(FAREWELL).await;
+        if unheard > 0 {
+            tracing::warn!(connections = unheard, "no worker has heard that these connections have ended");
+        }
+        Ok(())
+    }
+}
