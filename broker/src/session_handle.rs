@@ -102,6 +102,8 @@ struct Mailbox {
     waker: Option<Waker>,
     /// Why the connection is to end, if it is among the items.
     end: Option<ReasonCode>,
+    /// The highest number of the stored queue that was told of while nobody was connected.
+    noted: Number,
     /// The task is to be woken by the end of its ownership alone: the device takes nothing more now.
     awaits_end: bool,
 }
@@ -159,8 +161,12 @@ impl SessionHandle {
     pub(crate) fn attach(&self, connection: ConnectionId) {
         let waker = {
             let mut mailbox = self.mailbox.lock();
-            let waker = mailbox.waker.take();
+            let (waker, noted) = (mailbox.waker.take(), mailbox.noted);
             *mailbox = Mailbox { connection: Some(connection), ..Mailbox::default() };
+            if noted > Number(0) {
+                // Another worker enqueued it after this one's claim, and its note was faster than the answer to the claim.
+                mailbox.push(Item::Missed(noted));
+            }
             waker
         };
         if let Some(waker) = waker {
@@ -225,6 +231,7 @@ impl SessionHandle {
     pub(crate) fn deliver_stored(&self, number: Number, delivery: Delivery, bytes_max: usize) {
         let mut mailbox = self.mailbox.lock();
         if mailbox.connection.is_none() {
+            mailbox.noted = mailbox.noted.max(number);
             return;
         }
         if mailbox.bytes + mailbox.backlog_bytes <= bytes_max {
@@ -448,5 +455,25 @@ impl fmt::Debug for SessionHandle {
             .field("id", &self.id)
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::session::testing::delivery;
+
+    // CORRECTNESS 14: whoever enqueues after a claim tells the new owner, perhaps before that knows that it is.
+    #[test]
+    fn a_note_that_comes_before_the_owner_makes_it_read_its_queue() {
+        let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });
+        let session = SessionHandle::new(1, "c".into(), Some(stored));
+        session.deliver_stored(Number(7), delivery("t", b"", QoS::AtLeastOnce), usize::MAX);
+        session.attach(ConnectionId(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        let (items, _) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
+        assert!(matches!(items.iter().collect::<Vec<_>>()[..], [Item::Missed(Number(7))]));
     }
 }
