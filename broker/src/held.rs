@@ -2,7 +2,7 @@
 //! that is away holds devices up and closes none. Its length is bounded by what devices may have in flight; QoS 0 is not
 //! kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use state::{Message, Origin};
@@ -33,6 +33,8 @@ const RETRIED_MAX: usize = 50_000;
 #[derive(Default)]
 pub(crate) struct Held {
     work: BTreeMap<Ticket, Work>,
+    /// Messages among it that were not matched: by the session that publishes them.
+    unmatched: BTreeSet<(u64, Ticket)>,
     next: u64,
     /// The store has been asked with the oldest one alone.
     is_probing: bool,
@@ -46,6 +48,23 @@ impl Held {
     fn take_ticket(&mut self) -> Ticket {
         self.next += 1;
         Ticket(self.next)
+    }
+
+    fn insert(&mut self, ticket: Ticket, work: Work) {
+        if let Work::Match(unmatched) = &work {
+            self.unmatched.extend(unmatched.publisher().map(|publisher| (publisher, ticket)));
+        }
+        self.work.insert(ticket, work);
+    }
+
+    fn pop_first(&mut self) -> Option<(Ticket, Work)> {
+        let (ticket, work) = self.work.pop_first()?;
+        if let Work::Match(unmatched) = &work
+            && let Some(publisher) = unmatched.publisher()
+        {
+            self.unmatched.remove(&(publisher, ticket));
+        }
+        Some((ticket, work))
     }
 
     fn is_idle(&self) -> bool {
@@ -62,8 +81,13 @@ impl Hub {
             drop(held);
             self.run(ticket, work);
         } else {
-            held.work.insert(ticket, work);
+            held.insert(ticket, work);
         }
+    }
+
+    /// Whether an older message of this publisher has gone back to those that wait to be matched.
+    pub(crate) fn holds_older_match(&self, publisher: u64, ticket: Ticket) -> bool {
+        self.held.lock().unmatched.range((publisher, Ticket(0))..(publisher, ticket)).next().is_some()
     }
 
     /// The store could not take this: it is tried again, in its place. Without a ticket it was not asked in any order.
@@ -71,7 +95,7 @@ impl Hub {
         let mut held = self.held.lock();
         let ticket = ticket.unwrap_or_else(|| held.take_ticket());
         held.was_refused = true;
-        held.work.insert(ticket, work);
+        held.insert(ticket, work);
     }
 
     /// Whether anything waits for the store.
@@ -92,7 +116,7 @@ impl Hub {
         held.is_draining = is_taken;
         held.is_probing = !is_taken && !held.work.is_empty();
         for _ in 0..if is_taken { RETRIED_MAX } else { 1 } {
-            let Some((ticket, work)) = held.work.pop_first() else { break };
+            let Some((ticket, work)) = held.pop_first() else { break };
             drop(held);
             self.run(ticket, work);
             held = self.held.lock();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
-use state::{Delivery, Enqueued, Fence, Message, Origin, Publish, Published, StoreError};
+use state::{Delivery, Enqueued, Fence, Message, Number, Origin, Publish, Published, QueuePage, StoreError};
 
 use crate::cluster::Told;
 use crate::held::{Ticket, Work};
@@ -29,8 +29,17 @@ pub(crate) struct Unmatched {
     message: Arc<Message>,
     /// Whose it is, for No Local.
     by: Option<u64>,
+    /// Its publisher's, if the session is stored.
+    fence: Option<Fence>,
     origin: Option<Origin>,
     waiting: Arc<Waiting>,
+}
+
+impl Unmatched {
+    /// The session that publishes it.
+    pub(crate) fn publisher(&self) -> Option<u64> {
+        self.waiting.publisher.as_ref().map(|(session, ..)| session.id)
+    }
 }
 
 /// Who waits for the answer, until every part of the work is durable.
@@ -109,6 +118,7 @@ impl Hub {
             let fence = p.fence.filter(|_| message.qos() == QoS::ExactlyOnce)?;
             Some(Origin { fence: fence.clone(), packet_id: packet_id? })
         });
+        let fence = publisher.as_ref().and_then(|p| p.fence.cloned());
         let waiting = |matched, parts, then| {
             Arc::new(Waiting {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
@@ -124,7 +134,7 @@ impl Hub {
             if let Some(begun) = waiting_for_retain {
                 begun.continue_with(self, message, &waiting);
             }
-            self.match_later(Unmatched { message: Arc::clone(message), by, origin, waiting });
+            self.match_later(Unmatched { message: Arc::clone(message), by, fence, origin, waiting });
             return None;
         };
         let enqueue = !found.stored.is_empty() || origin.is_some();
@@ -169,17 +179,36 @@ impl Hub {
         self.submit(Work::Match(unmatched));
     }
 
-    /// Matches a message that had to wait, in its place; or lets it wait on.
+    /// Matches a message that had to wait, in its place; or lets it wait on. Its publisher may have gone on at another worker
+    /// and have sent it again there, and more after it: so the store is asked first whose the session is.
     pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
+        let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
+        let hub = Arc::clone(self);
+        let done = move |answer: Result<QueuePage, StoreError>| match answer {
+            Ok(_) => hub.match_held(ticket, unmatched),
+            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Match(unmatched)),
+            Err(error) => hub.end_match(&unmatched.waiting, Err(error)),
+        };
+        self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
+    }
+
+    fn match_held(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(cluster) = &self.cluster else { return };
-        let Unmatched { message, by, origin, waiting } = unmatched;
+        if unmatched.publisher().is_some_and(|publisher| self.holds_older_match(publisher, ticket)) {
+            return self.hold(Some(ticket), Work::Match(unmatched));
+        }
+        let Unmatched { message, by, fence, origin, waiting } = unmatched;
+        if waiting.publisher.as_ref().is_some_and(|(session, by, _)| !session.is_owned_by(*by)) {
+            // It was not acknowledged and will come again, if the device comes again.
+            return self.end_match(&waiting, Ok(()));
+        }
         let mut found = Found::default();
         {
             let index = self.index.read();
             if !cluster.lease.holds() {
                 drop(index);
-                self.hold(Some(ticket), Work::Match(Unmatched { message, by, origin, waiting }));
-                return;
+                return self
+                    .hold(Some(ticket), Work::Match(Unmatched { message, by, fence, origin, waiting }));
             }
             let matches = index.matches(message.topic());
             let matched = self.route(&matches, &message, by, &mut found);
@@ -192,8 +221,15 @@ impl Hub {
         if enqueue {
             self.run_enqueue(ticket, message, origin, found.stored, Arc::clone(&waiting));
         }
-        cluster.end_wait();
-        waiting.part_done(Ok(()));
+        self.end_match(&waiting, Ok(()));
+    }
+
+    /// A message that had to wait was matched, or will not be.
+    fn end_match(&self, waiting: &Waiting, result: Result<(), StoreError>) {
+        if let Some(cluster) = &self.cluster {
+            cluster.end_wait();
+        }
+        waiting.part_done(result);
     }
 
     /// Sends a message to other workers; those parts that must not be lost are waited for.

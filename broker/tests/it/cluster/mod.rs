@@ -4,5 +4,6 @@ mod lease;
 mod membership;
 mod message;
 mod share;
+mod simulation;
 mod subscribe;
 mod world;
