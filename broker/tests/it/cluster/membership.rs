@@ -69,7 +69,6 @@ async fn a_worker_that_was_taken_for_dead_begins_anew() {
     assert!(one.broker.is_ready());
     let mut clean = one.join(&How::clean("clean")).await;
     subscribe(&mut clean, "b", 1).await;
-    sleep(Duration::from_millis(20)).await;
     let mut publisher = two.join(&How::clean("publisher")).await;
     publisher.publish("b", b"1", QoS::AtLeastOnce, false);
     assert_eq!(take(&mut clean).await, b"1");
