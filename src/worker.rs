@@ -31,12 +31,19 @@ impl Tier for Worker {
         let verifier = config.verifier().map_err(Failure::usage)?;
         let store = RedisStore::connect(config.redis.clone()).await.map_err(|error| store_failure(&error))?;
         let store = Arc::new(store);
-        let broker = Broker::start(config.broker.clone(), store.clone() as Arc<dyn Store>, registry)
-            .await
-            .map_err(|error| Failure::unavailable(chain(&error)))?;
+        let broker = Broker::start_shared(
+            config.broker.clone(),
+            store.clone() as Arc<dyn Store>,
+            store.cluster(),
+            config.cluster.clone(),
+            registry,
+        )
+        .await
+        .map_err(|error| Failure::unavailable(chain(&error)))?;
         let links = LinkServer::start(config.link.clone(), broker.clone(), verifier, registry)
             .await
             .map_err(|error| link_failure(&error))?;
+        broker.on_expelled(links.cutter());
         tracing::info!(name = %config.link.name, address = %config.link.listen, "listening for edges");
         Ok(Self { links, broker, store })
     }

@@ -93,7 +93,7 @@ impl Config {
         match self {
             Self::Standalone(config) => shown::shown(config, &shown::OF_STANDALONE),
             Self::Edge(config) => shown::shown(config, &shown::OF_EDGE),
-            Self::Worker(config) => shown::shown(config, &[]),
+            Self::Worker(config) => shown::shown(config, &shown::OF_WORKER),
         }
     }
 

@@ -20,6 +20,9 @@ pub(crate) const OF_STANDALONE: [Twin; 4] =
 /// The same.
 pub(crate) const OF_EDGE: [Twin; 2] = [("edge", "listeners"), ("edge", "tls")];
 
+/// The same.
+pub(crate) const OF_WORKER: [Twin; 2] = [("cluster", "handoff_grace_ms"), ("cluster", "clean_sessions")];
+
 pub(crate) fn shown(config: &impl Serialize, twins: &[Twin]) -> Result<String, toml::ser::Error> {
     let mut table = Table::try_from(config)?;
     for (section, key) in twins {

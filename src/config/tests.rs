@@ -255,8 +255,15 @@ fn every_key_is_documented() {
                 text.find(&format!("## `[{heading}]`")).unwrap_or_else(|| panic!("no section {heading}"));
             let part = &text[start + 3..];
             let part = &part[..part.find("\n## ").unwrap_or(part.len())];
-            let elsewhere =
-                ["edge.listeners", "edge.tls", "broker.packet_bytes_max", "state.dir", "listeners.mqtt.tls"];
+            let elsewhere = [
+                "edge.listeners",
+                "edge.tls",
+                "broker.packet_bytes_max",
+                "state.dir",
+                "listeners.mqtt.tls",
+                "cluster.handoff_grace_ms",
+                "cluster.clean_sessions",
+            ];
             for key in keys(*tier, &section) {
                 let full = format!("{section}.{key}");
                 let known = elsewhere.contains(&&*full) || below.contains(&&*full);

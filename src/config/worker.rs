@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use broker::{BrokerConfig, LinkConfig};
+use broker::{BrokerConfig, CleanSessions, ClusterSettings, LinkConfig};
 use link::PassportVerifier;
 use serde::{Deserialize, Serialize};
 use state::{ConnectError, RedisConfig};
@@ -14,7 +14,8 @@ use super::{Problem, check_broker};
 use crate::exit::chain;
 
 /// Its sections.
-pub(super) const SECTIONS: &[&str] = &["link", "passport", "redis", "broker", "admin", "log", "runtime"];
+pub(super) const SECTIONS: &[&str] =
+    &["link", "passport", "redis", "durability", "cluster", "broker", "admin", "log", "runtime"];
 
 /// By how much the clocks of edges and workers may differ.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
@@ -31,6 +32,10 @@ pub(crate) struct WorkerConfig {
     pub(crate) passport: VerifyConfig,
     /// The store.
     pub(crate) redis: RedisConfig,
+    /// What outlives what.
+    pub(crate) durability: DurabilityConfig,
+    /// How it lives with the other workers of the store; what is set elsewhere is copied here.
+    pub(crate) cluster: ClusterSettings,
     /// Sessions, queues and what is offered to clients.
     pub(crate) broker: BrokerConfig,
     /// Admin, logs, process.
@@ -46,19 +51,41 @@ pub(crate) struct VerifyConfig {
     pub(crate) verify_key_files: Vec<PathBuf>,
 }
 
+/// `[durability]`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DurabilityConfig {
+    /// Where the messages for clean sessions wait. Default `memory`.
+    pub(crate) clean_sessions: CleanSessions,
+}
+
 impl WorkerConfig {
     /// Takes what was given and checks everything that can be checked without binding.
     pub(super) fn read(source: &Source) -> Result<Self, Problem> {
+        source.refuse(&[
+            ("cluster.handoff_grace_ms", "is set as link.handoff_grace_ms"),
+            ("cluster.clean_sessions", "is set as durability.clean_sessions"),
+        ])?;
         let mut config = Self {
             link: source.section("link")?,
             passport: source.section("passport")?,
             redis: source.section("redis")?,
+            durability: source.section("durability")?,
+            cluster: source.section("cluster")?,
             broker: source.section("broker")?,
             process: ProcessConfig::read(source, 9102)?,
         };
+        config.redis.is_shared = true;
         config.complete_names(source);
         config.check_link(source)?;
         config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
+        // Within 3,600,000, as was checked.
+        config.cluster.handoff_grace_ms = u32::try_from(config.link.handoff_grace_ms).unwrap_or(u32::MAX);
+        config.cluster.clean_sessions = config.durability.clean_sessions;
+        config
+            .cluster
+            .validate()
+            .map_err(|error| source.problem(&format!("cluster.{}", error.key), error.expected))?;
         check_broker(&config.broker, source)?;
         config.redis.validate().map_err(|error| match error {
             ConnectError::Config { field, rule } => source.problem(&format!("redis.{field}"), rule),

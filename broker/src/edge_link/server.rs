@@ -63,6 +63,8 @@ pub(super) struct Shared {
     is_draining: AtomicBool,
     /// A stream has ended.
     ended: Notify,
+    /// All links are to be cut.
+    cut: Notify,
 }
 
 /// One stream in the count of all.
@@ -226,6 +228,7 @@ impl LinkServer {
             links: Mutex::default(),
             is_draining: AtomicBool::new(false),
             ended: Notify::new(),
+            cut: Notify::new(),
         });
         let stop = Arc::new(Notify::new());
         let acceptor = tokio::spawn(accept(Arc::clone(&shared), listener, Arc::clone(&stop)));
@@ -240,6 +243,12 @@ impl LinkServer {
     /// Devices that are served over links.
     pub fn streams(&self) -> usize {
         self.shared.streams.load(Ordering::Acquire)
+    }
+
+    /// What cuts all links when it is called, so that edges move the devices; new links are taken.
+    pub fn cutter(&self) -> impl Fn() + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.cut.notify_one()
     }
 
     /// Asks all edges to move their devices to other workers within this time, and takes no more links and devices. Answers
@@ -286,6 +295,11 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: Arc<Notify>) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = links.join_next(), if !links.is_empty() => continue,
+            () = shared.cut.notified() => {
+                tracing::warn!(links = links.len(), "links are cut");
+                links.abort_all();
+                continue;
+            }
             () = stop.notified() => break,
         };
         match accepted {
