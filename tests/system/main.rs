@@ -4,9 +4,20 @@
 #[allow(dead_code, reason = "shared with the quick tests, which use more of it")]
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../../state/tests/servers/mod.rs"]
+mod servers;
 
 mod crash;
+mod edge_death;
 mod fleet;
 mod hostile;
 mod interop;
+mod kill_matrix;
+mod moving_many;
+mod proxy;
+mod read_your_subscription;
 mod stalled;
+mod store_away;
+mod takeover;
+mod tiers;
+mod two_owners;

@@ -166,9 +166,10 @@ impl Totals {
         column[qos] += lost.len() as u64;
         if qos > 0 && !lost.is_empty() {
             let first = lost[0];
+            let kind = if stored { "stored" } else { "clean" };
+            let others = lost.len() - 1;
             self.example(format!(
-                "{topic} numbers {first}.. ({} of them) did not come to {name}",
-                lost.len()
+                "{topic} number {first} and {others} others did not come to the {kind} session {name}"
             ));
         }
     }

@@ -1,0 +1,115 @@
+//! Workers die, hang and leave in turn, a Redis master dies, the whole worker tier is restarted, under 200 devices that publish
+//! and subscribe at QoS 0, 1 and 2. Their edges live, so no device may notice more than a pause.
+//! `TIDEGATE_ROUNDS=n` repeats the whole n times, `TIDEGATE_FAULTS` names those that are wanted (`killed,stopped,drained,master,restart`).
+
+use std::time::Duration;
+
+use crate::fleet::{mixed, watcher};
+use crate::harness::fleet::{Fleet, Phase};
+use crate::harness::let_pass;
+use crate::servers::{Cluster, Server as RedisServer};
+use crate::tiers::{Redis, Shape, Tiers};
+
+const DEVICES: usize = 200;
+/// Longer than a route lease and than a link is given until it is dead.
+const PAST_THE_LEASE: Duration = Duration::from_secs(4);
+/// Between two faults.
+const CALM: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(90);
+
+/// What happens to a worker.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Killed,
+    Stopped,
+    Drained,
+}
+
+fn setting(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Whether a kind of fault is wanted.
+fn wants(name: &str) -> bool {
+    std::env::var("TIDEGATE_FAULTS").map_or(true, |faults| faults.split(',').any(|fault| fault == name))
+}
+
+fn befall(tiers: &mut Tiers, worker: usize, fault: Fault) {
+    println!("worker {worker}: {fault:?}");
+    match fault {
+        Fault::Killed => {
+            tiers.kill_worker(worker);
+            let_pass(CALM);
+            tiers.run_worker(worker);
+        }
+        Fault::Stopped => {
+            tiers.workers[worker].signal("STOP");
+            let_pass(PAST_THE_LEASE);
+            tiers.workers[worker].signal("CONT");
+        }
+        Fault::Drained => {
+            tiers.drain_worker(worker);
+            let_pass(CALM);
+            tiers.run_worker(worker);
+        }
+    }
+    let_pass(CALM);
+}
+
+/// `kill -9` of a master; it comes back as a replica.
+fn kill_a_master(cluster: &Cluster, number: usize) {
+    let port = cluster.masters()[number % 3].port;
+    let master = cluster.servers.iter().find(|server| server.port == port).expect("a master");
+    println!("Redis master on port {port}: killed");
+    RedisServer::kill(master);
+    let_pass(Duration::from_secs(6));
+    master.run();
+    cluster.settle();
+    let_pass(CALM);
+}
+
+fn restart_all_workers(tiers: &mut Tiers) {
+    println!("all workers: killed and started again");
+    for number in 0..tiers.workers.len() {
+        tiers.kill_worker(number);
+    }
+    for number in 0..tiers.workers.len() {
+        tiers.run_worker(number);
+    }
+    let_pass(CALM);
+}
+
+#[test]
+fn devices_outlive_their_workers() {
+    let rounds = setting("TIDEGATE_ROUNDS", 1);
+    let mut shape = Shape::new(3, 2);
+    shape.worker_extra = "durability.clean_sessions = \"store\"\n".to_owned();
+    let mut tiers = Tiers::start(&shape);
+    let mut fleet = Fleet::new(&tiers.edges());
+    for plan in mixed(DEVICES, 2, Duration::from_millis(500)) {
+        fleet.add(plan);
+    }
+    fleet.add(watcher(0));
+    fleet.wait_until_ready(Duration::from_secs(60));
+    fleet.enter(Phase::Load);
+    let_pass(CALM);
+    for round in 0..rounds as usize {
+        println!("round {}", round + 1);
+        let faults = [("killed", Fault::Killed), ("stopped", Fault::Stopped), ("drained", Fault::Drained)];
+        for (_, fault) in faults.into_iter().filter(|(name, _)| wants(name)) {
+            for worker in 0..tiers.workers.len() {
+                befall(&mut tiers, worker, fault);
+            }
+        }
+        if let (Redis::Cluster(cluster), true) = (&tiers.redis, wants("master")) {
+            kill_a_master(cluster, round);
+        }
+        if wants("restart") {
+            restart_all_workers(&mut tiers);
+        }
+    }
+    let totals = fleet.settle(SETTLE);
+    println!("{}", totals.table(&format!("kill matrix, {rounds} rounds, {:.0?}", fleet.elapsed())));
+    tiers.checked(|_| totals.expect_clean());
+    assert!(totals.acknowledged[1] > 500, "there was load");
+}
