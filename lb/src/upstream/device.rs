@@ -141,7 +141,7 @@ impl Device {
     }
 
     /// The device is gone. Its worker learns it, whichever has the session then.
-    pub(super) fn close(&self, cause: CloseCause) {
+    pub(super) fn close(self: &Arc<Self>, cause: CloseCause) {
         let mut route = self.route.lock();
         if route.is_over || route.closing.is_some() {
             return;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use link::LinkTlsError;
-use link::mux::Settings;
+use link::mux::{LinkError, Settings};
 use link::wire::{Limits, Text};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -35,17 +35,16 @@ pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
         let started = Instant::now();
         match connect_and_drive(&shared, &worker).await {
             Ok(LinkEnd::Retired) => return,
+            Ok(end @ (LinkEnd::NoHello | LinkEnd::Link(LinkError::NoCommonVersion { .. }))) => {
+                failed(&shared, &worker, failures, &end);
+            }
             Ok(end) => {
                 shared.metrics.link_failures.inc();
                 tracing::debug!(worker = %worker.address, error = %chain(&end), "link lost");
             }
             Err(error) => {
-                shared.metrics.link_failures.inc();
                 worker.fail();
-                // Every attempt says the same.
-                if failures == 0 {
-                    tracing::warn!(worker = %worker.address, error = %chain(&error), "no link to worker");
-                }
+                failed(&shared, &worker, failures, &error);
             }
         }
         // A link that was up for a while is connected again at once, and only then less and less often.
@@ -54,6 +53,14 @@ pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
         }
         sleep(super::backoff(failures, shared.config.backoff_max_ms)).await;
         failures += 1;
+    }
+}
+
+fn failed(shared: &Shared, worker: &Worker, failures: u32, error: &dyn std::error::Error) {
+    shared.metrics.link_failures.inc();
+    // Every attempt says the same.
+    if failures == 0 {
+        tracing::warn!(worker = %worker.address, error = %chain(error), "no link to worker");
     }
 }
 

@@ -14,7 +14,7 @@ use link::wire::{Open, RefuseReason, StreamId};
 use link::{CloseCause, Outgoing};
 use mqtt::Frame;
 use parking_lot::Mutex;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::device::Device;
 use super::worker::Worker;
@@ -47,6 +47,7 @@ pub(super) struct Turn {
 /// The link.
 pub(super) struct Link {
     pub(super) worker: Arc<Worker>,
+    since: Instant,
     state: Mutex<State>,
     is_ready: AtomicBool,
     is_draining: AtomicBool,
@@ -67,6 +68,7 @@ impl Link {
         let state = State { end: EdgeEnd::new(settings, now), devices: HashMap::default() };
         Self {
             worker,
+            since: Instant::now(),
             state: Mutex::new(state),
             is_ready: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
@@ -75,6 +77,11 @@ impl Link {
             is_dirty: AtomicBool::new(true),
             driver: AtomicWaker::new(),
         }
+    }
+
+    /// How long ago it was connected.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     pub(super) fn is_ready(&self) -> bool {

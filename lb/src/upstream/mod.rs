@@ -256,7 +256,9 @@ impl Shared {
                 _ => {
                     let worker = Arc::new(Worker::new(*address, host.clone(), &self.metrics));
                     self.begin(&worker);
-                    workers.insert(*address, worker);
+                    if let Some(former) = workers.insert(*address, worker) {
+                        former.stop();
+                    }
                 }
             }
         }
@@ -289,12 +291,13 @@ impl Shared {
         }
     }
 
-    fn link_up(&self, link: &Arc<Link>) {
+    fn link_up(self: &Arc<Self>, link: &Arc<Link>) {
         let worker = &link.worker;
         if worker.add_link(link.clone()) {
             tracing::info!(worker = %worker.address, "worker up");
         }
         self.changed();
+        self.look_again(worker);
         self.mover.hurry();
     }
 
@@ -304,15 +307,18 @@ impl Shared {
             tracing::info!(worker = %worker.address, devices, "worker down");
         }
         self.changed();
-        if let Some(until) = worker.ejected_until() {
-            let shared = self.clone();
-            let again = async move {
-                tokio::time::sleep_until(until).await;
-                shared.changed();
-            };
-            // After the end of the runtime there is nothing to look at again.
-            drop(self.runtime.spawn(again));
-        }
+        self.look_again(worker);
+    }
+
+    /// Has the ring looked at when a worker is no longer held to be doubtful.
+    fn look_again(self: &Arc<Self>, worker: &Worker) {
+        let Some(until) = worker.ejected_until() else { return };
+        let shared = self.clone();
+        let again = async move {
+            tokio::time::sleep_until(until).await;
+            shared.changed();
+        };
+        drop(self.runtime.spawn(again));
     }
 
     /// Looks again who is on the ring: the good workers, or when there is none the doubtful ones.

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::Shared;
@@ -27,20 +27,16 @@ pub(super) struct Mover {
 struct Queue {
     now: VecDeque<Arc<Device>>,
     later: BinaryHeap<Reverse<Later>>,
+    /// Devices whose worker has to have answered by then; all have the same time for that, so that these are in order.
+    checks: VecDeque<(Instant, Weak<Device>)>,
     serial: u64,
 }
 
 struct Later {
     at: Instant,
     serial: u64,
-    device: Waiting,
-}
-
-enum Waiting {
-    /// To ask again; nobody else may keep it alive.
-    Retry(Arc<Device>),
-    /// To see that there was an answer.
-    Check(Weak<Device>),
+    /// Nobody else may keep it alive.
+    device: Arc<Device>,
 }
 
 impl PartialEq for Later {
@@ -64,24 +60,32 @@ impl Ord for Later {
 }
 
 impl Queue {
-    fn push_later(&mut self, at: Instant, device: Waiting) {
-        self.serial += 1;
-        self.later.push(Reverse(Later { at, serial: self.serial, device }));
-    }
-
-    /// The next device, or when there may be one.
-    fn next(&mut self, now: Instant) -> Result<Arc<Device>, Option<Instant>> {
+    /// Who has to be asked for by now is.
+    fn promote(&mut self, now: Instant) {
         while let Some(Reverse(first)) = self.later.peek()
             && first.at <= now
             && let Some(Reverse(first)) = self.later.pop()
         {
-            let device = match first.device {
-                Waiting::Retry(device) => Some(device),
-                Waiting::Check(device) => device.upgrade(),
-            };
-            self.now.extend(device);
+            self.now.push_back(first.device);
         }
-        self.now.pop_front().ok_or_else(|| self.later.peek().map(|Reverse(first)| first.at))
+    }
+
+    fn next_check(&self) -> Option<Instant> {
+        self.checks.front().map(|(at, _)| *at)
+    }
+
+    /// When something is to be done at the earliest.
+    fn wake_at(&self) -> Option<Instant> {
+        let retry = self.later.peek().map(|Reverse(first)| first.at);
+        self.next_check().into_iter().chain(retry).min()
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -97,21 +101,20 @@ impl Mover {
         if delay.is_zero() {
             return self.push([device]);
         }
-        self.queue.lock().push_later(Instant::now() + delay, Waiting::Retry(device));
+        let at = Instant::now() + delay;
+        let mut queue = self.queue.lock();
+        queue.serial += 1;
+        let serial = queue.serial;
+        queue.later.push(Reverse(Later { at, serial, device }));
+        drop(queue);
         self.news.notify_one();
     }
 
     /// There is a worker that was not there before: who waits need not wait any longer.
     pub(super) fn hurry(&self) {
         let mut queue = self.queue.lock();
-        let Queue { now, later, .. } = &mut *queue;
-        later.retain(|Reverse(later)| match &later.device {
-            Waiting::Retry(device) => {
-                now.push_back(device.clone());
-                false
-            }
-            Waiting::Check(_) => true,
-        });
+        let later = std::mem::take(&mut queue.later).into_vec();
+        queue.now.extend(later.into_iter().map(|Reverse(later)| later.device));
         drop(queue);
         self.news.notify_one();
     }
@@ -126,29 +129,53 @@ impl Mover {
     pub(super) async fn run(shared: Arc<Shared>) {
         let mover = &shared.mover;
         for turn in 1_usize.. {
-            let next = mover.queue.lock().next(Instant::now());
-            match next {
-                Ok(device) => {
-                    // The semaphore is never closed.
-                    let Ok(permit) = shared.moves.clone().acquire_owned().await else { return };
-                    let next = device.route.lock().ask(&device, permit);
-                    match next {
-                        Next::Nothing => {}
-                        Next::Later(delay) => mover.push_later(device, delay),
-                        Next::Check(at) => {
-                            let device = Waiting::Check(Arc::downgrade(&device));
-                            mover.queue.lock().push_later(at, device);
-                        }
-                    }
-                }
-                Err(None) => mover.news.notified().await,
-                Err(Some(at)) => tokio::select! {
+            mover.expire();
+            let (is_idle, wake_at, check_at) = {
+                let mut queue = mover.queue.lock();
+                queue.promote(Instant::now());
+                (queue.now.is_empty(), queue.wake_at(), queue.next_check())
+            };
+            if is_idle {
+                tokio::select! {
                     () = mover.news.notified() => {}
-                    () = sleep_until(at) => {}
-                },
+                    () = until(wake_at) => {}
+                }
+                continue;
+            }
+            // Workers that do not answer hold the permits until they are given up.
+            let permit = tokio::select! {
+                permit = shared.moves.clone().acquire_owned() => permit,
+                () = until(check_at) => continue,
+            };
+            let device = mover.queue.lock().now.pop_front();
+            if let (Ok(permit), Some(device)) = (permit, device) {
+                mover.ask(device, permit);
             }
             if turn.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn ask(&self, device: Arc<Device>, permit: OwnedSemaphorePermit) {
+        let next = device.route.lock().ask(&device, permit);
+        match next {
+            Next::Nothing => {}
+            Next::Later(delay) => self.push_later(device, delay),
+            Next::Check(at) => self.queue.lock().checks.push_back((at, Arc::downgrade(&device))),
+        }
+    }
+
+    /// Takes devices away from workers that have not answered in time.
+    fn expire(&self) {
+        let now = Instant::now();
+        loop {
+            let due = self.queue.lock().checks.pop_front_if(|(at, _)| *at <= now);
+            let Some((_, device)) = due else { return };
+            if let Some(device) = device.upgrade()
+                && device.route.lock().expire(&device)
+            {
+                self.push([device]);
             }
         }
     }

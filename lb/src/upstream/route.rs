@@ -52,6 +52,7 @@ pub(super) struct Place {
 /// The end of the device's connection.
 pub(super) struct Closing {
     cause: CloseCause,
+    since: Instant,
     /// The link keeps it now.
     is_told: bool,
 }
@@ -181,13 +182,18 @@ impl Route {
     }
 
     /// The device is gone.
-    pub(super) fn close(&mut self, cause: CloseCause, device: &Device) {
-        self.closing = Some(Closing { cause, is_told: false });
+    pub(super) fn close(&mut self, cause: CloseCause, device: &Arc<Device>) {
+        self.closing = Some(Closing { cause, since: Instant::now(), is_told: false });
         device.shared.metrics.closing.inc();
         match &self.place {
             Some(place) => {
                 place.link.release(place.stream, u32::MAX);
                 self.flush(device);
+                if !device.is_connected() {
+                    // Its worker may never answer.
+                    let within = device.shared.config.handoff_timeout();
+                    device.shared.mover.push_later(device.clone(), within);
+                }
             }
             // No worker has heard of it, or none has answered and none will.
             None if !device.is_connected() => self.finish(device),
@@ -205,21 +211,29 @@ impl Route {
         if self.is_over {
             return false;
         }
+        self.carry(unfinished.replay, device);
+        true
+    }
+
+    /// Makes what was given to a stream that is over ready for the next one.
+    fn carry(&mut self, replay: Replay, device: &Device) -> &mut Moving {
+        if let Some(closing) = &mut self.closing {
+            // The link may have been over before it was told.
+            closing.is_told = replay.ends_with_close();
+        }
         self.waiting.iter_mut().for_each(Waiting::unalias);
         self.waiting_bytes = self.waiting.iter().map(Waiting::len).sum();
         let moving = self.search(device);
-        moving.replay = unfinished.replay;
+        moving.replay = replay;
         moving._permit = None;
-        true
+        moving
     }
 
     /// A worker does not take the session now. How long to wait before another is asked.
     pub(super) fn pass_over(&mut self, replay: Replay, is_store_away: bool, device: &Device) -> Duration {
         let worker = self.place.take().map(|place| place.link.worker.clone());
         let backoff_max = device.shared.config.backoff_max_ms;
-        let moving = self.search(device);
-        moving.replay = replay;
-        moving._permit = None;
+        let moving = self.carry(replay, device);
         moving.passed_over.extend(worker);
         moving.is_store_away = is_store_away;
         if !is_store_away {
@@ -317,16 +331,38 @@ impl Route {
         Next::Later(moving.back_off(shared.config.backoff_max_ms))
     }
 
-    /// Leaves the worker if that is about to leave, or does not answer. What is to be done when it stays.
+    /// Leaves a worker that has not answered a resume in time. Whether another is to be asked.
+    pub(super) fn expire(&mut self, device: &Device) -> bool {
+        let Some(place) = &self.place else { return false };
+        if !self.moving.as_ref().is_some_and(|moving| moving.is_resume && moving.is_late()) {
+            return false;
+        }
+        let worker = place.link.worker.clone();
+        // When it is over already, an effect says how.
+        let Some(unfinished) = place.link.give_up(place.stream) else { return false };
+        if !self.lose(unfinished, device) {
+            return false;
+        }
+        tracing::debug!(client_id = %device.client_id, worker = %worker.address, "no answer to a resume");
+        self.search(device).passed_over.push(worker);
+        true
+    }
+
+    /// Leaves the worker if that is about to leave. What is to be done when the device stays.
     fn leave(&mut self, device: &Arc<Device>) -> Option<Next> {
         let place = self.place.as_ref()?;
-        let is_late = self.moving.as_ref().is_some_and(|moving| moving.is_resume && moving.is_late());
-        if !is_late && !place.link.is_draining() {
+        let timeout = device.shared.config.handoff_timeout();
+        let is_forgotten = self.closing.as_ref().is_some_and(|closing| closing.since.elapsed() >= timeout);
+        if is_forgotten && !device.is_connected() {
+            place.link.give_up(place.stream);
+            self.finish(device);
+            return Some(Next::Nothing);
+        }
+        if !place.link.is_draining() {
             return Some(Next::Nothing);
         }
         let worker = place.link.worker.clone();
-        let others = [worker.clone()];
-        if !is_late && device.shared.choose(&device.client_id, &others).is_none() {
+        if device.shared.choose(&device.client_id, std::slice::from_ref(&worker)).is_none() {
             return Some(Next::Later(NOBODY_ELSE));
         }
         // When it is over already, an effect says how.

@@ -14,6 +14,9 @@ use super::metrics::{Metrics, WorkerMetrics};
 /// The first time that a worker whose link failed gets nothing new, unless there is no other; doubled by each failure.
 const EJECTION: Duration = Duration::from_millis(500);
 
+/// A link that was up for so long shows that the worker is well.
+const WELL: Duration = Duration::from_secs(10);
+
 /// Doublings of that at most.
 const EJECTION_DOUBLINGS_MAX: u32 = 5;
 
@@ -105,7 +108,9 @@ impl Worker {
     pub(super) fn add_link(&self, link: Arc<Link>) -> bool {
         let mut state = self.state.lock();
         state.links.push(link);
-        state.failures = 0;
+        // What was wrong is over, or will show soon.
+        let soon = Instant::now() + EJECTION;
+        state.ejected_until = state.ejected_until.map(|until| until.min(soon));
         self.metrics.links.set(state.links.len() as i64);
         state.links.len() == 1
     }
@@ -116,6 +121,9 @@ impl Worker {
         let before = state.links.len();
         state.links.retain(|other| !Arc::ptr_eq(other, link));
         self.metrics.links.set(state.links.len() as i64);
+        if link.age() >= WELL {
+            state.failures = 0;
+        }
         if !link.is_draining() {
             state.eject();
         }

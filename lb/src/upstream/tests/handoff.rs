@@ -313,3 +313,54 @@ async fn a_thousand_devices_move_and_few_at_a_time() {
         assert_eq!(device.publish_all(1, 1).await, [1]);
     }
 }
+
+#[tokio::test]
+async fn workers_that_do_not_answer_do_not_hold_up_the_others_for_ever() {
+    let setup = Setup::with(3, |config| {
+        config.moves_inflight_max = 1;
+        config.resume_timeout_ms = 150;
+    })
+    .await;
+    let mut devices = Vec::new();
+    for connection in 0..12 {
+        devices.push(setup.device(connection).await);
+    }
+    let dead = devices[0].1;
+    let mute = (dead + 1) % 3;
+    setup.fakes[mute].manner(|manner| manner.is_mute = true);
+    setup.fakes[dead].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
+    setup.fakes[dead].cut();
+    eventually("all moves are done", || setup.metric("workers_moving") == 0.0).await;
+    for (device, place) in devices {
+        if place != mute {
+            publishes_well(&setup, device, 3).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_while_its_move_is_refused_is_still_told_of() {
+    let setup = Setup::new(1).await;
+    let (device, _) = setup.device(7).await;
+    setup.fakes[0].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
+    setup.fakes[0].cut();
+    eventually("it was refused", || setup.fakes[0].opens().len() > 2).await;
+    device.close(CloseCause::Abnormal);
+    let asked = setup.fakes[0].opens().len();
+    eventually("it was refused again", || setup.fakes[0].opens().len() > asked + 1).await;
+    setup.fakes[0].manner(|manner| manner.refuses = None);
+    eventually("the end", || *setup.store.closed.lock() == [(7, CloseCause::Abnormal)]).await;
+    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
+}
+
+#[tokio::test]
+async fn a_device_that_gives_up_on_a_mute_worker_is_not_kept_for_ever() {
+    let setup = Setup::with(1, |config| config.handoff_timeout_ms = 1_000).await;
+    setup.fakes[0].manner(|manner| manner.is_mute = true);
+    let device = TestDevice::begin(&setup.workers, 7);
+    eventually("it was asked for", || setup.fakes[0].opens().len() == 1).await;
+    device.close(CloseCause::Abnormal);
+    assert_eq!(setup.metric("workers_closing"), 1.0);
+    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
+    assert_eq!(setup.metric("workers_closing"), 0.0);
+}
