@@ -1,6 +1,7 @@
 //! Devices at an edge, and workers that die, stand still, leave and refuse; over real sockets.
 
 mod device;
+mod edge;
 mod handoff;
 mod link;
 mod pool;
