@@ -76,6 +76,12 @@ impl Mail {
         Some(std::mem::take(&mut self.cost))
     }
 
+    /// Whether nothing waits for the device.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
     /// The end, once everything before it was taken or does not matter.
     pub(super) fn take_end(&mut self) -> Option<End> {
         self.end.take()

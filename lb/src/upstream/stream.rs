@@ -13,7 +13,7 @@ const RELEASE_BYTES: u32 = link::mux::WINDOW_BYTES / 4;
 
 /// The stream of a relay. Dropped, it is closed.
 pub struct WorkerStream {
-    device: Arc<Device>,
+    pub(super) device: Arc<Device>,
     /// Of the window, taken by the device and not given back.
     owed: u32,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use ::link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
@@ -10,6 +11,7 @@ use mqtt::{Connect, Properties, ProtocolVersion, PublishHead, QoS, ReasonCode};
 use tokio::time::{Duration, timeout};
 
 use crate::fake::PATIENCE;
+use crate::upstream::device::Device;
 use crate::upstream::{WorkerStream, Workers};
 
 /// One that is connected, or wants to be.
@@ -101,6 +103,11 @@ impl TestDevice {
 
     fn stream(&mut self) -> &mut WorkerStream {
         self.stream.as_mut().expect("open")
+    }
+
+    /// What it shares with those who carry it.
+    pub(super) fn shared(&mut self) -> Arc<Device> {
+        self.stream().device.clone()
     }
 
     /// Sends a packet when there is room.

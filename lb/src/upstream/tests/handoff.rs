@@ -364,3 +364,65 @@ async fn a_device_that_gives_up_on_a_mute_worker_is_not_kept_for_ever() {
     assert_eq!(setup.workers.stop(PATIENCE).await, 0);
     assert_eq!(setup.metric("workers_closing"), 0.0);
 }
+
+#[tokio::test]
+async fn what_came_from_a_worker_that_died_reaches_the_device_first() {
+    let mut setup = Setup::new(2).await;
+    let (mut device, place) = setup.device(7).await;
+    device.push(&publish(QoS::AtLeastOnce, 1, b"a")).expect("taken");
+    let shared = device.shared();
+    eventually("the answer is at the edge", || !shared.mail.lock().is_empty()).await;
+    let dead = setup.fakes.remove(place);
+    dead.kill().await;
+    eventually("it has moved", || setup.metric("workers_moves_total{outcome=\"moved\"}") == 1.0).await;
+    setup.fakes[0].push(7, publish(QoS::AtMostOnce, 1, b"later"));
+    assert_eq!(packet(device.next().await), &b"\x40\x02\0\x01"[..]);
+    assert_eq!(packet(device.next().await)[0], 0x30);
+    assert!(setup.fakes[0].packets(7).is_empty(), "what is answered is not sent again");
+}
+
+#[tokio::test]
+async fn packets_by_alias_that_no_link_took_are_told_the_next_worker_in_full() {
+    let mut setup = Setup::new(2).await;
+    setup.fakes.iter().for_each(|fake| {
+        fake.manner(|manner| {
+            manner.topic_alias_max = 4;
+            manner.holds_packets = true;
+        });
+    });
+    let (mut device, place) = setup.device(7).await;
+    let mut expected = Vec::new();
+    let mut id = 0;
+    while device.is_ready().await {
+        id += 1;
+        let topic = if id == 1 { "a" } else { "" };
+        device.push(&publish_by(QoS::AtLeastOnce, id, topic, Some(1), &[0; 2_000])).expect("taken");
+        expected.push(publish_by(QoS::AtLeastOnce, id, "a", None, &[0; 2_000]));
+    }
+    device.push(&publish_by(QoS::AtLeastOnce, id + 1, "b", Some(1), b"")).expect("taken");
+    expected.push(publish_by(QoS::AtLeastOnce, id + 1, "b", None, b""));
+    let other = 1 - place;
+    setup.fakes[other].manner(|manner| manner.holds_packets = false);
+    let dead = setup.fakes.remove(place);
+    dead.kill().await;
+    eventually("all have come", || setup.fakes[0].packets(7).len() == expected.len()).await;
+    assert!(setup.fakes[0].packets(7) == expected);
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_while_its_stream_is_taken_from_it_is_still_told_of() {
+    let setup = Setup::new(1).await;
+    let (mut device, _) = setup.device(7).await;
+    let shared = device.shared();
+    let (link, stream) = {
+        let route = shared.route.lock();
+        let place = route.place.as_ref().expect("a place");
+        (place.link.clone(), place.stream)
+    };
+    // As when the link is lost and its driver has not come to this device yet.
+    let unfinished = link.give_up(stream).expect("open");
+    device.close(CloseCause::Abnormal);
+    assert!(shared.lost(&link, unfinished));
+    setup.workers.0.mover.push([shared]);
+    eventually("the end", || *setup.store.closed.lock() == [(7, CloseCause::Abnormal)]).await;
+}
