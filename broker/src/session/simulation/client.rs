@@ -61,6 +61,8 @@ pub(super) struct Client {
     partial: Vec<u8>,
     connected: bool,
     has_session: bool,
+    /// Messages with a serial number from this on were published when the connection was there already.
+    fresh_from: u32,
 }
 
 impl Client {
@@ -82,6 +84,7 @@ impl Client {
             partial: Vec::new(),
             connected: false,
             has_session: false,
+            fresh_from: 0,
         }
     }
 
@@ -99,8 +102,10 @@ impl Client {
     }
 
     /// 3.1 has no Session Present: the client knows from itself that it did not ask for a clean session.
-    pub(super) fn trust_session(&mut self, has_session: bool) {
+    /// Messages from `serial` on are new to it.
+    pub(super) fn trust_session(&mut self, has_session: bool, serial: u32) {
         self.has_session = has_session;
+        self.fresh_from = serial;
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -226,6 +231,8 @@ impl Client {
             return;
         };
         assert!(self.unacknowledged.insert(id), "identifier {id} is in use");
+        // v5 [MQTT-4.4.0-1], v5 [MQTT-3.3.1-1]
+        assert!(!publish.dup || message.serial < self.fresh_from, "DUP on a connection that did not break");
         // v5 [MQTT-3.3.4-9]
         let window = usize::from(self.receive_maximum);
         assert!(self.unacknowledged.len() <= window, "over the Receive Maximum of {window}");

@@ -1,9 +1,12 @@
 //! Seeded simulation: a model client, the session core, a store, and a driver that delays, reorders, repeats and loses
-//! what it may, with connections that break and processes that die. `TIDEGATE_SEED=n` replays one seed, and
+//! what it may, with connections that break, processes that die, and connections that go on at another worker. `TIDEGATE_SEED=n` replays one seed, and
 //! `TIDEGATE_SEEDS=n` tries so many.
 
 mod client;
+mod delivery;
 mod dice;
+mod edge;
+mod store;
 mod world;
 
 use self::world::World;

@@ -1,24 +1,28 @@
 //! Everything around a session: the driver that has its effects done, the network, a store, other publishers. Each step is
 //! a throw of dice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+use link::mux::{Asked, answered_by, asked_by};
+use link::wire::Resume;
 use link::{Outgoing, Passport};
-use mqtt::{Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode};
+use mqtt::{Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode, frame};
 use state::{
-    Claim, ConnectionId, Delivery, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Number, Origin, Owned,
-    Publish, QueueLimits, QueuePage, Record, Release, Store, StoreError, StoredSession, SubscriptionIds,
-    Target,
+    Claim, Delivery, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Number, Origin, Owned, Publish, QueuePage,
+    Release, Store, StoreError, StoredSession, SubscriptionIds, Target,
 };
 
 use super::client::{Client, Message};
+use super::delivery::check_delivery;
 use super::dice::Dice;
+use super::edge::Edge;
+use super::store::{NOW, claim, read_all, wanted};
 use crate::config::BrokerConfig;
 use crate::session::{Effect, Input, Opening, Outputs, Session};
 
 const TOPICS: usize = 2;
-const NOW: u64 = 1_000_000;
 
 /// What comes back to a session.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ enum Event {
     Published(PacketId, QoS, Result<ReasonCode, StoreError>),
     Released(Number, Result<(), StoreError>),
     Forgotten(PacketId, Result<(), StoreError>),
+    /// The effect of this frame of the edge is in the store.
+    Durable(u64),
     Queue(Result<QueuePage, StoreError>),
 }
 
@@ -39,12 +45,26 @@ struct Connection {
     session: Session,
     fence: Option<Fence>,
     wire: Outgoing,
-    /// Not done yet, in order.
-    effects: VecDeque<Effect>,
+    /// Not done yet, in order, with the frame of the edge that is done when they are; 0 for none.
+    effects: VecDeque<(Effect, u64)>,
     inbox: VecDeque<Event>,
-    /// Bytes from the client that did not arrive yet.
-    arriving: VecDeque<u8>,
-    frames: mqtt::FrameBuffer,
+    /// Frames from the edge that did not arrive yet.
+    arriving: VecDeque<(u64, Bytes)>,
+    /// Frames that an answer to the client is to.
+    owed: Vec<(Asked, u64)>,
+    /// Frames that were answered, of which the edge is told with what follows the answer.
+    reports: Vec<u64>,
+}
+
+/// Where what belongs to the client's session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the store, and it outlives connections.
+    Store,
+    /// In the worker's memory, but for what another worker needs to go on with the connection.
+    Shared,
+    /// In the worker's memory.
+    Memory,
 }
 
 pub(super) struct World {
@@ -54,8 +74,11 @@ pub(super) struct World {
     mailbox: Mailbox,
     connection: Option<Connection>,
     client: Client,
-    stored: bool,
+    edge: Edge,
+    place: Place,
     generation: u64,
+    /// Of the client's connection, whichever worker it is at.
+    connection_id: u128,
     serial: u32,
     /// The client's session in the store, once it was there.
     session: Option<Arc<StoredSession>>,
@@ -86,10 +109,12 @@ impl World {
             ..BrokerConfig::default()
         };
         let store = MemoryStore::new();
-        let sink = claim(&store, "sink", 0, 1).expect("a session for the sink");
+        let sink = claim(&store, wanted("sink", 0, 1)).expect("a session for the sink");
         store.hold();
         Self {
-            stored: !dice.one_in(4),
+            place: [Place::Store, Place::Store, Place::Store, Place::Shared, Place::Memory][dice.below(5)],
+            edge: Edge::default(),
+            connection_id: 0,
             faults_one_in: 2 + dice.below(10),
             dice,
             config: Arc::new(config),
@@ -109,6 +134,10 @@ impl World {
         }
     }
 
+    fn is_stored(&self) -> bool {
+        self.place == Place::Store
+    }
+
     /// One throw of dice; `winding_down` makes nothing new.
     pub(super) fn step(&mut self, winding_down: bool) {
         match self.dice.below(100) {
@@ -125,6 +154,7 @@ impl World {
             82..92 => self.move_bytes_to_session(),
             92..96 => self.client.acknowledge_one(),
             96 => self.hand_in(Input::Writable),
+            97 if self.dice.one_in(3) => self.move_on(),
             97 => self.client.repeat_if_impatient(),
             98 if self.dice.one_in(2) => self.break_connection(),
             99 if self.dice.one_in(4) => self.crash(),
@@ -136,7 +166,7 @@ impl World {
     pub(super) fn settle(&mut self) {
         self.calm = true;
         // What was told and lost is found by reading: a reconnect begins with that, a later number shows the gap.
-        if self.stored && self.dice.one_in(2) {
+        if self.is_stored() && self.dice.one_in(2) {
             self.break_connection();
             self.run_until_quiet();
         } else {
@@ -174,6 +204,7 @@ impl World {
             && connection.inbox.is_empty()
             && connection.wire.is_empty()
             && connection.arriving.is_empty()
+            && self.edge.is_idle()
             && self.store.held() == 0
             && self.client.is_idle()
     }
@@ -183,10 +214,10 @@ impl World {
         let connection = self.connection.as_ref().expect("connected");
         assert_eq!(connection.session.outbound.inflight(), 0, "every flow to the client is over");
         assert_eq!(connection.session.outbound.waiting(), 0, "nothing waits");
-        let owed = if self.stored { self.promised.lock().unwrap().clone() } else { self.given.clone() };
-        let got = if self.stored { &self.client.got[..] } else { &self.client.got[self.got_before..] };
+        let owed = if self.is_stored() { self.promised.lock().unwrap().clone() } else { self.given.clone() };
+        let got = if self.is_stored() { &self.client.got[..] } else { &self.client.got[self.got_before..] };
         check_delivery("to the client", &owed, got);
-        if !self.stored {
+        if !self.is_stored() {
             let queued = got.iter().filter(|message| message.qos != QoS::AtMostOnce).count();
             assert_eq!(queued, owed.len(), "a session in memory sends nothing twice");
         }
@@ -220,7 +251,7 @@ impl World {
             retain: false,
             subscription_ids: SubscriptionIds::NONE,
         };
-        if message.qos == QoS::AtMostOnce || !self.stored {
+        if message.qos == QoS::AtMostOnce || !self.is_stored() {
             if let Some(connection) = &mut self.connection {
                 connection.inbox.push_back(Event::Deliver(delivery));
                 if message.qos != QoS::AtMostOnce {
@@ -259,32 +290,44 @@ impl World {
             return;
         }
         self.generation += 1;
-        let owned = if self.stored {
-            let owned =
-                claim(&self.store, "client", u128::from(self.generation), self.client.receive_maximum);
-            // The answer to a claim is held like any other.
-            let Some(owned) = owned else { return };
-            self.session = Some(Arc::clone(&owned.fence.session));
-            Some(owned)
-        } else {
+        self.connection_id = u128::from(self.generation);
+        let wanted = self.wanted();
+        let owned = if self.place == Place::Memory {
             None
+        } else {
+            // The answer to a claim is held like any other.
+            let Some(owned) = claim(&self.store, wanted) else { return };
+            if self.is_stored() {
+                self.session = Some(Arc::clone(&owned.fence.session));
+            }
+            Some(owned)
         };
+        self.edge = Edge::default();
         self.given.clear();
         self.got_before = self.client.got.len();
-        self.open(owned);
+        self.open(owned, None);
     }
 
-    fn open(&mut self, owned: Option<Owned>) {
+    /// What the client's connection asks of the store.
+    fn wanted(&self) -> Claim {
+        let wanted = wanted("client", self.connection_id, self.client.receive_maximum);
+        let is_stored = self.is_stored();
+        let expiry_s = if is_stored { EXPIRY_NEVER } else { 0 };
+        Claim { expiry_s, clean_start: !is_stored, memory_queue: !is_stored, ..wanted }
+    }
+
+    fn open(&mut self, owned: Option<Owned>, resume: Option<Resume>) {
+        let goes_on = resume.is_some();
         let client = &self.client;
         let mut properties = PropertiesBuf::new();
         if client.version.is_v5() {
-            properties.push(Property::SessionExpiryInterval(if self.stored { EXPIRY_NEVER } else { 0 }));
+            properties.push(Property::SessionExpiryInterval(if self.is_stored() { EXPIRY_NEVER } else { 0 }));
             properties.push(Property::ReceiveMaximum(client.receive_maximum));
             properties.push(Property::TopicAliasMaximum(client.alias_max));
         }
         let connect = Connect {
             version: client.version,
-            clean_start: !self.stored,
+            clean_start: !self.is_stored(),
             keep_alive_s: 0,
             properties: properties.as_properties(),
             client_id: "client",
@@ -300,37 +343,48 @@ impl World {
             server_keep_alive_s: None,
             authentication: None,
             stored: owned,
-            memory_queue: false,
-            resume: None,
+            memory_queue: !self.is_stored(),
+            resume: resume.map(Box::new),
             now: NOW,
         };
         let (mut wire, mut effects) = (Outgoing::new(), Vec::new());
         let mut out = Outputs { wire: &mut wire, effects: &mut effects };
         let session = Session::open(opening, &connect, &self.config, &mut out).expect("the session opens");
-        self.client.trust_session(self.stored);
+        if !goes_on {
+            self.client.trust_session(self.is_stored(), self.serial + 1);
+        }
         self.connection = Some(Connection {
             generation: self.generation,
             session,
             fence,
             wire,
-            effects: effects.into(),
+            effects: effects.into_iter().map(|effect| (effect, 0)).collect(),
             inbox: VecDeque::new(),
             arriving: VecDeque::new(),
-            frames: mqtt::FrameBuffer::new(),
+            owed: Vec::new(),
+            reports: Vec::new(),
         });
     }
 
     /// Has the next effect done.
     fn do_effect(&mut self) {
         let Some(connection) = &mut self.connection else { return };
-        let Some(effect) = connection.effects.pop_front() else { return };
+        let Some((effect, frame)) = connection.effects.pop_front() else { return };
         let (generation, fence) = (connection.generation, connection.fence.clone());
-        self.perform(effect, generation, fence);
+        self.perform(effect, frame, generation, fence);
     }
 
-    fn perform(&mut self, effect: Effect, generation: u64, fence: Option<Fence>) {
+    fn perform(&mut self, effect: Effect, frame: u64, generation: u64, fence: Option<Fence>) {
         let mailbox = Arc::clone(&self.mailbox);
         let post = move |event| mailbox.lock().unwrap().push((generation, event));
+        let report = {
+            let post = post.clone();
+            move |is_done: bool| {
+                if is_done && frame != 0 {
+                    post(Event::Durable(frame));
+                }
+            }
+        };
         match (effect, fence) {
             (Effect::Publish(id, message), fence) => self.route(id, message, fence, post),
             (Effect::ReadQueue(from, max), Some(fence)) => {
@@ -339,10 +393,13 @@ impl World {
                 self.store.read_queue(&fence, from, max.min(5), usize::MAX, done);
             }
             (Effect::Acknowledge(number), Some(fence)) => {
-                self.store.acknowledge(&fence, number, Box::new(|_| ()));
+                self.store.acknowledge(&fence, number, Box::new(move |result| report(result.is_ok())));
             }
             (Effect::MarkReleased(number), Some(fence)) => {
-                let done = Box::new(move |result| post(Event::Released(number, result)));
+                let done = Box::new(move |result: Result<(), StoreError>| {
+                    report(result.is_ok());
+                    post(Event::Released(number, result));
+                });
                 self.store.mark_released(&fence, number, done);
             }
             (Effect::ForgetReceived(id), Some(fence)) => {
@@ -354,6 +411,7 @@ impl World {
                 self.connection = None;
                 self.client.disconnect();
             }
+            // A session in memory has nothing to acknowledge there.
             (other, _) => panic!("unexpected {other:?}"),
         }
     }
@@ -426,6 +484,7 @@ impl World {
             Event::Released(number, result) => self.hand_in(Input::Released(number, result)),
             Event::Forgotten(id, result) => self.hand_in(Input::Forgotten(id, result)),
             Event::Queue(page) => self.hand_in(Input::Queue(page)),
+            Event::Durable(frame) => self.edge.durable(frame),
         }
     }
 
@@ -435,32 +494,93 @@ impl World {
         }
     }
 
-    /// Some of what was written reaches the client, which may be slow.
+    /// Some of what was written reaches the edge, and some of that the client, which may be slow.
     fn move_bytes_to_client(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            for _ in 0..self.dice.below(4) {
+                let Some(frame) = frame::split(connection.wire.chunk(), u32::MAX).expect("valid") else {
+                    break;
+                };
+                let len = frame.raw.len();
+                let packet = connection.wire.take(len);
+                connection.tell(&mut self.edge);
+                self.edge.take_from_worker(&packet);
+                if let Some(answered) = answered_by(&packet) {
+                    let answered = connection.owed.extract_if(.., |(asked, _)| *asked == answered);
+                    connection.reports.extend(answered.map(|(_, number)| number));
+                }
+            }
+            if self.dice.one_in(2) {
+                connection.tell(&mut self.edge);
+            }
+        }
+        let bytes = (1 + self.dice.below(60)).min(self.edge.to_client.len());
+        let chunk: Vec<u8> = self.edge.to_client.drain(..bytes).collect();
+        self.client.take(&chunk);
+    }
+
+    /// Some of what the client sent reaches the edge, and some of that the session.
+    fn move_bytes_to_session(&mut self) {
         let Some(connection) = &mut self.connection else { return };
-        let mut bytes = 1 + self.dice.below(60);
-        while bytes > 0 && !connection.wire.is_empty() {
-            let chunk = connection.wire.chunk();
-            let taken = chunk.len().min(bytes);
-            self.client.take(&chunk[..taken]);
-            connection.wire.advance(taken);
-            bytes -= taken;
+        let bytes = (1 + self.dice.below(60)).min(self.client.sending.len());
+        let chunk: Vec<u8> = self.client.sending.drain(..bytes).collect();
+        self.edge.take_from_client(&chunk);
+        connection.arriving.extend(std::iter::from_fn(|| self.edge.send()));
+        for _ in 0..self.dice.below(4) {
+            let Some((number, packet)) = connection.arriving.pop_front() else { return };
+            if connection.take(number, &packet) {
+                self.edge.durable(number);
+            }
         }
     }
 
-    /// Some of what the client sent reaches the session.
-    fn move_bytes_to_session(&mut self) {
-        let Some(connection) = &mut self.connection else { return };
-        connection.arriving.extend(self.client.sending.drain(..));
-        let bytes = (1 + self.dice.below(60)).min(connection.arriving.len());
-        let chunk: Vec<u8> = connection.arriving.drain(..bytes).collect();
-        let mut frames = std::mem::take(&mut connection.frames);
-        let mut reader = frames.frames(&chunk, u32::MAX);
-        while let Some(frame) = reader.next_frame().expect("a valid packet") {
-            connection.handle(Input::Packet(frame));
+    /// The worker dies, or its link does, and the connection goes on at another one.
+    fn move_on(&mut self) {
+        if self.place == Place::Memory || !self.edge.is_connected() {
+            return;
         }
-        drop(reader);
-        connection.frames = frames;
+        let Some(mut connection) = self.connection.take() else { return };
+        // How far the worker got; the rest it does too late.
+        let done_before = self.dice.below(connection.effects.len() + 1);
+        let late = connection.effects.split_off(done_before);
+        let (generation, fence) = (connection.generation, connection.fence.clone());
+        for (effect, frame) in connection.effects {
+            if !matches!(effect, Effect::Close(_)) {
+                self.perform(effect, frame, generation, fence.clone());
+            }
+        }
+        // What it is still told, it may report. Its release may come before the claim, or never.
+        while self.dice.one_in(2) && self.store.step() {}
+        let reports = std::mem::take(&mut *self.mailbox.lock().unwrap());
+        for (asked_by, event) in reports {
+            match event {
+                Event::Durable(frame) if self.dice.one_in(2) => self.edge.durable(frame),
+                event if asked_by == 0 => self.mailbox.lock().unwrap().push((0, event)),
+                _ => {}
+            }
+        }
+        if let Some(fence) = fence.clone().filter(|_| self.dice.one_in(2)) {
+            let (expiry_s, sent) = (self.wanted().expiry_s, connection.session.sent());
+            let release = Release { expiry_s, keep_will: false, sent, grace_ms: 1000, now: NOW };
+            self.store.release(&fence, release, Box::new(|_| ()));
+        }
+        if self.place == Place::Shared {
+            // What waits in memory is lost with the worker.
+            let chunk: Vec<u8> = self.edge.to_client.drain(..).collect();
+            self.client.take(&chunk);
+            self.given.clear();
+            self.got_before = self.client.got.len();
+        }
+        self.client.doubt_what_the_server_knows();
+        self.generation += 1;
+        let resume = self.edge.move_on();
+        let owned = claim(&self.store, Claim { resume: true, ..self.wanted() }).expect("it goes on");
+        self.open(Some(owned), Some(resume));
+        for (effect, frame) in late {
+            if !matches!(effect, Effect::Close(_)) {
+                self.perform(effect, frame, generation, fence.clone());
+            }
+        }
     }
 
     /// The network fails, or the client connects again before the driver notices.
@@ -480,13 +600,14 @@ impl World {
         }
         let sent = connection.session.sent();
         let (generation, fence) = (connection.generation, connection.fence.clone());
-        for effect in connection.effects {
+        for (effect, frame) in connection.effects {
             if !matches!(effect, Effect::Close(_)) {
-                self.perform(effect, generation, fence.clone());
+                self.perform(effect, frame, generation, fence.clone());
             }
         }
         if let (Some(fence), false) = (fence, taken_over) {
-            let release = Release { expiry_s: EXPIRY_NEVER, keep_will: false, sent, grace_ms: 0, now: NOW };
+            let release =
+                Release { expiry_s: self.wanted().expiry_s, keep_will: false, sent, grace_ms: 0, now: NOW };
             self.store.release(&fence, release, Box::new(|_| ()));
         }
     }
@@ -498,89 +619,48 @@ impl World {
         self.client.doubt_what_the_server_knows();
         self.mailbox.lock().unwrap().clear();
         self.store.restart(NOW);
-        self.sink_fence = claim(&self.store, "sink", 0, 1).expect("the sink is there").fence;
+        self.sink_fence = claim(&self.store, wanted("sink", 0, 1)).expect("the sink is there").fence;
         self.store.hold();
     }
 }
 
 impl Connection {
     fn handle(&mut self, input: Input<'_>) {
+        self.handle_for(0, input);
+    }
+
+    /// The edge learns what was answered.
+    fn tell(&mut self, edge: &mut Edge) {
+        self.reports.drain(..).for_each(|number| edge.durable(number));
+    }
+
+    /// Hands in a frame of the edge. Answers whether it is done.
+    fn take(&mut self, number: u64, packet: &Bytes) -> bool {
+        let asked = asked_by(packet);
+        if let Some(asked) = asked {
+            self.owed.push((asked, number));
+        }
+        let frame = frame::split(packet, u32::MAX).expect("valid").expect("whole");
+        let is_done = !self.handle_for(number, Input::Packet(frame));
+        is_done && asked.is_none()
+    }
+
+    /// Hands in what is done when its first change of the stored queue is. Answers whether there is such a change.
+    fn handle_for(&mut self, mut frame: u64, input: Input<'_>) -> bool {
         let mut effects = Vec::new();
         let mut out = Outputs { wire: &mut self.wire, effects: &mut effects };
         self.session.handle(input, NOW, &mut out);
         self.session.check_invariants();
-        self.effects.extend(effects);
+        let mut waits = false;
+        for effect in effects {
+            let done_by = if effect.is_acknowledgement() { std::mem::take(&mut frame) } else { 0 };
+            waits |= done_by != 0;
+            self.effects.push_back((effect, done_by));
+        }
+        waits
     }
 }
 
 fn as_stored(message: Message) -> state::Message {
     state::Message::new(&message.topic_name(), &[], &message.payload(), message.qos, false, NOW)
-}
-
-/// Claims a session, whatever answers are held.
-fn claim(store: &MemoryStore, client_id: &str, connection: u128, receive_maximum: u16) -> Option<Owned> {
-    let claim = Claim {
-        client_id: client_id.into(),
-        connection_id: ConnectionId(connection),
-        clean_start: false,
-        create: true,
-        expiry_s: EXPIRY_NEVER,
-        will: None,
-        limits: QueueLimits { messages_max: u64::MAX, bytes_max: u64::MAX },
-        protocol: ProtocolVersion::V5,
-        receive_maximum,
-        memory_queue: false,
-        resume: false,
-        now: NOW,
-    };
-    let slot = Arc::new(Mutex::new(None));
-    let filled = Arc::clone(&slot);
-    store.claim(claim, Box::new(move |answer| *filled.lock().unwrap() = Some(answer)));
-    while slot.lock().unwrap().is_none() && store.step() {}
-    let answer = slot.lock().unwrap().take();
-    answer.and_then(Result::ok).and_then(|claimed| claimed.session)
-}
-
-fn read_all(store: &MemoryStore, fence: &Fence) -> Vec<Message> {
-    let slot = Arc::new(Mutex::new(None));
-    let filled = Arc::clone(&slot);
-    store.read_queue(
-        fence,
-        Number(0),
-        usize::MAX,
-        usize::MAX,
-        Box::new(move |page| *filled.lock().unwrap() = Some(page)),
-    );
-    while slot.lock().unwrap().is_none() && store.step() {}
-    let page = slot.lock().unwrap().take().expect("an answer").expect("a page");
-    let records = page.records.into_iter().filter_map(|queued| match queued.record {
-        Record::Message(delivery) => {
-            Some(Message::read(delivery.message.topic(), delivery.qos, delivery.message.payload_slice()))
-        }
-        Record::Released => None,
-    });
-    records.collect()
-}
-
-/// All that was owed came; QoS 2 once; the first of each in order per topic and QoS.
-fn check_delivery(what: &str, owed: &[Message], got: &[Message]) {
-    let mut counts: BTreeMap<Message, usize> = BTreeMap::new();
-    let mut last: BTreeMap<(usize, QoS), u32> = BTreeMap::new();
-    for message in got {
-        let count = counts.entry(*message).or_default();
-        *count += 1;
-        if *count == 1 {
-            let last = last.entry((message.topic, message.qos)).or_default();
-            // v5 [MQTT-4.6.0-5]
-            assert!(*last < message.serial, "{what}: {message:?} came after {last}");
-            *last = message.serial;
-        }
-    }
-    for (message, count) in &counts {
-        let at_most_once = message.qos != QoS::AtLeastOnce;
-        assert!(!at_most_once || *count == 1, "{what}: {message:?} came {count} times");
-    }
-    for message in owed {
-        assert!(counts.contains_key(message), "{what}: {message:?} is lost");
-    }
 }
