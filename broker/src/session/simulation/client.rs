@@ -63,6 +63,9 @@ pub(super) struct Client {
     has_session: bool,
     /// Messages with a serial number from this on were published when the connection was there already.
     fresh_from: u32,
+    /// QoS 1 and 2 messages that came on this connection, and identifiers of which PUBREC came.
+    came: BTreeSet<u32>,
+    recorded: BTreeSet<PacketId>,
 }
 
 impl Client {
@@ -85,6 +88,8 @@ impl Client {
             connected: false,
             has_session: false,
             fresh_from: 0,
+            came: BTreeSet::new(),
+            recorded: BTreeSet::new(),
         }
     }
 
@@ -192,8 +197,11 @@ impl Client {
             Packet::PubComp(ack) => {
                 let known =
                     self.outgoing.iter().position(|flow| *flow == (ack.packet_id, Outgoing::Released));
+                let is_known = ack.reason == ReasonCode::Success;
+                assert!(is_known || !self.recorded.contains(&ack.packet_id), "a flow of this connection");
                 if let Some(position) = known {
                     self.outgoing.remove(position);
+                    self.recorded.remove(&ack.packet_id);
                 }
             }
             Packet::Disconnect(disconnect) => {
@@ -207,6 +215,8 @@ impl Client {
         assert!(!self.connected, "one CONNACK");
         self.connected = true;
         self.unacknowledged.clear();
+        self.came.clear();
+        self.recorded.clear();
         self.aliases.clear();
         if !session_present {
             self.outgoing.clear();
@@ -231,6 +241,7 @@ impl Client {
             return;
         };
         assert!(self.unacknowledged.insert(id), "identifier {id} is in use");
+        assert!(self.came.insert(message.serial), "{message:?} came before on this connection");
         // v5 [MQTT-4.4.0-1], v5 [MQTT-3.3.1-1]
         assert!(!publish.dup || message.serial < self.fresh_from, "DUP on a connection that did not break");
         // v5 [MQTT-3.3.4-9]
@@ -274,6 +285,7 @@ impl Client {
             self.acknowledged.push(message);
             *flow = Outgoing::Released;
         }
+        self.recorded.insert(id);
         self.put_ack(AckKind::PubRel, id);
     }
 
