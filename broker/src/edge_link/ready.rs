@@ -16,8 +16,17 @@ pub(super) struct Ready(Mutex<List>);
 #[derive(Default)]
 struct List {
     streams: Vec<Arc<StreamWaker>>,
-    drain: Option<Duration>,
+    orders: Orders,
     task: Option<Waker>,
+}
+
+/// What a link is told, once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Orders {
+    /// Its devices are to go elsewhere within this time.
+    pub drain: Option<Duration>,
+    /// It is to end.
+    pub is_cut: bool,
 }
 
 /// The waker of one stream.
@@ -63,8 +72,17 @@ impl Ready {
 
     /// Asks the link to send its devices elsewhere.
     pub(super) fn drain(&self, within: Duration) {
+        self.order(|orders| orders.drain = Some(within));
+    }
+
+    /// Ends the link.
+    pub(super) fn cut(&self) {
+        self.order(|orders| orders.is_cut = true);
+    }
+
+    fn order(&self, order: impl FnOnce(&mut Orders)) {
         let mut list = self.0.lock();
-        list.drain = Some(within);
+        order(&mut list.orders);
         let task = list.task.take();
         drop(list);
         if let Some(task) = task {
@@ -72,9 +90,9 @@ impl Ready {
         }
     }
 
-    /// Whether the link is to send its devices elsewhere; asked once.
-    pub(super) fn take_drain(&self) -> Option<Duration> {
-        self.0.lock().drain.take()
+    /// What the link was told since this was asked last.
+    pub(super) fn take_orders(&self) -> Orders {
+        std::mem::take(&mut self.0.lock().orders)
     }
 
     /// Moves those that have something to do to `streams`. What wakes a stream from here on lists it again.
@@ -89,7 +107,7 @@ impl Ready {
     /// Has the task woken by what is listed from here on, and at once if something is.
     pub(super) fn register(&self, cx: &Context<'_>) {
         let mut list = self.0.lock();
-        if list.streams.is_empty() && list.drain.is_none() {
+        if list.streams.is_empty() && list.orders == Orders::default() {
             match &mut list.task {
                 Some(task) => task.clone_from(cx.waker()),
                 none => *none = Some(cx.waker().clone()),

@@ -127,6 +127,13 @@ impl Shared {
         (counted < self.config.streams_max).then_some(guard)
     }
 
+    /// Ends all links: their devices may go on at other workers.
+    fn cut(&self) {
+        for link in self.links.lock().iter().filter_map(Weak::upgrade) {
+            link.cut();
+        }
+    }
+
     async fn serve(self: Arc<Self>, socket: TcpStream) {
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "a link goes without TCP_NODELAY");
@@ -229,6 +236,13 @@ impl LinkServer {
             is_draining: AtomicBool::new(false),
             ended: Notify::new(),
             cut: Notify::new(),
+        });
+        // Others take this worker for dead: what it served is theirs.
+        let cut = Arc::downgrade(&shared);
+        shared.broker.on_expelled(move || {
+            if let Some(shared) = cut.upgrade() {
+                shared.cut();
+            }
         });
         let stop = Arc::new(Notify::new());
         let acceptor = tokio::spawn(accept(Arc::clone(&shared), listener, Arc::clone(&stop)));

@@ -45,6 +45,9 @@ pub(super) enum LinkEnd {
     /// The edge closed it.
     #[error("the edge closed the link")]
     Closed,
+    /// This worker has lost its sessions.
+    #[error("the links of this worker were cut")]
+    Cut,
     /// It did not say HELLO in time.
     #[error("no HELLO within {} s", HELLO_TIMEOUT.as_secs())]
     NoHello,
@@ -112,7 +115,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         let has_more = self.read(cx)?;
-        if let Some(within) = self.ready.take_drain() {
+        let orders = self.ready.take_orders();
+        if orders.is_cut {
+            return Err(LinkEnd::Cut);
+        }
+        if let Some(within) = orders.drain {
             self.end.drain(within);
         }
         self.take_opens();

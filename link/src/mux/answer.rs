@@ -41,6 +41,12 @@ pub fn asked_by(packet: &[u8]) -> Option<Asked> {
     Some(Asked { what, id })
 }
 
+/// What a packet from the device shows to be answered: PUBREL comes from who has the PUBREC.
+pub(super) fn shown_answered_by(packet: &[u8]) -> Option<Asked> {
+    let asked = asked_by(packet).filter(|asked| asked.what == What::Pubrel)?;
+    Some(Asked { what: What::PublishQos2, ..asked })
+}
+
 /// What a packet from the worker answers; `None` for the rest.
 pub fn answered_by(packet: &[u8]) -> Option<Asked> {
     let frame = frame(packet)?;

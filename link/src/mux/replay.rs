@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::answer::{Asked, asked_by};
+use super::answer::{Asked, asked_by, shown_answered_by};
 use super::is_qos0;
 use crate::CloseCause;
 
@@ -154,11 +154,19 @@ impl Kept {
     /// For another link. `sent_last` is the number of the last item that was sent on this one.
     pub(super) fn into_replay(self, sent_last: u64) -> Replay {
         let unsent_before = u64::from(self.sent_before).saturating_sub(sent_last);
-        let sent_before = self.sent.len() as u64 + unsent_before;
+        let mut sent_before = self.sent.len() as u64 + unsent_before;
         let sent = self.sent.into_iter().map(|(_, item)| item);
-        Replay {
-            items: sent.chain(self.unsent).map(Item::for_replay).collect(),
-            sent_before: u32::try_from(sent_before).unwrap_or(u32::MAX),
+        let mut items: VecDeque<_> = sent.chain(self.unsent).map(Item::for_replay).collect();
+        let mut answered = Vec::new();
+        for at in (0..items.len()).rev() {
+            let Item::Packet { packet, .. } = &items[at] else { continue };
+            answered.extend(shown_answered_by(packet));
+            // MQTT 3.1 lets a PUBLISH be repeated on the connection. Behind its PUBREL a repeat would be a new message.
+            if asked_by(packet).is_some_and(|asked| answered.contains(&asked)) {
+                items.remove(at);
+                sent_before -= u64::from((at as u64) < sent_before);
+            }
         }
+        Replay { items, sent_before: u32::try_from(sent_before).unwrap_or(u32::MAX) }
     }
 }

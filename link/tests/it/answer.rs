@@ -117,3 +117,18 @@ fn an_answer_makes_room() {
     assert!(events.iter().any(|event| matches!(event, EdgeEvent::Sendable { .. })), "{events:?}");
     pair.edge.send(stream, question, None).unwrap();
 }
+
+#[test]
+fn a_publish_is_not_replayed_behind_its_pubrel() {
+    let mut pair = Pair::new(10_000);
+    let stream = pair.open();
+    let [_, (publish, _), (pubrel, _), ..] = questions(7);
+    let [_, (other, _), ..] = questions(8);
+    for packet in [&publish, &other, &publish] {
+        pair.edge.send(stream, packet.clone(), None).unwrap();
+    }
+    pair.exchange();
+    // The device has the PUBREC, whatever became of the answer to its repeat.
+    pair.edge.send(stream, pubrel.clone(), None).unwrap();
+    assert_eq!(replayed(&mut pair), [other, pubrel]);
+}
