@@ -375,8 +375,8 @@ fn a_worker_needs_keys_and_beyond_loopback_certificates() {
         line.starts_with("tidegate.toml: link.tls.key_file = ") && line.contains("is not the key of"),
         "{line}"
     );
-    let line = load(&worker_text(dir.path(), "redis.retry_budget_ms = 0\n")).unwrap_err();
-    assert_eq!(line, "tidegate.toml: redis.retry_budget_ms = 0: must be 1 to 600,000");
+    let line = load(&worker_text(dir.path(), "redis.retry_budget_ms = 600001\n")).unwrap_err();
+    assert_eq!(line, "tidegate.toml: redis.retry_budget_ms = 600001: must be 0 to 600,000");
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
-pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, Secret};
+pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, Secret, WhenShort};
 pub use store::{
     Claim, Claimed, ConnectionId, Cursor, Discarded, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Number,
     Origin, Owned, Previous, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release,

@@ -34,6 +34,17 @@ impl Serialize for Secret {
     }
 }
 
+/// What happens to writes while fewer replicas answer than should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenShort {
+    /// They wait.
+    #[default]
+    Hold,
+    /// They count as written, and are counted.
+    Degrade,
+}
+
 /// Configuration of a [`crate::RedisStore`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,7 +68,7 @@ pub struct RedisConfig {
     /// Milliseconds to wait for a node's answer, then its connection is made anew. Default 1,500.
     pub response_timeout_ms: u64,
     /// Milliseconds for a call with all its repeats (moved slots, failovers, lost connections), then it is answered as
-    /// unavailable. Longer than a failover takes. Default 15,000.
+    /// unavailable. 0: as long as the store is open, so that the order of writes survives an outage of any length. Default 0.
     pub retry_budget_ms: u64,
     /// Milliseconds between looks at which node has which slots, 100 to 60,000. Default 1,000.
     pub topology_interval_ms: u64,
@@ -79,6 +90,13 @@ pub struct RedisConfig {
     pub retained_messages_max: u64,
     /// Bytes of retained messages, likewise. Default 4,294,967,296 (4 GiB).
     pub retained_bytes_max: u64,
+    /// Replicas that must have a write before it counts, 0 to 5. What a master's death takes with it is then only what nobody
+    /// was told of. Configured apart, as `durability.replicas`. Default 0.
+    #[serde(skip)]
+    pub replicas: u32,
+    /// What happens to writes while too few replicas answer. Configured apart, as `durability.when_short`. Default `hold`.
+    #[serde(skip)]
+    pub when_short: WhenShort,
     /// Other workers use the store too: what an earlier run owned is let go by [`crate::Cluster::bury`], and not at the
     /// start. No key of a configuration file: who starts the worker knows it.
     #[serde(skip)]
@@ -98,7 +116,7 @@ impl Default for RedisConfig {
             worker: "standalone".to_owned(),
             connect_timeout_ms: 1000,
             response_timeout_ms: 1500,
-            retry_budget_ms: 15_000,
+            retry_budget_ms: 0,
             topology_interval_ms: 1000,
             timer_sweep_ms: 10_000,
             call_bytes_max: 64 * 1024 * 1024,
@@ -108,6 +126,8 @@ impl Default for RedisConfig {
             subscriptions_per_session_max: 10_000,
             retained_messages_max: 10_000_000,
             retained_bytes_max: 4 * 1024 * 1024 * 1024,
+            replicas: 0,
+            when_short: WhenShort::Hold,
             is_shared: false,
             strict_settings: false,
         }
@@ -132,13 +152,14 @@ impl RedisConfig {
             ("worker", (1..=64).contains(&self.worker.len()), "must be 1 to 64 bytes"),
             ("connect_timeout_ms", (1..=60_000).contains(&self.connect_timeout_ms), "must be 1 to 60,000"),
             ("response_timeout_ms", (1..=60_000).contains(&self.response_timeout_ms), "must be 1 to 60,000"),
-            ("retry_budget_ms", (1..=600_000).contains(&self.retry_budget_ms), "must be 1 to 600,000"),
+            ("retry_budget_ms", self.retry_budget_ms <= 600_000, "must be 0 to 600,000"),
             (
                 "topology_interval_ms",
                 (100..=60_000).contains(&self.topology_interval_ms),
                 "must be 100 to 60,000",
             ),
             ("timer_sweep_ms", (100..=600_000).contains(&self.timer_sweep_ms), "must be 100 to 600,000"),
+            ("replicas", self.replicas <= 5, "must be 0 to 5"),
             ("call_bytes_max", self.call_bytes_max >= 1024 * 1024, "must be at least 1 MiB"),
             ("route_log_entries_max", self.route_log_entries_max >= 1000, "must be at least 1,000"),
             ("inbox_bytes_max", self.inbox_bytes_max >= 1024 * 1024, "must be at least 1 MiB"),

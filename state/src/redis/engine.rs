@@ -14,6 +14,8 @@ use super::config::{ConnectError, RedisConfig};
 use super::due::Hints;
 use super::fault::Fault;
 use super::keys::{Bucket, Keys};
+use super::life::{Life, OVERDUE};
+use super::node::Kept;
 use super::op::{Answer, Op, Result};
 use super::order::{Call, Gate, Order, Pending, Ticket};
 use super::router::Router;
@@ -74,8 +76,6 @@ pub(super) struct Engine {
     /// Public calls that have no answer yet.
     unanswered: AtomicU64,
     is_closed: AtomicBool,
-    /// The last call got no answer.
-    pub(super) is_failing: AtomicBool,
 }
 
 impl Engine {
@@ -85,7 +85,7 @@ impl Engine {
         let worker = WorkerId(random());
         Ok(Self {
             keys: Keys::new(&config.key_prefix),
-            router: Router::new(topology, Duration::from_millis(config.retry_budget_ms)),
+            router: Router::new(topology, Life::new(config.retry_budget_ms)),
             order: Order::default(),
             counts: Counts::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
@@ -95,13 +95,13 @@ impl Engine {
             waiting_bytes: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
-            is_failing: AtomicBool::new(false),
             config,
         })
     }
 
     /// Refuses public calls from now on. True if it did before.
     pub(super) fn refuse_from_now(&self) -> bool {
+        self.router.life.close();
         self.is_closed.swap(true, Ordering::SeqCst)
     }
 
@@ -213,14 +213,14 @@ impl Engine {
         while let Some(call) = self.order.next_call(bucket) {
             let bytes: usize = call.operations.iter().map(|pending| pending.op.bytes()).sum();
             let command = Arc::new(self.command(bucket, &call));
-            let answers = match self.router.call(slot, command).await {
+            let answers = match self.carry_out(slot, command, call.is_write).await {
                 Ok(answers) => match answers.list() {
                     Ok(answers) if answers.len() == call.operations.len() => Ok(answers),
                     _ => Err(StoreError::from(Fault::Form)),
                 },
                 Err(fault) => Err(fault.into()),
             };
-            self.is_failing.store(answers.is_err(), Ordering::Relaxed);
+            self.router.life.ended(answers.is_ok());
             match answers {
                 Ok(answers) => {
                     for (pending, answer) in call.operations.into_iter().zip(answers) {
@@ -234,6 +234,24 @@ impl Engine {
                 }
             }
             self.waiting_bytes.fetch_sub(bytes as u64, Ordering::SeqCst);
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        slot: u16,
+        command: Arc<Cmd>,
+        is_write: bool,
+    ) -> std::result::Result<Value, Fault> {
+        let kept = if is_write { Kept::Yes } else { Kept::No };
+        let mut call = std::pin::pin!(self.router.call(slot, command, kept));
+        tokio::select! {
+            biased;
+            answer = &mut call => answer,
+            () = tokio::time::sleep(OVERDUE) => {
+                let _overdue = self.router.life.overdue();
+                call.await
+            }
         }
     }
 

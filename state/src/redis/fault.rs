@@ -15,6 +15,9 @@ pub(super) enum Fault {
     /// Redis answered with an error. Nothing was carried out.
     #[error("Redis at {node} refuses: {detail}")]
     Refused { node: String, detail: String },
+    /// Carried out, but too few replicas have it.
+    #[error("{have} replicas of Redis at {node} have what was written, {need} should")]
+    Short { node: String, have: u32, need: u32 },
     /// No node has the slot.
     #[error("no Redis node serves slot {slot}")]
     NoNode { slot: u16 },

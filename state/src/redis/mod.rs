@@ -11,12 +11,14 @@ mod engine;
 mod fault;
 mod functions;
 mod keys;
+mod life;
 mod node;
 mod op;
 mod order;
 mod publish;
 mod queue;
 mod recovery;
+mod replication;
 mod retained;
 mod router;
 mod routes;
@@ -24,13 +26,12 @@ mod settings;
 mod topology;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mqtt::PacketId;
 
 pub use cluster::RedisCluster;
-pub use config::{ConnectError, RedisConfig, Secret};
+pub use config::{ConnectError, RedisConfig, Secret, WhenShort};
 
 use crate::{
     Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
@@ -64,6 +65,7 @@ impl RedisStore {
         let engine = Arc::new(Engine::new(config)?);
         settings::prepare(&engine).await?;
         engine.recover(now).await.map_err(ConnectError::Recovery)?;
+        engine.router.life.start();
         let weak = Arc::downgrade(&engine);
         let interval = Duration::from_millis(engine.config.topology_interval_ms);
         tokio::spawn(async move {
@@ -78,9 +80,15 @@ impl RedisStore {
         Ok(Self { engine })
     }
 
-    /// Whether the last call that ended got no answer from Redis within its budget.
+    /// Batches of writes that were accepted although fewer replicas than wanted had them ([`WhenShort::Degrade`]).
+    pub fn degraded_batches(&self) -> u64 {
+        self.engine.router.topology.replication().degraded()
+    }
+
+    /// Whether calls get no answer from Redis: some have waited for one and a half seconds, the last one that ended had none,
+    /// or no node answers at all.
     pub fn is_failing(&self) -> bool {
-        self.engine.is_failing.load(Ordering::Relaxed)
+        self.engine.router.life.is_failing() || self.engine.router.topology.is_lost()
     }
 }
 

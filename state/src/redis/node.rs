@@ -11,6 +11,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, Value};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::fault::Fault;
+use super::replication::{Confirmed, Replication};
 
 /// A batch is sent when it has this many commands,
 const BATCH_COMMANDS_MAX: usize = 100;
@@ -34,6 +35,13 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// Whether a command is a write that replicas must have before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Yes,
+    No,
+}
+
 struct Request {
     command: Arc<Cmd>,
     /// Send ASKING before it.
@@ -46,6 +54,8 @@ struct Request {
 pub(super) struct Node {
     pub(super) address: Address,
     requests: mpsc::UnboundedSender<Request>,
+    /// For writes that replicas must have: they have a connection to themselves.
+    kept_requests: Option<mpsc::UnboundedSender<Request>>,
     is_connected: Arc<AtomicBool>,
 }
 
@@ -76,21 +86,28 @@ impl Dial {
 }
 
 impl Node {
-    pub(super) fn new(address: Address, dial: Dial) -> Self {
-        let (requests, queue) = mpsc::unbounded_channel();
+    pub(super) fn new(address: Address, dial: &Dial, replication: Arc<Replication>) -> Self {
         let is_connected = Arc::new(AtomicBool::new(false));
-        let link = Link {
-            name: address.to_string(),
-            dial,
-            connection: None,
-            retry_at: Instant::now(),
-            backoff: BACKOFF_MIN,
-            last_fault: Fault::Form,
-            is_connected: Arc::clone(&is_connected),
-            under_way: Arc::new(Semaphore::new(BATCHES_UNDER_WAY_MAX)),
+        let copies = replication.is_on().then(|| Copies { replication, seen: Confirmed::default() });
+        let begin = |is_connected, copies: Option<Copies>| {
+            let (requests, queue) = mpsc::unbounded_channel();
+            let link = Link {
+                name: address.to_string(),
+                dial: dial.clone(),
+                connection: None,
+                retry_at: Instant::now(),
+                backoff: BACKOFF_MIN,
+                last_fault: Fault::Form,
+                is_connected,
+                under_way: Arc::new(Semaphore::new(BATCHES_UNDER_WAY_MAX)),
+                copies: copies.map(Arc::new),
+            };
+            tokio::spawn(link.run(queue));
+            requests
         };
-        tokio::spawn(link.run(queue));
-        Self { address, requests, is_connected }
+        let requests = begin(Arc::clone(&is_connected), None);
+        let kept_requests = copies.map(|copies| begin(Arc::default(), Some(copies)));
+        Self { address, requests, kept_requests, is_connected }
     }
 
     /// Whether its connection was good when last used.
@@ -99,11 +116,15 @@ impl Node {
     }
 
     /// Sends a command and waits for its answer, which may be an error that the server gave.
-    pub(super) async fn send(&self, command: Arc<Cmd>, asking: bool) -> Result<Value, Fault> {
+    pub(super) async fn send(&self, command: Arc<Cmd>, asking: bool, kept: Kept) -> Result<Value, Fault> {
         let lost =
             || Fault::Lost { node: self.address.to_string(), detail: "the connection ended".to_owned() };
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Request { command, asking, answer }).map_err(|_| lost())?;
+        let requests = match (kept, &self.kept_requests) {
+            (Kept::Yes, Some(requests)) => requests,
+            _ => &self.requests,
+        };
+        requests.send(Request { command, asking, answer }).map_err(|_| lost())?;
         answered.await.map_err(|_| lost())?
     }
 }
@@ -124,6 +145,13 @@ struct Link {
     last_fault: Fault,
     is_connected: Arc<AtomicBool>,
     under_way: Arc<Semaphore>,
+    copies: Option<Arc<Copies>>,
+}
+
+/// How many replicas a batch must reach, and what was seen of them.
+struct Copies {
+    replication: Arc<Replication>,
+    seen: Confirmed,
 }
 
 impl Link {
@@ -135,9 +163,9 @@ impl Link {
                 fail(batch, &self.last_fault);
                 continue;
             };
-            let name = self.name.clone();
+            let (name, copies) = (self.name.clone(), self.copies.clone());
             tokio::spawn(async move {
-                carry_out(&shared, &name, batch).await;
+                carry_out(&shared, &name, batch, copies.as_deref()).await;
                 drop(permit);
             });
         }
@@ -204,13 +232,18 @@ fn fail(batch: Vec<Request>, fault: &Fault) {
     }
 }
 
-async fn carry_out(shared: &Shared, name: &str, batch: Vec<Request>) {
-    let mut pipeline = Pipeline::with_capacity(batch.len());
+async fn carry_out(shared: &Shared, name: &str, batch: Vec<Request>, copies: Option<&Copies>) {
+    let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
     for request in &batch {
         if request.asking {
             pipeline.add_command(redis::cmd("ASKING"));
         }
         pipeline.add_command(Cmd::clone(&request.command));
+    }
+    if let Some(Copies { replication, seen }) = copies {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(replication.replicas).arg(replication.patience(seen).as_millis() as u64);
+        pipeline.add_command(wait);
     }
     let mut connection = shared.connection.clone();
     let answers = match connection.send_packed_commands(&pipeline, 0, pipeline.len()).await {
@@ -226,10 +259,28 @@ async fn carry_out(shared: &Shared, name: &str, batch: Vec<Request>) {
         }
     };
     let mut answers = answers.into_iter();
+    let mut short = None;
+    if let Some(Copies { replication, seen }) = copies {
+        let have = match answers.next_back() {
+            Some(Value::Int(have)) => u32::try_from(have).unwrap_or(0),
+            // It is no master any more.
+            _ => 0,
+        };
+        if !replication.confirmed(seen, name, have) {
+            short = Some(Fault::Short { node: name.to_owned(), have, need: replication.replicas });
+        }
+    }
     for request in batch {
         if request.asking {
             answers.next();
         }
-        request.answer.send(answers.next().ok_or(Fault::Form)).ok();
+        let answer = match (answers.next(), &short) {
+            (None, _) => Err(Fault::Form),
+            (Some(error @ Value::ServerError(_)), _) => Ok(error),
+            // It is sent again under its number, which writes what it did once more, and counts copies of that.
+            (Some(_), Some(short)) => Err(short.clone()),
+            (Some(answer), None) => Ok(answer),
+        };
+        request.answer.send(answer).ok();
     }
 }

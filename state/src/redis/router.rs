@@ -9,7 +9,8 @@ use redis::{Cmd, ServerError, Value};
 
 use super::fault::Fault;
 use super::functions::Library;
-use super::node::{Address, Node};
+use super::life::Life;
+use super::node::{Address, Kept, Node};
 use super::topology::Topology;
 
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -19,7 +20,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 pub(super) struct Router {
     pub(super) topology: Topology,
     pub(super) library: Library,
-    budget: Duration,
+    pub(super) life: Life,
 }
 
 /// What an error of the server asks for.
@@ -62,13 +63,13 @@ pub(super) fn refused(node: &Node, error: &ServerError) -> Fault {
 }
 
 impl Router {
-    pub(super) fn new(topology: Topology, budget: Duration) -> Self {
-        Self { topology, library: Library::new(), budget }
+    pub(super) fn new(topology: Topology, life: Life) -> Self {
+        Self { topology, library: Library::new(), life }
     }
 
     /// Carries a call out that touches one slot.
-    pub(super) async fn call(&self, slot: u16, command: Arc<Cmd>) -> Result<Value, Fault> {
-        let deadline = Instant::now() + self.budget;
+    pub(super) async fn call(&self, slot: u16, command: Arc<Cmd>, kept: Kept) -> Result<Value, Fault> {
+        let began = Instant::now();
         let mut pause = PAUSE_MIN;
         let mut asked: Option<Address> = None;
         loop {
@@ -78,13 +79,13 @@ impl Router {
             };
             let fault = match target {
                 Err(fault) => fault,
-                Ok((node, asking)) => match node.send(Arc::clone(&command), asking).await {
+                Ok((node, asking)) => match node.send(Arc::clone(&command), asking, kept).await {
                     Ok(Value::ServerError(error)) => {
                         let fault = refused(&node, &error);
                         match advise(&error) {
                             Advice::Moved(to) => {
                                 self.topology.moved(slot, &or_same_host(to, &node));
-                                if Instant::now() < deadline {
+                                if self.life.allows(began, Instant::now()) {
                                     continue;
                                 }
                             }
@@ -103,7 +104,7 @@ impl Router {
                     Err(fault) => fault,
                 },
             };
-            if Instant::now() + pause > deadline {
+            if !self.life.allows(began, Instant::now() + pause) {
                 return Err(fault);
             }
             if asked.is_none() {
@@ -127,7 +128,7 @@ impl Router {
     pub(super) async fn load_library(&self, node: &Node) -> Result<(), Fault> {
         let mut command = redis::cmd("FUNCTION");
         command.arg("LOAD").arg(&self.library.text);
-        match node.send(Arc::new(command), false).await? {
+        match node.send(Arc::new(command), false, Kept::No).await? {
             Value::ServerError(error)
                 if !error.details().is_some_and(|details| details.contains("already exists")) =>
             {

@@ -8,7 +8,7 @@ use redis::Value;
 use super::config::ConnectError;
 use super::engine::{Engine, pairs};
 use super::fault::Fault;
-use super::node::Node;
+use super::node::{Kept, Node};
 use super::router::refused;
 
 /// The format that this version reads and writes.
@@ -49,7 +49,7 @@ async fn check_format(engine: &Arc<Engine>) -> Result<(), ConnectError> {
     let (key, slot) = engine.keys.format();
     let mut command = redis::cmd("SET");
     command.arg(key).arg(FORMAT).arg("NX").arg("GET");
-    match engine.router.call(slot, Arc::new(command)).await.map_err(explain)? {
+    match engine.router.call(slot, Arc::new(command), Kept::No).await.map_err(explain)? {
         Value::Nil => Ok(()),
         Value::BulkString(found) if found == FORMAT.as_bytes() => Ok(()),
         Value::BulkString(found) => {
@@ -65,7 +65,7 @@ async fn check(engine: &Arc<Engine>, node: &Node) -> Result<(), ConnectError> {
     for needed in &NEEDED {
         command.arg(needed.setting);
     }
-    let answer = match node.send(Arc::new(command), false).await.map_err(explain)? {
+    let answer = match node.send(Arc::new(command), false, Kept::No).await.map_err(explain)? {
         Value::ServerError(error) => {
             let reason = refused(node, &error);
             tracing::warn!(node = %node.address, %reason, "cannot check the settings of redis");

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -13,8 +14,9 @@ use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCerti
 use super::config::{ConnectError, RedisConfig};
 use super::crc16::SLOTS;
 use super::fault::Fault;
-use super::node::{Address, Dial, Node};
+use super::node::{Address, Dial, Kept, Node};
 use super::op::Answer;
+use super::replication::Replication;
 
 /// No more often than this, however many ask for it.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -31,9 +33,12 @@ pub(super) struct Topology {
     seeds: Vec<Address>,
     connect_timeout: Duration,
     response_timeout: Duration,
+    replication: Arc<Replication>,
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
     slots: ArcSwap<Slots>,
     refreshed_at: tokio::sync::Mutex<Option<Instant>>,
+    /// No node answered the last time that they were asked.
+    is_lost: AtomicBool,
 }
 
 impl Topology {
@@ -52,15 +57,22 @@ impl Topology {
             seeds,
             connect_timeout: Duration::from_millis(config.connect_timeout_ms),
             response_timeout: Duration::from_millis(config.response_timeout_ms),
+            replication: Arc::new(Replication::new(config)),
             nodes: Mutex::new(HashMap::new()),
             slots: ArcSwap::from_pointee(Slots { owners: vec![None; usize::from(SLOTS)] }),
             refreshed_at: tokio::sync::Mutex::new(None),
+            is_lost: AtomicBool::new(false),
         })
     }
 
     /// The node that has a slot, as far as is known.
     pub(super) fn owner(&self, slot: u16) -> Option<Arc<Node>> {
         self.slots.load().owners.get(usize::from(slot)).cloned().flatten()
+    }
+
+    /// What is known of copies.
+    pub(super) fn replication(&self) -> &Replication {
+        &self.replication
     }
 
     /// All nodes that have slots.
@@ -87,7 +99,7 @@ impl Topology {
         })?;
         let dial =
             Dial { client, connect_timeout: self.connect_timeout, response_timeout: self.response_timeout };
-        let node = Arc::new(Node::new(address.clone(), dial));
+        let node = Arc::new(Node::new(address.clone(), &dial, Arc::clone(&self.replication)));
         nodes.insert(address.clone(), Arc::clone(&node));
         Ok(node)
     }
@@ -144,13 +156,20 @@ impl Topology {
                 Ok(slots) => {
                     self.adopt(slots);
                     *refreshed_at = Some(Instant::now());
+                    self.is_lost.store(false, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(fault) => last = fault,
             }
         }
         *refreshed_at = Some(Instant::now());
+        self.is_lost.store(true, Ordering::Relaxed);
         Err(last)
+    }
+
+    /// Whether no node answered when they were asked last.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
     }
 
     /// Connected nodes first, then where we began.
@@ -170,7 +189,7 @@ impl Topology {
     async fn ask(&self, node: &Arc<Node>) -> Result<Slots, Fault> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let answer = node.send(Arc::new(command), false).await?;
+        let answer = node.send(Arc::new(command), false, Kept::No).await?;
         let mut owners = vec![None; usize::from(SLOTS)];
         if let Value::ServerError(error) = &answer {
             if error.details().is_some_and(|details| details.contains("cluster support disabled")) {

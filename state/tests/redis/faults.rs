@@ -13,13 +13,13 @@ use crate::servers::{Cluster, Server, gate, until};
 use crate::stores::{InRedis, config_for, connect_at, runtime};
 
 /// A cluster that one test at a time may break, and mends.
-fn fragile_cluster() -> MutexGuard<'static, Cluster> {
+pub(crate) fn fragile_cluster() -> MutexGuard<'static, Cluster> {
     static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
     gate();
     CLUSTER.get_or_init(|| Mutex::new(Cluster::start())).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn urls(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn urls(cluster: &Cluster) -> Vec<String> {
     cluster.servers.iter().map(Server::url).collect()
 }
 

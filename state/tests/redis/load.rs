@@ -19,6 +19,8 @@ pub(crate) struct Heard {
     pub(crate) numbers: Vec<BTreeMap<u64, u64>>,
     pub(crate) answered: u64,
     pub(crate) failed: u64,
+    /// Numbers that were answered twice: what had them first is lost.
+    pub(crate) reused: u64,
     /// The longest time to an answer.
     pub(crate) slowest: Duration,
     last: u64,
@@ -80,9 +82,10 @@ impl Load {
                     match answer {
                         Ok(published) => {
                             heard.answered += 1;
+                            let heard = &mut *heard;
                             for (numbers, target) in heard.numbers.iter_mut().zip(published.targets) {
                                 let Enqueued::At(Number(number)) = target else { panic!("{target:?}") };
-                                numbers.insert(number, value);
+                                heard.reused += u64::from(numbers.insert(number, value).is_some());
                             }
                         }
                         Err(StoreError::Unavailable(_)) => heard.failed += 1,
@@ -119,6 +122,11 @@ impl Load {
             assert!(values.windows(2).all(|pair| pair[0] < pair[1]), "{name}: in order, nothing twice");
             assert!(values.len() as u64 <= heard.answered + heard.failed);
         }
+    }
+
+    /// Messages that were lost after they were answered.
+    pub(crate) fn lost(&self) -> u64 {
+        self.heard.lock().expect("heard").reused
     }
 
     pub(crate) fn failed(&self) -> u64 {

@@ -11,6 +11,7 @@ mod servers;
 mod suite;
 
 mod crash;
+mod durability;
 mod faults;
 mod load;
 mod stores;

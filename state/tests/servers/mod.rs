@@ -230,6 +230,15 @@ impl Cluster {
         self.servers.iter().filter(is_master).collect()
     }
 
+    /// The replica of a master.
+    pub(crate) fn replica_of(&self, master: &Server) -> &Server {
+        let follows = format!("master_port:{}\r", master.port);
+        self.servers
+            .iter()
+            .find(|server| server.cli(&["info", "replication"]).contains(&follows))
+            .expect("a replica")
+    }
+
     /// The master that has a slot.
     pub(crate) fn owner(&self, slot: u16) -> &Server {
         let port = |line: &str| line.split_whitespace().nth(1)?.split(['@', ':']).nth(1)?.parse::<u16>().ok();
