@@ -6,7 +6,7 @@ use std::time::Duration;
 use broker::{BrokerConfig, CleanSessions, ClusterSettings, LinkConfig};
 use link::PassportVerifier;
 use serde::{Deserialize, Serialize};
-use state::{ConnectError, RedisConfig};
+use state::{ConnectError, RedisConfig, WhenShort};
 
 use super::process::ProcessConfig;
 use super::source::Source;
@@ -57,6 +57,10 @@ pub(crate) struct VerifyConfig {
 pub(crate) struct DurabilityConfig {
     /// Where the messages for clean sessions wait. Default `memory`.
     pub(crate) clean_sessions: CleanSessions,
+    /// Replicas of Redis that must have a write before it counts, 0 to 5. Default 0.
+    pub(crate) replicas: u32,
+    /// What happens to writes while too few replicas answer. Default `hold`.
+    pub(crate) when_short: WhenShort,
 }
 
 impl WorkerConfig {
@@ -76,6 +80,8 @@ impl WorkerConfig {
             process: ProcessConfig::read(source, 9102)?,
         };
         config.redis.is_shared = true;
+        config.redis.replicas = config.durability.replicas;
+        config.redis.when_short = config.durability.when_short;
         config.complete_names(source);
         config.check_link(source)?;
         config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
@@ -88,6 +94,9 @@ impl WorkerConfig {
             .map_err(|error| source.problem(&format!("cluster.{}", error.key), error.expected))?;
         check_broker(&config.broker, source)?;
         config.redis.validate().map_err(|error| match error {
+            ConnectError::Config { field: field @ "replicas", rule } => {
+                source.problem(&format!("durability.{field}"), rule)
+            }
             ConnectError::Config { field, rule } => source.problem(&format!("redis.{field}"), rule),
             error => source.problem("redis", error),
         })?;
