@@ -105,3 +105,10 @@ async fn a_version_3_device_is_not_told_what_it_cannot_read() {
     setup.fakes[0].cut();
     assert_eq!(device.next().await, Received::Closed(mqtt::ReasonCode::ServerShuttingDown));
 }
+
+// Beside CONNECT, CONNACK and the token, which a resume needs.
+#[test]
+fn what_is_kept_of_an_idle_device_is_small() {
+    let kept = size_of::<super::device::Device>() + size_of::<::link::wire::Open>();
+    assert!(kept <= 864, "{kept}");
+}
