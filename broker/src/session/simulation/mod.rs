@@ -3,6 +3,7 @@
 //! `TIDEGATE_SEEDS=n` tries so many.
 
 mod client;
+mod connection;
 mod delivery;
 mod dice;
 mod edge;

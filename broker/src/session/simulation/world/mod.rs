@@ -1,20 +1,22 @@
 //! Everything around a session: the driver that has its effects done, the network, a store, other publishers. Each step is
 //! a throw of dice.
 
+mod fault;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use link::mux::{Asked, answered_by, asked_by};
+use link::mux::answered_by;
 use link::wire::Resume;
 use link::{Outgoing, Passport};
 use mqtt::{Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode, frame};
 use state::{
-    Claim, Delivery, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Number, Origin, Owned, Publish, QueuePage,
-    Release, Store, StoreError, StoredSession, SubscriptionIds, Target,
+    Claim, Delivery, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Origin, Owned, Publish, Store, StoreError,
+    StoredSession, SubscriptionIds, Target,
 };
 
 use super::client::{Client, Message};
+use super::connection::{Connection, Event};
 use super::delivery::check_delivery;
 use super::dice::Dice;
 use super::edge::Edge;
@@ -24,37 +26,8 @@ use crate::session::{Effect, Input, Opening, Outputs, Session};
 
 const TOPICS: usize = 2;
 
-/// What comes back to a session.
-#[derive(Clone, Debug)]
-enum Event {
-    Deliver(Delivery),
-    DeliverStored(Number, Delivery),
-    Published(PacketId, QoS, Result<ReasonCode, StoreError>),
-    Released(Number, Result<(), StoreError>),
-    Forgotten(PacketId, Result<(), StoreError>),
-    /// The effect of this frame of the edge is in the store.
-    Durable(u64),
-    Queue(Result<QueuePage, StoreError>),
-}
-
 /// Answers of the store, for the connection that asked (0: whoever is there).
 type Mailbox = Arc<Mutex<Vec<(u64, Event)>>>;
-
-struct Connection {
-    generation: u64,
-    session: Session,
-    fence: Option<Fence>,
-    wire: Outgoing,
-    /// Not done yet, in order, with the frame of the edge that is done when they are; 0 for none.
-    effects: VecDeque<(Effect, u64)>,
-    inbox: VecDeque<Event>,
-    /// Frames from the edge that did not arrive yet.
-    arriving: VecDeque<(u64, Bytes)>,
-    /// Frames that an answer to the client is to.
-    owed: Vec<(Asked, u64)>,
-    /// Frames that were answered, of which the edge is told with what follows the answer.
-    reports: Vec<u64>,
-}
 
 /// Where what belongs to the client's session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -532,132 +505,6 @@ impl World {
                 self.edge.durable(number);
             }
         }
-    }
-
-    /// The worker dies, or its link does, and the connection goes on at another one.
-    fn move_on(&mut self) {
-        if self.place == Place::Memory || !self.edge.is_connected() {
-            return;
-        }
-        let Some(mut connection) = self.connection.take() else { return };
-        // How far the worker got; the rest it does too late.
-        let done_before = self.dice.below(connection.effects.len() + 1);
-        let late = connection.effects.split_off(done_before);
-        let (generation, fence) = (connection.generation, connection.fence.clone());
-        for (effect, frame) in connection.effects {
-            if !matches!(effect, Effect::Close(_)) {
-                self.perform(effect, frame, generation, fence.clone());
-            }
-        }
-        // What it is still told, it may report. Its release may come before the claim, or never.
-        while self.dice.one_in(2) && self.store.step() {}
-        let reports = std::mem::take(&mut *self.mailbox.lock().unwrap());
-        for (asked_by, event) in reports {
-            match event {
-                Event::Durable(frame) if self.dice.one_in(2) => self.edge.durable(frame),
-                event if asked_by == 0 => self.mailbox.lock().unwrap().push((0, event)),
-                _ => {}
-            }
-        }
-        if let Some(fence) = fence.clone().filter(|_| self.dice.one_in(2)) {
-            let (expiry_s, sent) = (self.wanted().expiry_s, connection.session.sent());
-            let release = Release { expiry_s, keep_will: false, sent, grace_ms: 1000, now: NOW };
-            self.store.release(&fence, release, Box::new(|_| ()));
-        }
-        if self.place == Place::Shared {
-            // What waits in memory is lost with the worker.
-            let chunk: Vec<u8> = self.edge.to_client.drain(..).collect();
-            self.client.take(&chunk);
-            self.given.clear();
-            self.got_before = self.client.got.len();
-        }
-        self.client.doubt_what_the_server_knows();
-        self.generation += 1;
-        let resume = self.edge.move_on();
-        let owned = claim(&self.store, Claim { resume: true, ..self.wanted() }).expect("it goes on");
-        self.open(Some(owned), Some(resume));
-        for (effect, frame) in late {
-            if !matches!(effect, Effect::Close(_)) {
-                self.perform(effect, frame, generation, fence.clone());
-            }
-        }
-    }
-
-    /// The network fails, or the client connects again before the driver notices.
-    fn break_connection(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        self.client.disconnect();
-        let taken_over = !self.calm && self.dice.one_in(3);
-        if taken_over {
-            self.client.doubt_what_the_server_knows();
-            // A new owner; what the old one still does is fenced off.
-            while self.connection.is_none() {
-                self.reconnect();
-            }
-            connection.handle(Input::TakenOver);
-        } else if self.dice.one_in(2) {
-            connection.effects.clear();
-        }
-        let sent = connection.session.sent();
-        let (generation, fence) = (connection.generation, connection.fence.clone());
-        for (effect, frame) in connection.effects {
-            if !matches!(effect, Effect::Close(_)) {
-                self.perform(effect, frame, generation, fence.clone());
-            }
-        }
-        if let (Some(fence), false) = (fence, taken_over) {
-            let release =
-                Release { expiry_s: self.wanted().expiry_s, keep_will: false, sent, grace_ms: 0, now: NOW };
-            self.store.release(&fence, release, Box::new(|_| ()));
-        }
-    }
-
-    /// The process dies and comes back: what the store had is there, what was under way is not.
-    fn crash(&mut self) {
-        self.connection = None;
-        self.client.disconnect();
-        self.client.doubt_what_the_server_knows();
-        self.mailbox.lock().unwrap().clear();
-        self.store.restart(NOW);
-        self.sink_fence = claim(&self.store, wanted("sink", 0, 1)).expect("the sink is there").fence;
-        self.store.hold();
-    }
-}
-
-impl Connection {
-    fn handle(&mut self, input: Input<'_>) {
-        self.handle_for(0, input);
-    }
-
-    /// The edge learns what was answered.
-    fn tell(&mut self, edge: &mut Edge) {
-        self.reports.drain(..).for_each(|number| edge.durable(number));
-    }
-
-    /// Hands in a frame of the edge. Answers whether it is done.
-    fn take(&mut self, number: u64, packet: &Bytes) -> bool {
-        let asked = asked_by(packet);
-        if let Some(asked) = asked {
-            self.owed.push((asked, number));
-        }
-        let frame = frame::split(packet, u32::MAX).expect("valid").expect("whole");
-        let is_done = !self.handle_for(number, Input::Packet(frame));
-        is_done && asked.is_none()
-    }
-
-    /// Hands in what is done when its first change of the stored queue is. Answers whether there is such a change.
-    fn handle_for(&mut self, mut frame: u64, input: Input<'_>) -> bool {
-        let mut effects = Vec::new();
-        let mut out = Outputs { wire: &mut self.wire, effects: &mut effects };
-        self.session.handle(input, NOW, &mut out);
-        self.session.check_invariants();
-        let mut waits = false;
-        for effect in effects {
-            let done_by = if effect.is_acknowledgement() { std::mem::take(&mut frame) } else { 0 };
-            waits |= done_by != 0;
-            self.effects.push_back((effect, done_by));
-        }
-        waits
     }
 }
 
