@@ -216,3 +216,78 @@ impl Drop for ListeningGuard<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use state::StoredSession;
+
+    use super::*;
+
+    fn options(qos: QoS) -> SubscriptionOptions {
+        SubscriptionOptions { qos, no_local: false, retain_as_published: false, subscription_id: 0 }
+    }
+
+    fn stored() -> SessionHandle {
+        let session = Arc::new(StoredSession { client_id: "s".into(), incarnation: 1 });
+        SessionHandle::new(1, "s".into(), Some(session))
+    }
+
+    fn said(listening: &mut Listening) -> Vec<Option<Wanted>> {
+        std::mem::take(&mut listening.changes)
+            .into_iter()
+            .map(|change| match change {
+                RouteChange::Listening(_, _, wanted) => Some(wanted),
+                _ => None,
+            })
+            .collect()
+    }
+
+    // CORRECTNESS 20.
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_and_the_last_subscriber_are_told() {
+        let mut listening = Listening::new(WorkerId(1));
+        let (stored, memory) = (stored(), SessionHandle::new(2, "m".into(), None));
+        let (once, twice) = (Some(options(QoS::AtLeastOnce)), Some(options(QoS::ExactlyOnce)));
+        for _ in 0..3 {
+            listening.replace(&stored, "a", None, twice);
+        }
+        assert_eq!(said(&mut listening), [Some(None)], "messages of QoS 0 alone");
+        for _ in 0..3 {
+            listening.replace(&memory, "a", None, once);
+        }
+        listening.replace(&memory, "a", once, twice);
+        assert_eq!(said(&mut listening), [Some(Some(QoS::AtLeastOnce)), Some(Some(QoS::ExactlyOnce))]);
+        listening.replace(&memory, "a", twice, None);
+        listening.lower();
+        assert_eq!(said(&mut listening), [], "not at once");
+        tokio::time::advance(LINGER).await;
+        listening.lower();
+        assert_eq!(said(&mut listening), [Some(Some(QoS::AtLeastOnce))]);
+        for _ in 0..2 {
+            listening.replace(&memory, "a", once, None);
+        }
+        for _ in 0..3 {
+            listening.replace(&stored, "a", twice, None);
+        }
+        tokio::time::advance(LINGER).await;
+        listening.lower();
+        assert_eq!(said(&mut listening), [None], "nothing any more");
+        assert!(listening.filters.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_comes_back_at_once_costs_nothing() {
+        let mut listening = Listening::new(WorkerId(1));
+        let session = stored();
+        let once = Some(options(QoS::AtLeastOnce));
+        listening.replace(&session, "a", None, once);
+        assert_eq!(said(&mut listening), [Some(None)]);
+        for _ in 0..5 {
+            listening.replace(&session, "a", once, None);
+            listening.replace(&session, "a", None, once);
+        }
+        tokio::time::advance(LINGER).await;
+        listening.lower();
+        assert_eq!(said(&mut listening), []);
+    }
+}

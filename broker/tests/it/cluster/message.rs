@@ -82,3 +82,58 @@ async fn the_old_connection_at_another_worker_is_told_of_a_takeover() {
     let got = within(&mut old, 100).await;
     assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
 }
+
+// CORRECTNESS 19: HAZARDS of one slow worker.
+#[tokio::test(start_paused = true)]
+async fn a_full_inbox_drops_qos_0_and_holds_what_no_queue_has() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut stored = one.join(&How::stored("stored")).await;
+    subscribe(&mut stored, "stored", 1).await;
+    let mut clean = one.join(&How::clean("clean")).await;
+    subscribe(&mut clean, "clean", 1).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    let mut held = two.join(&How::clean("held")).await;
+    cluster.memory.set_inbox_bytes_max(600);
+    one.memory.store().hold();
+    for n in 0..10 {
+        publish(&mut publisher, "stored", &[n]).await;
+        publisher.publish("stored", &[100 + n], QoS::AtMostOnce, false);
+        held.publish("clean", &[n], QoS::AtLeastOnce, false);
+    }
+    let acknowledged = within(&mut held, 500).await.len();
+    assert!(acknowledged < 10, "{acknowledged} were acknowledged that no inbox has");
+    assert!(two.metrics().contains("kind=\"Message\""), "{}", two.metrics());
+    one.memory.store().let_go();
+    assert_eq!(within(&mut held, 3000).await.len() + acknowledged, 10);
+    let payloads = |got: Vec<Got>| -> Vec<u8> {
+        let payload = |got| match got {
+            Got::Publish { payload, qos: 1, .. } => Some(payload[0]),
+            _ => None,
+        };
+        got.into_iter().filter_map(payload).collect()
+    };
+    assert_eq!(payloads(within(&mut clean, 100).await), (0..10).collect::<Vec<_>>());
+    // Notes of what is in the queue were left out: the gap is found by the next note, or by the look at the queues.
+    assert_eq!(payloads(within(&mut stored, 35_000).await), (0..10).collect::<Vec<_>>());
+}
+
+// CORRECTNESS 24.
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    // The inbox has room for one note, and nobody reads it.
+    cluster.memory.set_inbox_bytes_max(0);
+    one.memory.store().hold();
+    publish(&mut publisher, "a", b"1").await;
+    publish(&mut publisher, "a", b"2").await;
+    one.memory.store().let_go();
+    assert_eq!(take(&mut subscriber).await, b"1");
+    assert_eq!(within(&mut subscriber, 1000).await, []);
+    cluster.memory.fail_over(0);
+    assert_eq!(take(&mut subscriber).await, b"2");
+}

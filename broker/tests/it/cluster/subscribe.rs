@@ -93,3 +93,30 @@ async fn a_worker_that_joins_knows_all_subscriptions() {
     assert_eq!(take(&mut stored).await, b"1");
     assert_eq!(take(&mut clean).await, b"1");
 }
+
+// CORRECTNESS 4, 16: a change that an earlier owner tells late says nothing.
+#[tokio::test(start_paused = true)]
+async fn an_unsubscribe_that_is_told_late_undoes_nothing() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let three = cluster.worker("three").await;
+    let mut old = one.join(&How::stored("device")).await;
+    subscribe(&mut old, "a", 1).await;
+    // The store has removed it when the worker is cut off, before the log has it.
+    one.memory.store().hold();
+    old.unsubscribe("a");
+    one.cut_off();
+    one.memory.store().let_go();
+    let mut new = two.join(&How::stored("device")).await;
+    subscribe(&mut new, "a", 1).await;
+    one.reconnect();
+    sleep(Duration::from_secs(3)).await;
+    let mut publisher = three.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    assert_eq!(take(&mut new).await, b"1");
+    // Nor does it for a worker that joins after that.
+    let four = cluster.worker("four").await;
+    let mut publisher = four.join(&How::clean("other")).await;
+    publish(&mut publisher, "a", b"2").await;
+    assert_eq!(take(&mut new).await, b"2");
+}
