@@ -10,6 +10,7 @@ mod servers;
 #[path = "../it/suite/mod.rs"]
 mod suite;
 
+mod cluster_faults;
 mod crash;
 mod durability;
 mod faults;
