@@ -221,6 +221,9 @@ impl Engine {
                 Err(fault) => Err(fault.into()),
             };
             self.router.life.ended(answers.is_ok());
+            if answers.is_ok() {
+                self.router.topology.found();
+            }
             match answers {
                 Ok(answers) => {
                     for (pending, answer) in call.operations.into_iter().zip(answers) {

@@ -172,6 +172,11 @@ impl Topology {
         self.is_lost.load(Ordering::Relaxed)
     }
 
+    /// A node has answered.
+    pub(super) fn found(&self) {
+        self.is_lost.store(false, Ordering::Relaxed);
+    }
+
     /// Connected nodes first, then where we began.
     fn to_ask(&self) -> Vec<Arc<Node>> {
         let mut nodes: Vec<Arc<Node>> =
