@@ -7,8 +7,8 @@ use link::{ConnectionId, Open};
 use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use state::{
-    Claim, Claimed, EXPIRY_NEVER, Message, Owned, QueueLimits, Release, ResumeRefusal, StoreError, UnixMs,
-    Will,
+    Claim, Claimed, EXPIRY_NEVER, Message, Owned, Previous, QueueLimits, Release, ResumeRefusal, StoreError,
+    UnixMs, Will,
 };
 use thiserror::Error;
 
@@ -286,7 +286,9 @@ impl Hub {
         if let Some(will) = &claimed.will_due {
             self.publish_will(client_id, will, None);
         }
-        if let Some(previous) = claimed.previous {
+        // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
+        let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;
+        if let Some(previous) = claimed.previous.filter(is_other) {
             self.tell_taken_over(client_id, previous);
         }
         let Some(owned) = claimed.session else { return self.serve_in_memory(client_id, connection) };

@@ -30,6 +30,9 @@ use crate::{Broker, connect};
 /// How long nothing is accepted after accepting has failed, for want of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long links may take to end that were cut.
+const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why edges cannot be served.
 #[derive(Debug, Error)]
 pub enum LinkStartError {
@@ -266,14 +269,25 @@ impl LinkServer {
     }
 
     /// Asks all edges to move their devices to other workers within this time, and takes no more links and devices. Answers
-    /// when all are gone, or the time is over, how many are left; they go when the server is dropped. May be dropped
-    /// meanwhile without harm.
+    /// when all are gone, or the time is over, how many were left; their links are cut, so that they are let go before
+    /// the store is closed. May be dropped meanwhile without harm.
     pub async fn drain(&self, within: Duration) -> usize {
         self.shared.is_draining.store(true, Ordering::Release);
         self.stop.notify_one();
         for link in self.shared.links.lock().iter().filter_map(Weak::upgrade) {
             link.drain(within);
         }
+        self.wait_until_gone(within).await;
+        let left = self.streams();
+        if left > 0 {
+            self.shared.cut();
+            self.wait_until_gone(CUT_TIMEOUT).await;
+        }
+        left
+    }
+
+    /// Waits until there is no device, at most for so long.
+    async fn wait_until_gone(&self, within: Duration) {
         let gone = async {
             loop {
                 let ended = self.shared.ended.notified();
@@ -284,7 +298,6 @@ impl LinkServer {
             }
         };
         let _elapsed = timeout(within, gone).await;
-        self.streams()
     }
 }
 

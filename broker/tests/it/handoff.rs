@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use broker::{CleanSessions, ClusterSettings, LinkConfig};
 use link::wire::RefuseReason;
+use mqtt::ReasonCode;
 use state::{MemoryCluster, Store};
 use tokio::task::JoinHandle;
 
@@ -348,4 +349,45 @@ async fn topic_aliases_of_the_device_are_known_to_the_next_worker() {
     world.go_on(adrift).await;
     world.second.send("device", &[0x30, 7, 0, 0, 3, 0x23, 0, 3, b'y']);
     assert_eq!(world.second.got("watcher").await, publish(b"y", 0, 0));
+}
+
+#[tokio::test]
+async fn a_device_that_connects_at_another_worker_ends_its_old_connection() {
+    for how in [How::stored("device"), How::clean("device")] {
+        let (mut world, mut first) = World::new().await;
+        first.connect(&How { will: Some(("t", 0)), ..how.clone() }).await;
+        world.second.connect(&How::clean("watcher")).await;
+        world.second.subscribe("watcher", 1, "t", 0);
+        world.second.got("watcher").await;
+        world.second.connect(&how).await;
+        first.until("the end", |edge| edge.device("device").closed.is_some()).await;
+        let (reason, packet) = first.device("device").closed.clone().unwrap();
+        assert_eq!((reason, packet[2]), (ReasonCode::SessionTakenOver, 0x8E));
+        assert_eq!(world.second.got("watcher").await, publish(b"gone", 0, 0));
+        // It is published once, and the new connection goes on.
+        world.second.publish("device", 0, 0, "t", b"on");
+        assert_eq!(world.second.got("watcher").await, publish(b"on", 0, 0));
+        assert!(world.second.drain("watcher").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_comes_back_to_the_worker_that_it_left() {
+    for how in [How::stored("device"), How::clean("device")] {
+        let (mut world, mut first) = World::new().await;
+        subscribed(&mut first, &how).await;
+        let adrift = first.give_up("device");
+        world.go_on(adrift).await;
+        let adrift = world.second.give_up("device");
+        first.resume("device", adrift);
+        first.until("the resume", |edge| edge.device("device").is_resumed).await;
+        world.publish(1, b"x").await;
+        assert_eq!(first.got("device").await, publish(b"x", 1, 1));
+        // What the second worker had to say to the first is said by now.
+        world.publish(1, b"y").await;
+        assert_eq!(first.got("device").await, publish(b"y", 1, 2));
+        first.acknowledge("device", 0x40, 1);
+        first.acknowledge("device", 0x40, 2);
+        assert!(first.drain("device").await.is_empty());
+    }
 }

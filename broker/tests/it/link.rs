@@ -219,6 +219,18 @@ async fn a_worker_that_drains_waits_until_its_devices_have_gone() {
 }
 
 #[tokio::test]
+async fn devices_that_are_not_moved_in_time_are_let_go() {
+    let store = MemoryStore::new();
+    let worker = Worker::new(&store).await;
+    let mut edge = Edge::dial(&worker).await;
+    edge.connect(&How::stored("device")).await;
+    let drained = worker.links.drain(Duration::from_millis(100));
+    let watched = edge.until("the link is cut", |edge| edge.is_over);
+    let (left, ()) = tokio::join!(drained, watched);
+    assert_eq!((left, worker.links.streams(), worker.broker.connected()), (1, 0, 0));
+}
+
+#[tokio::test]
 async fn idle_devices_cost_no_task() {
     let worker = Worker::new(&MemoryStore::new()).await;
     let mut edge = Edge::dial(&worker).await;
