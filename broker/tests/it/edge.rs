@@ -13,7 +13,7 @@ use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
 use mqtt::{ReasonCode, frame};
 use prometheus_client::registry::Registry;
 use state::{MemoryCluster, MemoryStore};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -102,8 +102,13 @@ pub(crate) struct Adrift {
     pub(crate) replay: Replay,
 }
 
+/// TCP, with TLS or without.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
+
 pub(crate) struct Edge {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     end: EdgeEnd,
     started: Instant,
     buffer: BytesMut,
@@ -116,8 +121,13 @@ pub(crate) struct Edge {
 impl Edge {
     /// Dials a worker and waits for its HELLO.
     pub(crate) async fn dial(worker: &Worker) -> Self {
+        Self::over(TcpStream::connect(worker.address()).await.unwrap()).await
+    }
+
+    /// Waits for HELLO on a connection.
+    pub(crate) async fn over(socket: impl Socket + 'static) -> Self {
         let mut edge = Self {
-            socket: TcpStream::connect(worker.address()).await.unwrap(),
+            socket: Box::new(socket),
             end: EdgeEnd::new(Settings::new(Text::new("edge").unwrap()), Duration::ZERO),
             started: Instant::now(),
             buffer: BytesMut::new(),
@@ -311,6 +321,7 @@ impl Edge {
                 Err(_) => self.is_over = true,
             }
         }
+        self.is_over |= self.socket.flush().await.is_err();
         if self.is_over {
             return;
         }

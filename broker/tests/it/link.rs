@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use broker::LinkConfig;
-use link::Passport;
 use link::wire::RefuseReason;
+use link::{LinkTlsConfig, Passport};
 use mqtt::ReasonCode;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use state::MemoryStore;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::device::{Got, How};
 use crate::edge::{Edge, Worker, sign};
@@ -173,7 +176,7 @@ async fn a_link_that_is_no_link_is_closed() {
     for seed in 0..50_u32 {
         let bytes: Vec<u8> =
             (0..64).map(|n| (seed.wrapping_mul(2_654_435_761).rotate_left(n) >> 7) as u8).collect();
-        let mut raw = tokio::net::TcpStream::connect(worker.address()).await.unwrap();
+        let mut raw = TcpStream::connect(worker.address()).await.unwrap();
         let _refused = tokio::io::AsyncWriteExt::write_all(&mut raw, &bytes).await;
     }
     // PACKET on a stream that was never opened.
@@ -188,7 +191,7 @@ async fn links_and_devices_beyond_the_bounds_are_refused() {
     let config = LinkConfig { links_max: 1, streams_max: 2, ..LinkConfig::default() };
     let worker = Worker::with(&MemoryStore::new(), config).await;
     let mut edge = Edge::dial(&worker).await;
-    let mut second = tokio::net::TcpStream::connect(worker.address()).await.unwrap();
+    let mut second = TcpStream::connect(worker.address()).await.unwrap();
     let read = tokio::io::AsyncReadExt::read(&mut second, &mut [0; 16]).await;
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     for name in ["first", "second", "third"] {
@@ -216,6 +219,53 @@ async fn a_worker_that_drains_waits_until_its_devices_have_gone() {
     let (left, ()) = tokio::join!(drained, moved);
     assert_eq!(left, 0);
     assert_eq!(worker.broker.connected(), 0);
+}
+
+/// Certificates of one authority for an edge and a worker on this machine.
+fn certificates(folder: &std::path::Path) -> LinkTlsConfig {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let file = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    LinkTlsConfig {
+        certificate_file: file("certificate.pem", certificate),
+        key_file: file("key.pem", key.serialize_pem()),
+        ca_file: file("ca.pem", authority),
+        server_name: None,
+    }
+}
+
+#[tokio::test]
+async fn a_link_is_encrypted_and_shows_both_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = certificates(folder.path());
+    let config = LinkConfig { tls: Some(tls.clone()), ..LinkConfig::default() };
+    let worker = Worker::with(&MemoryStore::new(), config).await;
+    let tcp = TcpStream::connect(worker.address()).await.unwrap();
+    let connector = TlsConnector::from(tls.client().unwrap());
+    let socket = connector.connect(tls.name_of("127.0.0.1").unwrap(), tcp).await.unwrap();
+    let mut edge = Edge::over(socket).await;
+    edge.connect(&How::clean("device")).await;
+    edge.publish("device", 1, 1, "t", &[7; 100]);
+    edge.got("device").await;
+    // Without TLS, nobody says HELLO.
+    let mut plain = TcpStream::connect(worker.address()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut plain, &[0; 64]).await.unwrap();
+    let mut read = Vec::new();
+    let _closed = tokio::io::AsyncReadExt::read_to_end(&mut plain, &mut read).await;
+    assert!(!read.windows(4).any(|four| four == b"TGlk"));
+    assert_eq!(worker.links.streams(), 1);
 }
 
 #[tokio::test]
