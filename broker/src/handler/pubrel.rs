@@ -5,6 +5,10 @@ use state::StoreError;
 
 use crate::session::{Effect, Fault, Outputs, Receipt, Session};
 
+/// Flows of earlier connections, from which on an identifier that is not known is answered without asking the store: a client
+/// that keeps to the protocol has no more.
+const STRAYS_MAX: usize = 1024;
+
 impl Session {
     pub(crate) fn on_pubrel(&mut self, ack: &Ack<'_>, out: &mut Outputs<'_>) -> Result<(), Fault> {
         let id = ack.packet_id;
@@ -13,7 +17,7 @@ impl Session {
                 return Err(Fault::Violation(ReasonCode::ProtocolError, "PUBREL before PUBREC"));
             }
             // PUBCOMP is on its way and answers both.
-            Some(Receipt::Forgetting) => {}
+            Some(Receipt::Forgetting | Receipt::ForgettingStray) => {}
             Some(_) if self.keeps_received => {
                 self.inbound().advance(id, Receipt::Forgetting);
                 out.effects.push(Effect::ForgetReceived(id));
@@ -23,6 +27,11 @@ impl Session {
             None if self.was_received_before(id) => {
                 self.inbound().restore(id);
                 self.inbound().advance(id, Receipt::Forgetting);
+                out.effects.push(Effect::ForgetReceived(id));
+            }
+            None if self.keeps_received && self.inbound().restored() < STRAYS_MAX => {
+                self.inbound().restore(id);
+                self.inbound().advance(id, Receipt::ForgettingStray);
                 out.effects.push(Effect::ForgetReceived(id));
             }
             // v5 section 4.4; the versions before 5 answer without a code.
@@ -38,15 +47,23 @@ impl Session {
         result: Result<(), StoreError>,
         out: &mut Outputs<'_>,
     ) {
+        let receipt = self.inbound.as_ref().and_then(|inbound| inbound.receipt(id));
         if let Err(error) = result {
-            if let Some(Receipt::Forgetting) = self.inbound.as_ref().and_then(|inbound| inbound.receipt(id)) {
+            match receipt {
                 // Another PUBREL asks again.
-                self.inbound().advance(id, Receipt::AwaitingPubrel);
+                Some(Receipt::Forgetting) => self.inbound().advance(id, Receipt::AwaitingPubrel),
+                Some(Receipt::ForgettingStray) => self.inbound().forget(id),
+                _ => {}
             }
             return self.store_failed(&error, out);
         }
-        if self.inbound.as_ref().is_some_and(|inbound| inbound.receipt(id) == Some(Receipt::Forgetting)) {
-            self.finish_received(id, out);
+        match receipt {
+            Some(Receipt::Forgetting) => self.finish_received(id, out),
+            Some(Receipt::ForgettingStray) => {
+                self.inbound().forget(id);
+                self.put_ack(AckKind::PubComp, id, ReasonCode::PacketIdentifierNotFound, out);
+            }
+            _ => {}
         }
     }
 

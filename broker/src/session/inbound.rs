@@ -18,6 +18,9 @@ pub(crate) enum Receipt {
     AwaitingPubrel,
     /// PUBREL came; PUBCOMP is sent when the store has forgotten the identifier.
     Forgetting,
+    /// PUBREL came for an identifier that is not known here. The store may have it from a connection before, as a message
+    /// that was not seen to be routed to the end, and forgets it before the client uses it again.
+    ForgettingStray,
 }
 
 /// A QoS 2 flow from the client.
@@ -83,6 +86,11 @@ impl Inbound {
     /// A QoS 2 flow goes on that began on an earlier connection.
     pub(crate) fn restore(&mut self, id: PacketId) {
         self.received.insert(id, Received { receipt: Receipt::AwaitingPubrel, counts: false });
+    }
+
+    /// Identifiers of flows that began on an earlier connection, or that nobody knows.
+    pub(crate) fn restored(&self) -> usize {
+        self.received.values().filter(|received| !received.counts).count()
     }
 
     /// Sets how far the QoS 2 flow of `id` is.

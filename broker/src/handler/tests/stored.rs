@@ -113,6 +113,19 @@ fn pubrec_and_pubrel_ask_the_store_once_while_it_has_not_answered() {
     assert_eq!(rig.sent(), [0x70, 2, 0, 5, 0x62, 2, 0, 1]);
 }
 
+// A store over several servers may have it as not routed to the end, and would take the next message with this identifier for
+// the same one.
+#[test]
+fn pubrel_for_an_identifier_of_an_earlier_connection_is_told_the_store() {
+    let mut rig = plan().stored(1, 1, 1).open();
+    rig.bytes(&[0x62, 2, 0, 9]).bytes(&[0x62, 2, 0, 9]);
+    assert_eq!(rig.effect_names(), ["forget 9"]);
+    assert!(rig.sent().is_empty());
+    rig.input(Input::Forgotten(id(9), Ok(())));
+    assert_eq!(rig.sent(), [0x70, 3, 0, 9, 0x92]);
+    assert_eq!(rig.publish("t", QOS2, 9).effect_names(), ["publish 9 t"]);
+}
+
 #[test]
 fn a_refusal_by_the_client_removes_the_record() {
     let mut rig = plan().stored(1, 1, 1).open();
