@@ -6,23 +6,17 @@ use std::sync::Arc;
 use super::engine::{Asked, Engine, add};
 use super::keys::{Bucket, RETAINED_BUCKETS, SESSION_BUCKETS};
 use super::op::{Answer, Kind, Op, Result};
-use super::routes::{BUCKETS_AT_ONCE, SESSIONS_MAX, read_clients};
+use super::routes::{SESSIONS_MAX, on_buckets, read_clients};
 use crate::UnixMs;
 
 impl Engine {
     /// Walks all buckets, a page at a time.
     pub(super) async fn recover(self: &Arc<Self>, now: UnixMs) -> Result<()> {
-        let mut first = 0;
-        while first < SESSION_BUCKETS {
-            let last = first.saturating_add(BUCKETS_AT_ONCE).min(SESSION_BUCKETS);
-            let asked: Vec<(u16, Asked)> = (first..last)
-                .map(|bucket| (bucket, self.ask_clients(Bucket::Sessions(bucket), "", SESSIONS_MAX)))
-                .collect();
-            for (bucket, asked) in asked {
-                self.recover_bucket(Bucket::Sessions(bucket), asked, now).await?;
-            }
-            first = last;
-        }
+        on_buckets(0..SESSION_BUCKETS, |bucket| {
+            let engine = Arc::clone(self);
+            async move { engine.recover_bucket(bucket, now).await }
+        })
+        .await?;
         let asked: Vec<Asked> =
             (0..RETAINED_BUCKETS).map(|bucket| self.ask_retained_counts(Bucket::Retained(bucket))).collect();
         for asked in asked {
@@ -31,8 +25,8 @@ impl Engine {
         Ok(())
     }
 
-    async fn recover_bucket(self: &Arc<Self>, bucket: Bucket, asked: Asked, now: UnixMs) -> Result<()> {
-        let mut listed = Some(asked);
+    async fn recover_bucket(self: &Arc<Self>, bucket: Bucket, now: UnixMs) -> Result<()> {
+        let mut listed = Some(self.ask_clients(bucket, "", SESSIONS_MAX));
         let mut has_orphans = false;
         while let Some(asked) = listed.take() {
             let (clients, orphans) = read_clients(asked.answer().await?)?;

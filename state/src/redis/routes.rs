@@ -1,6 +1,9 @@
 //! The listing of all routes that a starting worker loads: bucket by bucket, in pages.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use tokio::task::JoinSet;
 
 use super::claim::read_subscriptions;
 use super::engine::{Asked, Engine};
@@ -46,6 +49,7 @@ impl Engine {
                 })
                 .collect();
             asked.reverse();
+            let mut under_way = Vec::new();
             for bucket in first..last {
                 let mut answer = asked.pop();
                 while let Some(asked) = answer.take() {
@@ -53,9 +57,11 @@ impl Engine {
                     let more = clients.len() >= clients_max;
                     clients.truncate(sessions_max - visited);
                     visited += clients.len();
-                    self.add_routes(bucket, &clients, &mut page).await?;
-                    let Some(last_client) = clients.last() else { continue };
+                    let last_client = clients.last().cloned();
+                    under_way.extend(clients.into_iter().map(|client| self.ask_route(bucket, client)));
+                    let Some(last_client) = &last_client else { continue };
                     if visited >= sessions_max {
+                        add_routes(under_way, &mut page).await?;
                         page.next = Some(write_cursor(bucket, last_client));
                         return Ok(page);
                     }
@@ -64,36 +70,52 @@ impl Engine {
                     }
                 }
             }
+            add_routes(under_way, &mut page).await?;
             first = last;
         }
         Ok(page)
     }
 
-    async fn add_routes(
-        self: &Arc<Self>,
-        bucket: u16,
-        clients: &[String],
-        page: &mut RoutePage,
-    ) -> Result<()> {
-        let asked: Vec<Asked> = clients
-            .iter()
-            .map(|client| {
-                let keys = vec![self.keys.session(client), self.keys.subscriptions(client)];
-                self.ask(Bucket::Sessions(bucket), Op::new("route", Kind::Read, keys))
-            })
-            .collect();
-        for (client, asked) in clients.iter().zip(asked) {
-            let Some(route) = asked.answer().await?.maybe() else { continue };
-            let [incarnation, epoch, subscriptions] = route.tuple()?;
-            let subscriptions = read_subscriptions(subscriptions)?;
-            if !subscriptions.is_empty() {
-                let client_id = Arc::from(client.as_str());
-                let session = Arc::new(StoredSession { client_id, incarnation: incarnation.count()? });
-                page.sessions.push(SessionRoutes { session, epoch: epoch.count()?, subscriptions });
-            }
-        }
-        Ok(())
+    /// Begins to read what a client is subscribed to.
+    fn ask_route(self: &Arc<Self>, bucket: u16, client: String) -> (String, Asked) {
+        let keys = vec![self.keys.session(&client), self.keys.subscriptions(&client)];
+        (client, self.ask(Bucket::Sessions(bucket), Op::new("route", Kind::Read, keys)))
     }
+}
+
+/// Ends what [`Engine::ask_route`] began.
+async fn add_routes(under_way: Vec<(String, Asked)>, page: &mut RoutePage) -> Result<()> {
+    for (client, asked) in under_way {
+        let Some(route) = asked.answer().await?.maybe() else { continue };
+        let [incarnation, epoch, subscriptions] = route.tuple()?;
+        let subscriptions = read_subscriptions(subscriptions)?;
+        if !subscriptions.is_empty() {
+            let session =
+                Arc::new(StoredSession { client_id: Arc::from(client), incarnation: incarnation.count()? });
+            page.sessions.push(SessionRoutes { session, epoch: epoch.count()?, subscriptions });
+        }
+    }
+    Ok(())
+}
+
+/// Works on some buckets, many of them at the same time. Stops at the first failure.
+pub(super) async fn on_buckets<F>(buckets: Range<u16>, work: impl Fn(Bucket) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let mut under_way = JoinSet::new();
+    for bucket in buckets {
+        if under_way.len() >= usize::from(BUCKETS_AT_ONCE)
+            && let Some(ended) = under_way.join_next().await
+        {
+            ended.map_err(|_| StoreError::Closed)??;
+        }
+        under_way.spawn(work(Bucket::Sessions(bucket)));
+    }
+    while let Some(ended) = under_way.join_next().await {
+        ended.map_err(|_| StoreError::Closed)??;
+    }
+    Ok(())
 }
 
 /// Clients of a bucket, and how many Wills outlived their session there.

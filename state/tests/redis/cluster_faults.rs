@@ -178,7 +178,7 @@ fn a_burial_goes_on_where_a_dead_worker_left_it() {
     gate();
     let server = Server::start(&[]);
     let shared = Shared::on(vec![server.url()]);
-    let (a, b) = (shared.new_worker("a"), shared.new_worker("b"));
+    let (a, b, c) = (shared.new_worker("a"), shared.new_worker("b"), shared.new_worker("c"));
     join(&a);
     join(&b);
     let at_a = Calls(&*a.store);
@@ -194,8 +194,7 @@ fn a_burial_goes_on_where_a_dead_worker_left_it() {
     assert!(matches!(&refused, Err(error) if error.is_retryable()), "while it is being buried");
     assert!(wait(|done| a.cluster.renew(Position(0), 1000, done)).expect("a lease").is_expelled);
     let since = Instant::now();
-    let both = [&b, &shared.new_worker("c")]
-        .map(|worker| begin(|done| worker.cluster.bury(a.cluster.id(), 0, START, done)));
+    let both = [&b, &c].map(|worker| begin(|done| worker.cluster.bury(a.cluster.id(), 0, START, done)));
     for answer in both {
         take(&answer).expect("buried");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::engine::{Asked, Engine};
 use super::super::keys::{Bucket, SESSION_BUCKETS};
 use super::super::op::{Answer, Kind, Op, Result};
-use super::super::routes::{SESSIONS_MAX, read_clients};
+use super::super::routes::{SESSIONS_MAX, on_buckets, read_clients};
 use super::wire;
 use crate::{RouteChange, StoreError, UnixMs, WorkerId};
 
@@ -19,6 +19,7 @@ const TURN_MS: u64 = 5000;
 const WAIT_MS_MAX: u64 = 200;
 
 /// What is done with each session of the dead worker.
+#[derive(Clone, Copy)]
 struct Burial {
     worker: WorkerId,
     grace_ms: u64,
@@ -44,7 +45,11 @@ impl Engine {
                 return self.strike(worker).await;
             }
             let last = at.saturating_add(BUCKETS_PER_TURN).min(SESSION_BUCKETS);
-            self.bury_buckets(&burial, at..last).await?;
+            on_buckets(at..last, |bucket| {
+                let engine = Arc::clone(self);
+                async move { engine.bury_bucket(burial, bucket).await }
+            })
+            .await?;
             at = last;
         }
     }
@@ -65,19 +70,13 @@ impl Engine {
         Ok(Some((wait_ms.count()?, bucket)))
     }
 
-    async fn bury_buckets(self: &Arc<Self>, burial: &Burial, buckets: std::ops::Range<u16>) -> Result<()> {
-        let asked: Vec<(Bucket, Asked)> = buckets
-            .map(Bucket::Sessions)
-            .map(|bucket| (bucket, self.ask_clients(bucket, "", SESSIONS_MAX)))
-            .collect();
-        for (bucket, asked) in asked {
-            let mut listed = Some(asked);
-            while let Some(asked) = listed.take() {
-                let (clients, _) = read_clients(asked.answer().await?)?;
-                self.bury_clients(burial, bucket, &clients).await?;
-                if let Some(last) = clients.last().filter(|_| clients.len() >= SESSIONS_MAX) {
-                    listed = Some(self.ask_clients(bucket, last, SESSIONS_MAX));
-                }
+    async fn bury_bucket(self: &Arc<Self>, burial: Burial, bucket: Bucket) -> Result<()> {
+        let mut listed = Some(self.ask_clients(bucket, "", SESSIONS_MAX));
+        while let Some(asked) = listed.take() {
+            let (clients, _) = read_clients(asked.answer().await?)?;
+            self.bury_clients(burial, bucket, &clients).await?;
+            if let Some(last) = clients.last().filter(|_| clients.len() >= SESSIONS_MAX) {
+                listed = Some(self.ask_clients(bucket, last, SESSIONS_MAX));
             }
         }
         Ok(())
@@ -85,7 +84,7 @@ impl Engine {
 
     async fn bury_clients(
         self: &Arc<Self>,
-        burial: &Burial,
+        burial: Burial,
         bucket: Bucket,
         clients: &[String],
     ) -> Result<()> {
