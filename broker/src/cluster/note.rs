@@ -82,7 +82,10 @@ impl Cluster {
     fn send(self: &Arc<Self>, peer: &Arc<Peer>, note: Note) {
         let mut outbox = peer.outbox.lock();
         let is_full = outbox.bytes + note.bytes > self.settings.notes_bytes_max;
-        if note.told.is_none() && (is_full || (outbox.is_stuck && note.is_lost_without_harm())) {
+        // Without the lease this worker may have stood still, and its publishers have gone on elsewhere: what nobody holds
+        // back would come late, behind newer messages.
+        let is_late = outbox.is_stuck || !self.lease.holds();
+        if note.told.is_none() && (is_full || (is_late && note.is_lost_without_harm())) {
             drop(outbox);
             self.count_dropped(&note);
             return;
