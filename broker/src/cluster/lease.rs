@@ -54,6 +54,11 @@ impl RouteLease {
         has_lapsed
     }
 
+    /// For how long it has lapsed; zero while it has not.
+    pub(crate) fn lapsed_for(&self) -> Duration {
+        Duration::from_micros(self.now_us().saturating_sub(self.until_us.load(Ordering::Acquire)))
+    }
+
     /// Ends it: what the worker knows of others is not to be trusted.
     pub(crate) fn drop_now(&self) {
         self.until_us.store(0, Ordering::Release);
@@ -109,6 +114,9 @@ mod tests {
         assert!(lease.holds(), "others wait for it all the time");
         tokio::time::advance(LEASE).await;
         assert!(!lease.holds());
+        assert_eq!(lease.lapsed_for(), Duration::ZERO);
+        tokio::time::advance(LEASE).await;
+        assert_eq!(lease.lapsed_for(), LEASE);
         assert!(lease.renew(Instant::now(), LEASE, Position(9)));
         assert!(!lease.holds(), "others did not wait for it");
         lease.set_applied(Position(8));

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use link::mux::DEAD_AFTER;
 use mqtt::QoS;
 use state::{ConnectionId, Delivery, Heard, Message, Noted, Number, StoreError, StoredSession, WorkerId};
 
@@ -82,9 +83,9 @@ impl Cluster {
     fn send(self: &Arc<Self>, peer: &Arc<Peer>, note: Note) {
         let mut outbox = peer.outbox.lock();
         let is_full = outbox.bytes + note.bytes > self.settings.notes_bytes_max;
-        // Without the lease this worker may have stood still, and its publishers have gone on elsewhere: what nobody holds
-        // back would come late, behind newer messages.
-        let is_late = outbox.is_stuck || !self.lease.holds();
+        // A worker that has stood still for so long may have lost its publishers to others: what nobody holds back would
+        // come late, behind newer messages.
+        let is_late = outbox.is_stuck || self.lease.lapsed_for() + self.settings.lease() > DEAD_AFTER;
         if note.told.is_none() && (is_full || (is_late && note.is_lost_without_harm())) {
             drop(outbox);
             self.count_dropped(&note);
