@@ -43,7 +43,6 @@ impl Tier for Worker {
         let links = LinkServer::start(config.link.clone(), broker.clone(), verifier, registry)
             .await
             .map_err(|error| link_failure(&error))?;
-        broker.on_expelled(links.cutter());
         tracing::info!(name = %config.link.name, address = %config.link.listen, "listening for edges");
         Ok(Self { links, broker, store })
     }

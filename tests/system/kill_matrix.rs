@@ -83,7 +83,7 @@ fn restart_all_workers(tiers: &mut Tiers) {
 fn devices_outlive_their_workers() {
     let rounds = setting("TIDEGATE_ROUNDS", 1);
     let mut shape = Shape::new(3, 2);
-    shape.worker_extra = "durability.clean_sessions = \"store\"\n".to_owned();
+    shape.worker_extra = "durability.clean_sessions = \"store\"\ndurability.replicas = 1\n".to_owned();
     let mut tiers = Tiers::start(&shape);
     let mut fleet = Fleet::new(&tiers.edges());
     for plan in mixed(DEVICES, 2, Duration::from_millis(500)) {

@@ -66,8 +66,6 @@ pub(super) struct Shared {
     is_draining: AtomicBool,
     /// A stream has ended.
     ended: Notify,
-    /// All links are to be cut.
-    cut: Notify,
 }
 
 /// One stream in the count of all.
@@ -238,7 +236,6 @@ impl LinkServer {
             links: Mutex::default(),
             is_draining: AtomicBool::new(false),
             ended: Notify::new(),
-            cut: Notify::new(),
         });
         // Others take this worker for dead: what it served is theirs.
         let cut = Arc::downgrade(&shared);
@@ -260,12 +257,6 @@ impl LinkServer {
     /// Devices that are served over links.
     pub fn streams(&self) -> usize {
         self.shared.streams.load(Ordering::Acquire)
-    }
-
-    /// What cuts all links when it is called, so that edges move the devices; new links are taken.
-    pub fn cutter(&self) -> impl Fn() + Send + Sync + 'static {
-        let shared = Arc::clone(&self.shared);
-        move || shared.cut.notify_one()
     }
 
     /// Asks all edges to move their devices to other workers within this time, and takes no more links and devices. Answers
@@ -322,11 +313,6 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: Arc<Notify>) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = links.join_next(), if !links.is_empty() => continue,
-            () = shared.cut.notified() => {
-                tracing::warn!(links = links.len(), "links are cut");
-                links.abort_all();
-                continue;
-            }
             () = stop.notified() => break,
         };
         match accepted {
