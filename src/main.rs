@@ -15,6 +15,7 @@ mod process;
 mod process_metrics;
 mod shutdown;
 mod standalone;
+mod store_metrics;
 mod welcome;
 mod worker;
 

@@ -13,6 +13,7 @@ use crate::admin::Stalled;
 use crate::config::WorkerConfig;
 use crate::exit::{Failure, chain};
 use crate::process::Tier;
+use crate::store_metrics::StoreMetrics;
 
 /// How long the store may take to answer what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
@@ -31,6 +32,7 @@ impl Tier for Worker {
         let verifier = config.verifier().map_err(Failure::usage)?;
         let store = RedisStore::connect(config.redis.clone()).await.map_err(|error| store_failure(&error))?;
         let store = Arc::new(store);
+        registry.register_collector(Box::new(StoreMetrics::new(&store)));
         let broker = Broker::start_shared(
             config.broker.clone(),
             store.clone() as Arc<dyn Store>,
