@@ -15,6 +15,8 @@ use crate::exit::{Failure, chain};
 use crate::process::Tier;
 use crate::store_metrics::StoreMetrics;
 
+/// How long the store may take to let a worker leave the others.
+const LEAVE: Duration = Duration::from_secs(2);
 /// How long the store may take to answer what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
 
@@ -85,6 +87,11 @@ impl Tier for Worker {
         }
         drop(self.links);
         self.broker.stop();
+        if left == 0
+            && let Ok(Err(error)) = tokio::time::timeout(LEAVE, self.broker.leave()).await
+        {
+            tracing::info!(%error, "the other workers will find out that this one is gone");
+        }
         let (closed, wait) = tokio::sync::oneshot::channel();
         self.store.close(Box::new(move |result| {
             // Nobody waits any more if it took too long.

@@ -145,6 +145,19 @@ impl Broker {
         usize::try_from(self.hub.metrics.connected.get()).unwrap_or(0)
     }
 
+    /// Stops, and leaves the other workers, so that they need not find out that this one is gone. Only when all its sessions were
+    /// let go: otherwise the others let go of them when it has been silent for a while, which this would prevent.
+    ///
+    /// # Errors
+    /// What the store answers; the others find out then.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        self.stop();
+        match &self.hub.cluster {
+            Some(cluster) => cluster::leave(cluster).await,
+            None => Ok(()),
+        }
+    }
+
     /// Stops the timers. Streams that are open go on working.
     pub fn stop(&self) {
         self.housekeeping.0.abort();

@@ -20,6 +20,12 @@ pub struct WorkerId(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
+impl Position {
+    /// Behind everything, whatever comes: as far as a worker has applied the log that matches nothing at all, because it is
+    /// reading all routes. Nobody waits for it.
+    pub const END: Self = Self((1 << 53) - 1);
+}
+
 /// A worker as the registry knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

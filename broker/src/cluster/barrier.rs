@@ -74,3 +74,36 @@ pub(super) fn passed(cluster: &Arc<Cluster>, then: Passed) -> super::log_writer:
     let cluster = Arc::clone(cluster);
     Box::new(move |position| cluster.wait_for_all(position, then))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use prometheus_client::registry::Registry;
+    use state::{MemoryCluster, WorkerId};
+
+    use super::*;
+    use crate::cluster::ClusterSettings;
+
+    fn member(applied: u64, is_live: bool) -> Member {
+        Member { id: WorkerId(7), name: "other".into(), applied: Position(applied), is_live, silent_ms: 0 }
+    }
+
+    // CORRECTNESS 21: a subscriber writes its entry, then lists the workers.
+    #[test]
+    fn only_a_list_that_was_asked_for_after_the_entry_counts() {
+        let api = MemoryCluster::new().worker("one");
+        let cluster = Cluster::new(api, ClusterSettings::default(), &mut Registry::default());
+        let passed = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&passed);
+        let early = cluster.begin_list();
+        cluster.wait_for_all(Position(5), Box::new(move || told.store(true, Ordering::Relaxed)));
+        cluster.pass(early, &[]);
+        assert!(!passed.load(Ordering::Relaxed), "somebody may have joined since");
+        let late = cluster.begin_list();
+        cluster.pass(late, &[member(4, true)]);
+        assert!(!passed.load(Ordering::Relaxed), "somebody has not applied it");
+        cluster.pass(late, &[member(4, false), member(5, true)]);
+        assert!(passed.load(Ordering::Relaxed));
+    }
+}

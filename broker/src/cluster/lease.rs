@@ -7,6 +7,14 @@ use std::time::Duration;
 use state::Position;
 use tokio::time::Instant;
 
+/// A renewal that is under way.
+pub(crate) struct Asked {
+    at: Instant,
+    loads: u64,
+    /// As far as the log is applied, for others to know.
+    pub(crate) applied: Position,
+}
+
 /// Counted by the monotonic clock, from before the call that renewed it.
 pub(crate) struct RouteLease {
     started: Instant,
@@ -16,8 +24,11 @@ pub(crate) struct RouteLease {
     applied: AtomicU64,
     /// As far as it has to be applied before anything is matched.
     wanted: AtomicU64,
-    /// All routes are being loaded.
+    /// All routes are being loaded, or have been, and the store has not been told yet: others do not wait for this worker.
+    is_blind: AtomicBool,
     is_loading: AtomicBool,
+    /// How often loading has begun.
+    loads: AtomicU64,
     /// Microseconds from `started` from which on it was renewed without a break.
     steady_since_us: AtomicU64,
 }
@@ -30,7 +41,9 @@ impl RouteLease {
             until_us: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
+            is_blind: AtomicBool::new(true),
             is_loading: AtomicBool::new(true),
+            loads: AtomicU64::new(0),
             steady_since_us: AtomicU64::new(u64::MAX),
         }
     }
@@ -39,18 +52,33 @@ impl RouteLease {
     pub(crate) fn holds(&self) -> bool {
         self.now_us() < self.until_us.load(Ordering::Acquire)
             && self.applied.load(Ordering::Acquire) >= self.wanted.load(Ordering::Acquire)
-            && !self.is_loading.load(Ordering::Acquire)
+            && !self.is_blind.load(Ordering::Acquire)
     }
 
-    /// The store has renewed it by a call that began at `asked`. Answers whether it had lapsed.
-    pub(crate) fn renew(&self, asked: Instant, lease: Duration, log_end: Position) -> bool {
+    /// What the store is to be told with the next renewal.
+    pub(crate) fn ask(&self) -> Asked {
+        let loads = self.loads.load(Ordering::Acquire);
+        let is_loading = self.is_loading.load(Ordering::Acquire);
+        let applied = if is_loading { Position::END } else { self.applied() };
+        Asked { at: Instant::now(), loads, applied }
+    }
+
+    /// The store has renewed it. Answers whether it had lapsed.
+    pub(crate) fn renew(&self, asked: &Asked, lease: Duration, log_end: Position) -> bool {
         let has_lapsed = self.now_us() >= self.until_us.load(Ordering::Acquire);
-        if has_lapsed {
-            // Subscribers may have stopped waiting for this worker: what they wrote to the log comes first.
+        let sees = asked.applied != Position::END && asked.loads == self.loads.load(Ordering::Acquire);
+        let was_blind = sees && self.is_blind.load(Ordering::Acquire);
+        if has_lapsed || was_blind {
+            // Subscribers have not waited for this worker: what they wrote to the log comes first.
             self.wanted.store(log_end.0, Ordering::Release);
-            self.steady_since_us.store(self.us(asked), Ordering::Release);
         }
-        self.until_us.store(self.us(asked + lease), Ordering::Release);
+        if has_lapsed {
+            self.steady_since_us.store(self.us(asked.at), Ordering::Release);
+        }
+        if was_blind {
+            self.is_blind.store(false, Ordering::Release);
+        }
+        self.until_us.store(self.us(asked.at + lease), Ordering::Release);
         has_lapsed
     }
 
@@ -80,9 +108,17 @@ impl RouteLease {
         self.applied.store(position.0, Ordering::Release);
     }
 
-    /// All routes are being loaded, or have been.
-    pub(crate) fn set_loading(&self, is_loading: bool) {
-        self.is_loading.store(is_loading, Ordering::Release);
+    /// All routes are being loaded from now on: nothing is matched, and nobody need wait.
+    pub(crate) fn begin_loading(&self) {
+        // In this order: a renewal that is being asked for, or answered, must not end what begins here.
+        self.is_loading.store(true, Ordering::Release);
+        self.loads.fetch_add(1, Ordering::AcqRel);
+        self.is_blind.store(true, Ordering::Release);
+    }
+
+    /// They are loaded. Matching begins when the store knows, and the log is applied as far as it went then.
+    pub(crate) fn end_loading(&self) {
+        self.is_loading.store(false, Ordering::Release);
     }
 
     fn now_us(&self) -> u64 {
@@ -101,23 +137,28 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(1);
 
+    fn loaded() -> RouteLease {
+        let lease = RouteLease::new();
+        lease.end_loading();
+        lease
+    }
+
     // CORRECTNESS 1, 21: P3.
     #[tokio::test(start_paused = true)]
     async fn a_lapsed_lease_wants_the_log_first() {
-        let lease = RouteLease::new();
-        lease.set_loading(false);
+        let lease = loaded();
         assert!(!lease.holds());
-        assert!(lease.renew(Instant::now(), LEASE, Position(0)));
+        assert!(lease.renew(&lease.ask(), LEASE, Position(0)));
         assert!(lease.holds());
         tokio::time::advance(Duration::from_millis(250)).await;
-        assert!(!lease.renew(Instant::now(), LEASE, Position(7)), "it did not lapse");
+        assert!(!lease.renew(&lease.ask(), LEASE, Position(7)), "it did not lapse");
         assert!(lease.holds(), "others wait for it all the time");
         tokio::time::advance(LEASE).await;
         assert!(!lease.holds());
         assert_eq!(lease.lapsed_for(), Duration::ZERO);
         tokio::time::advance(LEASE).await;
         assert_eq!(lease.lapsed_for(), LEASE);
-        assert!(lease.renew(Instant::now(), LEASE, Position(9)));
+        assert!(lease.renew(&lease.ask(), LEASE, Position(9)));
         assert!(!lease.holds(), "others did not wait for it");
         lease.set_applied(Position(8));
         assert!(!lease.holds());
@@ -125,13 +166,29 @@ mod tests {
         assert!(lease.holds());
     }
 
+    // CORRECTNESS 21: snapshots stand at a position that was noted before them.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_loaded_wants_the_log_as_far_as_it_went_when_others_knew() {
+        let lease = loaded();
+        lease.renew(&lease.ask(), LEASE, Position(0));
+        lease.begin_loading();
+        assert_eq!(lease.ask().applied, Position::END, "nobody waits meanwhile");
+        let early = lease.ask();
+        lease.end_loading();
+        assert!(!lease.renew(&early, LEASE, Position(3)));
+        assert!(!lease.holds(), "others did not wait for it yet");
+        assert!(!lease.renew(&lease.ask(), LEASE, Position(4)));
+        assert!(!lease.holds());
+        lease.set_applied(Position(4));
+        assert!(lease.holds());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_comes_late_renews_nothing() {
-        let lease = RouteLease::new();
-        lease.set_loading(false);
-        let asked = Instant::now();
+        let lease = loaded();
+        let asked = lease.ask();
         tokio::time::advance(LEASE).await;
-        assert!(lease.renew(asked, LEASE, Position(0)));
+        assert!(lease.renew(&asked, LEASE, Position(0)));
         assert!(!lease.holds());
     }
 }

@@ -51,20 +51,20 @@ fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<(Position, Ro
 /// Reads all routes anew, because the log lacks something. Meanwhile nothing is matched.
 async fn reload(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
     cluster.metrics.reloads.inc();
-    cluster.lease.set_loading(true);
+    cluster.lease.begin_loading();
     // The log is followed from here on, so what it says later is not missed.
     while let Err(error) = load_from_end(hub, cluster).await {
         tracing::warn!(%error, "the routes could not be loaded");
         sleep(RETRY_AFTER).await;
     }
-    cluster.lease.set_loading(false);
+    cluster.lease.end_loading();
+    cluster.renew_soon.notify_one();
     cluster.say_again();
 }
 
 async fn load_from_end(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<(), StoreError> {
-    let applied = cluster.lease.applied();
     let lease_ms = u64::from(cluster.settings.lease_ms);
-    let lease = ask(|done| cluster.api.renew(applied, lease_ms, done)).await?;
+    let lease = ask(|done| cluster.api.renew(Position::END, lease_ms, done)).await?;
     cluster.lease.set_applied(lease.log_end);
     load(hub, cluster).await
 }

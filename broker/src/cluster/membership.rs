@@ -67,7 +67,7 @@ pub(crate) async fn join(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<Tasks
     // Before the routes are loaded, which may take longer than others wait for a silent worker.
     tasks.0.push(tokio::spawn(keep_lease(h, c)));
     log_reader::load(hub, cluster).await?;
-    cluster.lease.set_loading(false);
+    cluster.lease.end_loading();
     let (h, c) = own(hub, cluster);
     tasks.0.push(tokio::spawn(log_reader::follow(h, c)));
     let (h, c) = own(hub, cluster);
@@ -79,6 +79,15 @@ pub(crate) async fn join(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<Tasks
         sleep(SOON).await;
     }
     Ok(tasks)
+}
+
+/// Leaves the registry; the tasks have ended.
+///
+/// # Errors
+/// What the store answers.
+pub(crate) async fn leave(cluster: &Cluster) -> Result<(), StoreError> {
+    cluster.lease.drop_now();
+    ask(|done| cluster.api.leave(done)).await
 }
 
 async fn enter(cluster: &Cluster) -> Result<(), StoreError> {
@@ -93,14 +102,14 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
     let lease = cluster.settings.lease();
     let burying: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
     loop {
-        let asked = Instant::now();
         let call = cluster.begin_list();
-        let applied = cluster.lease.applied();
-        let renewed = ask(|done| cluster.api.renew(applied, u64::from(cluster.settings.lease_ms), done));
+        let asked = cluster.lease.ask();
+        let renewed =
+            ask(|done| cluster.api.renew(asked.applied, u64::from(cluster.settings.lease_ms), done));
         match timeout(lease * 4, renewed).await {
             Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&hub, &cluster).await,
             Ok(Ok(Lease { members, log_end, .. })) => {
-                if cluster.lease.renew(asked, lease, log_end) {
+                if cluster.lease.renew(&asked, lease, log_end) {
                     tracing::info!("the route lease begins");
                 }
                 cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
@@ -123,7 +132,7 @@ async fn expelled(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
     tracing::warn!("other workers took this one for dead: it lets go of its sessions and joins anew");
     cluster.metrics.expelled.inc();
     cluster.lease.drop_now();
-    cluster.lease.set_loading(true);
+    cluster.lease.begin_loading();
     let hook = cluster.on_expelled.lock().clone();
     match hook {
         Some(hook) => hook(),

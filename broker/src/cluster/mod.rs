@@ -28,7 +28,7 @@ use crate::session_handle::SessionHandle;
 
 pub use self::settings::{ClusterSettings, ClusterSettingsError};
 
-pub(crate) use self::membership::{Tasks, join};
+pub(crate) use self::membership::{Tasks, join, leave};
 pub(crate) use self::note::Told;
 pub(crate) use self::peer::wanted_by;
 

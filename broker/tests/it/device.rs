@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use broker::{Broker, BrokerConfig, WorkerStream};
 use bytes::{Bytes, BytesMut};
@@ -280,12 +280,12 @@ impl Device {
 
     /// The next packet, waiting for the clock if need be.
     pub(crate) async fn wait(&mut self) -> Got {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = tokio::time::Instant::now() + DEADLINE;
         loop {
             if let Some(got) = self.got() {
                 return got;
             }
-            assert!(Instant::now() < deadline, "nothing came");
+            assert!(tokio::time::Instant::now() < deadline, "nothing came");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use broker::ClusterSettings;
 use mqtt::QoS;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Got, How};
@@ -96,4 +96,52 @@ async fn the_will_of_a_session_whose_worker_and_edge_died_fires_once() {
     assert_eq!(watcher.drain(), [], "it may still come back");
     let wills = within(&mut watcher, 10_000).await;
     assert!(matches!(&wills[..], [Got::Publish { topic, .. }] if topic == "will"), "{wills:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_leaves_is_not_waited_for() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut clean = one.join(&How::clean("clean")).await;
+    subscribe(&mut clean, "a", 1).await;
+    clean.lose();
+    one.broker.leave().await.unwrap();
+    assert!(!one.broker.is_ready());
+    let mut subscriber = two.join(&How::stored("subscriber")).await;
+    let asked = Instant::now();
+    subscribe(&mut subscriber, "a", 1).await;
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    publish(&mut publisher, "a", b"1").await;
+    assert_eq!(take(&mut subscriber).await, b"1");
+    sleep(Duration::from_millis(500)).await;
+    assert!(two.metrics().contains("tidegate_cluster_members 1\n"), "{}", two.metrics());
+}
+
+// CORRECTNESS 21: it matches nothing, so nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_loading_is_not_waited_for() {
+    let cluster = Cluster::new();
+    let one = cluster.worker("one").await;
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    let memory = cluster.memory.worker("two");
+    memory.store().hold();
+    let (store, shared) = (Arc::new(memory.store()), memory.clone());
+    let settings = ClusterSettings::default();
+    let starting = tokio::spawn(async move {
+        let registry = &mut prometheus_client::registry::Registry::default();
+        let config = broker::BrokerConfig::default();
+        broker::Broker::start_shared(config, store, shared, settings, registry).await.unwrap()
+    });
+    // It is in the registry, has a lease, and waits for routes.
+    for _ in 0..3 {
+        sleep(Duration::from_millis(20)).await;
+        assert!(memory.store().step());
+    }
+    let asked = Instant::now();
+    subscribe(&mut subscriber, "a", 1).await;
+    assert!(asked.elapsed() < Duration::from_millis(200), "{:?}", asked.elapsed());
+    memory.store().let_go();
+    let two = starting.await.unwrap();
+    assert!(two.is_ready());
 }
