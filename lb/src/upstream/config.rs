@@ -30,6 +30,9 @@ pub struct WorkersConfig {
     pub load_factor: f64,
     /// Sessions that are being resumed at once. Default 256; 1 to 65,536.
     pub moves_inflight_max: usize,
+    /// Sessions that are moved in a second, at most, from workers that have more than `load_factor` allows to others; 0 for
+    /// none. Default 100; 0 to 10,000.
+    pub rebalance_per_s: usize,
     /// How long a device whose worker is gone waits for another, before it is told to connect anew, milliseconds. It stands
     /// still while the store is away. Default 30,000; 1,000 to 3,600,000.
     pub handoff_timeout_ms: u64,
@@ -80,6 +83,7 @@ impl Default for WorkersConfig {
             backoff_max_ms: 2_000,
             load_factor: 1.25,
             moves_inflight_max: 256,
+            rebalance_per_s: 100,
             handoff_timeout_ms: 30_000,
             resume_timeout_ms: 5_000,
             health: HealthConfig::default(),
@@ -153,6 +157,7 @@ impl WorkersConfig {
             return wrong("load_factor", format!("{} is outside of 1.01 to 100", self.load_factor));
         }
         within("moves_inflight_max", self.moves_inflight_max as u64, 1, 65_536)?;
+        within("rebalance_per_s", self.rebalance_per_s as u64, 0, 10_000)?;
         within("handoff_timeout_ms", self.handoff_timeout_ms, 1_000, 3_600_000)?;
         within("resume_timeout_ms", self.resume_timeout_ms, 100, 60_000)?;
         within("health.interval_ms", self.health.interval_ms, 100, 600_000)?;

@@ -15,8 +15,9 @@ use tokio::time::Duration;
 use super::Shared;
 use super::link::Link;
 use super::mail::Mail;
-use super::metrics::MoveOutcome;
+use super::metrics::{MoveOutcome, MoveReason};
 use super::route::{Route, Waiting};
+use super::worker::Worker;
 
 /// One connection.
 pub(super) struct Device {
@@ -62,7 +63,15 @@ impl Device {
         self.mail.lock().connack.is_some()
     }
 
-    fn wake(&self) {
+    /// Has the mover take it away from `worker`, if it is there and that is cheap.
+    pub(super) fn mark_excess(&self, worker: &Arc<Worker>) -> bool {
+        let mut route = self.route.lock();
+        let is_there = route.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.link.worker, worker));
+        route.is_excess = is_there && route.is_idle(self);
+        route.is_excess
+    }
+
+    pub(super) fn wake(&self) {
         let waker = self.mail.lock().waker();
         if let Some(waker) = waker {
             waker.wake();
@@ -159,7 +168,7 @@ impl Device {
         if let Some(moving) = route.moving.take() {
             self.shared.metrics.moving.dec();
             if moving.is_resume {
-                self.shared.metrics.moved(MoveOutcome::Moved);
+                self.shared.metrics.moved(moving.reason, MoveOutcome::Moved);
                 self.shared.metrics.move_seconds.observe(moving.since.elapsed().as_secs_f64());
                 tracing::debug!(client_id = %self.client_id, worker = %link.worker.address, "moved");
             }
@@ -207,7 +216,8 @@ impl Device {
         }
         let (code, outcome) = verdict(reason);
         if is_connected {
-            self.shared.metrics.moved(outcome);
+            let reason = route.moving.as_ref().map_or(MoveReason::Lost, |moving| moving.reason);
+            self.shared.metrics.moved(reason, outcome);
         }
         route.fail(code, packet, self);
         None

@@ -31,10 +31,12 @@ enum DialError {
 /// Keeps one link up until the worker is not wanted any more.
 pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
     let mut failures = 0;
-    while !worker.is_retired() || worker.streams() > 0 {
+    while worker.streams() > 0 || !worker.lets_go() {
         let started = Instant::now();
         match connect_and_drive(&shared, &worker).await {
-            Ok(LinkEnd::Retired) => return,
+            Ok(LinkEnd::Retired) if worker.lets_go() => return,
+            // It is listed again.
+            Ok(LinkEnd::Retired) => continue,
             Ok(end @ (LinkEnd::NoHello | LinkEnd::Link(LinkError::NoCommonVersion { .. }))) => {
                 failed(&shared, &worker, failures, &end);
             }

@@ -163,6 +163,16 @@ impl Link {
         unfinished
     }
 
+    /// Whether nothing is under way to the worker on a stream.
+    pub(super) fn is_idle(&self, stream: StreamId) -> bool {
+        self.state.lock().end.is_idle(stream)
+    }
+
+    /// Those whose streams are here.
+    pub(super) fn devices(&self) -> Vec<Arc<Device>> {
+        self.state.lock().devices.values().cloned().collect()
+    }
+
     /// Takes what was read from the socket.
     pub(super) fn receive(
         &self,

@@ -76,6 +76,11 @@ impl Mail {
         Some(std::mem::take(&mut self.cost))
     }
 
+    /// Whether the device is connected, and has read and answered all that came.
+    pub(super) fn is_settled(&self) -> bool {
+        self.connack.is_some() && self.out.is_empty() && self.flows.is_empty()
+    }
+
     /// Whether nothing waits for the device.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

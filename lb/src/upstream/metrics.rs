@@ -15,8 +15,30 @@ pub(super) struct WorkerLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
+struct MoveLabels {
+    reason: &'static str,
     outcome: &'static str,
+}
+
+/// Why a device is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MoveReason {
+    /// The link to its worker is over, or no worker had it yet.
+    Lost,
+    /// Its worker is about to leave.
+    Drain,
+    /// Its worker has more than its share.
+    Rebalance,
+}
+
+impl MoveReason {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Drain => "drain",
+            Self::Rebalance => "rebalance",
+        }
+    }
 }
 
 /// How the move of a device ended, or one attempt of it.
@@ -55,7 +77,7 @@ pub(super) struct Metrics {
     links: Family<WorkerLabel, Gauge>,
     streams: Family<WorkerLabel, Gauge>,
     healthy: Family<WorkerLabel, Gauge>,
-    moves: Family<OutcomeLabel, Counter>,
+    moves: Family<MoveLabels, Counter>,
     /// From the loss of a worker until another has the session, seconds.
     pub(super) move_seconds: Histogram,
     /// Devices that wait to be moved, or whose move is under way.
@@ -95,7 +117,11 @@ impl Metrics {
             "Whether sessions are opened at a worker: 1, or 0 while it is down, unhealthy or leaving",
             metrics.healthy.clone(),
         );
-        workers.register("moves", "Moves of devices to another worker, by outcome", metrics.moves.clone());
+        workers.register(
+            "moves",
+            "Moves of devices to another worker, by reason and outcome",
+            metrics.moves.clone(),
+        );
         workers.register(
             "move_seconds",
             "From the loss of a worker until another has the session",
@@ -137,8 +163,8 @@ impl Metrics {
         self.healthy.remove(&label);
     }
 
-    pub(super) fn moved(&self, outcome: MoveOutcome) {
-        self.moves.get_or_create(&OutcomeLabel { outcome: outcome.label() }).inc();
+    pub(super) fn moved(&self, reason: MoveReason, outcome: MoveOutcome) {
+        self.moves.get_or_create(&MoveLabels { reason: reason.label(), outcome: outcome.label() }).inc();
     }
 }
 

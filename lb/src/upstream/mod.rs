@@ -12,6 +12,7 @@ mod link;
 mod mail;
 mod metrics;
 mod mover;
+mod rebalance;
 mod ring;
 mod route;
 mod stream;
@@ -46,6 +47,7 @@ use self::device::Device;
 use self::link::Link;
 use self::metrics::Metrics;
 use self::mover::Mover;
+use self::rebalance::Setbacks;
 use self::ring::Ring;
 use self::worker::{Standing, Worker};
 
@@ -82,6 +84,7 @@ struct Shared {
     ring: ArcSwap<Ring>,
     mover: Mover,
     moves: Arc<Semaphore>,
+    setbacks: Setbacks,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Connections of which a worker has to know something yet.
     devices: AtomicUsize,
@@ -114,6 +117,7 @@ impl Workers {
             ring: ArcSwap::from_pointee(Ring::new([])),
             mover: Mover::default(),
             moves: Arc::new(Semaphore::new(config.moves_inflight_max)),
+            setbacks: Setbacks::default(),
             tasks: Mutex::default(),
             devices: AtomicUsize::new(0),
             empty: Notify::new(),
@@ -122,6 +126,7 @@ impl Workers {
         let tasks = [
             tokio::spawn(discovery::run(shared.clone())).abort_handle(),
             tokio::spawn(Mover::run(shared.clone())).abort_handle(),
+            tokio::spawn(rebalance::run(shared.clone())).abort_handle(),
         ];
         shared.tasks.lock().extend(tasks);
         Ok(Self(shared))
@@ -231,7 +236,7 @@ impl Shared {
     /// A link of the best worker for `client_id` that is not among `passed_over`.
     fn choose(&self, client_id: &str, passed_over: &[Arc<Worker>]) -> Option<Arc<Link>> {
         let ring = self.ring.load();
-        let bound = ring.bound(self.config.load_factor);
+        let bound = ring.bound(1, self.config.load_factor);
         let mut fullest = None;
         for worker in ring.candidates(client_id) {
             if passed_over.iter().any(|other| Arc::ptr_eq(other, worker)) {
@@ -251,7 +256,7 @@ impl Shared {
         let mut workers = self.workers.lock();
         for (address, host) in found {
             match workers.get(address) {
-                Some(worker) if worker.is_retired() && worker.links() > 0 => worker.retire(false),
+                Some(worker) if worker.is_retired() && worker.links() > 0 => self.keep_links(worker),
                 Some(worker) if !worker.is_retired() => {}
                 _ => {
                     let worker = Arc::new(Worker::new(*address, host.clone(), &self.metrics));
@@ -265,7 +270,7 @@ impl Shared {
         for (address, worker) in workers.iter().filter(|(address, _)| !found.contains_key(address)) {
             if !worker.is_retired() {
                 tracing::info!(worker = %address, "worker no longer listed");
-                worker.retire(true);
+                worker.retire();
             }
         }
         workers.retain(|address, worker| {
@@ -281,12 +286,17 @@ impl Shared {
     }
 
     fn begin(self: &Arc<Self>, worker: &Arc<Worker>) {
-        for _ in 0..self.config.links_per_worker {
-            let task = self.runtime.spawn(dial::keep(self.clone(), worker.clone()));
-            worker.own(task.abort_handle());
-        }
+        self.keep_links(worker);
         if let Some(port) = self.config.health.admin_port {
             let task = self.runtime.spawn(health::watch(self.clone(), worker.clone(), port));
+            worker.own(task.abort_handle());
+        }
+    }
+
+    /// Has as many links kept up as there should be.
+    fn keep_links(self: &Arc<Self>, worker: &Arc<Worker>) {
+        for _ in 0..worker.list(self.config.links_per_worker) {
+            let task = self.runtime.spawn(dial::keep(self.clone(), worker.clone()));
             worker.own(task.abort_handle());
         }
     }
@@ -308,6 +318,15 @@ impl Shared {
         }
         self.changed();
         self.look_again(worker);
+    }
+
+    /// A worker has a link and has not answered a resume in time.
+    fn found_silent(self: &Arc<Self>, worker: &Worker) {
+        if worker.eject_once() {
+            tracing::info!(worker = %worker.address, "worker does not answer");
+            self.changed();
+            self.look_again(worker);
+        }
     }
 
     /// Has the ring looked at when a worker is no longer held to be doubtful.

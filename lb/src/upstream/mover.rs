@@ -119,6 +119,11 @@ impl Mover {
         self.news.notify_one();
     }
 
+    /// Whether nobody waits to be looked after now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.lock().now.is_empty()
+    }
+
     /// Forgets everybody.
     pub(super) fn clear(&self) {
         let forgotten = std::mem::take(&mut *self.queue.lock());
@@ -129,7 +134,7 @@ impl Mover {
     pub(super) async fn run(shared: Arc<Shared>) {
         let mover = &shared.mover;
         for turn in 1_usize.. {
-            mover.expire();
+            mover.expire(&shared);
             let (is_idle, wake_at, check_at) = {
                 let mut queue = mover.queue.lock();
                 queue.promote(Instant::now());
@@ -167,14 +172,15 @@ impl Mover {
     }
 
     /// Takes devices away from workers that have not answered in time.
-    fn expire(&self) {
+    fn expire(&self, shared: &Arc<Shared>) {
         let now = Instant::now();
         loop {
             let due = self.queue.lock().checks.pop_front_if(|(at, _)| *at <= now);
             let Some((_, device)) = due else { return };
-            if let Some(device) = device.upgrade()
-                && device.route.lock().expire(&device)
-            {
+            let Some(device) = device.upgrade() else { continue };
+            let silent = device.route.lock().expire(&device);
+            if let Some(worker) = silent {
+                shared.found_silent(&worker);
                 self.push([device]);
             }
         }

@@ -34,10 +34,14 @@ impl Ring {
         self.points.calc_candidates(&client_id).map(|node| &node.value)
     }
 
-    /// How many streams a worker may have, one more of them counted already.
-    pub(super) fn bound(&self, load_factor: f64) -> usize {
-        let all: usize = self.points.nodes().iter().map(|node| node.value.streams()).sum();
-        bound(all + 1, self.len(), load_factor)
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
+        self.points.nodes().iter().map(|node| &node.value)
+    }
+
+    /// How many streams a worker may have when there are `more` of them than now.
+    pub(super) fn bound(&self, more: usize, load_factor: f64) -> usize {
+        let all: usize = self.workers().map(|worker| worker.streams()).sum();
+        bound(all + more, self.len(), load_factor)
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant};
 use super::alias::Aliases;
 use super::device::Device;
 use super::link::Link;
-use super::metrics::MoveOutcome;
+use super::metrics::{MoveOutcome, MoveReason};
 use super::worker::{Placed, Worker};
 
 /// QoS 0 may fill one part in so many of what may wait during a move.
@@ -38,6 +38,8 @@ pub(super) struct Route {
     pub(super) closing: Option<Closing>,
     /// While it looks for a worker.
     pub(super) moving: Option<Box<Moving>>,
+    /// Its worker has too many, and it may go.
+    pub(super) is_excess: bool,
     /// Nothing more is to be done.
     pub(super) is_over: bool,
 }
@@ -60,6 +62,7 @@ pub(super) struct Closing {
 /// A search for a worker, from the moment that the device has none until one has the session.
 pub(super) struct Moving {
     pub(super) since: Instant,
+    pub(super) reason: MoveReason,
     /// When it has failed; later when the store was away.
     deadline: Instant,
     /// When the worker that is being asked has to have answered.
@@ -73,7 +76,7 @@ pub(super) struct Moving {
     passed_over: Vec<Arc<Worker>>,
     replay: Replay,
     /// The right to ask; given back with the answer.
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A packet that waits for a link.
@@ -120,6 +123,7 @@ impl Route {
             waiting_bytes: 0,
             closing: None,
             moving: None,
+            is_excess: false,
             is_over: false,
         }
     }
@@ -223,9 +227,11 @@ impl Route {
         }
         self.waiting.iter_mut().for_each(Waiting::unalias);
         self.waiting_bytes = self.waiting.iter().map(Waiting::len).sum();
+        // There may be room now: as long as it has no worker it is held back by other bounds.
+        device.wake();
         let moving = self.search(device);
         moving.replay = replay;
-        moving._permit = None;
+        moving.permit = None;
         moving
     }
 
@@ -235,6 +241,9 @@ impl Route {
         let backoff_max = device.shared.config.backoff_max_ms;
         let moving = self.carry(replay, device);
         moving.passed_over.extend(worker);
+        if moving.reason == MoveReason::Rebalance {
+            device.shared.setbacks.note();
+        }
         moving.is_store_away = is_store_away;
         if !is_store_away {
             return Duration::ZERO;
@@ -253,6 +262,7 @@ impl Route {
             let now = Instant::now();
             Box::new(Moving {
                 since: now,
+                reason: MoveReason::Lost,
                 deadline: now + shared.config.handoff_timeout(),
                 answer_by: now,
                 asked_at: now,
@@ -261,7 +271,7 @@ impl Route {
                 is_resume: false,
                 passed_over: Vec::new(),
                 replay: Replay::default(),
-                _permit: None,
+                permit: None,
             })
         })
     }
@@ -298,7 +308,7 @@ impl Route {
         let open = Box::new(Open { resume, ..(*self.open).clone() });
         let moving = self.search(device);
         if is_resume && now >= moving.deadline {
-            shared.metrics.moved(MoveOutcome::Timeout);
+            shared.metrics.moved(moving.reason, MoveOutcome::Timeout);
             tracing::debug!(client_id = %device.client_id, "no worker took the session in time");
             self.fail(ReasonCode::ServerShuttingDown, &Bytes::new(), device);
             return Next::Nothing;
@@ -315,11 +325,11 @@ impl Route {
                     moving.asked_at = now;
                     moving.is_store_away = false;
                     moving.answer_by = now + shared.config.resume_timeout();
-                    moving._permit = Some(permit);
+                    moving.permit = Some(permit);
                     let check = Next::Check(moving.answer_by);
                     self.place = Some(Place { link, stream, _placed: placed });
                     self.flush(device);
-                    return if is_resume { check } else { Next::Nothing };
+                    return check;
                 }
                 Err(not_opened) => {
                     moving.replay = not_opened.replay;
@@ -331,37 +341,61 @@ impl Route {
         Next::Later(moving.back_off(shared.config.backoff_max_ms))
     }
 
-    /// Leaves a worker that has not answered a resume in time. Whether another is to be asked.
-    pub(super) fn expire(&mut self, device: &Device) -> bool {
-        let Some(place) = &self.place else { return false };
-        if !self.moving.as_ref().is_some_and(|moving| moving.is_resume && moving.is_late()) {
-            return false;
+    /// Leaves a worker that has not answered a resume in time. That worker, if another is to be asked.
+    pub(super) fn expire(&mut self, device: &Device) -> Option<Arc<Worker>> {
+        let place = self.place.as_ref()?;
+        let moving = self.moving.as_mut().filter(|moving| moving.is_late())?;
+        if !moving.is_resume {
+            // CONNECT may take as long as the edge lets it, but not at the expense of others.
+            moving.permit = None;
+            return None;
         }
         let worker = place.link.worker.clone();
         // When it is over already, an effect says how.
-        let Some(unfinished) = place.link.give_up(place.stream) else { return false };
+        let unfinished = place.link.give_up(place.stream)?;
         if !self.lose(unfinished, device) {
-            return false;
+            return None;
         }
         tracing::debug!(client_id = %device.client_id, worker = %worker.address, "no answer to a resume");
-        self.search(device).passed_over.push(worker);
-        true
+        let moving = self.search(device);
+        moving.passed_over.push(worker.clone());
+        if moving.reason == MoveReason::Rebalance {
+            device.shared.setbacks.note();
+        }
+        Some(worker)
     }
 
-    /// Leaves the worker if that is about to leave. What is to be done when the device stays.
+    /// Whether a move costs little now: nothing is under way in either direction that this end knows of.
+    pub(super) fn is_idle(&self, device: &Device) -> bool {
+        let Some(place) = &self.place else { return false };
+        let is_settled = self.closing.is_none() && self.moving.is_none() && !self.is_waiting();
+        is_settled && place.link.is_idle(place.stream) && device.mail.lock().is_settled()
+    }
+
+    /// Leaves the worker if that is about to leave, or has too many. What is to be done when the device stays.
     fn leave(&mut self, device: &Arc<Device>) -> Option<Next> {
+        let is_excess = std::mem::take(&mut self.is_excess);
         let place = self.place.as_ref()?;
         let timeout = device.shared.config.handoff_timeout();
-        let is_forgotten = self.closing.as_ref().is_some_and(|closing| closing.since.elapsed() >= timeout);
-        if is_forgotten && !device.is_connected() {
+        if let Some(closing) = &self.closing
+            && !device.is_connected()
+        {
+            let left = timeout.saturating_sub(closing.since.elapsed());
+            if !left.is_zero() {
+                return Some(Next::Later(left));
+            }
             place.link.give_up(place.stream);
             self.finish(device);
             return Some(Next::Nothing);
         }
-        if !place.link.is_draining() {
-            return Some(Next::Nothing);
-        }
         let worker = place.link.worker.clone();
+        let reason = if place.link.is_draining() {
+            MoveReason::Drain
+        } else if is_excess && device.shared.is_crowded(&worker) && self.is_idle(device) {
+            MoveReason::Rebalance
+        } else {
+            return Some(Next::Nothing);
+        };
         if device.shared.choose(&device.client_id, std::slice::from_ref(&worker)).is_none() {
             return Some(Next::Later(NOBODY_ELSE));
         }
@@ -370,7 +404,9 @@ impl Route {
         if !self.lose(unfinished, device) {
             return Some(Next::Nothing);
         }
-        self.search(device).passed_over.push(worker);
+        let moving = self.search(device);
+        moving.passed_over.push(worker);
+        moving.reason = reason;
         None
     }
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::{Duration, Instant};
 
+use super::device::Device;
 use super::link::Link;
 use super::metrics::{Metrics, WorkerMetrics};
 
@@ -51,6 +52,8 @@ struct State {
     /// Failures in a row.
     failures: u32,
     ejected_until: Option<Instant>,
+    /// Tasks that keep one link up each.
+    keepers: usize,
     tasks: Vec<AbortHandle>,
 }
 
@@ -100,6 +103,12 @@ impl Worker {
         usable.min_by_key(|link| link.streams()).cloned()
     }
 
+    /// Those that have something on its links.
+    pub(super) fn devices(&self) -> Vec<Arc<Device>> {
+        let links = self.state.lock().links.clone();
+        links.iter().flat_map(|link| link.devices()).collect()
+    }
+
     pub(super) fn links(&self) -> usize {
         self.state.lock().links.len()
     }
@@ -135,6 +144,16 @@ impl Worker {
         self.state.lock().eject();
     }
 
+    /// It does not answer. Whether that is news.
+    pub(super) fn eject_once(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_news = state.ejected_until.is_none_or(|until| until <= Instant::now());
+        if is_news {
+            state.eject();
+        }
+        is_news
+    }
+
     /// When an ejection ends; the ring is to be looked at again then.
     pub(super) fn ejected_until(&self) -> Option<Instant> {
         self.state.lock().ejected_until.filter(|until| *until > Instant::now())
@@ -145,8 +164,26 @@ impl Worker {
         self.is_unhealthy.swap(!is_healthy, Ordering::Relaxed) == is_healthy
     }
 
-    pub(super) fn retire(&self, is_retired: bool) {
-        self.is_retired.store(is_retired, Ordering::Relaxed);
+    /// It is not listed any more.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// It is listed, and is to have so many links. How many are to be kept up besides those that are.
+    pub(super) fn list(&self, links: usize) -> usize {
+        let mut state = self.state.lock();
+        self.is_retired.store(false, Ordering::Relaxed);
+        let missing = links.saturating_sub(state.keepers);
+        state.keepers += missing;
+        missing
+    }
+
+    /// Whether one who keeps a link up ends: it is not listed. Under the lock, so that whoever lists it again counts right.
+    pub(super) fn lets_go(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_over = self.is_retired();
+        state.keepers -= usize::from(is_over);
+        is_over
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -155,7 +192,9 @@ impl Worker {
 
     /// Has `task` ended with the worker.
     pub(super) fn own(&self, task: AbortHandle) {
-        self.state.lock().tasks.push(task);
+        let mut state = self.state.lock();
+        state.tasks.retain(|task| !task.is_finished());
+        state.tasks.push(task);
     }
 
     /// Ends everything that runs for it.

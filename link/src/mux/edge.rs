@@ -367,6 +367,12 @@ impl EdgeEnd {
         }
     }
 
+    /// Whether the worker has the session and everything that was sent on the stream is durable or answered.
+    pub fn is_idle(&self, id: StreamId) -> bool {
+        let stream = self.streams.get(&id);
+        stream.is_some_and(|stream| stream.is_open && !stream.is_closing && stream.kept.is_empty())
+    }
+
     /// Gives up one stream, to open it elsewhere. Whatever the worker still sends on it is dropped; no event of it follows.
     /// `None` when the stream is over; an event says how.
     pub fn give_up(&mut self, id: StreamId) -> Option<Unfinished> {

@@ -65,6 +65,11 @@ impl OpenFlows {
         }
     }
 
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.to_device.is_empty() && self.from_device.is_empty()
+    }
+
     /// Those to the device, for [`crate::wire::Resume::flows`].
     pub fn to_device(&self) -> Vec<Flow> {
         self.to_device.iter().map(|(&packet_id, &state)| Flow { packet_id, state }).collect()

@@ -110,10 +110,14 @@ impl TestDevice {
         self.stream().device.clone()
     }
 
+    /// Waits until there is room for a packet.
+    pub(super) async fn ready(&mut self) {
+        poll_fn(|cx| self.stream().poll_ready(cx)).await;
+    }
+
     /// Sends a packet when there is room.
     pub(super) async fn send(&mut self, packet: &Bytes) {
-        let ready = poll_fn(|cx| self.stream().poll_ready(cx));
-        timeout(PATIENCE, ready).await.expect("room");
+        timeout(PATIENCE, self.ready()).await.expect("room");
         self.push(packet).expect("taken");
     }
 

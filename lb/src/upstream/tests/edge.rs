@@ -6,7 +6,7 @@ use ::link::CloseCause;
 use mqtt::QoS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::device::{open, publish};
 use super::worker::FakeWorker;
@@ -104,4 +104,56 @@ async fn what_cannot_be_used_is_named() {
     wrong.links_per_worker = 0;
     let error = crate::upstream::Workers::start(wrong, &mut registry).map(|_| ()).expect_err("no links");
     assert_eq!(error.to_string(), "workers.links_per_worker: 0 is outside of 1 to 16");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_drains_tells_all_devices_and_their_workers() {
+    const DEVICES: u128 = 30;
+    let setup = Setup::new(3).await;
+    let edge = edge(&setup, 10_000);
+    let mut sockets = Vec::new();
+    for number in 0..DEVICES {
+        let mut io = connect(&edge, number).await;
+        expect(&mut io, b"\x20\x06\0\0\x03\x22\0\0").await;
+        sockets.push(io);
+    }
+    // One has not been answered yet: it is told nothing before CONNACK, v5 [MQTT-3.2.0-1], and closed.
+    setup.fakes.iter().for_each(|fake| fake.manner(|manner| manner.is_mute = true));
+    let mut waiting = connect(&edge, DEVICES).await;
+    eventually("it was asked for", || edge.connections() as u128 == DEVICES + 1).await;
+    let started = Instant::now();
+    assert_eq!(edge.drain(PATIENCE).await, 0);
+    for io in &mut sockets {
+        let mut rest = Vec::new();
+        timeout(PATIENCE, io.read_to_end(&mut rest)).await.expect("closed").expect("read");
+        assert_eq!(rest, b"\xE0\x01\x8B");
+    }
+    // What was read is not sure: it may be cut off.
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, waiting.read_to_end(&mut rest)).await.expect("closed");
+    assert!(rest.is_empty());
+    setup.workers.stop(Duration::from_millis(500)).await;
+    assert!(started.elapsed() < PATIENCE);
+    let closed = setup.store.closed.lock().clone();
+    assert_eq!(closed.len() as u128, DEVICES);
+    assert!(closed.iter().all(|(_, cause)| *cause == CloseCause::Shutdown), "{closed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_without_any_worker_drains_in_time_and_devices_are_told() {
+    let mut setup = Setup::new(1).await;
+    let edge = edge(&setup, 10_000);
+    let mut io = connect(&edge, 7).await;
+    expect(&mut io, b"\x20\x06\0\0\x03\x22\0\0").await;
+    setup.fakes.remove(0).kill().await;
+    eventually("it has no worker", || setup.metric("workers_moving") == 1.0).await;
+    let waiting = connect(&edge, 8).await;
+    let started = Instant::now();
+    let drain = tokio::spawn(edge.drain(PATIENCE));
+    expect(&mut io, b"\xE0\x01\x8B").await;
+    drop(io);
+    drop(waiting);
+    assert_eq!(drain.await.expect("drained"), 0);
+    assert_eq!(setup.workers.stop(Duration::from_millis(300)).await, 1, "no worker knows that it has left");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }

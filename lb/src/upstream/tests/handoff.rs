@@ -42,7 +42,7 @@ async fn no_acknowledgement_is_lost_or_doubled_while_links_are_cut() {
         let firsts: Vec<_> = published.into_iter().filter(|payload| seen.insert(payload.clone())).collect();
         assert!(firsts.is_sorted() && firsts.len() == 2_000, "each in its order");
     }
-    assert!(setup.metric("workers_moves_total{outcome=\"moved\"}") > 10.0);
+    assert!(setup.metric("workers_moves_total{reason=\"lost\",outcome=\"moved\"}") > 10.0);
     eventually("all moves are done", || setup.metric("workers_moving") == 0.0).await;
 }
 
@@ -143,7 +143,7 @@ async fn a_device_that_no_worker_takes_in_time_is_told_to_connect_anew() {
     setup.fakes[0].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
     setup.fakes[0].cut();
     assert_eq!(packet(device.next().await), &b"\xE0\x01\x8B"[..]);
-    assert_eq!(setup.metric("workers_moves_total{outcome=\"timeout\"}"), 1.0);
+    assert_eq!(setup.metric("workers_moves_total{reason=\"lost\",outcome=\"timeout\"}"), 1.0);
 }
 
 #[tokio::test]
@@ -374,7 +374,10 @@ async fn what_came_from_a_worker_that_died_reaches_the_device_first() {
     eventually("the answer is at the edge", || !shared.mail.lock().is_empty()).await;
     let dead = setup.fakes.remove(place);
     dead.kill().await;
-    eventually("it has moved", || setup.metric("workers_moves_total{outcome=\"moved\"}") == 1.0).await;
+    eventually("it has moved", || {
+        setup.metric("workers_moves_total{reason=\"lost\",outcome=\"moved\"}") == 1.0
+    })
+    .await;
     setup.fakes[0].push(7, publish(QoS::AtMostOnce, 1, b"later"));
     assert_eq!(packet(device.next().await), &b"\x40\x02\0\x01"[..]);
     assert_eq!(packet(device.next().await)[0], 0x30);
@@ -425,4 +428,79 @@ async fn a_device_that_leaves_while_its_stream_is_taken_from_it_is_still_told_of
     assert!(shared.lost(&link, unfinished));
     setup.workers.0.mover.push([shared]);
     eventually("the end", || *setup.store.closed.lock() == [(7, CloseCause::Abnormal)]).await;
+}
+
+#[tokio::test]
+async fn a_connect_that_is_not_answered_does_not_hold_up_the_others() {
+    let setup = Setup::with(2, |config| {
+        config.moves_inflight_max = 1;
+        config.resume_timeout_ms = 150;
+    })
+    .await;
+    let (device, place) = setup.device(7).await;
+    // Refused by the other, it asks this one, as those do that have come before any worker was there.
+    let (mute, other) = (&setup.fakes[1 - place], &setup.fakes[place]);
+    mute.manner(|manner| manner.is_mute = true);
+    other.manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
+    let mut waiting = Vec::new();
+    for connection in 100..110 {
+        waiting.push(TestDevice::begin(&setup.workers, connection));
+    }
+    eventually("one waits for an answer", || !mute.opens().is_empty() && other.opens().len() > 1).await;
+    mute.manner(|manner| manner.is_mute = false);
+    other.manner(|manner| manner.refuses = None);
+    other.cut();
+    publishes_well(&setup, device, 5).await;
+}
+
+#[tokio::test]
+async fn a_device_that_gave_up_is_forgotten_also_when_a_link_came_up_meanwhile() {
+    let setup = Setup::with(1, |config| config.handoff_timeout_ms = 1_000).await;
+    setup.fakes[0].manner(|manner| manner.is_mute = true);
+    let device = TestDevice::begin(&setup.workers, 7);
+    eventually("it was asked for", || setup.fakes[0].opens().len() == 1).await;
+    device.close(CloseCause::Abnormal);
+    setup.workers.0.mover.hurry();
+    eventually("it was looked at", || setup.workers.0.mover.is_idle()).await;
+    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
+}
+
+#[tokio::test]
+async fn a_device_that_was_held_back_goes_on_when_its_worker_is_gone() {
+    let mut setup = Setup::new(1).await;
+    setup.fakes[0].manner(|manner| manner.holds_packets = true);
+    let (mut device, _) = setup.device(7).await;
+    let mut id = 0;
+    while device.is_ready().await {
+        id += 1;
+        device.push(&publish(QoS::AtLeastOnce, id, &[0; 2_000])).expect("taken");
+    }
+    let dead = setup.fakes.remove(0);
+    let ready = tokio::spawn(async move { device.ready().await });
+    tokio::task::yield_now().await;
+    dead.kill().await;
+    // PINGREQ is read only then.
+    tokio::time::timeout(PATIENCE, ready).await.expect("it may send while it has no worker").expect("ready");
+}
+
+#[tokio::test]
+async fn a_worker_that_answers_no_resume_is_asked_by_few() {
+    let mut setup = Setup::with(3, |config| {
+        config.moves_inflight_max = 1;
+        config.resume_timeout_ms = 300;
+    })
+    .await;
+    let mut devices = Vec::new();
+    for connection in 0..60 {
+        devices.push(setup.device(connection).await.0);
+    }
+    setup.fakes[1].manner(|manner| manner.is_mute = true);
+    let before = setup.fakes[1].opens().len();
+    let dead = setup.fakes.remove(0);
+    let moving = dead.opens().len() as f64;
+    dead.kill().await;
+    let moved = || setup.metric("workers_moves_total{reason=\"lost\",outcome=\"moved\"}");
+    eventually("all have moved", || moved() == moving).await;
+    let asked = setup.fakes[0].opens().len() - before;
+    assert!((1..=3).contains(&asked), "{asked}");
 }

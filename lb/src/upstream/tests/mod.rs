@@ -5,6 +5,7 @@ mod edge;
 mod handoff;
 mod link;
 mod pool;
+mod rebalance;
 mod worker;
 
 use std::net::SocketAddr;
@@ -81,11 +82,12 @@ impl Setup {
         (device, self.place(connection))
     }
 
+    /// All with labels that begin so.
     fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("encoded");
-        let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+        let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }
 

@@ -131,3 +131,17 @@ async fn a_worker_that_says_it_is_not_ready_gets_nothing_unless_none_is() {
     device.send(&publish(QoS::AtLeastOnce, 1, b"x")).await;
     assert_eq!(packet(device.next().await)[0], 0x40);
 }
+
+#[tokio::test]
+async fn a_worker_that_is_listed_again_has_all_its_links() {
+    let setup = Setup::new(1).await;
+    let (device, _) = setup.device(7).await;
+    let shared = &setup.workers.0;
+    let links = || shared.workers.lock().values().map(|worker| worker.links()).sum::<usize>();
+    eventually("both links", || links() == 2).await;
+    shared.found(&listed(&[]));
+    eventually("the one without a stream is closed", || links() == 1).await;
+    shared.found(&listed(&[&setup.fakes[0]]));
+    eventually("both links again", || links() == 2).await;
+    drop(device);
+}

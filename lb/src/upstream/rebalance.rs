@@ -1,0 +1,174 @@
+//! Gives a worker that has joined, or come back, its share: now and then moves some of the sessions that another has above the
+//! bound on its load. Who is moved is decided here and looked at again when its turn comes; how, in [`super::route`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::yield_now;
+use tokio::time::{Duration, MissedTickBehavior, interval};
+
+use super::device::Device;
+use super::ring::Ring;
+use super::worker::Worker;
+use super::{Shared, shuffled};
+
+/// Between two looks; `workers.rebalance_per_s` is for this time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks without a move after one that came to nothing, doubled each time up to this.
+const WAIT_TICKS_MAX: u32 = 64;
+
+/// Devices looked at in one go; then other tasks of the thread have their turn.
+const LOOKS: usize = 1_024;
+
+/// Whether a worker did not take a device that was to relieve another.
+#[derive(Default)]
+pub(super) struct Setbacks(AtomicBool);
+
+impl Setbacks {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// How fast to go: at the full rate as long as workers take what they are given, otherwise one device now and then.
+#[derive(Default)]
+struct Pace {
+    wait: u32,
+    skip: u32,
+    has_asked: bool,
+}
+
+impl Pace {
+    /// How many devices may be moved in this tick.
+    fn budget(&mut self, had_setback: bool, is_quiet: bool, max: usize) -> usize {
+        if had_setback {
+            self.wait = (self.wait * 2).clamp(2, WAIT_TICKS_MAX);
+            self.skip = self.wait;
+            self.has_asked = false;
+        }
+        if !is_quiet {
+            return 0;
+        }
+        if std::mem::take(&mut self.has_asked) {
+            self.wait = 0;
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return 0;
+        }
+        if self.wait > 0 { max.min(1) } else { max }
+    }
+}
+
+/// Looks again and again, for ever.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let max = shared.config.rebalance_per_s;
+    if max == 0 {
+        return;
+    }
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = Pace::default();
+    let mut known = Vec::new();
+    loop {
+        ticks.tick().await;
+        let ring = shared.ring.load_full();
+        // A worker that comes and goes draws nobody.
+        let here = addresses(&ring);
+        let is_quiet = here == std::mem::replace(&mut known, here.clone()) && shared.is_quiet();
+        let budget = pace.budget(shared.setbacks.take(), is_quiet, max);
+        pace.has_asked |= relieve(&shared, &ring, budget).await > 0;
+    }
+}
+
+fn addresses(ring: &Ring) -> Vec<SocketAddr> {
+    let mut addresses: Vec<_> = ring.workers().map(|worker| worker.address).collect();
+    addresses.sort_unstable();
+    addresses
+}
+
+/// Has up to `budget` devices moved away from workers that have too many. How many.
+async fn relieve(shared: &Shared, ring: &Ring, budget: usize) -> usize {
+    let bound = ring.bound(0, shared.config.load_factor);
+    let crowded = ring.workers().filter(|worker| worker.streams() > bound).cloned().collect();
+    let mut left = budget;
+    for worker in shuffled::<Arc<Worker>>(crowded) {
+        let excess = worker.streams().saturating_sub(bound).min(left);
+        if excess > 0 {
+            let chosen = choose(ring, &worker, excess).await;
+            tracing::info!(worker = %worker.address, devices = chosen.len(), "worker relieved");
+            left -= chosen.len();
+            shared.mover.push(chosen);
+        }
+    }
+    budget - left
+}
+
+/// So many devices of `worker`, first those whose place is elsewhere when nobody has too many.
+async fn choose(ring: &Ring, worker: &Arc<Worker>, count: usize) -> Vec<Arc<Device>> {
+    let mut chosen = Vec::new();
+    let mut at_home = Vec::new();
+    for (at, device) in shuffled(worker.devices()).into_iter().enumerate() {
+        if chosen.len() == count {
+            break;
+        }
+        if at % LOOKS == LOOKS - 1 {
+            yield_now().await;
+        }
+        let best = ring.candidates(&device.client_id).next();
+        if !best.is_some_and(|best| Arc::ptr_eq(best, worker)) {
+            chosen.extend(Some(device).filter(|device| device.mark_excess(worker)));
+        } else if at_home.len() < count {
+            at_home.push(device);
+        }
+    }
+    let short = count - chosen.len();
+    chosen.extend(at_home.into_iter().filter(|device| device.mark_excess(worker)).take(short));
+    chosen
+}
+
+impl Shared {
+    /// Whether no device waits for a worker or is being moved.
+    fn is_quiet(&self) -> bool {
+        self.mover.is_idle()
+            && self.moves.available_permits() == self.config.moves_inflight_max
+            && self.metrics.moving.get() == 0
+    }
+
+    /// Whether `worker` has more than it may, so that there is another that has less.
+    pub(super) fn is_crowded(&self, worker: &Arc<Worker>) -> bool {
+        let ring = self.ring.load();
+        let is_known = ring.workers().any(|other| Arc::ptr_eq(other, worker));
+        is_known && worker.streams() > ring.bound(0, self.config.load_factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_setback_it_is_tried_less_and_less_often_with_one() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.budget(false, true, 100), 100);
+        pace.has_asked = true;
+        assert_eq!(pace.budget(true, false, 100), 0, "others move");
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let waited = (0..).find(|_| pace.budget(false, true, 100) == 1);
+            waits.extend(waited);
+            pace.has_asked = true;
+            pace.budget(true, false, 100);
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 64]);
+        while pace.budget(false, true, 100) == 0 {}
+        pace.has_asked = true;
+        assert_eq!(pace.budget(false, true, 100), 100, "the one was taken");
+    }
+}
