@@ -81,6 +81,11 @@ impl Mail {
         self.connack.is_some() && self.out.is_empty() && self.flows.is_empty()
     }
 
+    /// What waits for the device, bytes.
+    pub(super) fn len(&self) -> usize {
+        self.out.len()
+    }
+
     /// Whether nothing waits for the device.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

@@ -21,6 +21,9 @@ use super::worker::{Placed, Worker};
 /// QoS 0 may fill one part in so many of what may wait during a move.
 const QOS0_PART: usize = 2;
 
+/// With more unread a device is not resumed before it has read: each worker may send it a whole window.
+const UNREAD_BYTES_MAX: usize = 256 * 1024;
+
 /// How long a device whose worker leaves waits before it looks again for another.
 const NOBODY_ELSE: Duration = Duration::from_millis(250);
 
@@ -314,6 +317,9 @@ impl Route {
             return Next::Nothing;
         }
         moving.is_resume = is_resume;
+        if is_resume && device.mail.lock().len() > UNREAD_BYTES_MAX {
+            return Next::Later(moving.back_off(shared.config.backoff_max_ms));
+        }
         if moving.is_store_away && shared.choose(&device.client_id, &moving.passed_over).is_none() {
             // The wait is over already.
             moving.passed_over.clear();

@@ -484,6 +484,38 @@ async fn a_device_that_was_held_back_goes_on_when_its_worker_is_gone() {
 }
 
 #[tokio::test]
+async fn a_device_that_reads_nothing_is_not_given_a_window_by_every_worker() {
+    let setup = Setup::with(1, |config| config.backoff_max_ms = 125).await;
+    let (mut device, _) = setup.device(7).await;
+    let shared = device.shared();
+    let unread = || shared.mail.lock().len();
+    let mut sent = 0;
+    for _ in 0..12 {
+        if shared.route.lock().place.is_some() {
+            let before = unread();
+            setup.fakes[0].push(7, publish(QoS::AtMostOnce, 1, &[0; 60_000]));
+            eventually("it is at the edge", || unread() > before).await;
+            sent += 1;
+        }
+        setup.fakes[0].cut();
+        eventually("the link is over", || shared.route.lock().moving.is_some()).await;
+        // Unless it is held back.
+        let moved = || shared.route.lock().moving.is_none();
+        let _ = tokio::time::timeout(Duration::from_millis(700), async {
+            while !moved() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+    assert!(unread() < 400_000, "{}", unread());
+    for _ in 0..sent {
+        assert_eq!(packet(device.next().await)[0], 0x30);
+    }
+    publishes_well(&setup, device, 3).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_answers_no_resume_is_asked_by_few() {
     let mut setup = Setup::with(3, |config| {
         config.moves_inflight_max = 1;
