@@ -101,6 +101,7 @@ impl Hub {
     pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId) {
         let Some(cluster) = &self.cluster else { return session.attach(connection) };
         let mut listening = cluster.listening();
+        session.set_owned_since(cluster.lease.lapses());
         session.attach(connection);
         if !session.set_listens(true) {
             listening.add_all(session, &self.index.read());

@@ -119,6 +119,7 @@ impl Hub {
             Some(Origin { fence: fence.clone(), packet_id: packet_id? })
         });
         let fence = publisher.as_ref().and_then(|p| p.fence.cloned());
+        let is_certain = publisher.as_ref().is_none_or(|publisher| self.is_certainly_ours(publisher));
         let waiting = |matched, parts, then| {
             Arc::new(Waiting {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
@@ -129,7 +130,9 @@ impl Hub {
                 then: Mutex::new(then),
             })
         };
-        let Some((matched, found)) = self.match_now(message, by) else {
+        let found =
+            if is_certain || message.qos() == QoS::AtMostOnce { self.match_now(message, by) } else { None };
+        let Some((matched, found)) = found else {
             let waiting = waiting(false, 1 + usize::from(waiting_for_retain.is_some()), then);
             if let Some(begun) = waiting_for_retain {
                 begun.continue_with(self, message, &waiting);
@@ -158,6 +161,13 @@ impl Hub {
         None
     }
 
+    /// Whether the publisher's session cannot be another worker's. After the route lease has lapsed it may be: this worker may
+    /// have stood still, and the device have gone on elsewhere. What came from it before would come among what it sends there.
+    fn is_certainly_ours(&self, publisher: &Publisher<'_>) -> bool {
+        let Some(cluster) = &self.cluster else { return true };
+        publisher.fence.is_none() || publisher.session.owned_since() == cluster.lease.lapses()
+    }
+
     /// Matches a message and hands it to sessions whose queue is in memory. `None`: it has to wait, since what this worker
     /// knows of subscriptions may be old, or since others wait for that.
     fn match_now(&self, message: &Arc<Message>, by: Option<u64>) -> Option<(bool, Found)> {
@@ -184,8 +194,14 @@ impl Hub {
     pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
         let hub = Arc::clone(self);
+        let lapses = self.cluster.as_ref().map_or(0, |cluster| cluster.lease.lapses());
         let done = move |answer: Result<QueuePage, StoreError>| match answer {
-            Ok(_) => hub.match_held(ticket, unmatched),
+            Ok(_) => {
+                if let Some((session, ..)) = &unmatched.waiting.publisher {
+                    session.set_owned_since(lapses);
+                }
+                hub.match_held(ticket, unmatched);
+            }
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Match(unmatched)),
             Err(error) => hub.end_match(&unmatched.waiting, Err(error)),
         };
@@ -205,7 +221,10 @@ impl Hub {
         let mut found = Found::default();
         {
             let index = self.index.read();
-            if !cluster.lease.holds() {
+            let publisher = waiting.publisher.as_ref().filter(|_| fence.is_some());
+            let is_stale =
+                publisher.is_some_and(|(session, ..)| session.owned_since() != cluster.lease.lapses());
+            if is_stale || !cluster.lease.holds() {
                 drop(index);
                 return self
                     .hold(Some(ticket), Work::Match(Unmatched { message, by, fence, origin, waiting }));

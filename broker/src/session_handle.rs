@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use link::ConnectionId;
@@ -77,6 +77,8 @@ pub(crate) struct SessionHandle {
     routes: Mutex<Routes>,
     /// The last message for its stored queue found nobody connected to it, at any worker.
     is_away: AtomicBool,
+    /// The store has said that it is this worker's since the route lease lapsed for the so many-th time.
+    owned_since: AtomicU64,
 }
 
 /// What the index has of a session, and how far other workers are known to have it too.
@@ -153,6 +155,7 @@ impl SessionHandle {
             mailbox: Mutex::default(),
             routes: Mutex::default(),
             is_away: AtomicBool::new(false),
+            owned_since: AtomicU64::new(0),
         }
     }
 
@@ -414,6 +417,16 @@ impl SessionHandle {
     /// Whether the last message for its stored queue found nobody connected to it, at any worker.
     pub(crate) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// After how many lapses of the route lease the store said last that the session is this worker's.
+    pub(crate) fn owned_since(&self) -> u64 {
+        self.owned_since.load(Ordering::Acquire)
+    }
+
+    /// Sets what [`SessionHandle::owned_since`] says.
+    pub(crate) fn set_owned_since(&self, lapses: u64) {
+        self.owned_since.fetch_max(lapses, Ordering::AcqRel);
     }
 
     /// Sets what [`SessionHandle::is_away`] says.

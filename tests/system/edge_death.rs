@@ -25,8 +25,10 @@ fn devices_of_a_dead_edge_come_back_to_everything() {
     let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
     let mut fleet = Fleet::new(&tiers.edges());
     for plan in mixed(DEVICES, 2, Duration::from_millis(200)) {
-        // What a clean session had goes with its connection, which is an edge's.
-        fleet.add(Plan { stored: true, ..plan });
+        // What a clean session had goes with its connection, which is an edge's. A Will without a delay is due as soon as the
+        // connection has ended, whoever comes back; 3.1.1 has no delay. v5 [MQTT-3.1.3-9]
+        let will_delay_s = (plan.version == 5).then_some(60);
+        fleet.add(Plan { stored: true, will_delay_s, ..plan });
     }
     let mut lost = Vec::new();
     for number in 0..LOST {

@@ -31,6 +31,8 @@ pub(crate) struct RouteLease {
     loads: AtomicU64,
     /// Microseconds from `started` from which on it was renewed without a break.
     steady_since_us: AtomicU64,
+    /// How often it had lapsed when it was renewed.
+    lapses: AtomicU64,
 }
 
 impl RouteLease {
@@ -45,6 +47,7 @@ impl RouteLease {
             is_loading: AtomicBool::new(true),
             loads: AtomicU64::new(0),
             steady_since_us: AtomicU64::new(u64::MAX),
+            lapses: AtomicU64::new(0),
         }
     }
 
@@ -74,6 +77,8 @@ impl RouteLease {
         }
         if has_lapsed {
             self.steady_since_us.store(self.us(asked.at), Ordering::Release);
+            // Before it holds: whoever finds it held knows of the lapse.
+            self.lapses.fetch_add(1, Ordering::AcqRel);
         }
         if was_blind {
             self.is_blind.store(false, Ordering::Release);
@@ -96,6 +101,11 @@ impl RouteLease {
     pub(crate) fn steady_for(&self) -> Duration {
         let since = self.steady_since_us.load(Ordering::Acquire);
         Duration::from_micros(self.now_us().saturating_sub(since))
+    }
+
+    /// How often it has lapsed. After each time a session may be another worker's without this one's knowing.
+    pub(crate) fn lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
     }
 
     /// As far as the log is applied.
@@ -158,7 +168,9 @@ mod tests {
         assert_eq!(lease.lapsed_for(), Duration::ZERO);
         tokio::time::advance(LEASE).await;
         assert_eq!(lease.lapsed_for(), LEASE);
+        assert_eq!(lease.lapses(), 1);
         assert!(lease.renew(&lease.ask(), LEASE, Position(9)));
+        assert_eq!(lease.lapses(), 2);
         assert!(!lease.holds(), "others did not wait for it");
         lease.set_applied(Position(8));
         assert!(!lease.holds());
