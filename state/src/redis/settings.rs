@@ -61,7 +61,7 @@ async fn check_format(engine: &Arc<Engine>) -> Result<(), ConnectError> {
 
 async fn check(engine: &Arc<Engine>, node: &Node) -> Result<(), ConnectError> {
     let mut command = redis::cmd("CONFIG");
-    command.arg("GET").arg("maxmemory");
+    command.arg("GET").arg("maxmemory").arg("cluster-enabled");
     for needed in &NEEDED {
         command.arg(needed.setting);
     }
@@ -78,8 +78,12 @@ async fn check(engine: &Arc<Engine>, node: &Node) -> Result<(), ConnectError> {
         .into_iter()
         .map(|(name, value)| (text(&name), text(&value)))
         .collect();
+    let is_cluster = found.get("cluster-enabled").is_some_and(|is| is == "yes");
     let has_bound = found.get("maxmemory").is_some_and(|bytes| bytes != "0");
     for Needed { setting, value, is_vital } in NEEDED {
+        if setting.starts_with("cluster-") && !is_cluster {
+            continue;
+        }
         let Some(is) = found.get(setting).filter(|is| *is != value) else { continue };
         // Without a bound of memory nothing is ever evicted.
         if engine.config.strict_settings || (is_vital && has_bound) {
