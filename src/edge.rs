@@ -30,9 +30,8 @@ impl Tier for EdgeTier {
 
     async fn start(config: &EdgeTierConfig, registry: &mut Registry) -> Result<Self, Failure> {
         let auth = front::authentication(&config.front, registry)?;
-        let workers =
-            Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate_workers"))
-                .map_err(|error| Failure::usage(chain(&error)))?;
+        let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
+            .map_err(|error| Failure::usage(chain(&error)))?;
         let edge = front::edge(&config.front, workers.clone(), &auth, registry)?;
         tokio::spawn(auth.clone().watch());
         Ok(Self { edge, workers, auth })
