@@ -291,10 +291,22 @@ impl Hub {
         if let Some(previous) = claimed.previous.filter(is_other) {
             self.tell_taken_over(client_id, previous);
         }
-        let Some(owned) = claimed.session else { return self.serve_in_memory(client_id, connection) };
-        if in_memory {
-            return Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection) };
+        let granted = match claimed.session {
+            None => self.serve_in_memory(client_id, connection),
+            Some(owned) if in_memory => {
+                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection) }
+            }
+            Some(owned) => self.serve_stored(connection, owned),
+        };
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost(connection)) {
+            // A still newer connection elsewhere had told so before this one's answer came.
+            self.metrics.taken_over.inc();
+            self.evict(&granted.handle);
         }
+        granted
+    }
+
+    fn serve_stored(self: &Arc<Self>, connection: ConnectionId, owned: Owned) -> Granted {
         let handle = self.stored_session(&owned.fence.session);
         if handle.is_connected() {
             self.metrics.taken_over.inc();

@@ -91,8 +91,12 @@ impl Hub {
                 }
             }
             Noted::TakenOver { client_id, connection_id } => {
+                let connection = ConnectionId(connection_id.0);
+                if let Some(cluster) = &self.cluster {
+                    cluster.note_lost(connection);
+                }
                 let Some(session) = self.sessions.find(&client_id) else { return };
-                if session.is_owned_by(ConnectionId(connection_id.0)) {
+                if session.is_owned_by(connection) {
                     self.metrics.taken_over.inc();
                     self.evict(&session);
                     if session.stored.is_none() {

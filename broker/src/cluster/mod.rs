@@ -15,10 +15,11 @@ mod note;
 mod peer;
 mod settings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use link::ConnectionId;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use state::{StoredSession, WorkerId};
@@ -38,6 +39,9 @@ use self::listening::{Listening, ListeningGuard};
 use self::log_writer::LogWriter;
 use self::metrics::ClusterMetrics;
 use self::peer::Peers;
+
+/// Connections that are remembered as having lost their session: as many as may be taken over while one claim is answered.
+const LOST_MAX: usize = 1024;
 
 /// Called when others have let go of everything that this worker had.
 pub(crate) type OnExpelled = Arc<dyn Fn() + Send + Sync>;
@@ -61,6 +65,9 @@ pub(crate) struct Cluster {
     /// Messages that wait for the lease before they are matched: none may overtake them.
     unmatched: AtomicUsize,
     joins: AtomicUsize,
+    /// Connections that lost their session lately, newest last: a note may come before the answer to the claim of the
+    /// connection that it is about.
+    lost: Mutex<VecDeque<ConnectionId>>,
     on_expelled: Mutex<Option<OnExpelled>>,
 }
 
@@ -86,6 +93,7 @@ impl Cluster {
             strays: Mutex::default(),
             unmatched: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
+            lost: Mutex::default(),
             on_expelled: Mutex::new(None),
         }
     }
@@ -109,6 +117,21 @@ impl Cluster {
     /// One that waited was matched.
     pub(crate) fn end_wait(&self) {
         self.unmatched.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A newer connection elsewhere has the session of this one, for good.
+    pub(super) fn note_lost(&self, connection: ConnectionId) {
+        let mut lost = self.lost.lock();
+        if lost.len() >= LOST_MAX {
+            lost.pop_front();
+        }
+        lost.push_back(connection);
+    }
+
+    /// Whether a note said so of this connection. To be asked once it has its session, so that either this or the note that
+    /// comes finds the other.
+    pub(crate) fn has_lost(&self, connection: ConnectionId) -> bool {
+        self.lost.lock().contains(&connection)
     }
 
     /// Runs when others have let go of everything that this worker had.
