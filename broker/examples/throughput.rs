@@ -33,6 +33,7 @@ fn connect(broker: &Broker, id: u128) -> (WorkerStream, Outgoing) {
     connect.encode(&mut packet);
     let mut stream = broker.open(Open {
         connection_id: ConnectionId(id),
+        attempt: 1,
         peer: Peer {
             address: ([127, 0, 0, 1], 1).into(),
             listener: "bench".into(),

@@ -26,6 +26,8 @@ pub(crate) struct Wanted {
     pub expiry_s: u32,
     pub will: Option<Will>,
     pub receive_maximum: u16,
+    /// As in [`Open::attempt`].
+    pub attempt: u32,
     /// The connection was at another worker before.
     pub resume: bool,
 }
@@ -137,6 +139,7 @@ impl Wanted {
             will: connect.will.as_ref().map(|will| will_of(will, now)),
             receive_maximum: receive_maximum(connect).min(config.inflight_max),
             resume: open.resume.is_some(),
+            attempt: open.attempt,
         }
     }
 
@@ -210,6 +213,7 @@ impl Hub {
             receive_maximum: wanted.receive_maximum,
             memory_queue: is_passing && self.keeps_clean_sessions_in_memory(),
             resume: wanted.resume,
+            attempt: wanted.attempt,
             now,
         };
         let in_memory = claim.memory_queue;

@@ -55,6 +55,7 @@ fn greeting() -> BytesMut {
 fn open() -> Box<Open> {
     Box::new(Open {
         connection_id: ConnectionId(1),
+        attempt: 1,
         address: ([127, 0, 0, 1], 1).into(),
         listener: Text::default(),
         tls: None,

@@ -31,6 +31,8 @@ pub struct Peer {
 pub struct Open {
     /// Of this connection.
     pub connection_id: ConnectionId,
+    /// Which question for its session this is: a later one counts, whatever the order in which they are carried out.
+    pub attempt: u32,
     /// Where it came from.
     pub peer: Peer,
     /// What it may do.

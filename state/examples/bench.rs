@@ -115,6 +115,7 @@ fn claim(client_id: &str) -> Claim {
         receive_maximum: 1000,
         memory_queue: false,
         resume: false,
+        attempt: 1,
         now: 1,
     }
 }

@@ -76,6 +76,7 @@ fn claim(n: usize) -> Claim {
         receive_maximum: 20,
         memory_queue: false,
         resume: false,
+        attempt: 1,
         now: 1,
     }
 }

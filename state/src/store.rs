@@ -92,6 +92,9 @@ pub struct Claim {
     /// if `connection_id` is the one that the session had last. `clean_start`, `create`, `expiry_s` and `will` say nothing
     /// then.
     pub resume: bool,
+    /// Which claim for this connection this is. One that is carried out after a later one of the same connection (at another
+    /// worker, by an edge that did not wait any longer) is refused as [`ResumeRefusal::TakenOver`], with `resume` or without.
+    pub attempt: u32,
     /// Now.
     pub now: UnixMs,
 }

@@ -182,6 +182,7 @@ fn as_asked(open: &wire::Open, passport: Arc<Passport>) -> Open {
     let subject = open.tls.as_ref().and_then(|tls| tls.certificate_subject.as_ref());
     Open {
         connection_id: open.connection_id,
+        attempt: open.attempt,
         peer: Peer {
             address: open.address,
             listener: open.listener.as_str().into(),

@@ -133,6 +133,7 @@ impl Device {
     fn open(broker: &Broker, how: &How<'_>) -> Self {
         let stream = broker.open(Open {
             connection_id: next_connection(),
+            attempt: 1,
             peer: Peer {
                 address: ([127, 0, 0, 1], 1).into(),
                 listener: "test".into(),

@@ -151,6 +151,7 @@ impl Edge {
     pub(crate) fn open(&mut self, how: &How<'_>, passport: Bytes) {
         let open = Box::new(Open {
             connection_id: next_connection(),
+            attempt: 1,
             address: ([127, 0, 0, 1], 1).into(),
             listener: Text::new("test").unwrap(),
             tls: None,

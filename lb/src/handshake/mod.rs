@@ -235,6 +235,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         });
         let open = Open {
             connection_id: ConnectionId(rand::random()),
+            attempt: 1,
             peer: Peer {
                 address: self.peer,
                 listener: self.admitted.0.name.clone(),

@@ -66,6 +66,7 @@ fn open(version: ProtocolVersion) -> Open {
     packet.encode(&mut connect);
     Open {
         connection_id: link::ConnectionId(1),
+        attempt: 1,
         peer: Peer {
             address: "127.0.0.1:1".parse().expect("address"),
             listener: "test".into(),

@@ -207,6 +207,7 @@ fn template(open: &Open, passport: Bytes) -> wire::Open {
     });
     wire::Open {
         connection_id: open.connection_id,
+        attempt: open.attempt,
         address: open.peer.address,
         listener: text(&open.peer.listener),
         tls,

@@ -283,6 +283,7 @@ impl Route {
     pub(super) fn begin(&mut self, device: &Arc<Device>) -> bool {
         let Some(link) = device.shared.choose(&device.client_id, &[]) else { return false };
         let placed = Placed::new(&link.worker);
+        self.open.attempt += 1;
         match link.open(self.open.clone(), Replay::default(), device) {
             Ok(stream) => {
                 self.place = Some(Place { link, stream, _placed: placed });
@@ -308,6 +309,7 @@ impl Route {
             return Next::Nothing;
         }
         let resume = is_resume.then(|| self.resume(device)).flatten();
+        self.open.attempt += 1;
         let open = Box::new(Open { resume, ..(*self.open).clone() });
         let moving = self.search(device);
         if is_resume && now >= moving.deadline {

@@ -102,6 +102,9 @@ pub struct Resume {
 pub struct Open {
     /// Of this connection; random, unique for ever.
     pub connection_id: ConnectionId,
+    /// Which OPEN for this connection this is, counted over all workers: one that is carried out late, by a worker that was
+    /// given up, must not take the session from a later one.
+    pub attempt: u32,
     /// The device's address. Flow label and scope of IPv6 mean nothing elsewhere and stay behind.
     pub address: SocketAddr,
     /// The listener's name in configuration and metrics.
@@ -267,7 +270,8 @@ impl Open {
     }
 
     pub(super) fn encoded_len(&self) -> usize {
-        16 + address_len(self.address)
+        16 + 4
+            + address_len(self.address)
             + self.listener.encoded_len()
             + option_len(self.tls.as_ref(), Tls::encoded_len)
             + 4
@@ -282,6 +286,7 @@ impl Open {
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.put_u128(self.connection_id.0);
+        out.put_u32(self.attempt);
         put_address(self.address, out);
         self.listener.encode(out);
         put_option(self.tls.as_ref(), out, Tls::encode);
@@ -296,6 +301,7 @@ impl Open {
     pub(super) fn decode(body: &mut Reader) -> Result<Self, WireError> {
         Ok(Self {
             connection_id: ConnectionId(body.u128("connection id")?),
+            attempt: body.u32("attempt")?,
             address: read_address(body)?,
             listener: body.text("listener")?,
             tls: body.option("TLS", Tls::decode)?,

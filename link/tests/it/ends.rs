@@ -22,6 +22,7 @@ fn settings(window_bytes: u32) -> Settings {
 fn open() -> Box<Open> {
     Box::new(Open {
         connection_id: ConnectionId(7),
+        attempt: 1,
         address: ([127, 0, 0, 1], 1883).into(),
         listener: Text::new("mqtt").unwrap(),
         tls: None,

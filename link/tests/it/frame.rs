@@ -100,6 +100,7 @@ pub(crate) fn open() -> impl Strategy<Value = Open> {
             let (connect, assigned_client_id, server_keep_alive_s, authentication, resume) = rest;
             Open {
                 connection_id: ConnectionId(id),
+                attempt: id as u32,
                 address: SocketAddr::new(ip, port),
                 listener,
                 tls,

@@ -71,6 +71,7 @@ fn own(store: &EmbeddedStore) -> Fence {
         receive_maximum: 10,
         memory_queue: false,
         resume: false,
+        attempt: 1,
         now: 1,
     };
     wait(|done| store.claim(claim, done)).expect("a claim").session.expect("a session").fence

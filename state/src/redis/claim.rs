@@ -79,6 +79,7 @@ impl Engine {
             .arg(may_create)
             .arg(claim.memory_queue)
             .arg(claim.resume)
+            .arg(u64::from(claim.attempt))
     }
 
     fn read_claimed(

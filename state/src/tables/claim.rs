@@ -16,6 +16,12 @@ impl Tables {
     /// See [`crate::Store::claim`]. It is `worker` that asks.
     pub(crate) fn claim(&mut self, claim: Claim, worker: WorkerId) -> Result<Claimed, StoreError> {
         let found = self.by_client.get(&claim.client_id).copied();
+        let is_late = |session: &Session| {
+            session.connection_id == claim.connection_id && claim.attempt < session.attempt
+        };
+        if found.and_then(|key| self.sessions.get(&key)).is_some_and(is_late) {
+            return Ok(Claimed { refusal: Some(ResumeRefusal::TakenOver), ..Claimed::default() });
+        }
         let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
         let mut had_will = false;
         let previous = found.and_then(|key| self.previous(key, worker));
@@ -83,6 +89,7 @@ impl Tables {
         session.epoch += 1;
         session.nonce = random();
         session.connection_id = claim.connection_id;
+        session.attempt = claim.attempt;
         session.owner = worker;
         session.phase = Phase::Connected;
         session.last_batch = self.batch;

@@ -52,6 +52,7 @@ impl Tables {
             epoch: record.epoch,
             nonce: 0,
             connection_id: record.connection_id,
+            attempt: 0,
             owner: SOLE_WORKER,
             phase,
             expiry_s: record.expiry_s,

@@ -47,6 +47,8 @@ pub(super) struct Session {
     pub(super) epoch: u64,
     pub(super) nonce: u64,
     pub(super) connection_id: ConnectionId,
+    /// Of the last claim; 0 after a restart, whose connections are gone.
+    pub(super) attempt: u32,
     /// Whose connection has it, or had it last.
     pub(super) owner: WorkerId,
     pub(super) phase: Phase,
@@ -77,6 +79,7 @@ impl Session {
             epoch: 0,
             nonce: 0,
             connection_id: claim.connection_id,
+            attempt: claim.attempt,
             owner: SOLE_WORKER,
             phase: Phase::Away { expires_at: None },
             expiry_s: claim.expiry_s,

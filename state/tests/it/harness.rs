@@ -88,6 +88,7 @@ pub(crate) fn claim(client_id: &str) -> Claim {
         receive_maximum: 20,
         memory_queue: false,
         resume: false,
+        attempt: 1,
         now: START,
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn wanted(client_id: &str, connection: u128, receive_maximum: u16) ->
         receive_maximum,
         memory_queue: false,
         resume: false,
+        attempt: 1,
         now: NOW,
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn open(connection: u128, version: ProtocolVersion) -> Open {
     packet.encode(&mut connect);
     Open {
         connection_id: ConnectionId(connection),
+        attempt: 1,
         peer: Peer {
             address: "192.0.2.1:1".parse().expect("address"),
             listener: "test".into(),

@@ -208,6 +208,7 @@ impl World {
         });
         let open = Box::new(Open {
             connection_id: ConnectionId(device as u128),
+            attempt: 1,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             listener: Text::new("mqtt").unwrap(),
             tls: None,

@@ -8,7 +8,7 @@
 -- A session (m): i incarnation, e epoch, n nonce, c connection, o owner ('' when away), r run of the owner, x expires
 -- at, y Session Expiry Interval, M and B bounds of the queue, v '1' if that is in the worker's memory, p protocol,
 -- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H which hand-out that was, h head, t tail, l records, b bytes, s sent,
--- f subscriptions.
+-- f subscriptions, g the claim of the connection that was the last.
 
 local ops = {}
 
@@ -34,8 +34,8 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r' }
-local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g' }
+local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g' }
 
 local function load(m)
   local values = rcall('HMGET', m, unpack(FIELDS))
@@ -131,8 +131,9 @@ function ops.claim(k, a)
   local cid, incarnation, nonce, connection = a[1], a[2], a[3], a[4]
   local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
   local now, owner, run, may_create = tonumber(a[14]), a[15], a[16], a[17] == '1'
-  local memory, resume = a[18], a[19] == '1'
+  local memory, resume, attempt = a[18], a[19] == '1', tonumber(a[20])
   local s = whole(k)
+  if s and s.c == connection and attempt < (s.g or 0) then return 'T' end
   if resume and not s then return 'A' end
   if resume and s.c ~= connection then return 'T' end
   local will_due, discarded, gone, kept, previous = false, false, { 0, 0, 0 }, resume, false
@@ -169,7 +170,7 @@ function ops.claim(k, a)
     rcall('ZADD', k[5], 0, cid)
   end
   rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
-    's', sent, 'v', memory)
+    's', sent, 'v', memory, 'g', attempt)
   rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H')
   if resume then
     expiry = s.y

@@ -34,6 +34,7 @@ macro_rules! behaviours {
             the_last_connection_resumes_its_session_as_it_is
             a_connection_resumes_a_session_that_it_still_owns
             another_connection_cannot_resume
+            a_claim_that_comes_late_takes_nothing
             a_session_that_is_gone_cannot_be_resumed
             a_session_waits_for_its_connection_before_its_timers_start
             a_session_without_expiry_waits_for_its_connection

@@ -174,3 +174,19 @@ pub(crate) fn a_session_with_its_queue_in_memory_has_no_routes_and_no_queue<B: B
     assert_eq!(calls.enqueue(&stored.fence.session, "1"), Enqueued::At(Number(1)));
     backend.check();
 }
+
+// An edge that gets no answer asks another worker; the store may carry out the first claim after the second.
+pub(crate) fn a_claim_that_comes_late_takes_nothing<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    connect(&backend, 60, 0);
+    let owned = calls.own(Claim { attempt: 3, ..resume("a") });
+    let connect = Claim { connection_id: CONNECTION, clean_start: true, ..claim("a") };
+    for late in [Claim { attempt: 2, ..resume("a") }, Claim { attempt: 2, ..connect }] {
+        let answer = calls.claim(late).expect("an answer");
+        assert_eq!(answer.refusal, Some(ResumeRefusal::TakenOver));
+        assert!(answer.session.is_none() && answer.will_due.is_none() && answer.discarded.is_none());
+    }
+    calls.acknowledge(&owned.fence, 1).expect("it is still the owner");
+    backend.check();
+}
