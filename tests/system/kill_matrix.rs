@@ -1,11 +1,11 @@
 //! Workers die, hang and leave in turn, a Redis master dies, the whole worker tier is restarted, under 200 devices that publish
 //! and subscribe at QoS 0, 1 and 2. Their edges live, so no device may notice more than a pause.
-//! `TIDEGATE_ROUNDS=n` repeats the whole n times, `TIDEGATE_FAULTS` names those that are wanted (`killed,stopped,drained,master,restart`).
+//! `TIDEGATE_ROUNDS=n` repeats the whole n times, `TIDEGATE_FAULTS` names those of workers that are wanted (`killed,stopped,drained,restart`).
 
 use std::time::Duration;
 
 use crate::fleet::{mixed, watcher};
-use crate::harness::fleet::{Fleet, Phase};
+use crate::harness::fleet::{Fleet, Phase, Totals};
 use crate::harness::let_pass;
 use crate::servers::{Cluster, Server as RedisServer};
 use crate::tiers::{Redis, Shape, Tiers};
@@ -68,6 +68,23 @@ fn kill_a_master(cluster: &Cluster, number: usize) {
     let_pass(CALM);
 }
 
+/// `kill -9` of a master, and while its replica takes over, of a worker.
+fn kill_a_master_and_a_worker(tiers: &mut Tiers, round: usize) {
+    let Redis::Cluster(cluster) = &tiers.redis else { return };
+    let port = cluster.masters()[(round + 1) % 3].port;
+    let master = cluster.servers.iter().position(|server| server.port == port).expect("a master");
+    println!("Redis master on port {port} and worker 0: killed");
+    RedisServer::kill(&cluster.servers[master]);
+    tiers.kill_worker(0);
+    let_pass(Duration::from_secs(6));
+    if let Redis::Cluster(cluster) = &tiers.redis {
+        cluster.servers[master].run();
+        cluster.settle();
+    }
+    tiers.run_worker(0);
+    let_pass(CALM);
+}
+
 fn restart_all_workers(tiers: &mut Tiers) {
     println!("all workers: killed and started again");
     for number in 0..tiers.workers.len() {
@@ -79,12 +96,11 @@ fn restart_all_workers(tiers: &mut Tiers) {
     let_pass(CALM);
 }
 
-#[test]
-fn devices_outlive_their_workers() {
-    let rounds = setting("TIDEGATE_ROUNDS", 1);
+/// 200 devices, and somebody who watches for their Wills, under load from here on.
+fn begin() -> (Tiers, Fleet) {
     let mut shape = Shape::new(3, 2);
     shape.worker_extra = "durability.clean_sessions = \"store\"\ndurability.replicas = 1\n".to_owned();
-    let mut tiers = Tiers::start(&shape);
+    let tiers = Tiers::start(&shape);
     let mut fleet = Fleet::new(&tiers.edges());
     for plan in mixed(DEVICES, 2, Duration::from_millis(500)) {
         fleet.add(plan);
@@ -93,7 +109,26 @@ fn devices_outlive_their_workers() {
     fleet.wait_until_ready(Duration::from_secs(60));
     fleet.enter(Phase::Load);
     let_pass(CALM);
-    for round in 0..rounds as usize {
+    (tiers, fleet)
+}
+
+/// Lets everything arrive, and counts.
+fn count(fleet: &mut Fleet, title: &str) -> Totals {
+    let totals = fleet.settle(SETTLE);
+    println!("{}", totals.table(&format!("{title}, {:.0?}", fleet.elapsed())));
+    totals
+}
+
+fn expect_nothing_lost(totals: &Totals) {
+    assert_eq!(totals.lost_clean[1..], [0, 0], "acknowledged messages for clean sessions lost");
+    assert!(totals.acknowledged[1] > 500, "there was load");
+}
+
+#[test]
+fn devices_outlive_their_workers() {
+    let (mut tiers, mut fleet) = begin();
+    let rounds = setting("TIDEGATE_ROUNDS", 1);
+    for round in 0..rounds {
         println!("round {}", round + 1);
         let faults = [("killed", Fault::Killed), ("stopped", Fault::Stopped), ("drained", Fault::Drained)];
         for (_, fault) in faults.into_iter().filter(|(name, _)| wants(name)) {
@@ -101,15 +136,32 @@ fn devices_outlive_their_workers() {
                 befall(&mut tiers, worker, fault);
             }
         }
-        if let (Redis::Cluster(cluster), true) = (&tiers.redis, wants("master")) {
-            kill_a_master(cluster, round);
-        }
         if wants("restart") {
             restart_all_workers(&mut tiers);
         }
     }
-    let totals = fleet.settle(SETTLE);
-    println!("{}", totals.table(&format!("kill matrix, {rounds} rounds, {:.0?}", fleet.elapsed())));
-    tiers.checked(|_| totals.expect_clean());
-    assert!(totals.acknowledged[1] > 500, "there was load");
+    let totals = count(&mut fleet, &format!("workers, {rounds} rounds"));
+    tiers.checked(|_| {
+        totals.expect_clean();
+        expect_nothing_lost(&totals);
+    });
+}
+
+#[test]
+fn devices_outlive_a_master_of_redis() {
+    let (mut tiers, mut fleet) = begin();
+    let rounds = setting("TIDEGATE_ROUNDS", 1);
+    for round in 0..rounds as usize {
+        println!("round {}", round + 1);
+        if let Redis::Cluster(cluster) = &tiers.redis {
+            kill_a_master(cluster, round);
+        }
+        kill_a_master_and_a_worker(&mut tiers, round);
+        restart_all_workers(&mut tiers);
+    }
+    let totals = count(&mut fleet, &format!("masters of Redis, {rounds} rounds"));
+    tiers.checked(|_| {
+        totals.expect_clean_above_qos_0();
+        expect_nothing_lost(&totals);
+    });
 }
