@@ -478,7 +478,7 @@ mod tests {
     use super::*;
     use crate::session::testing::delivery;
 
-    // CORRECTNESS 14: whoever enqueues after a claim tells the new owner, perhaps before that knows that it is.
+    // ARCHITECTURE, rule 14: whoever enqueues after a claim tells the new owner, perhaps before that knows that it is.
     #[test]
     fn a_note_that_comes_before_the_owner_makes_it_read_its_queue() {
         let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });

@@ -89,7 +89,7 @@ mod tests {
         Member { id: WorkerId(7), name: "other".into(), applied: Position(applied), is_live, silent_ms: 0 }
     }
 
-    // CORRECTNESS 21: a subscriber writes its entry, then lists the workers.
+    // ARCHITECTURE, rule 21: a subscriber writes its entry, then lists the workers.
     #[test]
     fn only_a_list_that_was_asked_for_after_the_entry_counts() {
         let api = MemoryCluster::new().worker("one");

@@ -153,7 +153,7 @@ mod tests {
         lease
     }
 
-    // CORRECTNESS 1, 21: P3.
+    // ARCHITECTURE, rules 1, 21: P3.
     #[tokio::test(start_paused = true)]
     async fn a_lapsed_lease_wants_the_log_first() {
         let lease = loaded();
@@ -178,7 +178,7 @@ mod tests {
         assert!(lease.holds());
     }
 
-    // CORRECTNESS 21: snapshots stand at a position that was noted before them.
+    // ARCHITECTURE, rule 21: snapshots stand at a position that was noted before them.
     #[tokio::test(start_paused = true)]
     async fn what_was_loaded_wants_the_log_as_far_as_it_went_when_others_knew() {
         let lease = loaded();

@@ -242,7 +242,7 @@ mod tests {
             .collect()
     }
 
-    // CORRECTNESS 20.
+    // ARCHITECTURE, rule 20.
     #[tokio::test(start_paused = true)]
     async fn only_the_first_and_the_last_subscriber_are_told() {
         let mut listening = Listening::new(WorkerId(1));

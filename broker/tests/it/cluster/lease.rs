@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Got, How};
 
-// P9, CORRECTNESS 1.
+// P9, ARCHITECTURE, rule 1.
 #[tokio::test(start_paused = true)]
 async fn without_a_lease_qos_0_flows_and_the_rest_is_held_in_order() {
     let cluster = Cluster::new();
@@ -35,7 +35,7 @@ async fn without_a_lease_qos_0_flows_and_the_rest_is_held_in_order() {
     }
 }
 
-// CORRECTNESS 1, 4, 21: P3.
+// ARCHITECTURE, rules 1, 4, 21: P3.
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_was_cut_off_learns_of_subscriptions_before_it_matches() {
     let cluster = Cluster::new();
@@ -52,7 +52,7 @@ async fn a_worker_that_was_cut_off_learns_of_subscriptions_before_it_matches() {
     assert_eq!(take(&mut subscriber).await, b"1");
 }
 
-// CORRECTNESS 4: the store refuses what a worker writes for a session that another has.
+// ARCHITECTURE, rule 4: the store refuses what a worker writes for a session that another has.
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_was_cut_off_acknowledges_nothing_for_a_session_that_moved() {
     let cluster = Cluster::new();
@@ -68,7 +68,7 @@ async fn a_worker_that_was_cut_off_acknowledges_nothing_for_a_session_that_moved
     assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
 }
 
-// CORRECTNESS 24.
+// ARCHITECTURE, rule 24.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_lost_its_end_is_not_believed() {
     let cluster = Cluster::new();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Got, How};
 
-// CORRECTNESS 5.
+// ARCHITECTURE, rule 5.
 #[tokio::test(start_paused = true)]
 async fn a_dead_worker_is_buried_and_its_stored_sessions_live_on() {
     let cluster = Cluster::new();
@@ -77,7 +77,7 @@ async fn a_worker_that_was_taken_for_dead_begins_anew() {
     assert_eq!(take(&mut stored).await, b"2");
 }
 
-// CORRECTNESS 26.
+// ARCHITECTURE, rule 26.
 #[tokio::test(start_paused = true)]
 async fn the_will_of_a_session_whose_worker_and_edge_died_fires_once() {
     let cluster = Cluster::new();
@@ -118,7 +118,7 @@ async fn a_worker_that_leaves_is_not_waited_for() {
     assert!(two.metrics().contains("tidegate_cluster_members 1\n"), "{}", two.metrics());
 }
 
-// CORRECTNESS 21: it matches nothing, so nobody waits for it.
+// ARCHITECTURE, rule 21: it matches nothing, so nobody waits for it.
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_is_loading_is_not_waited_for() {
     let cluster = Cluster::new();

@@ -72,7 +72,7 @@ async fn a_session_that_moves_takes_its_queue_along() {
     assert_eq!(take(&mut subscriber).await, b"2");
 }
 
-// CORRECTNESS 3.
+// ARCHITECTURE, rule 3.
 #[tokio::test(start_paused = true)]
 async fn the_old_connection_at_another_worker_is_told_of_a_takeover() {
     let cluster = Cluster::new();
@@ -83,7 +83,7 @@ async fn the_old_connection_at_another_worker_is_told_of_a_takeover() {
     assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
 }
 
-// CORRECTNESS 19: HAZARDS of one slow worker.
+// ARCHITECTURE, rule 19: hazard of one slow worker.
 #[tokio::test(start_paused = true)]
 async fn a_full_inbox_drops_qos_0_and_holds_what_no_queue_has() {
     let cluster = Cluster::new();
@@ -118,7 +118,7 @@ async fn a_full_inbox_drops_qos_0_and_holds_what_no_queue_has() {
     assert_eq!(payloads(within(&mut stored, 35_000).await), (0..10).collect::<Vec<_>>());
 }
 
-// CORRECTNESS 24.
+// ARCHITECTURE, rule 24.
 #[tokio::test(start_paused = true)]
 async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
     let cluster = Cluster::new();

@@ -20,7 +20,7 @@ async fn counts(devices: &mut [Device]) -> Vec<usize> {
     counts
 }
 
-// CORRECTNESS 18.
+// ARCHITECTURE, rule 18.
 #[tokio::test(start_paused = true)]
 async fn connected_members_of_all_workers_get_their_share() {
     let cluster = Cluster::new();
@@ -67,7 +67,7 @@ async fn one_member_at_another_worker_gets_each_message_once() {
     assert!(counts.iter().all(|count| *count >= 10), "{counts:?}");
 }
 
-// CORRECTNESS 18.
+// ARCHITECTURE, rule 18.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_is_gone_is_replaced_before_puback() {
     let cluster = Cluster::new();

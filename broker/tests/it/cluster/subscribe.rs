@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::world::{Cluster, publish, subscribe, take, unsubscribe};
 use crate::device::How;
 
-// P3, CORRECTNESS 21.
+// P3, ARCHITECTURE, rule 21.
 #[tokio::test(start_paused = true)]
 async fn what_is_published_after_suback_arrives() {
     let cluster = Cluster::new();
@@ -30,7 +30,7 @@ async fn what_is_published_after_suback_arrives() {
     }
 }
 
-// CORRECTNESS 21.
+// ARCHITECTURE, rule 21.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_waits_for_a_stopped_worker_no_longer_than_its_lease() {
     let cluster = Cluster::new();
@@ -61,7 +61,7 @@ async fn renewing_a_subscription_waits_for_nobody_after_a_while() {
     two.memory.store().let_go();
 }
 
-// CORRECTNESS 16: v5 [MQTT-3.10.4-2].
+// ARCHITECTURE, rule 16: v5 [MQTT-3.10.4-2].
 #[tokio::test(start_paused = true)]
 async fn after_unsuback_no_worker_adds_messages() {
     let cluster = Cluster::new();
@@ -94,7 +94,7 @@ async fn a_worker_that_joins_knows_all_subscriptions() {
     assert_eq!(take(&mut clean).await, b"1");
 }
 
-// CORRECTNESS 4, 16: a change that an earlier owner tells late says nothing.
+// ARCHITECTURE, rules 4, 16: a change that an earlier owner tells late says nothing.
 #[tokio::test(start_paused = true)]
 async fn an_unsubscribe_that_is_told_late_undoes_nothing() {
     let cluster = Cluster::new();

@@ -32,7 +32,7 @@ fn number_from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-// P1, P3, P5, CORRECTNESS 1, 4, 14, 15, 16, 18, 21, 24.
+// P1, P3, P5, ARCHITECTURE, rules 1, 4, 14, 15, 16, 18, 21, 24.
 #[test]
 fn no_schedule_of_workers_loses_repeats_or_reorders_a_message() {
     if let Some(seed) = number_from_environment("TIDEGATE_SEED") {
