@@ -385,7 +385,12 @@ impl Hub {
     /// members of shares that are gone.
     fn enqueued(self: &Arc<Self>, routed: Vec<Routed>, published: &Published) -> Found {
         let mut again = Found::default();
-        for (Routed { session, delivery, share }, outcome) in routed.into_iter().zip(&published.targets) {
+        for (at, (routed, outcome)) in routed.into_iter().zip(&published.targets).enumerate() {
+            if let Some((_, chosen)) = published.instead.iter().find(|(instead, _)| *instead == at) {
+                self.enqueued_instead(chosen, outcome);
+                continue;
+            }
+            let Routed { session, delivery, share } = routed;
             match outcome {
                 Enqueued::At(number) => {
                     session.set_away(!session.is_connected());
@@ -411,6 +416,16 @@ impl Hub {
             }
         }
         again
+    }
+
+    /// The message came before, and this member of a share was chosen then. A worker elsewhere that has it finds the message
+    /// when it looks at its queues.
+    fn enqueued_instead(&self, chosen: &state::StoredSession, outcome: &Enqueued) {
+        if let Enqueued::At(number) = outcome
+            && let Some(session) = self.find_stored(chosen)
+        {
+            session.tell_tail(*number);
+        }
     }
 
     fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {

@@ -63,7 +63,8 @@ impl Found {
 impl Routed {
     pub(crate) fn target(&self) -> Option<Target> {
         let session = Arc::clone(self.session.stored.as_ref()?);
-        Some(Target { session, delivery: self.delivery.clone() })
+        let share = self.share.as_ref().map(|share| Arc::clone(&share.filter));
+        Some(Target { session, delivery: self.delivery.clone(), share })
     }
 }
 

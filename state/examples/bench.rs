@@ -139,7 +139,11 @@ fn publish(session: &Arc<StoredSession>) -> Publish {
         retain: false,
         subscription_ids: SubscriptionIds::NONE,
     };
-    Publish { message, origin: None, targets: vec![Target { session: Arc::clone(session), delivery }] }
+    Publish {
+        message,
+        origin: None,
+        targets: vec![Target { session: Arc::clone(session), delivery, share: None }],
+    }
 }
 
 /// Publishes with at most `window` calls under way: the batch size that a group commit can have.
@@ -234,6 +238,7 @@ fn bench_fan_out(dir: &Path, sessions: u64, payload: usize) {
                 Arc::new(Message::new("fan/out", &[], &vec![7; payload], QoS::AtLeastOnce, false, 1));
             let target = |fence: &Fence| Target {
                 session: Arc::clone(&fence.session),
+                share: None,
                 delivery: Delivery {
                     message: Arc::clone(&message),
                     qos: QoS::AtLeastOnce,

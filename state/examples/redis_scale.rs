@@ -96,6 +96,7 @@ fn subscriptions(n: usize) -> Vec<Subscription> {
 fn publish(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish {
     let target = |session: &&Arc<StoredSession>| Target {
         session: Arc::clone(session),
+        share: None,
         delivery: Delivery {
             message: Arc::clone(message),
             qos: QoS::AtLeastOnce,

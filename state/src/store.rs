@@ -220,15 +220,22 @@ pub struct Target {
     pub session: Arc<StoredSession>,
     /// What it gets, with the effective QoS (1 or 2).
     pub delivery: Delivery,
+    /// The Shared Subscription (`$share/...`) as a member of which it was chosen. The choice is remembered with an
+    /// [`Origin`]: when the message comes again, the member of then gets it, whoever is named now.
+    // v5 [MQTT-4.8.2-5]
+    pub share: Option<Arc<str>>,
 }
 
 /// The answer to a [`Publish`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// The message came before by the same QoS 2 flow: nothing was enqueued and `targets` is empty.
     pub duplicate: bool,
     /// For each target, in the order asked.
     pub targets: Vec<Enqueued>,
+    /// For these of the targets, by place, the member of the share that was chosen when the message came first: the
+    /// outcome is that one's, and nobody else is to be chosen, even if it is gone.
+    pub instead: Vec<(usize, Arc<StoredSession>)>,
 }
 
 /// What became of one target.

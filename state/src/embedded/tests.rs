@@ -85,7 +85,11 @@ fn publish(owner: &Fence, payload: &str) -> Publish {
         retain: false,
         subscription_ids: SubscriptionIds::NONE,
     };
-    Publish { message, origin: None, targets: vec![Target { session: Arc::clone(&owner.session), delivery }] }
+    Publish {
+        message,
+        origin: None,
+        targets: vec![Target { session: Arc::clone(&owner.session), delivery, share: None }],
+    }
 }
 
 fn queue(store: &EmbeddedStore, owner: &Fence) -> Vec<u64> {

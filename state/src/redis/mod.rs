@@ -17,6 +17,7 @@ mod op;
 mod order;
 mod publish;
 mod queue;
+mod received;
 mod recovery;
 mod replication;
 mod retained;

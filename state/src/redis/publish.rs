@@ -14,6 +14,7 @@ use super::engine::{Engine, add, random};
 use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending, Ticket};
+use super::received::{DAMAGED, Identity, Known};
 use crate::{Done, Enqueued, Message, Number, Origin, Publish, Published, StoreError, Target};
 
 /// The state of a received message, before its identity: not all queues have it yet.
@@ -23,9 +24,6 @@ pub(super) const ROUTED: u8 = b'R';
 
 /// Targets of one operation.
 const TARGETS_MAX: usize = 64;
-
-/// What a message is known by, wherever it goes.
-type Identity = [u8; 16];
 
 /// An operation, and which of the targets it serves.
 struct Part {
@@ -52,9 +50,9 @@ impl Engine {
         let Publish { origin, targets, .. } = publish;
         match origin {
             Some(origin) => self.receive(origin, targets, done),
-            None if targets.is_empty() => done(Ok(Published { duplicate: false, targets: Vec::new() })),
+            None if targets.is_empty() => done(Ok(Published::default())),
             None => self.enqueue(&targets, None, None, move |result| {
-                done(result.map(|targets| Published { duplicate: false, targets }));
+                done(result.map(|targets| Published { targets, ..Published::default() }));
             }),
         }
     }
@@ -65,20 +63,21 @@ impl Engine {
         let bucket = Bucket::of_client(client_id);
         let state = if targets.is_empty() { ROUTED } else { PENDING };
         let identity = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
+        let known = Known::new(identity, &targets);
         let keys = vec![self.keys.session(client_id), self.keys.received(client_id)];
         let op = Op::new("receive", Kind::Write, keys)
             .fence(&origin.fence)
             .arg(u64::from(origin.packet_id.as_u16()))
-            .arg(with_state(state, &identity));
+            .arg(known.with_state(state));
         let engine = Arc::clone(self);
         let then = Box::new(move |answer: Result<Value>| {
             let gate = Gate::Origin(bucket);
-            match answer.and_then(|answer| read_received(answer, state, identity)) {
-                Ok((PENDING, identity)) => engine.route(origin, &targets, identity, done),
+            match answer.and_then(|answer| read_received(answer, state, known)) {
+                Ok((PENDING, found)) => engine.route(origin, targets, found, done),
                 // Routed before, or there is nowhere to route it to.
                 Ok((_, found)) => {
-                    let published = Published { duplicate: found != identity, targets: Vec::new() };
-                    engine.line_up(gate, move || done(Ok(published)));
+                    let duplicate = found.identity() != identity;
+                    engine.line_up(gate, move || done(Ok(Published { duplicate, ..Published::default() })));
                 }
                 Err(error) => engine.line_up(gate, move || done(Err(error))),
             }
@@ -101,30 +100,31 @@ impl Engine {
     fn route(
         self: &Arc<Self>,
         origin: Origin,
-        targets: &[Target],
-        identity: Identity,
+        mut targets: Vec<Target>,
+        known: Known,
         done: Done<Published>,
     ) {
+        let instead = known.choose_again(&mut targets);
         let bucket = Bucket::of_client(&origin.fence.session.client_id);
         let engine = Arc::clone(self);
-        self.enqueue(targets, Some(identity), Some(Gate::Origin(bucket)), move |result| {
+        self.enqueue(&targets, Some(known.identity()), Some(Gate::Origin(bucket)), move |result| {
             if result.is_ok() {
-                engine.mark_routed(&origin, identity);
+                engine.mark_routed(&origin, &known);
             }
-            done(result.map(|targets| Published { duplicate: false, targets }));
+            done(result.map(|targets| Published { duplicate: false, targets, instead }));
         });
     }
 
     /// Notes that all queues have a message. Nobody waits for it: until it is noted, a repeat is routed again, and the
     /// queues refuse what they know.
-    fn mark_routed(self: &Arc<Self>, origin: &Origin, identity: Identity) {
+    fn mark_routed(self: &Arc<Self>, origin: &Origin, known: &Known) {
         let client_id = &origin.fence.session.client_id;
         let keys = vec![self.keys.session(client_id), self.keys.received(client_id)];
         let op = Op::new("received", Kind::Write, keys)
             .arg(origin.fence.session.incarnation)
             .arg(u64::from(origin.packet_id.as_u16()))
-            .arg(with_state(PENDING, &identity))
-            .arg(with_state(ROUTED, &identity));
+            .arg(known.with_state(PENDING))
+            .arg(known.with_state(ROUTED));
         let then = Box::new(|answer: Result<Value>| {
             if let Err(error) = answer {
                 tracing::debug!(%error, "cannot note that a message was routed");
@@ -291,18 +291,11 @@ fn number_copies(targets: &[Target]) -> Vec<u64> {
     targets.iter().map(&mut number).collect()
 }
 
-fn with_state(state: u8, identity: &Identity) -> Vec<u8> {
-    let mut out = vec![state];
-    out.extend_from_slice(identity);
-    out
-}
-
-/// What a message's state is and what it is known by: as it came before, or as it comes now.
-fn read_received(answer: Value, state: u8, identity: Identity) -> Result<(u8, Identity)> {
-    const DAMAGED: StoreError = StoreError::Damaged { what: "received identifier" };
+/// What a received message's state is and what is remembered of it: as it came before, or as it comes now.
+fn read_received(answer: Value, state: u8, now: Known) -> Result<(u8, Known)> {
     let [have] = answer.accepted(StoreError::NoSession)?.tuple()?;
-    let Some(have) = have.maybe() else { return Ok((state, identity)) };
+    let Some(have) = have.maybe() else { return Ok((state, now)) };
     let have = have.bytes()?;
-    let (state, identity) = have.split_first().ok_or(DAMAGED)?;
-    Ok((*state, identity.try_into().map_err(|_| DAMAGED)?))
+    let (state, known) = have.split_first().ok_or(DAMAGED)?;
+    Ok((*state, Known::read(known)?))
 }

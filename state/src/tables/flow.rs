@@ -23,7 +23,7 @@ impl Tables {
         if let Some(origin) = &publish.origin
             && !self.receive(origin)?
         {
-            return Ok(Published { duplicate: true, targets: Vec::new() });
+            return Ok(Published { duplicate: true, ..Published::default() });
         }
         let targets = match publish.targets.as_slice() {
             [one] if one.delivery.message.size() < APART_BODY_BYTES_MIN => {
@@ -31,7 +31,7 @@ impl Tables {
             }
             targets => self.enqueue_many(targets, worker),
         };
-        Ok(Published { duplicate: false, targets })
+        Ok(Published { targets, ..Published::default() })
     }
 
     /// Remembers a QoS 2 message from a client. False if it came before.

@@ -123,8 +123,11 @@ pub(crate) fn delivery(message: &Arc<Message>) -> Delivery {
 
 /// A publish to sessions, without an origin.
 pub(crate) fn publish_to(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish {
-    let target =
-        |session: &&Arc<StoredSession>| Target { session: Arc::clone(session), delivery: delivery(message) };
+    let target = |session: &&Arc<StoredSession>| Target {
+        session: Arc::clone(session),
+        delivery: delivery(message),
+        share: None,
+    };
     Publish { message: Arc::clone(message), origin: None, targets: sessions.iter().map(target).collect() }
 }
 

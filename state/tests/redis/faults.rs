@@ -1,10 +1,11 @@
 //! What a failing, moving or forgetful Redis must not lose.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use state::{
-    ConnectError, Enqueued, Number, Origin, Publish, RedisConfig, RedisStore, Secret, Store, StoreError,
+    ConnectError, Enqueued, Fence, Number, Origin, Publish, RedisConfig, RedisStore, Secret, Store,
+    StoreError,
 };
 
 use crate::harness::{Calls, START, claim, message, packet_id, publish_to, wait};
@@ -231,6 +232,34 @@ fn a_message_that_was_routed_in_part_is_routed_to_the_rest_once() {
         assert_eq!(calls.queue(&owned.fence), [(1, Some("2".to_owned()))], "{client}");
     }
     assert_eq!(calls.own(claim("p")).received, [packet_id(7)]);
+}
+
+// v5 [MQTT-4.8.2-5]
+#[test]
+fn a_message_that_comes_again_goes_to_the_member_of_a_share_that_was_chosen_first() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let publisher = calls.own(claim("p")).fence;
+    let (first, second) = (calls.own(claim("s1")).fence, calls.own(claim("s2")).fence);
+    let publish = |chosen: &Fence| {
+        let mut publish = publish_to(&[&chosen.session], &message("t", "2"));
+        publish.origin = Some(Origin { fence: publisher.clone(), packet_id: packet_id(7) });
+        publish.targets[0].share = Some(Arc::from("$share/g/t"));
+        publish
+    };
+    assert_eq!(calls.publish(publish(&first)).targets, [Enqueued::At(Number(1))]);
+    // As a worker leaves it that dies before it has noted that all queues have it.
+    let key = key_of(&server, &redis.config, "r", "p");
+    let set_pending = "local v = redis.call('HGET', KEYS[1], '7') \
+                       return redis.call('HSET', KEYS[1], '7', 'P' .. v:sub(2))";
+    assert_eq!(server.cli(&["eval", set_pending, "1", &key]), "0");
+    let again = calls.publish(publish(&second));
+    assert_eq!(again.targets, [Enqueued::At(Number(1))]);
+    assert_eq!(again.instead, [(0, Arc::clone(&first.session))]);
+    assert_eq!(calls.queue(&first).len(), 1);
+    assert!(calls.queue(&second).is_empty(), "the other member gets none");
 }
 
 #[test]

@@ -168,7 +168,7 @@ pub(crate) fn a_delivery_comes_back_as_it_was<B: Backend>() {
         subscription_ids: SubscriptionIds::from_slice(&[7, 268_435_455]),
     };
     let session = Calls(backend.store()).own(claim("a")).fence.session;
-    let target = Target { session, delivery: delivery.clone() };
+    let target = Target { session, delivery: delivery.clone(), share: None };
     Calls(backend.store()).publish(Publish { message, origin: None, targets: vec![target] });
     for _ in 0..2 {
         let calls = Calls(backend.store());

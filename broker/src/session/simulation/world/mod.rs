@@ -234,7 +234,7 @@ impl World {
             return;
         }
         let Some(session) = &self.session else { return };
-        let targets = vec![Target { session: Arc::clone(session), delivery: delivery.clone() }];
+        let targets = vec![Target { session: Arc::clone(session), delivery: delivery.clone(), share: None }];
         let publish = Publish { message: Arc::clone(&delivery.message), origin: None, targets };
         let (mailbox, promised) = (Arc::clone(&self.mailbox), Arc::clone(&self.promised));
         self.store.publish(
@@ -406,7 +406,7 @@ impl World {
             retain: false,
             subscription_ids: SubscriptionIds::NONE,
         };
-        let targets = vec![Target { session: Arc::clone(&self.sink), delivery }];
+        let targets = vec![Target { session: Arc::clone(&self.sink), delivery, share: None }];
         let done = Box::new(move |result: Result<_, StoreError>| {
             post(Event::Published(packet_id, qos, result.map(|_| ReasonCode::Success)));
         });
