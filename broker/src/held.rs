@@ -20,6 +20,8 @@ pub(crate) enum Work {
     Page(PageRead),
     Call(Call),
     Match(Unmatched),
+    /// Whose the publisher's session is, before the last is said of its message.
+    Confirm(Arc<Waiting>),
 }
 
 /// The place of a piece of work in the order in which it was to be done.
@@ -139,6 +141,7 @@ impl Hub {
             Work::Page(read) => self.run_page(ticket, read),
             Work::Call(call) => self.call(ticket, call),
             Work::Match(unmatched) => self.run_match(ticket, unmatched),
+            Work::Confirm(waiting) => self.run_confirm(ticket, waiting),
         }
     }
 }

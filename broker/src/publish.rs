@@ -46,6 +46,8 @@ impl Unmatched {
 pub(crate) struct Waiting {
     /// `None`: nobody (QoS 0, the server's own messages).
     publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>,
+    /// Its own, if another worker can have its session.
+    fence: Option<Fence>,
     qos: QoS,
     matched: AtomicBool,
     parts: AtomicUsize,
@@ -123,6 +125,7 @@ impl Hub {
         let waiting = |matched, parts, then| {
             Arc::new(Waiting {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
+                fence: fence.clone().filter(|_| self.cluster.is_some()),
                 qos: message.qos(),
                 matched: AtomicBool::new(matched),
                 parts: AtomicUsize::new(parts),
@@ -299,7 +302,37 @@ impl Hub {
             }
             self.offer_again(message, again, waiting);
         }
-        waiting.part_done(heard.map(|_| ()));
+        match heard {
+            Ok(_) => self.part_stored(waiting),
+            Err(error) => waiting.part_done(Err(error)),
+        }
+    }
+
+    /// A part is where it must be. If it took so long that the publisher's session may be another worker's, the store is asked
+    /// before anything is acknowledged on a connection that may have lost it.
+    fn part_stored(self: &Arc<Self>, waiting: &Arc<Waiting>) {
+        let is_certain = match (&self.cluster, &waiting.publisher) {
+            (Some(cluster), Some((session, ..))) => {
+                cluster.lease.holds() && session.owned_since() == cluster.lease.lapses()
+            }
+            _ => true,
+        };
+        if is_certain || waiting.fence.is_none() {
+            waiting.part_done(Ok(()));
+        } else {
+            self.submit(Work::Confirm(Arc::clone(waiting)));
+        }
+    }
+
+    /// Asks whose the publisher's session is.
+    pub(crate) fn run_confirm(self: &Arc<Self>, ticket: Ticket, waiting: Arc<Waiting>) {
+        let Some(fence) = waiting.fence.clone() else { return waiting.part_done(Ok(())) };
+        let hub = Arc::clone(self);
+        let done = move |answer: Result<QueuePage, StoreError>| match answer {
+            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(waiting)),
+            answer => waiting.part_done(answer.map(drop)),
+        };
+        self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
     }
 
     /// Enqueues and sends what was chosen in place of members that are gone.
@@ -355,7 +388,7 @@ impl Hub {
                 Ok(published) => {
                     let again = hub.enqueued(routed, &published);
                     hub.offer_again(&message, again, &waiting);
-                    waiting.part_done(Ok(()));
+                    hub.part_stored(&waiting);
                 }
             }),
         );
@@ -371,6 +404,7 @@ impl Hub {
         let message = Arc::clone(&delivery.message);
         let waiting = Arc::new(Waiting {
             publisher: None,
+            fence: None,
             qos: delivery.qos,
             matched: AtomicBool::new(true),
             parts: AtomicUsize::new(1),
