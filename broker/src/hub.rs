@@ -120,6 +120,22 @@ impl Hub {
         }
     }
 
+    /// Takes a session away from this connection, unless another has it by now. Whether it had it.
+    pub(crate) fn evict_connection(&self, session: &SessionHandle, connection: ConnectionId) -> bool {
+        // Attaching holds it too: nobody comes between the look and what follows.
+        let mut listening = self.cluster.as_ref().map(|cluster| cluster.listening());
+        if !session.is_owned_by(connection) {
+            return false;
+        }
+        session.evict();
+        if let Some(listening) = &mut listening
+            && session.set_listens(false)
+        {
+            listening.remove_all(session, &self.index.read());
+        }
+        true
+    }
+
     /// Takes a session away from whoever has it.
     pub(crate) fn evict(&self, session: &SessionHandle) {
         let Some(cluster) = &self.cluster else { return session.evict() };

@@ -96,9 +96,8 @@ impl Hub {
                     cluster.note_lost(connection);
                 }
                 let Some(session) = self.sessions.find(&client_id) else { return };
-                if session.is_owned_by(connection) {
+                if self.evict_connection(&session, connection) {
                     self.metrics.taken_over.inc();
-                    self.evict(&session);
                     if session.stored.is_none() {
                         self.sessions.remove(&session);
                         self.remove_filters(&session);
