@@ -1,6 +1,7 @@
 //! The worker: sessions, the subscription index and the path of a message. In one process with the edge it is called
-//! directly, through [`link::Upstream`]; it owns no socket. Start reading at [`Broker`], then `stream.rs` (what drives a
-//! session), `publish.rs` (the path of a PUBLISH) and `session/` (the pure core).
+//! directly, through [`link::Upstream`]; as a process of its own it serves edges over links (`edge_link/`) and shares its store
+//! with others (`cluster/`). Start reading at [`Broker`], then `stream.rs` (what drives a session), `publish.rs` (the path of
+//! a PUBLISH) and `session/` (the pure core).
 
 mod authorize;
 mod call;
