@@ -22,7 +22,7 @@ use super::worker::{Placed, Worker};
 const QOS0_PART: usize = 2;
 
 /// With more unread a device is not resumed before it has read: each worker may send it a whole window.
-const UNREAD_BYTES_MAX: usize = 256 * 1024;
+pub(super) const UNREAD_BYTES_MAX: usize = 256 * 1024;
 
 /// How long a device whose worker leaves waits before it looks again for another.
 const NOBODY_ELSE: Duration = Duration::from_millis(250);
