@@ -66,9 +66,13 @@ impl Device {
     /// Has the mover take it away from `worker`, if it is there and that is cheap.
     pub(super) fn mark_excess(&self, worker: &Arc<Worker>) -> bool {
         let mut route = self.route.lock();
-        let is_there = route.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.link.worker, worker));
-        route.is_excess = is_there && route.is_idle(self);
+        route.is_excess = route.may_leave(worker, self);
         route.is_excess
+    }
+
+    /// Whether [`Device::mark_excess`] would mark it.
+    pub(super) fn may_leave(&self, worker: &Arc<Worker>) -> bool {
+        self.route.lock().may_leave(worker, self)
     }
 
     pub(super) fn wake(&self) {

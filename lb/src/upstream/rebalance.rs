@@ -74,16 +74,32 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pace = Pace::default();
-    let mut known = Vec::new();
+    let mut balance = Balance::default();
     loop {
         ticks.tick().await;
+        balance.look(&shared, max).await;
+    }
+}
+
+/// What is known from one look to the next.
+#[derive(Default)]
+pub(super) struct Balance {
+    pace: Pace,
+    /// Who was on the ring.
+    known: Vec<SocketAddr>,
+}
+
+impl Balance {
+    /// Has up to `max` devices moved, if it is time for that. How many.
+    pub(super) async fn look(&mut self, shared: &Shared, max: usize) -> usize {
         let ring = shared.ring.load_full();
         // A worker that comes and goes draws nobody.
         let here = addresses(&ring);
-        let is_quiet = here == std::mem::replace(&mut known, here.clone()) && shared.is_quiet();
-        let budget = pace.budget(shared.setbacks.take(), is_quiet, max);
-        pace.has_asked |= relieve(&shared, &ring, budget).await > 0;
+        let is_quiet = here == std::mem::replace(&mut self.known, here.clone()) && shared.is_quiet();
+        let budget = self.pace.budget(shared.setbacks.take(), is_quiet, max);
+        let chosen = relieve(shared, &ring, budget).await;
+        self.pace.has_asked |= chosen > 0;
+        chosen
     }
 }
 
@@ -111,7 +127,7 @@ async fn relieve(shared: &Shared, ring: &Ring, budget: usize) -> usize {
 }
 
 /// So many devices of `worker`, first those whose place is elsewhere when nobody has too many.
-async fn choose(ring: &Ring, worker: &Arc<Worker>, count: usize) -> Vec<Arc<Device>> {
+pub(super) async fn choose(ring: &Ring, worker: &Arc<Worker>, count: usize) -> Vec<Arc<Device>> {
     let mut chosen = Vec::new();
     let mut at_home = Vec::new();
     for (at, device) in shuffled(worker.devices()).into_iter().enumerate() {
@@ -124,7 +140,7 @@ async fn choose(ring: &Ring, worker: &Arc<Worker>, count: usize) -> Vec<Arc<Devi
         let best = ring.candidates(&device.client_id).next();
         if !best.is_some_and(|best| Arc::ptr_eq(best, worker)) {
             chosen.extend(Some(device).filter(|device| device.mark_excess(worker)));
-        } else if at_home.len() < count {
+        } else if at_home.len() < count && device.may_leave(worker) {
             at_home.push(device);
         }
     }

@@ -374,10 +374,16 @@ impl Route {
     }
 
     /// Whether a move costs little now: nothing is under way in either direction that this end knows of.
-    pub(super) fn is_idle(&self, device: &Device) -> bool {
+    fn is_idle(&self, device: &Device) -> bool {
         let Some(place) = &self.place else { return false };
         let is_settled = self.closing.is_none() && self.moving.is_none() && !self.is_waiting();
         is_settled && place.link.is_idle(place.stream) && device.mail.lock().is_settled()
+    }
+
+    /// Whether it is at `worker` and its move costs little now.
+    pub(super) fn may_leave(&self, worker: &Arc<Worker>, device: &Device) -> bool {
+        let is_there = self.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.link.worker, worker));
+        is_there && self.is_idle(device)
     }
 
     /// Leaves the worker if that is about to leave, or has too many. What is to be done when the device stays.
