@@ -27,6 +27,11 @@ pub struct EdgeConfig {
     /// How long the worker may take to open the session after that, before the device is refused with "server
     /// unavailable"; milliseconds. Default 10,000; 100 to 300,000.
     pub open_timeout_ms: u32,
+    /// Passports that are renewed at once; others wait for their turn. Default 256; 1 to 65,536.
+    pub renewals_max: usize,
+    /// How long a device may stay after its passport has ended while authentication is not available to renew it;
+    /// milliseconds. Default 60,000; at most 86,400,000.
+    pub passport_grace_ms: u64,
     /// The largest CONNECT packet, bytes. Default 65,536; 256 to 1,048,576.
     pub connect_bytes_max: u32,
     /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. Default 1,048,576;
@@ -76,6 +81,8 @@ impl Default for EdgeConfig {
             connect_timeout_ms: 10_000,
             authenticate_timeout_ms: 10_000,
             open_timeout_ms: 10_000,
+            renewals_max: 256,
+            passport_grace_ms: 60_000,
             connect_bytes_max: 65_536,
             packet_bytes_max: 1_048_576,
             client_id_bytes_max: 1_024,
@@ -216,6 +223,8 @@ impl EdgeConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         within("connect_timeout_ms", self.connect_timeout_ms, 100, 300_000)?;
         within("authenticate_timeout_ms", self.authenticate_timeout_ms, 100, 300_000)?;
+        within("renewals_max", self.renewals_max as u64, 1, 65_536)?;
+        within("passport_grace_ms", self.passport_grace_ms, 0, 86_400_000)?;
         within("open_timeout_ms", self.open_timeout_ms.into(), 100, 300_000)?;
         within("connect_bytes_max", self.connect_bytes_max.into(), 256, 1_048_576)?;
         within("packet_bytes_max", self.packet_bytes_max.into(), 1_024, 268_435_460)?;

@@ -21,6 +21,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FailureLabels {
     stage: &'static str,
     reason: &'static str,
@@ -34,6 +39,7 @@ pub(crate) struct Metrics {
     refused: Family<ReasonLabel, Counter>,
     handshake_failures: Family<FailureLabels, Counter>,
     closes: Family<ReasonLabel, Counter>,
+    renewals: Family<ResultLabel, Counter>,
     /// From accept until the session is opened, seconds.
     pub(crate) handshake_seconds: Histogram,
     /// Handshakes under way.
@@ -57,6 +63,7 @@ impl Metrics {
             refused: Family::default(),
             handshake_failures: Family::default(),
             closes: Family::default(),
+            renewals: Family::default(),
             handshake_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             handshakes: Gauge::default(),
             received_bytes: Counter::default(),
@@ -75,6 +82,11 @@ impl Metrics {
             metrics.handshake_failures.clone(),
         );
         edge.register("closes", "Ends of device connections", metrics.closes.clone());
+        edge.register(
+            "passport_renewals",
+            "Answers to renewals of passports: renewed, denied, unavailable",
+            metrics.renewals.clone(),
+        );
         edge.register(
             "handshake_seconds",
             "From accept until the session is opened",
@@ -111,6 +123,15 @@ impl Metrics {
     pub(crate) fn handshake_failed(&self, stage: HandshakeStage, failure: HandshakeFailure) {
         let labels = FailureLabels { stage: stage.label(), reason: failure.label() };
         self.handshake_failures.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn renewed(&self, result: &'static str) {
+        self.renewals.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn renewals_of(&self, result: &'static str) -> u64 {
+        self.renewals.get_or_create(&ResultLabel { result }).get()
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {

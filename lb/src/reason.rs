@@ -106,6 +106,10 @@ pub(crate) enum CloseReason {
     ReceiveBufferFull,
     /// Re-authentication failed.
     ReAuthentication,
+    /// Its passport was not renewed: who it is, or that it may connect, is not so any more.
+    PassportDenied,
+    /// Its passport ended before it could be renewed.
+    PassportExpired,
     /// The worker ended it, with this code.
     Worker(ReasonCode),
     /// The edge shuts down.
@@ -124,6 +128,8 @@ impl CloseReason {
             Self::WriteTimeout => "write_timeout",
             Self::ReceiveBufferFull => "receive_buffer_full",
             Self::ReAuthentication => "re_authentication",
+            Self::PassportDenied => "passport_denied",
+            Self::PassportExpired => "passport_expired",
             Self::BadPacket(reason) | Self::Worker(reason) => reason.label(),
             Self::Shutdown => "server_shutting_down",
         }

@@ -8,7 +8,7 @@ use std::task::Waker;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
 
 use crate::admission::SourceRates;
@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
     pub(crate) metrics: Metrics,
     pub(crate) rates: Option<SourceRates>,
+    /// Passports that may be renewed at once.
+    pub(crate) renewals: Arc<Semaphore>,
     started: Instant,
     phase: AtomicU8,
     relays: Mutex<Wakers>,
@@ -46,6 +48,7 @@ impl Shared {
     pub(crate) fn new(config: EdgeConfig, metrics: Metrics) -> Self {
         Self {
             rates: SourceRates::new(&config),
+            renewals: Arc::new(Semaphore::new(config.renewals_max)),
             config,
             metrics,
             started: Instant::now(),

@@ -24,7 +24,7 @@ use self::peek::{PeekError, Peeked};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
-use crate::relay::{Enhanced, Handover, Relay};
+use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
 use crate::shared::{Admitted, Listener, Underway};
 use crate::tls::{TlsError, TlsServer, TlsStream};
 use crate::transport::Transport;
@@ -233,6 +233,16 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             request.username = subject.or(request.username);
             Box::new(Enhanced::new(self.gate.authenticator.clone(), method.into(), request))
         });
+        // A copy as long as the packet: the buffer that it was read into is larger.
+        let packet = Bytes::copy_from_slice(&packet.raw);
+        let asker = enhanced.is_none().then(|| Asker {
+            connect: packet.clone(),
+            client_id: passport.client_id.clone(),
+            peer: self.peer,
+            listener: self.admitted.0.name.clone(),
+            certificate: self.certificate.clone(),
+        });
+        let tenure = Tenure::new(&passport, &self.gate.authenticator, asker, self.admitted.shared());
         let open = Open {
             connection_id: ConnectionId(rand::random()),
             attempt: 1,
@@ -242,8 +252,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 certificate_subject: self.certificate.as_ref().map(|certificate| certificate.subject.clone()),
             },
             passport,
-            // A copy as long as the packet: the buffer that it was read into is larger.
-            connect: Bytes::copy_from_slice(&packet.raw),
+            connect: packet,
             assigned_client_id: identity.is_assigned.then_some(identity.client_id),
             server_keep_alive_s,
             authentication: outcome,
@@ -262,6 +271,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             keep_alive_s: server_keep_alive_s.unwrap_or(connect.keep_alive_s),
             pipelined: pipelined.freeze(),
             enhanced,
+            tenure,
         };
         self.underway.succeed();
         devices.spawn(Relay::new(io, stream, handover));

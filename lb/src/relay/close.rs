@@ -23,7 +23,9 @@ impl CloseReason {
             Self::BadPacket(reason) => Some(reason),
             Self::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
-            Self::ReAuthentication => Some(ReasonCode::NotAuthorized),
+            Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
+                Some(ReasonCode::NotAuthorized)
+            }
             Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
             Self::OpenTimeout
             | Self::ClientDisconnect
@@ -64,6 +66,7 @@ where
         listener.shared.metrics.closed(reason);
         tracing::debug!(listener = %listener.name, reason = reason.label(), "connection closed");
         self.enhanced = None;
+        self.tenure = None;
         self.abandon_ms = now.wrapping_add(self.shared().config.linger_ms as u32);
         self.state = match reason {
             CloseReason::ConnectionLost | CloseReason::WriteTimeout => State::Ended,

@@ -46,6 +46,10 @@ impl<A: Authenticator> Enhanced<A> {
         Self { method, authenticator, request: Request { password: None, ..request }, run: Run::None }
     }
 
+    pub(super) fn authenticator(&self) -> &Arc<A> {
+        &self.authenticator
+    }
+
     /// Takes an AUTH packet; [`Enhanced::poll`] has what follows from it.
     pub(super) fn on_auth(&mut self, frame: Frame<'_>) -> Result<(), ReasonCode> {
         let auth = reply::decode_auth(frame)?;

@@ -9,6 +9,7 @@ mod close;
 mod enhanced;
 mod packet;
 mod scratch;
+mod tenure;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -16,11 +17,12 @@ mod write;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use authsvc::Authenticator;
 use bytes::Bytes;
-use link::{Event, Outgoing, Stream};
+use link::{Event, Outgoing, Passport, Stream};
 use mqtt::{FrameBuffer, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -28,6 +30,8 @@ use tokio::time::Sleep;
 pub(crate) use self::enhanced::Enhanced;
 use self::enhanced::Outcome;
 use self::scratch::Scratch;
+use self::tenure::Verdict;
+pub(crate) use self::tenure::{Asker, Tenure};
 pub(crate) use self::write::poll_write_all;
 use crate::reason::CloseReason;
 use crate::reply;
@@ -57,6 +61,8 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) pipelined: Bytes,
     /// What re-authentication needs, if CONNECT had an Authentication Method.
     pub(crate) enhanced: Option<Box<Enhanced<A>>>,
+    /// Of a passport that ends.
+    pub(crate) tenure: Option<Box<Tenure<A>>>,
 }
 
 /// What is awaited.
@@ -92,6 +98,7 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     leftover: Option<Box<Outgoing>>,
     timer: Option<Pin<Box<Sleep>>>,
     enhanced: Option<Box<Enhanced<A>>>,
+    tenure: Option<Box<Tenure<A>>>,
     admitted: Admitted,
     /// Received since the last addition to the metrics.
     received_bytes: u32,
@@ -129,7 +136,7 @@ where
 {
     /// A relay between a device and its session; to be spawned on the runtime that `io` is registered with.
     pub(crate) fn new(io: T, stream: S, handover: Handover<A>) -> Self {
-        let Handover { admitted, version, keep_alive_s, pipelined, enhanced } = handover;
+        let Handover { admitted, version, keep_alive_s, pipelined, enhanced, tenure } = handover;
         let now = admitted.shared().now_ms();
         admitted.0.connected.inc();
         let mut frames = FrameBuffer::new();
@@ -141,6 +148,7 @@ where
             leftover: None,
             timer: None,
             enhanced,
+            tenure,
             received_bytes: pipelined.len() as u32,
             received_packets: 0,
             sent_bytes: 0,
@@ -215,6 +223,7 @@ where
             }
             self.is_deferred = false;
             self.re_authenticate(cx, out, now);
+            self.check_tenure(cx, out, now);
             self.check_silence(out, now);
         }
         for writes in 1..=WRITES_MAX {
@@ -328,11 +337,31 @@ where
             Poll::Ready(Outcome::Continue(data)) => reply::auth_continue(&enhanced.method, &data, out),
             Poll::Ready(Outcome::Renewed(passport, data)) => {
                 reply::auth_success(&enhanced.method, data.as_deref(), out);
-                if let Some(stream) = &mut self.stream {
-                    stream.renew(passport);
+                if self.tenure.is_none() {
+                    let authenticator = enhanced.authenticator();
+                    self.tenure = Tenure::new(&passport, authenticator, None, self.admitted.shared());
                 }
+                self.renew(passport);
             }
             Poll::Ready(Outcome::Failed) => self.close(CloseReason::ReAuthentication, out, now),
+        }
+    }
+
+    /// Renews the passport when it is time, and ends the connection of a device that may not stay.
+    fn check_tenure(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
+        let Some(tenure) = &mut self.tenure else { return };
+        match tenure.poll(cx, self.admitted.shared(), now) {
+            Poll::Pending => {}
+            Poll::Ready(Verdict::Renewed(passport)) => self.renew(passport),
+            Poll::Ready(Verdict::Denied) => self.close(CloseReason::PassportDenied, out, now),
+            Poll::Ready(Verdict::Expired) => self.close(CloseReason::PassportExpired, out, now),
+        }
+    }
+
+    fn renew(&mut self, passport: Arc<Passport>) {
+        self.tenure.take_if(|tenure| !tenure.extend(&passport, self.admitted.shared()));
+        if let Some(stream) = &mut self.stream {
+            stream.renew(passport);
         }
     }
 

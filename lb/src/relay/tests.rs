@@ -115,6 +115,7 @@ impl Setup {
             keep_alive_s: self.keep_alive_s,
             pipelined: Bytes::from_static(self.pipelined),
             enhanced: self.enhanced.then(|| Box::new(enhanced())),
+            tenure: None,
         };
         let relay = tokio::spawn(Relay::new(io, stream, handover));
         Running { device, session, shared, relay }

@@ -1,5 +1,5 @@
-//! What a relay does because of the clock: Keep Alive, the write timeout, the end of lingering, and counting. One timer serves
-//! them all; it is never reset by a packet, but looks again when it fires.
+//! What a relay does because of the clock: Keep Alive, the life of the passport, the write timeout, the end of lingering, and
+//! counting. One timer serves them all; it is never reset by a packet, but looks again when it fires.
 
 use std::future::Future;
 use std::task::Context;
@@ -73,6 +73,11 @@ where
                 due = left(self.received_ms, self.open_timeout_ms(), now);
             } else if self.silence_ms_max > 0 && !self.is_paused {
                 due = left(self.received_ms, self.silence_ms_max, now);
+            }
+            if self.state == State::Serving
+                && let Some(tenure) = &self.tenure
+            {
+                due = due.min((tenure.look_ms.wrapping_sub(now) as i32).max(0) as u32);
             }
             if self.is_unsent() {
                 due = due.min(left(self.written_ms, self.write_timeout_ms(), now));

@@ -1,0 +1,331 @@
+//! Passports that end, under paused time: how they are renewed, and who has to go.
+
+use std::collections::VecDeque;
+
+use authsvc::Step;
+use link::{CloseCause, Upstream};
+use mqtt::{Properties, ProtocolVersion};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::config::EdgeConfig;
+use crate::fake::{self, FakeWorker, Session, eventually};
+use crate::relay::{Enhanced, Handover, Relay};
+
+/// Of every passport, seconds.
+const LIFE_S: u64 = 1_000;
+
+/// Answers as it was told, and then allows.
+#[derive(Default)]
+struct Clerk {
+    answers: Mutex<VecDeque<DenyReason>>,
+    asked: Mutex<Vec<(Instant, Request)>>,
+    /// Holds every answer back until it is told.
+    holds: Option<Notify>,
+}
+
+impl Clerk {
+    fn denies(answers: &[DenyReason]) -> Self {
+        Self { answers: Mutex::new(answers.iter().copied().collect()), ..Self::default() }
+    }
+
+    fn times(&self) -> Vec<Instant> {
+        self.asked.lock().iter().map(|(at, _)| *at).collect()
+    }
+}
+
+impl Authenticator for Clerk {
+    type Exchange = Word;
+
+    async fn authenticate(&self, request: Request) -> Decision {
+        let client_id = request.client_id.clone();
+        self.asked.lock().push((Instant::now(), request));
+        if let Some(holds) = &self.holds {
+            holds.notified().await;
+        }
+        match self.answers.lock().pop_front() {
+            Some(reason) => Decision::Deny(reason),
+            None => Decision::Allow(Arc::new(passport(&client_id))),
+        }
+    }
+
+    fn begin(&self, _method: &str, _request: Request) -> Option<Word> {
+        Some(Word)
+    }
+}
+
+/// An Authentication Method of one step.
+struct Word;
+
+impl authsvc::Exchange for Word {
+    async fn step(&mut self, _data: Option<&[u8]>) -> Step {
+        Step::Done(Arc::new(passport("a")), None)
+    }
+}
+
+fn passport(client_id: &str) -> Passport {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let expires_at_s = Some(now.as_secs() + LIFE_S);
+    Passport { expires_at_s, ..Passport::unrestricted("alice".into(), client_id.into()) }
+}
+
+fn connect(version: ProtocolVersion) -> Bytes {
+    let mut connect = Vec::new();
+    let packet = Connect {
+        version,
+        clean_start: true,
+        keep_alive_s: 0,
+        properties: Properties::EMPTY,
+        client_id: "a",
+        will: None,
+        user_name: Some("alice"),
+        password: Some(b"secret"),
+    };
+    packet.encode(&mut connect);
+    connect.into()
+}
+
+struct Running {
+    device: DuplexStream,
+    session: Arc<Session>,
+    clerk: Arc<Clerk>,
+    since: Instant,
+    shared: Arc<Shared>,
+}
+
+/// A connected device; with `method` it used an Authentication Method.
+async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion, method: bool) -> Running {
+    let admitted = fake::admitted(config);
+    let shared = admitted.0.shared.clone();
+    let asker = Asker {
+        connect: connect(version),
+        client_id: "a".into(),
+        peer: "192.0.2.1:1".parse().expect("address"),
+        listener: "test".into(),
+        certificate: None,
+    };
+    let request = asker.request().expect("a CONNECT");
+    let (mut device, io) = tokio::io::duplex(1 << 16);
+    let worker = FakeWorker::default();
+    let open = link::Open {
+        connection_id: link::ConnectionId(1),
+        attempt: 1,
+        peer: link::Peer { address: asker.peer, listener: "test".into(), certificate_subject: None },
+        passport: Arc::new(passport("a")),
+        connect: asker.connect.clone(),
+        assigned_client_id: None,
+        server_keep_alive_s: None,
+        authentication: None,
+        resume: None,
+    };
+    let tenure = Tenure::new(&open.passport, clerk, (!method).then_some(asker), &shared);
+    let stream = worker.open(open);
+    let session = worker.session(0).await;
+    let handover = Handover {
+        admitted,
+        version,
+        keep_alive_s: 0,
+        pipelined: Bytes::new(),
+        enhanced: method.then(|| Box::new(Enhanced::new(clerk.clone(), "WORD".into(), request))),
+        tenure,
+    };
+    let since = Instant::now();
+    tokio::spawn(Relay::new(io, stream, handover));
+    let mut connack = fake::connack(version).to_vec();
+    device.read_exact(&mut connack).await.expect("CONNACK");
+    Running { device, session, clerk: clerk.clone(), since, shared }
+}
+
+impl Running {
+    /// What comes until the connection ends, and when that is, seconds.
+    async fn end(&mut self) -> (Vec<u8>, u64) {
+        let mut rest = Vec::new();
+        self.device.read_to_end(&mut rest).await.expect("read");
+        (rest, self.since.elapsed().as_secs())
+    }
+
+    fn counted(&self, result: &'static str) -> u64 {
+        self.shared.metrics.renewals_of(result)
+    }
+}
+
+async fn plain(clerk: Clerk, config: EdgeConfig) -> Running {
+    start(&Arc::new(clerk), config, ProtocolVersion::V5, false).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passport_is_renewed_early_as_often_as_it_has_to_be() {
+    let running = plain(Clerk::default(), EdgeConfig::default()).await;
+    tokio::time::sleep(Duration::from_secs(10 * LIFE_S)).await;
+    let times = running.clerk.times();
+    assert!((11..=14).contains(&times.len()), "{times:?}");
+    let mut last = running.since;
+    for at in times {
+        // The passports of this test are made with whole seconds.
+        let waited = (at - last).as_secs_f64() / LIFE_S as f64;
+        assert!((0.69..=0.91).contains(&waited), "{waited}");
+        last = at;
+    }
+    assert_eq!(running.session.renewed(), running.clerk.times().len());
+    assert_eq!(running.counted("renewed"), running.session.renewed() as u64);
+    let (_, request) = running.clerk.asked.lock().pop().expect("asked");
+    assert_eq!(
+        (request.username.as_deref(), request.password.as_deref()),
+        (Some("alice"), Some(&b"secret"[..]))
+    );
+    assert_eq!((&*request.client_id, &*request.listener), ("a", "test"));
+    assert_eq!((running.session.closed(), request.protocol), (None, ProtocolVersion::V5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_that_came_at_once_are_not_renewed_at_once() {
+    let clerk = Arc::new(Clerk::default());
+    let mut all = Vec::new();
+    for _ in 0..200 {
+        all.push(start(&clerk, EdgeConfig::default(), ProtocolVersion::V311, false).await);
+    }
+    tokio::time::sleep(Duration::from_secs(LIFE_S)).await;
+    let mut in_tenth = [0; 10];
+    for at in clerk.times() {
+        in_tenth[((at - all[0].since).as_secs() * 10 / LIFE_S) as usize] += 1;
+    }
+    // One second of rounding may lie on either side.
+    assert!(in_tenth[7] > 60 && in_tenth[8] > 60 && in_tenth[6] + in_tenth[9] < 10, "{in_tenth:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_denied_has_to_go() {
+    for (version, farewell) in [(ProtocolVersion::V5, &b"\xE0\x01\x87"[..]), (ProtocolVersion::V311, b"")] {
+        let clerk = Arc::new(Clerk::denies(&[DenyReason::BadCredentials]));
+        let mut running = start(&clerk, EdgeConfig::default(), version, false).await;
+        let (rest, after_s) = running.end().await;
+        assert_eq!(rest, farewell);
+        assert!((LIFE_S * 69 / 100..=LIFE_S * 91 / 100).contains(&after_s), "{after_s}");
+        // As when the worker ends it: the Will is due.
+        assert_eq!((running.session.closed(), running.session.renewed()), (Some(CloseCause::Abnormal), 0));
+        assert_eq!((running.counted("denied"), running.counted("renewed")), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_decided_is_asked_again_and_a_short_outage_goes_by_unnoticed() {
+    let away = [DenyReason::Unavailable, DenyReason::SlowedDown, DenyReason::Unavailable];
+    let running = plain(Clerk::denies(&away), EdgeConfig::default()).await;
+    tokio::time::sleep(Duration::from_secs(LIFE_S)).await;
+    assert_eq!((running.counted("unavailable"), running.counted("renewed")), (3, 1));
+    let times = running.clerk.times();
+    let waits: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    assert!((250..=510).contains(&waits[0]) && (500..=1_010).contains(&waits[1]), "{waits:?}");
+    assert_eq!((running.session.renewed(), running.session.closed()), (1, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_beyond_the_grace_ends_the_connection() {
+    let config = EdgeConfig { passport_grace_ms: 200_000, ..EdgeConfig::default() };
+    let mut running = plain(Clerk::denies(&[DenyReason::Unavailable; 10_000]), config).await;
+    let (rest, after_s) = running.end().await;
+    assert_eq!(rest, b"\xE0\x01\x87");
+    assert!((LIFE_S + 199..=LIFE_S + 201).contains(&after_s), "{after_s}");
+    let times = running.clerk.times();
+    let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().expect("several");
+    assert!(longest <= Duration::from_millis(BACKOFF_MS_MAX + 10), "{longest:?}");
+    assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_is_no_answer() {
+    let clerk = Clerk { holds: Some(Notify::new()), ..Clerk::default() };
+    let config = EdgeConfig { authenticate_timeout_ms: 5_000, ..EdgeConfig::default() };
+    let mut running = plain(clerk, config).await;
+    let (_, after_s) = running.end().await;
+    assert!((LIFE_S + 59..=LIFE_S + 61).contains(&after_s), "{after_s}");
+    assert!(running.counted("unavailable") > 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_renewed_at_once_than_may_be_and_all_have_their_turn() {
+    let clerk = Arc::new(Clerk { holds: Some(Notify::new()), ..Clerk::default() });
+    let config = EdgeConfig { renewals_max: 3, authenticate_timeout_ms: 300_000, ..EdgeConfig::default() };
+    let seats = Arc::new(Semaphore::new(3));
+    let asker = Asker {
+        connect: connect(ProtocolVersion::V5),
+        client_id: "a".into(),
+        peer: "192.0.2.1:1".parse().expect("address"),
+        listener: "test".into(),
+        certificate: None,
+    };
+    let within = config.authenticate_timeout();
+    let tasks: Vec<_> =
+        (0..10).map(|_| tokio::spawn(renew(clerk.clone(), asker.clone(), seats.clone(), within))).collect();
+    for done in 0..10_usize {
+        let asked = (done + 3).min(10);
+        eventually("the next are asked", || clerk.asked.lock().len() == asked).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(clerk.asked.lock().len(), asked);
+        clerk.holds.as_ref().expect("held").notify_one();
+    }
+    for task in tasks {
+        assert!(matches!(task.await.expect("ended"), Decision::Allow(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_with_an_authentication_method_renews_its_passport_itself_or_goes() {
+    let clerk = Arc::new(Clerk::default());
+    let mut running = start(&clerk, EdgeConfig::default(), ProtocolVersion::V5, true).await;
+    tokio::time::sleep(Duration::from_secs(LIFE_S / 2)).await;
+    // AUTH 0x19 with the method.
+    running.device.write_all(b"\xF0\x09\x19\x07\x15\0\x04WORD").await.expect("written");
+    eventually("it is renewed", || running.session.renewed() == 1).await;
+    let (rest, after_s) = running.end().await;
+    assert_eq!(rest, b"\xF0\x09\0\x07\x15\0\x04WORD\xE0\x01\x87");
+    assert!((LIFE_S * 3 / 2 - 2..=LIFE_S * 3 / 2 + 1).contains(&after_s), "{after_s}");
+    assert!(running.clerk.times().is_empty(), "nothing was asked behind its back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passport_for_another_client_is_none() {
+    let clerk = Arc::new(Clerk::default());
+    let shared = Arc::new(Shared::new(
+        EdgeConfig::default(),
+        crate::metrics::Metrics::register(&mut Default::default()),
+    ));
+    let asker = Asker {
+        connect: connect(ProtocolVersion::V5),
+        client_id: "a".into(),
+        peer: "192.0.2.1:1".parse().expect("address"),
+        listener: "test".into(),
+        certificate: None,
+    };
+    let mut tenure = Tenure::new(&passport("a"), &clerk, Some(asker), &shared).expect("it ends");
+    tenure.renewing = Some(Box::pin(async { Decision::Allow(Arc::new(passport("b"))) }));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert_eq!(tenure.poll(&mut cx, &shared, shared.now_ms()), Poll::Ready(Verdict::Denied));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_is_right_however_long_a_passport_lasts() {
+    let clerk = Arc::new(Clerk::default());
+    let shared =
+        Shared::new(EdgeConfig::default(), crate::metrics::Metrics::register(&mut Default::default()));
+    let passport = |expires_at_s| Passport { expires_at_s, ..passport("a") };
+    assert!(Tenure::new(&passport(None), &clerk, None, &shared).is_none());
+    let tenure = Tenure::new(&passport(Some(u64::MAX)), &clerk, None, &shared).expect("it ends");
+    assert!(tenure.ends_at > Instant::now() + Duration::from_secs(LIFE_S_MAX - 1));
+    let ended = Tenure::new(&passport(Some(1)), &clerk, None, &shared).expect("it ends");
+    assert!(ended.ends_at <= Instant::now());
+
+    // Longer than the clock of 32 bits counts: nothing happens too early.
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + days(100);
+    let mut long = Tenure::new(&passport(Some(now.as_secs())), &clerk, None, &shared).expect("it ends");
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for _ in 0..99 {
+        tokio::time::sleep(days(1)).await;
+        assert_eq!(long.poll(&mut cx, &shared, shared.now_ms()), Poll::Pending);
+    }
+    tokio::time::sleep(days(2)).await;
+    assert_eq!(long.poll(&mut cx, &shared, shared.now_ms()), Poll::Ready(Verdict::Expired));
+}
