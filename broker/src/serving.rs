@@ -36,6 +36,8 @@ pub(crate) struct Rare {
     pub will: Option<Will>,
     /// SUBSCRIBE and UNSUBSCRIBE packets that the store is busy with.
     pub subscribes: Vec<(PacketId, Vec<SubscribeItem>)>,
+    /// They were let through by an earlier passport.
+    pub is_to_revoke: bool,
     pub unsubscribes: Vec<(PacketId, Vec<Arc<str>>)>,
     pub retained: RetainedReader,
     /// Taken from the mailbox, but the device has no room yet; and its bytes.
@@ -186,6 +188,9 @@ impl Serving {
         if !self.handle.is_owned_by(connection) {
             return;
         }
+        if let Some(rare) = &mut self.rare {
+            rare.is_to_revoke = !rare.subscribes.is_empty();
+        }
         let mut filters = self.handle.filters();
         filters.retain(|filter| !self.session.may_subscribe(filter));
         if filters.is_empty() {
@@ -206,6 +211,19 @@ impl Serving {
                 op: Op::Revoke(filters),
             }));
         }
+    }
+
+    /// The same once more, when the store has answered SUBSCRIBE packets that an earlier passport let through.
+    pub(crate) fn revoke_late(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_to_revoke && rare.subscribes.is_empty()) {
+            self.revoke(hub, connection);
+        }
+    }
+
+    /// Whether the Will Message, if there is one, may be published.
+    pub(crate) fn may_publish_will(&self) -> bool {
+        let will = self.rare.as_ref().and_then(|rare| rare.will.as_ref());
+        will.is_none_or(|will| self.session.may_publish(will.message.topic()))
     }
 
     fn unsubscribed(

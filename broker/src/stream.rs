@@ -206,7 +206,12 @@ impl WorkerStream {
         self.hub.metrics.connected.dec();
         tracing::debug!(client_id = &*serving.handle.client_id, reason = ?closing.reason, "session left");
         let sent = serving.session.sent();
-        self.leave(&serving.handle, serving.rare, closing, sent, grace_ms);
+        // A passport that came since CONNECT may forbid it.
+        let mut closing = closing.clone();
+        if closing.will == WillFate::Publish && !serving.may_publish_will() {
+            closing.will = WillFate::Drop;
+        }
+        self.leave(&serving.handle, serving.rare, &closing, sent, grace_ms);
     }
 
     fn leave(
@@ -243,6 +248,7 @@ impl WorkerStream {
             while let Some(item) = items.pop_front() {
                 bytes = bytes.saturating_sub(item.bytes());
                 serving.take_item(&self.hub, item, Outputs { wire: out, effects: &mut effects });
+                serving.revoke_late(&self.hub, self.connection);
                 if out.len() >= budget {
                     break;
                 }
@@ -341,6 +347,10 @@ impl link::Stream for WorkerStream {
     }
 
     fn renew(&mut self, passport: Arc<Passport>) {
+        if let State::AwaitingClaim(pending) = &mut self.state {
+            pending.open.passport = passport;
+            return;
+        }
         let mut none = Outgoing::new();
         self.drive(Input::Renewed(passport), &mut none);
         if let State::Serving(serving) = &mut self.state {

@@ -291,12 +291,23 @@ impl PassportVerifier {
         self.verify_at(token, now_s())
     }
 
-    /// The same, at `now_s` seconds since the Unix epoch. A caller that honours expired tokens for a grace gives an earlier
-    /// time.
+    /// The same for a token that may have ended up to `grace` ago.
+    ///
+    /// # Errors
+    /// As [`PassportVerifier::verify`].
+    pub fn verify_with_grace(&self, token: &[u8], grace: Duration) -> Result<Passport, TokenError> {
+        self.judge(token, now_s(), grace.as_secs())
+    }
+
+    /// The same, at `now_s` seconds since the Unix epoch.
     ///
     /// # Errors
     /// As [`PassportVerifier::verify`].
     pub fn verify_at(&self, token: &[u8], now_s: u64) -> Result<Passport, TokenError> {
+        self.judge(token, now_s, 0)
+    }
+
+    fn judge(&self, token: &[u8], now_s: u64, grace_s: u64) -> Result<Passport, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong { len: token.len() });
         }
@@ -315,7 +326,8 @@ impl PassportVerifier {
         if claims.iat > now_s.saturating_add(self.leeway_s) {
             return Err(TokenError::NotYet { at_s: claims.iat });
         }
-        if let Some(at_s) = claims.exp.filter(|at_s| at_s.saturating_add(self.leeway_s) <= now_s) {
+        let late_s = self.leeway_s.saturating_add(grace_s);
+        if let Some(at_s) = claims.exp.filter(|at_s| at_s.saturating_add(late_s) <= now_s) {
             return Err(TokenError::Expired { at_s });
         }
         Ok(Passport {

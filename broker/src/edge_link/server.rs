@@ -107,12 +107,8 @@ impl Shared {
 
     /// The passport in a token. One that has expired is honoured for a while where `is_connected`.
     pub(super) fn verify(&self, token: &[u8], is_connected: bool) -> Result<Passport, TokenError> {
-        match self.verifier.verify(token) {
-            Err(TokenError::Expired { at_s }) if is_connected && at_s > self.honoured_s() => {
-                self.verifier.verify_at(token, self.honoured_s())
-            }
-            verdict => verdict,
-        }
+        let grace_ms = if is_connected { self.config.passport_grace_ms } else { 0 };
+        self.verifier.verify_with_grace(token, Duration::from_millis(grace_ms))
     }
 
     /// Passports of connected devices that ended after this are honoured, seconds since the Unix epoch.

@@ -170,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                         slot.push_packet(number, packet, cost);
                     }
                 }
-                WorkerEvent::Passport { stream, token } => self.renew(stream, &token),
+                WorkerEvent::Passport { stream, token } => self.renew(stream, token),
                 // The other worker may never get it: the store keeps the session for as long as after a lost link.
                 WorkerEvent::Close { stream, number: 0, .. } => self.lose(stream),
                 WorkerEvent::Close { stream, number, ending } => {
@@ -231,9 +231,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         self.end.refuse(stream, reason, Bytes::new());
     }
 
-    fn renew(&mut self, stream: StreamId, token: &[u8]) {
+    fn renew(&mut self, stream: StreamId, token: Bytes) {
+        if let Some((_, open)) = self.opening.iter_mut().find(|(opening, _)| *opening == stream) {
+            open.passport = token;
+            return;
+        }
         let Some(slot) = self.streams.get_mut(&stream) else { return };
-        match self.shared.verify(token, false) {
+        match self.shared.verify(&token, false) {
             Ok(passport) if passport.client_id == slot.client_id => slot.renew(Arc::new(passport)),
             _ => {
                 tracing::warn!(client_id = &*slot.client_id, "a renewed passport is not accepted");

@@ -205,6 +205,11 @@ impl Session {
         self.authority.may_subscribe(filter)
     }
 
+    /// Whether this Topic Name may still be published to.
+    pub(crate) fn may_publish(&self, topic: &str) -> bool {
+        self.authority.may_publish(topic)
+    }
+
     /// These subscriptions were ended by the server and count no more.
     pub(crate) fn forget_subscriptions(&mut self, filters: &[Arc<str>]) {
         if let Some(noted) = &mut self.filters {

@@ -28,10 +28,10 @@ struct World {
 }
 
 /// The clock of the store that is shared.
-struct Clock(JoinHandle<()>);
+pub(crate) struct Clock(JoinHandle<()>);
 
 impl Clock {
-    fn of(cluster: &MemoryCluster) -> Self {
+    pub(crate) fn of(cluster: &MemoryCluster) -> Self {
         let (cluster, started) = (cluster.clone(), Instant::now());
         Self(tokio::spawn(async move {
             loop {

@@ -8,6 +8,7 @@ mod edge;
 mod handoff;
 mod link;
 mod moody;
+mod passport;
 mod retained;
 mod session;
 mod shared;
