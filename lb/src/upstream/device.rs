@@ -1,6 +1,7 @@
 //! One device's connection on its way through workers. Its relay, the drivers of links and the mover share it. Locks are taken
 //! in this order: the route of a device, a link, a mail.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -36,13 +37,14 @@ impl Device {
         client_id: Arc<str>,
         version: ProtocolVersion,
         open: Box<Open>,
+        expires_at_s: Option<u64>,
     ) -> Self {
         Self {
             shared,
             client_id,
             version,
             alias_max: AtomicU16::new(0),
-            route: Mutex::new(Route::new(open)),
+            route: Mutex::new(Route::new(open, expires_at_s)),
             mail: Mutex::default(),
         }
     }
@@ -142,8 +144,9 @@ impl Device {
     }
 
     /// Another passport.
-    pub(super) fn renew(&self, token: Bytes) {
+    pub(super) fn renew(&self, token: Bytes, expires_at_s: Option<u64>) {
         let mut route = self.route.lock();
+        route.expires_at_s = expires_at_s.and_then(NonZeroU64::new);
         route.open.passport = token.clone();
         if let Some(place) = &route.place
             && let Err(error) = place.link.renew(place.stream, token)

@@ -175,7 +175,8 @@ impl Upstream for Workers {
         let is_signed = token.is_ok();
         let template = Box::new(template(&open, token.unwrap_or_default()));
         shared.devices.fetch_add(1, Ordering::SeqCst);
-        let device = Arc::new(Device::new(shared.clone(), client_id, version, template));
+        let device =
+            Arc::new(Device::new(shared.clone(), client_id, version, template, open.passport.expires_at_s));
         if is_signed {
             if !device.route.lock().begin(&device) {
                 shared.mover.push([device.clone()]);

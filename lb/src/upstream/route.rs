@@ -2,7 +2,9 @@
 //! [`Route::ask`] looks for the next worker.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use link::CloseCause;
@@ -24,6 +26,9 @@ const QOS0_PART: usize = 2;
 /// With more unread a device is not resumed before it has read: each worker may send it a whole window.
 pub(super) const UNREAD_BYTES_MAX: usize = 256 * 1024;
 
+/// How long a device whose passport has ended waits for another one, before it is resumed with what it has.
+const RENEWAL: Duration = Duration::from_secs(2);
+
 /// How long a device whose worker leaves waits before it looks again for another.
 const NOBODY_ELSE: Duration = Duration::from_millis(250);
 
@@ -31,6 +36,8 @@ const NOBODY_ELSE: Duration = Duration::from_millis(250);
 pub(super) struct Route {
     /// For a new connection; a resume is added to a copy.
     pub(super) open: Box<Open>,
+    /// When its passport ends, seconds since the Unix epoch.
+    pub(super) expires_at_s: Option<NonZeroU64>,
     /// `None` while it is between two workers.
     pub(super) place: Option<Place>,
     pub(super) aliases: Aliases,
@@ -117,9 +124,10 @@ fn is_qos0(packet: &[u8]) -> bool {
 }
 
 impl Route {
-    pub(super) fn new(open: Box<Open>) -> Self {
+    pub(super) fn new(open: Box<Open>, expires_at_s: Option<u64>) -> Self {
         Self {
             open,
+            expires_at_s: expires_at_s.and_then(NonZeroU64::new),
             place: None,
             aliases: Aliases::default(),
             waiting: VecDeque::new(),
@@ -308,6 +316,7 @@ impl Route {
             self.finish(device);
             return Next::Nothing;
         }
+        let is_stale = is_resume && self.has_expired();
         let resume = is_resume.then(|| self.resume(device)).flatten();
         self.open.attempt += 1;
         let open = Box::new(Open { resume, ..(*self.open).clone() });
@@ -319,6 +328,9 @@ impl Route {
             return Next::Nothing;
         }
         moving.is_resume = is_resume;
+        if is_stale && moving.since.elapsed() < RENEWAL {
+            return Next::Later(moving.back_off(shared.config.backoff_max_ms));
+        }
         if is_resume && device.mail.lock().len() > UNREAD_BYTES_MAX {
             return Next::Later(moving.back_off(shared.config.backoff_max_ms));
         }
@@ -422,6 +434,11 @@ impl Route {
         moving.passed_over.push(worker);
         moving.reason = reason;
         None
+    }
+
+    fn has_expired(&self) -> bool {
+        let now = || UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        self.expires_at_s.is_some_and(|at_s| at_s.get() <= now())
     }
 
     /// What a resume adds to OPEN.

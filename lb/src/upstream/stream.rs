@@ -71,7 +71,7 @@ impl Stream for WorkerStream {
     fn renew(&mut self, passport: Arc<Passport>) {
         let device = &self.device;
         match device.shared.signer.sign(&passport) {
-            Ok(token) => device.renew(token),
+            Ok(token) => device.renew(token, passport.expires_at_s),
             Err(error) => tracing::warn!(client_id = %device.client_id, %error, "passport not signed"),
         }
     }

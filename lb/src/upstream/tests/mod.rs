@@ -4,6 +4,7 @@ mod device;
 mod edge;
 mod handoff;
 mod link;
+mod passport;
 mod pool;
 mod rebalance;
 mod worker;
