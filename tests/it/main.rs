@@ -32,6 +32,7 @@ mod enhanced_auth;
 mod keep_alive;
 mod limit;
 mod malformed;
+mod passport;
 mod process;
 mod publish;
 mod retained;

@@ -14,7 +14,7 @@ fn at(server: &Server) -> Target<'_> {
 }
 
 /// Status line and body of `GET path` on the admin port.
-fn get(server: &Server, path: &str) -> (String, String) {
+pub(crate) fn get(server: &Server, path: &str) -> (String, String) {
     let mut socket = tcp(server.address_of("admin"));
     write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
