@@ -23,8 +23,8 @@ pub struct AuthConfig {
     pub certificate: CertificateIdentity,
     /// Whether the Authentication Method SCRAM-SHA-256 is offered when there is a password file. Default true.
     pub scram: bool,
-    /// Seconds after which what a client was allowed ends, and its connection with it unless it authenticates anew.
-    /// Default: never.
+    /// Seconds that what a client was allowed holds. The edge asks again before that; who used an Authentication Method has
+    /// to authenticate anew, or its connection ends. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passport_lifetime_s: Option<u64>,
     /// Passwords hashed at a time, each by a thread of its own with 19 MiB. Default: half of the cores, at least one.
