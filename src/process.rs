@@ -77,6 +77,7 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
     }
     readiness.enter(Phase::Draining);
     tokio::spawn(signals.exit_on_next_stop());
+    tokio::time::sleep(process.runtime.drain_delay()).await;
     tier.stop(process.runtime.drain_timeout()).await?;
     tracing::info!("stopped");
     Ok(())

@@ -46,6 +46,7 @@ fn greeting() -> BytesMut {
         id: Text::new("peer").unwrap(),
         window_bytes: 64,
         packet_bytes_max: 1024,
+        handoff_grace_ms: 0,
     };
     let mut bytes = BytesMut::new();
     Frame::Hello(hello).encode(StreamId::LINK, &mut bytes);

@@ -64,6 +64,9 @@ pub struct EdgeConfig {
     /// How long a closing connection may take to send its last bytes and to see the peer close, milliseconds. Default
     /// 2,000; 10 to 60,000.
     pub linger_ms: u64,
+    /// Connections that are closed in a second when the edge ends in good order, so that they do not come to others all at
+    /// once; more when the time for that would not do. Default 1,000; 0 for no limit.
+    pub drain_per_s: usize,
     /// Connections per second from one source (an IPv4 address, an IPv6 /64). Loopback is exempt. Default 1,000; 0 for
     /// no limit.
     pub source_connections_per_s: u32,
@@ -96,6 +99,7 @@ impl Default for EdgeConfig {
             write_timeout_s: 30,
             tcp_keep_alive_s: 600,
             linger_ms: 2_000,
+            drain_per_s: 1_000,
             source_connections_per_s: 1_000,
             source_connections_burst: 10_000,
             sources_max: 100_000,

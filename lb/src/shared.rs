@@ -2,7 +2,7 @@
 //! drain.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) renewals: Arc<Semaphore>,
     started: Instant,
     phase: AtomicU8,
+    /// While draining, relays with a slot below this have to go.
+    dismissed: AtomicU32,
     relays: Mutex<Wakers>,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
@@ -38,7 +40,7 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
-    /// Devices are told to go, what waits for them is written.
+    /// Nobody new comes. Devices are told to go, as [`Shared::dismiss`] says, and what waits for them is written.
     Draining,
     /// Connections are dropped as they are.
     Aborting,
@@ -53,6 +55,7 @@ impl Shared {
             metrics,
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
+            dismissed: AtomicU32::new(0),
             relays: Mutex::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
@@ -80,13 +83,39 @@ impl Shared {
         }
     }
 
-    /// Goes on to `phase` (never back) and wakes every relay to see it.
+    /// Goes on to `phase` (never back). Every relay sees that it is to be dropped; who has to go is told by
+    /// [`Shared::dismiss`].
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
-        self.relays.lock().wake_all();
+        if phase == Phase::Aborting {
+            self.relays.lock().wake(0, usize::MAX);
+        }
     }
 
-    /// Has `waker` woken by [`Shared::enter`]; the answer is for [`Shared::forget`].
+    /// Has `count` more relays go while draining. `false` when there are no more; those that are still on their way here go as
+    /// soon as they have come.
+    pub(crate) fn dismiss(&self, count: usize) -> bool {
+        let relays = self.relays.lock();
+        let from = self.dismissed.load(Ordering::SeqCst);
+        let through = relays.skip(from as usize, count);
+        // Told before they are woken, so that they see it.
+        self.dismissed.store(through.unwrap_or(u32::MAX), Ordering::SeqCst);
+        relays.wake(from as usize, through.map_or(usize::MAX, |through| through as usize));
+        through.is_some()
+    }
+
+    /// Whether the relay in this slot has to go.
+    pub(crate) fn is_dismissed(&self, slot: u32) -> bool {
+        slot < self.dismissed.load(Ordering::SeqCst)
+    }
+
+    /// Relays that there are.
+    pub(crate) fn relays(&self) -> usize {
+        let relays = self.relays.lock();
+        relays.slots.len() - relays.free.len()
+    }
+
+    /// Has `waker` woken by [`Shared::enter`] and [`Shared::dismiss`]; the answer is for [`Shared::forget`].
     pub(crate) fn remember(&self, waker: Waker) -> u32 {
         self.relays.lock().insert(waker)
     }
@@ -249,8 +278,24 @@ impl Wakers {
         Some(waker)
     }
 
-    fn wake_all(&self) {
-        for waker in self.slots.iter().flatten() {
+    /// The slot behind the next `count` relays from slot `from` on; `None` if there are no more than these.
+    fn skip(&self, from: usize, count: usize) -> Option<u32> {
+        let mut left = count;
+        for (slot, waker) in self.slots.iter().enumerate().skip(from) {
+            if waker.is_some() {
+                if left == 0 {
+                    return Some(slot as u32);
+                }
+                left -= 1;
+            }
+        }
+        None
+    }
+
+    /// Those from slot `from` up to `to`.
+    fn wake(&self, from: usize, to: usize) {
+        let to = to.min(self.slots.len());
+        for waker in self.slots.get(from..to).into_iter().flatten().flatten() {
             waker.wake_by_ref();
         }
     }
@@ -258,6 +303,8 @@ impl Wakers {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+
     use super::*;
 
     #[test]
@@ -270,5 +317,22 @@ mod tests {
         assert_eq!(wakers.insert(Waker::noop().clone()), first);
         assert_ne!(first, second);
         assert_eq!(wakers.slots.len(), 2);
+    }
+
+    #[test]
+    fn so_many_relays_are_dismissed_at_a_time_whatever_slots_are_empty() {
+        let shared = Shared::new(EdgeConfig::default(), Metrics::register(&mut Registry::default()));
+        let slots: Vec<_> = (0..10).map(|_| shared.remember(Waker::noop().clone())).collect();
+        for empty in [1, 2, 5] {
+            shared.forget(slots[empty]);
+        }
+        let gone = |shared: &Shared| {
+            slots.iter().filter(|slot| ![1, 2, 5].contains(*slot) && shared.is_dismissed(**slot)).count()
+        };
+        assert_eq!((shared.relays(), gone(&shared)), (7, 0));
+        assert!(shared.dismiss(3) && gone(&shared) == 3);
+        assert!(shared.dismiss(3) && gone(&shared) == 6);
+        assert!(!shared.dismiss(3) && gone(&shared) == 7);
+        assert!(shared.is_dismissed(shared.remember(Waker::noop().clone())), "who comes late goes at once");
     }
 }

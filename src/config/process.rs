@@ -97,6 +97,8 @@ pub(crate) struct RuntimeConfig {
     /// Threads that serve connected devices. Default: the cores that this process may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) worker_threads: Option<usize>,
+    /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first. Default 0.
+    pub(crate) drain_delay_ms: u64,
     /// Milliseconds that a shutdown may take until connections are cut. Default 10000.
     pub(crate) drain_timeout_ms: u64,
     /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
@@ -106,7 +108,7 @@ pub(crate) struct RuntimeConfig {
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { worker_threads: None, drain_timeout_ms: 10_000, addresses_file: None }
+        Self { worker_threads: None, drain_delay_ms: 0, drain_timeout_ms: 10_000, addresses_file: None }
     }
 }
 
@@ -115,6 +117,11 @@ impl RuntimeConfig {
     pub(crate) fn worker_threads_in_force(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.worker_threads.unwrap_or_else(cores)
+    }
+
+    /// How long it goes on before that.
+    pub(crate) fn drain_delay(&self) -> Duration {
+        Duration::from_millis(self.drain_delay_ms)
     }
 
     /// How long a shutdown may take.

@@ -300,6 +300,7 @@ fn settings(config: &LinkConfig, broker: &Broker) -> Settings {
     let mut settings = Settings::new(Text::new(&config.name).unwrap_or_default());
     settings.window_bytes = config.window_bytes;
     settings.limits.packet_bytes_max = broker.hub.config.packet_bytes_max;
+    settings.handoff_grace_ms = u32::try_from(config.handoff_grace_ms).unwrap_or(u32::MAX);
     settings
 }
 

@@ -188,9 +188,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                     }
                 }
                 WorkerEvent::LinkSendable => self.unblock(),
-                WorkerEvent::Draining { within } => {
-                    tracing::info!(within_ms = within.as_millis(), "edge is about to leave");
-                }
             }
         }
     }

@@ -27,6 +27,12 @@ use crate::tls::{Application, TlsConfigError, TlsServer};
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Between two groups of devices that are told to go.
+const DISMISS_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The part of the deadline in which all have been told; the rest is for them to go.
+const DISMISS_WITHIN_PERCENT: usize = 60;
+
 /// How long tasks that were told to end at once may take to notice.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
@@ -151,8 +157,8 @@ impl Edge {
     }
 
     /// Stops accepting, drops handshakes under way, tells MQTT 5 devices that the server is shutting down (0x8B), closes
-    /// all connections and waits for that; after `deadline` it waits for nobody. Answers how many connections had to be
-    /// cut off.
+    /// all connections, `drain_per_s` of them in a second or as many more as `deadline` asks for, and waits for that; after
+    /// `deadline` it waits for nobody. Answers how many connections had to be cut off.
     pub async fn drain(mut self, deadline: Duration) -> usize {
         for accepting in &self.accepting {
             accepting.abort();
@@ -165,7 +171,11 @@ impl Edge {
             handshakes.shutdown_background();
         }
         self.shared.enter(Phase::Draining);
-        if tokio::time::timeout(deadline, self.shared.emptied()).await.is_ok() {
+        let emptied = async {
+            dismiss_all(&self.shared, deadline).await;
+            self.shared.emptied().await;
+        };
+        if tokio::time::timeout(deadline, emptied).await.is_ok() {
             return 0;
         }
         let cut_off = self.shared.connections();
@@ -218,6 +228,27 @@ fn handshake_threads(config: &EdgeConfig) -> io::Result<Runtime> {
         })
         .enable_all()
         .build()
+}
+
+/// Has all devices go, paced, so that those who take them do not get them all at once.
+async fn dismiss_all(shared: &Shared, deadline: Duration) {
+    let rate = match shared.config.drain_per_s {
+        0 => usize::MAX,
+        rate => {
+            let within_ms = (deadline.as_millis() as usize * DISMISS_WITHIN_PERCENT / 100).max(1);
+            rate.max((shared.relays() * 1_000).div_ceil(within_ms))
+        }
+    };
+    let mut ticks = tokio::time::interval(DISMISS_INTERVAL);
+    let mut due = 0;
+    loop {
+        ticks.tick().await;
+        // Thousandths of a device, so that slow rates are kept too.
+        due = rate.saturating_mul(DISMISS_INTERVAL.as_millis() as usize).saturating_add(due % 1_000);
+        if due >= 1_000 && !shared.dismiss(due / 1_000) {
+            return;
+        }
+    }
 }
 
 /// What has to be done now and then.

@@ -181,8 +181,11 @@ where
         let now = self.shared().now_ms();
         if self.state.is_open() {
             match self.shared().phase() {
-                Phase::Serving => self.serve(cx, scratch, now),
-                Phase::Draining | Phase::Aborting => self.close(CloseReason::Shutdown, &mut scratch.out, now),
+                Phase::Draining if self.shared().is_dismissed(self.slot) => {
+                    self.close(CloseReason::Shutdown, &mut scratch.out, now);
+                }
+                Phase::Serving | Phase::Draining => self.serve(cx, scratch, now),
+                Phase::Aborting => self.close(CloseReason::Shutdown, &mut scratch.out, now),
             }
         }
         if self.shared().phase() == Phase::Aborting {

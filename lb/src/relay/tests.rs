@@ -489,6 +489,7 @@ async fn draining_tells_the_device_and_aborting_does_not() {
     for (version, farewell) in [(ProtocolVersion::V5, &b"\xE0\x01\x8B"[..]), (ProtocolVersion::V31, b"")] {
         let running = Setup { version, ..Setup::default() }.start().await;
         running.shared.enter(Phase::Draining);
+        assert!(!running.shared.dismiss(1));
         let session = running.expect_end(farewell).await;
         assert_eq!(session.closed(), Some(CloseCause::Shutdown));
     }

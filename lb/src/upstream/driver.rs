@@ -142,7 +142,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let link = &self.link;
         for effect in effects {
             match effect {
-                Effect::Ready => self.shared.link_up(link),
+                Effect::Ready(grace_ms) => {
+                    self.shared.learn_grace(&link.worker, grace_ms);
+                    self.shared.link_up(link);
+                }
                 Effect::Opened(stream, device) => device.opened(link, stream),
                 Effect::Closed(stream, device) | Effect::Finished(stream, device) => {
                     device.finished(link, stream);

@@ -21,8 +21,8 @@ use super::worker::Worker;
 
 /// What has to be done about a device without the link being locked.
 pub(super) enum Effect {
-    /// HELLO came.
-    Ready,
+    /// HELLO came, and for how long the worker keeps sessions of a lost link, milliseconds.
+    Ready(u32),
     /// The worker has the session.
     Opened(StreamId, Arc<Device>),
     /// It does not take it.
@@ -232,9 +232,9 @@ impl Link {
 
     fn take_event(&self, state: &mut State, event: EdgeEvent, turn: &mut Turn) {
         let effect = match event {
-            EdgeEvent::Ready(_) => {
+            EdgeEvent::Ready(peer) => {
                 self.is_ready.store(true, Ordering::Release);
-                Effect::Ready
+                Effect::Ready(peer.hello.handoff_grace_ms)
             }
             EdgeEvent::Draining { within } => {
                 self.is_draining.store(true, Ordering::Release);

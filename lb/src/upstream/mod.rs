@@ -303,6 +303,18 @@ impl Shared {
         }
     }
 
+    /// A worker says for how long it keeps sessions. Devices do not look for another for longer.
+    fn learn_grace(&self, worker: &Worker, grace_ms: u32) {
+        let own = self.config.handoff_timeout();
+        if worker.learn_grace(grace_ms) && worker.handoff_within(own) < own {
+            let within_ms = worker.handoff_within(own).as_millis();
+            tracing::warn!(
+                worker = %worker.address, grace_ms, within_ms,
+                "worker keeps sessions for less than workers.handoff_timeout_ms, its devices look for another no longer"
+            );
+        }
+    }
+
     fn link_up(self: &Arc<Self>, link: &Arc<Link>) {
         let worker = &link.worker;
         if worker.add_link(link.clone()) {

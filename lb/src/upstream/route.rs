@@ -218,7 +218,8 @@ impl Route {
 
     /// The stream is over, the device goes on. Whether it is to look for another worker.
     pub(super) fn lose(&mut self, unfinished: Unfinished, device: &Device) -> bool {
-        self.place = None;
+        let own = device.shared.config.handoff_timeout();
+        let within = self.place.take().map(|place| place.link.worker.handoff_within(own));
         device.take_rest(unfinished.packets);
         if self.closing.is_some() && !device.is_connected() {
             self.finish(device);
@@ -226,7 +227,13 @@ impl Route {
         if self.is_over {
             return false;
         }
-        self.carry(unfinished.replay, device);
+        let is_begun = self.moving.is_some();
+        let moving = self.carry(unfinished.replay, device);
+        if let Some(within) = within
+            && !is_begun
+        {
+            moving.deadline = moving.since + within;
+        }
         true
     }
 

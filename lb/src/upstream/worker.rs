@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -17,6 +17,11 @@ const EJECTION: Duration = Duration::from_millis(500);
 
 /// A link that was up for so long shows that the worker is well.
 const WELL: Duration = Duration::from_secs(10);
+
+/// So much before a worker lets a session go, or one part in so many of its grace where that is less, a device gives up: the
+/// worker may have noticed the loss of the link sooner than the edge, by the silence after which a link is dead.
+const GRACE_MARGIN: Duration = Duration::from_secs(3);
+const GRACE_PART: u32 = 4;
 
 /// Doublings of that at most.
 const EJECTION_DOUBLINGS_MAX: u32 = 5;
@@ -40,6 +45,8 @@ pub(super) struct Worker {
     pub(super) metrics: WorkerMetrics,
     streams: AtomicUsize,
     is_unhealthy: AtomicBool,
+    /// For how long it keeps the sessions of a lost link, milliseconds; 0 if it does not say.
+    grace_ms: AtomicU32,
     /// No address stands for it any more.
     is_retired: AtomicBool,
     state: Mutex<State>,
@@ -73,6 +80,7 @@ impl Worker {
             metrics: metrics.worker(address),
             streams: AtomicUsize::new(0),
             is_unhealthy: AtomicBool::new(false),
+            grace_ms: AtomicU32::new(0),
             is_retired: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -81,6 +89,22 @@ impl Worker {
     /// Its streams, asked for or open.
     pub(super) fn streams(&self) -> usize {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Notes for how long it keeps the sessions of a lost link, milliseconds. Whether that is news.
+    pub(super) fn learn_grace(&self, grace_ms: u32) -> bool {
+        self.grace_ms.swap(grace_ms, Ordering::Relaxed) != grace_ms
+    }
+
+    /// How long a device that has lost it may look for another worker: `own`, but not after its session may have ended.
+    pub(super) fn handoff_within(&self, own: Duration) -> Duration {
+        match self.grace_ms.load(Ordering::Relaxed) {
+            0 => own,
+            grace_ms => {
+                let grace = Duration::from_millis(grace_ms.into());
+                own.min(grace - GRACE_MARGIN.min(grace / GRACE_PART))
+            }
+        }
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -220,5 +244,27 @@ impl Drop for Placed {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.streams.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_gives_up_before_its_session_is_let_go() {
+        let worker = Worker::new(([127, 0, 0, 1], 1).into(), "worker".to_owned(), &Metrics::default());
+        let within = |own| worker.handoff_within(Duration::from_millis(own)).as_millis();
+        assert_eq!(within(30_000), 30_000, "a worker that does not say");
+        for (grace, own, expected) in [
+            (60_000, 30_000, 30_000),
+            (60_000, 60_000, 57_000),
+            (10_000, 30_000, 7_500),
+            (1_000, 30_000, 750),
+        ] {
+            assert!(worker.learn_grace(grace) || grace == 60_000);
+            assert_eq!(within(own), expected);
+        }
+        assert!(!worker.learn_grace(1_000));
     }
 }

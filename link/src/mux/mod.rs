@@ -56,6 +56,8 @@ pub struct Settings {
     pub window_bytes: u32,
     /// Bounds of single frames.
     pub limits: Limits,
+    /// What a worker says in [`Hello::handoff_grace_ms`]; 0 at the edge.
+    pub handoff_grace_ms: u32,
     /// At the edge, from how many bytes on a stream takes no more packets for the worker: those not yet durable and those
     /// not yet sent together. The last may exceed it.
     pub kept_bytes_max: usize,
@@ -71,6 +73,7 @@ impl Settings {
             versions: Versions::OURS,
             window_bytes: WINDOW_BYTES,
             limits: Limits::default(),
+            handoff_grace_ms: 0,
             kept_bytes_max: KEPT_BYTES_MAX,
             kept_count_max: KEPT_COUNT_MAX,
         }

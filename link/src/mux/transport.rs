@@ -30,6 +30,7 @@ impl Transport {
             id: settings.id.clone(),
             window_bytes: settings.window_bytes,
             packet_bytes_max: settings.limits.packet_bytes_max,
+            handoff_grace_ms: settings.handoff_grace_ms,
         });
         let mut out = Outgoing::new();
         hello.encode_shared(StreamId::LINK, &mut out);

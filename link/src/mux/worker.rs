@@ -61,11 +61,6 @@ pub enum WorkerEvent {
     },
     /// [`WorkerEnd::send`] answered [`SendError::Full`], perhaps because the link was, and the link has room again.
     LinkSendable,
-    /// The edge is about to leave.
-    Draining {
-        /// In this time.
-        within: Duration,
-    },
 }
 
 #[derive(Debug)]
@@ -223,10 +218,6 @@ impl WorkerEnd {
     fn take_link(&mut self, frame: &Frame) -> Option<()> {
         match frame {
             Frame::Hello(_) => self.events.push_back(WorkerEvent::Ready(self.transport.peer.clone()?)),
-            Frame::Drain { within_ms } => {
-                let within = Duration::from_millis(u64::from(*within_ms));
-                self.events.push_back(WorkerEvent::Draining { within });
-            }
             _ => return None,
         }
         Some(())

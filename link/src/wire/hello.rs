@@ -51,11 +51,14 @@ pub struct Hello {
     pub window_bytes: u32,
     /// Largest Control Packet, in bytes, that this end takes.
     pub packet_bytes_max: u32,
+    /// Of a worker: for how long it leaves the session of a device as it is when the link is lost, milliseconds. 0 from an
+    /// edge, and from a worker that does not say.
+    pub handoff_grace_ms: u32,
 }
 
 impl Hello {
     pub(super) fn encoded_len(&self) -> usize {
-        MAGIC.len() + 2 + 2 + 8 + self.id.encoded_len() + 4 + 4
+        MAGIC.len() + 2 + 2 + 8 + self.id.encoded_len() + 4 + 4 + 4
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -66,6 +69,7 @@ impl Hello {
         self.id.encode(out);
         out.put_u32(self.window_bytes);
         out.put_u32(self.packet_bytes_max);
+        out.put_u32(self.handoff_grace_ms);
     }
 
     pub(super) fn decode(mut body: Reader) -> Result<Self, WireError> {
@@ -83,7 +87,9 @@ impl Hello {
             return Err(WireError::Value("window"));
         }
         let packet_bytes_max = body.u32("packet size")?;
-        Ok(Self { versions, features, id, window_bytes, packet_bytes_max })
+        // Appended later than the others: a neighbour may not have it.
+        let handoff_grace_ms = body.u32("handoff grace").unwrap_or_default();
+        Ok(Self { versions, features, id, window_bytes, packet_bytes_max, handoff_grace_ms })
     }
 }
 

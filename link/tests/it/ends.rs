@@ -61,7 +61,9 @@ fn bytes_of(frames: &[(u32, Frame)]) -> BytesMut {
 
 fn hello(versions: Versions) -> Frame {
     let id = Text::new("peer").unwrap();
-    Frame::Hello(Hello { versions, features: u64::MAX, id, window_bytes: 100, packet_bytes_max: 1000 })
+    let features = u64::MAX;
+    let (window_bytes, packet_bytes_max, handoff_grace_ms) = (100, 1000, 0);
+    Frame::Hello(Hello { versions, features, id, window_bytes, packet_bytes_max, handoff_grace_ms })
 }
 
 pub(crate) struct Pair {

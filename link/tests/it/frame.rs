@@ -45,15 +45,18 @@ fn packet_id() -> impl Strategy<Value = PacketId> {
 }
 
 fn hello() -> impl Strategy<Value = Frame> {
-    (any::<(u16, u16, u64, u32)>(), text(), 1_u32..).prop_map(|((a, b, features, size), id, window_bytes)| {
-        Frame::Hello(Hello {
-            versions: Versions { oldest: a.min(b), newest: a.max(b) },
-            features,
-            id,
-            window_bytes,
-            packet_bytes_max: size,
-        })
-    })
+    (any::<(u16, u16, u64, u32, u32)>(), text(), 1_u32..).prop_map(
+        |((a, b, features, size, grace), id, window_bytes)| {
+            Frame::Hello(Hello {
+                versions: Versions { oldest: a.min(b), newest: a.max(b) },
+                features,
+                id,
+                window_bytes,
+                packet_bytes_max: size,
+                handoff_grace_ms: grace,
+            })
+        },
+    )
 }
 
 fn tls() -> impl Strategy<Value = Tls> {

@@ -365,6 +365,38 @@ async fn drain_tells_devices_and_refuses_new_ones() {
 }
 
 #[tokio::test]
+async fn devices_are_told_to_go_at_a_pace_that_suffices() {
+    for (drain_per_s, deadline_s, within_ms) in
+        [(40, 60, 400..30_000), (0, 60, 0..10_000), (1, 3, 1_200..3_000)]
+    {
+        let (edge, worker, address) = start(|config| config.drain_per_s = drain_per_s);
+        let mut devices = Vec::new();
+        for number in 0..24 {
+            let mut device = dial(address).await;
+            device.write_all(&connect_as(5, &number.to_string(), 0x02, b"", "")).await.expect("written");
+            expect(&mut device, CONNACK_5).await;
+            devices.push(tokio::spawn(async move {
+                let mut rest = Vec::new();
+                device.read_to_end(&mut rest).await.expect("closed");
+                (rest, Instant::now())
+            }));
+        }
+        let since = Instant::now();
+        let drained = tokio::spawn(edge.drain(Duration::from_secs(deadline_s)));
+        let mut last = since;
+        for device in devices {
+            let (rest, at) = device.await.expect("closed");
+            assert_eq!(rest, b"\xE0\x01\x8B");
+            last = last.max(at);
+        }
+        assert_eq!(drained.await.expect("drained"), 0);
+        let took_ms = (last - since).as_millis();
+        assert!(within_ms.contains(&took_ms), "{drain_per_s} a second: {took_ms} ms");
+        assert!(worker.sessions().iter().all(|session| session.closed() == Some(CloseCause::Shutdown)));
+    }
+}
+
+#[tokio::test]
 async fn drain_waits_no_longer_than_its_deadline() {
     let (edge, _worker, address) = start(|config| config.linger_ms = 60_000);
     let mut device = dial(address).await;

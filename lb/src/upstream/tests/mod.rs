@@ -4,9 +4,9 @@ mod device;
 mod edge;
 mod handoff;
 mod link;
-mod passport;
 mod pool;
 mod rebalance;
+mod terms;
 mod worker;
 
 use std::net::SocketAddr;
@@ -56,6 +56,12 @@ impl Setup {
         for _ in 0..count {
             fakes.push(FakeWorker::start(&store, None).await);
         }
+        Self::of(store, fakes, change).await
+    }
+
+    /// An edge with these workers, all of them up.
+    async fn of(store: Arc<Store>, fakes: Vec<FakeWorker>, change: impl FnOnce(&mut WorkersConfig)) -> Self {
+        let count = fakes.len();
         let folder = tempfile::tempdir().expect("folder");
         let addresses: Vec<_> = fakes.iter().map(|fake| fake.address).collect();
         let mut config = config(&addresses, &folder);

@@ -53,6 +53,8 @@ pub(super) struct Manner {
     pub(super) reports_nothing: bool,
     /// What it allows a device, in CONNACK.
     pub(super) topic_alias_max: u16,
+    /// What it says in HELLO, of links that come from then on.
+    pub(super) handoff_grace_ms: u32,
 }
 
 /// The worker.
@@ -179,7 +181,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
     mut orders: broadcast::Receiver<Order>,
 ) {
     let started = Instant::now();
-    let settings = Settings::new(Text::new("worker").expect("short"));
+    let mut settings = Settings::new(Text::new("worker").expect("short"));
+    settings.handoff_grace_ms = inner.manner.lock().handoff_grace_ms;
     let mut serving =
         Serving { inner, end: WorkerEnd::new(settings, Duration::ZERO), streams: HashMap::new() };
     let mut input = BytesMut::new();

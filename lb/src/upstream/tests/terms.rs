@@ -1,5 +1,6 @@
-//! Passports that end while their devices move.
+//! What ends while devices move: their passports, and the time that their worker keeps their sessions for.
 
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use ::link::wire::{Open, RefuseReason};
@@ -8,6 +9,7 @@ use tokio::time::{Duration, Instant};
 
 use super::Setup;
 use super::device::{Received, TestDevice};
+use super::worker::{FakeWorker, Store};
 use crate::fake::eventually;
 
 fn passport(subject: &str, ends_in_s: i64) -> Passport {
@@ -62,4 +64,17 @@ async fn one_that_has_ended_and_cannot_be_renewed_is_tried_all_the_same() {
     setup.fakes[0].manner(|manner| manner.refuses = Some(RefuseReason::Passport));
     setup.fakes[0].cut();
     assert_eq!(device.next().await, Received::Packet(b"\xE0\x01\x87"[..].into()));
+}
+
+#[tokio::test]
+async fn a_device_gives_up_when_its_worker_may_have_let_its_session_go() {
+    let store = Arc::new(Store::default());
+    let fake = FakeWorker::start(&store, None).await;
+    fake.manner(|manner| manner.handoff_grace_ms = 1_000);
+    let mut setup = Setup::of(store, vec![fake], |config| config.handoff_timeout_ms = 600_000).await;
+    let (mut device, _) = setup.device(7).await;
+    let since = Instant::now();
+    setup.fakes.remove(0).kill().await;
+    assert_eq!(device.next().await, Received::Packet(b"\xE0\x01\x8B"[..].into()));
+    assert!(since.elapsed() >= Duration::from_millis(750), "{:?}", since.elapsed());
 }
