@@ -9,6 +9,7 @@ mod servers;
 
 mod crash;
 mod edge_death;
+mod edge_drain;
 mod fleet;
 mod hostile;
 mod interop;
