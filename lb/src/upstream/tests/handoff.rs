@@ -99,6 +99,7 @@ async fn a_worker_that_leaves_alone_keeps_its_devices_until_there_is_another() {
     let setup = Setup::new(1).await;
     let (device, _) = setup.device(7).await;
     setup.fakes[0].drain();
+    eventually("it is known to leave", || setup.metric("workers_healthy") == 0.0).await;
     let device = publishes_well(&setup, device, 50).await;
     assert_eq!(setup.fakes[0].opens().len(), 1);
     drop(device);
@@ -331,7 +332,12 @@ async fn workers_that_do_not_answer_do_not_hold_up_the_others_for_ever() {
     setup.fakes[mute].manner(|manner| manner.is_mute = true);
     setup.fakes[dead].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
     setup.fakes[dead].cut();
-    eventually("all moves are done", || setup.metric("workers_moving") == 0.0).await;
+    let leaving = devices.iter().filter(|(_, place)| *place == dead).count() as f64;
+    eventually("all moves are done", || {
+        setup.metric("workers_moves_total{reason=\"lost\",outcome=\"moved\"}") >= leaving
+            && setup.metric("workers_moving") == 0.0
+    })
+    .await;
     for (device, place) in devices {
         if place != mute {
             publishes_well(&setup, device, 3).await;

@@ -87,9 +87,8 @@ async fn load_is_bounded() {
     }
 }
 
-/// An admin endpoint on the next address that answers as it is told.
-async fn admin(at: SocketAddr, status: StatusCode) {
-    let listener = TcpListener::bind(at).await.expect("bound");
+/// An admin endpoint that answers as it is told.
+async fn admin(listener: TcpListener, status: StatusCode) {
     loop {
         let Ok((io, _)) = listener.accept().await else { return };
         let service = hyper::service::service_fn(move |_| async move {
@@ -107,11 +106,11 @@ async fn a_worker_that_says_it_is_not_ready_gets_nothing_unless_none_is() {
     let at = |ip: [u8; 4]| SocketAddr::from((ip, 0));
     let good = FakeWorker::start_at(at([127, 0, 0, 1]), &store, None).await;
     let bad = FakeWorker::start_at(at([127, 0, 0, 2]), &store, None).await;
-    let probe = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let port = probe.local_addr().expect("address").port();
-    drop(probe);
-    let serving = tokio::spawn(admin(([127, 0, 0, 1], port).into(), StatusCode::OK));
-    tokio::spawn(admin(([127, 0, 0, 2], port).into(), StatusCode::SERVICE_UNAVAILABLE));
+    let first = TcpListener::bind(at([127, 0, 0, 1])).await.expect("bound");
+    let port = first.local_addr().expect("address").port();
+    let second = TcpListener::bind(("127.0.0.2", port)).await.expect("bound");
+    let serving = tokio::spawn(admin(first, StatusCode::OK));
+    tokio::spawn(admin(second, StatusCode::SERVICE_UNAVAILABLE));
     let folder = tempfile::tempdir().expect("folder");
     let mut config = super::config(&[good.address, bad.address], &folder);
     config.health.admin_port = Some(port);
