@@ -95,7 +95,7 @@ fn session_expires_after_its_interval(at: Target) {
     // v5 [MQTT-4.1.0-2], [MQTT-3.1.2-23]
     let id = unique("s");
     let brief = Connect::v5(&id).resume().with(p::four(p::SESSION_EXPIRY, 1));
-    let mut client = at.connect(&brief);
+    let mut client = at.connect(&Connect::v5(&id).with(p::four(p::SESSION_EXPIRY, 300)));
     client.subscribe(&unique("t"), 1);
     client.leave();
     let (client, connack) = at.connect_and_see(&brief);

@@ -19,6 +19,9 @@ use tokio::time::timeout;
 
 use crate::device::{DEADLINE, Got, How, next_connection, read};
 
+/// The Client Identifier of a device that is never taken.
+const MARKER: &str = "marker";
+
 static SIGNER: LazyLock<PassportSigner> = LazyLock::new(|| {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     PassportSigner::from_pem(pair.serialize_pem().as_bytes()).unwrap()
@@ -313,8 +316,24 @@ impl Edge {
         }
     }
 
+    /// Serves the link until the sessions have had all that was sent, whatever they do with it.
+    pub(crate) async fn settle(&mut self) {
+        // Refused without the store, in the same turn of the worker as what came before it, or a later one.
+        self.open(&How::clean(MARKER), Bytes::new());
+        self.until("a refusal", |edge| edge.device(MARKER).refused.is_some()).await;
+        self.devices.remove(MARKER);
+    }
+
+    /// Serves the link for so long, where it is time that is tested.
+    pub(crate) async fn serve_for(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.turn().await;
+        }
+    }
+
     /// Writes what there is, and takes what comes within a moment.
-    pub(crate) async fn turn(&mut self) {
+    async fn turn(&mut self) {
         while !self.is_over && !self.end.outgoing().is_empty() {
             let out = self.end.outgoing();
             match self.socket.write(out.chunk()).await {

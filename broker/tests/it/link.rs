@@ -67,9 +67,7 @@ async fn frames_are_durable_when_they_are_answered_or_in_the_store() {
     // The PUBACK has its effect, but the store has not said so.
     edge.acknowledge("device", 0x40, 1);
     edge.publish("device", 1, 3, "t", b"y");
-    for _ in 0..50 {
-        edge.turn().await;
-    }
+    edge.settle().await;
     assert!(store.held() >= 2);
     assert!(edge.device("device").packets.is_empty(), "no PUBACK before the store has the message");
     store.let_go();
@@ -91,9 +89,7 @@ async fn what_the_store_has_not_answered_is_replayed() {
     edge.acknowledge("device", 0x40, 1);
     edge.publish("device", 1, 3, "t", b"y");
     edge.send("device", &[0xE0, 0]);
-    for _ in 0..50 {
-        edge.turn().await;
-    }
+    edge.settle().await;
     assert_eq!(edge.cut()["device"].replay.len(), 3);
 }
 
