@@ -47,6 +47,9 @@ pub struct WorkersConfig {
     /// The largest Control Packet, bytes: that of the edge.
     #[serde(skip)]
     pub packet_bytes_max: u32,
+    /// Streams that one link opens in its life, before there has to be another: all that can be told apart.
+    #[serde(skip)]
+    pub streams_per_link_max: u32,
 }
 
 /// `[workers.health]`
@@ -90,6 +93,7 @@ impl Default for WorkersConfig {
             passport: PassportConfig::default(),
             tls: None,
             packet_bytes_max: 1_048_576,
+            streams_per_link_max: u32::MAX,
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
     while worker.streams() > 0 || !worker.lets_go() {
         let started = Instant::now();
         match connect_and_drive(&shared, &worker).await {
+            // Whoever keeps its successor keeps it instead.
+            Ok(LinkEnd::Worn) => return,
             Ok(LinkEnd::Retired) if worker.lets_go() => return,
             // It is listed again.
             Ok(LinkEnd::Retired) => continue,
@@ -79,17 +81,23 @@ async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result
     };
     let connected = timeout(within, connecting).await.map_err(|_| DialError::Timeout)?;
     let link = Arc::new(Link::new(worker.clone(), settings(shared), shared.elapsed()));
-    Ok(match connected? {
-        (Some(io), _) => Driver::new(shared.clone(), link, io, ready_by).await,
-        (_, Some(io)) => Driver::new(shared.clone(), link, io, ready_by).await,
+    let end = match connected? {
+        (Some(io), _) => Driver::new(shared.clone(), link.clone(), io, ready_by).await,
+        (_, Some(io)) => Driver::new(shared.clone(), link.clone(), io, ready_by).await,
         (None, None) => LinkEnd::NoHello,
-    })
+    };
+    if link.is_worn() {
+        tracing::debug!(worker = %worker.address, error = %chain(&end), "worn link is over");
+        return Ok(LinkEnd::Worn);
+    }
+    Ok(end)
 }
 
 fn settings(shared: &Shared) -> Settings {
     // The length was checked with the configuration.
     let mut settings = Settings::new(Text::new(&shared.config.edge_name).unwrap_or_default());
     let limits = Limits::default();
+    settings.streams_max = shared.config.streams_per_link_max;
     settings.limits =
         Limits { packet_bytes_max: shared.config.packet_bytes_max.max(limits.packet_bytes_max), ..limits };
     settings

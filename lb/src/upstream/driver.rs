@@ -35,6 +35,9 @@ pub(super) enum LinkEnd {
     /// No HELLO came in time.
     #[error("the worker does not answer")]
     NoHello,
+    /// Another link has taken its place, and nobody is there any more.
+    #[error("the link was replaced")]
+    Worn,
     /// The worker is no longer wanted, and nobody is there any more.
     #[error("the worker is not needed any more")]
     Retired,
@@ -124,8 +127,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             }
             due = due.min(self.ready_by);
         }
-        if self.link.worker.is_retired() && self.link.streams() == 0 {
-            return Err(LinkEnd::Retired);
+        if self.link.streams() == 0 {
+            if self.link.worker.is_retired() {
+                return Err(LinkEnd::Retired);
+            }
+            if self.link.is_worn() && self.link.worker.has_fresh_link() {
+                return Err(LinkEnd::Worn);
+            }
         }
         if due < self.armed || self.armed <= Instant::now() {
             self.armed = due;

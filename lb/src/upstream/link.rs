@@ -52,6 +52,8 @@ pub(super) struct Link {
     is_ready: AtomicBool,
     is_draining: AtomicBool,
     is_over: AtomicBool,
+    /// Few identifiers are left, and another link takes its place.
+    is_worn: AtomicBool,
     streams: AtomicUsize,
     /// Something is to be written since the driver looked.
     is_dirty: AtomicBool,
@@ -73,6 +75,7 @@ impl Link {
             is_ready: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            is_worn: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             is_dirty: AtomicBool::new(true),
             driver: AtomicWaker::new(),
@@ -90,6 +93,10 @@ impl Link {
 
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_worn(&self) -> bool {
+        self.is_worn.load(Ordering::Acquire)
     }
 
     pub(super) fn takes_streams(&self) -> bool {
@@ -111,8 +118,12 @@ impl Link {
         let stream = state.end.open(open, replay)?;
         state.devices.insert(stream, device.clone());
         self.streams.store(state.devices.len(), Ordering::Relaxed);
+        let is_worn = state.end.is_worn();
         drop(state);
         self.touch();
+        if is_worn && !self.is_worn.swap(true, Ordering::AcqRel) {
+            device.shared.replace(self);
+        }
         Ok(stream)
     }
 

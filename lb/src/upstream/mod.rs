@@ -315,6 +315,14 @@ impl Shared {
         }
     }
 
+    /// Has another link take the place of one that can open few more streams. That one ends when it has none.
+    fn replace(self: &Arc<Self>, worn: &Link) {
+        let worker = &worn.worker;
+        tracing::info!(worker = %worker.address, "link has used up its stream identifiers and is replaced");
+        let task = self.runtime.spawn(dial::keep(self.clone(), worker.clone()));
+        worker.own(task.abort_handle());
+    }
+
     fn link_up(self: &Arc<Self>, link: &Arc<Link>) {
         let worker = &link.worker;
         if worker.add_link(link.clone()) {

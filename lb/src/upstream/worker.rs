@@ -120,17 +120,22 @@ impl Worker {
         Standing::Good
     }
 
-    /// The link with the fewest streams.
+    /// The link with the fewest streams, one that is not worn if there is any.
     pub(super) fn link(&self) -> Option<Arc<Link>> {
         let state = self.state.lock();
         let usable = state.links.iter().filter(|link| link.takes_streams());
-        usable.min_by_key(|link| link.streams()).cloned()
+        usable.min_by_key(|link| (link.is_worn(), link.streams())).cloned()
     }
 
     /// Those that have something on its links.
     pub(super) fn devices(&self) -> Vec<Arc<Device>> {
         let links = self.state.lock().links.clone();
         links.iter().flat_map(|link| link.devices()).collect()
+    }
+
+    /// Whether new streams have a link that will last.
+    pub(super) fn has_fresh_link(&self) -> bool {
+        self.state.lock().links.iter().any(|link| link.takes_streams() && !link.is_worn())
     }
 
     pub(super) fn links(&self) -> usize {
@@ -148,7 +153,8 @@ impl Worker {
         state.links.len() == 1
     }
 
-    /// A link is over. Whether it was the last. The end of a link of a worker that said that it leaves is no failure.
+    /// A link is over. Whether it was the last. The end of a link of a worker that said that it leaves is no
+    /// failure, nor that of one that was replaced.
     pub(super) fn lose_link(&self, link: &Arc<Link>) -> bool {
         let mut state = self.state.lock();
         let before = state.links.len();
@@ -157,7 +163,7 @@ impl Worker {
         if link.age() >= WELL {
             state.failures = 0;
         }
-        if !link.is_draining() {
+        if !link.is_draining() && !link.is_worn() {
             state.eject();
         }
         before > 0 && state.links.is_empty()

@@ -11,7 +11,7 @@ use super::answer::answered_by;
 use super::credit::{Credit, Grant, packet_cost};
 use super::replay::{Item, Kept, Replay};
 use super::transport::Transport;
-use super::{LinkError, Peer, SendError, Settings, check};
+use super::{LinkError, Peer, SendError, Settings, WORN_PART, check};
 use crate::wire::{Ending, Frame, Open, RefuseReason, StreamId};
 use crate::{CloseCause, Outgoing};
 
@@ -287,7 +287,7 @@ impl EdgeEnd {
             resume.backlog = u32::try_from(replay.len()).unwrap_or(u32::MAX);
         }
         let id = StreamId(next);
-        self.next = next.checked_add(1);
+        self.next = next.checked_add(1).filter(|next| *next <= self.transport.settings.streams_max);
         let stream = Stream {
             credit: Credit::new(peer.hello.window_bytes),
             grant: Grant::new(self.transport.settings.window_bytes),
@@ -423,6 +423,12 @@ impl EdgeEnd {
             }
         }
         &mut self.transport.out
+    }
+
+    /// Whether few identifiers are left: it is time for another link. This one goes on with the streams that it has.
+    pub fn is_worn(&self) -> bool {
+        let max = self.transport.settings.streams_max;
+        self.next.is_none_or(|next| next > max - max / WORN_PART)
     }
 
     /// Streams that are open or asked for.

@@ -36,6 +36,9 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(2);
 /// Bytes that wait to be written to a link, from which on no PACKET is added. Other frames are few and small.
 pub const OUTGOING_BYTES_MAX: usize = 1024 * 1024;
 
+/// One part in so many of the streams that a link may open is left when it wants to be replaced.
+pub const WORN_PART: u32 = 8;
+
 /// Default of [`Settings::window_bytes`].
 pub const WINDOW_BYTES: u32 = 64 * 1024;
 
@@ -56,6 +59,8 @@ pub struct Settings {
     pub window_bytes: u32,
     /// Bounds of single frames.
     pub limits: Limits,
+    /// At the edge, streams that one link may open in its life. The identifiers have 32 bits, and none is used twice.
+    pub streams_max: u32,
     /// What a worker says in [`Hello::handoff_grace_ms`]; 0 at the edge.
     pub handoff_grace_ms: u32,
     /// At the edge, from how many bytes on a stream takes no more packets for the worker: those not yet durable and those
@@ -73,6 +78,7 @@ impl Settings {
             versions: Versions::OURS,
             window_bytes: WINDOW_BYTES,
             limits: Limits::default(),
+            streams_max: u32::MAX,
             handoff_grace_ms: 0,
             kept_bytes_max: KEPT_BYTES_MAX,
             kept_count_max: KEPT_COUNT_MAX,

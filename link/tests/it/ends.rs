@@ -266,6 +266,23 @@ fn frames_of_a_stream_that_was_given_up_are_dropped() {
 }
 
 #[test]
+fn a_link_whose_identifiers_run_out_says_so_in_time_and_goes_on_with_what_it_has() {
+    let settings = Settings { streams_max: 16, ..Settings::new(Text::new("edge").unwrap()) };
+    let mut edge = EdgeEnd::new(settings, Duration::ZERO);
+    edge.receive(Duration::ZERO, &mut bytes_of(&[(0, hello(Versions::OURS))])).unwrap();
+    let mut opened = Vec::new();
+    while !edge.is_worn() {
+        opened.push(edge.open(open(), Replay::default()).unwrap());
+    }
+    assert_eq!(opened.len(), 14);
+    opened.extend([(); 2].map(|()| edge.open(open(), Replay::default()).unwrap()));
+    assert!(edge.open(open(), Replay::default()).is_err() && edge.is_worn());
+    assert_eq!(opened.last(), Some(&StreamId(16)));
+    edge.send(opened[0], publish(b"still"), None).unwrap();
+    assert!(!EdgeEnd::new(Settings::new(Text::default()), Duration::ZERO).is_worn());
+}
+
+#[test]
 fn a_draining_worker_refuses_and_the_edge_opens_nothing() {
     let mut pair = Pair::new(1000);
     let stream = pair.open();

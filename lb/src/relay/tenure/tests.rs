@@ -155,6 +155,12 @@ async fn plain(clerk: Clerk, config: EdgeConfig) -> Running {
     start(&Arc::new(clerk), config, ProtocolVersion::V5, false).await
 }
 
+// Beside CONNECT, which between processes is kept anyway.
+#[test]
+fn what_is_kept_of_a_passport_that_ends_is_small() {
+    assert!(size_of::<Tenure<Clerk>>() <= 168, "{}", size_of::<Tenure<Clerk>>());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_passport_is_renewed_early_as_often_as_it_has_to_be() {
     let running = plain(Clerk::default(), EdgeConfig::default()).await;

@@ -1,4 +1,5 @@
-//! What ends while devices move: their passports, and the time that their worker keeps their sessions for.
+//! What ends while devices are there: their passports, the time that their worker keeps their sessions for, and the stream
+//! identifiers of a link.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -77,4 +78,34 @@ async fn a_device_gives_up_when_its_worker_may_have_let_its_session_go() {
     setup.fakes.remove(0).kill().await;
     assert_eq!(device.next().await, Received::Packet(b"\xE0\x01\x8B"[..].into()));
     assert!(since.elapsed() >= Duration::from_millis(750), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_link_whose_identifiers_run_out_is_replaced_and_nobody_notices() {
+    let setup = Setup::with(1, |config| {
+        config.links_per_worker = 1;
+        config.streams_per_link_max = 16;
+    });
+    let setup = setup.await;
+    let links = || setup.metric("workers_links");
+    let mut devices = Vec::new();
+    // One after the other, each connected before the next: the second link is there when the first is used up.
+    for connection in 0..40 {
+        devices.push(TestDevice::connect(&setup.workers, connection).await);
+        if connection % 16 == 13 {
+            let links_now = 2.0 + f64::from(connection as u32 / 16);
+            eventually("there is another link", || links() == links_now).await;
+        }
+    }
+    assert_eq!(links(), 3.0, "those that are worn have their devices");
+    let mut stays = devices.pop().expect("forty");
+    for device in &mut devices {
+        assert_eq!(device.publish_all(3, 2).await, [1; 3]);
+    }
+    drop(devices);
+    eventually("worn links end", || links() == 1.0).await;
+    assert_eq!(stays.publish_all(20, 5).await, [1; 20]);
+    let opens = setup.fakes[0].opens();
+    assert!(opens.len() == 40 && opens.iter().all(|open| open.resume.is_none()), "nobody was moved");
+    assert_eq!((setup.metric("workers_link_failures_total"), setup.metric("workers_healthy")), (0.0, 1.0));
 }
