@@ -15,6 +15,7 @@ mod hostile;
 mod interop;
 mod kill_matrix;
 mod moving_many;
+mod passport;
 mod proxy;
 mod read_your_subscription;
 mod stalled;
