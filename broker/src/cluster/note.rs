@@ -27,6 +27,8 @@ pub(super) struct Outbox {
     asked: Option<usize>,
     /// The last call was refused, or the inbox was full.
     is_stuck: bool,
+    /// The worker is gone, and nobody tries again for it.
+    is_gone: bool,
 }
 
 struct Note {
@@ -82,6 +84,13 @@ impl Cluster {
 
     fn send(self: &Arc<Self>, peer: &Arc<Peer>, note: Note) {
         let mut outbox = peer.outbox.lock();
+        if outbox.is_gone {
+            drop(outbox);
+            return match note.told {
+                Some(told) => told(Ok(false)),
+                None => self.count_dropped(&note),
+            };
+        }
         let is_full = outbox.bytes + note.bytes > self.settings.notes_bytes_max;
         // A worker that has stood still for so long may have lost its publishers to others: what nobody holds back would
         // come late, behind newer messages.
@@ -127,6 +136,7 @@ impl Cluster {
         let answer = match heard {
             Ok(Heard::Yes) => Ok(true),
             Ok(Heard::Gone) => Ok(false),
+            _ if outbox.is_gone => Ok(false),
             Ok(Heard::Full) => return self.keep(outbox, count),
             Err(error) if error.is_retryable() => return self.keep(outbox, count),
             Err(error) => Err(error),
@@ -180,7 +190,8 @@ impl Cluster {
     pub(super) fn give_up(self: &Arc<Self>, peer: &Arc<Peer>) {
         let notes: Vec<Note> = {
             let mut outbox = peer.outbox.lock();
-            // The answer of a call that is under way says the same.
+            outbox.is_gone = true;
+            // The others are answered with the call that is under way, whatever becomes of it.
             let asked = outbox.asked.unwrap_or(0);
             let notes = outbox.notes.split_off(asked);
             outbox.bytes -= notes.iter().map(|note| note.bytes).sum::<usize>();
@@ -200,5 +211,51 @@ impl Note {
     /// Not a hint at a stored queue, which spares a worker reading it.
     fn is_lost_without_harm(&self) -> bool {
         matches!(&self.noted, Noted::Message { message, .. } if message.qos() == QoS::AtMostOnce)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use prometheus_client::registry::Registry;
+    use state::{MemoryCluster, Message};
+
+    use super::*;
+    use crate::cluster::ClusterSettings;
+
+    fn message() -> Arc<Message> {
+        Arc::new(Message::new("t", &[], b"", QoS::AtLeastOnce, false, 0))
+    }
+
+    // The log may say that a worker has left while a call is under way that found its inbox full.
+    #[test]
+    fn nothing_waits_for_a_worker_that_is_gone() {
+        let cluster = Arc::new(Cluster::new(
+            MemoryCluster::new().worker("one"),
+            ClusterSettings::default(),
+            &mut Registry::default(),
+        ));
+        let gone = Arc::new(AtomicUsize::new(0));
+        let told = || -> Option<Told> {
+            let gone = Arc::clone(&gone);
+            Some(Box::new(move |heard| {
+                assert!(matches!(heard, Ok(false)));
+                gone.fetch_add(1, Ordering::Relaxed);
+            }))
+        };
+        let away = StoreError::Unavailable(Arc::new(std::fmt::Error));
+        for (worker, outcome) in [(7, Ok(Heard::Full)), (8, Err(away))] {
+            let peer = cluster.peer(WorkerId(worker));
+            peer.outbox.lock().asked = Some(1);
+            cluster.note_message(&peer, &message(), true, Vec::new(), told());
+            cluster.note_message(&peer, &message(), true, Vec::new(), told());
+            cluster.give_up(&peer);
+            assert_eq!(gone.swap(0, Ordering::Relaxed), 1, "what was not with the store");
+            cluster.posted(&peer, outcome);
+            cluster.note_message(&peer, &message(), true, Vec::new(), told());
+            assert_eq!(gone.swap(0, Ordering::Relaxed), 2, "what was, and what comes later");
+            assert!(peer.outbox.lock().notes.is_empty());
+        }
     }
 }
