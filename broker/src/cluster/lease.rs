@@ -24,11 +24,12 @@ pub(crate) struct RouteLease {
     applied: AtomicU64,
     /// As far as it has to be applied before anything is matched.
     wanted: AtomicU64,
-    /// All routes are being loaded, or have been, and the store has not been told yet: others do not wait for this worker.
-    is_blind: AtomicBool,
     is_loading: AtomicBool,
     /// How often loading has begun.
     loads: AtomicU64,
+    /// After how many loads the store was told that the routes are loaded. When there are more by now, all routes are being
+    /// loaded, or have been, and the store has not been told yet: others do not wait for this worker.
+    told_loads: AtomicU64,
     /// Microseconds from `started` from which on it was renewed without a break.
     steady_since_us: AtomicU64,
     /// How often it had lapsed when it was renewed.
@@ -43,9 +44,9 @@ impl RouteLease {
             until_us: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
-            is_blind: AtomicBool::new(true),
             is_loading: AtomicBool::new(true),
-            loads: AtomicU64::new(0),
+            loads: AtomicU64::new(1),
+            told_loads: AtomicU64::new(0),
             steady_since_us: AtomicU64::new(u64::MAX),
             lapses: AtomicU64::new(0),
         }
@@ -53,9 +54,14 @@ impl RouteLease {
 
     /// Whether messages may be matched. To be asked while the index is locked: then it speaks of what the index has.
     pub(crate) fn holds(&self) -> bool {
+        // What `renew` writes last is read first: whoever sees it sees what is wanted, too.
         self.now_us() < self.until_us.load(Ordering::Acquire)
+            && !self.is_blind()
             && self.applied.load(Ordering::Acquire) >= self.wanted.load(Ordering::Acquire)
-            && !self.is_blind.load(Ordering::Acquire)
+    }
+
+    fn is_blind(&self) -> bool {
+        self.told_loads.load(Ordering::Acquire) != self.loads.load(Ordering::Acquire)
     }
 
     /// What the store is to be told with the next renewal.
@@ -70,7 +76,7 @@ impl RouteLease {
     pub(crate) fn renew(&self, asked: &Asked, lease: Duration, log_end: Position) -> bool {
         let has_lapsed = self.now_us() >= self.until_us.load(Ordering::Acquire);
         let sees = asked.applied != Position::END && asked.loads == self.loads.load(Ordering::Acquire);
-        let was_blind = sees && self.is_blind.load(Ordering::Acquire);
+        let was_blind = sees && self.is_blind();
         if has_lapsed || was_blind {
             // Subscribers have not waited for this worker: what they wrote to the log comes first.
             self.wanted.store(log_end.0, Ordering::Release);
@@ -81,7 +87,8 @@ impl RouteLease {
             self.lapses.fetch_add(1, Ordering::AcqRel);
         }
         if was_blind {
-            self.is_blind.store(false, Ordering::Release);
+            // Should loading begin just now, then there is one more.
+            self.told_loads.store(asked.loads, Ordering::Release);
         }
         self.until_us.store(self.us(asked.at + lease), Ordering::Release);
         has_lapsed
@@ -120,10 +127,9 @@ impl RouteLease {
 
     /// All routes are being loaded from now on: nothing is matched, and nobody need wait.
     pub(crate) fn begin_loading(&self) {
-        // In this order: a renewal that is being asked for, or answered, must not end what begins here.
+        // In this order: a renewal that is being asked for must not end what begins here.
         self.is_loading.store(true, Ordering::Release);
         self.loads.fetch_add(1, Ordering::AcqRel);
-        self.is_blind.store(true, Ordering::Release);
     }
 
     /// They are loaded. Matching begins when the store knows, and the log is applied as far as it went then.
