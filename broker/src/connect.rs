@@ -327,7 +327,7 @@ impl Hub {
     fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId) -> Granted {
         let handle = self.make_session(client_id, None);
         self.attach(&handle, connection);
-        if let Some(old) = self.sessions.insert(&handle) {
+        if let Some(old) = self.name_in_memory(&handle) {
             self.metrics.taken_over.inc();
             self.displace(&old);
         }

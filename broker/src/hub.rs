@@ -32,6 +32,9 @@ pub(crate) struct Hub {
     pub clock: Clock,
     /// Set when other workers share the store.
     pub cluster: Option<Arc<Cluster>>,
+    /// Held from the look for a session until one that was made has its place: made twice, it would get every message twice.
+    /// Only the registry and the strays are locked meanwhile.
+    naming: Mutex<()>,
     next_session: AtomicU64,
 }
 
@@ -52,6 +55,7 @@ impl Hub {
             held: Mutex::default(),
             clock: Clock::new(),
             cluster,
+            naming: Mutex::default(),
             next_session: AtomicU64::new(1),
         }
     }
@@ -73,26 +77,62 @@ impl Hub {
 
     /// The session as others see it, made if this worker does not know it. It has the Client Identifier from now on.
     pub(crate) fn stored_session(&self, stored: &Arc<StoredSession>) -> Arc<SessionHandle> {
-        let known = self.sessions.find(&stored.client_id);
-        if let Some(known) = known.filter(|known| known.stored.as_ref() == Some(stored)) {
-            return known;
-        }
-        let stray = self.cluster.as_ref().and_then(|cluster| cluster.take_stray(stored));
-        let session = stray.unwrap_or_else(|| self.make_session(&stored.client_id, Some(Arc::clone(stored))));
-        if let Some(old) = self.sessions.insert(&session) {
+        let (session, old) = {
+            let _naming = self.naming.lock();
+            let known = self.sessions.find(&stored.client_id);
+            if let Some(known) = known.filter(|known| known.stored.as_ref() == Some(stored)) {
+                return known;
+            }
+            let stray = self.cluster.as_ref().and_then(|cluster| cluster.take_stray(stored));
+            let session =
+                stray.unwrap_or_else(|| self.make_session(&stored.client_id, Some(Arc::clone(stored))));
+            let old = self.name(&session);
+            (session, old)
+        };
+        if let Some(old) = old {
             self.displace(&old);
         }
         session
     }
 
+    /// A stored session that the log speaks of, made if this worker does not know it.
+    pub(crate) fn routed_session(
+        &self,
+        cluster: &Cluster,
+        stored: &Arc<StoredSession>,
+    ) -> Arc<SessionHandle> {
+        let _naming = self.naming.lock();
+        if let Some(known) = self.find_stored(stored) {
+            return known;
+        }
+        let session = self.make_session(&stored.client_id, Some(Arc::clone(stored)));
+        if !self.sessions.insert_if_vacant(&session) {
+            // Which of the two is the newer one, nobody knows: the other one keeps its connection.
+            cluster.keep_stray(&session);
+        }
+        session
+    }
+
+    /// Gives a session its Client Identifier. Answers the one that had it, which is to be displaced.
+    fn name(&self, session: &Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
+        let old = self.sessions.insert(session)?;
+        if let Some(cluster) = &self.cluster {
+            // It may be the newer one of the two: the log says which of them is gone.
+            cluster.keep_stray(&old);
+        }
+        Some(old)
+    }
+
+    /// As [`Hub::stored_session`] for a session in memory.
+    pub(crate) fn name_in_memory(&self, session: &Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
+        let _naming = self.naming.lock();
+        self.name(session)
+    }
+
     /// Another session has the Client Identifier now.
     pub(crate) fn displace(&self, old: &Arc<SessionHandle>) {
         match &self.cluster {
-            // It may be the newer one of the two: the log says which of them is gone.
-            Some(cluster) if old.stored.is_some() => {
-                self.evict(old);
-                cluster.keep_stray(old);
-            }
+            Some(_) if old.stored.is_some() => self.evict(old),
             _ => self.forget(old),
         }
     }
@@ -258,5 +298,49 @@ impl Hub {
     /// Asks all connections to end, for `reason`.
     pub(crate) fn end_all(&self, reason: ReasonCode) {
         self.sessions.for_each(|session| session.end(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use state::MemoryCluster;
+
+    use super::*;
+    use crate::cluster::ClusterSettings;
+
+    // The log may speak of a session while a connection here gets it.
+    #[test]
+    fn a_session_is_made_once_whoever_speaks_of_it_first() {
+        let api = MemoryCluster::new().worker("one");
+        let store = Arc::new(api.store());
+        let mut registry = Registry::default();
+        let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
+        let metrics = Metrics::register(&mut registry);
+        let hub = Hub::new(BrokerConfig::default(), store, metrics, Some(Arc::clone(&cluster)));
+        let speakers: [(&str, &(dyn Fn(&Arc<StoredSession>) -> Arc<SessionHandle> + Sync)); 2] = [
+            ("claimed", &|stored| hub.stored_session(stored)),
+            ("routed", &|stored| hub.routed_session(&cluster, stored)),
+        ];
+        for (name, speak) in speakers {
+            let stored = Arc::new(StoredSession { client_id: name.into(), incarnation: 1 });
+            let (told, heard) = mpsc::channel();
+            let naming = hub.naming.lock();
+            std::thread::scope(|scope| {
+                let asked = Arc::clone(&stored);
+                scope.spawn(move || told.send(speak(&asked)));
+                assert!(
+                    heard.recv_timeout(Duration::from_millis(50)).is_err(),
+                    "{name}: not while another is made"
+                );
+                let made = hub.make_session(&stored.client_id, Some(Arc::clone(&stored)));
+                hub.name(&made);
+                drop(naming);
+                assert_eq!(heard.recv().map(|session| session.id), Ok(made.id), "{name}");
+            });
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use state::{LogPage, Position, RouteChange, StoreError, StoredSession, Subscription};
+use state::{LogPage, Position, RouteChange, StoreError, Subscription};
 use tokio::time::sleep;
 
 use crate::hub::Hub;
@@ -188,19 +188,6 @@ impl Hub {
         for subscription in subscriptions {
             self.put_route(session, subscription);
         }
-    }
-
-    /// A stored session that the log speaks of, made if this worker does not know it.
-    fn routed_session(&self, cluster: &Cluster, stored: &Arc<StoredSession>) -> Arc<SessionHandle> {
-        if let Some(known) = self.find_stored(stored) {
-            return known;
-        }
-        let session = self.make_session(&stored.client_id, Some(Arc::clone(stored)));
-        if !self.sessions.insert_if_vacant(&session) {
-            // Which of the two is the newer one, nobody knows: the other one keeps its connection.
-            cluster.keep_stray(&session);
-        }
-        session
     }
 
     fn for_each_stored(&self, mut visit: impl FnMut(&Arc<SessionHandle>)) {
