@@ -136,6 +136,30 @@ async fn a_will_that_cannot_be_retained_is_published_only_once() {
     assert!(!has_will(&world));
 }
 
+// ARCHITECTURE, rule 26: its worker may die before it is where it must be, and then another one publishes it.
+#[tokio::test]
+async fn a_will_stays_with_the_store_until_it_was_published() {
+    let world = World::new().await;
+    let mut watcher = world.connect(&How::stored("watcher"));
+    watcher.subscribe("will/#", 1);
+    watcher.drain();
+    let mut device = world.connect(&How { will: Some(("will/x", 0)), ..How::stored("s") });
+    let has_will = |world: &World| {
+        let (tx, rx) = std::sync::mpsc::channel();
+        world.store.claim_due(u64::MAX / 2, 10, Box::new(move |due| tx.send(due.unwrap()).unwrap()));
+        rx
+    };
+    let is_will = |due: &Due| matches!(due, Due::Will(..));
+    world.store.hold();
+    device.lose();
+    // The session is let go, the Will is handed out; that it is in the queue is not answered yet.
+    assert!(world.store.step() && world.store.step());
+    let early = has_will(&world);
+    world.store.let_go();
+    assert!(early.recv().unwrap().iter().any(is_will));
+    assert!(!has_will(&world).recv().unwrap().iter().any(is_will));
+}
+
 // v5 [MQTT-3.8.3-3]
 #[tokio::test]
 async fn a_will_does_not_go_to_its_own_client_with_no_local() {

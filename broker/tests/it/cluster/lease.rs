@@ -68,6 +68,42 @@ async fn a_worker_that_was_cut_off_acknowledges_nothing_for_a_session_that_moved
     assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
 }
 
+// ARCHITECTURE, rule 4: what was sent before the move would come among what the device sends at the other worker.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_cut_off_routes_nothing_of_a_session_that_moved() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = two.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    let mut old = one.join(&How::stored("device")).await;
+    one.cut_off();
+    sleep(Duration::from_millis(1500)).await;
+    old.publish("a", b"1", QoS::AtLeastOnce, false);
+    two.take_session("device");
+    one.reconnect();
+    assert_eq!(within(&mut subscriber, 1000).await, []);
+    let got = within(&mut old, 100).await;
+    assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
+}
+
+// ARCHITECTURE, rule 4: the answer to what it enqueued in time comes when another has the session.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stood_still_acknowledges_nothing_for_a_session_that_moved() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = two.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    let mut old = one.join(&How::stored("device")).await;
+    one.memory.store().hold();
+    old.publish("a", b"1", QoS::AtLeastOnce, false);
+    sleep(Duration::from_millis(1500)).await;
+    two.take_session("device");
+    one.memory.store().let_go();
+    let got = within(&mut old, 1000).await;
+    assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
+    assert_eq!(take(&mut subscriber).await, b"1");
+}
+
 // ARCHITECTURE, rule 24.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_lost_its_end_is_not_believed() {

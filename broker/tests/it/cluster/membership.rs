@@ -20,6 +20,7 @@ async fn a_dead_worker_is_buried_and_its_stored_sessions_live_on() {
     let mut clean = one.join(&How::clean("clean")).await;
     subscribe(&mut stored, "a", 1).await;
     subscribe(&mut clean, "a", 1).await;
+    subscribe(&mut clean, "b", 1).await;
     one.broker.stop();
     one.memory.store().hold();
     // While it is not buried, its inbox takes what is for it.
@@ -32,6 +33,10 @@ async fn a_dead_worker_is_buried_and_its_stored_sessions_live_on() {
     let mut stored = two.join(&How::stored("stored")).await;
     assert_eq!(take(&mut stored).await, b"1");
     assert_eq!(take(&mut stored).await, b"2");
+    // Nobody listens to what it alone listened to.
+    publisher.publish("b", b"3", QoS::AtLeastOnce, false);
+    let puback = publisher.wait().await;
+    assert!(matches!(&puback, Got::Other { first_byte: 0x40, body } if body[2] == 0x10), "{puback:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Broker, BrokerConfig, ClusterSettings};
-use mqtt::QoS;
+use mqtt::{ProtocolVersion, QoS};
 use prometheus_client::registry::Registry;
-use state::{MemoryCluster, MemoryWorker, StoreError};
+use state::{Claim, Claimed, ConnectionId, MemoryCluster, MemoryWorker, QueueLimits, Store, StoreError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -83,6 +83,27 @@ impl Worker {
     pub(crate) fn cut_off(&self) {
         let away = StoreError::Unavailable(Arc::new(io::Error::other("away")));
         self.memory.store().fail_with(Some(away));
+    }
+
+    /// The store gives it a session, of which it tells nobody.
+    pub(crate) fn take_session(&self, client_id: &str) {
+        let claim = Claim {
+            client_id: client_id.into(),
+            connection_id: ConnectionId(u128::MAX),
+            clean_start: false,
+            create: true,
+            expiry_s: 3600,
+            will: None,
+            limits: QueueLimits { messages_max: 100, bytes_max: 1 << 20 },
+            protocol: ProtocolVersion::V5,
+            receive_maximum: 10,
+            memory_queue: false,
+            resume: false,
+            attempt: 1,
+            now: 0,
+        };
+        let done = |claimed: Result<Claimed, StoreError>| assert!(claimed.unwrap().session.unwrap().present);
+        self.memory.store().claim(claim, Box::new(done));
     }
 
     pub(crate) fn reconnect(&self) {
