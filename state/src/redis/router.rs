@@ -15,6 +15,8 @@ use super::topology::Topology;
 
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Redirections that are followed at once: nodes that disagree about a slot send a call to and fro.
+const REDIRECTIONS_MAX: u32 = 4;
 
 /// Sends calls to where their slot is.
 pub(super) struct Router {
@@ -72,7 +74,9 @@ impl Router {
         let began = Instant::now();
         let mut pause = PAUSE_MIN;
         let mut asked: Option<Address> = None;
+        let mut redirections = 0;
         loop {
+            let redirected_before = redirections;
             let target = match asked.take() {
                 Some(address) => self.topology.node(&address).map(|node| (node, true)),
                 None => self.topology.owner(slot).map(|node| (node, false)).ok_or(Fault::NoNode { slot }),
@@ -85,11 +89,12 @@ impl Router {
                         match advise(&error) {
                             Advice::Moved(to) => {
                                 self.topology.moved(slot, &or_same_host(to, &node));
-                                if self.life.allows(began, Instant::now()) {
-                                    continue;
-                                }
+                                redirections += 1;
                             }
-                            Advice::Ask(to) => asked = Some(or_same_host(to, &node)),
+                            Advice::Ask(to) => {
+                                asked = Some(or_same_host(to, &node));
+                                redirections += 1;
+                            }
                             Advice::Load => match self.load_library(&node).await {
                                 Ok(()) => continue,
                                 Err(fault @ Fault::Refused { .. }) => return Err(fault),
@@ -107,12 +112,14 @@ impl Router {
             if !self.life.allows(began, Instant::now() + pause) {
                 return Err(fault);
             }
-            if asked.is_none() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-                // It fails while no node answers, which the next round finds out too.
-                self.topology.refresh().await.ok();
+            if redirections > redirected_before && redirections < REDIRECTIONS_MAX {
+                continue;
             }
+            redirections = 0;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            // It fails while no node answers, which the next round finds out too.
+            self.topology.refresh().await.ok();
         }
     }
 
@@ -142,4 +149,74 @@ impl Router {
 /// An empty host means the one that answered.
 fn or_same_host(address: Address, node: &Node) -> Address {
     if address.host.is_empty() { Address { host: node.address.host.clone(), ..address } } else { address }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::redis::config::{RedisConfig, Secret};
+
+    /// Reads one command.
+    async fn command(stream: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok().filter(|len| *len > 0)?;
+        let count: usize = line.strip_prefix('*')?.trim().parse().ok()?;
+        let mut words = Vec::new();
+        for _ in 0..count {
+            line.clear();
+            stream.read_line(&mut line).await.ok()?;
+            let mut word = vec![0; line.strip_prefix('$')?.trim().parse::<usize>().ok()? + 2];
+            stream.read_exact(&mut word).await.ok()?;
+            words.push(String::from_utf8_lossy(&word[..word.len() - 2]).into_owned());
+        }
+        Some(words)
+    }
+
+    /// A node that has all slots, if it is asked for them, and none, if it is to do something.
+    async fn disagree(listener: TcpListener, calls: Arc<AtomicUsize>) {
+        let port = listener.local_addr().expect("bound").port();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (mut stream, calls) = (BufReader::new(stream), Arc::clone(&calls));
+            tokio::spawn(async move {
+                while let Some(words) = command(&mut stream).await {
+                    let answer = match &*words[0] {
+                        "CLUSTER" => {
+                            format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+                        }
+                        "FCALL" => {
+                            calls.fetch_add(1, Ordering::Relaxed);
+                            format!("-MOVED 7 127.0.0.1:{port}\r\n")
+                        }
+                        _ => "+OK\r\n".to_owned(),
+                    };
+                    if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_sent_to_and_fro_is_repeated_less_and_less_often() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("redis://{}", listener.local_addr().expect("bound"));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let node = tokio::spawn(disagree(listener, Arc::clone(&calls)));
+        let config = RedisConfig { nodes: vec![Secret::new(url)], ..RedisConfig::default() };
+        let router = Router::new(Topology::new(&config).expect("valid"), Life::new(500));
+        let mut fcall = redis::cmd("FCALL");
+        fcall.arg("f").arg(0);
+        let outcome = router.call(7, Arc::new(fcall), Kept::No).await;
+        assert!(matches!(outcome, Err(Fault::Refused { .. })), "{outcome:?}");
+        // 5, 10, 20 and so on up to 160 ms between them.
+        let calls = calls.load(Ordering::Relaxed);
+        assert!((2..=7 * REDIRECTIONS_MAX as usize).contains(&calls), "{calls} calls");
+        node.abort();
+    }
 }
