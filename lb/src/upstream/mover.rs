@@ -35,8 +35,24 @@ struct Queue {
 struct Later {
     at: Instant,
     serial: u64,
+    device: Looked,
+}
+
+/// Who is looked after later.
+enum Looked {
     /// Nobody else may keep it alive.
-    device: Arc<Device>,
+    Searching(Arc<Device>),
+    /// Its link does, as long as its worker has not heard that it is gone.
+    Leaving(Weak<Device>),
+}
+
+impl Looked {
+    fn device(self) -> Option<Arc<Device>> {
+        match self {
+            Self::Searching(device) => Some(device),
+            Self::Leaving(device) => device.upgrade(),
+        }
+    }
 }
 
 impl PartialEq for Later {
@@ -66,7 +82,7 @@ impl Queue {
             && first.at <= now
             && let Some(Reverse(first)) = self.later.pop()
         {
-            self.now.push_back(first.device);
+            self.now.extend(first.device.device());
         }
     }
 
@@ -101,6 +117,15 @@ impl Mover {
         if delay.is_zero() {
             return self.push([device]);
         }
+        self.look_later(Looked::Searching(device), delay);
+    }
+
+    /// Has a device looked after in `delay` that is gone, if its worker has not heard of that by then.
+    pub(super) fn push_leaving(&self, device: &Arc<Device>, delay: Duration) {
+        self.look_later(Looked::Leaving(Arc::downgrade(device)), delay);
+    }
+
+    fn look_later(&self, device: Looked, delay: Duration) {
         let at = Instant::now() + delay;
         let mut queue = self.queue.lock();
         queue.serial += 1;
@@ -114,7 +139,7 @@ impl Mover {
     pub(super) fn hurry(&self) {
         let mut queue = self.queue.lock();
         let later = std::mem::take(&mut queue.later).into_vec();
-        queue.now.extend(later.into_iter().map(|Reverse(later)| later.device));
+        queue.now.extend(later.into_iter().filter_map(|Reverse(later)| later.device.device()));
         drop(queue);
         self.news.notify_one();
     }

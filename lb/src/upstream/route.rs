@@ -207,7 +207,7 @@ impl Route {
                 if !device.is_connected() {
                     // Its worker may never answer.
                     let within = device.shared.config.handoff_timeout();
-                    device.shared.mover.push_later(device.clone(), within);
+                    device.shared.mover.push_leaving(device, within);
                 }
             }
             // No worker has heard of it, or none has answered and none will.

@@ -372,6 +372,20 @@ async fn a_device_that_gives_up_on_a_mute_worker_is_not_kept_for_ever() {
     assert_eq!(setup.metric("workers_closing"), 0.0);
 }
 
+// Each holds its CONNECT packet: those who connect and leave at once must not wait for the end of a time-out.
+#[tokio::test]
+async fn a_device_that_has_left_is_forgotten_when_nobody_is_to_be_told() {
+    let mut setup = Setup::new(1).await;
+    setup.fakes[0].manner(|manner| manner.is_mute = true);
+    let mut device = TestDevice::begin(&setup.workers, 7);
+    eventually("it was asked for", || setup.fakes[0].opens().len() == 1).await;
+    let kept = std::sync::Arc::downgrade(&device.shared());
+    device.close(CloseCause::Abnormal);
+    assert_eq!(kept.strong_count(), 1, "its link has it");
+    setup.fakes.remove(0).kill().await;
+    eventually("nobody has it", || kept.strong_count() == 0).await;
+}
+
 #[tokio::test]
 async fn what_came_from_a_worker_that_died_reaches_the_device_first() {
     let mut setup = Setup::new(2).await;
