@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::liveness::{Liveness, Verdict};
 use super::{LinkError, OUTGOING_BYTES_MAX, Peer, Settings};
 use crate::Outgoing;
-use crate::wire::{self, Decoded, FEATURES, Frame, Hello, StreamId};
+use crate::wire::{self, Decoded, FEATURES, Frame, Hello, Kind, StreamId};
 
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -82,10 +82,15 @@ impl Transport {
                     self.peer = Some(self.greet(&hello)?);
                     return Ok(Some((stream, Frame::Hello(hello))));
                 }
-                Decoded::Frame(stream, frame) if self.peer.is_none() => {
+                Decoded::Frame(stream, frame) if self.peer.is_none() || frame.kind() == Kind::Hello => {
                     return Err(LinkError::Unexpected { kind: frame.kind(), stream });
                 }
-                Decoded::Frame(stream, Frame::Ping { token }) => self.put(stream, &Frame::Pong { token }),
+                Decoded::Frame(stream, Frame::Ping { token }) => {
+                    // What waits is a sign of life, and an end that asks and does not read must not fill memory.
+                    if !self.is_full() {
+                        self.put(stream, &Frame::Pong { token });
+                    }
+                }
                 Decoded::Frame(_, Frame::Pong { .. }) => {}
                 Decoded::Frame(stream, frame) => return Ok(Some((stream, frame))),
             }

@@ -191,6 +191,18 @@ fn a_full_link_takes_no_more_packets_until_it_is_written() {
 }
 
 #[test]
+fn who_asks_for_signs_of_life_and_reads_none_fills_no_memory() {
+    let mut pair = Pair::new(1000);
+    pair.open();
+    let pings = bytes_of(&vec![(0, Frame::Ping { token: 1 }); 10_000]);
+    for _ in 0..20 {
+        pair.worker.receive(NOW, &mut pings.clone()).unwrap();
+    }
+    let waiting = pair.worker.outgoing().len();
+    assert!((OUTGOING_BYTES_MAX..OUTGOING_BYTES_MAX + 17).contains(&waiting), "{waiting}");
+}
+
+#[test]
 fn what_is_durable_is_told_before_the_next_packet() {
     let mut pair = Pair::new(1000);
     let stream = pair.open();
@@ -366,6 +378,8 @@ fn every_breach_ends_the_link_by_name() {
     };
     let one = StreamId(1);
     assert_eq!(worker(std::slice::from_ref(&opened)), LinkError::StreamReused(one));
+    let again = LinkError::Unexpected { kind: Kind::Hello, stream: StreamId::LINK };
+    assert_eq!(worker(std::slice::from_ref(&first)), again);
     assert_eq!(worker(&[packet_of(2)]), LinkError::NumberGap { stream: one, expected: 1, found: 2 });
     assert_eq!(worker(&[packet_of(1), packet_of(2)]), LinkError::WindowExceeded(one));
     assert_eq!(worker(&[(1, Frame::Window { credit_bytes: 1 })]), LinkError::CreditExceeded(one));
