@@ -2,6 +2,7 @@
 //! the `$SYS` topics.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use state::{Due, UnixMs};
@@ -28,9 +29,17 @@ pub(crate) async fn run(hub: Arc<Hub>) {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut sys = Sys::new();
+    // A store that is away gets the question once, and not twice a second for as long as it is.
+    let is_asking = Arc::new(AtomicBool::new(false));
     loop {
         tokio::select! {
-            _ = due.tick() => claim_due(&hub, hub.now()),
+            _ = due.tick() => {
+                if !is_asking.swap(true, Ordering::AcqRel) {
+                    let is_asking = Arc::clone(&is_asking);
+                    let answered = move || is_asking.store(false, Ordering::Release);
+                    claim_due_then(&hub, hub.now(), Box::new(answered));
+                }
+            }
             _ = retry.tick() => {
                 hub.clock.tick();
                 hub.retry_held();
@@ -42,6 +51,11 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 
 /// Does what is due at `now`.
 pub(crate) fn claim_due(hub: &Arc<Hub>, now: UnixMs) {
+    claim_due_then(hub, now, Box::new(|| ()));
+}
+
+/// The same, then `then`: when the store has handed out all that is due.
+fn claim_due_then(hub: &Arc<Hub>, now: UnixMs, then: Box<dyn FnOnce() + Send>) {
     let answered = Arc::clone(hub);
     hub.store.claim_due(
         now,
@@ -50,11 +64,12 @@ pub(crate) fn claim_due(hub: &Arc<Hub>, now: UnixMs) {
             Ok(due) => {
                 let full = due.len() >= DUE_MAX;
                 due.into_iter().for_each(|due| fire(&answered, due));
-                if full {
-                    claim_due(&answered, now);
-                }
+                if full { claim_due_then(&answered, now, then) } else { then() }
             }
-            Err(error) => tracing::warn!(%error, "due timers could not be read"),
+            Err(error) => {
+                tracing::warn!(%error, "due timers could not be read");
+                then();
+            }
         }),
     );
 }

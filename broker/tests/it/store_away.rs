@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mqtt::QoS;
 use state::StoreError;
@@ -35,6 +36,18 @@ async fn publishes_wait_while_the_store_is_away_and_go_on_in_order() {
         acknowledged += 1;
     }
     assert_eq!(subscriber.payloads(), (0..20_u8).map(|n| vec![n]).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_not_asked_for_timers_again_and_again() {
+    let world = World::new().await;
+    world.store.hold();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.store.held(), 1);
+    world.store.let_go();
+    world.store.hold();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.store.held(), 1, "it is asked again when it has answered");
 }
 
 #[tokio::test]
