@@ -25,8 +25,28 @@ pub(super) struct Library {
 
 impl Library {
     pub(super) fn new() -> Self {
-        let name = format!("tidegate_{:08x}", fingerprint(TEXT));
-        let text = format!("#!lua name={name}\n{}", TEXT.replace("@NAME@", &name));
+        Self::of(TEXT)
+    }
+
+    fn of(text: &str) -> Self {
+        let name = format!("tidegate_{:08x}", fingerprint(text));
+        let text = format!("#!lua name={name}\n{}", text.replace("@NAME@", &name));
         Self { text, write: format!("{name}_write"), read: format!("{name}_read") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // ARCHITECTURE, rule 25: two libraries cannot share the name of a function either.
+    #[test]
+    fn another_text_has_another_name_and_other_functions() {
+        let [one, two] = ["x('@NAME@_write')", "y('@NAME@_write')"].map(Library::of);
+        assert_ne!(one.text.lines().next(), two.text.lines().next());
+        assert_ne!(one.write, two.write);
+        assert_ne!(one.read, two.read);
+        assert!(one.text.ends_with(&format!("x('{}')", one.write)), "{}", one.text);
+        assert_eq!(Library::new().write, Library::new().write);
     }
 }

@@ -53,8 +53,8 @@ fn writes_wait_for_a_replica_or_go_on_without_as_configured() {
     let degrade = InRedis::open(with_replicas(urls(&cluster), WhenShort::Degrade));
     let owners = [&hold, &degrade].map(|redis| Calls(redis.store()).own(claim("a")).fence);
     assert_eq!(degrade.store().degraded_batches(), 0);
-    let replicas: Vec<&Server> =
-        cluster.masters().into_iter().map(|master| cluster.replica_of(master)).collect();
+    let masters = cluster.masters();
+    let replicas: Vec<&Server> = masters.iter().map(|master| cluster.replica_of(master)).collect();
     replicas.iter().for_each(|replica| replica.pause());
     let held = begin(|done| hold.store().acknowledge(&owners[0], state::Number(1), done));
     for n in 0..50 {
@@ -64,6 +64,11 @@ fn writes_wait_for_a_replica_or_go_on_without_as_configured() {
     assert!(!degrade.store().is_failing());
     until("it is said that writes are held", || hold.store().is_failing());
     assert!(held.try_recv().is_err(), "it waits for a replica");
+    // ARCHITECTURE, rule 23: on another connection the repeat finds it done, and proves as much.
+    for master in &masters {
+        master.cli(&["client", "kill", "type", "normal"]);
+    }
+    assert!(held.recv_timeout(Duration::from_secs(2)).is_err(), "it still waits");
     // What is only read goes on.
     assert!(Calls(hold.store()).retained("a/b/c", 10, START).is_empty());
     replicas.iter().for_each(|replica| replica.go_on());
