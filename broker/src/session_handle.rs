@@ -2,12 +2,13 @@
 //! up here. One short lock, never held while another is taken.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use foldhash::fast::RandomState;
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
@@ -85,7 +86,7 @@ pub(crate) struct SessionHandle {
 #[derive(Default)]
 struct Routes {
     /// Its Topic Filters, to take it out of the index; and whether the log has them.
-    filters: Vec<(Arc<str>, bool)>,
+    filters: HashMap<Arc<str>, bool, RandomState>,
     /// The epoch of the owner that changed them last.
     epoch: u64,
     /// That owner was a connection here.
@@ -336,48 +337,41 @@ impl SessionHandle {
 
     /// Notes a Topic Filter as this session's.
     pub(crate) fn add_filter(&self, filter: Arc<str>) {
-        self.routes.lock().filters.push((filter, false));
+        self.routes.lock().filters.insert(filter, false);
     }
 
     /// Forgets a Topic Filter.
     pub(crate) fn remove_filter(&self, filter: &str) {
         let filters = &mut self.routes.lock().filters;
-        if let Some(position) = filters.iter().position(|(f, _)| &**f == filter) {
-            filters.swap_remove(position);
-        }
+        filters.remove(filter);
         if filters.is_empty() {
-            *filters = Vec::new();
+            *filters = HashMap::default();
         }
     }
 
-    /// Its Topic Filters.
+    /// Its Topic Filters, in any order.
     pub(crate) fn filters(&self) -> Vec<Arc<str>> {
-        self.routes.lock().filters.iter().map(|(filter, _)| Arc::clone(filter)).collect()
+        self.routes.lock().filters.keys().cloned().collect()
     }
 
     /// Takes all its Topic Filters.
     pub(crate) fn take_filters(&self) -> Vec<Arc<str>> {
-        let filters = std::mem::take(&mut self.routes.lock().filters);
-        filters.into_iter().map(|(filter, _)| filter).collect()
+        std::mem::take(&mut self.routes.lock().filters).into_keys().collect()
     }
 
     /// The log of routes has these filters of the session.
     pub(crate) fn note_logged<'a>(&self, logged: impl Iterator<Item = &'a str>) {
-        let logged: HashSet<&str> = logged.collect();
-        for (filter, is_logged) in &mut self.routes.lock().filters {
-            *is_logged |= logged.contains(&**filter);
+        let filters = &mut self.routes.lock().filters;
+        for filter in logged {
+            if let Some(is_logged) = filters.get_mut(filter) {
+                *is_logged = true;
+            }
         }
     }
 
-    /// Which of its filters the log of routes has.
-    pub(crate) fn logged(&self) -> HashSet<Arc<str>> {
-        let routes = self.routes.lock();
-        routes
-            .filters
-            .iter()
-            .filter(|(_, is_logged)| *is_logged)
-            .map(|(filter, _)| Arc::clone(filter))
-            .collect()
+    /// Whether the log of routes has this filter of the session.
+    pub(crate) fn is_logged(&self, filter: &str) -> bool {
+        self.routes.lock().filters.get(filter).copied().unwrap_or(false)
     }
 
     /// A connection here owns the session with this epoch: what earlier owners changed came with it, and what it changes

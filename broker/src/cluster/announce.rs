@@ -26,13 +26,12 @@ impl Hub {
             return then();
         };
         let filters = || subscriptions.iter().map(|subscription| &subscription.filter);
-        let logged = session.logged();
         let is_ours = session.stored.is_none() || session.owns_routes(epoch);
         let mut fresh = Vec::new();
         for subscription in subscriptions {
             // Somebody else has the session by now, and what it is subscribed to.
             let old = is_ours.then(|| self.put_route(session, subscription)).flatten();
-            if old != Some(subscription.options) || !logged.contains(&subscription.filter) {
+            if old != Some(subscription.options) || !session.is_logged(&subscription.filter) {
                 fresh.push(subscription.clone());
             }
         }
