@@ -321,17 +321,20 @@ mod tests {
         let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
         let metrics = Metrics::register(&mut registry);
         let hub = Hub::new(BrokerConfig::default(), store, metrics, Some(Arc::clone(&cluster)));
-        let speakers: [(&str, &(dyn Fn(&Arc<StoredSession>) -> Arc<SessionHandle> + Sync)); 2] = [
-            ("claimed", &|stored| hub.stored_session(stored)),
-            ("routed", &|stored| hub.routed_session(&cluster, stored)),
-        ];
-        for (name, speak) in speakers {
+        for is_claimed in [false, true] {
+            let name = if is_claimed { "claimed" } else { "routed" };
             let stored = Arc::new(StoredSession { client_id: name.into(), incarnation: 1 });
             let (told, heard) = mpsc::channel();
             let naming = hub.naming.lock();
             std::thread::scope(|scope| {
                 let asked = Arc::clone(&stored);
-                scope.spawn(move || told.send(speak(&asked)));
+                let (hub, cluster) = (&hub, &cluster);
+                scope.spawn(move || {
+                    told.send(match is_claimed {
+                        true => hub.stored_session(&asked),
+                        false => hub.routed_session(cluster, &asked),
+                    })
+                });
                 assert!(
                     heard.recv_timeout(Duration::from_millis(50)).is_err(),
                     "{name}: not while another is made"
