@@ -11,6 +11,7 @@ use crate::tiers::{Shape, Tiers, metric, within};
 /// `TIDEGATE_DEVICES=n` for another number.
 const DEVICES: usize = 10_000;
 const CONNECTED: &str = "tidegate_link_streams";
+const HEALTHY: &str = "tidegate_workers_healthy";
 
 fn device_count() -> usize {
     std::env::var("TIDEGATE_DEVICES").ok().and_then(|count| count.parse().ok()).unwrap_or(DEVICES)
@@ -35,8 +36,9 @@ fn all_devices_of_a_killed_worker_are_resumed() {
     fleet.wait_until_ready(Duration::from_secs(60));
     println!("{count} devices connected in {:.1?}", started.elapsed());
     tiers.run_worker(1);
-    // Until the edge has found the new worker.
-    let_pass(Duration::from_secs(5));
+    within("the edge has found the new worker", Duration::from_secs(60), || {
+        (metric(&tiers.edges[0], HEALTHY) >= 2.0).then_some(())
+    });
     let moved_before = metric(&tiers.workers[1], CONNECTED);
     let killed = Instant::now();
     tiers.kill_worker(0);

@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Set to 1, it lets tests run that start processes and take long.
@@ -34,9 +35,22 @@ pub(crate) fn gate() {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, given to nobody else of this process. Outgoing connections do not get one of these, as a rule, so
+/// that a server which is started again finds it free.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Others that run at the same time begin elsewhere.
+    let begin = std::process::id().wrapping_mul(2_654_435_761) % COUNT;
+    loop {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        assert!(given < COUNT, "all ports are taken");
+        let port = FIRST + ((begin + given) % COUNT) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits for a state.
