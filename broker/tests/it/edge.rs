@@ -116,6 +116,8 @@ pub(crate) struct Edge {
     started: Instant,
     buffer: BytesMut,
     pub(crate) devices: BTreeMap<String, Device>,
+    /// What HELLO said of it, milliseconds.
+    pub(crate) handoff_grace_ms: u32,
     is_ready: bool,
     pub(crate) is_draining: bool,
     pub(crate) is_over: bool,
@@ -135,6 +137,7 @@ impl Edge {
             started: Instant::now(),
             buffer: BytesMut::new(),
             devices: BTreeMap::new(),
+            handoff_grace_ms: 0,
             is_ready: false,
             is_draining: false,
             is_over: false,
@@ -360,7 +363,10 @@ impl Edge {
         let stream = event.stream();
         let device = self.devices.values_mut().find(|device| Some(device.stream) == stream);
         match (event, device) {
-            (EdgeEvent::Ready(_), _) => self.is_ready = true,
+            (EdgeEvent::Ready(peer), _) => {
+                self.handoff_grace_ms = peer.hello.handoff_grace_ms;
+                self.is_ready = true;
+            }
             (EdgeEvent::Draining { .. }, _) => self.is_draining = true,
             (EdgeEvent::Opened { connack, .. }, Some(device)) => {
                 if connack.is_empty() {

@@ -55,6 +55,13 @@ async fn two_devices_talk_over_one_link() {
 }
 
 #[tokio::test]
+async fn a_worker_tells_for_how_long_it_keeps_sessions() {
+    let config = LinkConfig { handoff_grace_ms: 12_345, ..LinkConfig::default() };
+    let worker = Worker::with(&MemoryStore::new(), config).await;
+    assert_eq!(Edge::dial(&worker).await.handoff_grace_ms, 12_345);
+}
+
+#[tokio::test]
 async fn frames_are_durable_when_they_are_answered_or_in_the_store() {
     let store = MemoryStore::new();
     let worker = Worker::new(&store).await;
