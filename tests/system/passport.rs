@@ -48,8 +48,12 @@ fn renewed_passports_go_to_the_workers_and_removed_users_go() {
     }
     let mut shape = Shape::new(2, 1);
     shape.worker_extra = format!("link.passport_grace_ms = {GRACE_MS}\n");
-    shape.edge_extra =
-        format!("auth.password_file = \"{}\"\nauth.passport_lifetime_s = {LIFE_S}\n", file.display());
+    // A debug build on a busy machine hashes slowly.
+    shape.edge_extra = format!(
+        "auth.password_file = \"{}\"\nauth.passport_lifetime_s = {LIFE_S}\nauth.hash_timeout_ms = 60000\n\
+         edge.authenticate_timeout_ms = 60000\n",
+        file.display()
+    );
     let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
     let device = |tiers: &Tiers, number: usize| -> Client {
         let user = if number == 0 { "anna" } else { "bert" };

@@ -147,6 +147,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0)) => return Err(LinkEnd::Closed),
                 Poll::Ready(Ok(_)) => {}
+                // As an edge's process ends, its TLS says nothing.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(LinkEnd::Closed);
+                }
                 Poll::Ready(Err(error)) => return Err(LinkEnd::Io(error)),
             }
             let now = self.started.elapsed();
