@@ -89,7 +89,7 @@ impl WorkerStream {
             Ok(granted) => granted,
             Err(error) => {
                 let reason = error.reason_code();
-                let client_id = connect.client_id;
+                let client_id = &*pending.open.passport.client_id;
                 if pending.open.resume.is_some() {
                     tracing::debug!(client_id, %error, "a connection does not go on here");
                 } else {

@@ -156,7 +156,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// This run.
     fn id(&self) -> WorkerId;
 
-    /// Enters the registry. It has no lease before it renews one, and its inbox is read from the start. A worker that was expelled drops all its sessions and joins again.
+    /// Enters the registry. It has no lease before it renews one, and its inbox is read from the start. A worker that was
+    /// expelled drops all its sessions and joins again.
     ///
     /// # Errors
     /// [`crate::StoreError::Unavailable`] while it is being buried, too.

@@ -89,8 +89,8 @@ pub(super) fn published(packet: Frame<'_>) -> Option<(QoS, PacketId)> {
     Some((qos, PacketId::new(u16::from_be_bytes(*id))?))
 }
 
-/// Packet Identifier of an acknowledgement (or SUBSCRIBE, UNSUBSCRIBE), and whether it refuses. Only MQTT 5 has a Reason Code, and leaves it out at
-/// success.
+/// Packet Identifier of an acknowledgement (or SUBSCRIBE, UNSUBSCRIBE), and whether it refuses. Only MQTT 5 has a Reason
+/// Code, and leaves it out at success.
 pub(super) fn acknowledged(packet: Frame<'_>) -> Option<(PacketId, bool)> {
     let (id, rest) = packet.body().split_first_chunk()?;
     let is_error = rest.first().is_some_and(|reason| *reason >= ERROR);
