@@ -191,7 +191,7 @@ impl Hub {
                                 hub.publish_will(&client_id, &will, None);
                             }
                         }
-                        hub.serve_in_memory(&client_id, connection)
+                        hub.serve_in_memory(&client_id, connection, 0)
                     });
                     hub.answer_claim(&slot, granted, connection, expiry_s);
                 }),
@@ -217,12 +217,14 @@ impl Hub {
             now,
         };
         let in_memory = claim.memory_queue;
+        // Not when the answer comes: the lease may lapse in between, and another worker take the session.
+        let lapses = self.lapses();
         self.store.claim(
             claim,
             Box::new(move |result| {
                 let granted = match result {
                     Ok(Claimed { refusal: Some(refusal), .. }) => Err(NotGranted::NotResumed(refusal)),
-                    Ok(claimed) => Ok(hub.serve(&client_id, connection, claimed, in_memory)),
+                    Ok(claimed) => Ok(hub.serve(&client_id, connection, claimed, in_memory, lapses)),
                     Err(error) => Err(error.into()),
                 };
                 let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
@@ -283,6 +285,7 @@ impl Hub {
         connection: ConnectionId,
         claimed: Claimed,
         in_memory: bool,
+        lapses: u64,
     ) -> Granted {
         if let Some(discarded) = &claimed.discarded {
             self.drop_stored(discarded);
@@ -296,11 +299,11 @@ impl Hub {
             self.tell_taken_over(client_id, previous);
         }
         let granted = match claimed.session {
-            None => self.serve_in_memory(client_id, connection),
+            None => self.serve_in_memory(client_id, connection, lapses),
             Some(owned) if in_memory => {
-                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection) }
+                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection, lapses) }
             }
-            Some(owned) => self.serve_stored(connection, owned),
+            Some(owned) => self.serve_stored(connection, owned, lapses),
         };
         if self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
@@ -310,23 +313,23 @@ impl Hub {
         granted
     }
 
-    fn serve_stored(self: &Arc<Self>, connection: ConnectionId, owned: Owned) -> Granted {
+    fn serve_stored(self: &Arc<Self>, connection: ConnectionId, owned: Owned, lapses: u64) -> Granted {
         let handle = self.stored_session(&owned.fence.session);
         if handle.is_connected() {
             self.metrics.taken_over.inc();
         }
         // Before what it is subscribed to: changes by earlier owners that the log still brings are in that already.
         self.own_routes(&handle, &owned);
-        self.attach(&handle, connection);
+        self.attach(&handle, connection, lapses);
         if owned.present {
             self.restore_filters(&handle, &owned.subscriptions);
         }
         Granted { handle, owned: Some(owned) }
     }
 
-    fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId) -> Granted {
+    fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId, lapses: u64) -> Granted {
         let handle = self.make_session(client_id, None);
-        self.attach(&handle, connection);
+        self.attach(&handle, connection, lapses);
         if let Some(old) = self.name_in_memory(&handle) {
             self.metrics.taken_over.inc();
             self.displace(&old);
@@ -341,4 +344,52 @@ impl Hub {
 /// When it is not one whole, valid CONNECT packet, which the edge should have refused.
 pub(crate) fn decode(connect: &[u8]) -> Result<Option<Connect<'_>>, DecodeError> {
     mqtt::frame::split(connect, u32::MAX)?.map(Connect::decode).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use state::{MemoryCluster, Position};
+
+    use super::*;
+    use crate::cluster::{Cluster, ClusterSettings};
+    use crate::metrics::Metrics;
+
+    // ARCHITECTURE, rule 4: an answer from before a lapse says nothing about the time after it.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_not_certain_when_the_lease_lapsed_while_it_was_asked_for() {
+        let api = MemoryCluster::new().worker("one");
+        let store = api.store();
+        let mut registry = Registry::default();
+        let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
+        let metrics = Metrics::register(&mut registry);
+        let config = BrokerConfig::default();
+        let hub = Arc::new(Hub::new(config, Arc::new(store.clone()), metrics, Some(Arc::clone(&cluster))));
+        let wanted = |client_id: &str| Wanted {
+            client_id: client_id.into(),
+            connection: ConnectionId(1),
+            version: ProtocolVersion::V5,
+            clean_start: false,
+            expiry_s: 60,
+            will: None,
+            receive_maximum: 1,
+            attempt: 1,
+            resume: false,
+        };
+        for (client_id, lapses_meanwhile) in [("calm", false), ("late", true)] {
+            store.hold();
+            let slot = ClaimSlot::default();
+            hub.claim(&wanted(client_id), &slot, 0);
+            if lapses_meanwhile {
+                cluster.lease.renew(&cluster.lease.ask(), Duration::from_secs(1), Position(0));
+            }
+            store.let_go();
+            let Poll::Ready(Ok(granted)) = slot.poll(&mut Context::from_waker(Waker::noop())) else {
+                panic!("it is granted");
+            };
+            assert_eq!(granted.handle.owned_since() == hub.lapses(), !lapses_meanwhile, "{client_id}");
+        }
+    }
 }

@@ -137,11 +137,16 @@ impl Hub {
         }
     }
 
-    /// Makes `connection` the owner of a session.
-    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId) {
+    /// How often the route lease has lapsed: after each time a session may be another worker's.
+    pub(crate) fn lapses(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.lease.lapses())
+    }
+
+    /// Makes `connection` the owner of a session, for which the store was asked when [`Hub::lapses`] was so many.
+    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, lapses: u64) {
         let Some(cluster) = &self.cluster else { return session.attach(connection) };
         let mut listening = cluster.listening();
-        session.set_owned_since(cluster.lease.lapses());
+        session.set_owned_since(lapses);
         session.attach(connection);
         if !session.set_listens(true) {
             listening.add_all(session, &self.index.read());

@@ -197,7 +197,7 @@ impl Hub {
     pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
         let hub = Arc::clone(self);
-        let lapses = self.cluster.as_ref().map_or(0, |cluster| cluster.lease.lapses());
+        let lapses = self.lapses();
         let done = move |answer: Result<QueuePage, StoreError>| match answer {
             Ok(_) => {
                 if let Some((session, ..)) = &unmatched.waiting.publisher {
