@@ -62,7 +62,10 @@ async fn watch(talker: &mut Talker, wait: Duration, seen: &mut Seen) {
 #[test]
 fn a_worker_without_its_store_cannot_speak_for_sessions_taken_by_another() {
     let mut proxy = None;
-    let tiers = Tiers::start_single(&Shape::paired(2), |worker, nodes| {
+    // Within the cut nobody takes the worker for dead: its devices would be moved, and "near" has nowhere to go.
+    let worker_extra = "[cluster]\nworker_timeout_ms = 120000\n".to_owned();
+    let shape = Shape { worker_extra, ..Shape::paired(2) };
+    let tiers = Tiers::start_single(&shape, |worker, nodes| {
         if worker > 0 {
             return nodes;
         }
