@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::fleet::mixed;
+use crate::harness::Transport;
 use crate::harness::fleet::{Fleet, Phase, Plan};
-use crate::harness::{Transport, let_pass};
 use crate::tiers::{Shape, Tiers, metric, within};
 
 /// `TIDEGATE_DEVICES=n` for another number.
@@ -48,11 +48,13 @@ fn all_devices_of_a_killed_worker_are_resumed() {
     let took = killed.elapsed();
     // Each of them can publish and gets its own message back.
     fleet.enter(Phase::Load);
-    let_pass(Duration::from_secs(4));
+    // No longer, or a slow machine would have more to do than it can.
+    within("each publishes after it", Duration::from_secs(120), || {
+        (0..count).all(|number| fleet.with_account(number, |account| account.has_published(1))).then_some(())
+    });
     let totals = fleet.settle(Duration::from_secs(120));
     println!("{}", totals.table("a worker with all devices is killed"));
     println!("| devices moved                              | {:>9} |", count as f64 - moved_before);
     println!("| until the last was resumed                 | {:>6} ms |", took.as_millis());
     totals.expect_clean();
-    assert!(totals.acknowledged[1] as usize >= count, "each has published after it");
 }

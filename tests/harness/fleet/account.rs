@@ -41,6 +41,11 @@ impl Account {
             *acknowledged = true;
         }
     }
+
+    /// Whether it has published at this QoS.
+    pub(crate) fn has_published(&self, qos: usize) -> bool {
+        self.published.iter().any(|(topic, numbers)| qos_of(topic) == qos && !numbers.is_empty())
+    }
 }
 
 /// Deliveries of one topic.
