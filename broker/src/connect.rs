@@ -13,7 +13,7 @@ use state::{
 use thiserror::Error;
 
 use crate::config::{BrokerConfig, CleanSessions};
-use crate::hub::Hub;
+use crate::hub::{Arrival, Hub};
 use crate::session_handle::SessionHandle;
 
 /// What a CONNECT asks for, as far as sessions are concerned.
@@ -191,7 +191,7 @@ impl Hub {
                                 hub.publish_will(&client_id, &will, None);
                             }
                         }
-                        hub.serve_in_memory(&client_id, connection, 0)
+                        hub.serve_in_memory(&client_id, connection, Arrival::default())
                     });
                     hub.answer_claim(&slot, granted, connection, expiry_s);
                 }),
@@ -218,13 +218,13 @@ impl Hub {
         };
         let in_memory = claim.memory_queue;
         // Not when the answer comes: the lease may lapse in between, and another worker take the session.
-        let lapses = self.lapses();
+        let arrival = Arrival { lapses: self.lapses(), moves: claim.resume };
         self.store.claim(
             claim,
             Box::new(move |result| {
                 let granted = match result {
                     Ok(Claimed { refusal: Some(refusal), .. }) => Err(NotGranted::NotResumed(refusal)),
-                    Ok(claimed) => Ok(hub.serve(&client_id, connection, claimed, in_memory, lapses)),
+                    Ok(claimed) => Ok(hub.serve(&client_id, connection, claimed, in_memory, arrival)),
                     Err(error) => Err(error.into()),
                 };
                 let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
@@ -285,7 +285,7 @@ impl Hub {
         connection: ConnectionId,
         claimed: Claimed,
         in_memory: bool,
-        lapses: u64,
+        arrival: Arrival,
     ) -> Granted {
         if let Some(discarded) = &claimed.discarded {
             self.drop_stored(discarded);
@@ -298,12 +298,15 @@ impl Hub {
         if let Some(previous) = claimed.previous.filter(is_other) {
             self.tell_taken_over(client_id, previous);
         }
+        if let (Some(cluster), Some(owned)) = (&self.cluster, &claimed.session) {
+            cluster.own_publisher(&owned.fence);
+        }
         let granted = match claimed.session {
-            None => self.serve_in_memory(client_id, connection, lapses),
+            None => self.serve_in_memory(client_id, connection, arrival),
             Some(owned) if in_memory => {
-                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection, lapses) }
+                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection, arrival) }
             }
-            Some(owned) => self.serve_stored(connection, owned, lapses),
+            Some(owned) => self.serve_stored(connection, owned, arrival),
         };
         if self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
@@ -313,23 +316,23 @@ impl Hub {
         granted
     }
 
-    fn serve_stored(self: &Arc<Self>, connection: ConnectionId, owned: Owned, lapses: u64) -> Granted {
+    fn serve_stored(self: &Arc<Self>, connection: ConnectionId, owned: Owned, arrival: Arrival) -> Granted {
         let handle = self.stored_session(&owned.fence.session);
         if handle.is_connected() {
             self.metrics.taken_over.inc();
         }
         // Before what it is subscribed to: changes by earlier owners that the log still brings are in that already.
         self.own_routes(&handle, &owned);
-        self.attach(&handle, connection, lapses);
+        self.attach(&handle, connection, arrival);
         if owned.present {
             self.restore_filters(&handle, &owned.subscriptions);
         }
         Granted { handle, owned: Some(owned) }
     }
 
-    fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId, lapses: u64) -> Granted {
+    fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId, arrival: Arrival) -> Granted {
         let handle = self.make_session(client_id, None);
-        self.attach(&handle, connection, lapses);
+        self.attach(&handle, connection, arrival);
         if let Some(old) = self.name_in_memory(&handle) {
             self.metrics.taken_over.inc();
             self.displace(&old);

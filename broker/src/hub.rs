@@ -38,6 +38,15 @@ pub(crate) struct Hub {
     next_session: AtomicU64,
 }
 
+/// How a connection comes to its session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Arrival {
+    /// What [`Hub::lapses`] was when the store was asked for it.
+    pub lapses: u64,
+    /// It was at another worker before.
+    pub moves: bool,
+}
+
 impl Hub {
     pub(crate) fn new(
         config: BrokerConfig,
@@ -142,11 +151,12 @@ impl Hub {
         self.cluster.as_ref().map_or(0, |cluster| cluster.lease.lapses())
     }
 
-    /// Makes `connection` the owner of a session, for which the store was asked when [`Hub::lapses`] was so many.
-    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, lapses: u64) {
+    /// Makes `connection` the owner of a session.
+    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, arrival: Arrival) {
         let Some(cluster) = &self.cluster else { return session.attach(connection) };
         let mut listening = cluster.listening();
-        session.set_owned_since(lapses);
+        session.set_owned_since(arrival.lapses);
+        session.set_listens_since(cluster.begin_to_listen(arrival.moves));
         session.attach(connection);
         if !session.set_listens(true) {
             listening.add_all(session, &self.index.read());

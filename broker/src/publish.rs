@@ -97,6 +97,9 @@ impl Hub {
         message: &Arc<Message>,
     ) -> Option<ReasonCode> {
         let by = publisher.as_ref().map(|publisher| publisher.session.id);
+        if message.qos() == QoS::AtMostOnce && self.is_late(publisher.as_ref()) {
+            return Some(ReasonCode::Success);
+        }
         self.publish_then(publisher, packet_id, message, by, None)
     }
 
@@ -147,7 +150,7 @@ impl Hub {
         let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
         let parts = usize::from(enqueue) + usize::from(waiting_for_retain.is_some()) + heard;
         if parts == 0 {
-            self.send_to_peers(message, found.sent, None);
+            self.send_to_peers(message, fence.as_ref(), found.sent, None);
             if let Some(then) = then {
                 then();
             }
@@ -157,11 +160,18 @@ impl Hub {
         if let Some(begun) = waiting_for_retain {
             begun.continue_with(self, message, &waiting);
         }
-        self.send_to_peers(message, found.sent, Some(&waiting));
+        self.send_to_peers(message, fence.as_ref(), found.sent, Some(&waiting));
         if enqueue {
             self.submit(Work::Enqueue(Arc::clone(message), origin, found.stored, waiting));
         }
         None
+    }
+
+    /// Whether messages that the publisher sent later, by way of another worker, were delivered here. With QoS 0 nothing is told
+    /// to it, and what the worker has not read of a connection that went elsewhere comes behind them.
+    fn is_late(&self, publisher: Option<&Publisher<'_>>) -> bool {
+        let fence = publisher.and_then(|publisher| publisher.fence);
+        matches!((&self.cluster, fence), (Some(cluster), Some(fence)) if !cluster.is_latest_publisher(fence))
     }
 
     /// Whether the publisher's session cannot be another worker's. After the route lease has lapsed it may be: this worker may
@@ -239,7 +249,7 @@ impl Hub {
         let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
         let enqueue = !found.stored.is_empty() || origin.is_some();
         waiting.parts.fetch_add(heard + usize::from(enqueue), Ordering::AcqRel);
-        self.send_to_peers(&message, found.sent, Some(&waiting));
+        self.send_to_peers(&message, fence.as_ref(), found.sent, Some(&waiting));
         if enqueue {
             self.run_enqueue(ticket, message, origin, found.stored, Arc::clone(&waiting));
         }
@@ -254,16 +264,19 @@ impl Hub {
         waiting.part_done(result);
     }
 
-    /// Sends a message to other workers; those parts that must not be lost are waited for.
+    /// Sends a message to other workers, whose publisher has its session here with `fence`; those parts that must not be lost are
+    /// waited for.
     fn send_to_peers(
         self: &Arc<Self>,
         message: &Arc<Message>,
+        fence: Option<&Fence>,
         sent: impl IntoIterator<Item = Sent>,
         waiting: Option<&Arc<Waiting>>,
     ) {
         let Some(cluster) = &self.cluster else { return };
         // What a server says of itself is for its own clients.
         let is_own = crate::sys::is_own(message.topic());
+        let publisher = fence.map(|fence| (fence.session.incarnation, fence.epoch));
         for Sent { peer: id, qos, is_plain, shares } in sent {
             let told = waiting.filter(|_| qos > QoS::AtMostOnce).map(|waiting| {
                 let (hub, message) = (Arc::clone(self), Arc::clone(message));
@@ -274,7 +287,7 @@ impl Hub {
             match cluster.peer_of(id) {
                 Some(peer) if !is_own => {
                     let shares = shares.into_iter().map(|share| share.filter).collect();
-                    cluster.note_message(&peer, message, is_plain, shares, told);
+                    cluster.note_message(&peer, message, publisher, (is_plain, shares), told);
                 }
                 _ => {
                     if let Some(told) = told {
@@ -340,7 +353,7 @@ impl Hub {
         let heard = again.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
         let parts = heard + usize::from(!again.stored.is_empty());
         waiting.parts.fetch_add(parts, Ordering::AcqRel);
-        self.send_to_peers(message, again.sent, Some(waiting));
+        self.send_to_peers(message, waiting.fence.as_ref(), again.sent, Some(waiting));
         if !again.stored.is_empty() {
             // The store knows its origin by now.
             self.submit(Work::Enqueue(Arc::clone(message), None, again.stored, Arc::clone(waiting)));

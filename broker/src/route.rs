@@ -102,8 +102,16 @@ impl Hub {
         matched
     }
 
-    /// Hands a message from another worker to the sessions that are connected here and have no stored queue for it.
-    pub(crate) fn route_noted(&self, message: &Arc<Message>, is_plain: bool, shares: &[Arc<str>]) {
+    /// Hands a message that was published at another worker, at `at_us` by the store's clock, to the sessions that are connected
+    /// here and have no stored queue for it. Answers how many did not get it since they may have it from another worker.
+    pub(crate) fn route_noted(
+        &self,
+        message: &Arc<Message>,
+        at_us: u64,
+        is_plain: bool,
+        shares: &[Arc<str>],
+    ) -> u64 {
+        let mut left_out = 0;
         let index = self.index.read();
         // What would be for stored queues or for other workers has been sent there by the publisher's.
         let mut elsewhere = Found::default();
@@ -112,20 +120,26 @@ impl Hub {
             let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
             entries.sort_unstable_by_key(|entry| entry.session.id);
             for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
-                self.offer_plain(same, message, None, &mut elsewhere);
+                if same.iter().all(|entry| may_have(entry, message, at_us)) {
+                    left_out += u64::from(same.iter().any(|entry| entry.session.is_connected()));
+                } else {
+                    self.offer_plain(same, message, None, &mut elsewhere);
+                }
             }
         }
         for share in shares {
-            self.route_noted_share(&index, message, share);
+            self.route_noted_share(&index, message, at_us, share);
         }
+        left_out
     }
 
-    fn route_noted_share(&self, index: &Index, message: &Arc<Message>, share: &str) {
+    fn route_noted_share(&self, index: &Index, message: &Arc<Message>, at_us: u64, share: &str) {
         let Some(group) = index.group(share) else { return };
         let is_here = |entry: &Entry| {
             let is_queued =
                 entry.session.stored.is_some() && message.qos().min(entry.options.qos) > QoS::AtMostOnce;
-            (!is_queued && entry.session.is_connected()).then_some(0)
+            let is_taken = !is_queued && !may_have(entry, message, at_us) && entry.session.is_connected();
+            is_taken.then_some(0)
         };
         let mut nowhere = Found::default();
         group.offer(is_here, |entry| {
@@ -238,6 +252,11 @@ impl Hub {
             }
         }
     }
+}
+
+/// Whether a session that gets a message with QoS 0 may have it already, from the worker where it was before.
+fn may_have(entry: &Entry, message: &Message, at_us: u64) -> bool {
+    message.qos().min(entry.options.qos) == QoS::AtMostOnce && at_us < entry.session.listens_since()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

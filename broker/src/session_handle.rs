@@ -80,6 +80,8 @@ pub(crate) struct SessionHandle {
     is_away: AtomicBool,
     /// The store has said that it is this worker's since the route lease lapsed for the so many-th time.
     owned_since: AtomicU64,
+    /// By the store's clock: what other workers published before with QoS 0 is not for its connection.
+    listens_since: AtomicU64,
 }
 
 /// What the index has of a session, and how far other workers are known to have it too.
@@ -157,6 +159,7 @@ impl SessionHandle {
             routes: Mutex::default(),
             is_away: AtomicBool::new(false),
             owned_since: AtomicU64::new(0),
+            listens_since: AtomicU64::new(0),
         }
     }
 
@@ -421,6 +424,16 @@ impl SessionHandle {
     /// Sets what [`SessionHandle::owned_since`] says.
     pub(crate) fn set_owned_since(&self, lapses: u64) {
         self.owned_since.fetch_max(lapses, Ordering::AcqRel);
+    }
+
+    /// What was published before this with QoS 0, by the store's clock, its connection may have had at another worker.
+    pub(crate) fn listens_since(&self) -> u64 {
+        self.listens_since.load(Ordering::Acquire)
+    }
+
+    /// Sets what [`SessionHandle::listens_since`] says.
+    pub(crate) fn set_listens_since(&self, at_us: u64) {
+        self.listens_since.store(at_us, Ordering::Release);
     }
 
     /// Sets what [`SessionHandle::is_away`] says.

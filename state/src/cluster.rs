@@ -57,6 +57,8 @@ pub struct Lease {
     pub log_end: Position,
     /// Others bury this worker, or have done so: its sessions are let go, and it must join anew.
     pub is_expelled: bool,
+    /// What the store's clock showed, microseconds: the same clock for all workers.
+    pub now_us: u64,
 }
 
 /// A change that every worker must know for matching.
@@ -98,11 +100,27 @@ pub struct ListeningPage {
     pub next: Option<Cursor>,
 }
 
+/// Which of its publisher's messages one is, so that whoever gets it again, or late, can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The worker that sends it.
+    pub sender: WorkerId,
+    /// Grows from note to note of one sender to one worker.
+    pub number: u64,
+    /// The incarnation of the session that publishes it, and the epoch with which the sender had that. `None`: a Will Message.
+    pub publisher: Option<(u64, u64)>,
+    /// When it was published, by the clock of [`Lease::now_us`]: not later than it was, and hardly earlier. 0 if the sender does
+    /// not know.
+    pub at_us: u64,
+}
+
 /// Something for another worker.
 #[derive(Clone, Debug)]
 pub enum Noted {
     /// A message for sessions that are connected there, as far as no stored queue has it for them.
     Message {
+        /// Which one.
+        stamp: Stamp,
         /// The message.
         message: Arc<Message>,
         /// For its plain subscriptions.

@@ -13,7 +13,7 @@ mod tables;
 
 pub use cluster::{
     Cluster, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position, RouteChange,
-    WorkerId,
+    Stamp, WorkerId,
 };
 pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;

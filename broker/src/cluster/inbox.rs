@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use link::ConnectionId;
-use state::{InboxPage, Noted, Number, Position, StoredSession};
+use mqtt::QoS;
+use state::{InboxPage, Message, Noted, Number, Position, Stamp, StoredSession};
 use tokio::time::sleep;
 
 use crate::hub::Hub;
@@ -13,6 +14,8 @@ use crate::session_handle::SessionHandle;
 
 use super::Cluster;
 use super::membership::{RETRY_AFTER, WAIT_MS, ask};
+use super::metrics::LateReason;
+use super::seen::Verdict;
 
 /// How often the queues of all connected sessions are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -80,11 +83,33 @@ async fn look_at_queues(hub: &Arc<Hub>, pause: Duration) {
     }
 }
 
+impl Cluster {
+    /// Hands a message on, unless it came before, or with QoS 0 may come too late.
+    fn take_message(&self, stamp: &Stamp, message: &Message, route: impl FnOnce() -> u64) {
+        let is_ordered = message.qos() == QoS::AtMostOnce;
+        let mut before_move = 0;
+        let verdict = self.seen.admit(stamp, is_ordered, || before_move = route());
+        match verdict {
+            Verdict::Again => self.metrics.drop_late(LateReason::Again),
+            Verdict::Overtaken if is_ordered => self.metrics.drop_late(LateReason::Overtaken),
+            Verdict::Overtaken | Verdict::New => {}
+        }
+        for _ in 0..before_move {
+            self.metrics.drop_late(LateReason::BeforeMove);
+        }
+    }
+}
+
 impl Hub {
     /// Takes one note from another worker.
     fn take_note(self: &Arc<Self>, noted: Noted) {
         match noted {
-            Noted::Message { message, is_plain, shares } => self.route_noted(&message, is_plain, &shares),
+            Noted::Message { stamp, message, is_plain, shares } => {
+                let Some(cluster) = &self.cluster else { return };
+                cluster.take_message(&stamp, &message, || {
+                    self.route_noted(&message, stamp.at_us, is_plain, &shares)
+                });
+            }
             Noted::Queued { session, number, delivery } => {
                 if let Some(session) = self.find_stored(&session) {
                     session.deliver_stored(number, delivery, self.config.queue_bytes_max);

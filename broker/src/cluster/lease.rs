@@ -15,6 +15,13 @@ pub(crate) struct Asked {
     pub(crate) applied: Position,
 }
 
+impl Asked {
+    /// When.
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+}
+
 /// Counted by the monotonic clock, from before the call that renewed it.
 pub(crate) struct RouteLease {
     started: Instant,

@@ -108,7 +108,8 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
             ask(|done| cluster.api.renew(asked.applied, u64::from(cluster.settings.lease_ms), done));
         match timeout(lease * 4, renewed).await {
             Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&hub, &cluster).await,
-            Ok(Ok(Lease { members, log_end, .. })) => {
+            Ok(Ok(Lease { members, log_end, now_us, .. })) => {
+                cluster.clock.set(asked.at(), now_us);
                 if cluster.lease.renew(&asked, lease, log_end) {
                     tracing::info!("the route lease begins");
                 }

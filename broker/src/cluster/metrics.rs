@@ -20,6 +20,22 @@ enum NoteLabel {
     TakenOver,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LateLabels {
+    reason: LateReason,
+}
+
+/// Why a message was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum LateReason {
+    /// It had come before.
+    Again,
+    /// With QoS 0, and a newer one of its publisher may have been delivered.
+    Overtaken,
+    /// With QoS 0, and its subscriber may have it from the worker where it was then.
+    BeforeMove,
+}
+
 /// Counters and gauges.
 pub(crate) struct ClusterMetrics {
     /// 1 while messages at QoS 1 and 2 may be matched.
@@ -35,6 +51,7 @@ pub(crate) struct ClusterMetrics {
     /// Seconds from the log's answer until all workers had applied it.
     pub(super) barrier_wait: Histogram,
     notes_dropped: Family<NoteLabels, Counter>,
+    messages_late: Family<LateLabels, Counter>,
 }
 
 impl ClusterMetrics {
@@ -51,6 +68,7 @@ impl ClusterMetrics {
             reloads: Counter::default(),
             barrier_wait: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             notes_dropped: Family::default(),
+            messages_late: Family::default(),
         };
         registry.register(
             "route_lease",
@@ -66,6 +84,11 @@ impl ClusterMetrics {
             metrics.notes_dropped.clone(),
         );
         registry.register(
+            "messages_late",
+            "Messages from other workers that came again, or with QoS 0 too late to be delivered in order",
+            metrics.messages_late.clone(),
+        );
+        registry.register(
             "workers_buried",
             "Dead workers whose sessions were let go",
             metrics.buried.clone(),
@@ -78,6 +101,11 @@ impl ClusterMetrics {
             metrics.barrier_wait.clone(),
         );
         metrics
+    }
+
+    /// Counts a message that was not delivered, since it came again or late.
+    pub(super) fn drop_late(&self, reason: LateReason) {
+        self.messages_late.get_or_create(&LateLabels { reason }).inc();
     }
 
     /// Counts a note that was left out.

@@ -13,16 +13,18 @@ mod membership;
 mod metrics;
 mod note;
 mod peer;
+mod seen;
 mod settings;
+mod store_clock;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use link::ConnectionId;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
-use state::{StoredSession, WorkerId};
+use state::{Fence, StoredSession, WorkerId};
 use tokio::sync::Notify;
 
 use crate::session_handle::SessionHandle;
@@ -37,8 +39,10 @@ use self::barrier::Barrier;
 use self::lease::RouteLease;
 use self::listening::{Listening, ListeningGuard};
 use self::log_writer::LogWriter;
-use self::metrics::ClusterMetrics;
+use self::metrics::{ClusterMetrics, LateReason};
 use self::peer::Peers;
+use self::seen::Seen;
+use self::store_clock::{SPREAD_MAX, StoreClock};
 
 /// Connections that are remembered as having lost their session: as many as may be taken over while one claim is answered.
 const LOST_MAX: usize = 1024;
@@ -65,6 +69,11 @@ pub(crate) struct Cluster {
     /// Messages that wait for the lease before they are matched: none may overtake them.
     unmatched: AtomicUsize,
     joins: AtomicUsize,
+    clock: StoreClock,
+    /// The newest message of each publisher.
+    seen: Seen,
+    /// Number of the last note with a message.
+    notes: AtomicU64,
     /// Connections that lost their session lately, newest last: a note may come before the answer to the claim of the
     /// connection that it is about.
     lost: Mutex<VecDeque<ConnectionId>>,
@@ -93,6 +102,9 @@ impl Cluster {
             strays: Mutex::default(),
             unmatched: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
+            clock: StoreClock::new(),
+            seen: Seen::new(),
+            notes: AtomicU64::new(0),
             lost: Mutex::default(),
             on_expelled: Mutex::new(None),
         }
@@ -117,6 +129,32 @@ impl Cluster {
     /// One that waited was matched.
     pub(crate) fn end_wait(&self) {
         self.unmatched.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A connection here has a session, or goes on here with it (`moves`). Answers which messages of QoS 0 it takes from other
+    /// workers: those that were published after this, by the store's clock. What was published before a connection went on here
+    /// may have reached the device by way of the worker that it comes from. One that begins may miss nothing, and takes what
+    /// may be newer.
+    pub(crate) fn begin_to_listen(&self, moves: bool) -> u64 {
+        if moves {
+            self.clock.latest()
+        } else {
+            self.clock.earliest().saturating_sub(SPREAD_MAX.as_micros() as u64)
+        }
+    }
+
+    /// A session is this worker's: what others still have of its publications is older than what comes here from now on.
+    pub(crate) fn own_publisher(&self, fence: &Fence) {
+        self.seen.own(fence, self.id, self.clock.latest());
+    }
+
+    /// Whether the owner with this fence may still publish with QoS 0. If not, messages of a later one were delivered here.
+    pub(crate) fn is_latest_publisher(&self, fence: &Fence) -> bool {
+        let is_latest = self.seen.is_latest(fence);
+        if !is_latest {
+            self.metrics.drop_late(LateReason::Overtaken);
+        }
+        is_latest
     }
 
     /// A newer connection elsewhere has the session of this one, for good.

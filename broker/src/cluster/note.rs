@@ -3,10 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use link::mux::DEAD_AFTER;
 use mqtt::QoS;
-use state::{ConnectionId, Delivery, Heard, Message, Noted, Number, StoreError, StoredSession, WorkerId};
+use state::{
+    ConnectionId, Delivery, Heard, Message, Noted, Number, Stamp, StoreError, StoredSession, WorkerId,
+};
 
 use super::Cluster;
 use super::peer::Peer;
@@ -42,17 +45,19 @@ struct Note {
 const NOTE_BYTES: usize = 128;
 
 impl Cluster {
-    /// Sends a message to a worker. Without `told` it is dropped when it cannot be sent now.
+    /// Sends a message to a worker. Without `told` it is dropped when it cannot be sent now. `publisher` is as in [`Stamp`].
     pub(crate) fn note_message(
         self: &Arc<Self>,
         peer: &Arc<Peer>,
         message: &Arc<Message>,
-        is_plain: bool,
-        shares: Vec<Arc<str>>,
+        publisher: Option<(u64, u64)>,
+        (is_plain, shares): (bool, Vec<Arc<str>>),
         told: Option<Told>,
     ) {
         let bytes = message.size() + NOTE_BYTES;
-        let noted = Noted::Message { message: Arc::clone(message), is_plain, shares };
+        // Its number is that of its place among those that wait.
+        let stamp = Stamp { sender: self.id, number: 0, publisher, at_us: self.clock.earliest() };
+        let noted = Noted::Message { stamp, message: Arc::clone(message), is_plain, shares };
         self.send(peer, Note { noted, bytes, told });
     }
 
@@ -82,7 +87,7 @@ impl Cluster {
         self.send(&self.peer(worker), Note { noted, bytes: NOTE_BYTES, told: Some(told) });
     }
 
-    fn send(self: &Arc<Self>, peer: &Arc<Peer>, note: Note) {
+    fn send(self: &Arc<Self>, peer: &Arc<Peer>, mut note: Note) {
         let mut outbox = peer.outbox.lock();
         if outbox.is_gone {
             drop(outbox);
@@ -99,6 +104,9 @@ impl Cluster {
             drop(outbox);
             self.count_dropped(&note);
             return;
+        }
+        if let Noted::Message { stamp, .. } = &mut note.noted {
+            stamp.number = self.notes.fetch_add(1, Ordering::Relaxed) + 1;
         }
         outbox.bytes += note.bytes;
         outbox.notes.push_back(note);
@@ -248,12 +256,12 @@ mod tests {
         for (worker, outcome) in [(7, Ok(Heard::Full)), (8, Err(away))] {
             let peer = cluster.peer(WorkerId(worker));
             peer.outbox.lock().asked = Some(1);
-            cluster.note_message(&peer, &message(), true, Vec::new(), told());
-            cluster.note_message(&peer, &message(), true, Vec::new(), told());
+            cluster.note_message(&peer, &message(), None, (true, Vec::new()), told());
+            cluster.note_message(&peer, &message(), None, (true, Vec::new()), told());
             cluster.give_up(&peer);
             assert_eq!(gone.swap(0, Ordering::Relaxed), 1, "what was not with the store");
             cluster.posted(&peer, outcome);
-            cluster.note_message(&peer, &message(), true, Vec::new(), told());
+            cluster.note_message(&peer, &message(), None, (true, Vec::new()), told());
             assert_eq!(gone.swap(0, Ordering::Relaxed), 2, "what was, and what comes later");
             assert!(peer.outbox.lock().notes.is_empty());
         }

@@ -121,7 +121,7 @@ impl Registry {
             is_live: entry.lease_until > now,
             silent_ms: now.saturating_sub(entry.renewed_at),
         });
-        Lease { members: members.collect(), log_end: self.log_end, is_expelled }
+        Lease { members: members.collect(), log_end: self.log_end, is_expelled, now_us: now * 1000 }
     }
 
     /// Takes a worker out, with all that it has here.

@@ -206,7 +206,7 @@ impl Cluster for RedisCluster {
 }
 
 fn read_lease(answer: Value) -> Result<Lease> {
-    let [is_expelled, log_end, members] = answer.tuple()?;
+    let [is_expelled, log_end, members, now_us] = answer.tuple()?;
     let read = |member: Value| {
         let [run, name, applied, is_live, silent_ms] = member.tuple()?;
         Ok(Member {
@@ -221,6 +221,7 @@ fn read_lease(answer: Value) -> Result<Lease> {
         members: members.list()?.into_iter().map(read).collect::<Result<_>>()?,
         log_end: Position(log_end.count()?),
         is_expelled: is_expelled.count()? == 1,
+        now_us: now_us.count()?,
     })
 }
 

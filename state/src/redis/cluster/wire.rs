@@ -8,8 +8,8 @@ use mqtt::QoS;
 
 use super::super::codec;
 use crate::{
-    ConnectionId, Delivery, Message, Noted, Number, RouteChange, StoreError, StoredSession, Subscription,
-    SubscriptionIds, WorkerId,
+    ConnectionId, Delivery, Message, Noted, Number, RouteChange, Stamp, StoreError, StoredSession,
+    Subscription, SubscriptionIds, WorkerId,
 };
 
 const VERSION: u8 = 1;
@@ -74,8 +74,9 @@ pub(super) fn notes(notes: &[Noted]) -> Vec<u8> {
     let place = |message: &Arc<Message>| places.get(&Arc::as_ptr(message)).copied().unwrap_or(0) as usize;
     for note in notes {
         match note {
-            Noted::Message { message, is_plain, shares } => {
+            Noted::Message { stamp, message, is_plain, shares } => {
                 out.0.extend_from_slice(&[MESSAGE, u8::from(*is_plain)]);
+                out.stamp(stamp);
                 out.u32(place(message));
                 out.u32(shares.len());
                 shares.iter().for_each(|share| out.text(share));
@@ -113,9 +114,10 @@ pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
         found.push(match reader.u8()? {
             MESSAGE => {
                 let is_plain = reader.u8()? != 0;
+                let stamp = reader.stamp()?;
                 let message = body(reader.u32()?)?;
                 let shares = reader.list(Reader::text)?;
-                Noted::Message { message, is_plain, shares }
+                Noted::Message { stamp, message, is_plain, shares }
             }
             QUEUED => {
                 let session = reader.session()?;
@@ -181,6 +183,17 @@ impl Writer {
     fn session(&mut self, session: &StoredSession) {
         self.text(&session.client_id);
         self.u64(session.incarnation);
+    }
+
+    fn stamp(&mut self, stamp: &Stamp) {
+        self.u64(stamp.sender.0);
+        self.u64(stamp.number);
+        self.u64(stamp.at_us);
+        self.0.push(u8::from(stamp.publisher.is_some()));
+        if let Some((incarnation, epoch)) = stamp.publisher {
+            self.u64(incarnation);
+            self.u64(epoch);
+        }
     }
 
     fn change(&mut self, change: &RouteChange) {
@@ -270,6 +283,12 @@ impl<'a> Reader<'a> {
         Ok(Arc::new(StoredSession { client_id: self.text()?, incarnation: self.u64()? }))
     }
 
+    fn stamp(&mut self) -> Result<Stamp> {
+        let (sender, number, at_us) = (WorkerId(self.u64()?), self.u64()?, self.u64()?);
+        let publisher = if self.u8()? == 0 { None } else { Some((self.u64()?, self.u64()?)) };
+        Ok(Stamp { sender, number, publisher, at_us })
+    }
+
     fn change(&mut self) -> Result<RouteChange> {
         Ok(match self.u8()? {
             SUBSCRIBED => {
@@ -332,17 +351,25 @@ mod tests {
             retain: true,
             subscription_ids: SubscriptionIds::from_slice(&[1, 268_435_455]),
         };
+        let stamp = Stamp { sender: WorkerId(9), number: 8, publisher: Some((u64::MAX, 6)), at_us: 5 };
         let all = [
             Noted::Message {
+                stamp,
                 message: Arc::clone(&message),
                 is_plain: true,
                 shares: vec![Arc::from("$share/g/t")],
+            },
+            Noted::Message {
+                stamp: Stamp { publisher: None, ..stamp },
+                message: Arc::clone(&message),
+                is_plain: false,
+                shares: Vec::new(),
             },
             Noted::Queued { session: session(), number: Number(77), delivery: delivery.clone() },
             Noted::TakenOver { client_id: Arc::from("c"), connection_id: ConnectionId(u128::MAX) },
         ];
         let bytes = notes(&all);
-        assert!(bytes.len() < 1300, "the message is there once: {}", bytes.len());
+        assert!(bytes.len() < 1400, "the message is there once: {}", bytes.len());
         let found = read_notes(&bytes).expect("notes");
         assert_eq!(format!("{found:?}"), format!("{all:?}"));
     }

@@ -16,7 +16,8 @@ end
 
 -- keys: w n y. args: run, how far the log is applied, how long the lease is
 function ops.renew(k, a)
-  local now, expelled, members = time_ms(), 1, {}
+  local now_us, expelled, members = time_us(), 1, {}
+  local now = math.floor(now_us / 1000)
   local mine = rcall('HGET', k[1], a[1])
   if mine and rcall('HEXISTS', k[3], a[1]) == 0 then
     expelled = 0
@@ -28,7 +29,7 @@ function ops.renew(k, a)
     local m = cmsgpack.unpack(all[at + 1])
     members[#members + 1] = { all[at], m[1], m[2], m[3] > now and 1 or 0, math.max(0, now - m[4]) }
   end
-  return { expelled, tonumber(rcall('GET', k[2]) or '0'), members }
+  return { expelled, tonumber(rcall('GET', k[2]) or '0'), members, now_us }
 end
 
 local function log(l, n, entries_max, bytes)

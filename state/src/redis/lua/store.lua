@@ -24,9 +24,13 @@ local EXACT_SCAN_MAX = 1000
 local EXPIRY_NEVER = '4294967295'
 local MARKER = '\1\0\0\0\0\1'
 
-local function time_ms()
+local function time_us()
   local now = rcall('TIME')
-  return tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+  return tonumber(now[1]) * 1000000 + tonumber(now[2])
+end
+
+local function time_ms()
+  return math.floor(time_us() / 1000)
 end
 
 -- The size of a record, as its writer counted it: bytes 2 to 5.

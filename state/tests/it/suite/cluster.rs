@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mqtt::QoS;
 use state::{
     Claim, Cluster, ConnectionId, Due, Enqueued, Heard, InboxPage, LogPage, Noted, Number, Position,
-    Previous, RouteChange, Store, StoreError, StoredSession, WorkerId,
+    Previous, RouteChange, Stamp, Store, StoreError, StoredSession, WorkerId,
 };
 
 use crate::harness::{
@@ -85,6 +85,10 @@ fn taken_over(connection: u128) -> Noted {
     Noted::TakenOver { client_id: Arc::from("c"), connection_id: ConnectionId(connection) }
 }
 
+fn stamp_of(sender: &Worker) -> Stamp {
+    Stamp { sender: sender.cluster.id(), number: 7, publisher: Some((5, 6)), at_us: START * 1000 }
+}
+
 fn connections(page: &InboxPage) -> Vec<u128> {
     let connection = |(_, note): &(Position, Noted)| match note {
         Noted::TakenOver { connection_id, .. } => connection_id.0,
@@ -105,9 +109,10 @@ pub(crate) fn members_are_listed_with_their_leases<W: Workers>() {
     let mut names: Vec<_> = found.members.iter().map(|m| (&*m.name, m.is_live, m.applied.0)).collect();
     names.sort_unstable();
     assert_eq!(names, [("a", true, 7), ("b", false, 0)], "without a renewal there is no lease");
-    b.lease(9, 200);
+    let first = b.lease(9, 200);
     workers.pass(400);
     let found = a.lease(8, 60_000);
+    assert!(found.now_us >= first.now_us + 400_000, "all see one clock: {found:?}");
     let b_is = found.members.iter().find(|member| member.id == b.cluster.id()).expect("listed");
     assert!(!b_is.is_live && b_is.silent_ms >= 400 && b_is.applied == Position(9), "{b_is:?}");
     assert!(!b.lease(10, 200).is_expelled, "silence alone expels nobody");
@@ -221,24 +226,25 @@ pub(crate) fn an_inbox_keeps_its_notes_until_they_were_read<W: Workers>() {
     let (message, session) =
         (message("t", "x"), Arc::new(StoredSession { client_id: Arc::from("s"), incarnation: 5 }));
     let shares = vec![Arc::from("$share/g/t")];
+    let stamp = stamp_of(&b);
     b.post(
         &a,
         vec![
             Noted::Queued { session, number: Number(4), delivery: delivery(&message) },
-            Noted::Message { message: Arc::clone(&message), is_plain: false, shares },
+            Noted::Message { stamp, message: Arc::clone(&message), is_plain: false, shares },
         ],
     );
     let page = a.read_inbox(20);
     let [
         (_, Noted::Queued { session, number, delivery: found }),
-        (at, Noted::Message { is_plain, shares, .. }),
+        (at, Noted::Message { stamp: found_stamp, is_plain, shares, .. }),
     ] = page.notes.as_slice()
     else {
         panic!("{page:?}")
     };
     assert_eq!((&*session.client_id, session.incarnation, number.0, *at), ("s", 5, 4, Position(21)));
     assert_eq!(*found, delivery(&message));
-    assert_eq!((*is_plain, &*shares[0]), (false, "$share/g/t"));
+    assert_eq!((*found_stamp, *is_plain, &*shares[0]), (stamp, false, "$share/g/t"));
     wait(|done| a.cluster.leave(done)).expect("left");
     assert_eq!(b.post(&a, vec![taken_over(0)]), Heard::Gone);
 }
@@ -249,7 +255,10 @@ pub(crate) fn an_inbox_has_a_bound<W: Workers>() {
     a.join();
     b.join();
     let large = message("t", &"x".repeat(200_000));
-    let note = || vec![Noted::Message { message: Arc::clone(&large), is_plain: true, shares: Vec::new() }];
+    let note = || {
+        let (stamp, message) = (stamp_of(&b), Arc::clone(&large));
+        vec![Noted::Message { stamp, message, is_plain: true, shares: Vec::new() }]
+    };
     let mut taken = 0;
     while b.post(&a, note()) == Heard::Yes {
         taken += 1;

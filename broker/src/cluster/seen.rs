@@ -1,0 +1,247 @@
+//! Which message of each publisher this worker had last, so that none is delivered again, and none with QoS 0 behind a newer
+//! one: when the server of an inbox is replaced, notes come twice, and those of a worker that has lost a publisher come late.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use state::{Fence, Stamp, WorkerId};
+use tokio::time::Instant;
+
+use super::store_clock::SPREAD_MAX;
+
+/// For how long a publisher is remembered at least, unless there are too many. Longer than a worker goes without word that it
+/// has lost one.
+const KEPT: Duration = Duration::from_secs(30);
+/// Publishers that one shard remembers twice at the most.
+const PUBLISHERS_MAX: usize = 16_384;
+const SHARDS: usize = 16;
+
+/// What is to become of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is newer than all of its publisher's.
+    New,
+    /// It came before.
+    Again,
+    /// A newer one may have come before it.
+    Overtaken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Publisher {
+    /// By its incarnation.
+    Session(u64),
+    Worker(WorkerId),
+}
+
+#[derive(Clone, Copy)]
+struct Last {
+    epoch: u64,
+    sender: WorkerId,
+    number: u64,
+}
+
+#[derive(Default)]
+struct Generation {
+    last: HashMap<Publisher, Last, RandomState>,
+    /// By the store's clock, when the newest of these was published.
+    newest_us: u64,
+}
+
+struct Shard {
+    young: Generation,
+    old: Generation,
+    begun: Instant,
+    /// What was published before this may be older than something that is forgotten.
+    floor_us: u64,
+}
+
+/// Publishers and their last messages.
+pub(crate) struct Seen {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+}
+
+impl Seen {
+    /// Nothing was seen.
+    pub(super) fn new() -> Self {
+        let shard = |_| {
+            let begun = Instant::now();
+            let (young, old) = (Generation::default(), Generation::default());
+            Mutex::new(Shard { young, old, begun, floor_us: 0 })
+        };
+        Self { shards: std::array::from_fn(shard), hasher: RandomState::default() }
+    }
+
+    /// Hands a message on by `deliver`, unless it came before or, if that matters (`is_ordered`), comes too late. Nothing newer
+    /// of its publisher gets in between.
+    pub(super) fn admit(&self, stamp: &Stamp, is_ordered: bool, deliver: impl FnOnce()) -> Verdict {
+        let (publisher, epoch) = match stamp.publisher {
+            Some((incarnation, epoch)) => (Publisher::Session(incarnation), epoch),
+            None => (Publisher::Worker(stamp.sender), 0),
+        };
+        let mut shard = self.shard(publisher).lock();
+        let verdict = shard.judge(publisher, epoch, stamp);
+        if verdict == Verdict::New {
+            let last = Last { epoch, sender: stamp.sender, number: stamp.number };
+            shard.put(publisher, last, stamp.at_us);
+        }
+        if verdict == Verdict::New || (verdict == Verdict::Overtaken && !is_ordered) {
+            deliver();
+        }
+        verdict
+    }
+
+    /// A connection here has this session from now on: what others publish for it with an earlier epoch is older than all that
+    /// comes.
+    pub(crate) fn own(&self, fence: &Fence, here: WorkerId, now_us: u64) {
+        let publisher = Publisher::Session(fence.session.incarnation);
+        let last = Last { epoch: fence.epoch, sender: here, number: 0 };
+        let mut shard = self.shard(publisher).lock();
+        if shard.last(publisher).is_none_or(|known| known.epoch <= fence.epoch) {
+            shard.put(publisher, last, now_us);
+        }
+    }
+
+    /// Whether nothing was seen of a later owner of this session.
+    pub(crate) fn is_latest(&self, fence: &Fence) -> bool {
+        let publisher = Publisher::Session(fence.session.incarnation);
+        self.shard(publisher).lock().last(publisher).is_none_or(|last| last.epoch <= fence.epoch)
+    }
+
+    fn shard(&self, publisher: Publisher) -> &Mutex<Shard> {
+        use std::hash::BuildHasher;
+        // The map uses the upper bits.
+        let at = (self.hasher.hash_one(publisher) >> 8) as usize % SHARDS;
+        &self.shards[at]
+    }
+}
+
+impl Shard {
+    fn last(&self, publisher: Publisher) -> Option<&Last> {
+        self.young.last.get(&publisher).or_else(|| self.old.last.get(&publisher))
+    }
+
+    fn judge(&self, publisher: Publisher, epoch: u64, stamp: &Stamp) -> Verdict {
+        match self.last(publisher) {
+            None if stamp.at_us < self.floor_us => Verdict::Overtaken,
+            None => Verdict::New,
+            Some(last) if epoch < last.epoch => Verdict::Overtaken,
+            // A failover may have given the same epoch out twice: then nobody knows which is the newer one.
+            Some(last)
+                if epoch == last.epoch && stamp.sender == last.sender && stamp.number <= last.number =>
+            {
+                Verdict::Again
+            }
+            Some(_) => Verdict::New,
+        }
+    }
+
+    fn put(&mut self, publisher: Publisher, last: Last, at_us: u64) {
+        if self.begun.elapsed() >= KEPT || self.young.last.len() >= PUBLISHERS_MAX {
+            let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            if !forgotten.last.is_empty() {
+                // What another worker takes for later may have been earlier, by so much.
+                let spread_us = SPREAD_MAX.as_micros() as u64;
+                self.floor_us = self.floor_us.max(forgotten.newest_us.saturating_add(spread_us));
+            }
+            self.begun = Instant::now();
+        }
+        self.young.last.insert(publisher, last);
+        self.young.newest_us = self.young.newest_us.max(at_us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use state::StoredSession;
+
+    use super::*;
+
+    const US: u64 = 1_000_000;
+
+    fn stamp(sender: u64, epoch: u64, number: u64) -> Stamp {
+        Stamp { sender: WorkerId(sender), number, publisher: Some((5, epoch)), at_us: US }
+    }
+
+    fn fence(epoch: u64) -> Fence {
+        let session = Arc::new(StoredSession { client_id: "p".into(), incarnation: 5 });
+        Fence { session, epoch, nonce: 1 }
+    }
+
+    /// With QoS 0; whether it was delivered.
+    fn is_delivered(seen: &Seen, stamp: &Stamp) -> bool {
+        let mut is_delivered = false;
+        seen.admit(stamp, true, || is_delivered = true);
+        is_delivered
+    }
+
+    // ARCHITECTURE, rule 30.
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_delivered_once_and_none_of_an_earlier_epoch_after_it() {
+        let seen = Seen::new();
+        let of = |sender, epoch, number| is_delivered(&seen, &stamp(sender, epoch, number));
+        assert!(of(1, 1, 3) && of(1, 1, 5));
+        assert!(!of(1, 1, 5) && !of(1, 1, 3) && !of(1, 1, 4), "they came before, or are lost");
+        assert!(of(2, 2, 1), "another worker counts anew");
+        assert!(!of(1, 1, 6), "its publisher is at another worker by now");
+        let mut is_delivered = false;
+        seen.admit(&stamp(1, 1, 7), false, || is_delivered = true);
+        assert!(is_delivered, "what somebody waits for is not lost for that");
+        assert!(of(3, 2, 1), "nobody knows which of them came first");
+        assert!(of(2, 3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_owns_the_publisher_goes_before_those_that_did() {
+        let seen = Seen::new();
+        assert!(seen.is_latest(&fence(1)));
+        seen.own(&fence(2), WorkerId(1), US);
+        assert!(!is_delivered(&seen, &stamp(2, 1, 9)));
+        assert!(seen.is_latest(&fence(2)));
+        assert!(is_delivered(&seen, &stamp(2, 3, 10)), "another one has it by now");
+        assert!(!seen.is_latest(&fence(2)), "and what still comes of it here is late");
+        seen.own(&fence(2), WorkerId(1), US);
+        assert!(!seen.is_latest(&fence(2)), "an answer to a claim that comes late changes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_older_than_something_forgotten_is_late() {
+        let seen = Seen::new();
+        assert!(is_delivered(&seen, &stamp(1, 1, 3)));
+        let of = |publisher, number, at_us| Stamp {
+            sender: WorkerId(1),
+            number,
+            publisher: Some((publisher, 1)),
+            at_us,
+        };
+        for round in 1..=3 {
+            tokio::time::advance(KEPT).await;
+            // Every shard gets something.
+            for publisher in 100..400 {
+                assert!(is_delivered(&seen, &of(publisher, round, 20 * round * US)));
+            }
+        }
+        assert!(!is_delivered(&seen, &stamp(1, 1, 3)), "again, and forgotten");
+        assert!(!is_delivered(&seen, &of(6, 9, US)));
+        assert!(is_delivered(&seen, &of(6, 9, 60 * US)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded() {
+        let seen = Seen::new();
+        for publisher in 0..(3 * SHARDS * PUBLISHERS_MAX) as u64 {
+            let stamp =
+                Stamp { sender: WorkerId(1), number: 1, publisher: Some((publisher, 1)), at_us: publisher };
+            seen.admit(&stamp, true, || ());
+        }
+        for shard in &seen.shards {
+            let shard = shard.lock();
+            assert!(shard.young.last.len() <= PUBLISHERS_MAX && shard.old.last.len() <= PUBLISHERS_MAX);
+        }
+    }
+}
