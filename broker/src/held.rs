@@ -35,8 +35,9 @@ const RETRIED_MAX: usize = 50_000;
 #[derive(Default)]
 pub(crate) struct Held {
     work: BTreeMap<Ticket, Work>,
-    /// Messages among it that were not matched: by the session that publishes them.
-    unmatched: BTreeSet<(u64, Ticket)>,
+    /// Messages that the store was not given yet, by the session that publishes them: those among `work`, and those whose
+    /// publisher it is being asked about before they are matched.
+    in_line: BTreeSet<(u64, Ticket)>,
     next: u64,
     /// The store has been asked with the oldest one alone.
     is_probing: bool,
@@ -46,6 +47,17 @@ pub(crate) struct Held {
     was_refused: bool,
 }
 
+impl Work {
+    /// The session whose message it is, if that has a place among its others.
+    fn publisher(&self) -> Option<u64> {
+        match self {
+            Self::Match(unmatched) => unmatched.publisher(),
+            Self::Enqueue(.., waiting) => waiting.publisher(),
+            Self::Retain(..) | Self::Page(_) | Self::Call(_) | Self::Confirm(_) => None,
+        }
+    }
+}
+
 impl Held {
     fn take_ticket(&mut self) -> Ticket {
         self.next += 1;
@@ -53,20 +65,8 @@ impl Held {
     }
 
     fn insert(&mut self, ticket: Ticket, work: Work) {
-        if let Work::Match(unmatched) = &work {
-            self.unmatched.extend(unmatched.publisher().map(|publisher| (publisher, ticket)));
-        }
+        self.in_line.extend(work.publisher().map(|publisher| (publisher, ticket)));
         self.work.insert(ticket, work);
-    }
-
-    fn pop_first(&mut self) -> Option<(Ticket, Work)> {
-        let (ticket, work) = self.work.pop_first()?;
-        if let Work::Match(unmatched) = &work
-            && let Some(publisher) = unmatched.publisher()
-        {
-            self.unmatched.remove(&(publisher, ticket));
-        }
-        Some((ticket, work))
     }
 
     fn is_idle(&self) -> bool {
@@ -80,6 +80,9 @@ impl Hub {
         let mut held = self.held.lock();
         let ticket = held.take_ticket();
         if held.is_idle() {
+            if let Work::Match(unmatched) = &work {
+                held.in_line.extend(unmatched.publisher().map(|publisher| (publisher, ticket)));
+            }
             drop(held);
             self.run(ticket, work);
         } else {
@@ -87,9 +90,18 @@ impl Hub {
         }
     }
 
-    /// Whether an older message of this publisher has gone back to those that wait to be matched.
-    pub(crate) fn holds_older_match(&self, publisher: u64, ticket: Ticket) -> bool {
-        self.held.lock().unmatched.range((publisher, Ticket(0))..(publisher, ticket)).next().is_some()
+    /// Whether the store was not given an older message of this publisher yet.
+    pub(crate) fn holds_older(&self, publisher: u64, ticket: Ticket) -> bool {
+        self.held.lock().in_line.range((publisher, Ticket(0))..(publisher, ticket)).next().is_some()
+    }
+
+    /// The store was given this message, or will not be: the next ones of its publisher may follow. Unless it was refused.
+    pub(crate) fn leave_line(&self, publisher: Option<u64>, ticket: Ticket) {
+        let Some(publisher) = publisher else { return };
+        let mut held = self.held.lock();
+        if !held.work.contains_key(&ticket) {
+            held.in_line.remove(&(publisher, ticket));
+        }
     }
 
     /// The store could not take this: it is tried again, in its place. Without a ticket it was not asked in any order.
@@ -118,9 +130,11 @@ impl Hub {
         held.is_draining = is_taken;
         held.is_probing = !is_taken && !held.work.is_empty();
         for _ in 0..if is_taken { RETRIED_MAX } else { 1 } {
-            let Some((ticket, work)) = held.pop_first() else { break };
+            let Some((ticket, work)) = held.work.pop_first() else { break };
             drop(held);
+            let enqueued = if let Work::Enqueue(..) = &work { work.publisher() } else { None };
             self.run(ticket, work);
+            self.leave_line(enqueued, ticket);
             held = self.held.lock();
             if held.was_refused {
                 // What follows the one that was refused must not overtake it.

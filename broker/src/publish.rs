@@ -38,7 +38,7 @@ pub(crate) struct Unmatched {
 impl Unmatched {
     /// The session that publishes it.
     pub(crate) fn publisher(&self) -> Option<u64> {
-        self.waiting.publisher.as_ref().map(|(session, ..)| session.id)
+        self.waiting.publisher()
     }
 }
 
@@ -57,6 +57,11 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
+    /// The session that publishes it.
+    pub(crate) fn publisher(&self) -> Option<u64> {
+        self.publisher.as_ref().map(|(session, ..)| session.id)
+    }
+
     fn part_done(&self, result: Result<(), StoreError>) {
         if let Err(error) = result {
             *self.failed.lock() = Some(error);
@@ -216,20 +221,20 @@ impl Hub {
                 hub.match_held(ticket, unmatched);
             }
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Match(unmatched)),
-            Err(error) => hub.end_match(&unmatched.waiting, Err(error)),
+            Err(error) => hub.end_match(ticket, &unmatched.waiting, Err(error)),
         };
         self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
     }
 
     fn match_held(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(cluster) = &self.cluster else { return };
-        if unmatched.publisher().is_some_and(|publisher| self.holds_older_match(publisher, ticket)) {
+        if unmatched.publisher().is_some_and(|publisher| self.holds_older(publisher, ticket)) {
             return self.hold(Some(ticket), Work::Match(unmatched));
         }
         let Unmatched { message, by, fence, origin, waiting } = unmatched;
         if waiting.publisher.as_ref().is_some_and(|(session, by, _)| !session.is_owned_by(*by)) {
             // It was not acknowledged and will come again, if the device comes again.
-            return self.end_match(&waiting, Ok(()));
+            return self.end_match(ticket, &waiting, Ok(()));
         }
         let mut found = Found::default();
         {
@@ -253,11 +258,12 @@ impl Hub {
         if enqueue {
             self.run_enqueue(ticket, message, origin, found.stored, Arc::clone(&waiting));
         }
-        self.end_match(&waiting, Ok(()));
+        self.end_match(ticket, &waiting, Ok(()));
     }
 
     /// A message that had to wait was matched, or will not be.
-    fn end_match(&self, waiting: &Waiting, result: Result<(), StoreError>) {
+    fn end_match(&self, ticket: Ticket, waiting: &Waiting, result: Result<(), StoreError>) {
+        self.leave_line(waiting.publisher(), ticket);
         if let Some(cluster) = &self.cluster {
             cluster.end_wait();
         }

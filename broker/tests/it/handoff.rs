@@ -1,11 +1,12 @@
 //! Connections that go on at another worker, over one store: the device must not see it, in whatever state its flows are.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use broker::{CleanSessions, ClusterSettings, LinkConfig};
 use link::wire::RefuseReason;
-use mqtt::ReasonCode;
-use state::{MemoryCluster, Store};
+use mqtt::{QoS, ReasonCode};
+use state::{Cluster, Heard, MemoryCluster, Message, Noted, Stamp, Store, WorkerId};
 use tokio::task::JoinHandle;
 
 use crate::device::{Got, How};
@@ -24,6 +25,7 @@ fn publish(payload: &[u8], qos: u8, id: u16) -> Got {
 struct World {
     workers: [Worker; 2],
     second: Edge,
+    cluster: MemoryCluster,
     _clock: Clock,
 }
 
@@ -64,7 +66,7 @@ impl World {
         ];
         let first = Edge::dial(&workers[0]).await;
         let second = Edge::dial(&workers[1]).await;
-        (Self { workers, second, _clock: clock }, first)
+        (Self { workers, second, cluster, _clock: clock }, first)
     }
 
     /// The store answers the first worker no more.
@@ -387,4 +389,29 @@ async fn a_connection_comes_back_to_the_worker_that_it_left() {
         first.acknowledge("device", 0x40, 2);
         assert!(first.drain("device").await.is_empty());
     }
+}
+
+// ARCHITECTURE, rule 30.
+#[tokio::test]
+async fn qos_0_that_may_have_come_before_the_move_does_not_come_after_it() {
+    let (mut world, mut first) = World::new().await;
+    subscribed(&mut first, &How::stored("device")).await;
+    world.move_device(first).await;
+    world.second.connect(&How::clean("other")).await;
+    world.second.subscribe("other", 9, "t", 2);
+    assert_eq!(world.second.got("other").await, Got::Other { first_byte: 0x90, body: vec![0, 9, 0, 2] });
+    let third = world.cluster.worker("third");
+    for (number, at_us) in [(1, 1), (2, u64::MAX)] {
+        let stamp = Stamp { sender: third.id(), number, publisher: Some((99, 1)), at_us };
+        let message = Arc::new(Message::new("t", &[], &[number as u8], QoS::AtMostOnce, false, 0));
+        let noted = Noted::Message { stamp, message, is_plain: true, shares: Vec::new() };
+        third.post(WorkerId(2), vec![noted], Box::new(|heard| assert_eq!(heard.unwrap(), Heard::Yes)));
+    }
+    assert_eq!(world.second.got("device").await, publish(&[2], 0, 0));
+    assert_eq!(
+        world.second.got("other").await,
+        publish(&[1], 0, 0),
+        "one that has just begun may miss nothing"
+    );
+    assert_eq!(world.second.got("other").await, publish(&[2], 0, 0));
 }

@@ -64,8 +64,8 @@ impl MemoryCluster {
         change(&self.store, |content| content.registry.trim_log());
     }
 
-    /// The last `entries` of the log are lost and their positions are given out again; every member's next read of the log
-    /// and of its inbox tells that something may be missing.
+    /// The last `entries` of the log are lost and their positions are given out again; of every inbox the notes that were thrown
+    /// away last are there again; every member's next read of either tells that something may be missing.
     pub fn fail_over(&self, entries: usize) {
         change(&self.store, |content| content.registry.fail_over(entries));
     }

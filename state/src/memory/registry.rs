@@ -14,6 +14,8 @@ use crate::{
 
 /// Entries of a page.
 const PAGE_MAX: usize = 256;
+/// Entries of an inbox that may come back after they were thrown away.
+const THROWN_MAX: usize = 8;
 
 /// Everything.
 #[derive(Default)]
@@ -45,6 +47,8 @@ struct Inbox {
     is_open: bool,
     end: Position,
     notes: VecDeque<(Position, Vec<Noted>)>,
+    /// What was thrown away last.
+    thrown: VecDeque<(Position, Vec<Noted>)>,
 }
 
 /// A read that waits.
@@ -133,6 +137,7 @@ impl Registry {
         if let Some(inbox) = self.inboxes.get_mut(&id) {
             inbox.is_open = false;
             inbox.notes.clear();
+            inbox.thrown.clear();
         }
     }
 
@@ -172,12 +177,18 @@ impl Registry {
         self.log.clear();
     }
 
-    /// What a failover does: the last entries of the log are gone, and everybody is told that something may be missing.
+    /// What a failover does: the last entries of the log are gone, what was thrown away last of inboxes is there again, and
+    /// everybody is told that something may be missing.
     pub(super) fn fail_over(&mut self, entries: usize) {
         for _ in 0..entries {
             if self.log.pop_back().is_some() {
                 self.log_end.0 -= 1;
             }
+        }
+        for inbox in self.inboxes.values_mut().filter(|inbox| inbox.is_open) {
+            let notes = std::mem::take(&mut inbox.notes);
+            inbox.notes = std::mem::take(&mut inbox.thrown);
+            inbox.notes.extend(notes);
         }
         self.log_gaps = self.members.keys().copied().collect();
         self.inbox_gaps.clone_from(&self.log_gaps);
@@ -257,8 +268,11 @@ impl Registry {
         let inbox = self.inboxes.entry(id).or_default();
         let is_ahead = after > inbox.end;
         let has_gap = told.map(|at| self.inbox_gaps.remove(at)).is_some() || is_ahead;
-        if !is_ahead {
-            inbox.notes.retain(|(at, _)| *at > after);
+        while let Some(thrown) = inbox.notes.pop_front_if(|(at, _)| !has_gap && *at <= after) {
+            inbox.thrown.push_back(thrown);
+            if inbox.thrown.len() > THROWN_MAX {
+                inbox.thrown.pop_front();
+            }
         }
         let notes: Vec<_> = inbox
             .notes

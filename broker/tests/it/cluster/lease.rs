@@ -1,10 +1,13 @@
 //! A worker without a lease neither matches nor acknowledges, and loses nobody.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use broker::ClusterSettings;
 use mqtt::QoS;
 use tokio::time::sleep;
 
+use super::simulation::faulty::{Faulty, Slow};
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Got, How};
 
@@ -144,4 +147,41 @@ async fn a_log_that_was_trimmed_is_loaded_anew() {
     publish(&mut publisher, "a", b"2").await;
     assert_eq!(take(&mut kept).await, b"2");
     assert_eq!(within(&mut ended, 100).await, []);
+}
+
+// ARCHITECTURE, rules 1, 15: whose the publisher's session is was asked for the third message before it was asked again for the
+// first ones, and the answer must not let it overtake them.
+#[tokio::test(start_paused = true)]
+async fn messages_whose_publisher_is_asked_about_keep_their_order() {
+    let cluster = Cluster::new();
+    let memory = cluster.memory.worker("one");
+    let slow = Arc::new(Slow::default());
+    let store = Arc::new(Faulty { inner: memory.store(), dice: None, slow: Arc::clone(&slow) });
+    let one = cluster.worker_over(memory, store, ClusterSettings::default()).await;
+    let mut subscriber = one.join(&How::clean("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    let mut publisher = one.join(&How::stored("c0")).await;
+    let lapse = async || {
+        one.cut_off();
+        sleep(Duration::from_millis(1500)).await;
+        one.reconnect();
+        sleep(Duration::from_millis(500)).await;
+    };
+    lapse().await;
+    slow.set(true);
+    publisher.publish("a", &[1], QoS::AtLeastOnce, false);
+    publisher.publish("a", &[2], QoS::AtLeastOnce, false);
+    lapse().await;
+    publisher.publish("a", &[3], QoS::AtLeastOnce, false);
+    slow.set(false);
+    // The first two answers are older than the lapse: they are asked for again, one after the other.
+    slow.give(2);
+    sleep(Duration::from_millis(500)).await;
+    for _ in 0..20 {
+        slow.give(1);
+        sleep(Duration::from_millis(200)).await;
+    }
+    for n in 1..=3 {
+        assert_eq!(take(&mut subscriber).await, [n]);
+    }
 }

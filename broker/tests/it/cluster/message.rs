@@ -3,7 +3,7 @@
 use mqtt::QoS;
 
 use super::world::{Cluster, publish, subscribe, take, within};
-use crate::device::{Got, How};
+use crate::device::{Device, Got, How};
 
 #[tokio::test(start_paused = true)]
 async fn a_stored_session_gets_what_another_worker_accepts() {
@@ -136,4 +136,71 @@ async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
     assert_eq!(within(&mut subscriber, 1000).await, []);
     cluster.memory.fail_over(0);
     assert_eq!(take(&mut subscriber).await, b"2");
+}
+
+/// The payloads of what comes with QoS 0 within a while.
+async fn qos_0(device: &mut Device) -> Vec<u8> {
+    let payload = |got| match got {
+        Got::Publish { payload, qos: 0, .. } => Some(payload[0]),
+        _ => None,
+    };
+    within(device, 500).await.into_iter().filter_map(payload).collect()
+}
+
+// ARCHITECTURE, rule 30.
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_is_read_again_delivers_nothing_again() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::clean("subscriber")).await;
+    subscribe(&mut subscriber, "a", 2).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    one.memory.store().hold();
+    for n in 0..4 {
+        publisher.publish("a", &[n], QoS::AtMostOnce, false);
+        publisher.publish("a", &[n], QoS::ExactlyOnce, false);
+    }
+    cluster.memory.fail_over(0);
+    one.memory.store().let_go();
+    let mut came = [Vec::new(), Vec::new(), Vec::new()];
+    for got in within(&mut subscriber, 500).await {
+        if let Got::Publish { payload, qos, .. } = got {
+            came[usize::from(qos)].push(payload[0]);
+        }
+    }
+    assert_eq!(came, [vec![0, 1, 2, 3], vec![], vec![0, 1, 2, 3]]);
+    assert!(
+        one.metrics().contains("tidegate_cluster_messages_late_total{reason=\"Again\"}"),
+        "some came again"
+    );
+}
+
+// ARCHITECTURE, rule 30.
+#[tokio::test(start_paused = true)]
+async fn qos_0_of_a_worker_that_has_lost_its_publisher_is_late() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let three = cluster.worker("three").await;
+    let mut elsewhere = one.join(&How::clean("elsewhere")).await;
+    subscribe(&mut elsewhere, "a", 1).await;
+    let mut here = three.join(&How::clean("here")).await;
+    subscribe(&mut here, "a", 1).await;
+    let mut old = two.join(&How::stored("publisher")).await;
+    // The first one is on its way, the second waits for the answer.
+    two.memory.store().hold();
+    old.publish("a", &[1], QoS::AtMostOnce, false);
+    old.publish("a", &[2], QoS::AtMostOnce, false);
+    assert_eq!((qos_0(&mut elsewhere).await, qos_0(&mut here).await), (vec![1], vec![1]));
+    let mut publisher = three.join(&How::stored("publisher")).await;
+    publisher.publish("a", &[3], QoS::AtMostOnce, false);
+    assert_eq!((qos_0(&mut elsewhere).await, qos_0(&mut here).await), (vec![3], vec![3]));
+    two.memory.store().let_go();
+    assert_eq!((qos_0(&mut elsewhere).await, qos_0(&mut here).await), (vec![], vec![]));
+    for worker in [&one, &three] {
+        let metrics = worker.metrics();
+        assert!(
+            metrics.contains("tidegate_cluster_messages_late_total{reason=\"Overtaken\"} 1\n"),
+            "{metrics}"
+        );
+    }
 }

@@ -4,6 +4,6 @@ mod lease;
 mod membership;
 mod message;
 mod share;
-mod simulation;
+pub(crate) mod simulation;
 mod subscribe;
 mod world;

@@ -56,9 +56,19 @@ impl Cluster {
 
     pub(crate) async fn worker_with(&self, name: &str, settings: ClusterSettings) -> Worker {
         let memory = self.memory.worker(name);
+        let store = Arc::new(memory.store());
+        self.worker_over(memory, store, settings).await
+    }
+
+    /// With another store in front of the worker's.
+    pub(crate) async fn worker_over(
+        &self,
+        memory: Arc<MemoryWorker>,
+        store: Arc<dyn Store>,
+        settings: ClusterSettings,
+    ) -> Worker {
         let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
         let mut registry = Registry::default();
-        let store = Arc::new(memory.store());
         let broker =
             Broker::start_shared(config, store, memory.clone(), settings, &mut registry).await.unwrap();
         Worker { broker, memory, registry }

@@ -48,6 +48,8 @@ pub(super) struct Client {
     /// QoS 2 messages that were received and are not released.
     unreleased: HashSet<u16>,
     pub(super) got: Vec<usize>,
+    /// With QoS 0, by connection.
+    pub(super) got_qos_0: Vec<Vec<usize>>,
 }
 
 /// What a device noticed.
@@ -72,6 +74,7 @@ impl Client {
             changes: BTreeMap::new(),
             unreleased: HashSet::new(),
             got: Vec::new(),
+            got_qos_0: Vec::new(),
         }
     }
 
@@ -81,6 +84,7 @@ impl Client {
         self.worker = worker;
         self.is_connected = false;
         self.changes.clear();
+        self.got_qos_0.push(Vec::new());
     }
 
     pub(super) fn lose(&mut self) {
@@ -202,7 +206,7 @@ impl Client {
                         }
                         self.acknowledge(0x50, id);
                     }
-                    _ => {}
+                    _ => self.got_qos_0.last_mut().unwrap().push(message),
                 }
             }
             Got::Other { first_byte, body } => {

@@ -2,7 +2,7 @@
 
 /// Dice with a seed.
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {

@@ -4,7 +4,7 @@
 
 mod client;
 mod dice;
-mod faulty;
+pub(crate) mod faulty;
 mod world;
 
 use self::world::World;

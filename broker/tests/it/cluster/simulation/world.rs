@@ -12,13 +12,18 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Client, FILTERS, Noticed, Wish};
 use super::dice::Dice;
-use super::faulty::{Faulty, away};
+use super::faulty::{Faulty, Slow, away};
 
 const WORKERS: usize = 2;
 const PUBLISHERS: usize = 2;
 const SUBSCRIBERS: usize = 3;
 /// Members of the share, the last of the devices.
 const MEMBERS: usize = 2;
+
+/// By its Client Identifier.
+pub(super) fn is_publisher(client_id: &str) -> bool {
+    client_id.strip_prefix('c').and_then(|n| n.parse().ok()).is_some_and(|n: usize| n < PUBLISHERS)
+}
 
 struct Worker {
     broker: Broker,
@@ -28,6 +33,9 @@ struct Worker {
     stopped_until: Option<Instant>,
     /// Cut off from the store until then.
     cut_until: Option<Instant>,
+    /// A part of its store is slow until then.
+    slow: Arc<Slow>,
+    slow_until: Option<Instant>,
 }
 
 /// What is known of a message, and who must or must not get it.
@@ -64,15 +72,24 @@ impl World {
         let mut workers = Vec::new();
         for n in 0..WORKERS {
             let memory = cluster.worker(&format!("w{n}"));
-            let dice = Mutex::new(Dice::new(seed ^ (n as u64 + 1) << 32));
-            let store = Arc::new(Faulty { inner: memory.store(), dice });
+            let dice = Some(Mutex::new(Dice::new(seed ^ (n as u64 + 1) << 32)));
+            let slow = Arc::new(Slow::default());
+            let store = Arc::new(Faulty { inner: memory.store(), dice, slow: Arc::clone(&slow) });
             let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
             let settings =
                 ClusterSettings { lease_ms: 300, worker_timeout_ms: 1200, ..ClusterSettings::default() };
             let mut registry = Registry::default();
             let broker =
                 Broker::start_shared(config, store, memory.clone(), settings, &mut registry).await.unwrap();
-            workers.push(Worker { broker, memory, registry, stopped_until: None, cut_until: None });
+            workers.push(Worker {
+                broker,
+                memory,
+                registry,
+                stopped_until: None,
+                cut_until: None,
+                slow,
+                slow_until: None,
+            });
         }
         for worker in &workers {
             worker.memory.store().hold();
@@ -127,7 +144,11 @@ impl World {
         let n = self.dice.below(WORKERS);
         let longest_ms = if self.dice.one_in(4) { 3000 } else { 600 };
         let until = Instant::now() + Duration::from_millis(self.dice.below(longest_ms) as u64);
-        match self.dice.below(5) {
+        match self.dice.below(7) {
+            5 | 6 => {
+                self.workers[n].slow_until = Some(until);
+                self.workers[n].slow.set(true);
+            }
             0 | 1 => {
                 self.stops += 1;
                 self.workers[n].stopped_until = Some(until);
@@ -204,6 +225,11 @@ impl World {
                 worker.cut_until = None;
                 worker.memory.store().fail_with(None);
             }
+            if worker.slow_until.is_some_and(|until| now >= until) {
+                worker.slow_until = None;
+                worker.slow.set(false);
+            }
+            worker.slow.give(self.dice.below(4));
             let answers = self.dice.below(worker.memory.store().held() + 3);
             for _ in 0..answers {
                 worker.memory.store().step();
@@ -232,7 +258,8 @@ impl World {
     /// Ends all faults and lets everything come to rest.
     pub(super) async fn settle(&mut self) {
         for worker in &mut self.workers {
-            (worker.stopped_until, worker.cut_until) = (None, None);
+            (worker.stopped_until, worker.cut_until, worker.slow_until) = (None, None, None);
+            worker.slow.set(false);
             worker.memory.store().fail_with(None);
             worker.memory.store().let_go();
         }
@@ -287,6 +314,7 @@ impl World {
             assert!(client.is_connected, "{} is connected in the end", client.name);
             assert_eq!(client.in_flight(), 0, "{} has its acknowledgements", client.name);
             self.check_order(n);
+            self.check_qos_0(n);
             for (message, sent) in self.sent.iter().enumerate() {
                 let count = client.got.iter().filter(|got| **got == message).count();
                 let what =
@@ -312,6 +340,21 @@ impl World {
         };
         let expelled = self.workers.iter().map(metrics).sum();
         [self.sent.len(), self.moves, self.stops, self.cuts, self.failovers, expelled]
+    }
+
+    /// Of one publisher and topic what comes with QoS 0 on one connection comes once and in order.
+    fn check_qos_0(&self, n: usize) {
+        let client = &self.clients[n];
+        for got in &client.got_qos_0 {
+            let mut last = std::collections::HashMap::new();
+            for message in got {
+                let sent = &self.sent[*message];
+                if sent.qos == QoS::AtMostOnce {
+                    let before = last.insert((sent.publisher, sent.topic), *message);
+                    assert!(before < Some(*message), "{}: {message} came after {before:?}", client.name);
+                }
+            }
+        }
     }
 
     /// First arrivals of one publisher's messages of one topic and QoS are in the order in which they were sent.
