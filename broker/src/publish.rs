@@ -208,11 +208,18 @@ impl Hub {
     }
 
     /// Matches a message that had to wait, in its place; or lets it wait on. Its publisher may have gone on at another worker
-    /// and have sent it again there, and more after it: so the store is asked first whose the session is.
+    /// and have sent it again there, and more after it: so the store is asked first whose the session is, unless it has said so
+    /// since the last lapse. In one turn that is one question for each publisher, however much of it waits.
     pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
         let hub = Arc::clone(self);
         let lapses = self.lapses();
+        if let Some((session, ..)) = &unmatched.waiting.publisher
+            && session.owned_since() == lapses
+            && !self.holds_older(session.id, ticket)
+        {
+            return self.match_held(ticket, unmatched);
+        }
         let done = move |answer: Result<QueuePage, StoreError>| match answer {
             Ok(_) => {
                 if let Some((session, ..)) = &unmatched.waiting.publisher {
@@ -330,26 +337,37 @@ impl Hub {
     /// A part is where it must be. If it took so long that the publisher's session may be another worker's, the store is asked
     /// before anything is acknowledged on a connection that may have lost it.
     fn part_stored(self: &Arc<Self>, waiting: &Arc<Waiting>) {
-        let is_certain = match (&self.cluster, &waiting.publisher) {
-            (Some(cluster), Some((session, ..))) => {
-                cluster.lease.holds() && session.owned_since() == cluster.lease.lapses()
-            }
-            _ => true,
-        };
-        if is_certain || waiting.fence.is_none() {
+        if self.may_acknowledge(waiting) {
             waiting.part_done(Ok(()));
         } else {
             self.submit(Work::Confirm(Arc::clone(waiting)));
         }
     }
 
-    /// Asks whose the publisher's session is.
+    fn may_acknowledge(&self, waiting: &Waiting) -> bool {
+        match (&self.cluster, &waiting.publisher) {
+            (Some(cluster), Some((session, ..))) if waiting.fence.is_some() => {
+                cluster.lease.holds() && session.owned_since() == cluster.lease.lapses()
+            }
+            _ => true,
+        }
+    }
+
+    /// Asks whose the publisher's session is, if that is not known by now.
     pub(crate) fn run_confirm(self: &Arc<Self>, ticket: Ticket, waiting: Arc<Waiting>) {
-        let Some(fence) = waiting.fence.clone() else { return waiting.part_done(Ok(())) };
+        let Some(fence) = waiting.fence.clone().filter(|_| !self.may_acknowledge(&waiting)) else {
+            return waiting.part_done(Ok(()));
+        };
         let hub = Arc::clone(self);
+        let lapses = self.lapses();
         let done = move |answer: Result<QueuePage, StoreError>| match answer {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(waiting)),
-            answer => waiting.part_done(answer.map(drop)),
+            answer => {
+                if let (Ok(_), Some((session, ..))) = (&answer, &waiting.publisher) {
+                    session.set_owned_since(lapses);
+                }
+                waiting.part_done(answer.map(drop));
+            }
         };
         self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
     }

@@ -161,7 +161,7 @@ fn devices_outlive_a_master_of_redis() {
     }
     let totals = count(&mut fleet, &format!("masters of Redis, {rounds} rounds"));
     tiers.checked(|_| {
-        totals.expect_clean_above_qos_0();
+        totals.expect_clean();
         expect_nothing_lost(&totals);
     });
 }
