@@ -1,6 +1,6 @@
 //! Workers die, hang and leave in turn, a Redis master dies, the whole worker tier is restarted, under 200 devices that publish
 //! and subscribe at QoS 0, 1 and 2. Their edges live, so no device may notice more than a pause.
-//! `TIDEGATE_ROUNDS=n` repeats the whole n times, `TIDEGATE_FAULTS` names those of workers that are wanted (`killed,stopped,drained,restart`).
+//! `TIDEGATE_ROUNDS=n` repeats the whole n times, `TIDEGATE_DEVICES=n` has so many devices, `TIDEGATE_FAULTS` names those of workers that are wanted (`killed,stopped,drained,restart`).
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::harness::let_pass;
 use crate::servers::{Cluster, Server as RedisServer};
 use crate::tiers::{Redis, Shape, Tiers};
 
-const DEVICES: usize = 200;
+const DEVICES: u32 = 200;
 /// Longer than a route lease and than a link is given until it is dead.
 const PAST_THE_LEASE: Duration = Duration::from_secs(4);
 /// Between two faults.
@@ -102,7 +102,7 @@ fn begin() -> (Tiers, Fleet) {
     shape.worker_extra = "durability.clean_sessions = \"store\"\ndurability.replicas = 1\n".to_owned();
     let tiers = Tiers::start(&shape);
     let mut fleet = Fleet::new(&tiers.edges());
-    for plan in mixed(DEVICES, 2, Duration::from_millis(500)) {
+    for plan in mixed(setting("TIDEGATE_DEVICES", DEVICES) as usize, 2, Duration::from_millis(500)) {
         fleet.add(plan);
     }
     fleet.add(watcher(0));
