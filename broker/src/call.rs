@@ -49,7 +49,9 @@ impl Call {
     }
 
     fn answer(&self, item: Item) {
-        if let Some((session, connection)) = &self.asker {
+        if let Some((session, connection)) = &self.asker
+            && !session.came_back_since(self.fence.epoch)
+        {
             session.answer(*connection, item);
         }
     }

@@ -291,7 +291,11 @@ impl Hub {
             self.drop_stored(discarded);
         }
         if let Some(will) = &claimed.will_due {
-            self.publish_will(client_id, will, None);
+            let of = claimed.discarded.clone();
+            let of = of.or_else(|| Some(Arc::clone(&claimed.session.as_ref()?.fence.session)));
+            let store = Arc::clone(&self.store);
+            let finish = of.map(|of| Box::new(move || store.finish_will(&of, Box::new(|_| ()))) as Box<_>);
+            self.publish_will(client_id, will, finish);
         }
         // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
         let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;
@@ -369,7 +373,13 @@ mod tests {
         let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
         let metrics = Metrics::register(&mut registry);
         let config = BrokerConfig::default();
-        let hub = Arc::new(Hub::new(config, Arc::new(store.clone()), metrics, Some(Arc::clone(&cluster))));
+        let hub = Arc::new(Hub::new(
+            config,
+            Arc::new(store.clone()),
+            metrics,
+            Some(Arc::clone(&cluster)),
+            crate::clock::wall_clock(),
+        ));
         let wanted = |client_id: &str| Wanted {
             client_id: client_id.into(),
             connection: ConnectionId(1),

@@ -33,6 +33,8 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     let is_asking = Arc::new(AtomicBool::new(false));
     loop {
         tokio::select! {
+            // So that a run can be repeated; each is due now and then only.
+            biased;
             _ = due.tick() => {
                 if !is_asking.swap(true, Ordering::AcqRel) {
                     let is_asking = Arc::clone(&is_asking);

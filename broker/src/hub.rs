@@ -9,7 +9,7 @@ use mqtt::ReasonCode;
 use parking_lot::{Mutex, RwLock};
 use state::{Message, RouteChange, Store, StoredSession, Subscription, SubscriptionOptions, UnixMs};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, TimeSource};
 use crate::cluster::Cluster;
 use crate::config::BrokerConfig;
 use crate::held::Held;
@@ -53,6 +53,7 @@ impl Hub {
         store: Arc<dyn Store>,
         metrics: Metrics,
         cluster: Option<Arc<Cluster>>,
+        time: TimeSource,
     ) -> Self {
         Self {
             config: Arc::new(config),
@@ -62,7 +63,7 @@ impl Hub {
             metrics,
             sys: RwLock::default(),
             held: Mutex::default(),
-            clock: Clock::new(),
+            clock: Clock::new(time),
             cluster,
             naming: Mutex::default(),
             next_session: AtomicU64::new(1),
@@ -335,7 +336,13 @@ mod tests {
         let mut registry = Registry::default();
         let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
         let metrics = Metrics::register(&mut registry);
-        let hub = Hub::new(BrokerConfig::default(), store, metrics, Some(Arc::clone(&cluster)));
+        let hub = Hub::new(
+            BrokerConfig::default(),
+            store,
+            metrics,
+            Some(Arc::clone(&cluster)),
+            crate::clock::wall_clock(),
+        );
         for is_claimed in [false, true] {
             let name = if is_claimed { "claimed" } else { "routed" };
             let stored = Arc::new(StoredSession { client_id: name.into(), incarnation: 1 });

@@ -39,9 +39,10 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub use clock::TimeSource;
 pub use cluster::{ClusterSettings, ClusterSettingsError};
 pub use config::{BrokerConfig, BrokerConfigError, CleanSessions};
-pub use edge_link::{LinkConfig, LinkConfigError, LinkServer, LinkStartError};
+pub use edge_link::{Accept, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use stream::WorkerStream;
 
 use hub::Hub;
@@ -95,7 +96,7 @@ impl Broker {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let hub = Arc::new(Hub::new(config, store, Metrics::register(registry), None));
+        let hub = Arc::new(Hub::new(config, store, Metrics::register(registry), None, clock::wall_clock()));
         load_routes(&hub).await.map_err(StartError::Routes)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: None })
@@ -113,11 +114,26 @@ impl Broker {
         settings: ClusterSettings,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
+        Self::start_shared_by(clock::wall_clock(), config, store, cluster, settings, registry).await
+    }
+
+    /// As [`Broker::start_shared`], by another clock than that of this machine: for simulations.
+    ///
+    /// # Errors
+    /// As [`Broker::start_shared`].
+    pub async fn start_shared_by(
+        time: TimeSource,
+        config: BrokerConfig,
+        store: Arc<dyn Store>,
+        cluster: Arc<dyn state::Cluster>,
+        settings: ClusterSettings,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
         config.validate()?;
         settings.validate()?;
         let cluster = Arc::new(cluster::Cluster::new(cluster, settings, registry));
         let metrics = Metrics::register(registry);
-        let hub = Arc::new(Hub::new(config, store, metrics, Some(Arc::clone(&cluster))));
+        let hub = Arc::new(Hub::new(config, store, metrics, Some(Arc::clone(&cluster)), time));
         let tasks = cluster::join(&hub, &cluster).await.map_err(StartError::Join)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: Some(Arc::new(tasks)) })

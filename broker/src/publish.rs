@@ -78,6 +78,9 @@ impl Waiting {
             then();
         }
         let Some((session, connection, packet_id)) = &self.publisher else { return };
+        if self.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
+            return;
+        }
         let answer = match failed {
             None if self.matched.load(Ordering::Acquire) => Ok(ReasonCode::Success),
             None => Ok(ReasonCode::NoMatchingSubscribers),

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
+use foldhash::fast::{FixedState, RandomState};
 use parking_lot::Mutex;
 
 use crate::session_handle::SessionHandle;
@@ -17,12 +17,13 @@ type Shard = Mutex<HashMap<Arc<str>, Arc<SessionHandle>, RandomState>>;
 /// A map in shards, so that connects on different cores seldom meet.
 pub(crate) struct Sessions {
     shards: Box<[Shard]>,
-    hasher: RandomState,
+    /// Which shard is the same in every run, so that a run can be repeated.
+    hasher: FixedState,
 }
 
 impl Sessions {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), hasher: RandomState::default() }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), hasher: FixedState::default() }
     }
 
     /// Puts a session in and answers the one that had the Client Identifier before.
@@ -70,10 +71,11 @@ impl Sessions {
         counts
     }
 
-    /// Calls `visit` for every session, a shard at a time.
+    /// Calls `visit` for every session, a shard at a time, in an order that does not depend on chance.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<SessionHandle>)) {
         for shard in &self.shards {
-            let sessions: Vec<_> = shard.lock().values().cloned().collect();
+            let mut sessions: Vec<_> = shard.lock().values().cloned().collect();
+            sessions.sort_unstable_by_key(|session| session.id);
             sessions.iter().for_each(&mut visit);
         }
     }

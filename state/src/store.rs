@@ -104,7 +104,8 @@ pub struct Claim {
 pub struct Claimed {
     /// The session that is owned now; `None` if there was none and `create` was not set, or it could not be resumed.
     pub session: Option<Owned>,
-    /// A Will Message of the session that was there before, to be published now because that session was discarded.
+    /// A Will Message of the connection or session that was there before, to be published now. It comes again as
+    /// [`Due::Will`] unless [`Store::finish_will`] says that it was, for the session that is owned now or the discarded one.
     pub will_due: Option<Arc<Message>>,
     /// The discarded session, whose routes are to be dropped.
     pub discarded: Option<Arc<StoredSession>>,

@@ -1,6 +1,6 @@
 //! Other workers in the index: each is one subscriber of everything that it listens to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -25,7 +25,7 @@ pub(crate) struct Peer {
 
 #[derive(Default)]
 pub(super) struct Peers {
-    by_worker: HashMap<WorkerId, Arc<Peer>, RandomState>,
+    by_worker: BTreeMap<WorkerId, Arc<Peer>>,
     by_session: HashMap<u64, Arc<Peer>, RandomState>,
     next: u64,
 }

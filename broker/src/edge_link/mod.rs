@@ -2,6 +2,7 @@
 //! `docs/link.md` and its state machine in [`link::mux`]; nothing here knows what a session does with a packet. Start
 //! reading at [`LinkServer`], then `task.rs` (one link) and `slot.rs` (one device on it).
 
+mod accept;
 mod config;
 mod cut;
 mod metrics;
@@ -10,5 +11,6 @@ mod server;
 mod slot;
 mod task;
 
+pub use accept::Accept;
 pub use config::{LinkConfig, LinkConfigError};
 pub use server::{LinkServer, LinkStartError};

@@ -13,12 +13,13 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::accept::Accept;
 use super::config::{LinkConfig, LinkConfigError};
 use super::metrics::LinkMetrics;
 use super::ready::{Ready, StreamWaker};
@@ -131,10 +132,7 @@ impl Shared {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: TcpStream) {
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "a link goes without TCP_NODELAY");
-        }
+    async fn serve(self: Arc<Self>, socket: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(tls) = &self.tls else { return self.run(socket).await };
         match timeout(HELLO_TIMEOUT, tls.accept(socket)).await {
             Ok(Ok(socket)) => self.run(socket).await,
@@ -216,12 +214,39 @@ impl LinkServer {
         verifier: PassportVerifier,
         registry: &mut Registry,
     ) -> Result<Self, LinkStartError> {
-        config.validate()?;
-        let tls = config.tls.as_ref().map(link::LinkTlsConfig::server).transpose();
-        let tls = tls.map_err(LinkStartError::Tls)?.map(TlsAcceptor::from);
+        // Before anything is bound.
+        let tls = checked(&config)?;
         let refused = |source| LinkStartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        Ok(Self::serve(listener, address, tls, config, broker, verifier, registry))
+    }
+
+    /// As [`LinkServer::start`], with connections from elsewhere: for simulations.
+    ///
+    /// # Errors
+    /// Configuration out of bounds, or files for TLS that cannot be used.
+    pub fn start_on(
+        listener: impl Accept,
+        config: LinkConfig,
+        broker: Broker,
+        verifier: PassportVerifier,
+        registry: &mut Registry,
+    ) -> Result<Self, LinkStartError> {
+        let tls = checked(&config)?;
+        let address = config.listen;
+        Ok(Self::serve(listener, address, tls, config, broker, verifier, registry))
+    }
+
+    fn serve(
+        listener: impl Accept,
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        config: LinkConfig,
+        broker: Broker,
+        verifier: PassportVerifier,
+        registry: &mut Registry,
+    ) -> Self {
         let shared = Arc::new(Shared {
             settings: settings(&config, &broker),
             metrics: LinkMetrics::register(registry),
@@ -243,7 +268,7 @@ impl LinkServer {
         });
         let stop = Arc::new(Notify::new());
         let acceptor = tokio::spawn(accept(Arc::clone(&shared), listener, Arc::clone(&stop)));
-        Ok(Self { shared, address, acceptor, stop })
+        Self { shared, address, acceptor, stop }
     }
 
     /// Where it listens: one address today.
@@ -295,6 +320,13 @@ impl Drop for LinkServer {
     }
 }
 
+/// The configuration is within its bounds; its TLS.
+fn checked(config: &LinkConfig) -> Result<Option<TlsAcceptor>, LinkStartError> {
+    config.validate()?;
+    let tls = config.tls.as_ref().map(link::LinkTlsConfig::server).transpose();
+    Ok(tls.map_err(LinkStartError::Tls)?.map(TlsAcceptor::from))
+}
+
 fn settings(config: &LinkConfig, broker: &Broker) -> Settings {
     // Within 255 bytes, as was checked: never the default.
     let mut settings = Settings::new(Text::new(&config.name).unwrap_or_default());
@@ -305,20 +337,22 @@ fn settings(config: &LinkConfig, broker: &Broker) -> Settings {
 }
 
 /// Takes links until it is stopped, then serves those that there are. Dropping it ends them.
-async fn accept(shared: Arc<Shared>, listener: TcpListener, stop: Arc<Notify>) {
+async fn accept(shared: Arc<Shared>, mut listener: impl Accept, stop: Arc<Notify>) {
     let mut links = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = links.join_next(), if !links.is_empty() => continue,
+            // So that a run can be repeated; what comes first comes least.
+            biased;
             () = stop.notified() => break,
+            Some(_) = links.join_next(), if !links.is_empty() => continue,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok(_) if links.len() >= shared.config.links_max => {
                 shared.metrics.links_refused.inc();
                 tracing::warn!(links_max = shared.config.links_max, "more links than allowed");
             }
-            Ok((socket, _)) => {
+            Ok(socket) => {
                 links.spawn(Arc::clone(&shared).serve(socket));
             }
             Err(error) => {

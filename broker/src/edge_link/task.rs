@@ -348,7 +348,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 impl<S> Drop for Task<S> {
     fn drop(&mut self) {
         self.end.abandon();
-        for (_, slot) in self.streams.drain() {
+        let mut streams: Vec<_> = self.streams.drain().collect();
+        // So that a run can be repeated.
+        streams.sort_unstable_by_key(|(stream, _)| stream.0);
+        for (_, slot) in streams {
             self.shared.metrics.streams_lost.inc();
             slot.hand_over(self.shared.config.handoff_grace_ms);
         }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use link::LinkTlsError;
 use link::mux::{LinkError, Settings};
 use link::wire::{Limits, Text};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::Shared;
 use super::driver::{Driver, LinkEnd};
 use super::link::Link;
+use super::reach::LinkIo;
 use super::worker::Worker;
 
 /// Why a link did not come up.
@@ -55,7 +55,7 @@ pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
         if started.elapsed() >= shared.config.connect_timeout() {
             failures = 0;
         }
-        sleep(super::backoff(failures, shared.config.backoff_max_ms)).await;
+        sleep(shared.backoff(failures)).await;
         failures += 1;
     }
 }
@@ -72,20 +72,15 @@ async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result
     let within = shared.config.connect_timeout();
     let ready_by = Instant::now() + within;
     let connecting = async {
-        let io = TcpStream::connect(worker.address).await.map_err(DialError::Connect)?;
-        io.set_nodelay(true).map_err(DialError::Connect)?;
-        let Some((tls, config)) = &shared.tls else { return Ok((Some(io), None)) };
+        let io = shared.reach.reach(worker.address).await.map_err(DialError::Connect)?;
+        let Some((tls, config)) = &shared.tls else { return Ok(io) };
         let name = config.name_of(&worker.host).map_err(DialError::Name)?;
         let io = TlsConnector::from(tls.clone()).connect(name, io).await.map_err(DialError::Tls)?;
-        Ok((None, Some(Box::new(io))))
+        Ok(Box::new(io) as Box<dyn LinkIo>)
     };
-    let connected = timeout(within, connecting).await.map_err(|_| DialError::Timeout)?;
+    let io = timeout(within, connecting).await.map_err(|_| DialError::Timeout)??;
     let link = Arc::new(Link::new(worker.clone(), settings(shared), shared.elapsed()));
-    let end = match connected? {
-        (Some(io), _) => Driver::new(shared.clone(), link.clone(), io, ready_by).await,
-        (_, Some(io)) => Driver::new(shared.clone(), link.clone(), io, ready_by).await,
-        (None, None) => LinkEnd::NoHello,
-    };
+    let end = Driver::new(shared.clone(), link.clone(), io, ready_by).await;
     if link.is_worn() {
         tracing::debug!(worker = %worker.address, error = %chain(&end), "worn link is over");
         return Ok(LinkEnd::Worn);

@@ -167,7 +167,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                 Effect::Draining(within, devices) => {
                     tracing::info!(worker = %link.worker.address, ?within, devices = devices.len(), "worker leaves");
                     self.shared.changed();
-                    self.shared.mover.push(super::shuffled(devices));
+                    self.shared.mover.push(self.shared.shuffled(devices));
                 }
             }
         }
@@ -210,6 +210,6 @@ impl<T> Drop for Driver<T> {
             }
         }
         self.shared.link_down(&self.link, looking.len());
-        self.shared.mover.push(super::shuffled(looking));
+        self.shared.mover.push(self.shared.shuffled(looking));
     }
 }

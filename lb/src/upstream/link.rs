@@ -65,6 +65,15 @@ struct State {
     devices: HashMap<StreamId, Arc<Device>, foldhash::fast::RandomState>,
 }
 
+impl State {
+    /// In the order of their streams, so that a run can be repeated.
+    fn all_devices(&self) -> Vec<Arc<Device>> {
+        let mut devices: Vec<_> = self.devices.iter().collect();
+        devices.sort_unstable_by_key(|(stream, _)| stream.0);
+        devices.into_iter().map(|(_, device)| device.clone()).collect()
+    }
+}
+
 impl Link {
     pub(super) fn new(worker: Arc<Worker>, settings: Settings, now: Duration) -> Self {
         let state = State { end: EdgeEnd::new(settings, now), devices: HashMap::default() };
@@ -181,7 +190,7 @@ impl Link {
 
     /// Those whose streams are here.
     pub(super) fn devices(&self) -> Vec<Arc<Device>> {
-        self.state.lock().devices.values().cloned().collect()
+        self.state.lock().all_devices()
     }
 
     /// Takes what was read from the socket.
@@ -249,7 +258,7 @@ impl Link {
             }
             EdgeEvent::Draining { within } => {
                 self.is_draining.store(true, Ordering::Release);
-                Effect::Draining(within, state.devices.values().cloned().collect())
+                Effect::Draining(within, state.all_devices())
             }
             EdgeEvent::Packet { stream, packet, cost } => {
                 let Some(device) = state.devices.get(&stream) else { return };

@@ -12,6 +12,7 @@ mod link;
 mod mail;
 mod metrics;
 mod mover;
+mod reach;
 mod rebalance;
 mod ring;
 mod route;
@@ -20,7 +21,7 @@ mod stream;
 mod tests;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,8 +33,9 @@ use bytes::Bytes;
 use mqtt::{Connect, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use rand::Rng;
+use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -41,12 +43,14 @@ use tokio::task::AbortHandle;
 use tokio::time::{Duration, Instant, timeout};
 
 pub use config::{HealthConfig, PassportConfig, WorkersConfig, WorkersConfigError};
+pub use reach::{LinkIo, Reach, Reaching};
 pub use stream::WorkerStream;
 
 use self::device::Device;
 use self::link::Link;
 use self::metrics::Metrics;
 use self::mover::Mover;
+use self::reach::Tcp;
 use self::rebalance::Setbacks;
 use self::ring::Ring;
 use self::worker::{Standing, Worker};
@@ -76,11 +80,14 @@ pub struct Workers(Arc<Shared>);
 struct Shared {
     config: WorkersConfig,
     signer: PassportSigner,
+    reach: Arc<dyn Reach>,
+    /// So that a run can be repeated from its seed.
+    chance: Mutex<StdRng>,
     tls: Option<(Arc<ClientConfig>, LinkTlsConfig)>,
     metrics: Metrics,
     runtime: Handle,
     started: Instant,
-    workers: Mutex<HashMap<SocketAddr, Arc<Worker>>>,
+    workers: Mutex<BTreeMap<SocketAddr, Arc<Worker>>>,
     ring: ArcSwap<Ring>,
     mover: Mover,
     moves: Arc<Semaphore>,
@@ -97,6 +104,19 @@ impl Workers {
     /// # Errors
     /// The configuration, or a file that it names, cannot be used. A worker that cannot be found or reached is no error.
     pub fn start(config: WorkersConfig, registry: &mut Registry) -> Result<Self, WorkersError> {
+        Self::start_by(config, Arc::new(Tcp), StdRng::from_os_rng(), registry)
+    }
+
+    /// As [`Workers::start`], with other connections and another chance: for simulations.
+    ///
+    /// # Errors
+    /// As [`Workers::start`].
+    pub fn start_by(
+        config: WorkersConfig,
+        reach: Arc<dyn Reach>,
+        chance: StdRng,
+        registry: &mut Registry,
+    ) -> Result<Self, WorkersError> {
         config.validate()?;
         let Some(key_file) = &config.passport.signing_key_file else {
             let problem = "is needed".to_owned();
@@ -109,6 +129,8 @@ impl Workers {
         };
         let shared = Arc::new(Shared {
             signer,
+            reach,
+            chance: Mutex::new(chance),
             tls,
             metrics: Metrics::register(registry),
             runtime: Handle::current(),
@@ -374,22 +396,23 @@ impl Shared {
         self.ring.store(Arc::new(Ring::new(standings.into_iter().map(|(_, worker)| worker.clone()))));
     }
 
+    /// So that those that meet the same fate do not all go the same way at the same time.
+    fn shuffled<T>(&self, mut items: Vec<T>) -> Vec<T> {
+        items.shuffle(&mut *self.chance.lock());
+        items
+    }
+
+    /// How long to wait before the next attempt: doubled each time, up to `backoff_max_ms`, of which the second half is up to
+    /// chance.
+    fn backoff(&self, attempts: u32) -> Duration {
+        let whole = BACKOFF_MS.saturating_mul(1 << attempts.min(16)).min(self.config.backoff_max_ms).max(2);
+        Duration::from_millis(self.chance.lock().random_range(whole / 2..=whole))
+    }
+
     /// A connection is done with.
     fn leave(&self) {
         if self.devices.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.empty.notify_waiters();
         }
     }
-}
-
-/// So that those that meet the same fate do not all go the same way at the same time.
-fn shuffled<T>(mut items: Vec<T>) -> Vec<T> {
-    items.shuffle(&mut rand::rng());
-    items
-}
-
-/// How long to wait before the next attempt: doubled each time, up to `max_ms`, of which the second half is up to chance.
-fn backoff(attempts: u32, max_ms: u64) -> Duration {
-    let whole = BACKOFF_MS.saturating_mul(1 << attempts.min(16)).min(max_ms).max(2);
-    Duration::from_millis(rand::rng().random_range(whole / 2..=whole))
 }

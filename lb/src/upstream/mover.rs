@@ -166,7 +166,9 @@ impl Mover {
                 (queue.now.is_empty(), queue.wake_at(), queue.next_check())
             };
             if is_idle {
+                // The order makes no difference, but a run can be repeated.
                 tokio::select! {
+                    biased;
                     () = mover.news.notified() => {}
                     () = until(wake_at) => {}
                 }
@@ -174,6 +176,7 @@ impl Mover {
             }
             // Workers that do not answer hold the permits until they are given up.
             let permit = tokio::select! {
+                biased;
                 permit = shared.moves.clone().acquire_owned() => permit,
                 () = until(check_at) => continue,
             };

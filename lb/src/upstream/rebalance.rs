@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::yield_now;
 use tokio::time::{Duration, MissedTickBehavior, interval};
 
+use super::Shared;
 use super::device::Device;
 use super::ring::Ring;
 use super::worker::Worker;
-use super::{Shared, shuffled};
 
 /// Between two looks; `workers.rebalance_per_s` is for this time.
 const TICK: Duration = Duration::from_secs(1);
@@ -114,10 +114,10 @@ async fn relieve(shared: &Shared, ring: &Ring, budget: usize) -> usize {
     let bound = ring.bound(0, shared.config.load_factor);
     let crowded = ring.workers().filter(|worker| worker.streams() > bound).cloned().collect();
     let mut left = budget;
-    for worker in shuffled::<Arc<Worker>>(crowded) {
+    for worker in shared.shuffled::<Arc<Worker>>(crowded) {
         let excess = worker.streams().saturating_sub(bound).min(left);
         if excess > 0 {
-            let chosen = choose(ring, &worker, excess).await;
+            let chosen = choose(shared, ring, &worker, excess).await;
             tracing::info!(worker = %worker.address, devices = chosen.len(), "worker relieved");
             left -= chosen.len();
             shared.mover.push(chosen);
@@ -127,10 +127,15 @@ async fn relieve(shared: &Shared, ring: &Ring, budget: usize) -> usize {
 }
 
 /// So many devices of `worker`, first those whose place is elsewhere when nobody has too many.
-pub(super) async fn choose(ring: &Ring, worker: &Arc<Worker>, count: usize) -> Vec<Arc<Device>> {
+pub(super) async fn choose(
+    shared: &Shared,
+    ring: &Ring,
+    worker: &Arc<Worker>,
+    count: usize,
+) -> Vec<Arc<Device>> {
     let mut chosen = Vec::new();
     let mut at_home = Vec::new();
-    for (at, device) in shuffled(worker.devices()).into_iter().enumerate() {
+    for (at, device) in shared.shuffled(worker.devices()).into_iter().enumerate() {
         if chosen.len() == count {
             break;
         }

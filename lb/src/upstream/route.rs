@@ -14,6 +14,7 @@ use mqtt::ReasonCode;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, Instant};
 
+use super::Shared;
 use super::alias::Aliases;
 use super::device::Device;
 use super::link::Link;
@@ -256,7 +257,6 @@ impl Route {
     /// A worker does not take the session now. How long to wait before another is asked.
     pub(super) fn pass_over(&mut self, replay: Replay, is_store_away: bool, device: &Device) -> Duration {
         let worker = self.place.take().map(|place| place.link.worker.clone());
-        let backoff_max = device.shared.config.backoff_max_ms;
         let moving = self.carry(replay, device);
         moving.passed_over.extend(worker);
         if moving.reason == MoveReason::Rebalance {
@@ -267,7 +267,7 @@ impl Route {
             return Duration::ZERO;
         }
         // Another worker would hardly say otherwise at once. The deadline stands still meanwhile.
-        let delay = moving.back_off(backoff_max);
+        let delay = moving.back_off(&device.shared);
         moving.deadline += moving.asked_at.elapsed() + delay;
         delay
     }
@@ -336,10 +336,10 @@ impl Route {
         }
         moving.is_resume = is_resume;
         if is_stale && moving.since.elapsed() < RENEWAL {
-            return Next::Later(moving.back_off(shared.config.backoff_max_ms));
+            return Next::Later(moving.back_off(shared));
         }
         if is_resume && device.mail.lock().len() > UNREAD_BYTES_MAX {
-            return Next::Later(moving.back_off(shared.config.backoff_max_ms));
+            return Next::Later(moving.back_off(shared));
         }
         if moving.is_store_away && shared.choose(&device.client_id, &moving.passed_over).is_none() {
             // The wait is over already.
@@ -365,7 +365,7 @@ impl Route {
             }
         }
         moving.passed_over.clear();
-        Next::Later(moving.back_off(shared.config.backoff_max_ms))
+        Next::Later(moving.back_off(shared))
     }
 
     /// Leaves a worker that has not answered a resume in time. That worker, if another is to be asked.
@@ -490,8 +490,8 @@ impl Moving {
     }
 
     /// How long to wait now: doubled each time, with jitter.
-    fn back_off(&mut self, max_ms: u64) -> Duration {
-        let delay = super::backoff(self.attempts, max_ms);
+    fn back_off(&mut self, shared: &Shared) -> Duration {
+        let delay = shared.backoff(self.attempts);
         self.attempts = self.attempts.saturating_add(1);
         delay
     }

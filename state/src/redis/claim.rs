@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use redis::Value;
 
 use super::codec;
+use super::due::WILL_RETRY_MS;
 use super::engine::{Engine, add, pairs, random};
 use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
@@ -35,10 +36,14 @@ impl Engine {
             let claimed = Arc::new(Mutex::new(None));
             let (engine, slot, client_id) =
                 (Arc::clone(self), Arc::clone(&claimed), Arc::clone(&claim.client_id));
+            let again_at = claim.now.saturating_add(WILL_RETRY_MS);
             let first = Box::new(move |answer: Result<Value>| {
                 let result = answer
                     .and_then(|answer| answer.accepted(StoreError::SessionQuota))
                     .and_then(|answer| engine.read_claimed(answer, &client_id, nonce, reserved));
+                if result.as_ref().is_ok_and(|claimed| claimed.will_due.is_some()) {
+                    engine.hints.armed(bucket, again_at);
+                }
                 if result.is_err() {
                     add(&engine.counts.sessions, -reserved);
                 }
@@ -80,6 +85,7 @@ impl Engine {
             .arg(claim.memory_queue)
             .arg(claim.resume)
             .arg(u64::from(claim.attempt))
+            .arg(claim.now.saturating_add(WILL_RETRY_MS))
     }
 
     fn read_claimed(

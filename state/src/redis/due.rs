@@ -16,7 +16,7 @@ use super::routes::BUCKETS_AT_ONCE;
 use crate::{Done, Due, StoreError, StoredSession, UnixMs};
 
 /// A Will that was handed out comes again after this long, unless it was finished.
-const WILL_RETRY_MS: u64 = 30_000;
+pub(super) const WILL_RETRY_MS: u64 = 30_000;
 
 /// Nothing is known to be set.
 const NEVER: u64 = u64::MAX;

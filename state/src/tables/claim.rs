@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::journal::{Change, Dirty};
 use super::session::{HeldWill, Phase, Session};
-use super::timer::TimerKind;
+use super::timer::{TimerKind, WILL_RETRY_MS};
 use super::{SessionKey, Tables};
 use crate::{
     Claim, Claimed, Discarded, Fence, Message, Previous, Release, ResumeRefusal, StoreError, StoredSession,
@@ -25,6 +25,9 @@ impl Tables {
         let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
         let mut had_will = false;
         let previous = found.and_then(|key| self.previous(key, worker));
+        // A Will goes with its connection: that one may ask for its session more than once.
+        let is_same = |key| self.sessions.get(&key).is_some_and(|s| s.connection_id == claim.connection_id);
+        let goes_on = found.is_some_and(is_same);
         let mut answer = Claimed { previous, ..Claimed::default() };
         match (kept, found) {
             (None, found) if claim.resume => {
@@ -38,7 +41,10 @@ impl Tables {
             }
             (None, Some(key)) => {
                 let gone = self.discard_session(key);
-                answer.will_due = gone.as_ref().and_then(|gone| gone.will.clone());
+                answer.will_due = gone.as_ref().and_then(|gone| gone.will.clone()).filter(|_| !goes_on);
+                if let (Some(gone), Some(will)) = (&gone, &answer.will_due) {
+                    self.hand_out_now(&gone.session, will, claim.now);
+                }
                 answer.discarded = gone.map(|gone| gone.session);
             }
             (None, None) if claim.create && self.sessions.len() as u64 >= self.limits.sessions_max => {
@@ -126,13 +132,22 @@ impl Tables {
         let session = self.sessions.get_mut(&key)?;
         let held = session.will.take()?;
         let identity = Arc::clone(&session.identity);
-        match session.phase {
-            // The device's connection goes on elsewhere: its Will goes with it.
-            Phase::Connected if session.connection_id == claim.connection_id => None,
+        let goes_on = session.connection_id == claim.connection_id;
+        let due = match session.phase {
             // v5 3.1.4: the old connection is closed, and its Will is sent unless a delay lets the new one cancel it.
             Phase::Connected => (held.will.delay_s == 0).then_some(held.will.message),
             Phase::Away { .. } => self.disarm_will(&identity, held, Some(claim.now)),
-        }
+        };
+        // The device's connection goes on elsewhere: its Will goes with it.
+        let due = due.filter(|_| !goes_on)?;
+        self.hand_out_now(&identity, &due, claim.now);
+        Some(due)
+    }
+
+    /// A Will that is answered to be published now: it comes again if that is not finished, since the answer may be lost.
+    fn hand_out_now(&mut self, session: &Arc<StoredSession>, message: &Arc<Message>, now: UnixMs) {
+        let hand_out = self.timers.next_hand_out();
+        self.adopt(session, Arc::clone(message), now + WILL_RETRY_MS, hand_out);
     }
 
     /// Takes an armed Will out of the timers. Answers it if it is to be published now; a Will that somebody is publishing

@@ -37,7 +37,7 @@ impl Timers {
         self.by_time.remove(&(at, key, kind));
     }
 
-    fn next_hand_out(&mut self) -> u64 {
+    pub(super) fn next_hand_out(&mut self) -> u64 {
         self.hand_outs += 1;
         self.hand_outs
     }

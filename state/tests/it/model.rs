@@ -153,6 +153,10 @@ impl Model {
             will_due = will;
             discarded = true;
         }
+        if will_due {
+            // It comes again until somebody says that it was published.
+            self.adopt(*client, now + WILL_RETRY_MS);
+        }
         if !survives && !create {
             return (None, will_due, discarded);
         }

@@ -195,7 +195,7 @@ async fn the_only_one_with_nothing_under_way_is_found() {
     }
     let ring = setup.workers.0.ring.load_full();
     let worker = ring.workers().next().expect("one").clone();
-    let chosen = choose(&ring, &worker, 1).await;
+    let chosen = choose(&setup.workers.0, &ring, &worker, 1).await;
     assert!(matches!(&chosen[..], [device] if Arc::ptr_eq(device, &devices[0].shared())));
 }
 

@@ -107,6 +107,12 @@ local function settle_away(t, w, cid, s, now)
   return false
 end
 
+-- A Will that is answered to be published now comes again if that is not finished, since the answer may be lost.
+local function hand_out(t, w, cid, s, owner, again)
+  s.K, s.H = owner, next_number(w)
+  adopt(t, w, cid, s, again)
+end
+
 local function disarm(t, cid)
   rcall('ZREM', t, 'w:' .. cid, 'x:' .. cid)
 end
@@ -155,8 +161,14 @@ function ops.claim(k, a)
       will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
     elseif not s.connected then
       will_due = settle_away(k[6], k[7], cid, s, now)
-    elseif s.c ~= connection and s.W and s.D == 0 then
+    elseif s.W and s.D == 0 then
       will_due = s.W
+    end
+    -- A Will goes with its connection, which may ask for its session more than once.
+    if s.c == connection then
+      will_due = false
+    elseif will_due then
+      hand_out(k[6], k[7], cid, s, owner, a[21])
     end
   elseif create and not may_create then
     return 'Q'

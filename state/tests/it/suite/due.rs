@@ -71,8 +71,10 @@ pub(crate) fn an_expired_session_is_not_found_before_it_is_swept<B: Backend>() {
     let calls = Calls(backend.store());
     let answer = calls.claim(Claim { now: START + 10_000, ..claim("a") }).expect("a claim");
     assert!(!answer.session.expect("a session").present);
-    assert_eq!(&*answer.discarded.expect("the expired one").client_id, "a");
+    let expired = answer.discarded.expect("the expired one");
+    assert_eq!(&*expired.client_id, "a");
     assert_eq!(answer.will_due.expect("its will").topic(), "w");
+    wait(|done| backend.store().finish_will(&expired, done)).expect("finished");
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
 }
@@ -102,10 +104,29 @@ pub(crate) fn a_will_that_was_due_is_not_cancelled_by_a_claim<B: Backend>() {
     away(&backend, "a", 60, 5);
     let calls = Calls(backend.store());
     let answer = calls.claim(Claim { now: START + 5000, ..claim("a") }).expect("a claim");
-    assert!(answer.session.expect("a session").present);
+    let owned = answer.session.expect("a session");
+    assert!(owned.present);
     assert_eq!(answer.will_due.expect("the will").topic(), "w");
+    wait(|done| backend.store().finish_will(&owned.fence.session, done)).expect("finished");
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
+}
+
+// Who is told to publish it may die first, and the answer that says so may be lost.
+pub(crate) fn a_will_that_a_claim_makes_due_comes_again_until_it_is_finished<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    for clean_start in [false, true] {
+        let old = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
+        let answer = calls.claim(Claim { clean_start, now: START, ..claim("a") }).expect("a claim");
+        assert_eq!(answer.will_due.expect("the will").topic(), "w");
+        assert!(calls.due(START + 1000).is_empty(), "it is being published");
+        assert_eq!(calls.due(START + 100_000), ["will a w"]);
+        assert_eq!(calls.due(START + 200_000), ["will a w"]);
+        wait(|done| backend.store().finish_will(&old.fence.session, done)).expect("finished");
+        assert!(calls.due(START + 1_000_000).is_empty());
+        backend.check();
+    }
 }
 
 pub(crate) fn a_will_that_is_being_published_outlives_its_session<B: Backend>() {

@@ -40,6 +40,7 @@ macro_rules! behaviours {
             a_session_without_expiry_waits_for_its_connection
             a_new_connection_ends_a_session_that_waited
             a_will_without_delay_is_sent_when_the_connection_did_not_go_on
+            a_connect_that_is_repeated_publishes_no_will_of_its_own
             a_will_that_is_being_published_is_not_resumed
             a_session_that_waited_for_its_connection_survives_a_restart
             a_session_with_its_queue_in_memory_has_no_routes_and_no_queue
@@ -73,6 +74,7 @@ macro_rules! behaviours {
             a_session_that_never_expires_is_never_due
             a_new_claim_stops_the_timers
             a_will_that_was_due_is_not_cancelled_by_a_claim
+            a_will_that_a_claim_makes_due_comes_again_until_it_is_finished
             a_will_that_is_being_published_outlives_its_session
             a_session_may_leave_several_wills
             a_dropped_will_is_never_due

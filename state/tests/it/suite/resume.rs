@@ -111,9 +111,10 @@ pub(crate) fn a_new_connection_ends_a_session_that_waited<B: Backend>() {
     let owned = connect(&backend, 0, 60);
     part(&backend, &owned, 0);
     let answer = calls.claim(Claim { now: START + 1, ..claim("a") }).expect("an answer");
-    assert_eq!(answer.discarded, Some(owned.fence.session));
+    assert_eq!(answer.discarded.as_ref(), Some(&owned.fence.session));
     assert!(answer.will_due.is_some());
     assert!(!answer.session.expect("another session").present);
+    wait(|done| backend.store().finish_will(&owned.fence.session, done)).expect("finished");
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
 }
@@ -127,8 +128,31 @@ pub(crate) fn a_will_without_delay_is_sent_when_the_connection_did_not_go_on<B: 
     let answer = calls.claim(Claim { now: START + 1, ..claim("a") }).expect("an answer");
     assert!(answer.session.expect("the session").present);
     assert_eq!(answer.will_due.expect("its will").topic(), "w");
+    wait(|done| backend.store().finish_will(&owned.fence.session, done)).expect("finished");
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
+}
+
+// A worker dies between its claim and CONNACK: the edge asks for the same connection at another.
+pub(crate) fn a_connect_that_is_repeated_publishes_no_will_of_its_own<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    for clean_start in [false, true] {
+        for is_away in [false, true] {
+            let first =
+                Claim { clean_start, will: Some(will("w", 0)), connection_id: CONNECTION, ..claim("a") };
+            let owned = calls.own(Claim { attempt: 1, ..first.clone() });
+            if is_away {
+                part(&backend, &owned, 60);
+            }
+            let answer = calls.claim(Claim { attempt: 2, now: START + 1, ..first }).expect("an answer");
+            assert!(answer.will_due.is_none(), "the connection goes on");
+            let fence = answer.session.expect("the session").fence;
+            assert!(calls.due(START + 1_000_000).is_empty());
+            calls.release(&fence, 0, false, START).expect("released");
+            backend.check();
+        }
+    }
 }
 
 pub(crate) fn a_will_that_is_being_published_is_not_resumed<B: Backend>() {

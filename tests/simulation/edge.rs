@@ -1,0 +1,136 @@
+//! An edge: the real way of devices to workers, in a process of its own. The sockets of devices, and the relay between them and
+//! this, are left out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lb::upstream::{WorkerStream, Workers, WorkersConfig};
+use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
+use mqtt::ReasonCode;
+use prometheus_client::registry::Registry;
+use rand::{Rng, SeedableRng};
+
+use super::network::Network;
+use super::process::Process;
+use super::{Dice, KEYS};
+
+/// Bytes that a device takes at once.
+const TAKEN_BYTES: usize = 4096;
+
+pub(super) struct Edge {
+    pub(super) process: Process,
+    workers: Workers,
+    registry: Registry,
+    dice: Dice,
+}
+
+impl Edge {
+    pub(super) fn start(number: usize, network: &Network, workers: &[SocketAddr], mut dice: Dice) -> Self {
+        let mut config = WorkersConfig {
+            addresses: workers.iter().map(ToString::to_string).collect(),
+            edge_name: format!("edge{number}"),
+            // Nothing in a simulation takes so long: nobody is given up.
+            handoff_timeout_ms: 3_600_000,
+            resume_timeout_ms: dice.random_range(300..2_000),
+            backoff_max_ms: 500,
+            links_per_worker: dice.random_range(1..=2),
+            ..WorkersConfig::default()
+        };
+        config.passport.signing_key_file = Some(KEYS.file.clone());
+        let process = Process::new();
+        let mut registry = Registry::default();
+        let reach = network.reach(number);
+        let chance = Dice::seed_from_u64(dice.random());
+        let started = async { Workers::start_by(config, reach, chance, &mut registry).unwrap() };
+        let workers = process.run(started);
+        Self { process, workers, registry, dice }
+    }
+
+    /// A device's connection with this CONNECT.
+    pub(super) fn open(&mut self, number: usize, client_id: &str, connect: Bytes) -> Line {
+        let open = Open {
+            connection_id: ConnectionId(self.dice.random()),
+            attempt: 0,
+            peer: Peer {
+                address: ([127, 0, 0, 1], 1).into(),
+                listener: "simulation".into(),
+                certificate_subject: None,
+            },
+            passport: Arc::new(Passport::unrestricted("".into(), client_id.into())),
+            connect,
+            assigned_client_id: None,
+            server_keep_alive_s: None,
+            authentication: None,
+            resume: None,
+        };
+        let stream = self.process.run(async { self.workers.open(open) });
+        Line { edge: number, stream: Some(stream), out: Outgoing::new(), received: BytesMut::new() }
+    }
+
+    /// What a metric says.
+    pub(super) fn metric(&self, name: &str) -> usize {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap()
+    }
+
+    /// How many connections have ended of which no worker has heard.
+    pub(super) fn stop(&self) -> usize {
+        self.process.run(self.workers.stop(Duration::from_millis(1)))
+    }
+}
+
+/// One connection of a device.
+pub(super) struct Line {
+    pub(super) edge: usize,
+    stream: Option<WorkerStream>,
+    out: Outgoing,
+    received: BytesMut,
+}
+
+impl Line {
+    /// Takes some of what has come, within the process of its edge. How the service ended the connection, if it did.
+    pub(super) fn receive(&mut self) -> Option<ReasonCode> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let stream = self.stream.as_mut()?;
+        let polled = stream.poll_recv(&mut cx, &mut self.out, TAKEN_BYTES);
+        while !self.out.is_empty() {
+            self.received.extend_from_slice(self.out.chunk());
+            self.out.advance(self.out.chunk().len());
+        }
+        let Poll::Ready(Event::Closed(reason)) = polled else { return None };
+        self.stream = None;
+        Some(reason)
+    }
+
+    /// The next packet that has come.
+    pub(super) fn packet(&mut self) -> Option<Bytes> {
+        let length = mqtt::frame::split(&self.received, u32::MAX).unwrap()?.raw.len();
+        Some(self.received.split_to(length).freeze())
+    }
+
+    /// Sends what it may.
+    pub(super) fn send(&mut self, packets: &mut std::collections::VecDeque<Bytes>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Some(stream) = &mut self.stream
+            && !packets.is_empty()
+            && stream.poll_ready(&mut cx).is_ready()
+            && let Some(packet) = packets.pop_front()
+        {
+            let frame = mqtt::frame::split(&packet, u32::MAX).unwrap().unwrap();
+            stream.send(frame, &mut self.out).unwrap();
+        }
+    }
+
+    /// The device's socket is gone.
+    pub(super) fn close(mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.close(CloseCause::Abnormal);
+        }
+    }
+}

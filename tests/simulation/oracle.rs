@@ -1,0 +1,245 @@
+//! What happened, and what of it must, may and must not have followed.
+
+use std::collections::{HashMap, HashSet};
+
+use mqtt::QoS;
+
+use super::client::{Client, FILTERS, LastWill, Message, WILL_BIT, WILLS_AT, Wish};
+
+/// A message, and who must or must not get it.
+struct Sent {
+    publisher: usize,
+    message: Message,
+    is_acknowledged: bool,
+    /// Who was subscribed when it was sent first: whoever was not may get a copy that was sent again, late.
+    was_on: Vec<bool>,
+    required: Vec<bool>,
+    forbidden: Vec<bool>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With DISCONNECT.
+    Well,
+    /// The device's socket was gone.
+    Lost,
+    /// The device connected anew while it was there.
+    TakenOver,
+    /// Its edge was killed, or it is not known how much of it the service has seen.
+    Unknown,
+}
+
+/// One connection of a device.
+pub(super) struct Connection {
+    pub(super) client: usize,
+    pub(super) edge: usize,
+    pub(super) will: Option<LastWill>,
+    /// CONNACK came.
+    pub(super) is_connected: bool,
+    pub(super) began_ms: u64,
+    pub(super) connected_ms: Option<u64>,
+    pub(super) end: Option<(End, u64)>,
+    /// An earlier CONNECT of the device was not answered when this one was sent: it may be carried out later.
+    pub(super) has_rival: bool,
+}
+
+pub(super) struct Oracle {
+    /// Which devices lose nothing: those with stored sessions, and clean ones whose queues are stored.
+    keeps: Vec<bool>,
+    is_stored: Vec<bool>,
+    sent: Vec<Sent>,
+    pub(super) connections: Vec<Connection>,
+}
+
+fn matching(client: &Client, topic: usize) -> impl Iterator<Item = Wish> + '_ {
+    let filters = client.wishes[..FILTERS.len()].iter().enumerate();
+    filters.filter(move |(at, _)| *at == topic || *at == FILTERS.len() - 1).map(|(_, wish)| *wish)
+}
+
+impl Oracle {
+    pub(super) fn new(keeps: Vec<bool>, is_stored: Vec<bool>) -> Self {
+        Self { keeps, is_stored, sent: Vec::new(), connections: Vec::new() }
+    }
+
+    pub(super) fn messages(&self) -> u32 {
+        self.sent.len() as u32
+    }
+
+    /// A message is about to be published.
+    pub(super) fn publish<'a>(
+        &mut self,
+        publisher: usize,
+        message: Message,
+        clients: impl Iterator<Item = &'a Client>,
+    ) {
+        let (mut was_on, mut forbidden) = (Vec::new(), Vec::new());
+        for client in clients {
+            was_on.push(matching(client, message.topic).any(|wish| wish == Wish::On));
+            forbidden.push(matching(client, message.topic).all(|wish| wish == Wish::Off));
+        }
+        let required = was_on.iter().zip(&self.keeps).map(|(is_on, keeps)| *is_on && *keeps).collect();
+        self.sent.push(Sent { publisher, message, is_acknowledged: false, was_on, required, forbidden });
+    }
+
+    pub(super) fn acknowledged(&mut self, index: u32) {
+        self.sent[index as usize].is_acknowledged = true;
+    }
+
+    /// A publisher begins a new session: what was not acknowledged it will not send again, and may come whenever it likes.
+    pub(super) fn abandoned(&mut self, publisher: usize) {
+        let abandoned =
+            self.sent.iter_mut().filter(|sent| sent.publisher == publisher && !sent.is_acknowledged);
+        abandoned.for_each(|sent| sent.was_on.fill(false));
+    }
+
+    /// A subscription is about to change: what is not acknowledged yet may be matched before or after.
+    pub(super) fn change(&mut self, n: usize, is_on: bool) {
+        // What waits in memory may come to whoever subscribes meanwhile, although it was acknowledged.
+        let keeps = self.keeps[n];
+        for sent in self.sent.iter_mut().filter(|sent| !sent.is_acknowledged || !keeps) {
+            if is_on {
+                sent.forbidden[n] = false;
+            } else {
+                sent.required[n] = false;
+            }
+        }
+    }
+
+    /// A connection has ended, and with it a clean session.
+    pub(super) fn ended(&mut self, connection: usize, end: End, now_ms: u64) {
+        let n = self.connections[connection].client;
+        self.connections[connection].end.get_or_insert((end, now_ms));
+        if !self.is_stored[n] {
+            self.sent.iter_mut().for_each(|sent| sent.required[n] = false);
+        }
+    }
+
+    /// An edge was killed: what it had been told lately may have got nowhere.
+    pub(super) fn edge_died(&mut self, edge: usize, since_ms: u64) {
+        for connection in self.connections.iter_mut().filter(|connection| connection.edge == edge) {
+            if let Some((end, at_ms)) = &mut connection.end
+                && *at_ms >= since_ms
+            {
+                *end = End::Unknown;
+            }
+        }
+    }
+
+    /// An acknowledged message that a device lacks.
+    pub(super) fn missing<'a>(&self, clients: impl Iterator<Item = &'a Client>) -> Option<String> {
+        for (n, client) in clients.enumerate() {
+            let got: HashSet<u32> = client.got.iter().copied().collect();
+            for sent in self.sent.iter().filter(|sent| sent.is_acknowledged && sent.required[n]) {
+                if !got.contains(&sent.message.index) {
+                    let Message { index, qos, .. } = sent.message;
+                    return Some(format!(
+                        "{} lacks message {index} of c{}, {qos:?}",
+                        client.name, sent.publisher
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// What a device got is what it may have got, in order, and as often as it may.
+    pub(super) fn check_messages(&self, n: usize, client: &Client) {
+        let mut rest = &client.got[..];
+        for begin in client.sessions.iter().rev() {
+            // What is on its way to the session that begins here may have come to the one before.
+            let (before, session) = rest.split_at(*begin);
+            self.check_session(n, client, session);
+            rest = before;
+        }
+        // An earlier CONNECT may have begun the session, and its CONNACK was lost.
+        self.check_session(n, client, rest);
+    }
+
+    fn check_session(&self, n: usize, client: &Client, got: &[u32]) {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        let mut last = HashMap::new();
+        for index in got.iter().filter(|index| **index & WILL_BIT == 0) {
+            let Sent { publisher, message, was_on, forbidden, .. } = &self.sent[*index as usize];
+            let keeps = if self.keeps[n] { "keeps" } else { "forgets" };
+            let what =
+                format!("{}, which {keeps}: message {index} of c{publisher}, {:?}", client.name, message.qos);
+            assert!(!forbidden[n], "{what} came after UNSUBACK");
+            let count = counts.entry(*index).or_default();
+            *count += 1;
+            // A session that moves may be handed by its next worker what the one before did, unless its queue is stored.
+            let is_once = message.qos == QoS::ExactlyOnce && self.keeps[n];
+            assert!(*count == 1 || !is_once, "{what} came again");
+            if *count == 1 && was_on[n] && self.keeps[n] {
+                let before = last.insert((*publisher, message.topic, message.qos.as_u8()), *index);
+                assert!(before < Some(*index), "{what} came after {before:?}");
+            }
+        }
+    }
+
+    /// Wills that the watcher lacks, as far as it is sure that they are due.
+    pub(super) fn missing_will(&self, watcher: &Client) -> Option<String> {
+        let got: HashSet<u32> = watcher.got.iter().copied().collect();
+        for connection in &self.connections {
+            let Some(will) = connection.will.filter(|_| connection.is_connected) else { continue };
+            let is_due = match connection.end {
+                // The session of a clean one ends with it, and then there is no delay.
+                Some((End::Lost | End::TakenOver, _)) => {
+                    will.delay_s == 0 || !self.is_stored[connection.client]
+                }
+                _ => false,
+            };
+            if is_due && !got.contains(&(will.index | WILL_BIT)) {
+                return Some(format!("{}: no Will of {}", will.index, self.tell(connection)));
+            }
+        }
+        None
+    }
+
+    /// No Will came that was not due, and none twice.
+    pub(super) fn check_wills(&self, watcher: &Client, are_once: bool) {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for index in watcher.got.iter().filter(|index| **index & WILL_BIT != 0) {
+            *counts.entry(index & !WILL_BIT).or_default() += 1;
+        }
+        for (at, connection) in self.connections.iter().enumerate() {
+            let Some(will) = connection.will else { continue };
+            let count = counts.get(&will.index).copied().unwrap_or(0);
+            let what = format!("Will {} of {}", will.index, self.tell(connection));
+            let may_repeat = !are_once || will.qos == QoS::AtLeastOnce;
+            assert!(count <= 1 || may_repeat, "{what} came {count} times");
+            let is_undue = match connection.end {
+                // A CONNECT that is carried out late takes over what came after it.
+                None | Some((End::Well, _)) => !connection.has_rival,
+                Some((End::Lost | End::TakenOver, at_ms)) => self.came_back(at, &will, at_ms),
+                Some((End::Unknown, _)) => false,
+            };
+            assert!(count == 0 || !is_undue || !connection.is_connected, "{what} is not due");
+        }
+    }
+
+    /// Whether the device of a stored session was back before its Will was due.
+    fn came_back(&self, at: usize, will: &LastWill, ended_ms: u64) -> bool {
+        let client = self.connections[at].client;
+        let next = self.connections[at + 1..].iter().filter(|next| next.client == client);
+        let back_ms = next.filter_map(|next| next.connected_ms).next();
+        let due_ms = ended_ms + u64::from(will.delay_s) * 1000;
+        will.delay_s > 0 && self.is_stored[client] && back_ms.is_some_and(|back_ms| back_ms < due_ms)
+    }
+
+    fn tell(&self, connection: &Connection) -> String {
+        format!(
+            "c{} at edge {}, {} to {:?}, delay {:?}",
+            connection.client,
+            connection.edge,
+            connection.began_ms,
+            connection.end,
+            connection.will.map(|will| will.delay_s)
+        )
+    }
+}
+
+/// The watcher of Wills is subscribed to them.
+pub(super) fn watches(client: &Client) -> bool {
+    client.wishes[WILLS_AT] == Wish::On
+}

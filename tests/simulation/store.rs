@@ -1,0 +1,336 @@
+//! A worker's way to the store: calls are carried out late, answers come late, or the call is refused, or it was carried out and
+//! nobody learns it. Calls of one kind keep their order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use mqtt::PacketId;
+use parking_lot::Mutex;
+use rand::Rng;
+use state::{
+    Claim, Claimed, Cluster, Cursor, Discarded, Done, Due, Fence, Heard, InboxPage, Joined, Lease,
+    ListeningPage, LogPage, MemoryWorker, Message, Noted, Number, Position, Publish, Published, QueuePage,
+    Release, RetainedPage, RouteChange, RoutePage, Store, StoreError, StoreStats, StoredSession,
+    Subscription, UnixMs, WorkerId,
+};
+
+use super::Dice;
+
+type Answer = Box<dyn FnOnce() + Send>;
+/// Carries a call out, or refuses it.
+type Call = Box<dyn FnOnce(bool) + Send>;
+
+/// What a call is about: each has a connection of its own.
+#[derive(Clone, Copy)]
+enum Lane {
+    Sessions,
+    Registry,
+    Log,
+    Inbox,
+}
+
+/// Clones are the same.
+#[derive(Clone)]
+pub(super) struct Road {
+    inner: Arc<MemoryWorker>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    dice: Dice,
+    round: u64,
+    /// By lane: calls that were not carried out yet.
+    calls: [VecDeque<(u64, Call)>; 4],
+    /// By lane: answers that were not given yet.
+    answers: [VecDeque<(u64, Answer)>; 4],
+    /// Refuses everything.
+    is_away: bool,
+    /// The worker is dead.
+    is_severed: bool,
+    /// Extra rounds that a call and its answer take each, at most.
+    delay_max: u64,
+    /// One answer in so many is lost; 0 for none.
+    lost_one_in: u32,
+}
+
+impl State {
+    fn due(&mut self) -> u64 {
+        let delay_max = self.delay_max;
+        self.round + self.dice.random_range(0..=delay_max)
+    }
+
+    fn put_answer(&mut self, lane: Lane, answer: Answer) {
+        let due = self.due();
+        self.answers[lane as usize].push_back((due, answer));
+    }
+
+    fn loses(&mut self) -> bool {
+        self.lost_one_in > 0 && self.dice.random_ratio(1, self.lost_one_in)
+    }
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable(Arc::new(io::Error::other("away")))
+}
+
+impl Road {
+    pub(super) fn new(inner: Arc<MemoryWorker>, dice: Dice, lost_one_in: u32) -> Self {
+        let state = State {
+            dice,
+            round: 0,
+            calls: Default::default(),
+            answers: Default::default(),
+            is_away: false,
+            is_severed: false,
+            delay_max: 1,
+            lost_one_in,
+        };
+        Self { inner, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Carries out calls that are due and gives answers that are due, within the process of the worker.
+    pub(super) fn pass(&self) {
+        self.state.lock().round += 1;
+        let is_away = self.state.lock().is_away;
+        if !is_away {
+            self.carry_out();
+        }
+        for lane in 0..4 {
+            loop {
+                let mut state = self.state.lock();
+                let round = state.round;
+                let answer = state.answers[lane].pop_front_if(|(due, _)| is_away || *due <= round);
+                drop(state);
+                let Some((_, answer)) = answer else { break };
+                answer();
+            }
+            // Behind a call that is refused none is carried out before that was answered: their order would be lost.
+            let refused =
+                if is_away { std::mem::take(&mut self.state.lock().calls[lane]) } else { VecDeque::new() };
+            refused.into_iter().for_each(|(_, call)| call(true));
+        }
+    }
+
+    /// The worker stands still, the world goes on.
+    pub(super) fn pass_without(&self) {
+        self.state.lock().round += 1;
+        if !self.state.lock().is_away {
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&self) {
+        for lane in 0..4 {
+            loop {
+                let mut state = self.state.lock();
+                let round = state.round;
+                let call = state.calls[lane].pop_front_if(|(due, _)| *due <= round);
+                drop(state);
+                let Some((_, call)) = call else { break };
+                call(false);
+            }
+        }
+    }
+
+    pub(super) fn set_away(&self, is_away: bool) {
+        self.state.lock().is_away = is_away;
+    }
+
+    pub(super) fn set_delay(&self, rounds_max: u64) {
+        self.state.lock().delay_max = rounds_max;
+    }
+
+    /// No more faults.
+    pub(super) fn calm(&self) {
+        let mut state = self.state.lock();
+        (state.is_away, state.delay_max, state.lost_one_in) = (false, 0, 0);
+    }
+
+    /// The worker is dead: some of its calls may have got to the store, and nothing else comes of it.
+    pub(super) fn sever(&self) {
+        let mut state = self.state.lock();
+        state.is_severed = true;
+        let mut carried = Vec::new();
+        for lane in 0..4 {
+            let count = state.calls[lane].len();
+            let arrived = state.dice.random_range(0..=count);
+            carried.extend(state.calls[lane].drain(..).map(|(_, call)| call).take(arrived));
+        }
+        drop(state);
+        carried.into_iter().for_each(|call| call(false));
+        let answers = std::mem::take(&mut self.state.lock().answers);
+        drop(answers);
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        done: Done<T>,
+        carry_out: impl FnOnce(&MemoryWorker, Done<T>) + Send + 'static,
+    ) {
+        let mut state = self.state.lock();
+        if state.is_severed {
+            drop(state);
+            return;
+        }
+        let (shared, inner) = (Arc::clone(&self.state), Arc::clone(&self.inner));
+        let due = state.due();
+        let call = move |is_refused| {
+            if is_refused {
+                return done(Err(away()));
+            }
+            let answered = move |answer: Result<T, StoreError>| {
+                let mut state = shared.lock();
+                if state.is_severed {
+                    return;
+                }
+                let is_lost = matches!(lane, Lane::Sessions | Lane::Registry) && state.loses();
+                let answer = if is_lost { answer.and(Err(away())) } else { answer };
+                state.put_answer(lane, Box::new(move || done(answer)));
+            };
+            carry_out(&inner, Box::new(answered));
+        };
+        state.calls[lane as usize].push_back((due, Box::new(call)));
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        done: Done<T>,
+        carry_out: impl FnOnce(&dyn Store, Done<T>) + Send + 'static,
+    ) {
+        self.call(Lane::Sessions, done, |worker, done| carry_out(&worker.store(), done));
+    }
+}
+
+impl Store for Road {
+    fn claim(&self, claim: Claim, done: Done<Claimed>) {
+        self.ask(done, |store, done| store.claim(claim, done));
+    }
+
+    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
+        self.ask(done, |store, done| store.discard(client_id, done));
+    }
+
+    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.release(&fence, release, done));
+    }
+
+    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.subscribe(&fence, subscriptions, done));
+    }
+
+    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.unsubscribe(&fence, filters, done));
+    }
+
+    fn publish(&self, publish: Publish, done: Done<Published>) {
+        self.ask(done, |store, done| store.publish(publish, done));
+    }
+
+    fn read_queue(&self, fence: &Fence, from: Number, count: usize, bytes: usize, done: Done<QueuePage>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.read_queue(&fence, from, count, bytes, done));
+    }
+
+    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.acknowledge(&fence, number, done));
+    }
+
+    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.mark_released(&fence, number, done));
+    }
+
+    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.forget_received(&fence, packet_id, done));
+    }
+
+    fn retain(&self, message: Arc<Message>, done: Done<()>) {
+        self.ask(done, |store, done| store.retain(message, done));
+    }
+
+    fn retained(
+        &self,
+        filter: &str,
+        cursor: Option<Cursor>,
+        count: usize,
+        now: UnixMs,
+        done: Done<RetainedPage>,
+    ) {
+        let filter = filter.to_owned();
+        self.ask(done, move |store, done| store.retained(&filter, cursor, count, now, done));
+    }
+
+    fn routes(&self, cursor: Option<Cursor>, count: usize, done: Done<RoutePage>) {
+        self.ask(done, move |store, done| store.routes(cursor, count, done));
+    }
+
+    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
+        self.ask(done, |store, done| store.tails(sessions, done));
+    }
+
+    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
+        self.ask(done, move |store, done| store.claim_due(now, max, done));
+    }
+
+    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
+        let session = Arc::clone(session);
+        self.ask(done, move |store, done| store.finish_will(&session, done));
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.inner.store().stats()
+    }
+
+    fn close(&self, done: Done<()>) {
+        self.ask(done, |_, done| done(Ok(())));
+    }
+}
+
+impl Cluster for Road {
+    fn id(&self) -> WorkerId {
+        self.inner.id()
+    }
+
+    fn join(&self, done: Done<Joined>) {
+        self.call(Lane::Registry, done, Cluster::join);
+    }
+
+    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>) {
+        self.call(Lane::Registry, done, move |worker, done| worker.renew(applied, lease_ms, done));
+    }
+
+    fn leave(&self, done: Done<()>) {
+        self.call(Lane::Registry, done, Cluster::leave);
+    }
+
+    fn append(&self, changes: Vec<RouteChange>, done: Done<Position>) {
+        self.call(Lane::Sessions, done, |worker, done| worker.append(changes, done));
+    }
+
+    fn read_log(&self, after: Position, wait_ms: u64, done: Done<LogPage>) {
+        self.call(Lane::Log, done, move |worker, done| worker.read_log(after, wait_ms, done));
+    }
+
+    fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>) {
+        self.call(Lane::Registry, done, move |worker, done| worker.listening(cursor, routes_max, done));
+    }
+
+    fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>) {
+        self.call(Lane::Inbox, done, move |worker, done| worker.post(to, notes, done));
+    }
+
+    fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>) {
+        self.call(Lane::Inbox, done, move |worker, done| worker.read_inbox(after, wait_ms, done));
+    }
+
+    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
+        self.call(Lane::Registry, done, move |own, done| own.bury(worker, grace_ms, now, done));
+    }
+}
