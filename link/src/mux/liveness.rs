@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use super::{DEAD_AFTER, PING_AFTER};
 
+/// A look that comes later than this was late because this end stood still, and what the other end sent meanwhile may be
+/// unread.
+const STALLED_AFTER: Duration = Duration::from_millis(250);
+
 /// What silence asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -30,7 +34,12 @@ impl Liveness {
         self.heard_at = self.heard_at.max(now);
     }
 
+    /// To be called at [`Liveness::wake_at`]; time by which it comes much later does not count as silence.
     pub(super) fn tick(&mut self, now: Duration) -> Verdict {
+        let late = now.saturating_sub(self.wake_at());
+        if late > STALLED_AFTER {
+            self.heard_at += late;
+        }
         if now >= self.heard_at + DEAD_AFTER {
             return Verdict::Dead;
         }
@@ -67,5 +76,18 @@ mod tests {
         liveness.heard(ms(2050));
         assert_eq!(liveness.tick(ms(2549)), Verdict::Fine);
         assert_eq!(liveness.tick(ms(2550)), Verdict::Ask);
+    }
+
+    #[test]
+    fn time_that_this_end_stood_still_is_no_silence() {
+        let ms = Duration::from_millis;
+        let mut liveness = Liveness::new(ms(0));
+        assert_eq!(liveness.tick(ms(500)), Verdict::Ask);
+        assert_eq!(liveness.tick(ms(9_000)), Verdict::Ask, "asked before it is believed");
+        let mut now = liveness.wake_at();
+        while liveness.tick(now) == Verdict::Ask {
+            now = liveness.wake_at();
+        }
+        assert!(now > ms(9_000) && now <= ms(11_000), "{now:?}");
     }
 }
