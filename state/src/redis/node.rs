@@ -18,7 +18,7 @@ const BATCH_COMMANDS_MAX: usize = 100;
 /// or this many bytes, or nothing more waits.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// While this many batches are under way, what comes gathers into the next.
-const BATCHES_UNDER_WAY_MAX: usize = 4;
+pub(super) const BATCHES_UNDER_WAY_MAX: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::config::{RedisConfig, WhenShort};
+use super::node::BATCHES_UNDER_WAY_MAX;
 
-/// How long replicas have to confirm.
+/// How long replicas have to confirm a batch, at most.
 const CONFIRM_MAX: Duration = Duration::from_millis(500);
 /// While too few confirm and that is accepted: how long they have,
 const SHORT_CONFIRM: Duration = Duration::from_millis(1);
@@ -34,11 +35,13 @@ pub(super) struct Confirmed {
 
 impl Replication {
     pub(super) fn new(config: &RedisConfig) -> Self {
-        let half = Duration::from_millis(config.response_timeout_ms / 2).max(SHORT_CONFIRM);
+        // The batches under way wait for each other on their connection, and the last must not wait for too long.
+        let turns = BATCHES_UNDER_WAY_MAX as u64 + 1;
+        let turn = Duration::from_millis(config.response_timeout_ms / turns).max(SHORT_CONFIRM);
         Self {
             replicas: config.replicas,
             when_short: config.when_short,
-            confirm: CONFIRM_MAX.min(half),
+            confirm: CONFIRM_MAX.min(turn),
             degraded: AtomicU64::new(0),
         }
     }
@@ -90,5 +93,20 @@ impl Replication {
             self.degraded.fetch_add(1, Ordering::Relaxed);
         }
         !is_short || self.when_short == WhenShort::Degrade
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_that_no_replica_confirms_do_not_break_their_connection() {
+        for response_timeout_ms in [100, 1_500, 60_000] {
+            let config = RedisConfig { replicas: 1, response_timeout_ms, ..RedisConfig::default() };
+            let patience = Replication::new(&config).patience(&Confirmed::default());
+            let all = patience * BATCHES_UNDER_WAY_MAX as u32;
+            assert!(all < Duration::from_millis(response_timeout_ms), "{all:?} of {response_timeout_ms} ms");
+        }
     }
 }
