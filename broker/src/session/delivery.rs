@@ -96,7 +96,13 @@ impl Session {
             return;
         }
         stored.tail = stored.tail.max(Number(number.0 + 1));
+        let sent_before = stored.sent_before;
         self.retained_asked = self.retained_asked.saturating_sub(1);
+        // The device may have it, and then only the queue knows whether it is released.
+        // v5 [MQTT-4.3.3-6]
+        if number < sent_before {
+            return self.read_more(out);
+        }
         let queued = |delivery| Queued { number, record: Record::Message(delivery) };
         if number == expected && number < self.outbound.next() {
             self.take_in(queued(delivery), out);
