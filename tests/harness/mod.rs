@@ -11,6 +11,7 @@ pub(crate) mod property;
 pub(crate) mod scram;
 pub(crate) mod server;
 pub(crate) mod transport;
+pub(crate) mod users;
 pub(crate) mod websocket;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,5 @@
 //! Enhanced authentication: AUTH with SCRAM-SHA-256, re-authentication, and what is refused.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
@@ -9,10 +7,10 @@ use tempfile::TempDir;
 use crate::harness::bytes::{Connect, PINGREQ, PINGRESP, auth};
 use crate::harness::property as p;
 use crate::harness::scram::{METHOD, Scram};
+use crate::harness::users::{PASSWORD, passwd};
 use crate::harness::{Client, Server, Transport, unique};
 
 const USER: &str = "anna";
-const PASSWORD: &str = "pencil of oak";
 
 /// A server that knows one user.
 fn server() -> &'static Server {
@@ -21,14 +19,7 @@ fn server() -> &'static Server {
         .get_or_init(|| {
             let dir = TempDir::new().unwrap();
             let file = dir.path().join("passwords");
-            let mut passwd = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-                .args(["passwd".as_ref(), file.as_os_str(), USER.as_ref()])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
-            writeln!(passwd.stdin.take().unwrap(), "{PASSWORD}").unwrap();
-            assert!(passwd.wait().unwrap().success(), "tidegate passwd");
+            passwd(&file, USER, &[]);
             let server = Server::start(&format!("[auth]\npassword_file = \"{}\"\n", file.display()));
             (dir, server)
         })

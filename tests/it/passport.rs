@@ -1,8 +1,5 @@
 //! Passports that end (`auth.passport_lifetime_s`): renewed behind the client's back as long as what CONNECT said is right.
 
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -10,23 +7,9 @@ use tempfile::TempDir;
 use crate::harness::bytes::{Connect, Will, auth};
 use crate::harness::property as p;
 use crate::harness::scram::{METHOD, Scram};
+use crate::harness::users::{PASSWORD, passwd};
 use crate::harness::{Client, DEADLINE, Server, Target, Transport, unique};
 use crate::process::get;
-
-const PASSWORD: &str = "pencil of oak";
-
-/// `tidegate passwd FILE USER ...` with the password.
-fn passwd(file: &Path, user: &str, more: &[&str]) {
-    let mut passwd = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["passwd".as_ref(), file.as_os_str(), user.as_ref()])
-        .args(more)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    writeln!(passwd.stdin.take().unwrap(), "{PASSWORD}").unwrap();
-    assert!(passwd.wait().unwrap().success(), "tidegate passwd");
-}
 
 fn renewals(server: &Server, result: &str) -> u64 {
     let name = format!("tidegate_edge_passport_renewals_total{{result=\"{result}\"}} ");

@@ -1,36 +1,21 @@
 //! Passports that end, between processes: edges renew them and workers take the renewed ones, before and after a move; a user who
 //! is removed has to go.
 
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::harness::bytes::Connect;
+use crate::harness::users::{PASSWORD, passwd};
 use crate::harness::{Client, Server, Target, Transport, unique};
 use crate::tiers::{Shape, Tiers, metric, within};
 
-const PASSWORD: &str = "pencil of oak";
 const DEVICES: usize = 8;
 /// Of a passport, and the time for which workers honour one that has ended.
 const LIFE_S: usize = 3;
 const GRACE_MS: usize = 2000;
 /// How long a few renewals of all devices may take.
 const RENEWALS: Duration = Duration::from_secs(60);
-
-fn passwd(file: &Path, user: &str, more: &[&str]) {
-    let mut passwd = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["passwd".as_ref(), file.as_os_str(), user.as_ref()])
-        .args(more)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    writeln!(passwd.stdin.take().unwrap(), "{PASSWORD}").unwrap();
-    assert!(passwd.wait().unwrap().success(), "tidegate passwd");
-}
 
 /// Waits until every device's passport was renewed so often since now that its first one is not honoured any more.
 fn renewed(tiers: &Tiers) {

@@ -87,6 +87,16 @@ fn connect(version: ProtocolVersion) -> Bytes {
     connect.into()
 }
 
+fn asker() -> Asker {
+    Asker {
+        connect: connect(ProtocolVersion::V5),
+        client_id: "a".into(),
+        peer: "192.0.2.1:1".parse().expect("address"),
+        listener: "test".into(),
+        certificate: None,
+    }
+}
+
 struct Running {
     device: DuplexStream,
     session: Arc<Session>,
@@ -255,13 +265,7 @@ async fn no_more_are_renewed_at_once_than_may_be_and_all_have_their_turn() {
     let clerk = Arc::new(Clerk { holds: Some(Notify::new()), ..Clerk::default() });
     let config = EdgeConfig { renewals_max: 3, authenticate_timeout_ms: 300_000, ..EdgeConfig::default() };
     let seats = Arc::new(Semaphore::new(3));
-    let asker = Asker {
-        connect: connect(ProtocolVersion::V5),
-        client_id: "a".into(),
-        peer: "192.0.2.1:1".parse().expect("address"),
-        listener: "test".into(),
-        certificate: None,
-    };
+    let asker = asker();
     let within = config.authenticate_timeout();
     let tasks: Vec<_> =
         (0..10).map(|_| tokio::spawn(renew(clerk.clone(), asker.clone(), seats.clone(), within))).collect();
@@ -298,13 +302,7 @@ async fn a_passport_for_another_client_is_none() {
         EdgeConfig::default(),
         crate::metrics::Metrics::register(&mut Default::default()),
     ));
-    let asker = Asker {
-        connect: connect(ProtocolVersion::V5),
-        client_id: "a".into(),
-        peer: "192.0.2.1:1".parse().expect("address"),
-        listener: "test".into(),
-        certificate: None,
-    };
+    let asker = asker();
     let mut tenure = Tenure::new(&passport("a"), &clerk, Some(asker), &shared).expect("it ends");
     tenure.renewing = Some(Box::pin(async { Decision::Allow(Arc::new(passport("b"))) }));
     let mut cx = Context::from_waker(std::task::Waker::noop());
