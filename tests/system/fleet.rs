@@ -54,7 +54,7 @@ fn nothing_is_amiss_where_nothing_happens() {
     fleet.wait_until_ready(Duration::from_secs(30));
     fleet.enter(Phase::Load);
     let_pass(Duration::from_secs(3));
-    let totals = fleet.settle(Duration::from_secs(30));
+    let totals = fleet.settle_with_qos_0(Duration::from_secs(30));
     println!("{}", totals.table("one process, no faults"));
     totals.expect_clean();
     assert_eq!((totals.stray, totals.sent_again, totals.repeated), (0, 0, [0; 3]));

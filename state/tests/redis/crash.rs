@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mqtt::PacketId;
 
 use state::{Enqueued, Number, Origin, Publish, RedisConfig, Secret, Store};
 
@@ -15,6 +19,16 @@ use crate::stores::{config_for, connect_at};
 const URL_VARIABLE: &str = "TIDEGATE_STATE_CRASH_URL";
 const SESSIONS: usize = 5;
 const KILLS: u32 = 5;
+
+/// Publishes under way. What was answered and not heard must not be forgotten yet, so this is less than `FORGOTTEN_AFTER`.
+const UNDER_WAY: u64 = 64;
+const FORGOTTEN_AFTER: u64 = 100;
+/// Packet Identifiers in use.
+const IDENTIFIERS: u64 = 60_000;
+
+fn identifier(value: u64) -> PacketId {
+    packet_id(u16::try_from(1 + value % IDENTIFIERS).expect("small"))
+}
 
 /// Not a test of its own: the process that is killed.
 #[test]
@@ -35,13 +49,17 @@ fn child_that_publishes_until_it_is_killed() {
     std::io::stdin().lock().read_line(&mut first).expect("where to go on");
     let first: u64 = first.trim().parse().expect("a number");
     // What the process before this one had sent and not seen answered is sent again. v5 [MQTT-4.4.0-1]
+    let answered = Arc::new(AtomicU64::new(0));
     for value in first.. {
-        let id = |value: u64| packet_id(u16::try_from(1 + value % 60_000).expect("small"));
+        while value - first > UNDER_WAY + answered.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         let sessions: Vec<_> = owners.iter().map(|owner| &owner.session).collect();
         let publish = Publish {
-            origin: Some(Origin { fence: publisher.clone(), packet_id: id(value) }),
+            origin: Some(Origin { fence: publisher.clone(), packet_id: identifier(value) }),
             ..publish_to(&sessions, &message("t", &value.to_string()))
         };
+        let count = Arc::clone(&answered);
         let done = Box::new(move |answer: Result<state::Published, state::StoreError>| {
             let numbers: Vec<String> = answer
                 .expect("published")
@@ -55,11 +73,11 @@ fn child_that_publishes_until_it_is_killed() {
             let mut out = std::io::stdout().lock();
             writeln!(out, "published {value} {}.", numbers.join(" ")).expect("a parent that reads");
             out.flush().expect("a parent that reads");
+            count.fetch_add(1, Ordering::SeqCst);
         });
         store.publish(publish, done);
-        store.forget_received(&publisher, id(value + 59_900), Box::new(|_| ()));
-        if value % 20 == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+        if value > FORGOTTEN_AFTER {
+            store.forget_received(&publisher, identifier(value - FORGOTTEN_AFTER), Box::new(|_| ()));
         }
     }
 }

@@ -147,14 +147,25 @@ impl Fleet {
     }
 
     /// Publishes nothing new, waits until everything is acknowledged and has arrived, but not longer than this, and adds up.
+    /// Does not wait for QoS 0, which faults may lose.
     pub(crate) fn settle(&mut self, within: Duration) -> Totals {
+        self.settle_from(1, within)
+    }
+
+    /// `settle` where nothing may be lost: waits for QoS 0 too.
+    pub(crate) fn settle_with_qos_0(&mut self, within: Duration) -> Totals {
+        self.settle_from(0, within)
+    }
+
+    fn settle_from(&mut self, lowest_qos: usize, within: Duration) -> Totals {
         self.enter(Phase::Quiet);
         let deadline = Instant::now() + within;
         loop {
             self.expect_no_panic();
             let open: usize = self.members.iter().map(|member| member.account().open).sum();
             let totals = self.totals();
-            let lost: u64 = totals.lost_stored[1..].iter().chain(&totals.lost_clean[1..]).sum();
+            let lost: u64 =
+                totals.lost_stored[lowest_qos..].iter().chain(&totals.lost_clean[lowest_qos..]).sum();
             if (open == 0 && lost == 0) || Instant::now() > deadline {
                 return totals;
             }
