@@ -290,12 +290,8 @@ impl Hub {
         if let Some(discarded) = &claimed.discarded {
             self.drop_stored(discarded);
         }
-        if let Some(will) = &claimed.will_due {
-            let of = claimed.discarded.clone();
-            let of = of.or_else(|| Some(Arc::clone(&claimed.session.as_ref()?.fence.session)));
-            let store = Arc::clone(&self.store);
-            let finish = of.map(|of| Box::new(move || store.finish_will(&of, Box::new(|_| ()))) as Box<_>);
-            self.publish_will(client_id, will, finish);
+        if let Some(will) = claimed.will_due {
+            self.publish_due_will(will);
         }
         // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
         let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;

@@ -78,11 +78,7 @@ fn claim_due_then(hub: &Arc<Hub>, now: UnixMs, then: Box<dyn FnOnce() + Send>) {
 
 fn fire(hub: &Arc<Hub>, due: Due) {
     match due {
-        Due::Will(session, message) => {
-            let (store, client_id) = (Arc::clone(&hub.store), Arc::clone(&session.client_id));
-            let finish = move || store.finish_will(&session, Box::new(|_| ()));
-            hub.publish_will(&client_id, &message, Some(Box::new(finish)));
-        }
+        Due::Will(will) => hub.publish_due_will(will),
         Due::Expired(session) => {
             hub.metrics.expired.inc();
             hub.drop_stored(&session);

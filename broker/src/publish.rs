@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
-use state::{Delivery, Enqueued, Fence, Message, Number, Origin, Publish, Published, QueuePage, StoreError};
+use state::{
+    Delivery, DueWill, Enqueued, Fence, Message, Number, Origin, Publish, Published, QueuePage, StoreError,
+};
 
 use crate::cluster::Told;
 use crate::held::{Ticket, Work};
@@ -385,6 +387,14 @@ impl Hub {
             // The store knows its origin by now.
             self.submit(Work::Enqueue(Arc::clone(message), None, again.stored, Arc::clone(waiting)));
         }
+    }
+
+    /// Publishes a Will that the store has handed out, and tells it when that is durable wherever it must be.
+    pub(crate) fn publish_due_will(self: &Arc<Self>, will: DueWill) {
+        let store = Arc::clone(&self.store);
+        let (client_id, message) = (Arc::clone(&will.session.client_id), Arc::clone(&will.message));
+        let finish = move || store.finish_will(&will, Box::new(|_| ()));
+        self.publish_will(&client_id, &message, Some(Box::new(finish)));
     }
 
     /// Publishes a client's Will Message, and runs `then` when it is durable wherever it must be.

@@ -104,9 +104,8 @@ pub struct Claim {
 pub struct Claimed {
     /// The session that is owned now; `None` if there was none and `create` was not set, or it could not be resumed.
     pub session: Option<Owned>,
-    /// A Will Message of the connection or session that was there before, to be published now. It comes again as
-    /// [`Due::Will`] unless [`Store::finish_will`] says that it was, for the session that is owned now or the discarded one.
-    pub will_due: Option<Arc<Message>>,
+    /// The Will of the connection or session that was there before, to be published now.
+    pub will_due: Option<DueWill>,
     /// The discarded session, whose routes are to be dropped.
     pub discarded: Option<Arc<StoredSession>>,
     /// Another worker has a connection that owned the session until now, and is to be told.
@@ -312,11 +311,22 @@ pub struct RoutePage {
     pub next: Option<Cursor>,
 }
 
+/// A Will Message to publish, then [`Store::finish_will`]. It comes again as [`Due::Will`] if that does not happen.
+#[derive(Clone, Debug)]
+pub struct DueWill {
+    /// Whose connection left it; the session may be gone.
+    pub session: Arc<StoredSession>,
+    /// The Will Message.
+    pub message: Arc<Message>,
+    /// Tells it from others that the session left, and stays the same when it comes again. Not 0.
+    pub number: u64,
+}
+
 /// Something whose time has come.
 #[derive(Clone, Debug)]
 pub enum Due {
-    /// A Will Message to publish, then [`Store::finish_will`]. It comes again if that does not happen.
-    Will(Arc<StoredSession>, Arc<Message>),
+    /// A Will.
+    Will(DueWill),
     /// A session that expired and was deleted: drop its routes.
     Expired(Arc<StoredSession>),
 }
@@ -408,8 +418,8 @@ pub trait Store: Send + Sync + 'static {
     /// Takes what is due at `now`, at most `max` items.
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>);
 
-    /// The Will of [`Due::Will`] has been published.
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>);
+    /// This Will, and no other of its session, has been published.
+    fn finish_will(&self, will: &DueWill, done: Done<()>);
 
     /// Counts, cheap enough for every scrape.
     fn stats(&self) -> StoreStats;

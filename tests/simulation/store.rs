@@ -9,7 +9,7 @@ use mqtt::PacketId;
 use parking_lot::Mutex;
 use rand::Rng;
 use state::{
-    Claim, Claimed, Cluster, Cursor, Discarded, Done, Due, Fence, Heard, InboxPage, Joined, Lease,
+    Claim, Claimed, Cluster, Cursor, Discarded, Done, Due, DueWill, Fence, Heard, InboxPage, Joined, Lease,
     ListeningPage, LogPage, MemoryWorker, Message, Noted, Number, Position, Publish, Published, QueuePage,
     Release, RetainedPage, RouteChange, RoutePage, Store, StoreError, StoreStats, StoredSession,
     Subscription, UnixMs, WorkerId,
@@ -279,9 +279,9 @@ impl Store for Road {
         self.ask(done, move |store, done| store.claim_due(now, max, done));
     }
 
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
-        let session = Arc::clone(session);
-        self.ask(done, move |store, done| store.finish_will(&session, done));
+    fn finish_will(&self, will: &DueWill, done: Done<()>) {
+        let will = will.clone();
+        self.ask(done, move |store, done| store.finish_will(&will, done));
     }
 
     fn stats(&self) -> StoreStats {

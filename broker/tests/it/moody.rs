@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use broker::BrokerConfig;
 use mqtt::{PacketId, QoS};
 use state::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, MemoryStore, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, MemoryStore, Message, Number, Publish,
+    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
+    Subscription, UnixMs,
 };
 
 use crate::device::{Got, How, World};
@@ -91,8 +91,8 @@ impl Store for Moody {
         self.inner.claim_due(now, max, done);
     }
 
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
-        self.inner.finish_will(session, done);
+    fn finish_will(&self, will: &DueWill, done: Done<()>) {
+        self.inner.finish_will(will, done);
     }
 
     fn stats(&self) -> StoreStats {

@@ -35,8 +35,9 @@ use crate::tables::journal::{Change, Journal};
 use crate::tables::retained::{RetainChange, Retained};
 use crate::tables::{SOLE_WORKER, SessionKey, Tables};
 use crate::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
-    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs,
 };
 use directory::Directory;
 use disk::Disk;
@@ -297,9 +298,9 @@ impl Store for EmbeddedStore {
         self.call(Load::Frees, done, Answer::Due, |tables| Ok(tables.claim_due(now, max)));
     }
 
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
+    fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.call(Load::Frees, done, Answer::Unit, |tables| {
-            tables.finish_will(session);
+            tables.finish_will(will);
             Ok(())
         });
     }

@@ -14,9 +14,9 @@ use crate::tables::journal::Journal;
 use crate::tables::retained::{Retained, RetainedLimits};
 use crate::tables::{SOLE_WORKER, TableLimits, Tables};
 use crate::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
-    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
-    WorkerId,
+    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs, WorkerId,
 };
 use answers::Answers;
 pub use cluster::{MemoryCluster, MemoryWorker};
@@ -221,9 +221,9 @@ impl Store for MemoryStore {
         self.call(done, |content| Ok(content.tables.claim_due(now, max)));
     }
 
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
+    fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.call(done, |content| {
-            content.tables.finish_will(session);
+            content.tables.finish_will(will);
             Ok(())
         });
     }

@@ -13,7 +13,7 @@ use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending};
 use crate::{
-    Claim, Claimed, ConnectionId, Discarded, Done, Fence, Message, Number, Owned, Previous, Release,
+    Claim, Claimed, ConnectionId, Discarded, Done, DueWill, Fence, Message, Number, Owned, Previous, Release,
     ResumeRefusal, StoreError, StoredSession, Subscription, WorkerId,
 };
 
@@ -104,13 +104,15 @@ impl Engine {
             |incarnation| Arc::new(StoredSession { client_id: Arc::clone(client_id), incarnation });
         let [will, discarded, freed, session, previous] = answer.tuple()?;
         let previous = previous.maybe().map(read_previous).transpose()?;
-        let will_due = read_will(will)?;
         let discarded = discarded.maybe_count()?.map(identity);
         if discarded.is_some() {
             self.counts.session_gone(freed)?;
         }
+        let will = will.maybe();
+        let due = |of: Arc<StoredSession>| will.map(|will| read_due_will(of, will)).transpose();
         let Some(session) = session.maybe() else {
             add(&self.counts.sessions, -reserved);
+            let will_due = discarded.clone().map(due).transpose()?.flatten();
             return Ok(Claimed { will_due, discarded, previous, ..Claimed::default() });
         };
         let [present, incarnation, epoch, head, tail, sent, expiry_s] = session.tuple()?;
@@ -119,6 +121,7 @@ impl Engine {
             add(&self.counts.sessions, -reserved);
         }
         let fence = Fence { session: identity(incarnation.count()?), epoch: epoch.count()?, nonce };
+        let will_due = due(discarded.as_ref().unwrap_or(&fence.session).clone())?;
         let owned = Owned {
             fence,
             present,
@@ -227,7 +230,14 @@ fn read_flags(flags: Value) -> Result<Vec<bool>> {
     flags.list()?.iter().map(|flag| Ok(flag.count()? == 1)).collect()
 }
 
-pub(super) fn read_will(will: Value) -> Result<Option<Arc<Message>>> {
+/// A Will with its number.
+pub(super) fn read_due_will(session: Arc<StoredSession>, will: Value) -> Result<DueWill> {
+    let [message, number] = will.tuple()?;
+    let message = codec::read_message(&message.bytes()?)?;
+    Ok(DueWill { session, message, number: number.count()? })
+}
+
+fn read_will(will: Value) -> Result<Option<Arc<Message>>> {
     will.maybe().map(|will| codec::read_message(&will.bytes()?)).transpose()
 }
 

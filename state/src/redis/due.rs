@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::Value;
 
-use super::claim::read_will;
+use super::claim::read_due_will;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
 use super::op::{Answer, Kind, Op, Result};
 use super::routes::BUCKETS_AT_ONCE;
-use crate::{Done, Due, StoreError, StoredSession, UnixMs};
+use crate::{Done, Due, DueWill, StoreError, StoredSession, UnixMs};
 
 /// A Will that was handed out comes again after this long, unless it was finished.
 pub(super) const WILL_RETRY_MS: u64 = 30_000;
@@ -197,15 +197,17 @@ impl Engine {
             return Ok(Some(Due::Expired(session)));
         }
         self.hints.armed(bucket, again_at);
-        Ok(read_will(what)?.map(|will| Due::Will(session, will)))
+        Ok(Some(Due::Will(read_due_will(session, what)?)))
     }
 
     /// See [`crate::Store::finish_will`].
-    pub(super) fn finish_will(self: &Arc<Self>, session: &StoredSession, done: Done<()>) {
+    pub(super) fn finish_will(self: &Arc<Self>, will: &DueWill, done: Done<()>) {
+        let session = &will.session;
         let bucket = Bucket::of_client(&session.client_id);
         let keys =
             vec![self.keys.session(&session.client_id), self.keys.timers(bucket), self.keys.orphans(bucket)];
-        let op = Op::new("finish_will", Kind::Alone, keys).arg(&*session.client_id).arg(session.incarnation);
+        let op = Op::new("finish_will", Kind::Alone, keys);
+        let op = op.arg(&*session.client_id).arg(session.incarnation).arg(will.number);
         self.one(bucket, op, done, |_, _| Ok(()));
     }
 }

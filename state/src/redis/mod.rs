@@ -35,8 +35,9 @@ pub use cluster::RedisCluster;
 pub use config::{ConnectError, RedisConfig, Secret, WhenShort};
 
 use crate::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, Message, Number, Publish, Published, QueuePage,
-    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs,
 };
 use engine::Engine;
 
@@ -174,8 +175,8 @@ impl Store for RedisStore {
         self.engine.claim_due(now, max, done);
     }
 
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
-        self.engine.finish_will(session, done);
+    fn finish_will(&self, will: &DueWill, done: Done<()>) {
+        self.engine.finish_will(will, done);
     }
 
     fn stats(&self) -> StoreStats {

@@ -8,8 +8,8 @@ use super::session::{HeldWill, Phase, Session};
 use super::timer::{TimerKind, WILL_RETRY_MS};
 use super::{SessionKey, Tables};
 use crate::{
-    Claim, Claimed, Discarded, Fence, Message, Previous, Release, ResumeRefusal, StoreError, StoredSession,
-    UnixMs, WorkerId,
+    Claim, Claimed, Discarded, DueWill, Fence, Message, Previous, Release, ResumeRefusal, StoreError,
+    StoredSession, UnixMs, WorkerId,
 };
 
 impl Tables {
@@ -40,12 +40,11 @@ impl Tables {
                 answer.will_due = self.settle_old_will(key, &claim);
             }
             (None, Some(key)) => {
-                let gone = self.discard_session(key);
-                answer.will_due = gone.as_ref().and_then(|gone| gone.will.clone()).filter(|_| !goes_on);
-                if let (Some(gone), Some(will)) = (&gone, &answer.will_due) {
-                    self.hand_out_now(&gone.session, will, claim.now);
+                if let Some(Discarded { session, will }) = self.discard_session(key) {
+                    let will = will.filter(|_| !goes_on);
+                    answer.will_due = will.map(|will| self.hand_out_now(&session, will, claim.now));
+                    answer.discarded = Some(session);
                 }
-                answer.discarded = gone.map(|gone| gone.session);
             }
             (None, None) if claim.create && self.sessions.len() as u64 >= self.limits.sessions_max => {
                 return Err(StoreError::SessionQuota);
@@ -106,7 +105,7 @@ impl Tables {
             session.expiry_s = claim.expiry_s;
             session.limits = claim.limits;
             session.will =
-                claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None, hand_out: 0 });
+                claim.will.map(|will| HeldWill { will, due_at: None, comes_again_at: None, number: 0 });
         }
         self.mark_dirty(key, dirty);
         self.sessions.get(&key)
@@ -121,14 +120,14 @@ impl Tables {
             self.timers.disarm(at, key, TimerKind::Will);
         }
         match held.comes_again_at {
-            Some(at) => self.adopt(&identity, held.will.message, at, held.hand_out),
+            Some(at) => self.adopt(&identity, held.will.message, at, held.number),
             None => session.will = Some(HeldWill { due_at: None, ..held }),
         }
         true
     }
 
     /// Decides about the Will that an earlier connection left when a new one continues the session.
-    fn settle_old_will(&mut self, key: SessionKey, claim: &Claim) -> Option<Arc<Message>> {
+    fn settle_old_will(&mut self, key: SessionKey, claim: &Claim) -> Option<DueWill> {
         let session = self.sessions.get_mut(&key)?;
         let held = session.will.take()?;
         let identity = Arc::clone(&session.identity);
@@ -140,14 +139,14 @@ impl Tables {
         };
         // The device's connection goes on elsewhere: its Will goes with it.
         let due = due.filter(|_| !goes_on)?;
-        self.hand_out_now(&identity, &due, claim.now);
-        Some(due)
+        Some(self.hand_out_now(&identity, due, claim.now))
     }
 
     /// A Will that is answered to be published now: it comes again if that is not finished, since the answer may be lost.
-    fn hand_out_now(&mut self, session: &Arc<StoredSession>, message: &Arc<Message>, now: UnixMs) {
-        let hand_out = self.timers.next_hand_out();
-        self.adopt(session, Arc::clone(message), now + WILL_RETRY_MS, hand_out);
+    fn hand_out_now(&mut self, session: &Arc<StoredSession>, message: Arc<Message>, now: UnixMs) -> DueWill {
+        let number = self.timers.number(0);
+        self.adopt(session, Arc::clone(&message), now + WILL_RETRY_MS, number);
+        DueWill { session: Arc::clone(session), message, number }
     }
 
     /// Takes an armed Will out of the timers. Answers it if it is to be published now; a Will that somebody is publishing
@@ -161,7 +160,7 @@ impl Tables {
     ) -> Option<Arc<Message>> {
         self.timers.disarm(held.timer_at()?, SessionKey(session.incarnation), TimerKind::Will);
         if let Some(comes_again_at) = held.comes_again_at {
-            self.adopt(session, held.will.message, comes_again_at, held.hand_out);
+            self.adopt(session, held.will.message, comes_again_at, held.number);
             return None;
         }
         let due_at = held.due_at?;

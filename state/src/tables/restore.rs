@@ -64,7 +64,7 @@ impl Tables {
                 will: Will { message, delay_s },
                 due_at,
                 comes_again_at: None,
-                hand_out: 0,
+                number: 0,
             }),
             sent: record.sent,
             subscriptions,
@@ -122,7 +122,7 @@ impl Tables {
         message: Arc<Message>,
         now: UnixMs,
     ) {
-        self.keep_orphan(own, OrphanWill { session, message, due_at: now, hand_out: 0 });
+        self.keep_orphan(own, OrphanWill { session, message, due_at: now, number: 0 });
     }
 
     /// The keys of all sessions in order, with the heads of their queues.
@@ -148,7 +148,7 @@ impl Tables {
                             self.timers.disarm(at, key, TimerKind::Will);
                         }
                         held.comes_again_at = None;
-                        held.hand_out = 0;
+                        held.number = 0;
                         let at = *held.due_at.get_or_insert(now);
                         self.timers.arm(at, key, TimerKind::Will);
                     }
@@ -158,7 +158,7 @@ impl Tables {
         for ((key, own), orphan) in &mut self.orphans {
             self.timers.disarm(orphan.due_at, *key, TimerKind::Orphan(*own));
             orphan.due_at = now;
-            orphan.hand_out = 0;
+            orphan.number = 0;
             self.timers.arm(now, *key, TimerKind::Orphan(*own));
         }
     }

@@ -29,8 +29,8 @@ pub(super) struct HeldWill {
     pub(super) due_at: Option<UnixMs>,
     /// Somebody was told to publish it, and has not said that it is done; when it comes again.
     pub(super) comes_again_at: Option<UnixMs>,
-    /// The latest hand-out, 0 for none.
-    pub(super) hand_out: u64,
+    /// As in [`crate::DueWill::number`]; 0 until it is handed out.
+    pub(super) number: u64,
 }
 
 impl HeldWill {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::SessionKey;
 use super::Tables;
 use super::journal::{Change, Dirty};
-use crate::{Due, Message, StoredSession, UnixMs};
+use crate::{Due, DueWill, Message, StoredSession, UnixMs};
 
 /// A Will that was handed out comes again after this long, unless it was finished.
 pub(crate) const WILL_RETRY_MS: u64 = 30_000;
@@ -24,8 +24,8 @@ pub(super) enum TimerKind {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     by_time: BTreeSet<(UnixMs, SessionKey, TimerKind)>,
-    /// How many Wills have been handed out.
-    hand_outs: u64,
+    /// How many Wills have been numbered.
+    numbered: u64,
 }
 
 impl Timers {
@@ -37,9 +37,13 @@ impl Timers {
         self.by_time.remove(&(at, key, kind));
     }
 
-    pub(super) fn next_hand_out(&mut self) -> u64 {
-        self.hand_outs += 1;
-        self.hand_outs
+    /// The number of a Will that is handed out: the one that it has, or a new one.
+    pub(super) fn number(&mut self, number: u64) -> u64 {
+        if number > 0 {
+            return number;
+        }
+        self.numbered += 1;
+        self.numbered
     }
 
     fn pop_due(&mut self, now: UnixMs) -> Option<(SessionKey, TimerKind)> {
@@ -65,8 +69,8 @@ pub(super) struct OrphanWill {
     pub(super) message: Arc<Message>,
     /// When it is due, or comes again.
     pub(super) due_at: UnixMs,
-    /// The latest hand-out, 0 for none.
-    pub(super) hand_out: u64,
+    /// As in [`crate::DueWill::number`]; 0 until it is handed out.
+    pub(super) number: u64,
 }
 
 /// Wills whose sessions are gone: by session, and a key of their own, since a session may leave several behind.
@@ -96,18 +100,20 @@ impl Tables {
     fn hand_out_orphan(&mut self, key: SessionKey, own: u64, now: UnixMs) -> Option<Due> {
         let orphan = self.orphans.get_mut(&(key, own))?;
         orphan.due_at = now + WILL_RETRY_MS;
-        orphan.hand_out = self.timers.next_hand_out();
+        orphan.number = self.timers.number(orphan.number);
         self.timers.arm(orphan.due_at, key, TimerKind::Orphan(own));
-        Some(Due::Will(Arc::clone(&orphan.session), Arc::clone(&orphan.message)))
+        let (session, message) = (Arc::clone(&orphan.session), Arc::clone(&orphan.message));
+        Some(Due::Will(DueWill { session, message, number: orphan.number }))
     }
 
     fn hand_out_will(&mut self, key: SessionKey, now: UnixMs) -> Option<Due> {
         let session = self.sessions.get_mut(&key)?;
         let held = session.will.as_mut()?;
         held.comes_again_at = Some(now + WILL_RETRY_MS);
-        held.hand_out = self.timers.next_hand_out();
+        held.number = self.timers.number(held.number);
         self.timers.arm(now + WILL_RETRY_MS, key, TimerKind::Will);
-        Some(Due::Will(Arc::clone(&session.identity), Arc::clone(&held.will.message)))
+        let (session, message) = (Arc::clone(&session.identity), Arc::clone(&held.will.message));
+        Some(Due::Will(DueWill { session, message, number: held.number }))
     }
 
     /// Deletes an expired session. Its Will was handed out before, since it is never due later.
@@ -116,7 +122,7 @@ impl Tables {
         if let Some(held) = gone.will.take() {
             let due_at = held.timer_at().unwrap_or(now);
             self.timers.disarm(due_at, key, TimerKind::Will);
-            self.adopt(&gone.identity, held.will.message, due_at, held.hand_out);
+            self.adopt(&gone.identity, held.will.message, due_at, held.number);
         }
         Some(Due::Expired(Arc::clone(&gone.identity)))
     }
@@ -127,12 +133,12 @@ impl Tables {
         session: &Arc<StoredSession>,
         message: Arc<Message>,
         due_at: UnixMs,
-        hand_out: u64,
+        number: u64,
     ) {
         let own = self.new_key();
         let (session, note) = (Arc::clone(session), Arc::clone(&message));
         self.journal.note(Change::OrphanWill { session: Arc::clone(&session), own, message: note });
-        self.keep_orphan(own, OrphanWill { session, message, due_at, hand_out });
+        self.keep_orphan(own, OrphanWill { session, message, due_at, number });
     }
 
     pub(super) fn keep_orphan(&mut self, own: u64, orphan: OrphanWill) {
@@ -141,33 +147,23 @@ impl Tables {
         self.orphans.insert((key, own), orphan);
     }
 
-    /// A Will that was handed out has been published: of several of one session, the one that was handed out last.
-    pub(crate) fn finish_will(&mut self, session: &StoredSession) {
-        let key = SessionKey(session.incarnation);
-        let orphan = self
-            .orphans
-            .range((key, 0)..=(key, u64::MAX))
-            .filter(|(_, orphan)| orphan.hand_out > 0)
-            .max_by_key(|(_, orphan)| orphan.hand_out)
-            .map(|((_, own), orphan)| (orphan.hand_out, *own, orphan.due_at));
-        let held = self.sessions.get(&key).and_then(|found| {
-            let held = found.will.as_ref()?;
-            Some((held.hand_out, held.comes_again_at?))
-        });
-        match (orphan, held) {
-            (Some((hand_out, own, due_at)), held) if held.is_none_or(|(other, _)| other < hand_out) => {
-                self.orphans.remove(&(key, own));
-                self.timers.disarm(due_at, key, TimerKind::Orphan(own));
-                self.journal.note(Change::OrphanWillGone { session: key, own });
-            }
-            (_, Some((_, at))) => {
-                if let Some(found) = self.sessions.get_mut(&key) {
-                    found.will = None;
-                }
+    /// See [`crate::Store::finish_will`].
+    pub(crate) fn finish_will(&mut self, will: &DueWill) {
+        let key = SessionKey(will.session.incarnation);
+        let mut orphans = self.orphans.range((key, 0)..=(key, u64::MAX));
+        let orphan = orphans.find(|(_, orphan)| orphan.number == will.number);
+        if let Some((own, due_at)) = orphan.map(|((_, own), orphan)| (*own, orphan.due_at)) {
+            self.orphans.remove(&(key, own));
+            self.timers.disarm(due_at, key, TimerKind::Orphan(own));
+            self.journal.note(Change::OrphanWillGone { session: key, own });
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if let Some(held) = session.will.take_if(|held| held.number == will.number) {
+            if let Some(at) = held.timer_at() {
                 self.timers.disarm(at, key, TimerKind::Will);
-                self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
             }
-            _ => {}
+            self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
         }
     }
 }

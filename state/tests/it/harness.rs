@@ -232,7 +232,7 @@ impl Calls<'_> {
         let due = wait(|done| self.0.claim_due(now, 100, done)).expect("what is due");
         due.iter()
             .map(|due| match due {
-                Due::Will(session, message) => format!("will {} {}", session.client_id, message.topic()),
+                Due::Will(will) => format!("will {} {}", will.session.client_id, will.message.topic()),
                 Due::Expired(session) => format!("expired {}", session.client_id),
             })
             .collect()

@@ -479,7 +479,7 @@ impl<B: Backend> Comparison<B> {
         let mut found: Vec<String> = due
             .iter()
             .map(|item| match item {
-                Due::Will(session, _) => format!("will {}", session.client_id),
+                Due::Will(will) => format!("will {}", will.session.client_id),
                 Due::Expired(session) => format!("expired {}", session.client_id),
             })
             .collect();
@@ -489,8 +489,8 @@ impl<B: Backend> Comparison<B> {
             return;
         }
         for item in &due {
-            let Due::Will(session, _) = item else { continue };
-            wait(|done| self.backend.store().finish_will(session, done)).expect("finished");
+            let Due::Will(will) = item else { continue };
+            wait(|done| self.backend.store().finish_will(will, done)).expect("finished");
         }
         let Model { sessions, orphans, handed_out, .. } = &mut self.model;
         orphans.retain(|serial, _| !handed_out.0.contains(serial));

@@ -7,7 +7,7 @@
 --
 -- A session (m): i incarnation, e epoch, n nonce, c connection, o owner ('' when away), r run of the owner, x expires
 -- at, y Session Expiry Interval, M and B bounds of the queue, v '1' if that is in the worker's memory, p protocol,
--- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H which hand-out that was, h head, t tail, l records, b bytes, s sent,
+-- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H its number, h head, t tail, l records, b bytes, s sent,
 -- f subscriptions, g the claim of the connection that was the last.
 
 local ops = {}
@@ -83,7 +83,7 @@ local function sent_bound(q, s)
   return math.max(s.h, math.min(math.max(s.s, bound), s.t))
 end
 
--- Counts hand-outs of Wills, and names Wills that outlived their session: of those a session may leave several.
+-- Numbers Wills that are handed out, and names Wills that outlived their session: of those a session may leave several.
 local function next_number(w)
   return rcall('HINCRBY', w, '', 1)
 end
@@ -107,10 +107,12 @@ local function settle_away(t, w, cid, s, now)
   return false
 end
 
--- A Will that is answered to be published now comes again if that is not finished, since the answer may be lost.
+-- A Will that is answered to be published now comes again if that is not finished, since the answer may be lost. Answers it
+-- with its number.
 local function hand_out(t, w, cid, s, owner, again)
   s.K, s.H = owner, next_number(w)
   adopt(t, w, cid, s, again)
+  return { s.W, s.H }
 end
 
 local function disarm(t, cid)
@@ -168,7 +170,7 @@ function ops.claim(k, a)
     if s.c == connection then
       will_due = false
     elseif will_due then
-      hand_out(k[6], k[7], cid, s, owner, a[21])
+      will_due = hand_out(k[6], k[7], cid, s, owner, a[21])
     end
   elseif create and not may_create then
     return 'Q'
@@ -508,9 +510,10 @@ function ops.take_will(k, a)
     rcall('ZREM', k[6], member)
     return false
   end
-  rcall('HSET', k[1], 'A', a[3], 'K', a[4], 'H', next_number(k[7]))
+  local number = s.H or next_number(k[7])
+  rcall('HSET', k[1], 'A', a[3], 'K', a[4], 'H', number)
   arm(k[6], a[3], member)
-  return { a[1], s.i, s.W }
+  return { a[1], s.i, { s.W, number } }
 end
 
 function ops.take_expiry(k, a)
@@ -538,28 +541,28 @@ function ops.take_orphan(k, a)
     return false
   end
   record = cmsgpack.unpack(record)
-  rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], next_number(k[2]) }))
+  local number = record[4]
+  if number == 0 then number = next_number(k[2]) end
+  rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], number }))
   arm(k[1], a[3], member)
-  return { record[2], string.match(a[1], '^%d+'), record[3] }
+  return { record[2], string.match(a[1], '^%d+'), { record[3], number } }
 end
 
--- A Will has been published: of several of one session, the one that was handed out last. keys: m t w. args: cid,
--- incarnation
+-- A Will has been published. keys: m t w. args: cid, incarnation, its number
 function ops.finish_will(k, a)
-  local front, found, latest = a[2] .. ':', nil, 0
+  local front = a[2] .. ':'
   for _, name in ipairs(rcall('HKEYS', k[3])) do
-    if string.sub(name, 1, #front) == front then
-      local hand_out = cmsgpack.unpack(rcall('HGET', k[3], name))[4]
-      if hand_out > latest then found, latest = name, hand_out end
+    if string.sub(name, 1, #front) == front
+      and cmsgpack.unpack(rcall('HGET', k[3], name))[4] == tonumber(a[3]) then
+      rcall('HDEL', k[3], name)
+      rcall('ZREM', k[2], 'o:' .. name)
+      return 1
     end
   end
   local s = rcall('HMGET', k[1], 'i', 'A', 'H')
-  if s[1] == a[2] and s[2] and tonumber(s[3]) > latest then
+  if s[1] == a[2] and s[2] and s[3] == a[3] then
     rcall('HDEL', k[1], 'W', 'D', 'U', 'A', 'K', 'H')
     rcall('ZREM', k[2], 'w:' .. a[1])
-  elseif found then
-    rcall('HDEL', k[3], found)
-    rcall('ZREM', k[2], 'o:' .. found)
   end
   return 1
 end

@@ -67,7 +67,7 @@ pub(crate) fn clean_start_discards_the_session<B: Backend>() {
     calls.enqueue(&old.session, "1");
     let answer = calls.claim(state::Claim { clean_start: true, ..claim("a") }).expect("a claim");
     assert_eq!(answer.discarded, Some(Arc::clone(&old.session)));
-    assert_eq!(answer.will_due.expect("its will").topic(), "w");
+    assert_eq!(answer.will_due.expect("its will").message.topic(), "w");
     let new = answer.session.expect("a session");
     assert!(!new.present && new.subscriptions.is_empty());
     assert_eq!((new.head, new.tail), (Number(1), Number(1)));
@@ -102,7 +102,7 @@ pub(crate) fn a_takeover_publishes_a_will_without_delay<B: Backend>() {
     let calls = Calls(backend.store());
     calls.own(state::Claim { will: Some(will("w", 0)), ..claim("a") });
     let answer = calls.claim(claim("a")).expect("a claim");
-    assert_eq!(answer.will_due.expect("the old will").topic(), "w");
+    assert_eq!(answer.will_due.expect("the old will").message.topic(), "w");
     assert!(answer.discarded.is_none());
     assert!(answer.session.expect("a session").present);
     let answer = calls.claim(claim("a")).expect("a claim");

@@ -1,8 +1,6 @@
 //! Wills and expiries. v5 3.1.2.11.2, v5 3.1.3.2.2
 
-use std::sync::Arc;
-
-use state::{Claim, Due, EXPIRY_NEVER, Number};
+use state::{Claim, ConnectionId, Due, DueWill, EXPIRY_NEVER, Number};
 
 use crate::harness::{Backend, Calls, START, claim, wait, will};
 
@@ -12,8 +10,8 @@ fn away<B: Backend>(backend: &B, client_id: &str, expiry_s: u32, delay_s: u32) {
     calls.release(&owned.fence, expiry_s, true, START).expect("released");
 }
 
-fn finish<B: Backend>(backend: &B, session: &Arc<state::StoredSession>) {
-    wait(|done| backend.store().finish_will(session, done)).expect("finished");
+fn finish<B: Backend>(backend: &B, will: &DueWill) {
+    wait(|done| backend.store().finish_will(will, done)).expect("finished");
 }
 
 // v5 [MQTT-3.1.2-8]
@@ -43,9 +41,9 @@ pub(crate) fn a_will_comes_again_until_it_is_finished<B: Backend>() {
     assert!(calls.due(START + 5001).is_empty(), "somebody is publishing it");
     assert_eq!(calls.due(START + 600_000), ["will a w"]);
     let due = wait(|done| backend.store().claim_due(START + 1_200_000, 1, done)).expect("due");
-    let [Due::Will(session, _)] = due.as_slice() else { panic!("a will") };
-    finish(&backend, session);
-    finish(&backend, session);
+    let [Due::Will(will)] = due.as_slice() else { panic!("a will") };
+    finish(&backend, will);
+    finish(&backend, will);
     assert!(calls.due(START + 9_000_000).is_empty());
     assert!(calls.own(claim("a")).present);
     backend.check();
@@ -73,8 +71,9 @@ pub(crate) fn an_expired_session_is_not_found_before_it_is_swept<B: Backend>() {
     assert!(!answer.session.expect("a session").present);
     let expired = answer.discarded.expect("the expired one");
     assert_eq!(&*expired.client_id, "a");
-    assert_eq!(answer.will_due.expect("its will").topic(), "w");
-    wait(|done| backend.store().finish_will(&expired, done)).expect("finished");
+    let will = answer.will_due.expect("its will");
+    assert_eq!((&will.session, will.message.topic()), (&expired, "w"));
+    finish(&backend, &will);
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
 }
@@ -106,8 +105,9 @@ pub(crate) fn a_will_that_was_due_is_not_cancelled_by_a_claim<B: Backend>() {
     let answer = calls.claim(Claim { now: START + 5000, ..claim("a") }).expect("a claim");
     let owned = answer.session.expect("a session");
     assert!(owned.present);
-    assert_eq!(answer.will_due.expect("the will").topic(), "w");
-    wait(|done| backend.store().finish_will(&owned.fence.session, done)).expect("finished");
+    let will = answer.will_due.expect("the will");
+    assert_eq!((&will.session, will.message.topic()), (&owned.fence.session, "w"));
+    finish(&backend, &will);
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
 }
@@ -119,11 +119,12 @@ pub(crate) fn a_will_that_a_claim_makes_due_comes_again_until_it_is_finished<B: 
     for clean_start in [false, true] {
         let old = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
         let answer = calls.claim(Claim { clean_start, now: START, ..claim("a") }).expect("a claim");
-        assert_eq!(answer.will_due.expect("the will").topic(), "w");
+        let will = answer.will_due.expect("the will");
+        assert_eq!((&will.session, will.message.topic()), (&old.fence.session, "w"));
         assert!(calls.due(START + 1000).is_empty(), "it is being published");
         assert_eq!(calls.due(START + 100_000), ["will a w"]);
         assert_eq!(calls.due(START + 200_000), ["will a w"]);
-        wait(|done| backend.store().finish_will(&old.fence.session, done)).expect("finished");
+        finish(&backend, &will);
         assert!(calls.due(START + 1_000_000).is_empty());
         backend.check();
     }
@@ -146,8 +147,8 @@ pub(crate) fn a_will_that_is_being_published_outlives_its_session<B: Backend>() 
     again.sort_unstable();
     assert_eq!(again, ["will claimed w", "will discarded w", "will expires w"]);
     for item in &due {
-        let Due::Will(session, _) = item else { panic!("a will") };
-        finish(&backend, session);
+        let Due::Will(will) = item else { panic!("a will") };
+        finish(&backend, will);
     }
     assert!(calls.due(START + 9_000_000).is_empty());
     backend.check();
@@ -165,11 +166,41 @@ pub(crate) fn a_session_may_leave_several_wills<B: Backend>() {
     let due = wait(|done| backend.store().claim_due(START + 7000, 9, done)).expect("due");
     assert_eq!(due.len(), 2, "neither was finished");
     for item in &due {
-        let Due::Will(session, _) = item else { panic!("a will") };
-        finish(&backend, session);
+        let Due::Will(will) = item else { panic!("a will") };
+        finish(&backend, will);
     }
     backend.restart(START + 8000);
     assert!(Calls(backend.store()).due(START + 9_000_000).is_empty());
+}
+
+// Each worker says so of the Will that it was told to publish, and the answer that says so to another may be lost.
+pub(crate) fn a_will_that_was_published_ends_no_other_of_its_session<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let connect = |n: u128, topic: &str| {
+        let will = Some(will(topic, 0));
+        let claimed = calls.claim(Claim { connection_id: ConnectionId(n), will, ..claim("a") });
+        claimed.expect("a claim")
+    };
+    assert!(connect(1, "first").will_due.is_none());
+    let first = connect(2, "second").will_due.expect("the first one");
+    let second = connect(3, "third").will_due.expect("the second one");
+    finish(&backend, &first);
+    assert_eq!(calls.due(START + 100_000), ["will a second"]);
+    finish(&backend, &first);
+    backend.check();
+    assert_eq!(calls.due(START + 200_000), ["will a second"]);
+    finish(&backend, &second);
+    assert!(calls.due(START + 300_000).is_empty());
+    // One that waits at its session, and one that has left it.
+    let third = calls.claim(Claim { will: Some(will("fourth", 0)), now: START + 300_000, ..claim("a") });
+    let third = third.expect("a claim");
+    let owned = third.session.expect("the session");
+    calls.release(&owned.fence, 600, true, START + 300_000).expect("released");
+    assert_eq!(calls.due(START + 300_000), ["will a fourth"]);
+    finish(&backend, &third.will_due.expect("the third one"));
+    backend.check();
+    assert_eq!(calls.due(START + 400_000), ["will a fourth"]);
 }
 
 pub(crate) fn a_dropped_will_is_never_due<B: Backend>() {
@@ -204,10 +235,10 @@ pub(crate) fn a_will_of_a_session_that_ends_at_its_release_is_due_at_once<B: Bac
     // The worker that let it go may be dead before it publishes.
     backend.restart(START);
     let due = wait(|done| backend.store().claim_due(START, 9, done)).expect("due");
-    let [Due::Will(session, message)] = due.as_slice() else { panic!("its will: {due:?}") };
-    assert_eq!((&*session.client_id, message.topic()), ("a", "w"));
+    let [Due::Will(will)] = due.as_slice() else { panic!("its will: {due:?}") };
+    assert_eq!((&*will.session.client_id, will.message.topic()), ("a", "w"));
     assert!(Calls(backend.store()).due(START + 1).is_empty(), "somebody is publishing it");
-    finish(&backend, session);
+    finish(&backend, will);
     assert!(Calls(backend.store()).due(START + 9_000_000).is_empty());
     backend.check();
 }

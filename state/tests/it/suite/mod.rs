@@ -77,6 +77,7 @@ macro_rules! behaviours {
             a_will_that_a_claim_makes_due_comes_again_until_it_is_finished
             a_will_that_is_being_published_outlives_its_session
             a_session_may_leave_several_wills
+            a_will_that_was_published_ends_no_other_of_its_session
             a_dropped_will_is_never_due
             what_is_due_is_taken_in_portions
             a_will_of_a_session_that_ends_at_its_release_is_due_at_once

@@ -158,9 +158,9 @@ pub(crate) fn an_unfinished_will_is_due_again<B: Backend>() {
     }
     backend.restart(START + 7000);
     let due = wait(|done| backend.store().claim_due(START + 7000, 9, done)).expect("due");
-    let [state::Due::Will(session, message)] = due.as_slice() else { panic!("a will") };
-    assert_eq!((&*session.client_id, message.topic()), ("a", "w"));
-    wait(|done| backend.store().finish_will(session, done)).expect("finished");
+    let [state::Due::Will(will)] = due.as_slice() else { panic!("a will") };
+    assert_eq!((&*will.session.client_id, will.message.topic()), ("a", "w"));
+    wait(|done| backend.store().finish_will(will, done)).expect("finished");
     backend.restart(START + 8000);
     assert!(Calls(backend.store()).due(START + 900_000).is_empty());
 }

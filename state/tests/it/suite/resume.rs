@@ -112,9 +112,9 @@ pub(crate) fn a_new_connection_ends_a_session_that_waited<B: Backend>() {
     part(&backend, &owned, 0);
     let answer = calls.claim(Claim { now: START + 1, ..claim("a") }).expect("an answer");
     assert_eq!(answer.discarded.as_ref(), Some(&owned.fence.session));
-    assert!(answer.will_due.is_some());
     assert!(!answer.session.expect("another session").present);
-    wait(|done| backend.store().finish_will(&owned.fence.session, done)).expect("finished");
+    let will = answer.will_due.expect("its will");
+    wait(|done| backend.store().finish_will(&will, done)).expect("finished");
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
 }
@@ -127,8 +127,9 @@ pub(crate) fn a_will_without_delay_is_sent_when_the_connection_did_not_go_on<B: 
     part(&backend, &owned, 60);
     let answer = calls.claim(Claim { now: START + 1, ..claim("a") }).expect("an answer");
     assert!(answer.session.expect("the session").present);
-    assert_eq!(answer.will_due.expect("its will").topic(), "w");
-    wait(|done| backend.store().finish_will(&owned.fence.session, done)).expect("finished");
+    let will = answer.will_due.expect("its will");
+    assert_eq!(will.message.topic(), "w");
+    wait(|done| backend.store().finish_will(&will, done)).expect("finished");
     assert!(calls.due(START + 1_000_000).is_empty());
     backend.check();
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use mqtt::PacketId;
 use parking_lot::Mutex;
 use state::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, Fence, MemoryStore, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, MemoryStore, Message, Number, Publish,
+    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
+    Subscription, UnixMs,
 };
 
 use super::dice::Dice;
@@ -151,8 +151,8 @@ impl Store for Faulty {
         self.inner.claim_due(now, max, done);
     }
 
-    fn finish_will(&self, session: &Arc<StoredSession>, done: Done<()>) {
-        self.inner.finish_will(session, done);
+    fn finish_will(&self, will: &DueWill, done: Done<()>) {
+        self.inner.finish_will(will, done);
     }
 
     fn stats(&self) -> StoreStats {
