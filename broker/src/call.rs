@@ -48,6 +48,13 @@ impl Call {
         }
     }
 
+    /// The store says that the session is not the asker's any more.
+    fn refused(&self, hub: &Hub) {
+        if let Some((session, connection)) = &self.asker {
+            hub.doubt(session, *connection, self.fence.epoch);
+        }
+    }
+
     fn answer(&self, item: Item) {
         if let Some((session, connection)) = &self.asker
             && !session.came_back_since(self.fence.epoch)
@@ -146,6 +153,7 @@ impl Hub {
                 call.report();
                 call.answer(item(Ok(answer)));
             }),
+            Err(StoreError::Fenced | StoreError::NoSession) if hub.cluster.is_some() => call.refused(&hub),
             Err(error) => call.answer(item(Err(error))),
         })
     }
@@ -165,6 +173,7 @@ impl Hub {
                 if let Op::Release(_, _, Some(departure)) = &call.op {
                     departure.finish();
                 }
+                call.refused(&hub);
             }
             Err(error) => {
                 let client_id = &*call.fence.session.client_id;

@@ -311,7 +311,7 @@ impl Hub {
         if self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
             self.metrics.taken_over.inc();
-            self.evict_connection(&granted.handle, connection);
+            self.evict_connection(&granted.handle, connection, None);
         }
         granted
     }

@@ -176,11 +176,18 @@ impl Hub {
         }
     }
 
-    /// Takes a session away from this connection, unless another has it by now. Whether it had it.
-    pub(crate) fn evict_connection(&self, session: &SessionHandle, connection: ConnectionId) -> bool {
+    /// Takes a session away from this connection, unless another has it by now, or the same one came back to it since it had
+    /// it with `epoch`. Whether it had it.
+    pub(crate) fn evict_connection(
+        &self,
+        session: &SessionHandle,
+        connection: ConnectionId,
+        epoch: Option<u64>,
+    ) -> bool {
         // Attaching holds it too: nobody comes between the look and what follows.
         let mut listening = self.cluster.as_ref().map(|cluster| cluster.listening());
-        if !session.is_owned_by(connection) {
+        let came_back = epoch.is_some_and(|epoch| session.came_back_since(epoch));
+        if came_back || !session.is_owned_by(connection) {
             return false;
         }
         session.evict();

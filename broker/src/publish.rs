@@ -64,7 +64,7 @@ impl Waiting {
         self.publisher.as_ref().map(|(session, ..)| session.id)
     }
 
-    fn part_done(&self, result: Result<(), StoreError>) {
+    fn part_done(&self, hub: &Hub, result: Result<(), StoreError>) {
         if let Err(error) = result {
             *self.failed.lock() = Some(error);
         }
@@ -82,6 +82,9 @@ impl Waiting {
         let Some((session, connection, packet_id)) = &self.publisher else { return };
         if self.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
             return;
+        }
+        if let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&self.fence, &failed) {
+            return hub.doubt(session, *connection, fence.epoch);
         }
         let answer = match failed {
             None if self.matched.load(Ordering::Acquire) => Ok(ReasonCode::Success),
@@ -279,7 +282,7 @@ impl Hub {
         if let Some(cluster) = &self.cluster {
             cluster.end_wait();
         }
-        waiting.part_done(result);
+        waiting.part_done(self, result);
     }
 
     /// Sends a message to other workers, whose publisher has its session here with `fence`; those parts that must not be lost are
@@ -335,7 +338,7 @@ impl Hub {
         }
         match heard {
             Ok(_) => self.part_stored(waiting),
-            Err(error) => waiting.part_done(Err(error)),
+            Err(error) => waiting.part_done(self, Err(error)),
         }
     }
 
@@ -343,7 +346,7 @@ impl Hub {
     /// before anything is acknowledged on a connection that may have lost it.
     fn part_stored(self: &Arc<Self>, waiting: &Arc<Waiting>) {
         if self.may_acknowledge(waiting) {
-            waiting.part_done(Ok(()));
+            waiting.part_done(self, Ok(()));
         } else {
             self.submit(Work::Confirm(Arc::clone(waiting)));
         }
@@ -361,7 +364,7 @@ impl Hub {
     /// Asks whose the publisher's session is, if that is not known by now.
     pub(crate) fn run_confirm(self: &Arc<Self>, ticket: Ticket, waiting: Arc<Waiting>) {
         let Some(fence) = waiting.fence.clone().filter(|_| !self.may_acknowledge(&waiting)) else {
-            return waiting.part_done(Ok(()));
+            return waiting.part_done(self, Ok(()));
         };
         let hub = Arc::clone(self);
         let lapses = self.lapses();
@@ -371,7 +374,7 @@ impl Hub {
                 if let (Ok(_), Some((session, ..))) = (&answer, &waiting.publisher) {
                     session.set_owned_since(lapses);
                 }
-                waiting.part_done(answer.map(drop));
+                waiting.part_done(&hub, answer.map(drop));
             }
         };
         self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
@@ -434,7 +437,7 @@ impl Hub {
                 Err(error) if error.is_retryable() => {
                     hub.hold(Some(ticket), Work::Enqueue(message, origin, routed, waiting));
                 }
-                Err(error) => waiting.part_done(Err(error)),
+                Err(error) => waiting.part_done(&hub, Err(error)),
                 Ok(published) => {
                     let again = hub.enqueued(routed, &published);
                     hub.offer_again(&message, again, &waiting);
@@ -547,7 +550,7 @@ impl Hub {
             Err(error) if error.is_retryable() => {
                 self.hold(ticket, Work::Retain(message, Arc::clone(waiting)));
             }
-            result => waiting.part_done(result),
+            result => waiting.part_done(self, result),
         }
     }
 }

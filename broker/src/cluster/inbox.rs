@@ -121,13 +121,7 @@ impl Hub {
                     cluster.note_lost(connection);
                 }
                 let Some(session) = self.sessions.find(&client_id) else { return };
-                if self.evict_connection(&session, connection) {
-                    self.metrics.taken_over.inc();
-                    if session.stored.is_none() {
-                        self.sessions.remove(&session);
-                        self.remove_filters(&session);
-                    }
-                }
+                self.end_taken_over(&session, connection, None);
             }
         }
     }

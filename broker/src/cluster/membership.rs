@@ -103,10 +103,12 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
     let burying: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
     loop {
         let call = cluster.begin_list();
+        let doubted = cluster.fenced.take();
         let asked = cluster.lease.ask();
         let renewed =
             ask(|done| cluster.api.renew(asked.applied, u64::from(cluster.settings.lease_ms), done));
         match timeout(lease * 4, renewed).await {
+            // It explains whatever the store has refused.
             Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&hub, &cluster).await,
             Ok(Ok(Lease { members, log_end, now_us, .. })) => {
                 cluster.clock.set(asked.at(), now_us);
@@ -115,10 +117,17 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
                 }
                 cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
                 cluster.pass(call, &members);
+                hub.end_doubted(doubted);
                 bury_silent(&hub, &cluster, &members, &burying);
             }
-            Ok(Err(error)) => tracing::debug!(%error, "the route lease was not renewed"),
-            Err(_) => tracing::debug!("the store has not answered for the route lease"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the route lease was not renewed");
+                cluster.fenced.put_back(doubted);
+            }
+            Err(_) => {
+                tracing::debug!("the store has not answered for the route lease");
+                cluster.fenced.put_back(doubted);
+            }
         }
         cluster.metrics.lease.set(i64::from(cluster.lease.holds()));
         sleep(SOON).await;

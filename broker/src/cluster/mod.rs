@@ -4,6 +4,7 @@
 
 mod announce;
 mod barrier;
+mod fenced;
 mod inbox;
 mod lease;
 pub(crate) mod listening;
@@ -36,6 +37,7 @@ pub(crate) use self::note::Told;
 pub(crate) use self::peer::wanted_by;
 
 use self::barrier::Barrier;
+use self::fenced::Fenced;
 use self::lease::RouteLease;
 use self::listening::{Listening, ListeningGuard};
 use self::log_writer::LogWriter;
@@ -77,6 +79,7 @@ pub(crate) struct Cluster {
     /// Connections that lost their session lately, newest last: a note may come before the answer to the claim of the
     /// connection that it is about.
     lost: Mutex<VecDeque<ConnectionId>>,
+    fenced: Fenced,
     on_expelled: Mutex<Option<OnExpelled>>,
 }
 
@@ -106,6 +109,7 @@ impl Cluster {
             seen: Seen::new(),
             notes: AtomicU64::new(0),
             lost: Mutex::default(),
+            fenced: Fenced::default(),
             on_expelled: Mutex::new(None),
         }
     }

@@ -1,5 +1,6 @@
 //! Several workers over one store: what one accepts reaches the subscribers of all.
 
+mod fenced;
 mod lease;
 mod membership;
 mod message;
