@@ -11,8 +11,10 @@ use tokio::time::sleep;
 use super::world::{Cluster, Worker, publish, subscribe, within};
 use crate::device::{Device, Got, How};
 
-/// What a device does that has the store change its session.
-const WRITES: [(&str, fn(&mut Device, [u16; 2])); 5] = [
+/// What a device sends that has the store change its session; it is given identifiers of messages that it has got.
+type Write = fn(&mut Device, [u16; 2]);
+
+const WRITES: [(&str, Write); 5] = [
     ("PUBLISH", |device, _| {
         device.publish("b", b"1", QoS::ExactlyOnce, false);
     }),
