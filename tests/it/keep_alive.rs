@@ -43,17 +43,17 @@ fn silence_of_one_and_a_half_keep_alives_ends_the_connection(at: Target) {
         }
         let passed = start.elapsed();
         assert!(passed >= Duration::from_millis(1_400), "closed after {passed:?}");
-        assert!(passed < Duration::from_millis(4_000), "closed after {passed:?}");
+        assert!(passed < Duration::from_secs(10), "closed after {passed:?}");
     }
 }
 
 fn any_packet_keeps_the_connection_alive(at: Target) {
     // v5 [MQTT-3.1.2-22]: each Control Packet starts the time anew.
     let topic = unique("t");
-    let mut client = at.connect(&Connect::v5(&unique("c")).keep_alive(1));
+    let mut client = at.connect(&Connect::v5(&unique("c")).keep_alive(2));
     let start = Instant::now();
     let mut round = 0;
-    while start.elapsed() < Duration::from_millis(3_500) {
+    while start.elapsed() < Duration::from_millis(4_500) {
         match round % 3 {
             0 => client.expect_alive(),
             1 => client.send(&Publish::new(&topic, "x").bytes()),

@@ -23,7 +23,7 @@ fn server_keep_alive_is_announced_and_enforced() {
         let (mut client, connack) = at.connect_and_see(&Connect::v5(&unique("c")).keep_alive(asked));
         assert_eq!(connack.properties.number(p::SERVER_KEEP_ALIVE), Some(1));
         client.expect_disconnect(0x8D);
-        assert!(start.elapsed() < Duration::from_secs(4));
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
     let (client, connack) = at.connect_and_see(&Connect::v5(&unique("c")).keep_alive(1));
     assert!(!connack.properties.has(p::SERVER_KEEP_ALIVE));

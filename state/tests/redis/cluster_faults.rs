@@ -159,15 +159,12 @@ fn a_lease_is_renewed_while_the_log_is_written_as_fast_as_can_be() {
     join(&a);
     let many = |n: u64| vec![change(&"x".repeat(200), n); 200];
     let answers: Vec<_> = (0..300).map(|n| begin(|done| a.cluster.append(many(n), done))).collect();
-    let mut slowest = Duration::ZERO;
-    for _ in 0..20 {
-        let since = Instant::now();
+    // Not behind what waits to be written.
+    for _ in 0..3 {
         let lease = wait(|done| a.cluster.renew(Position(0), 1000, done)).expect("a lease");
         assert!(!lease.is_expelled);
-        slowest = slowest.max(since.elapsed());
+        assert!(answers.last().expect("many").try_recv().is_err(), "the log is still being written");
     }
-    println!("slowest renewal {slowest:?}");
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
     for answer in answers {
         take(&answer).expect("appended");
     }
@@ -188,17 +185,17 @@ fn a_burial_goes_on_where_a_dead_worker_left_it() {
     let run = format!("{:016x}", a.cluster.id().0);
     let key = format!("{}{{c}}y", shared.config.key_prefix);
     let leave = "local t = redis.call('TIME') return redis.call('HSET', KEYS[1], ARGV[1], \
-                 cmsgpack.pack({ 'dead', t[1] * 1000 + 1500, 2048 }))";
+                 cmsgpack.pack({ 'dead', t[1] * 1000 + math.floor(t[2] / 1000) + 1500, 2048 }))";
+    let since = Instant::now();
     assert_eq!(server.cli(&["eval", leave, "1", &key, &run]), "1");
     let refused = wait(|done| a.cluster.join(done));
     assert!(matches!(&refused, Err(error) if error.is_retryable()), "while it is being buried");
     assert!(wait(|done| a.cluster.renew(Position(0), 1000, done)).expect("a lease").is_expelled);
-    let since = Instant::now();
     let both = [&b, &c].map(|worker| begin(|done| worker.cluster.bury(a.cluster.id(), 0, START, done)));
     for answer in both {
         take(&answer).expect("buried");
     }
-    assert!(since.elapsed() > Duration::from_millis(400), "the one that was at it has its time");
+    assert!(since.elapsed() > Duration::from_millis(1400), "the one that was at it has its time");
     let let_go: Vec<bool> = owned.iter().map(|fence| at_a.acknowledge(fence, 1).is_err()).collect();
     let count = let_go.iter().filter(|gone| **gone).count();
     assert!((15..45).contains(&count), "those of the other half: {count}");
