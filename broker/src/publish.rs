@@ -83,7 +83,9 @@ impl Waiting {
         if self.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
             return;
         }
-        if let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&self.fence, &failed) {
+        if hub.cluster.is_some()
+            && let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&self.fence, &failed)
+        {
             return hub.doubt(session, *connection, fence.epoch);
         }
         let answer = match failed {
