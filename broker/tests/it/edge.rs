@@ -12,7 +12,7 @@ use link::wire::{Open, RefuseReason, Resume, StreamId, Text, TopicAlias};
 use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
 use mqtt::{ReasonCode, frame};
 use prometheus_client::registry::Registry;
-use state::{MemoryCluster, MemoryStore};
+use state::{MemoryCluster, MemoryStore, Store};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -57,12 +57,22 @@ impl Worker {
         config: LinkConfig,
         settings: ClusterSettings,
     ) -> Self {
+        Self::sharing_over(cluster, config, settings, |store| Arc::new(store)).await
+    }
+
+    /// One of several, with another store in front of its own.
+    pub(crate) async fn sharing_over(
+        cluster: &MemoryCluster,
+        config: LinkConfig,
+        settings: ClusterSettings,
+        front: impl FnOnce(MemoryStore) -> Arc<dyn Store>,
+    ) -> Self {
         let worker = cluster.worker("worker");
         let store = worker.store();
         let mut registry = Registry::default();
-        let own = Arc::new(store.clone());
+        let front = front(store.clone());
         let broker =
-            Broker::start_shared(broker_config(), own, worker, settings, &mut registry).await.unwrap();
+            Broker::start_shared(broker_config(), front, worker, settings, &mut registry).await.unwrap();
         Self::serve(broker, store, config, registry).await
     }
 

@@ -1,16 +1,18 @@
 //! Connections that go on at another worker, over one store: the device must not see it, in whatever state its flows are.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use broker::{CleanSessions, ClusterSettings, LinkConfig};
 use link::wire::RefuseReason;
 use mqtt::{QoS, ReasonCode};
-use state::{Cluster, Heard, MemoryCluster, Message, Noted, Stamp, Store, WorkerId};
+use state::{Cluster, Heard, MemoryCluster, MemoryStore, Message, Noted, Stamp, Store, WorkerId};
 use tokio::task::JoinHandle;
 
 use crate::device::{Got, How};
 use crate::edge::{Adrift, Edge, Worker};
+use crate::moody::{Asked, Moody};
 
 fn other(first_byte: u8, id: u8) -> Got {
     Got::Other { first_byte, body: vec![0, id] }
@@ -56,12 +58,20 @@ impl World {
     }
 
     async fn with(clean_sessions: CleanSessions) -> (Self, Edge) {
+        Self::over(clean_sessions, |store| Arc::new(store)).await
+    }
+
+    /// With another store in front of the first worker's.
+    async fn over(
+        clean_sessions: CleanSessions,
+        front: impl FnOnce(MemoryStore) -> Arc<dyn Store>,
+    ) -> (Self, Edge) {
         let cluster = MemoryCluster::new();
         let clock = Clock::of(&cluster);
         let settings = ClusterSettings { clean_sessions, ..ClusterSettings::default() };
         let config = LinkConfig { handoff_grace_ms: 1000, ..LinkConfig::default() };
         let workers = [
-            Worker::sharing(&cluster, config.clone(), settings.clone()).await,
+            Worker::sharing_over(&cluster, config.clone(), settings.clone(), front).await,
             Worker::sharing(&cluster, config, settings).await,
         ];
         let first = Edge::dial(&workers[0]).await;
@@ -134,12 +144,12 @@ async fn a_publish_that_was_not_answered_is_answered_by_the_next_worker() {
 #[tokio::test]
 async fn qos_2_arrives_once_wherever_the_link_is_cut() {
     // Before and after the store has answered PUBLISH, and PUBREL.
-    for cut in 0..4 {
+    for (cut, how) in (0..8).map(|n| (n / 2, [How::stored("device"), How::clean("device")][n % 2].clone())) {
         let (mut world, mut first) = World::new().await;
         world.second.connect(&How::stored("subscriber")).await;
         world.second.subscribe("subscriber", 9, "t", 2);
         world.second.got("subscriber").await;
-        first.connect(&How::stored("device")).await;
+        first.connect(&how).await;
         if cut == 0 {
             world.hold();
         }
@@ -414,4 +424,84 @@ async fn qos_0_that_may_have_come_before_the_move_does_not_come_after_it() {
         "one that has just begun may miss nothing"
     );
     assert_eq!(world.second.got("other").await, publish(&[2], 0, 0));
+}
+
+// What the first worker could not ask of the store in time it asks when the device is back, by another stream.
+#[tokio::test]
+async fn what_was_asked_before_the_device_came_back_is_answered_to_nobody() {
+    for (call, qos, answer) in
+        [(Asked::Publish, 1, 0x40), (Asked::Publish, 2, 0x50), (Asked::Subscribe, 0, 0x90)]
+    {
+        let (is_away, refused, taken) =
+            (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mood = {
+            let (is_away, refused, taken) = (is_away.clone(), refused.clone(), taken.clone());
+            move |asked| {
+                let takes = asked != call || !is_away.load(Ordering::SeqCst);
+                if asked == call {
+                    if takes { &taken } else { &refused }.fetch_add(1, Ordering::SeqCst);
+                }
+                takes
+            }
+        };
+        let (mut world, mut first) =
+            World::over(CleanSessions::Memory, |store| Arc::new(Moody::new(store, mood))).await;
+        world.second.connect(&How::stored("subscriber")).await;
+        world.second.subscribe("subscriber", 9, "t", 2);
+        world.second.got("subscriber").await;
+        first.connect(&How::stored("device")).await;
+        match call {
+            Asked::Subscribe => first.subscribe("device", 7, "t", 0),
+            _ => first.publish("device", qos, 7, "t", b"x"),
+        }
+        first.until("a refusal", |_| refused.load(Ordering::SeqCst) > 0).await;
+        let adrift = first.give_up("device");
+        world.go_on(adrift).await;
+        assert!(
+            matches!(world.second.got("device").await, Got::Other { first_byte, .. } if first_byte == answer)
+        );
+        let adrift = world.second.give_up("device");
+        first.resume("device", adrift);
+        first.until("the resume", |edge| edge.device("device").is_resumed).await;
+        is_away.store(false, Ordering::SeqCst);
+        first.until("that it is asked", |_| taken.load(Ordering::SeqCst) > 0).await;
+        assert_eq!(first.drain("device").await, [], "{call:?} {qos}");
+        assert_eq!(first.device("device").closed, None, "{call:?} {qos}");
+    }
+}
+
+// ARCHITECTURE, rule 10.
+#[tokio::test]
+async fn a_clean_session_that_moved_is_known_to_all_workers_before_it_goes_on() {
+    let (mut world, mut first) = World::new().await;
+    let third = Worker::sharing(&world.cluster, LinkConfig::default(), ClusterSettings::default()).await;
+    let mut there = Edge::dial(&third).await;
+    there.connect(&How::clean("other")).await;
+    subscribed(&mut first, &How::clean("device")).await;
+    // It stands still, and believes what it knows until its lease ends.
+    third.store.hold();
+    world.move_device(first).await;
+    there.publish("other", 1, 1, "t", b"x");
+    there.settle().await;
+    third.store.let_go();
+    assert_eq!(there.got("other").await, other(0x40, 1));
+    assert_eq!(world.second.got("device").await, publish(b"x", 1, 1));
+}
+
+// ARCHITECTURE, rule 10.
+#[tokio::test]
+async fn what_waits_for_a_clean_session_moves_with_it_when_it_is_in_the_store() {
+    let (mut world, mut first) = World::with(CleanSessions::Store).await;
+    subscribed(&mut first, &How { receive_maximum: 1, ..How::clean("device") }).await;
+    first.connect(&How::clean("local")).await;
+    for n in 1..=3 {
+        first.publish("local", 1, n, "t", &[n]);
+        assert_eq!(first.got("local").await, other(0x40, n));
+    }
+    assert_eq!(first.got("device").await, publish(&[1], 1, 1));
+    world.move_device(first).await;
+    for n in 2..=3 {
+        world.second.acknowledge("device", 0x40, u16::from(n) - 1);
+        assert_eq!(world.second.got("device").await, publish(&[n], 1, n.into()));
+    }
 }

@@ -1,4 +1,5 @@
-//! A store that refuses some publishes among others that it takes, as one does that is overloaded.
+//! A store that refuses some calls among others that it takes, as one does that is overloaded; and something may happen just
+//! before a call has its effect.
 
 use std::io;
 use std::sync::Arc;
@@ -14,18 +15,40 @@ use state::{
 
 use crate::device::{Got, How, World};
 
-struct Moody {
+/// A call that the mood decides about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Publish,
+    Subscribe,
+    Retain,
+}
+
+pub(crate) struct Moody {
     inner: MemoryStore,
-    publishes: AtomicUsize,
+    /// Whether a call is taken; asked before it has its effect.
+    takes: Box<dyn Fn(Asked) -> bool + Send + Sync>,
+}
+
+impl Moody {
+    pub(crate) fn new(inner: MemoryStore, takes: impl Fn(Asked) -> bool + Send + Sync + 'static) -> Self {
+        Self { inner, takes: Box::new(takes) }
+    }
+
+    /// The way to answer a call that is taken.
+    fn admit<T>(&self, asked: Asked, done: Done<T>) -> Option<Done<T>> {
+        if (self.takes)(asked) {
+            return Some(done);
+        }
+        done(Err(StoreError::Unavailable(Arc::new(io::Error::other("not now")))));
+        None
+    }
 }
 
 impl Store for Moody {
     fn publish(&self, publish: Publish, done: Done<Published>) {
-        // One in three is taken.
-        if !self.publishes.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
-            return done(Err(StoreError::Unavailable(Arc::new(io::Error::other("not now")))));
+        if let Some(done) = self.admit(Asked::Publish, done) {
+            self.inner.publish(publish, done);
         }
-        self.inner.publish(publish, done);
     }
 
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
@@ -41,7 +64,9 @@ impl Store for Moody {
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        self.inner.subscribe(fence, subscriptions, done);
+        if let Some(done) = self.admit(Asked::Subscribe, done) {
+            self.inner.subscribe(fence, subscriptions, done);
+        }
     }
 
     fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
@@ -65,7 +90,9 @@ impl Store for Moody {
     }
 
     fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.inner.retain(message, done);
+        if let Some(done) = self.admit(Asked::Retain, done) {
+            self.inner.retain(message, done);
+        }
     }
 
     fn retained(
@@ -108,7 +135,11 @@ impl Store for Moody {
 #[tokio::test]
 async fn what_an_overloaded_store_refuses_keeps_its_place() {
     let inner = MemoryStore::new();
-    let store = Moody { inner: inner.clone(), publishes: AtomicUsize::new(0) };
+    let publishes = AtomicUsize::new(0);
+    // One publish in three is taken.
+    let store = Moody::new(inner.clone(), move |asked| {
+        asked != Asked::Publish || publishes.fetch_add(1, Ordering::Relaxed).is_multiple_of(3)
+    });
     let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
     let world = World::over(config, Arc::new(store), inner).await;
     let mut subscriber = world.connect(&How::stored("subscriber"));

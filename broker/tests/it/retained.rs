@@ -1,13 +1,14 @@
 //! Retained messages for new subscriptions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use broker::BrokerConfig;
 use mqtt::QoS;
 use state::{MemoryStore, StoreError};
 
-use crate::device::{Got, How, World};
+use crate::device::{Device, Got, How, World};
+use crate::moody::{Asked, Moody};
 
 #[tokio::test]
 async fn every_retained_message_that_matches_comes_whatever_their_number() {
@@ -178,4 +179,31 @@ async fn a_retained_message_that_was_replaced_does_not_follow_the_new_one() {
     }
     let old = last.values().filter(|payload| payload.as_slice() == b"old").count();
     assert_eq!((last.len(), old), (200, 0));
+}
+
+// ARCHITECTURE, rule 17.
+#[tokio::test]
+async fn who_subscribes_while_a_message_is_retained_gets_it() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        let (comes, came): (Arc<Mutex<Option<Device>>>, Arc<Mutex<Option<Device>>>) = Default::default();
+        let mood = {
+            let (comes, came) = (comes.clone(), came.clone());
+            move |asked| {
+                let device = if asked == Asked::Retain { comes.lock().unwrap().take() } else { None };
+                if let Some(mut device) = device {
+                    device.subscribe("r", 1);
+                    *came.lock().unwrap() = Some(device);
+                }
+                true
+            }
+        };
+        let inner = MemoryStore::new();
+        let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+        let world = World::over(config, Arc::new(Moody::new(inner.clone(), mood)), inner).await;
+        *comes.lock().unwrap() = Some(world.connect(&How::clean("subscriber")));
+        let mut publisher = world.connect(&How::clean("publisher"));
+        publisher.publish("r", b"v", qos, true);
+        let mut subscriber = came.lock().unwrap().take().unwrap();
+        assert_eq!(subscriber.payloads(), [b"v"], "{qos:?}");
+    }
 }

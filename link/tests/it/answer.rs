@@ -132,3 +132,22 @@ fn a_publish_is_not_replayed_behind_its_pubrel() {
     pair.edge.send(stream, pubrel.clone(), None).unwrap();
     assert_eq!(replayed(&mut pair), [other, pubrel]);
 }
+
+// ARCHITECTURE, rule 6.
+#[test]
+fn what_is_replayed_is_in_the_order_in_which_it_came() {
+    let mut pair = Pair::new(10_000);
+    let stream = pair.open();
+    let publish = |id| packet(0x32, &[0, 1, b't', 0, id]);
+    for id in 1..=4 {
+        pair.edge.send(stream, publish(id), None).unwrap();
+    }
+    pair.exchange();
+    pair.worker.durable(stream, 2);
+    pair.exchange();
+    // These the worker has not got.
+    for id in 5..=6 {
+        pair.edge.send(stream, publish(id), None).unwrap();
+    }
+    assert_eq!(replayed(&mut pair), [1, 3, 4, 5, 6].map(publish));
+}

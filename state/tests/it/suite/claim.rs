@@ -54,8 +54,12 @@ pub(crate) fn an_old_owner_is_fenced_after_a_takeover<B: Backend>() {
     assert!(matches!(calls.read(&old, 1, 1), Err(StoreError::Fenced)));
     assert!(matches!(calls.receive(&old, 1), Err(StoreError::Fenced)));
     assert!(matches!(calls.release(&old, 0, false, START), Err(StoreError::Fenced)));
-    let forged = state::Fence { nonce: new.nonce ^ 1, ..new.clone() };
-    assert!(matches!(calls.acknowledge(&forged, 1), Err(StoreError::Fenced)));
+    // ARCHITECTURE, rule 2: what a failover lost may have given the same epoch to another, or a later one.
+    let same = state::Fence { nonce: new.nonce ^ 1, ..new.clone() };
+    let later = state::Fence { epoch: new.epoch + 1, ..new.clone() };
+    for forged in [same, later] {
+        assert!(matches!(calls.acknowledge(&forged, 1), Err(StoreError::Fenced)), "{forged:?}");
+    }
     calls.acknowledge(&new, 1).expect("the new owner goes on");
 }
 
