@@ -34,6 +34,8 @@ pub(crate) struct Unmatched {
     /// Its publisher's, if the session is stored.
     fence: Option<Fence>,
     origin: Option<Origin>,
+    /// Whether it is to be retained before it is matched.
+    retains: bool,
     waiting: Arc<Waiting>,
 }
 
@@ -133,13 +135,17 @@ impl Hub {
             self.store.retain(Arc::clone(message), Box::new(|_| ()));
         }
         let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
-        let waiting_for_retain = retain_waits.then(|| self.retain_begun(message));
+        let is_certain = publisher.as_ref().is_none_or(|publisher| self.is_certainly_ours(publisher));
+        let is_gated = message.qos() != QoS::AtMostOnce;
+        let has_to_wait =
+            is_gated && !(is_certain && self.cluster.as_ref().is_none_or(|cluster| cluster.may_match()));
+        // The publisher of one that has to wait may have replaced it by now, by way of another worker.
+        let waiting_for_retain = (retain_waits && !has_to_wait).then(|| self.retain_begun(message));
         let origin = publisher.as_ref().and_then(|p| {
             let fence = p.fence.filter(|_| message.qos() == QoS::ExactlyOnce)?;
             Some(Origin { fence: fence.clone(), packet_id: packet_id? })
         });
         let fence = publisher.as_ref().and_then(|p| p.fence.cloned());
-        let is_certain = publisher.as_ref().is_none_or(|publisher| self.is_certainly_ours(publisher));
         let waiting = |matched, parts, then| {
             Arc::new(Waiting {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
@@ -151,14 +157,15 @@ impl Hub {
                 then: Mutex::new(then),
             })
         };
-        let found =
-            if is_certain || message.qos() == QoS::AtMostOnce { self.match_now(message, by) } else { None };
+        let found = if has_to_wait { None } else { self.match_now(message, by) };
         let Some((matched, found)) = found else {
             let waiting = waiting(false, 1 + usize::from(waiting_for_retain.is_some()), then);
             if let Some(begun) = waiting_for_retain {
                 begun.continue_with(self, message, &waiting);
             }
-            self.match_later(Unmatched { message: Arc::clone(message), by, fence, origin, waiting });
+            let message = Arc::clone(message);
+            let retains = retain_waits && has_to_wait;
+            self.match_later(Unmatched { message, by, fence, origin, retains, waiting });
             return None;
         };
         let enqueue = !found.stored.is_empty() || origin.is_some();
@@ -248,26 +255,38 @@ impl Hub {
         if unmatched.publisher().is_some_and(|publisher| self.holds_older(publisher, ticket)) {
             return self.hold(Some(ticket), Work::Match(unmatched));
         }
-        let Unmatched { message, by, fence, origin, waiting } = unmatched;
+        let waiting = Arc::clone(&unmatched.waiting);
         if waiting.publisher.as_ref().is_some_and(|(session, by, _)| !session.is_owned_by(*by)) {
             // It was not acknowledged and will come again, if the device comes again.
             return self.end_match(ticket, &waiting, Ok(()));
         }
+        let may_match = |unmatched: &Unmatched| {
+            let publisher = waiting.publisher.as_ref().filter(|_| unmatched.fence.is_some());
+            let lapses = cluster.lease.lapses();
+            cluster.lease.holds() && publisher.is_none_or(|(session, ..)| session.owned_since() == lapses)
+        };
+        let mut unmatched = unmatched;
+        if unmatched.retains && may_match(&unmatched) {
+            unmatched.retains = false;
+            waiting.parts.fetch_add(1, Ordering::AcqRel);
+            let (hub, retained) = (Arc::clone(self), Arc::clone(&unmatched.message));
+            let told = Arc::clone(&waiting);
+            let done = move |result| hub.retain_done(None, retained, &told, result);
+            self.store.retain(Arc::clone(&unmatched.message), Box::new(done));
+        }
         let mut found = Found::default();
         {
             let index = self.index.read();
-            let publisher = waiting.publisher.as_ref().filter(|_| fence.is_some());
-            let is_stale =
-                publisher.is_some_and(|(session, ..)| session.owned_since() != cluster.lease.lapses());
-            if is_stale || !cluster.lease.holds() {
+            if unmatched.retains || !may_match(&unmatched) {
                 drop(index);
-                return self
-                    .hold(Some(ticket), Work::Match(Unmatched { message, by, fence, origin, waiting }));
+                return self.hold(Some(ticket), Work::Match(unmatched));
             }
+            let message = &unmatched.message;
             let matches = index.matches(message.topic());
-            let matched = self.route(&matches, &message, by, &mut found);
+            let matched = self.route(&matches, message, unmatched.by, &mut found);
             waiting.matched.store(matched, Ordering::Release);
         }
+        let Unmatched { message, fence, origin, .. } = unmatched;
         let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
         let enqueue = !found.stored.is_empty() || origin.is_some();
         waiting.parts.fetch_add(heard + usize::from(enqueue), Ordering::AcqRel);

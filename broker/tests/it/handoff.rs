@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use broker::{CleanSessions, ClusterSettings, LinkConfig};
+use bytes::Bytes;
 use link::wire::RefuseReason;
 use mqtt::{QoS, ReasonCode};
 use state::{Cluster, Heard, MemoryCluster, MemoryStore, Message, Noted, Stamp, Store, WorkerId};
@@ -430,7 +431,7 @@ async fn qos_0_that_may_have_come_before_the_move_does_not_come_after_it() {
 #[tokio::test]
 async fn what_was_asked_before_the_device_came_back_is_answered_to_nobody() {
     for (call, qos, answer) in
-        [(Asked::Publish, 1, 0x40), (Asked::Publish, 2, 0x50), (Asked::Subscribe, 0, 0x90)]
+        [(Asked::Publish, 1, 0x40), (Asked::Publish, 2, 0x50), (Asked::Forget, 2, 0x70)]
     {
         let (is_away, refused, taken) =
             (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -450,23 +451,63 @@ async fn what_was_asked_before_the_device_came_back_is_answered_to_nobody() {
         world.second.subscribe("subscriber", 9, "t", 2);
         world.second.got("subscriber").await;
         first.connect(&How::stored("device")).await;
-        match call {
-            Asked::Subscribe => first.subscribe("device", 7, "t", 0),
-            _ => first.publish("device", qos, 7, "t", b"x"),
+        first.publish("device", qos, 7, "t", b"x");
+        if call == Asked::Forget {
+            assert_eq!(first.got("device").await, other(0x50, 7));
+            first.acknowledge("device", 0x62, 7);
         }
         first.until("a refusal", |_| refused.load(Ordering::SeqCst) > 0).await;
         let adrift = first.give_up("device");
         world.go_on(adrift).await;
-        assert!(
-            matches!(world.second.got("device").await, Got::Other { first_byte, .. } if first_byte == answer)
-        );
+        assert_eq!(world.second.got("device").await, other(answer, 7));
         let adrift = world.second.give_up("device");
         first.resume("device", adrift);
         first.until("the resume", |edge| edge.device("device").is_resumed).await;
         is_away.store(false, Ordering::SeqCst);
         first.until("that it is asked", |_| taken.load(Ordering::SeqCst) > 0).await;
-        assert_eq!(first.drain("device").await, [], "{call:?} {qos}");
+        // Whatever comes of it is here before the answer to what comes later.
+        first.settle().await;
         assert_eq!(first.device("device").closed, None, "{call:?} {qos}");
+        assert_eq!(first.drain("device").await, [], "{call:?} {qos}");
+    }
+}
+
+// ARCHITECTURE, rule 7.
+#[tokio::test]
+async fn what_may_have_been_sent_and_has_not_arrived_comes_without_dup() {
+    let (mut world, mut first) = World::new().await;
+    subscribed(&mut first, &How::stored("device")).await;
+    // The first worker may send it as soon as it is told, and the edge does not read.
+    for qos in 1..=2 {
+        world.publish(qos, &[qos]).await;
+    }
+    world.move_device(first).await;
+    for qos in 1..=2 {
+        assert_eq!(world.second.got("device").await, publish(&[qos], qos, qos.into()));
+    }
+}
+
+// ARCHITECTURE, rule 7.
+#[tokio::test]
+async fn the_next_worker_is_bound_by_the_connack_that_the_device_has() {
+    // Receive Maximum 1, and no Topic Alias Maximum: less than this worker would have said.
+    let connack = Bytes::from_static(b"\x20\x06\0\0\x03\x21\0\x01");
+    for exceeds in [ReasonCode::ReceiveMaximumExceeded, ReasonCode::TopicAliasInvalid] {
+        let (mut world, mut first) = World::new().await;
+        first.connect(&How::stored("device")).await;
+        let mut adrift = first.cut().remove("device").unwrap();
+        adrift.device.connack = Some(connack.clone());
+        world.go_on(adrift).await;
+        if exceeds == ReasonCode::TopicAliasInvalid {
+            world.second.send("device", &[0x30, 8, 0, 1, b't', 3, 0x23, 0, 3, b'x']);
+        } else {
+            world.workers[1].store.hold();
+            world.second.publish("device", 2, 1, "t", b"x");
+            world.second.publish("device", 2, 2, "t", b"x");
+        }
+        world.second.until("the end", |edge| edge.device("device").closed.is_some()).await;
+        let (reason, _) = world.second.device("device").closed.clone().unwrap();
+        assert_eq!(reason, exceeds);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::device::{Got, How, World};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Publish,
-    Subscribe,
+    Forget,
     Retain,
 }
 
@@ -64,9 +64,7 @@ impl Store for Moody {
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        if let Some(done) = self.admit(Asked::Subscribe, done) {
-            self.inner.subscribe(fence, subscriptions, done);
-        }
+        self.inner.subscribe(fence, subscriptions, done);
     }
 
     fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
@@ -86,7 +84,9 @@ impl Store for Moody {
     }
 
     fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
-        self.inner.forget_received(fence, packet_id, done);
+        if let Some(done) = self.admit(Asked::Forget, done) {
+            self.inner.forget_received(fence, packet_id, done);
+        }
     }
 
     fn retain(&self, message: Arc<Message>, done: Done<()>) {

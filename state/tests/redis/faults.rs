@@ -306,6 +306,22 @@ fn two_workers_fence_each_other() {
     assert_eq!([a, b].concat(), ["expired a"]);
 }
 
+// ARCHITECTURE, rule 2: a failover that loses the last claim gives its epoch out again.
+#[test]
+fn an_epoch_that_is_given_to_another_fences_the_one_that_had_it() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let old = calls.own(claim("a")).fence;
+    let key = key_of(&server, &redis.config, "m", "a");
+    server.cli(&["hincrby", &key, "e", "-1"]);
+    let new = calls.own(claim("a")).fence;
+    assert_eq!((&new.session, new.epoch), (&old.session, old.epoch));
+    assert!(matches!(calls.acknowledge(&old, 1), Err(StoreError::Fenced)));
+    calls.acknowledge(&new, 1).expect("acknowledged");
+}
+
 #[test]
 fn a_wrong_password_is_named_and_not_shown() {
     gate();

@@ -243,3 +243,17 @@ fn a_store_that_lost_the_session_ends_the_connection() {
     rig.input(Input::Forgotten(id(1), Err(StoreError::Damaged { what: "test" })));
     assert_eq!(rig.sent(), [0xE0, 1, 0x80]);
 }
+
+// ARCHITECTURE, rule 13; v5 [MQTT-2.2.1-4].
+#[test]
+fn what_would_have_an_identifier_that_is_taken_waits() {
+    // As far apart as there are identifiers.
+    let released = Queued { number: Number(65_536), record: Record::Released };
+    let publish = [0x32, 11, 0, 1, b't', 0, 1, 0, b'6', b'5', b'5', b'3', b'6'];
+    for (later, packet) in [(message(65_536, QOS1), &publish[..]), (released, &[0x62, 2, 0, 1])] {
+        let mut rig = plan().stored(1, 1, 65_537).open();
+        rig.input(page(vec![message(1, QOS1), later], 65_537));
+        assert_eq!(rig.sent(), [0x32, 7, 0, 1, b't', 0, 1, 0, b'1']);
+        assert_eq!(rig.bytes(&[0x40, 2, 0, 1]).sent(), packet);
+    }
+}

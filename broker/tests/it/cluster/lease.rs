@@ -107,6 +107,69 @@ async fn a_worker_that_stood_still_acknowledges_nothing_for_a_session_that_moved
     assert_eq!(take(&mut subscriber).await, b"1");
 }
 
+// ARCHITECTURE, rules 4 and 17: nor does it bring back a retained message that the device has replaced since.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_cut_off_retains_nothing_of_a_session_that_moved() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let cluster = Cluster::new();
+        let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+        let mut old = one.join(&How::stored("device")).await;
+        one.cut_off();
+        sleep(Duration::from_millis(1500)).await;
+        old.publish("a", b"old", qos, true);
+        let mut new = two.join(&How::stored("device")).await;
+        new.publish("a", b"new", QoS::AtLeastOnce, true);
+        assert!(matches!(new.wait().await, Got::Other { first_byte: 0x40, .. }));
+        one.reconnect();
+        let got = within(&mut old, 1000).await;
+        assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
+        let mut subscriber = two.join(&How::clean("subscriber")).await;
+        subscribe(&mut subscriber, "a", 0).await;
+        assert_eq!(take(&mut subscriber).await, b"new", "{qos:?}");
+    }
+}
+
+// The store does not refuse it, but the lease is over when it reads what had come.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_wakes_up_retains_nothing_of_a_session_that_moved() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut old = one.join(&How::stored("device")).await;
+    one.memory.store().hold();
+    sleep(Duration::from_millis(1500)).await;
+    two.take_session("device");
+    let mut new = two.join(&How::clean("other")).await;
+    new.publish("a", b"new", QoS::AtLeastOnce, true);
+    assert!(matches!(new.wait().await, Got::Other { first_byte: 0x40, .. }));
+    old.publish("a", b"old", QoS::AtLeastOnce, true);
+    one.memory.store().let_go();
+    let got = within(&mut old, 1000).await;
+    assert!(matches!(&got[..], [Got::Other { first_byte: 0xe0, body }] if body[0] == 0x8e), "{got:?}");
+    let mut subscriber = two.join(&How::clean("subscriber")).await;
+    subscribe(&mut subscriber, "a", 0).await;
+    assert_eq!(take(&mut subscriber).await, b"new");
+}
+
+// What may go on is retained when the lease holds again.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_lease_is_retained_after_it() {
+    let cluster = Cluster::new();
+    let one = cluster.worker("one").await;
+    let mut device = one.join(&How::stored("device")).await;
+    one.cut_off();
+    sleep(Duration::from_millis(1500)).await;
+    for n in 0..10_u8 {
+        device.publish("a", &[n], QoS::AtLeastOnce, true);
+    }
+    one.reconnect();
+    for _ in 0..10 {
+        assert!(matches!(device.wait().await, Got::Other { first_byte: 0x40, .. }));
+    }
+    let mut subscriber = one.join(&How::clean("subscriber")).await;
+    subscribe(&mut subscriber, "a", 0).await;
+    assert_eq!(take(&mut subscriber).await, [9]);
+}
+
 // ARCHITECTURE, rule 24.
 #[tokio::test(start_paused = true)]
 async fn a_log_that_lost_its_end_is_not_believed() {

@@ -152,7 +152,8 @@ impl Running {
     /// What comes until the connection ends, and when that is, seconds.
     async fn end(&mut self) -> (Vec<u8>, u64) {
         let mut rest = Vec::new();
-        self.device.read_to_end(&mut rest).await.expect("read");
+        let end = self.device.read_to_end(&mut rest);
+        timeout(Duration::from_secs(10 * LIFE_S), end).await.expect("it ends").expect("read");
         (rest, self.since.elapsed().as_secs())
     }
 
