@@ -95,9 +95,10 @@ async fn what_the_store_has_not_answered_is_replayed() {
     store.hold();
     edge.acknowledge("device", 0x40, 1);
     edge.publish("device", 1, 3, "t", b"y");
-    edge.send("device", &[0xE0, 0]);
     edge.settle().await;
     // A report that did not wait for the store would be here by now.
+    edge.settle().await;
+    edge.send("device", &[0xE0, 0]);
     edge.settle().await;
     assert_eq!(edge.cut()["device"].replay.len(), 3);
 }
