@@ -185,7 +185,8 @@ async fn a_retained_message_that_was_replaced_does_not_follow_the_new_one() {
 #[tokio::test]
 async fn who_subscribes_while_a_message_is_retained_gets_it() {
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
-        let (comes, came): (Arc<Mutex<Option<Device>>>, Arc<Mutex<Option<Device>>>) = Default::default();
+        let comes = Arc::new(Mutex::new(None::<Device>));
+        let came = Arc::new(Mutex::new(None));
         let mood = {
             let (comes, came) = (comes.clone(), came.clone());
             move |asked| {
