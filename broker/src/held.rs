@@ -148,7 +148,7 @@ impl Hub {
 
     fn run(self: &Arc<Self>, ticket: Ticket, work: Work) {
         match work {
-            Work::Retain(message, waiting) => self.run_retain(ticket, message, waiting),
+            Work::Retain(message, waiting) => self.retain(Some(ticket), message, waiting),
             Work::Enqueue(message, origin, routed, waiting) => {
                 self.run_enqueue(ticket, message, origin, routed, waiting);
             }

@@ -19,6 +19,7 @@ mod hub;
 mod index;
 mod metrics;
 mod publish;
+mod retain;
 mod retained;
 mod route;
 mod serving;

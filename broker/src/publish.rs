@@ -66,7 +66,7 @@ impl Waiting {
         self.publisher.as_ref().map(|(session, ..)| session.id)
     }
 
-    fn part_done(&self, hub: &Hub, result: Result<(), StoreError>) {
+    pub(crate) fn part_done(&self, hub: &Hub, result: Result<(), StoreError>) {
         if let Err(error) = result {
             *self.failed.lock() = Some(error);
         }
@@ -269,10 +269,7 @@ impl Hub {
         if unmatched.retains && may_match(&unmatched) {
             unmatched.retains = false;
             waiting.parts.fetch_add(1, Ordering::AcqRel);
-            let (hub, retained) = (Arc::clone(self), Arc::clone(&unmatched.message));
-            let told = Arc::clone(&waiting);
-            let done = move |result| hub.retain_done(None, retained, &told, result);
-            self.store.retain(Arc::clone(&unmatched.message), Box::new(done));
+            self.retain(None, Arc::clone(&unmatched.message), Arc::clone(&waiting));
         }
         let mut found = Found::default();
         {
@@ -433,13 +430,6 @@ impl Hub {
         self.publish_then(None, None, message, by, then);
     }
 
-    /// Sets the retained message; the answer is one part of what is waited for.
-    pub(crate) fn run_retain(self: &Arc<Self>, ticket: Ticket, message: Arc<Message>, waiting: Arc<Waiting>) {
-        let (hub, retained) = (Arc::clone(self), Arc::clone(&message));
-        let done = move |result| hub.retain_done(Some(ticket), retained, &waiting, result);
-        self.store.retain(message, Box::new(done));
-    }
-
     /// Enqueues the message; the answer is one part of what is waited for.
     pub(crate) fn run_enqueue(
         self: &Arc<Self>,
@@ -533,74 +523,6 @@ impl Hub {
             && let Some(session) = self.find_stored(chosen)
         {
             session.tell_tail(*number);
-        }
-    }
-
-    fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {
-        if self.holds_work() {
-            return RetainBegun { slot: None };
-        }
-        let slot = Arc::new(Mutex::new(RetainSlot::Open));
-        let filled = Arc::clone(&slot);
-        let hub = Arc::clone(self);
-        let retained = Arc::clone(message);
-        self.store.retain(
-            Arc::clone(message),
-            Box::new(move |result| {
-                let mut slot = filled.lock();
-                match std::mem::replace(&mut *slot, RetainSlot::Done(Ok(()))) {
-                    RetainSlot::Waited(waiting) => {
-                        drop(slot);
-                        hub.retain_done(None, retained, &waiting, result);
-                    }
-                    _ => *slot = RetainSlot::Done(result),
-                }
-            }),
-        );
-        RetainBegun { slot: Some(slot) }
-    }
-
-    fn retain_done(
-        &self,
-        ticket: Option<Ticket>,
-        message: Arc<Message>,
-        waiting: &Arc<Waiting>,
-        result: Result<(), StoreError>,
-    ) {
-        match result {
-            Err(error) if error.is_retryable() => {
-                self.hold(ticket, Work::Retain(message, Arc::clone(waiting)));
-            }
-            result => waiting.part_done(self, result),
-        }
-    }
-}
-
-/// A write of the retained store that began before matching; who waits for it is known only after.
-struct RetainBegun {
-    /// `None`: it has to queue behind work that is held.
-    slot: Option<Arc<Mutex<RetainSlot>>>,
-}
-
-enum RetainSlot {
-    Open,
-    Done(Result<(), StoreError>),
-    Waited(Arc<Waiting>),
-}
-
-impl RetainBegun {
-    fn continue_with(self, hub: &Arc<Hub>, message: &Arc<Message>, waiting: &Arc<Waiting>) {
-        let Some(slot) = self.slot else {
-            hub.submit(Work::Retain(Arc::clone(message), Arc::clone(waiting)));
-            return;
-        };
-        let mut slot = slot.lock();
-        match std::mem::replace(&mut *slot, RetainSlot::Waited(Arc::clone(waiting))) {
-            RetainSlot::Done(result) => {
-                drop(slot);
-                hub.retain_done(None, Arc::clone(message), waiting, result);
-            }
-            _ => drop(slot),
         }
     }
 }

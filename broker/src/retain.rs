@@ -1,0 +1,93 @@
+//! Sets retained messages, in their place among what waits for the store. Who reads them is in [`crate::retained`].
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use state::{Message, StoreError};
+
+use crate::held::{Ticket, Work};
+use crate::hub::Hub;
+use crate::publish::Waiting;
+
+impl Hub {
+    /// Sets the retained message; the answer is one part of what is waited for.
+    pub(crate) fn retain(
+        self: &Arc<Self>,
+        ticket: Option<Ticket>,
+        message: Arc<Message>,
+        waiting: Arc<Waiting>,
+    ) {
+        let (hub, retained) = (Arc::clone(self), Arc::clone(&message));
+        let done = move |result| hub.retain_done(ticket, retained, &waiting, result);
+        self.store.retain(message, Box::new(done));
+    }
+
+    /// Sets the retained message, and learns only later who waits for the answer.
+    pub(crate) fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {
+        if self.holds_work() {
+            return RetainBegun { slot: None };
+        }
+        let slot = Arc::new(Mutex::new(RetainSlot::Open));
+        let filled = Arc::clone(&slot);
+        let hub = Arc::clone(self);
+        let retained = Arc::clone(message);
+        self.store.retain(
+            Arc::clone(message),
+            Box::new(move |result| {
+                let mut slot = filled.lock();
+                match std::mem::replace(&mut *slot, RetainSlot::Done(Ok(()))) {
+                    RetainSlot::Waited(waiting) => {
+                        drop(slot);
+                        hub.retain_done(None, retained, &waiting, result);
+                    }
+                    _ => *slot = RetainSlot::Done(result),
+                }
+            }),
+        );
+        RetainBegun { slot: Some(slot) }
+    }
+
+    fn retain_done(
+        &self,
+        ticket: Option<Ticket>,
+        message: Arc<Message>,
+        waiting: &Arc<Waiting>,
+        result: Result<(), StoreError>,
+    ) {
+        match result {
+            Err(error) if error.is_retryable() => {
+                self.hold(ticket, Work::Retain(message, Arc::clone(waiting)));
+            }
+            result => waiting.part_done(self, result),
+        }
+    }
+}
+
+/// A write of the retained store that began before matching; who waits for it is known only after.
+pub(crate) struct RetainBegun {
+    /// `None`: it has to queue behind work that is held.
+    slot: Option<Arc<Mutex<RetainSlot>>>,
+}
+
+enum RetainSlot {
+    Open,
+    Done(Result<(), StoreError>),
+    Waited(Arc<Waiting>),
+}
+
+impl RetainBegun {
+    pub(crate) fn continue_with(self, hub: &Arc<Hub>, message: &Arc<Message>, waiting: &Arc<Waiting>) {
+        let Some(slot) = self.slot else {
+            hub.submit(Work::Retain(Arc::clone(message), Arc::clone(waiting)));
+            return;
+        };
+        let mut slot = slot.lock();
+        match std::mem::replace(&mut *slot, RetainSlot::Waited(Arc::clone(waiting))) {
+            RetainSlot::Done(result) => {
+                drop(slot);
+                hub.retain_done(None, Arc::clone(message), waiting, result);
+            }
+            _ => drop(slot),
+        }
+    }
+}
