@@ -546,3 +546,47 @@ async fn what_waits_for_a_clean_session_moves_with_it_when_it_is_in_the_store() 
         assert_eq!(world.second.got("device").await, publish(&[n], 1, n.into()));
     }
 }
+
+// The answer to what an earlier stream asked is not one to a new message with the same Packet Identifier.
+#[tokio::test]
+async fn a_message_is_not_acknowledged_by_the_answer_to_one_from_before_the_device_came_back() {
+    let (allowed, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mood = {
+        let (allowed, refused) = (allowed.clone(), refused.clone());
+        move |asked| {
+            let less = |left: usize| left.checked_sub(1);
+            let takes = asked != Asked::Publish
+                || allowed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+            refused.fetch_add(usize::from(!takes), Ordering::SeqCst);
+            takes
+        }
+    };
+    let (mut world, mut first) =
+        World::over(CleanSessions::Memory, |store| Arc::new(Moody::new(store, mood))).await;
+    world.second.connect(&How::stored("subscriber")).await;
+    world.second.subscribe("subscriber", 9, "t", 2);
+    world.second.got("subscriber").await;
+    first.connect(&How::stored("device")).await;
+    first.publish("device", 1, 7, "t", b"before");
+    first.until("a refusal", |_| refused.load(Ordering::SeqCst) > 0).await;
+    let adrift = first.give_up("device");
+    world.go_on(adrift).await;
+    assert_eq!(world.second.got("device").await, other(0x40, 7));
+    let adrift = world.second.give_up("device");
+    first.resume("device", adrift);
+    first.until("the resume", |edge| edge.device("device").is_resumed).await;
+    first.publish("device", 1, 7, "t", b"after");
+    first.settle().await;
+    // The store takes the first of the two, and then refuses the second.
+    refused.store(0, Ordering::SeqCst);
+    allowed.store(1, Ordering::SeqCst);
+    first
+        .until("a refusal of the second", |_| {
+            allowed.load(Ordering::SeqCst) == 0 && refused.load(Ordering::SeqCst) > 0
+        })
+        .await;
+    first.settle().await;
+    assert!(first.device("device").packets.is_empty(), "it is not in the store");
+    allowed.store(usize::MAX, Ordering::SeqCst);
+    assert_eq!(first.got("device").await, other(0x40, 7));
+}
