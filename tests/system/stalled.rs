@@ -74,7 +74,8 @@ fn a_subscriber_that_stops_reading_is_bounded_and_ended() {
     println!("memory grew by {growth} KiB at most, the slowest round trip took {slowest:?}");
     // Four stalled subscribers, each with at most 4 MB of QoS 0, 4 MB of queue and 1 MB at the edge; 100 publishers beside.
     assert!(growth < 96 * 1024, "resident memory grew by {growth} KiB");
-    assert!(slowest < Duration::from_secs(2), "a healthy round trip took {slowest:?}");
+    // Nobody waits for the end of one that does not read, which comes after `write_timeout_s`.
+    assert!(slowest < Duration::from_secs(5), "a healthy round trip took {slowest:?}");
     for client in &mut stalled {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {

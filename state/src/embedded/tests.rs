@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mqtt::{ProtocolVersion, QoS};
 use tempfile::TempDir;
@@ -128,11 +128,15 @@ fn closing_a_store_whose_disk_fails_answers_everybody() {
     let owner = own(&store);
     store.shared.faults.before.store(u32::MAX, Ordering::SeqCst);
     let published = begin(|done| store.publish(publish(&owner, "x"), done));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !store.is_failing() {
+        assert!(Instant::now() < deadline, "it is said");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert!(
         published.recv_timeout(Duration::from_millis(100)).is_err(),
         "not answered while it is not written"
     );
-    assert!(store.is_failing());
     wait(|done| store.close(done)).expect("closed");
     assert!(matches!(published.recv().expect("answered"), Err(StoreError::Unavailable(_))));
 }

@@ -96,7 +96,7 @@ fn the_order_of_writes_survives_an_outage_without_end() {
         server.kill();
         let since = Instant::now();
         until("it is said", || redis.store().is_failing());
-        assert!(since.elapsed() < Duration::from_millis(2500), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
         std::thread::sleep(Duration::from_secs(3));
         assert!(redis.store().is_failing());
         server.run();
