@@ -74,13 +74,11 @@ fn writes_wait_for_a_replica_or_go_on_without_as_configured() {
     replicas.iter().for_each(|replica| replica.go_on());
     take(&held).expect("acknowledged");
     until("it is well", || !hold.store().is_failing());
-    let degraded = degrade.store().degraded_batches();
     until("copies are counted again", || {
         let before = degrade.store().degraded_batches();
         Calls(degrade.store()).acknowledge(&owners[1], 1).expect("acknowledged");
         degrade.store().degraded_batches() == before
     });
-    assert!(degrade.store().degraded_batches() < degraded + 50);
     cluster.settle();
 }
 
