@@ -135,10 +135,8 @@ impl Hub {
             self.store.retain(Arc::clone(message), Box::new(|_| ()));
         }
         let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
-        let is_certain = publisher.as_ref().is_none_or(|publisher| self.is_certainly_ours(publisher));
-        let is_gated = message.qos() != QoS::AtMostOnce;
-        let has_to_wait =
-            is_gated && !(is_certain && self.cluster.as_ref().is_none_or(|cluster| cluster.may_match()));
+        let has_to_wait = message.qos() != QoS::AtMostOnce
+            && !(self.may_match() && publisher.as_ref().is_none_or(|it| self.is_certainly_ours(it)));
         // The publisher of one that has to wait may have replaced it by now, by way of another worker.
         let waiting_for_retain = (retain_waits && !has_to_wait).then(|| self.retain_begun(message));
         let origin = publisher.as_ref().and_then(|p| {
@@ -208,13 +206,17 @@ impl Hub {
     fn match_now(&self, message: &Arc<Message>, by: Option<u64>) -> Option<(bool, Found)> {
         let mut found = Found::default();
         let index = self.index.read();
-        let is_gated = message.qos() != QoS::AtMostOnce;
-        if is_gated && !self.cluster.as_ref().is_none_or(|cluster| cluster.may_match()) {
+        if message.qos() != QoS::AtMostOnce && !self.may_match() {
             return None;
         }
         let matches = index.matches(message.topic());
         let matched = self.route(&matches, message, by, &mut found);
         Some((matched, found))
+    }
+
+    /// Whether QoS 1 and 2 may be matched at once: this worker knows all routes, and none waits that is older.
+    fn may_match(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.may_match())
     }
 
     fn match_later(self: &Arc<Self>, unmatched: Unmatched) {

@@ -427,6 +427,27 @@ async fn qos_0_that_may_have_come_before_the_move_does_not_come_after_it() {
     assert_eq!(world.second.got("other").await, publish(&[2], 0, 0));
 }
 
+/// A device at the first worker, whose store takes what `mood` says, and a subscriber of what it publishes.
+async fn publisher_over(mood: impl Fn(Asked) -> bool + Send + Sync + 'static) -> (World, Edge) {
+    let (mut world, mut first) =
+        World::over(CleanSessions::Memory, |store| Arc::new(Moody::new(store, mood))).await;
+    world.second.connect(&How::stored("subscriber")).await;
+    world.second.subscribe("subscriber", 9, "t", 2);
+    world.second.got("subscriber").await;
+    first.connect(&How::stored("device")).await;
+    (world, first)
+}
+
+/// Moves the device to the second worker, where it gets this, and back to the first.
+async fn there_and_back(world: &mut World, first: &mut Edge, got_there: &Got) {
+    let adrift = first.give_up("device");
+    world.go_on(adrift).await;
+    assert_eq!(world.second.got("device").await, *got_there);
+    let adrift = world.second.give_up("device");
+    first.resume("device", adrift);
+    first.until("the resume", |edge| edge.device("device").is_resumed).await;
+}
+
 // What the first worker could not ask of the store in time it asks when the device is back, by another stream.
 #[tokio::test]
 async fn what_was_asked_before_the_device_came_back_is_answered_to_nobody() {
@@ -445,24 +466,14 @@ async fn what_was_asked_before_the_device_came_back_is_answered_to_nobody() {
                 takes
             }
         };
-        let (mut world, mut first) =
-            World::over(CleanSessions::Memory, |store| Arc::new(Moody::new(store, mood))).await;
-        world.second.connect(&How::stored("subscriber")).await;
-        world.second.subscribe("subscriber", 9, "t", 2);
-        world.second.got("subscriber").await;
-        first.connect(&How::stored("device")).await;
+        let (mut world, mut first) = publisher_over(mood).await;
         first.publish("device", qos, 7, "t", b"x");
         if call == Asked::Forget {
             assert_eq!(first.got("device").await, other(0x50, 7));
             first.acknowledge("device", 0x62, 7);
         }
         first.until("a refusal", |_| refused.load(Ordering::SeqCst) > 0).await;
-        let adrift = first.give_up("device");
-        world.go_on(adrift).await;
-        assert_eq!(world.second.got("device").await, other(answer, 7));
-        let adrift = world.second.give_up("device");
-        first.resume("device", adrift);
-        first.until("the resume", |edge| edge.device("device").is_resumed).await;
+        there_and_back(&mut world, &mut first, &other(answer, 7)).await;
         is_away.store(false, Ordering::SeqCst);
         first.until("that it is asked", |_| taken.load(Ordering::SeqCst) > 0).await;
         // Whatever comes of it is here before the answer to what comes later.
@@ -561,20 +572,10 @@ async fn a_message_is_not_acknowledged_by_the_answer_to_one_from_before_the_devi
             takes
         }
     };
-    let (mut world, mut first) =
-        World::over(CleanSessions::Memory, |store| Arc::new(Moody::new(store, mood))).await;
-    world.second.connect(&How::stored("subscriber")).await;
-    world.second.subscribe("subscriber", 9, "t", 2);
-    world.second.got("subscriber").await;
-    first.connect(&How::stored("device")).await;
+    let (mut world, mut first) = publisher_over(mood).await;
     first.publish("device", 1, 7, "t", b"before");
     first.until("a refusal", |_| refused.load(Ordering::SeqCst) > 0).await;
-    let adrift = first.give_up("device");
-    world.go_on(adrift).await;
-    assert_eq!(world.second.got("device").await, other(0x40, 7));
-    let adrift = world.second.give_up("device");
-    first.resume("device", adrift);
-    first.until("the resume", |edge| edge.device("device").is_resumed).await;
+    there_and_back(&mut world, &mut first, &other(0x40, 7)).await;
     first.publish("device", 1, 7, "t", b"after");
     first.settle().await;
     // The store takes the first of the two, and then refuses the second.
