@@ -35,7 +35,10 @@ impl Tier for Standalone {
         make_certificates(config)?;
         let auth = front::authentication(&config.front, registry)?;
         let store = open_store(config).await?;
-        let broker = Broker::start(config.broker.clone(), store.clone() as Arc<dyn Store>, registry)
+        let asked = auth.clone();
+        let rules: broker::Rules = Arc::new(move |subject, client_id| asked.passport_of(subject, client_id));
+        let shared = store.clone() as Arc<dyn Store>;
+        let broker = Broker::start_with(Some(rules), config.broker.clone(), shared, registry)
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
         let edge = front::edge(&config.front, broker.clone(), &auth, registry)?;

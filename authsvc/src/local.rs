@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use link::Passport;
 use prometheus_client::registry::Registry;
 use tokio::sync::oneshot;
 
@@ -120,6 +121,24 @@ impl Local {
         }
     }
 
+    /// The passport that a client would get now if it came as `subject` (empty: without credentials): for what it left
+    /// behind. `None` if nobody can come so.
+    pub fn passport_of(&self, subject: &str, client_id: &str) -> Option<Arc<Passport>> {
+        let inner = &self.inner;
+        let identity = if subject.is_empty() {
+            if inner.config.anonymous_in_force() == Anonymous::Never {
+                return None;
+            }
+            Identity::Anonymous
+        } else {
+            if !inner.may_be_known(subject) {
+                return None;
+            }
+            Identity::User(subject.into())
+        };
+        inner.authorization.passport(&identity, &client_id.into(), now_s()).ok()
+    }
+
     /// Passwords that wait to be hashed.
     pub fn queued(&self) -> usize {
         self.inner.hashing.queued()
@@ -161,6 +180,12 @@ impl Inner {
             },
             _ => Decision::Deny(DenyReason::BadCredentials),
         }
+    }
+
+    /// Whether a client can show that it is this user. Who has a certificate is not written down anywhere.
+    fn may_be_known(&self, user: &str) -> bool {
+        let by_certificate = self.config.certificate != CertificateIdentity::Off;
+        by_certificate || self.users.as_ref().is_none_or(|users| users.current().user(user).is_some())
     }
 
     fn certificate_subject(&self, request: &Request) -> Option<Arc<str>> {

@@ -64,6 +64,17 @@ impl Authority {
         self.first_applies(Action::Subscribe, filter)
     }
 
+    /// Whether a message with this Topic Name may be received. Every subscription that is granted covers what it matches, so
+    /// this says no only to what an earlier passport let in.
+    pub(crate) fn may_receive(&self, topic: &str) -> bool {
+        (self.subscribe_all && !topic.starts_with('$')) || self.first_applies(Action::Subscribe, topic)
+    }
+
+    /// Whose passport it is.
+    pub(crate) fn subject(&self) -> &str {
+        &self.passport.subject
+    }
+
     fn first_applies(&self, action: Action, filter: &str) -> bool {
         let rules = self.passport.rules.iter().filter(|rule| rule.concerns(action));
         for rule in rules {
@@ -267,6 +278,40 @@ mod tests {
         assert!(most.may_subscribe("public/#"));
         assert!(most.may_publish("public/a"));
         assert!(!most.may_publish("secret/a"));
+    }
+
+    #[test]
+    fn what_a_granted_subscription_matches_may_be_received() {
+        let rules: &[(Effect, Action, &[&str])] = &[
+            (Effect::Deny, Action::Subscribe, &["a/secret", "%u/+/x"]),
+            (Effect::Allow, Action::Subscribe, &["a/+", "b/#", "%c/y", "$SYS/#"]),
+            (Effect::Deny, Action::All, &["b/late"]),
+            (Effect::Allow, Action::Publish, &["#"]),
+        ];
+        let some = authority(rules);
+        let topics = [
+            "a/b",
+            "a",
+            "a/secret",
+            "b",
+            "b/late",
+            "b/c/d",
+            "alice/b/x",
+            "device-7/y",
+            "d/y",
+            "$SYS/a",
+            "$x",
+        ];
+        let filters = ["a/+", "a/b", "b/#", "b/+", "+/y", "#", "device-7/y", "$SYS/a", "$share/g/b/c/#"];
+        let plain = |filter: &'static str| filter.strip_prefix("$share/g/").unwrap_or(filter);
+        let granted = filters.into_iter().filter(|filter| some.may_subscribe(filter)).map(plain);
+        for filter in granted {
+            for topic in topics.into_iter().filter(|topic| mqtt::topic::matches(filter, topic)) {
+                assert!(some.may_receive(topic), "{topic} by {filter}");
+            }
+        }
+        let received: Vec<_> = topics.into_iter().filter(|topic| some.may_receive(topic)).collect();
+        assert_eq!(received, ["a/b", "b", "b/late", "b/c/d", "device-7/y", "$SYS/a"]);
     }
 
     #[test]

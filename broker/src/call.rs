@@ -36,6 +36,8 @@ pub(crate) enum Op {
     Unsubscribe(PacketId, Vec<Arc<str>>),
     /// Subscriptions that the passport does not cover any more.
     Revoke(Vec<Arc<str>>),
+    /// A Will that the passport does not cover any more.
+    DropWill,
     /// With the Will that is due then, or after its delay, and who is to be told.
     Release(Release, Option<Will>, Option<Arc<Departure>>),
 }
@@ -110,6 +112,7 @@ impl Hub {
                 let told = move |hub: &Arc<Self>, _: &Call| hub.tell_revoked(stored, epoch, revoked);
                 store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, told));
             }
+            Op::DropWill => store.drop_will(&fence, self.ask_silently(ticket, call, |_, _| ())),
             Op::Release(release, will, departure) => {
                 let (session, asked) = (Arc::clone(&fence.session), release.clone());
                 let released = move |hub: &Arc<Self>, _: &Call| {

@@ -37,6 +37,9 @@ pub struct BrokerConfig {
     pub shared_subscriptions: bool,
     /// Largest packet accepted, announced as Maximum Packet Size; the edge enforces it. Bytes; default 1 MiB.
     pub packet_bytes_max: u32,
+    /// What who comes with the Client Identifier of somebody else's session gets. The same at all workers of a store. Default
+    /// `refuse`.
+    pub foreign_session: ForeignSession,
 }
 
 impl Default for BrokerConfig {
@@ -55,8 +58,20 @@ impl Default for BrokerConfig {
             sys_interval_s: 10,
             shared_subscriptions: true,
             packet_bytes_max: 1 << 20,
+            foreign_session: ForeignSession::Refuse,
         }
     }
+}
+
+/// What becomes of a CONNECT whose Client Identifier has a session that is another principal's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForeignSession {
+    /// It is refused with 0x85.
+    #[default]
+    Refuse,
+    /// Each principal has sessions of its own, whatever they are called.
+    Separate,
 }
 
 /// Where the messages for a clean session wait, when workers share a store. The session itself, that is its subscriptions

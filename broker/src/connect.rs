@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use link::{ConnectionId, Open};
+use link::{ConnectionId, Open, Passport};
 use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use state::{
@@ -13,12 +13,15 @@ use state::{
 use thiserror::Error;
 
 use crate::config::{BrokerConfig, CleanSessions};
-use crate::hub::{Arrival, Hub};
+use crate::hub::{Arrival, Foreign, Hub};
+use crate::principal::{principal_of, session_name};
 use crate::session_handle::SessionHandle;
 
 /// What a CONNECT asks for, as far as sessions are concerned.
 pub(crate) struct Wanted {
+    /// Names the session: its Client Identifier, or what [`session_name`] makes of it.
     pub client_id: Arc<str>,
+    pub passport: Arc<Passport>,
     pub connection: ConnectionId,
     pub version: ProtocolVersion,
     pub clean_start: bool,
@@ -58,8 +61,16 @@ impl NotGranted {
             Self::Store(StoreError::Closed) => ReasonCode::ServerShuttingDown,
             Self::Store(_) => ReasonCode::ServerUnavailable,
             Self::NotResumed(ResumeRefusal::TakenOver) => ReasonCode::SessionTakenOver,
+            // v5 3.2.2.2: a valid Client Identifier that is not allowed.
+            Self::NotResumed(ResumeRefusal::Foreign) => ReasonCode::ClientIdentifierNotValid,
             Self::NotResumed(ResumeRefusal::Gone) => ReasonCode::UnspecifiedError,
         }
+    }
+}
+
+impl From<Foreign> for NotGranted {
+    fn from(_: Foreign) -> Self {
+        Self::NotResumed(ResumeRefusal::Foreign)
     }
 }
 
@@ -130,8 +141,10 @@ impl Wanted {
         let named = open.assigned_client_id.as_deref().unwrap_or(connect.client_id);
         let issued = &open.passport.client_id;
         let client_id = if **issued == *named { Arc::clone(issued) } else { named.into() };
+        let principal = principal_of(&open.passport);
         Self {
-            client_id,
+            client_id: session_name(config.foreign_session, &principal, client_id),
+            passport: Arc::clone(&open.passport),
             connection: open.connection_id,
             version: connect.version,
             clean_start: connect.clean_start,
@@ -178,30 +191,17 @@ impl Hub {
         let slot = slot.clone();
         let (client_id, connection) = (Arc::clone(&wanted.client_id), wanted.connection);
         let expiry_s = wanted.expiry_s;
-        // Begun anew and gone with its connection: nothing of it need be in a store that nobody shares.
-        let is_passing = wanted.clean_start && wanted.is_ephemeral();
-        if is_passing && !wanted.resume && self.cluster.is_none() {
-            self.store.discard(
-                Arc::clone(&wanted.client_id),
-                Box::new(move |result| {
-                    let granted = result.map_err(NotGranted::Store).map(|discarded| {
-                        if let Some(discarded) = discarded {
-                            hub.drop_stored(&discarded.session);
-                            if let Some(will) = discarded.will {
-                                hub.publish_will(&client_id, &will, None);
-                            }
-                        }
-                        hub.serve_in_memory(&client_id, connection, Arrival::default())
-                    });
-                    hub.answer_claim(&slot, granted, connection, expiry_s);
-                }),
-            );
-            return;
+        let (principal, passport) = (principal_of(&wanted.passport), Arc::clone(&wanted.passport));
+        if let Err(foreign) = self.check_principal(&client_id, &principal) {
+            return self.answer_claim(&slot, Err(foreign.into()), connection, expiry_s);
         }
+        let is_passing = wanted.clean_start && wanted.is_ephemeral();
         let claim = Claim {
             client_id: Arc::clone(&wanted.client_id),
+            principal: principal.clone(),
             connection_id: state::ConnectionId(connection.0),
             clean_start: wanted.clean_start,
+            // Gone with its connection: nothing of it need be in a store that nobody shares.
             create: !wanted.is_ephemeral() || self.cluster.is_some(),
             expiry_s: wanted.expiry_s,
             will: wanted.will.clone(),
@@ -218,13 +218,13 @@ impl Hub {
         };
         let in_memory = claim.memory_queue;
         // Not when the answer comes: the lease may lapse in between, and another worker take the session.
-        let arrival = Arrival { lapses: self.lapses(), moves: claim.resume };
+        let arrival = Arrival { principal, lapses: self.lapses(), moves: claim.resume };
         self.store.claim(
             claim,
             Box::new(move |result| {
                 let granted = match result {
                     Ok(Claimed { refusal: Some(refusal), .. }) => Err(NotGranted::NotResumed(refusal)),
-                    Ok(claimed) => Ok(hub.serve(&client_id, connection, claimed, in_memory, arrival)),
+                    Ok(claimed) => hub.serve(&client_id, connection, &passport, claimed, in_memory, &arrival),
                     Err(error) => Err(error.into()),
                 };
                 let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
@@ -283,15 +283,16 @@ impl Hub {
         self: &Arc<Self>,
         client_id: &Arc<str>,
         connection: ConnectionId,
+        passport: &Arc<Passport>,
         claimed: Claimed,
         in_memory: bool,
-        arrival: Arrival,
-    ) -> Granted {
+        arrival: &Arrival,
+    ) -> Result<Granted, NotGranted> {
         if let Some(discarded) = &claimed.discarded {
             self.drop_stored(discarded);
         }
         if let Some(will) = claimed.will_due {
-            self.publish_due_will(will);
+            self.publish_due_will(will, Some(passport));
         }
         // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
         let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;
@@ -302,22 +303,33 @@ impl Hub {
             cluster.own_publisher(&owned.fence);
         }
         let granted = match claimed.session {
-            None => self.serve_in_memory(client_id, connection, arrival),
+            None => self.serve_in_memory(client_id, connection, arrival)?,
             Some(owned) if in_memory => {
-                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection, arrival) }
+                Granted { owned: Some(owned), ..self.serve_in_memory(client_id, connection, arrival)? }
             }
-            Some(owned) => self.serve_stored(connection, owned, arrival),
+            Some(owned) => self.serve_stored(connection, owned, arrival)?,
         };
         if self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
             self.metrics.taken_over.inc();
             self.evict_connection(&granted.handle, connection, None);
         }
-        granted
+        Ok(granted)
     }
 
-    fn serve_stored(self: &Arc<Self>, connection: ConnectionId, owned: Owned, arrival: Arrival) -> Granted {
-        let handle = self.stored_session(&owned.fence.session);
+    fn serve_stored(
+        self: &Arc<Self>,
+        connection: ConnectionId,
+        owned: Owned,
+        arrival: &Arrival,
+    ) -> Result<Granted, NotGranted> {
+        let handle = match self.claimed_session(&owned.fence.session, &arrival.principal) {
+            Ok(handle) => handle,
+            Err(foreign) => {
+                self.give_up(owned);
+                return Err(foreign.into());
+            }
+        };
         if handle.is_connected() {
             self.metrics.taken_over.inc();
         }
@@ -327,17 +339,30 @@ impl Hub {
         if owned.present {
             self.restore_filters(&handle, &owned.subscriptions);
         }
-        Granted { handle, owned: Some(owned) }
+        Ok(Granted { handle, owned: Some(owned) })
     }
 
-    fn serve_in_memory(&self, client_id: &Arc<str>, connection: ConnectionId, arrival: Arrival) -> Granted {
+    fn serve_in_memory(
+        &self,
+        client_id: &Arc<str>,
+        connection: ConnectionId,
+        arrival: &Arrival,
+    ) -> Result<Granted, NotGranted> {
         let handle = self.make_session(client_id, None);
+        handle.belongs_to(&arrival.principal);
         self.attach(&handle, connection, arrival);
-        if let Some(old) = self.name_in_memory(&handle) {
+        if let Some(old) = self.name_in_memory(&handle, &arrival.principal)? {
             self.metrics.taken_over.inc();
             self.displace(&old);
         }
-        Granted { handle, owned: None }
+        Ok(Granted { handle, owned: None })
+    }
+
+    /// Lets go of a session that the store gave to who may not have its Client Identifier now: who has it came in between.
+    fn give_up(self: &Arc<Self>, owned: Owned) {
+        let expiry_s = if owned.present { owned.expiry_s } else { 0 };
+        let release = Release { expiry_s, keep_will: false, sent: owned.sent, grace_ms: 0, now: self.now() };
+        self.release(owned.fence, release, None, None);
     }
 }
 
@@ -378,6 +403,7 @@ mod tests {
         ));
         let wanted = |client_id: &str| Wanted {
             client_id: client_id.into(),
+            passport: Arc::new(Passport::unrestricted("".into(), client_id.into())),
             connection: ConnectionId(1),
             version: ProtocolVersion::V5,
             clean_start: false,

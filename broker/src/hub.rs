@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use link::ConnectionId;
 use mqtt::ReasonCode;
-use parking_lot::{Mutex, RwLock};
-use state::{Message, RouteChange, Store, StoredSession, Subscription, SubscriptionOptions, UnixMs};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use state::{
+    Message, Principal, RouteChange, Store, StoredSession, Subscription, SubscriptionOptions, UnixMs,
+};
 
 use crate::clock::{Clock, TimeSource};
 use crate::cluster::Cluster;
@@ -15,6 +17,7 @@ use crate::config::BrokerConfig;
 use crate::held::Held;
 use crate::index::{Entry, Index};
 use crate::metrics::Metrics;
+use crate::principal::Rules;
 use crate::session_handle::SessionHandle;
 use crate::sessions::Sessions;
 
@@ -32,6 +35,8 @@ pub(crate) struct Hub {
     pub clock: Clock,
     /// Set when other workers share the store.
     pub cluster: Option<Arc<Cluster>>,
+    /// The rules in force, where this process knows them without a passport.
+    pub rules: Option<Rules>,
     /// Held from the look for a session until one that was made has its place: made twice, it would get every message twice.
     /// Only the registry and the strays are locked meanwhile.
     naming: Mutex<()>,
@@ -39,13 +44,19 @@ pub(crate) struct Hub {
 }
 
 /// How a connection comes to its session.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Arrival {
+    /// Who has come.
+    pub principal: Principal,
     /// What [`Hub::lapses`] was when the store was asked for it.
     pub lapses: u64,
     /// It was at another worker before.
     pub moves: bool,
 }
+
+/// A session is another principal's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Foreign;
 
 impl Hub {
     pub(crate) fn new(
@@ -65,6 +76,7 @@ impl Hub {
             held: Mutex::default(),
             clock: Clock::new(time),
             cluster,
+            rules: None,
             naming: Mutex::default(),
             next_session: AtomicU64::new(1),
         }
@@ -87,22 +99,49 @@ impl Hub {
 
     /// The session as others see it, made if this worker does not know it. It has the Client Identifier from now on.
     pub(crate) fn stored_session(&self, stored: &Arc<StoredSession>) -> Arc<SessionHandle> {
-        let (session, old) = {
-            let _naming = self.naming.lock();
-            let known = self.sessions.find(&stored.client_id);
-            if let Some(known) = known.filter(|known| known.stored.as_ref() == Some(stored)) {
-                return known;
-            }
-            let stray = self.cluster.as_ref().and_then(|cluster| cluster.take_stray(stored));
-            let session =
-                stray.unwrap_or_else(|| self.make_session(&stored.client_id, Some(Arc::clone(stored))));
-            let old = self.name(&session);
-            (session, old)
-        };
+        let (session, old) = self.name_stored(&self.naming.lock(), stored);
         if let Some(old) = old {
             self.displace(&old);
         }
         session
+    }
+
+    /// The same for who has claimed it.
+    ///
+    /// # Errors
+    /// Another principal is connected with its Client Identifier.
+    pub(crate) fn claimed_session(
+        &self,
+        stored: &Arc<StoredSession>,
+        principal: &Principal,
+    ) -> Result<Arc<SessionHandle>, Foreign> {
+        let (session, old) = {
+            let naming = self.naming.lock();
+            self.check_principal(&stored.client_id, principal)?;
+            let named = self.name_stored(&naming, stored);
+            named.0.belongs_to(principal);
+            named
+        };
+        if let Some(old) = old {
+            self.displace(&old);
+        }
+        Ok(session)
+    }
+
+    /// Answers the session that had the Client Identifier, too, which is to be displaced.
+    fn name_stored(
+        &self,
+        _naming: &MutexGuard<'_, ()>,
+        stored: &Arc<StoredSession>,
+    ) -> (Arc<SessionHandle>, Option<Arc<SessionHandle>>) {
+        let known = self.sessions.find(&stored.client_id);
+        if let Some(known) = known.filter(|known| known.stored.as_ref() == Some(stored)) {
+            return (known, None);
+        }
+        let stray = self.cluster.as_ref().and_then(|cluster| cluster.take_stray(stored));
+        let session = stray.unwrap_or_else(|| self.make_session(&stored.client_id, Some(Arc::clone(stored))));
+        let old = self.name(&session);
+        (session, old)
     }
 
     /// A stored session that the log speaks of, made if this worker does not know it.
@@ -134,9 +173,32 @@ impl Hub {
     }
 
     /// As [`Hub::stored_session`] for a session in memory.
-    pub(crate) fn name_in_memory(&self, session: &Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
+    ///
+    /// # Errors
+    /// Another principal is connected with its Client Identifier.
+    pub(crate) fn name_in_memory(
+        &self,
+        session: &Arc<SessionHandle>,
+        principal: &Principal,
+    ) -> Result<Option<Arc<SessionHandle>>, Foreign> {
         let _naming = self.naming.lock();
-        self.name(session)
+        self.check_principal(&session.client_id, principal)?;
+        Ok(self.name(session))
+    }
+
+    /// Whether somebody else is connected with a Client Identifier. The store says that of its sessions, and shared with
+    /// others it has them all; of those in memory, and of two that come at once, only the registry knows.
+    ///
+    /// # Errors
+    /// Another principal is.
+    pub(crate) fn check_principal(&self, client_id: &str, principal: &Principal) -> Result<(), Foreign> {
+        if self.cluster.is_some() {
+            return Ok(());
+        }
+        match self.sessions.find(client_id) {
+            Some(session) if session.is_foreign_to(principal) => Err(Foreign),
+            _ => Ok(()),
+        }
     }
 
     /// Another session has the Client Identifier now.
@@ -153,7 +215,7 @@ impl Hub {
     }
 
     /// Makes `connection` the owner of a session.
-    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, arrival: Arrival) {
+    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, arrival: &Arrival) {
         let Some(cluster) = &self.cluster else { return session.attach(connection) };
         let mut listening = cluster.listening();
         session.set_owned_since(arrival.lapses);

@@ -18,6 +18,7 @@ mod housekeeping;
 mod hub;
 mod index;
 mod metrics;
+mod principal;
 mod publish;
 mod retain;
 mod retained;
@@ -42,8 +43,9 @@ use tokio::task::JoinHandle;
 
 pub use clock::TimeSource;
 pub use cluster::{ClusterSettings, ClusterSettingsError};
-pub use config::{BrokerConfig, BrokerConfigError, CleanSessions};
+pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession};
 pub use edge_link::{Accept, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
+pub use principal::Rules;
 pub use stream::WorkerStream;
 
 use hub::Hub;
@@ -96,8 +98,25 @@ impl Broker {
         store: Arc<dyn Store>,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
+        Self::start_with(None, config, store, registry).await
+    }
+
+    /// As [`Broker::start`], in a process that knows what clients may do without their passports: by these rules Wills of
+    /// clients that are away are judged when they are due.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub async fn start_with(
+        rules: Option<Rules>,
+        config: BrokerConfig,
+        store: Arc<dyn Store>,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
         config.validate()?;
-        let hub = Arc::new(Hub::new(config, store, Metrics::register(registry), None, clock::wall_clock()));
+        let (metrics, time) = (Metrics::register(registry), clock::wall_clock());
+        let mut hub = Hub::new(config, store, metrics, None, time);
+        hub.rules = rules;
+        let hub = Arc::new(hub);
         load_routes(&hub).await.map_err(StartError::Routes)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: None })

@@ -25,6 +25,7 @@ enum DropLabel {
     TooLarge,
     Refused,
     NotAuthorized,
+    ReceiverNotAuthorized,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,8 +45,9 @@ pub(crate) struct Metrics {
     /// Connections with a session now, and the most there have been.
     pub connected: Gauge,
     pub connected_max: AtomicU64,
-    /// Sessions opened, resumed, taken over, expired.
+    /// Sessions opened, resumed, taken over, expired; those that were asked for by another principal than theirs.
     pub opened: Counter,
+    pub foreign: Counter,
     pub taken_over: Counter,
     pub expired: Counter,
     /// Will Messages published.
@@ -68,6 +70,7 @@ impl Metrics {
             connected: Gauge::default(),
             connected_max: AtomicU64::new(0),
             opened: Counter::default(),
+            foreign: Counter::default(),
             taken_over: Counter::default(),
             expired: Counter::default(),
             wills: Counter::default(),
@@ -83,6 +86,11 @@ impl Metrics {
         registry.register("payload_bytes_sent", "Payload bytes to clients", metrics.bytes_sent.clone());
         registry.register("sessions_connected", "Sessions with a connection", metrics.connected.clone());
         registry.register("sessions_opened", "Sessions opened or resumed", metrics.opened.clone());
+        registry.register(
+            "sessions_foreign",
+            "Connections refused since the session is another principal's",
+            metrics.foreign.clone(),
+        );
         registry.register(
             "sessions_taken_over",
             "Connections ended by a newer one",
@@ -107,6 +115,7 @@ impl Metrics {
             DropReason::TooLarge => DropLabel::TooLarge,
             DropReason::Refused => DropLabel::Refused,
             DropReason::NotAuthorized => DropLabel::NotAuthorized,
+            DropReason::ReceiverNotAuthorized => DropLabel::ReceiverNotAuthorized,
         };
         self.dropped.get_or_create(&DropLabels { reason, qos: qos as u8 }).inc();
     }
@@ -121,6 +130,7 @@ impl Metrics {
             DropLabel::TooLarge,
             DropLabel::Refused,
             DropLabel::NotAuthorized,
+            DropLabel::ReceiverNotAuthorized,
         ] {
             for qos in 0..3 {
                 total += self.dropped.get(&DropLabels { reason, qos }).map_or(0, |counter| counter.get());

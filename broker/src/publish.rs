@@ -413,7 +413,7 @@ impl Hub {
     }
 
     /// Publishes a Will that the store has handed out, and tells it when that is durable wherever it must be.
-    pub(crate) fn publish_due_will(self: &Arc<Self>, will: DueWill) {
+    pub(crate) fn publish_will_of(self: &Arc<Self>, will: DueWill) {
         let store = Arc::clone(&self.store);
         let (client_id, message) = (Arc::clone(&will.session.client_id), Arc::clone(&will.message));
         let finish = move || store.finish_will(&will, Box::new(|_| ()));

@@ -12,7 +12,7 @@ use crate::held::Work;
 use crate::hub::Hub;
 use crate::publish::Publisher;
 use crate::retained::{More, RetainedReader};
-use crate::session::{Effect, Input, Outputs, Session, SubscribeItem};
+use crate::session::{DropReason, Effect, Input, Outputs, Session, SubscribeItem};
 use crate::session_handle::{Item, SessionHandle};
 use crate::tally;
 
@@ -183,11 +183,13 @@ impl Serving {
         self.rare().unsubscribes.push((packet_id, filters));
     }
 
-    /// Ends the subscriptions that the passport does not cover, when it was renewed or the session is older than it.
+    /// Ends the subscriptions, and the Will, that the passport does not cover, when it was renewed or the session is older than
+    /// it.
     pub(crate) fn revoke(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
         if !self.handle.is_owned_by(connection) {
             return;
         }
+        self.revoke_will(hub);
         if let Some(rare) = &mut self.rare {
             rare.is_to_revoke = !rare.subscribes.is_empty();
         }
@@ -199,17 +201,29 @@ impl Serving {
         for filter in &filters {
             hub.unsubscribe(&self.handle, filter);
         }
+        // What they matched before may be on its way.
+        self.session.vet();
         self.session.forget_subscriptions(&filters);
         if let Some(rare) = &mut self.rare {
             rare.retained.forget(&filters);
         }
-        if let Some(fence) = self.fence() {
-            hub.submit(Work::Call(Call {
-                fence: fence.clone(),
-                asker: None,
-                frame: 0,
-                op: Op::Revoke(filters),
-            }));
+        self.tell_store(hub, Op::Revoke(filters));
+    }
+
+    fn revoke_will(&mut self, hub: &Arc<Hub>) {
+        if self.may_publish_will() {
+            return;
+        }
+        let Some(will) = self.rare.as_mut().and_then(|rare| rare.will.take()) else { return };
+        hub.metrics.drop_message(DropReason::NotAuthorized, will.message.qos());
+        // Whatever ends the connection: this process may die before it could say.
+        self.tell_store(hub, Op::DropWill);
+    }
+
+    /// Asks the store for what nobody waits for, if the session is stored.
+    fn tell_store(&self, hub: &Arc<Hub>, op: Op) {
+        if let Some(fence) = self.fence().cloned() {
+            hub.submit(Work::Call(Call { fence, asker: None, frame: 0, op }));
         }
     }
 
@@ -221,7 +235,7 @@ impl Serving {
     }
 
     /// Whether the Will Message, if there is one, may be published.
-    pub(crate) fn may_publish_will(&self) -> bool {
+    fn may_publish_will(&self) -> bool {
         let will = self.rare.as_ref().and_then(|rare| rare.will.as_ref());
         will.is_none_or(|will| self.session.may_publish(will.message.topic()))
     }

@@ -4,15 +4,15 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use foldhash::fast::RandomState;
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
-use state::{Delivery, Number, QueuePage, StoreError, StoredSession};
+use state::{Delivery, Number, Principal, QueuePage, StoreError, StoredSession};
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
@@ -74,6 +74,8 @@ pub(crate) struct SessionHandle {
     pub client_id: Arc<str>,
     /// Set when the session is in the store.
     pub stored: Option<Arc<StoredSession>>,
+    /// Whose it is, known when a connection here has had it.
+    principal: OnceLock<Principal>,
     mailbox: Mutex<Mailbox>,
     routes: Mutex<Routes>,
     /// The last message for its stored queue found nobody connected to it, at any worker.
@@ -155,6 +157,7 @@ impl SessionHandle {
             id,
             client_id,
             stored,
+            principal: OnceLock::new(),
             mailbox: Mutex::default(),
             routes: Mutex::default(),
             is_away: AtomicBool::new(false),
@@ -208,6 +211,16 @@ impl SessionHandle {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// It belongs to `principal`, unless it has one.
+    pub(crate) fn belongs_to(&self, principal: &Principal) {
+        self.principal.get_or_init(|| principal.clone());
+    }
+
+    /// Whether another principal is connected to it.
+    pub(crate) fn is_foreign_to(&self, principal: &Principal) -> bool {
+        self.is_connected() && self.principal.get().is_some_and(|whose| whose != principal)
     }
 
     /// Whether a device is connected.

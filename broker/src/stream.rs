@@ -9,16 +9,17 @@ use std::task::{Context, Poll};
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, ReasonCode};
-use state::{Number, Will};
+use state::{Number, ResumeRefusal, Will};
 
 use crate::authorize::Authority;
 use crate::connect::{self, ClaimSlot, Granted, NotGranted, Wanted};
 use crate::departure::Departure;
 use crate::disconnect::Leaving;
 use crate::hub::Hub;
+use crate::principal::client_id_of;
 use crate::serving::{Rare, Serving};
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};
-use crate::session_handle::{SessionHandle, recycle};
+use crate::session_handle::{Item, SessionHandle, recycle};
 use crate::tally;
 
 thread_local! {
@@ -90,10 +91,22 @@ impl WorkerStream {
             Err(error) => {
                 let reason = error.reason_code();
                 let client_id = &*pending.open.passport.client_id;
+                let is_foreign = matches!(error, NotGranted::NotResumed(ResumeRefusal::Foreign));
+                if is_foreign {
+                    self.hub.metrics.foreign.inc();
+                }
                 if pending.open.resume.is_some() {
                     tracing::debug!(client_id, %error, "a connection does not go on here");
                 } else {
-                    tracing::warn!(client_id, %error, "no session from the store");
+                    if is_foreign {
+                        tracing::info!(
+                            client_id,
+                            principal = &*pending.open.passport.subject,
+                            "refused: the session is another principal's"
+                        );
+                    } else {
+                        tracing::warn!(client_id, %error, "no session from the store");
+                    }
                     Session::refuse(&connect, reason, out);
                 }
                 self.state = State::Ended(reason);
@@ -103,7 +116,7 @@ impl WorkerStream {
         let fence = granted.owned.as_ref().map(|owned| owned.fence.clone());
         let sent = granted.owned.as_ref().map_or(Number(0), |owned| owned.sent);
         let opening = Opening {
-            client_id: Arc::clone(&granted.handle.client_id),
+            client_id: client_id_of(&granted.handle.client_id),
             assigned: pending.open.assigned_client_id.is_some(),
             passport: Arc::clone(&pending.open.passport),
             server_keep_alive_s: pending.open.server_keep_alive_s,
@@ -206,12 +219,7 @@ impl WorkerStream {
         self.hub.metrics.connected.dec();
         tracing::debug!(client_id = &*serving.handle.client_id, reason = ?closing.reason, "session left");
         let sent = serving.session.sent();
-        // A passport that came since CONNECT may forbid it.
-        let mut closing = closing.clone();
-        if closing.will == WillFate::Publish && !serving.may_publish_will() {
-            closing.will = WillFate::Drop;
-        }
-        self.leave(&serving.handle, serving.rare, &closing, sent, grace_ms);
+        self.leave(&serving.handle, serving.rare, closing, sent, grace_ms);
     }
 
     fn leave(
@@ -347,6 +355,14 @@ impl link::Stream for WorkerStream {
     }
 
     fn renew(&mut self, passport: Arc<Passport>) {
+        let is_other = match &self.state {
+            State::AwaitingClaim(pending) => pending.open.passport.subject != passport.subject,
+            State::Serving(serving) => serving.session.authority.subject() != &*passport.subject,
+            State::Ended(_) => return,
+        };
+        if is_other {
+            return self.refuse_other();
+        }
         if let State::AwaitingClaim(pending) = &mut self.state {
             pending.open.passport = passport;
             return;
@@ -381,6 +397,22 @@ impl WorkerStream {
                 self.end(&closing, grace_ms);
             }
             State::AwaitingClaim(_) => self.abandon(grace_ms),
+            State::Ended(_) => {}
+        }
+    }
+
+    /// The new passport is about somebody else, whose session this is not.
+    fn refuse_other(&mut self) {
+        match &mut self.state {
+            State::AwaitingClaim(pending) => {
+                pending.refused = Some(ReasonCode::NotAuthorized);
+                if let Some(granted) = pending.slot.abandon(0) {
+                    self.hub.let_go(&granted, self.connection, pending.expiry_s, 0);
+                }
+            }
+            State::Serving(serving) => {
+                serving.handle.answer(self.connection, Item::End(ReasonCode::NotAuthorized));
+            }
             State::Ended(_) => {}
         }
     }

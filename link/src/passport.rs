@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// edge hands it over as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passport {
-    /// Who it is: a user name, a certificate subject; empty for anonymous clients. `%u` in rules.
+    /// Who it is: a user name, a certificate subject; empty for anonymous clients. `%u` in rules. It names the principal that
+    /// sessions belong to, and stays the same for a connection whatever passports it gets.
     pub subject: Arc<str>,
     /// The Client Identifier that it was issued for. `%c` in rules.
     pub client_id: Arc<str>,

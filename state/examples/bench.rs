@@ -12,7 +12,7 @@ use std::time::Instant;
 use mqtt::{ProtocolVersion, QoS};
 use state::{
     Claim, ConnectionId, Delivery, EXPIRY_NEVER, EmbeddedConfig, EmbeddedStore, Fence, Fsync, Message,
-    Number, Owned, Publish, QueueLimits, Release, Store, StoredSession, SubscriptionIds, Target,
+    Number, Owned, Principal, Publish, QueueLimits, Release, Store, StoredSession, SubscriptionIds, Target,
 };
 
 /// As the broker has it.
@@ -105,6 +105,7 @@ fn call<T: Send + 'static>(call: impl FnOnce(state::Done<T>)) -> T {
 fn claim(client_id: &str) -> Claim {
     Claim {
         client_id: Arc::from(client_id),
+        principal: Principal::default(),
         connection_id: ConnectionId(1),
         clean_start: false,
         create: true,

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use mqtt::{ProtocolVersion, QoS};
 use state::{
-    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Message, Publish, QueueLimits, RedisConfig,
+    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Message, Principal, Publish, QueueLimits, RedisConfig,
     RedisStore, Secret, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
     Target,
 };
@@ -66,6 +66,7 @@ fn message(topic: &str) -> Arc<Message> {
 fn claim(n: usize) -> Claim {
     Claim {
         client_id: Arc::from(format!("device-{n:08}")),
+        principal: Principal::default(),
         connection_id: ConnectionId(n as u128),
         clean_start: false,
         create: true,

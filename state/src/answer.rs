@@ -1,7 +1,7 @@
 //! Answers that wait for their batch, in the order of the calls.
 
 use crate::tables::{Page, SessionKey};
-use crate::{Claimed, Discarded, Done, Due, Number, Published, QueuePage, RoutePage, StoreError};
+use crate::{Claimed, Done, Due, Number, Published, QueuePage, RoutePage, StoreError};
 
 /// An answer and who gets it.
 pub(crate) struct Ready<T> {
@@ -27,7 +27,6 @@ impl<T> Ready<T> {
 /// Any answer of a [`crate::Store`].
 pub(crate) enum Answer {
     Claimed(Ready<Claimed>),
-    Discarded(Ready<Option<Discarded>>),
     Flags(Ready<Vec<bool>>),
     Tails(Ready<Vec<Option<Number>>>),
     Published(Ready<Published>),
@@ -43,7 +42,6 @@ impl Answer {
     pub(crate) fn run(self, complete: impl FnOnce(SessionKey, Page) -> Result<QueuePage, StoreError>) {
         match self {
             Self::Claimed(ready) => ready.run(),
-            Self::Discarded(ready) => ready.run(),
             Self::Flags(ready) => ready.run(),
             Self::Tails(ready) => ready.run(),
             Self::Published(ready) => ready.run(),
@@ -58,7 +56,6 @@ impl Answer {
     pub(crate) fn fail(self, error: &StoreError) {
         match self {
             Self::Claimed(ready) => ready.fail(error),
-            Self::Discarded(ready) => ready.fail(error),
             Self::Flags(ready) => ready.fail(error),
             Self::Tails(ready) => ready.fail(error),
             Self::Published(ready) => ready.fail(error),

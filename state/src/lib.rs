@@ -21,8 +21,8 @@ pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, Secret, WhenShort};
 pub use store::{
-    Claim, Claimed, ConnectionId, Cursor, Discarded, Done, Due, DueWill, EXPIRY_NEVER, Enqueued, Fence,
-    Number, Origin, Owned, Previous, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release,
+    Claim, Claimed, ConnectionId, Cursor, Done, Due, DueWill, EXPIRY_NEVER, Enqueued, Fence, Number, Origin,
+    Owned, Previous, Principal, Publish, Published, QueueLimits, QueuePage, Queued, Record, Release,
     ResumeRefusal, RetainedPage, RoutePage, SessionRoutes, Store, StoreStats, StoredSession, Subscription,
     SubscriptionOptions, Target, Will,
 };

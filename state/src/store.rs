@@ -61,6 +61,10 @@ pub struct Will {
     pub delay_s: u32,
 }
 
+/// Whose a session is: who its clients authenticated as. Empty for those that did not have to, which are one principal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Principal(pub Arc<str>);
+
 /// The Session Expiry Interval that means *never*.
 pub const EXPIRY_NEVER: u32 = u32::MAX;
 
@@ -69,11 +73,15 @@ pub const EXPIRY_NEVER: u32 = u32::MAX;
 pub struct Claim {
     /// The Client Identifier.
     pub client_id: Arc<str>,
+    /// Who asks. A session that is another principal's, and not over yet, is left as it is, and the claim is refused as
+    /// [`ResumeRefusal::Foreign`]. One without a principal, which an earlier version stored, becomes this one's.
+    pub principal: Principal,
     /// The device connection that will own it.
     pub connection_id: ConnectionId,
     /// Discard what is there first.
     pub clean_start: bool,
-    /// Make a session if there is none (or it was discarded). Without it, none is made and the answer has no session.
+    /// Make a session if there is none (or it was discarded). Without it, none is made and the answer has no session: with
+    /// `clean_start` that is how to end a session with everything that it has.
     pub create: bool,
     /// Session Expiry Interval, seconds; [`EXPIRY_NEVER`] for never. Counts from [`Store::release`].
     pub expiry_s: u32,
@@ -130,6 +138,8 @@ pub enum ResumeRefusal {
     Gone,
     /// A newer connection of the device has it.
     TakenOver,
+    /// It is another principal's.
+    Foreign,
 }
 
 /// A session as its new owner finds it.
@@ -316,6 +326,8 @@ pub struct RoutePage {
 pub struct DueWill {
     /// Whose connection left it; the session may be gone.
     pub session: Arc<StoredSession>,
+    /// Whose session that is, or was; `None` if an earlier version stored it.
+    pub principal: Option<Principal>,
     /// The Will Message.
     pub message: Arc<Message>,
     /// Tells it from others that the session left, and stays the same when it comes again. Not 0.
@@ -354,12 +366,11 @@ pub trait Store: Send + Sync + 'static {
     /// all writes of an earlier owner are refused from here on.
     fn claim(&self, claim: Claim, done: Done<Claimed>);
 
-    /// Discards a client's session, if there is one, with everything that it has. Answers its Will, if one was pending or
-    /// its owner was connected, and the session.
-    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>);
-
     /// Ends a connection's ownership and starts the timers.
     fn release(&self, fence: &Fence, release: Release, done: Done<()>);
+
+    /// The Will that was given at the claim is not to be published any more, whatever ends the connection.
+    fn drop_will(&self, fence: &Fence, done: Done<()>);
 
     /// Adds or replaces subscriptions. Answers for each whether the filter was there before.
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>);
@@ -426,13 +437,4 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes everything durable and stops. Calls after it are refused as [`StoreError::Closed`].
     fn close(&self, done: Done<()>);
-}
-
-/// The answer to [`Store::discard`].
-#[derive(Clone, Debug)]
-pub struct Discarded {
-    /// The session, whose routes are to be dropped.
-    pub session: Arc<StoredSession>,
-    /// Its Will Message, to be published now.
-    pub will: Option<Arc<Message>>,
 }

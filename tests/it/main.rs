@@ -33,6 +33,7 @@ mod keep_alive;
 mod limit;
 mod malformed;
 mod passport;
+mod principal;
 mod process;
 mod publish;
 mod retained;

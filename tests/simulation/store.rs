@@ -9,7 +9,7 @@ use mqtt::PacketId;
 use parking_lot::Mutex;
 use rand::Rng;
 use state::{
-    Claim, Claimed, Cluster, Cursor, Discarded, Done, Due, DueWill, Fence, Heard, InboxPage, Joined, Lease,
+    Claim, Claimed, Cluster, Cursor, Done, Due, DueWill, Fence, Heard, InboxPage, Joined, Lease,
     ListeningPage, LogPage, MemoryWorker, Message, Noted, Number, Position, Publish, Published, QueuePage,
     Release, RetainedPage, RouteChange, RoutePage, Store, StoreError, StoreStats, StoredSession,
     Subscription, UnixMs, WorkerId,
@@ -208,13 +208,14 @@ impl Store for Road {
         self.ask(done, |store, done| store.claim(claim, done));
     }
 
-    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        self.ask(done, |store, done| store.discard(client_id, done));
-    }
-
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
         let fence = fence.clone();
         self.ask(done, move |store, done| store.release(&fence, release, done));
+    }
+
+    fn drop_will(&self, fence: &Fence, done: Done<()>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.drop_will(&fence, done));
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {

@@ -16,6 +16,7 @@ mod interop;
 mod kill_matrix;
 mod moving_many;
 mod passport;
+mod principal;
 mod proxy;
 mod read_your_subscription;
 mod stalled;

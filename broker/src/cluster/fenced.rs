@@ -101,7 +101,7 @@ mod tests {
         let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });
         let session = hub.stored_session(&stored);
         session.own_routes(epoch);
-        hub.attach(&session, CONNECTION, Arrival::default());
+        hub.attach(&session, CONNECTION, &Arrival::default());
         session
     }
 

@@ -254,7 +254,9 @@ impl Session {
     }
 
     fn send_at_most_once(&mut self, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
-        let dropped = if delivery.message.is_expired(now) {
+        let dropped = if !self.may_receive(&delivery.message) {
+            DropReason::ReceiverNotAuthorized
+        } else if delivery.message.is_expired(now) {
             // v5 [MQTT-3.3.2-5]
             DropReason::Expired
         } else if out.wire.len() > self.config.qos0_bytes_max {
@@ -271,7 +273,9 @@ impl Session {
     fn send(&mut self, number: Number, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
         let again = self.stored.as_ref().is_some_and(|stored| number < stored.repeats_before);
         // v5 [MQTT-4.3.3-7]: what may have been sent does not expire.
-        let dropped = if !again && delivery.message.is_expired(now) {
+        let dropped = if !self.may_receive(&delivery.message) {
+            return self.withhold(number, delivery.qos, again, out);
+        } else if !again && delivery.message.is_expired(now) {
             DropReason::Expired
         } else if self.put_publish(delivery, Some(packet_id(number)), again, now, out) {
             self.outbound.launch(number, Flight::after_publish(delivery.qos));
@@ -280,10 +284,28 @@ impl Session {
             // v5 [MQTT-3.1.2-25]
             DropReason::TooLarge
         };
+        self.abandon(number, out);
+        out.effects.push(Effect::Dropped(dropped, delivery.qos));
+    }
+
+    /// A QoS 1 or 2 message that the client may not have any more goes unsent.
+    fn withhold(&mut self, number: Number, qos: QoS, again: bool, out: &mut Outputs<'_>) {
+        out.effects.push(Effect::Dropped(DropReason::ReceiverNotAuthorized, qos));
+        if again && qos == QoS::ExactlyOnce {
+            // The client may have it, and then waits for PUBREL: unless that comes, it takes a later message with the same
+            // Packet Identifier for this one.
+            self.outbound.launch(number, Flight::AwaitingStore);
+            out.effects.push(Effect::MarkReleased(number));
+        } else {
+            self.abandon(number, out);
+        }
+    }
+
+    /// The record of a message that is not sent goes as if the client had acknowledged it.
+    fn abandon(&mut self, number: Number, out: &mut Outputs<'_>) {
         self.outbound.launch(number, Flight::Done);
         if self.stored.is_some() {
             out.effects.push(Effect::Acknowledge(number));
         }
-        out.effects.push(Effect::Dropped(dropped, delivery.qos));
     }
 }

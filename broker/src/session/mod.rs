@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use mqtt::frame::Frame;
 use mqtt::{Connect, Packet, ProtocolVersion, ReasonCode, Receiver};
-use state::{Number, StoreError, UnixMs};
+use state::{Message, Number, StoreError, UnixMs};
 
 use crate::authorize::Authority;
 use crate::config::BrokerConfig;
@@ -78,6 +78,8 @@ pub(crate) struct Session {
     pub(crate) keeps_received: bool,
     /// [`Effect::Close`] was said.
     pub(crate) closed: bool,
+    /// Messages may come that the passport does not allow: by subscriptions of before, see [`Session::vet`].
+    vets: bool,
 }
 
 impl Session {
@@ -125,6 +127,7 @@ impl Session {
             wants_reasons: terms.wants_reasons,
             keeps_received: opening.stored.is_some(),
             closed: false,
+            vets: is_stored,
         };
         if opening.resume.is_none() {
             session.put_connack(&opening, &terms, out)?;
@@ -166,7 +169,10 @@ impl Session {
             Input::Forgotten(id, result) => self.on_forgotten(id, result, out),
             Input::TakenOver => self.end(ReasonCode::SessionTakenOver, WillFate::TakenOver, out),
             Input::End(reason) => self.end(reason, WillFate::Publish, out),
-            Input::Renewed(passport) => self.authority = Authority::new(passport),
+            Input::Renewed(passport) => {
+                self.authority = Authority::new(passport);
+                self.vet();
+            }
             Input::Writable => self.on_writable(now, out),
         }
     }
@@ -188,6 +194,17 @@ impl Session {
         Ok(())
     }
 
+    /// From now on each message is looked at before it is sent. What comes by a subscription that this passport covers need
+    /// not be; what a store kept for the session, or was on its way when the passport changed, may have come by another.
+    pub(crate) fn vet(&mut self) {
+        self.vets = true;
+    }
+
+    /// Whether the passport allows the client this message.
+    pub(crate) fn may_receive(&self, message: &Message) -> bool {
+        !self.vets || self.authority.may_receive(message.topic())
+    }
+
     /// Messages below this number may have been sent, now or on an earlier connection: what [`state::Release::sent`] is
     /// to be.
     pub(crate) fn sent(&self) -> Number {
@@ -205,7 +222,7 @@ impl Session {
         self.authority.may_subscribe(filter)
     }
 
-    /// Whether this Topic Name may still be published to.
+    /// Whether this Topic Name may still be published to, for a look at the Will after [`Input::Renewed`].
     pub(crate) fn may_publish(&self, topic: &str) -> bool {
         self.authority.may_publish(topic)
     }

@@ -48,6 +48,8 @@ impl World {
 #[derive(Clone)]
 pub(crate) struct How<'a> {
     pub(crate) client_id: &'a str,
+    /// Who it is; empty for who did not have to say.
+    pub(crate) subject: &'a str,
     pub(crate) clean_start: bool,
     pub(crate) expiry_s: u32,
     /// Topic and delay.
@@ -60,6 +62,7 @@ impl<'a> How<'a> {
     pub(crate) fn clean(client_id: &'a str) -> Self {
         Self {
             client_id,
+            subject: "",
             clean_start: true,
             expiry_s: 0,
             will: None,
@@ -70,6 +73,16 @@ impl<'a> How<'a> {
 
     pub(crate) fn stored(client_id: &'a str) -> Self {
         Self { clean_start: false, expiry_s: 3600, ..Self::clean(client_id) }
+    }
+
+    /// It is asked by somebody.
+    pub(crate) fn by(self, subject: &'a str) -> Self {
+        Self { subject, ..self }
+    }
+
+    /// What it may do: everything.
+    pub(crate) fn passport(&self) -> Passport {
+        Passport::unrestricted(self.subject.into(), self.client_id.into())
     }
 
     /// The CONNECT packet.
@@ -125,12 +138,17 @@ pub(crate) enum Got {
 
 impl Device {
     pub(crate) fn connect(broker: &Broker, how: &How<'_>) -> Self {
-        let mut device = Self::open(broker, how);
+        Self::connect_with(broker, how, how.passport())
+    }
+
+    /// With another passport than one that allows everything.
+    pub(crate) fn connect_with(broker: &Broker, how: &How<'_>, passport: Passport) -> Self {
+        let mut device = Self::open(broker, how, passport);
         device.pump();
         device
     }
 
-    fn open(broker: &Broker, how: &How<'_>) -> Self {
+    fn open(broker: &Broker, how: &How<'_>, passport: Passport) -> Self {
         let stream = broker.open(Open {
             connection_id: next_connection(),
             attempt: 1,
@@ -139,7 +157,7 @@ impl Device {
                 listener: "test".into(),
                 certificate_subject: None,
             },
-            passport: Arc::new(Passport::unrestricted("".into(), how.client_id.into())),
+            passport: Arc::new(passport),
             connect: how.packet(),
             assigned_client_id: None,
             server_keep_alive_s: None,

@@ -158,8 +158,7 @@ impl Edge {
 
     /// Opens a session and waits for the CONNACK.
     pub(crate) async fn connect(&mut self, how: &How<'_>) {
-        let passport = Passport::unrestricted("".into(), how.client_id.into());
-        self.open(how, sign(&passport));
+        self.open(how, sign(&how.passport()));
         self.until("CONNACK", |edge| edge.device(how.client_id).connack.is_some()).await;
     }
 

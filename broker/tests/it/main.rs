@@ -9,6 +9,7 @@ mod handoff;
 mod link;
 mod moody;
 mod passport;
+mod principal;
 mod retained;
 mod session;
 mod shared;

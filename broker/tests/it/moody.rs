@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use broker::BrokerConfig;
 use mqtt::{PacketId, QoS};
 use state::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, MemoryStore, Message, Number, Publish,
-    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
-    Subscription, UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, MemoryStore, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs,
 };
 
 use crate::device::{Got, How, World};
@@ -55,12 +55,12 @@ impl Store for Moody {
         self.inner.claim(claim, done);
     }
 
-    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        self.inner.discard(client_id, done);
-    }
-
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
         self.inner.release(fence, release, done);
+    }
+
+    fn drop_will(&self, fence: &Fence, done: Done<()>) {
+        self.inner.drop_will(fence, done);
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {

@@ -9,7 +9,7 @@ use state::{Due, MemoryStore, Store};
 use crate::device::{Got, How, World};
 
 /// Whether a Will is to be published some time.
-fn has_will(world: &World) -> bool {
+pub(crate) fn has_will(world: &World) -> bool {
     let (tx, rx) = std::sync::mpsc::channel();
     world.store.claim_due(u64::MAX / 2, 10, Box::new(move |due| tx.send(due.unwrap()).unwrap()));
     rx.recv().unwrap().iter().any(|due| matches!(due, Due::Will(..)))

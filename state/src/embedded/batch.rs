@@ -95,8 +95,9 @@ impl BatchBuilder {
                     self.remove(Keyspace::Sessions, &layout::session_part(*session, part));
                 }
             }
-            Change::OrphanWill { session, own, message } => {
-                codec::put_orphan(&mut self.scratch, &session.client_id, message);
+            Change::OrphanWill { whose, own, message } => {
+                let (session, principal) = (&whose.session, whose.principal.as_ref());
+                codec::put_orphan(&mut self.scratch, &session.client_id, principal, message);
                 self.rewrite(Keyspace::Sessions, &layout::orphan(SessionKey(session.incarnation), *own));
             }
             Change::OrphanWillGone { session, own } => {

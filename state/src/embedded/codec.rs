@@ -6,7 +6,9 @@ use bytes::Bytes;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 
 use crate::tables::journal::{Mark, SessionRecord, WillRecord};
-use crate::{ConnectionId, Message, MessageHeader, QueueLimits, SubscriptionIds, SubscriptionOptions};
+use crate::{
+    ConnectionId, Message, MessageHeader, Principal, QueueLimits, SubscriptionIds, SubscriptionOptions,
+};
 
 /// A record that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,6 +260,7 @@ pub(super) fn put_session(out: &mut Vec<u8>, record: &SessionRecord) {
     put_u64(out, record.sent);
     // Absent in what earlier versions wrote; they do not read this far.
     out.push(u8::from(record.is_memory_queue));
+    put_principal(out, record.principal.as_ref());
 }
 
 /// Reads a session.
@@ -275,7 +278,22 @@ pub(super) fn session(bytes: &[u8]) -> Result<SessionRecord> {
         receive_maximum: reader.u16()?,
         sent: reader.u64()?,
         is_memory_queue: !reader.is_empty() && reader.u8()? != 0,
+        principal: principal(&mut reader)?,
     })
+}
+
+/// Writes whose something is, if that is known.
+fn put_principal(out: &mut Vec<u8>, principal: Option<&Principal>) {
+    out.push(u8::from(principal.is_some()));
+    if let Some(Principal(name)) = principal {
+        put_str(out, name);
+    }
+}
+
+/// Reads [`put_principal`], which earlier versions did not write.
+fn principal(reader: &mut Reader<'_>) -> Result<Option<Principal>> {
+    let is_known = !reader.is_empty() && reader.u8()? != 0;
+    Ok(if is_known { Some(Principal(Arc::from(reader.str()?))) } else { None })
 }
 
 /// Writes a Will.
@@ -294,14 +312,15 @@ pub(super) fn will(bytes: &[u8]) -> Result<WillRecord> {
 }
 
 /// Writes a Will whose session is gone.
-pub(super) fn put_orphan(out: &mut Vec<u8>, client_id: &str, message: &Message) {
+pub(super) fn put_orphan(out: &mut Vec<u8>, client_id: &str, whose: Option<&Principal>, message: &Message) {
     put_str(out, client_id);
     put_message(out, message);
+    put_principal(out, whose);
 }
 
 /// Reads a Will whose session is gone.
-pub(super) fn orphan(bytes: &[u8]) -> Result<(Arc<str>, Arc<Message>)> {
+pub(super) fn orphan(bytes: &[u8]) -> Result<(Arc<str>, Arc<Message>, Option<Principal>)> {
     let mut reader = Reader(bytes);
     let client_id = Arc::from(reader.str()?);
-    Ok((client_id, message(&mut reader)?))
+    Ok((client_id, message(&mut reader)?, principal(&mut reader)?))
 }

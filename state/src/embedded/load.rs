@@ -12,8 +12,8 @@ use super::layout::{self, Keyspace, Part};
 use crate::tables::journal::{SessionRecord, WillRecord};
 use crate::tables::restore::{RestoredSession, RestoredSlot};
 use crate::tables::retained::Retained;
-use crate::tables::{BodyKey, SessionKey, Tables};
-use crate::{Message, StoredSession, Subscription, UnixMs};
+use crate::tables::{BodyKey, SessionKey, Tables, Whose};
+use crate::{StoredSession, Subscription, UnixMs};
 
 /// After this many dead records in a row it is cheaper to seek.
 const DEAD_RUN_MAX: u32 = 8;
@@ -86,10 +86,9 @@ fn load_sessions(
             continue;
         }
         if part == Part::Orphan {
-            let (client_id, message): (Arc<str>, Arc<Message>) =
-                codec::orphan(&value).map_err(damaged("will"))?;
-            let identity = Arc::new(StoredSession { client_id, incarnation: session.0 });
-            tables.restore_orphan(own, identity, message, now);
+            let (client_id, message, principal) = codec::orphan(&value).map_err(damaged("will"))?;
+            let session = Arc::new(StoredSession { client_id, incarnation: session.0 });
+            tables.restore_orphan(own, Whose { session, principal }, message, now);
             continue;
         }
         let parts = sessions.entry(session).or_default();

@@ -35,9 +35,8 @@ use crate::tables::journal::{Change, Journal};
 use crate::tables::retained::{RetainChange, Retained};
 use crate::tables::{SOLE_WORKER, SessionKey, Tables};
 use crate::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
+    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
 };
 use directory::Directory;
 use disk::Disk;
@@ -123,6 +122,12 @@ impl EmbeddedStore {
         self.shared.core.lock().tables.check_invariants();
     }
 
+    /// Whether the client has no session, here or on disk: nothing need be written to end it.
+    fn has_none(&self, client_id: &str) -> bool {
+        let core = self.shared.core.lock();
+        core.is_open() && !core.tables.may_have_had(client_id)
+    }
+
     fn forget_expired(&self, expired: &[Arc<Message>], now: UnixMs) {
         let mut retained = self.shared.retained.write();
         let mut core = self.shared.core.lock();
@@ -164,23 +169,21 @@ fn publish_load(publish: &Publish) -> Load {
 
 impl Store for EmbeddedStore {
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
+        let wants_none = claim.clean_start && !claim.create && !claim.resume;
+        if wants_none && self.has_none(&claim.client_id) {
+            return done(Ok(Claimed::default()));
+        }
         let will = claim.will.as_ref().map_or(0, |will| will.message.size());
         let load = Load::Adds((will + claim.client_id.len()) as u64);
         self.call(load, done, Answer::Claimed, |tables| tables.claim(claim, SOLE_WORKER));
     }
 
-    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        let core = self.shared.core.lock();
-        if core.is_open() && !core.tables.may_have_had(&client_id) {
-            drop(core);
-            return done(Ok(None));
-        }
-        drop(core);
-        self.call(Load::Frees, done, Answer::Discarded, |tables| Ok(tables.discard(&client_id)));
-    }
-
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
         self.call(Load::Frees, done, Answer::Unit, |tables| tables.release(fence, &release));
+    }
+
+    fn drop_will(&self, fence: &Fence, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| tables.drop_will(fence));
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use mqtt::{ProtocolVersion, QoS};
 use tempfile::TempDir;
 
-use super::{EmbeddedConfig, EmbeddedStore};
+use super::{EmbeddedConfig, EmbeddedStore, codec};
+use crate::tables::journal::{Journal, SessionRecord};
+use crate::tables::restore::RestoredSession;
+use crate::tables::{SOLE_WORKER, SessionKey, TableLimits, Tables};
 use crate::{
-    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Publish,
-    QueueLimits, Store, StoreError, SubscriptionIds, Target,
+    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Principal, Publish,
+    QueueLimits, ResumeRefusal, Store, StoreError, SubscriptionIds, Target,
 };
 
 /// Commits that are made to fail.
@@ -58,9 +61,10 @@ fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> 
     begin(call).recv_timeout(Duration::from_secs(20)).expect("an answer in time")
 }
 
-fn own(store: &EmbeddedStore) -> Fence {
-    let claim = Claim {
+fn wanted(principal: &str) -> Claim {
+    Claim {
         client_id: Arc::from("a"),
+        principal: Principal(principal.into()),
         connection_id: ConnectionId(1),
         clean_start: false,
         create: true,
@@ -73,8 +77,11 @@ fn own(store: &EmbeddedStore) -> Fence {
         resume: false,
         attempt: 1,
         now: 1,
-    };
-    wait(|done| store.claim(claim, done)).expect("a claim").session.expect("a session").fence
+    }
+}
+
+fn own(store: &EmbeddedStore) -> Fence {
+    wait(|done| store.claim(wanted(""), done)).expect("a claim").session.expect("a session").fence
 }
 
 fn publish(owner: &Fence, payload: &str) -> Publish {
@@ -148,4 +155,49 @@ fn a_receiver_that_panics_harms_nobody_else() {
     store.publish(publish(&owner, "x"), Box::new(|_| panic!("a receiver's fault")));
     let answer = wait(|done| store.publish(publish(&owner, "x"), done)).expect("published");
     assert_eq!(answer.targets, [Enqueued::At(Number(2))]);
+}
+
+/// A session as an earlier version wrote it: without what came since.
+fn old_record() -> SessionRecord {
+    let record = SessionRecord {
+        client_id: "a".into(),
+        principal: Some(Principal("alice".into())),
+        epoch: 7,
+        connection_id: ConnectionId(1),
+        connected: false,
+        expires_at: None,
+        expiry_s: EXPIRY_NEVER,
+        limits: QueueLimits { messages_max: 5, bytes_max: 6 },
+        is_memory_queue: false,
+        protocol: ProtocolVersion::V311,
+        receive_maximum: 3,
+        sent: 1,
+    };
+    let mut written = Vec::new();
+    codec::put_session(&mut written, &record);
+    assert_eq!(codec::session(&written).expect("a session"), record);
+    written.truncate(written.len() - (1 + 4 + "alice".len()));
+    let read = codec::session(&written).expect("the same without a principal");
+    assert_eq!(read, SessionRecord { principal: None, ..record });
+    read
+}
+
+#[test]
+fn a_session_without_a_principal_is_the_first_ones_who_comes() {
+    let mut tables = Tables::new(TableLimits::NONE, Journal::off());
+    tables.restore_session(RestoredSession {
+        key: SessionKey(1),
+        record: old_record(),
+        will: None,
+        head: 1,
+        received: Vec::new(),
+        subscriptions: Vec::new(),
+    });
+    tables.restore_keys(2);
+    tables.restart(1);
+    let mut claim = |principal| tables.claim(wanted(principal), SOLE_WORKER).expect("an answer");
+    let owned = claim("bob").session.expect("a session");
+    assert_eq!((owned.present, owned.fence.epoch), (true, 8));
+    assert_eq!(claim("alice").refusal, Some(ResumeRefusal::Foreign));
+    assert_eq!(claim("bob").session.map(|owned| owned.present), Some(true));
 }

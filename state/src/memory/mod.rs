@@ -14,9 +14,9 @@ use crate::tables::journal::Journal;
 use crate::tables::retained::{Retained, RetainedLimits};
 use crate::tables::{SOLE_WORKER, TableLimits, Tables};
 use crate::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs, WorkerId,
+    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
+    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+    WorkerId,
 };
 use answers::Answers;
 pub use cluster::{MemoryCluster, MemoryWorker};
@@ -142,12 +142,12 @@ impl Store for MemoryStore {
         self.call(done, |content| content.tables.claim(claim, self.worker));
     }
 
-    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        self.call(done, |content| Ok(content.tables.discard(&client_id)));
-    }
-
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
         self.call(done, |content| content.tables.release(fence, &release));
+    }
+
+    fn drop_will(&self, fence: &Fence, done: Done<()>) {
+        self.call(done, |content| content.tables.drop_will(fence));
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {

@@ -13,7 +13,7 @@ use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending};
 use crate::{
-    Claim, Claimed, ConnectionId, Discarded, Done, DueWill, Fence, Message, Number, Owned, Previous, Release,
+    Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal, Release,
     ResumeRefusal, StoreError, StoredSession, Subscription, WorkerId,
 };
 
@@ -86,6 +86,7 @@ impl Engine {
             .arg(claim.resume)
             .arg(u64::from(claim.attempt))
             .arg(claim.now.saturating_add(WILL_RETRY_MS))
+            .arg(&*claim.principal.0)
     }
 
     fn read_claimed(
@@ -97,7 +98,11 @@ impl Engine {
     ) -> Result<Claimed> {
         if let Value::BulkString(name) = &answer {
             add(&self.counts.sessions, -reserved);
-            let refusal = if name == b"T" { ResumeRefusal::TakenOver } else { ResumeRefusal::Gone };
+            let refusal = match name.as_slice() {
+                b"T" => ResumeRefusal::TakenOver,
+                b"P" => ResumeRefusal::Foreign,
+                _ => ResumeRefusal::Gone,
+            };
             return Ok(Claimed { refusal: Some(refusal), ..Claimed::default() });
         }
         let identity =
@@ -135,16 +140,12 @@ impl Engine {
         Ok(Claimed { session: Some(owned), will_due, discarded, previous, refusal: None })
     }
 
-    /// See [`crate::Store::discard`].
-    pub(super) fn discard(self: &Arc<Self>, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        let bucket = Bucket::of_client(&client_id);
-        let op = Op::new("discard", Kind::Alone, self.keys.whole_session(&client_id)).arg(&*client_id);
-        self.one(bucket, op, done, move |engine, answer| {
-            let Some(answer) = answer.maybe() else { return Ok(None) };
-            let [incarnation, will, freed] = answer.tuple()?;
-            engine.counts.session_gone(freed)?;
-            let session = Arc::new(StoredSession { client_id, incarnation: incarnation.count()? });
-            Ok(Some(Discarded { session, will: read_will(will)? }))
+    /// See [`crate::Store::drop_will`].
+    pub(super) fn drop_will(self: &Arc<Self>, fence: &Fence, done: Done<()>) {
+        let client_id = &fence.session.client_id;
+        let op = Op::new("drop_will", Kind::Write, vec![self.keys.session(client_id)]).fence(fence);
+        self.one(Bucket::of_client(client_id), op, done, |_, answer| {
+            answer.accepted(StoreError::NoSession).map(drop)
         });
     }
 
@@ -230,15 +231,12 @@ fn read_flags(flags: Value) -> Result<Vec<bool>> {
     flags.list()?.iter().map(|flag| Ok(flag.count()? == 1)).collect()
 }
 
-/// A Will with its number.
+/// A Will with its number, and whose it is.
 pub(super) fn read_due_will(session: Arc<StoredSession>, will: Value) -> Result<DueWill> {
-    let [message, number] = will.tuple()?;
+    let [message, number, principal] = will.tuple()?;
     let message = codec::read_message(&message.bytes()?)?;
-    Ok(DueWill { session, message, number: number.count()? })
-}
-
-fn read_will(will: Value) -> Result<Option<Arc<Message>>> {
-    will.maybe().map(|will| codec::read_message(&will.bytes()?)).transpose()
+    let principal = principal.maybe().map(Answer::text).transpose()?.map(|name| Principal(name.into()));
+    Ok(DueWill { session, principal, message, number: number.count()? })
 }
 
 /// Subscriptions as they are stored, by filter; the field with the empty name is none.

@@ -35,9 +35,8 @@ pub use cluster::RedisCluster;
 pub use config::{ConnectError, RedisConfig, Secret, WhenShort};
 
 use crate::{
-    Claim, Claimed, Cursor, Discarded, Done, Due, DueWill, Fence, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
+    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
 };
 use engine::Engine;
 
@@ -105,12 +104,12 @@ impl Store for RedisStore {
         self.engine.claim(&claim, done);
     }
 
-    fn discard(&self, client_id: Arc<str>, done: Done<Option<Discarded>>) {
-        self.engine.discard(client_id, done);
-    }
-
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
         self.engine.release(fence, &release, done);
+    }
+
+    fn drop_will(&self, fence: &Fence, done: Done<()>) {
+        self.engine.drop_will(fence, done);
     }
 
     fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {

@@ -6,11 +6,18 @@ use std::sync::Arc;
 use super::journal::{Change, Dirty};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::{TimerKind, WILL_RETRY_MS};
-use super::{SessionKey, Tables};
+use super::{SessionKey, Tables, Whose};
 use crate::{
-    Claim, Claimed, Discarded, DueWill, Fence, Message, Previous, Release, ResumeRefusal, StoreError,
-    StoredSession, UnixMs, WorkerId,
+    Claim, Claimed, DueWill, Fence, Message, Previous, Release, ResumeRefusal, StoreError, StoredSession,
+    UnixMs, WorkerId,
 };
+
+/// What is left of a session that was discarded.
+struct Discarded {
+    whose: Whose,
+    /// Its Will Message, to be published now.
+    will: Option<Arc<Message>>,
+}
 
 impl Tables {
     /// See [`crate::Store::claim`]. It is `worker` that asks.
@@ -23,6 +30,12 @@ impl Tables {
             return Ok(Claimed { refusal: Some(ResumeRefusal::TakenOver), ..Claimed::default() });
         }
         let kept = found.filter(|key| self.sessions.get(key).is_some_and(|found| found.survives(&claim)));
+        if !claim.resume || kept.is_some() {
+            let is_foreign = |session: &Session| session.is_foreign_to(&claim);
+            if found.and_then(|key| self.sessions.get(&key)).is_some_and(is_foreign) {
+                return Ok(Claimed { refusal: Some(ResumeRefusal::Foreign), ..Claimed::default() });
+            }
+        }
         let mut had_will = false;
         let previous = found.and_then(|key| self.previous(key, worker));
         // A Will goes with its connection: that one may ask for its session more than once.
@@ -40,10 +53,10 @@ impl Tables {
                 answer.will_due = self.settle_old_will(key, &claim);
             }
             (None, Some(key)) => {
-                if let Some(Discarded { session, will }) = self.discard_session(key) {
+                if let Some(Discarded { whose, will }) = self.discard(key) {
+                    answer.discarded = Some(Arc::clone(&whose.session));
                     let will = will.filter(|_| !goes_on);
-                    answer.will_due = will.map(|will| self.hand_out_now(&session, will, claim.now));
-                    answer.discarded = Some(session);
+                    answer.will_due = will.map(|will| self.hand_out_now(whose, will, claim.now));
                 }
             }
             (None, None) if claim.create && self.sessions.len() as u64 >= self.limits.sessions_max => {
@@ -93,6 +106,7 @@ impl Tables {
         session.sent = session.sent_bound();
         session.epoch += 1;
         session.nonce = random();
+        session.principal = Some(claim.principal);
         session.connection_id = claim.connection_id;
         session.attempt = claim.attempt;
         session.owner = worker;
@@ -115,12 +129,12 @@ impl Tables {
     fn keep_will(&mut self, key: SessionKey) -> bool {
         let Some(session) = self.sessions.get_mut(&key) else { return false };
         let Some(held) = session.will.take() else { return false };
-        let identity = Arc::clone(&session.identity);
+        let whose = session.whose();
         if let Some(at) = held.timer_at() {
             self.timers.disarm(at, key, TimerKind::Will);
         }
         match held.comes_again_at {
-            Some(at) => self.adopt(&identity, held.will.message, at, held.number),
+            Some(at) => self.adopt(whose, held.will.message, at, held.number),
             None => session.will = Some(HeldWill { due_at: None, ..held }),
         }
         true
@@ -130,23 +144,23 @@ impl Tables {
     fn settle_old_will(&mut self, key: SessionKey, claim: &Claim) -> Option<DueWill> {
         let session = self.sessions.get_mut(&key)?;
         let held = session.will.take()?;
-        let identity = Arc::clone(&session.identity);
+        let whose = session.whose();
         let goes_on = session.connection_id == claim.connection_id;
         let due = match session.phase {
             // v5 3.1.4: the old connection is closed, and its Will is sent unless a delay lets the new one cancel it.
             Phase::Connected => (held.will.delay_s == 0).then_some(held.will.message),
-            Phase::Away { .. } => self.disarm_will(&identity, held, Some(claim.now)),
+            Phase::Away { .. } => self.disarm_will(&whose, held, Some(claim.now)),
         };
         // The device's connection goes on elsewhere: its Will goes with it.
         let due = due.filter(|_| !goes_on)?;
-        Some(self.hand_out_now(&identity, due, claim.now))
+        Some(self.hand_out_now(whose, due, claim.now))
     }
 
     /// A Will that is answered to be published now: it comes again if that is not finished, since the answer may be lost.
-    fn hand_out_now(&mut self, session: &Arc<StoredSession>, message: Arc<Message>, now: UnixMs) -> DueWill {
+    fn hand_out_now(&mut self, whose: Whose, message: Arc<Message>, now: UnixMs) -> DueWill {
         let number = self.timers.number(0);
-        self.adopt(session, Arc::clone(&message), now + WILL_RETRY_MS, number);
-        DueWill { session: Arc::clone(session), message, number }
+        self.adopt(whose.clone(), Arc::clone(&message), now + WILL_RETRY_MS, number);
+        DueWill { session: whose.session, principal: whose.principal, message, number }
     }
 
     /// Takes an armed Will out of the timers. Answers it if it is to be published now; a Will that somebody is publishing
@@ -154,13 +168,13 @@ impl Tables {
     /// at `resumed_at`.
     fn disarm_will(
         &mut self,
-        session: &Arc<StoredSession>,
+        whose: &Whose,
         held: HeldWill,
         resumed_at: Option<UnixMs>,
     ) -> Option<Arc<Message>> {
-        self.timers.disarm(held.timer_at()?, SessionKey(session.incarnation), TimerKind::Will);
+        self.timers.disarm(held.timer_at()?, SessionKey(whose.session.incarnation), TimerKind::Will);
         if let Some(comes_again_at) = held.comes_again_at {
-            self.adopt(session, held.will.message, comes_again_at, held.number);
+            self.adopt(whose.clone(), held.will.message, comes_again_at, held.number);
             return None;
         }
         let due_at = held.due_at?;
@@ -168,20 +182,14 @@ impl Tables {
         resumed_at.is_none_or(|now| due_at <= now || held.will.delay_s == 0).then_some(held.will.message)
     }
 
-    /// Discards a client's session, whoever owns it.
-    pub(crate) fn discard(&mut self, client_id: &str) -> Option<Discarded> {
-        let key = self.by_client.get(client_id).copied()?;
-        self.discard_session(key)
-    }
-
-    fn discard_session(&mut self, key: SessionKey) -> Option<Discarded> {
+    fn discard(&mut self, key: SessionKey) -> Option<Discarded> {
         let mut gone = self.remove(key)?;
-        let held = gone.will.take();
+        let (held, whose) = (gone.will.take(), gone.whose());
         let will = match gone.phase {
             Phase::Connected => held.map(|held| held.will.message),
-            Phase::Away { .. } => held.and_then(|held| self.disarm_will(&gone.identity, held, None)),
+            Phase::Away { .. } => held.and_then(|held| self.disarm_will(&whose, held, None)),
         };
-        Some(Discarded { session: gone.identity, will })
+        Some(Discarded { whose, will })
     }
 
     /// Removes a session with everything that it has, except that its Will is the caller's to settle when it was armed
@@ -224,6 +232,16 @@ impl Tables {
         Ok(())
     }
 
+    /// See [`crate::Store::drop_will`].
+    pub(crate) fn drop_will(&mut self, fence: &Fence) -> Result<(), StoreError> {
+        let session = self.owned(fence)?;
+        let key = session.key();
+        if session.will.take().is_some() {
+            self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
+        }
+        Ok(())
+    }
+
     /// Lets go of all sessions that a worker owns. See [`crate::Cluster::bury`].
     pub(crate) fn bury(&mut self, worker: WorkerId, grace_ms: u64, now: UnixMs) {
         let owned: Vec<SessionKey> = self
@@ -252,7 +270,7 @@ impl Tables {
         } else if let Some(mut gone) = self.remove(key)
             && let Some(held) = gone.will.take()
         {
-            self.adopt(&gone.identity, held.will.message, now, 0);
+            self.adopt(gone.whose(), held.will.message, now, 0);
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mqtt::{PacketId, ProtocolVersion};
 
-use super::{BodyKey, SessionKey};
-use crate::{ConnectionId, Delivery, Message, QueueLimits, StoredSession, Subscription, UnixMs};
+use super::{BodyKey, SessionKey, Whose};
+use crate::{ConnectionId, Delivery, Message, Principal, QueueLimits, Subscription, UnixMs};
 
 /// One change to write down.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) enum Change {
     /// A session is gone, its subscriptions apart.
     SessionGone { session: SessionKey },
     /// A Will of a session that is gone, to be published.
-    OrphanWill { session: Arc<StoredSession>, own: u64, message: Arc<Message> },
+    OrphanWill { whose: Whose, own: u64, message: Arc<Message> },
     /// It has been published.
     OrphanWillGone { session: SessionKey, own: u64 },
     /// A retained message was set.
@@ -84,6 +84,8 @@ pub(crate) struct SessionImage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SessionRecord {
     pub(crate) client_id: Arc<str>,
+    /// `None`: an earlier version wrote it.
+    pub(crate) principal: Option<Principal>,
     pub(crate) epoch: u64,
     pub(crate) connection_id: ConnectionId,
     pub(crate) connected: bool,

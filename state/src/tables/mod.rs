@@ -18,7 +18,7 @@ mod timer;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::{Fence, Number, StoreError, StoreStats, StoredSession, WorkerId};
+use crate::{Fence, Number, Principal, StoreError, StoreStats, StoredSession, WorkerId};
 use bodies::Bodies;
 pub(crate) use flow::SHARED_BODY_BYTES_MIN;
 use journal::{Change, Journal};
@@ -29,6 +29,14 @@ use timer::{Orphans, Timers};
 /// A session's incarnation: unique in a store for ever, so it names the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionKey(pub(crate) u64);
+
+/// A session, and who it belongs to.
+#[derive(Clone, Debug)]
+pub(crate) struct Whose {
+    pub(crate) session: Arc<StoredSession>,
+    /// `None`: an earlier version stored it.
+    pub(crate) principal: Option<Principal>,
+}
 
 /// Names a message body that several queue records share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,7 +8,7 @@ use super::journal::{Mark, SessionRecord, WillRecord};
 use super::queue::{Queue, Slot, thin};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::{OrphanWill, TimerKind};
-use super::{BodyKey, SOLE_WORKER, SessionKey, Tables};
+use super::{BodyKey, SOLE_WORKER, SessionKey, Tables, Whose};
 use crate::{Message, StoredSession, Subscription, SubscriptionIds, UnixMs, Will};
 
 /// A session as it was found, without its queue.
@@ -49,6 +49,7 @@ impl Tables {
             if record.connected { Phase::Connected } else { Phase::Away { expires_at: record.expires_at } };
         let session = Session {
             identity,
+            principal: record.principal,
             epoch: record.epoch,
             nonce: 0,
             connection_id: record.connection_id,
@@ -115,14 +116,8 @@ impl Tables {
     }
 
     /// Puts a Will back whose session is gone; it is due at once.
-    pub(crate) fn restore_orphan(
-        &mut self,
-        own: u64,
-        session: Arc<StoredSession>,
-        message: Arc<Message>,
-        now: UnixMs,
-    ) {
-        self.keep_orphan(own, OrphanWill { session, message, due_at: now, number: 0 });
+    pub(crate) fn restore_orphan(&mut self, own: u64, whose: Whose, message: Arc<Message>, now: UnixMs) {
+        self.keep_orphan(own, OrphanWill { whose, message, due_at: now, number: 0 });
     }
 
     /// The keys of all sessions in order, with the heads of their queues.

@@ -6,10 +6,10 @@ use mqtt::{PacketId, ProtocolVersion};
 
 use super::journal::{Dirty, SessionImage, SessionRecord, WillRecord};
 use super::queue::Queue;
-use super::{SOLE_WORKER, SessionKey, Tables};
+use super::{SOLE_WORKER, SessionKey, Tables, Whose};
 use crate::{
-    Claim, ConnectionId, EXPIRY_NEVER, Fence, Number, Owned, QueueLimits, StoredSession, Subscription,
-    UnixMs, Will, WorkerId,
+    Claim, ConnectionId, EXPIRY_NEVER, Fence, Number, Owned, Principal, QueueLimits, StoredSession,
+    Subscription, UnixMs, Will, WorkerId,
 };
 
 /// Whether somebody owns the session.
@@ -44,6 +44,8 @@ impl HeldWill {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) identity: Arc<StoredSession>,
+    /// Whose it is; `None` if an earlier version stored it and nobody has come since.
+    pub(super) principal: Option<Principal>,
     pub(super) epoch: u64,
     pub(super) nonce: u64,
     pub(super) connection_id: ConnectionId,
@@ -76,6 +78,7 @@ impl Session {
     pub(super) fn new(identity: Arc<StoredSession>, claim: &Claim) -> Self {
         Self {
             identity,
+            principal: Some(claim.principal.clone()),
             epoch: 0,
             nonce: 0,
             connection_id: claim.connection_id,
@@ -113,6 +116,25 @@ impl Session {
             && self.identity.incarnation == fence.session.incarnation
     }
 
+    /// The session, and who it belongs to.
+    pub(super) fn whose(&self) -> Whose {
+        Whose { session: Arc::clone(&self.identity), principal: self.principal.clone() }
+    }
+
+    /// Whether it is not over.
+    fn is_there(&self, now: UnixMs) -> bool {
+        match self.phase {
+            Phase::Connected => true,
+            Phase::Away { expires_at } => expires_at.is_none_or(|at| at > now),
+        }
+    }
+
+    /// Whether the claim is of somebody whom it does not belong to. What is over belongs to nobody.
+    pub(super) fn is_foreign_to(&self, claim: &Claim) -> bool {
+        let is_other = self.principal.as_ref().is_some_and(|principal| *principal != claim.principal);
+        is_other && self.is_there(claim.now)
+    }
+
     /// Whether the claim finds this session, rather than none.
     pub(super) fn survives(&self, claim: &Claim) -> bool {
         if claim.resume {
@@ -120,12 +142,8 @@ impl Session {
         }
         // The takeover closes the old connection first (v5 3.1.4), and a session without expiry ends with it.
         let outlives = self.expiry_s > 0 || self.connection_id == claim.connection_id;
-        let is_there = match self.phase {
-            Phase::Connected => true,
-            Phase::Away { expires_at } => expires_at.is_none_or(|at| at > claim.now),
-        };
         // v5 [MQTT-3.1.2-4]
-        !claim.clean_start && outlives && is_there
+        !claim.clean_start && outlives && self.is_there(claim.now)
     }
 
     /// An upper bound of what may have been sent, from what is known now.
@@ -166,6 +184,7 @@ impl Session {
     fn record(&self) -> SessionRecord {
         SessionRecord {
             client_id: Arc::clone(&self.identity.client_id),
+            principal: self.principal.clone(),
             epoch: self.epoch,
             connection_id: self.connection_id,
             connected: self.is_connected(),

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::SessionKey;
-use super::Tables;
 use super::journal::{Change, Dirty};
-use crate::{Due, DueWill, Message, StoredSession, UnixMs};
+use super::{SessionKey, Tables, Whose};
+use crate::{Due, DueWill, Message, UnixMs};
 
 /// A Will that was handed out comes again after this long, unless it was finished.
 pub(crate) const WILL_RETRY_MS: u64 = 30_000;
@@ -65,7 +64,7 @@ impl Timers {
 /// A Will whose session is gone and that is not published yet.
 #[derive(Debug)]
 pub(super) struct OrphanWill {
-    pub(super) session: Arc<StoredSession>,
+    pub(super) whose: Whose,
     pub(super) message: Arc<Message>,
     /// When it is due, or comes again.
     pub(super) due_at: UnixMs,
@@ -102,8 +101,9 @@ impl Tables {
         orphan.due_at = now + WILL_RETRY_MS;
         orphan.number = self.timers.number(orphan.number);
         self.timers.arm(orphan.due_at, key, TimerKind::Orphan(own));
-        let (session, message) = (Arc::clone(&orphan.session), Arc::clone(&orphan.message));
-        Some(Due::Will(DueWill { session, message, number: orphan.number }))
+        let Whose { session, principal } = orphan.whose.clone();
+        let message = Arc::clone(&orphan.message);
+        Some(Due::Will(DueWill { session, principal, message, number: orphan.number }))
     }
 
     fn hand_out_will(&mut self, key: SessionKey, now: UnixMs) -> Option<Due> {
@@ -112,8 +112,9 @@ impl Tables {
         held.comes_again_at = Some(now + WILL_RETRY_MS);
         held.number = self.timers.number(held.number);
         self.timers.arm(now + WILL_RETRY_MS, key, TimerKind::Will);
-        let (session, message) = (Arc::clone(&session.identity), Arc::clone(&held.will.message));
-        Some(Due::Will(DueWill { session, message, number: held.number }))
+        let (message, number) = (Arc::clone(&held.will.message), held.number);
+        let Whose { session, principal } = session.whose();
+        Some(Due::Will(DueWill { session, principal, message, number }))
     }
 
     /// Deletes an expired session. Its Will was handed out before, since it is never due later.
@@ -122,27 +123,21 @@ impl Tables {
         if let Some(held) = gone.will.take() {
             let due_at = held.timer_at().unwrap_or(now);
             self.timers.disarm(due_at, key, TimerKind::Will);
-            self.adopt(&gone.identity, held.will.message, due_at, held.number);
+            self.adopt(gone.whose(), held.will.message, due_at, held.number);
         }
         Some(Due::Expired(Arc::clone(&gone.identity)))
     }
 
     /// Keeps a Will whose session is gone until it is finished.
-    pub(super) fn adopt(
-        &mut self,
-        session: &Arc<StoredSession>,
-        message: Arc<Message>,
-        due_at: UnixMs,
-        number: u64,
-    ) {
+    pub(super) fn adopt(&mut self, whose: Whose, message: Arc<Message>, due_at: UnixMs, number: u64) {
         let own = self.new_key();
-        let (session, note) = (Arc::clone(session), Arc::clone(&message));
-        self.journal.note(Change::OrphanWill { session: Arc::clone(&session), own, message: note });
-        self.keep_orphan(own, OrphanWill { session, message, due_at, number });
+        let note = Arc::clone(&message);
+        self.journal.note(Change::OrphanWill { whose: whose.clone(), own, message: note });
+        self.keep_orphan(own, OrphanWill { whose, message, due_at, number });
     }
 
     pub(super) fn keep_orphan(&mut self, own: u64, orphan: OrphanWill) {
-        let key = SessionKey(orphan.session.incarnation);
+        let key = SessionKey(orphan.whose.session.incarnation);
         self.timers.arm(orphan.due_at, key, TimerKind::Orphan(own));
         self.orphans.insert((key, own), orphan);
     }

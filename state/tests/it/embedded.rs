@@ -180,10 +180,10 @@ fn queues_have_a_bound_over_all_sessions() {
 fn discard_without_a_session_is_answered_on_the_callers_thread() {
     let embedded = Embedded::with(|_| ());
     let caller = std::thread::current().id();
-    embedded.store().discard(
-        "nobody".into(),
+    embedded.store().claim(
+        state::Claim { clean_start: true, create: false, ..claim("nobody") },
         Box::new(move |answer| {
-            assert!(answer.expect("an answer").is_none());
+            assert!(answer.expect("an answer").discarded.is_none());
             assert_eq!(std::thread::current().id(), caller);
         }),
     );

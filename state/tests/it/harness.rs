@@ -7,8 +7,9 @@ use std::time::Duration;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 use state::{
     Claim, Claimed, ConnectionId, Cursor, Delivery, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Message,
-    Number, Origin, Owned, Publish, Published, QueueLimits, QueuePage, Record, Release, SessionRoutes, Store,
-    StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions, Target, UnixMs, Will,
+    Number, Origin, Owned, Principal, Publish, Published, QueueLimits, QueuePage, Record, Release,
+    SessionRoutes, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
+    Target, UnixMs, Will,
 };
 
 /// The time at which tests begin.
@@ -78,6 +79,7 @@ pub(crate) fn take<T>(answer: &Receiver<Result<T, StoreError>>) -> Result<T, Sto
 pub(crate) fn claim(client_id: &str) -> Claim {
     Claim {
         client_id: Arc::from(client_id),
+        principal: Principal::default(),
         connection_id: ConnectionId(u128::from(rand_id())),
         clean_start: false,
         create: true,
@@ -91,6 +93,11 @@ pub(crate) fn claim(client_id: &str) -> Claim {
         attempt: 1,
         now: START,
     }
+}
+
+/// Who authenticated with a name.
+pub(crate) fn principal(name: &str) -> Principal {
+    Principal(Arc::from(name))
 }
 
 fn rand_id() -> u64 {
@@ -224,8 +231,13 @@ impl Calls<'_> {
         wait(|done| self.0.unsubscribe(fence, filters, done))
     }
 
-    pub(crate) fn discard(&self, client_id: &str) -> Option<state::Discarded> {
-        wait(|done| self.0.discard(Arc::from(client_id), done)).expect("a discard")
+    /// Ends a session with everything that it has.
+    pub(crate) fn discard(&self, client_id: &str) -> Claimed {
+        self.claim(Claim { clean_start: true, create: false, ..claim(client_id) }).expect("a discard")
+    }
+
+    pub(crate) fn drop_will(&self, fence: &Fence) -> Result<(), StoreError> {
+        wait(|done| self.0.drop_will(fence, done))
     }
 
     pub(crate) fn due(&self, now: UnixMs) -> Vec<String> {

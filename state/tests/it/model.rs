@@ -7,21 +7,22 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use state::{
     Claim, ConnectionId, Due, Enqueued, Fence, Number, Origin, Publish, QueueLimits, Record, Release,
-    StoreError, StoredSession, UnixMs,
+    ResumeRefusal, StoreError, StoredSession, UnixMs,
 };
 
 use crate::embedded::{Embedded, Evicting};
-use crate::harness::{Backend, Calls, START, claim, message, packet_id, publish_to, wait, will};
+use crate::harness::{Backend, Calls, START, claim, message, packet_id, principal, publish_to, wait, will};
 use crate::memory::Memory;
 
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
+const PRINCIPALS: [&str; 2] = ["", "alice"];
 const QUEUE_MAX: usize = 6;
 const RECEIVE_MAXIMUM: u16 = 3;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Claim { client: usize, clean_start: bool, create: bool, expiry_s: u32, will_delay_s: Option<u32> },
-    Discard { client: usize },
+    Claim(Wanted),
+    DropWill { client: usize },
     Release { client: usize, expiry_s: u32, keep_will: bool },
     Subscribe { client: usize, filter: u8 },
     Unsubscribe { client: usize, filter: u8 },
@@ -35,6 +36,17 @@ enum Step {
     Restart { seconds: u64 },
 }
 
+/// What a connection asks for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    client: usize,
+    principal: usize,
+    clean_start: bool,
+    create: bool,
+    expiry_s: u32,
+    will_delay_s: Option<u32>,
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let client = 0..CLIENTS.len();
     let expiry_s = prop_oneof![Just(0_u32), Just(10), Just(1000), Just(u32::MAX)];
@@ -43,16 +55,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let size = prop_oneof![6 => Just(1_usize), 1 => Just(2000), 1 => Just(20_000)];
     let claim = (
         client.clone(),
+        prop_oneof![4 => Just(0_usize), 1 => Just(1)],
         prop::bool::weighted(0.2),
-        prop::bool::weighted(0.9),
+        prop::bool::weighted(0.85),
         expiry_s.clone(),
         will_delay_s,
     );
     let step = prop_oneof![
-        4 => claim.prop_map(|(client, clean_start, create, expiry_s, will_delay_s)| {
-            Step::Claim { client, clean_start, create, expiry_s, will_delay_s }
+        5 => claim.prop_map(|(client, principal, clean_start, create, expiry_s, will_delay_s)| {
+            Step::Claim(Wanted { client, principal, clean_start, create, expiry_s, will_delay_s })
         }),
-        1 => client.clone().prop_map(|client| Step::Discard { client }),
+        1 => client.clone().prop_map(|client| Step::DropWill { client }),
         3 => (client.clone(), expiry_s, any::<bool>())
             .prop_map(|(client, expiry_s, keep_will)| Step::Release { client, expiry_s, keep_will }),
         2 => (client.clone(), 0_u8..4).prop_map(|(client, filter)| Step::Subscribe { client, filter }),
@@ -79,6 +92,7 @@ enum Item {
 
 #[derive(Clone, Debug)]
 struct ModelSession {
+    principal: usize,
     connected: bool,
     expiry_s: u32,
     expires_at: Option<UnixMs>,
@@ -122,11 +136,17 @@ impl Model {
         })
     }
 
+    /// Whether the client's session is somebody else's.
+    fn is_foreign(&self, wanted: &Wanted, now: UnixMs) -> bool {
+        self.sessions.get(&wanted.client).is_some_and(|found| {
+            let is_there = found.connected || found.expires_at.is_none_or(|at| at > now);
+            is_there && found.principal != wanted.principal
+        })
+    }
+
     /// Answers (present, will due, discarded), or `None` for no session.
-    fn claim(&mut self, step: &Step, now: UnixMs) -> (Option<bool>, bool, bool) {
-        let Step::Claim { client, clean_start, create, expiry_s, will_delay_s } = step else {
-            unreachable!()
-        };
+    fn claim(&mut self, wanted: &Wanted, now: UnixMs) -> (Option<bool>, bool, bool) {
+        let Wanted { client, principal, clean_start, create, expiry_s, will_delay_s } = wanted;
         let survives = self.sessions.get(client).is_some_and(|found| {
             !clean_start
                 && if found.connected {
@@ -161,6 +181,7 @@ impl Model {
             return (None, will_due, discarded);
         }
         let session = self.sessions.entry(*client).or_insert_with(|| ModelSession {
+            principal: *principal,
             connected: true,
             expiry_s: *expiry_s,
             expires_at: None,
@@ -280,11 +301,12 @@ impl<B: Backend> Comparison<B> {
 
     fn run(&mut self, step: &Step) {
         match step {
-            Step::Claim { .. } => self.claim(step),
-            Step::Discard { client } => {
-                let expected = self.model.end(*client);
-                let found = Calls(self.backend.store()).discard(CLIENTS[*client]);
-                assert_eq!(found.map(|gone| gone.will.is_some()), expected);
+            Step::Claim(wanted) => self.claim(wanted),
+            Step::DropWill { client } => {
+                if let Some(fence) = self.owner(*client) {
+                    Calls(self.backend.store()).drop_will(&fence).expect("dropped");
+                    self.model.sessions.get_mut(client).expect("owned").will = None;
+                }
             }
             Step::Release { client, expiry_s, keep_will } => self.release(*client, *expiry_s, *keep_will),
             Step::Subscribe { client, filter } => self.subscribe(*client, *filter),
@@ -311,10 +333,11 @@ impl<B: Backend> Comparison<B> {
         self.compare();
     }
 
-    fn claim(&mut self, step: &Step) {
-        let Step::Claim { client, clean_start, create, expiry_s, will_delay_s } = step else { return };
+    fn claim(&mut self, wanted: &Wanted) {
+        let Wanted { client, clean_start, create, expiry_s, will_delay_s, .. } = wanted;
         self.counter += 1;
-        let wanted = Claim {
+        let asked = Claim {
+            principal: principal(PRINCIPALS[wanted.principal]),
             clean_start: *clean_start,
             create: *create,
             expiry_s: *expiry_s,
@@ -325,8 +348,11 @@ impl<B: Backend> Comparison<B> {
             now: self.now,
             ..claim(CLIENTS[*client])
         };
-        let (present, will_due, discarded) = self.model.claim(step, self.now);
-        let answer = Calls(self.backend.store()).claim(wanted).expect("a claim");
+        let is_foreign = self.model.is_foreign(wanted, self.now);
+        let (present, will_due, discarded) =
+            if is_foreign { (None, false, false) } else { self.model.claim(wanted, self.now) };
+        let answer = Calls(self.backend.store()).claim(asked).expect("a claim");
+        assert_eq!(answer.refusal, is_foreign.then_some(ResumeRefusal::Foreign));
         assert_eq!(answer.will_due.is_some(), will_due, "the will due");
         assert_eq!(answer.discarded.is_some(), discarded, "the session discarded");
         assert_eq!(answer.session.as_ref().map(|owned| owned.present), present, "session present");

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use state::{
-    ConnectError, Enqueued, Fence, Number, Origin, Publish, RedisConfig, RedisStore, Secret, Store,
-    StoreError, WhenShort,
+    Claim, ConnectError, Enqueued, Fence, Number, Origin, Publish, RedisConfig, RedisStore, ResumeRefusal,
+    Secret, Store, StoreError, WhenShort,
 };
 
-use crate::harness::{Calls, START, claim, message, packet_id, publish_to, wait};
+use crate::harness::{Calls, START, claim, message, packet_id, principal, publish_to, wait};
 use crate::load::Load;
 use crate::servers::{Cluster, Server, gate, until};
 use crate::stores::{InRedis, config_for, connect_at, runtime};
@@ -372,4 +372,19 @@ fn nobody_at_home_is_said_in_one_line() {
     let Err(error) = runtime().block_on(RedisStore::connect(config)) else { panic!("connected") };
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
     assert!(!error.to_string().contains('\n'));
+}
+
+#[test]
+fn a_session_that_an_earlier_version_stored_is_the_first_ones_who_comes() {
+    gate();
+    let server = Server::start(&[]);
+    let config = config_for(vec![server.url()]);
+    let redis = InRedis::open(config.clone());
+    let calls = Calls(redis.store());
+    let of = |name| Claim { principal: principal(name), ..claim("dev") };
+    calls.release(&calls.own(of("alice")).fence, 60, false, START).expect("released");
+    let key = key_of(&server, &config, "m", "dev");
+    assert_eq!(server.cli(&["hdel", &key, "u"]), "1", "as it was stored then");
+    assert!(calls.own(of("bob")).present);
+    assert_eq!(calls.claim(of("alice")).expect("an answer").refusal, Some(ResumeRefusal::Foreign));
 }

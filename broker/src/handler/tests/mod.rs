@@ -6,6 +6,7 @@ mod from_client;
 mod outbound;
 mod stored;
 mod subscribe;
+mod vetting;
 
 use crate::session::testing::{Plan, Rig};
 use mqtt::ProtocolVersion;

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use mqtt::ProtocolVersion;
 use state::{
-    Claim, ConnectionId, EXPIRY_NEVER, Fence, MemoryStore, Number, Owned, QueueLimits, Record, Store,
+    Claim, ConnectionId, EXPIRY_NEVER, Fence, MemoryStore, Number, Owned, Principal, QueueLimits, Record,
+    Store,
 };
 
 use super::client::Message;
@@ -15,6 +16,7 @@ pub(super) const NOW: u64 = 1_000_000;
 pub(super) fn wanted(client_id: &str, connection: u128, receive_maximum: u16) -> Claim {
     Claim {
         client_id: client_id.into(),
+        principal: Principal::default(),
         connection_id: ConnectionId(connection),
         clean_start: false,
         create: true,

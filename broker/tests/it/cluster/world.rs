@@ -7,7 +7,9 @@ use std::time::Duration;
 use broker::{Broker, BrokerConfig, ClusterSettings};
 use mqtt::{ProtocolVersion, QoS};
 use prometheus_client::registry::Registry;
-use state::{Claim, Claimed, ConnectionId, MemoryCluster, MemoryWorker, QueueLimits, Store, StoreError};
+use state::{
+    Claim, Claimed, ConnectionId, MemoryCluster, MemoryWorker, Principal, QueueLimits, Store, StoreError,
+};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -99,6 +101,7 @@ impl Worker {
     pub(crate) fn take_session(&self, client_id: &str) {
         let claim = Claim {
             client_id: client_id.into(),
+            principal: Principal::default(),
             connection_id: ConnectionId(u128::MAX),
             clean_start: false,
             create: true,

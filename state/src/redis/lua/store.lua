@@ -8,7 +8,8 @@
 -- A session (m): i incarnation, e epoch, n nonce, c connection, o owner ('' when away), r run of the owner, x expires
 -- at, y Session Expiry Interval, M and B bounds of the queue, v '1' if that is in the worker's memory, p protocol,
 -- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H its number, h head, t tail, l records, b bytes, s sent,
--- f subscriptions, g the claim of the connection that was the last.
+-- f subscriptions, g the claim of the connection that was the last, u whose it is (not there if an earlier version made
+-- it).
 
 local ops = {}
 
@@ -38,7 +39,7 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u' }
 local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g' }
 
 local function load(m)
@@ -91,7 +92,7 @@ end
 -- Keeps a Will whose session is gone.
 local function adopt(t, w, cid, s, at)
   local name = s.i .. ':' .. next_number(w)
-  rcall('HSET', w, name, cmsgpack.pack({ s.K or '', cid, s.W, s.H or 0 }))
+  rcall('HSET', w, name, cmsgpack.pack({ s.K or '', cid, s.W, s.H or 0, s.u }))
   arm(t, at, 'o:' .. name)
 end
 
@@ -108,11 +109,11 @@ local function settle_away(t, w, cid, s, now)
 end
 
 -- A Will that is answered to be published now comes again if that is not finished, since the answer may be lost. Answers it
--- with its number.
+-- with its number, and whose it is.
 local function hand_out(t, w, cid, s, owner, again)
   s.K, s.H = owner, next_number(w)
   adopt(t, w, cid, s, again)
-  return { s.W, s.H }
+  return { s.W, s.H, s.u }
 end
 
 local function disarm(t, cid)
@@ -143,11 +144,13 @@ function ops.claim(k, a)
   local cid, incarnation, nonce, connection = a[1], a[2], a[3], a[4]
   local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
   local now, owner, run, may_create = tonumber(a[14]), a[15], a[16], a[17] == '1'
-  local memory, resume, attempt = a[18], a[19] == '1', tonumber(a[20])
+  local memory, resume, attempt, principal = a[18], a[19] == '1', tonumber(a[20]), a[22]
   local s = whole(k)
   if s and s.c == connection and attempt < (s.g or 0) then return 'T' end
   if resume and not s then return 'A' end
   if resume and s.c ~= connection then return 'T' end
+  -- What is over belongs to nobody.
+  if s and s.u and s.u ~= principal and (s.connected or not s.x or s.x > now) then return 'P' end
   local will_due, discarded, gone, kept, previous = false, false, { 0, 0, 0 }, resume, false
   if s then
     if s.connected and s.r ~= run then previous = { s.r, s.c } end
@@ -188,7 +191,7 @@ function ops.claim(k, a)
     rcall('ZADD', k[5], 0, cid)
   end
   rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
-    's', sent, 'v', memory, 'g', attempt)
+    's', sent, 'v', memory, 'g', attempt, 'u', principal)
   rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H')
   if resume then
     expiry = s.y
@@ -204,14 +207,6 @@ end
 
 function ops.contents(k)
   return { rcall('HGETALL', k[1]), rcall('HGETALL', k[2]) }
-end
-
-function ops.discard(k, a)
-  local s = whole(k)
-  if not s then return false end
-  local will = discard_will(k, a[1], s)
-  remove(k, a[1])
-  return { s.i, will, freed(s) }
 end
 
 -- Starts the timers of a session whose owner is gone since `now`; answers when the first of them goes off.
@@ -259,6 +254,13 @@ function ops.release(k, a)
   return let_go(k, cid, s, now, grace, math.max(s.h, math.min(tonumber(a[7]), s.t)))
 end
 
+-- keys: m
+function ops.drop_will(k, a)
+  local no = refusal(k[1], a[1], a[2], a[3])
+  if no then return no end
+  return rcall('HDEL', k[1], 'W', 'D')
+end
+
 -- args: cid, incarnation, the run that is dead, now, how long the session waits for its connection
 function ops.bury(k, a)
   local s = whole(k)
@@ -290,7 +292,7 @@ function ops.rearm(k, a)
     if all[at] ~= '' then
       local record = cmsgpack.unpack(all[at + 1])
       if record[1] == a[1] or record[1] == '' then
-        rcall('HSET', k[2], all[at], cmsgpack.pack({ '', record[2], record[3], 0 }))
+        rcall('HSET', k[2], all[at], cmsgpack.pack({ '', record[2], record[3], 0, record[5] or false }))
         arm(k[1], a[2], 'o:' .. all[at])
       end
     end
@@ -513,7 +515,7 @@ function ops.take_will(k, a)
   local number = s.H or next_number(k[7])
   rcall('HSET', k[1], 'A', a[3], 'K', a[4], 'H', number)
   arm(k[6], a[3], member)
-  return { a[1], s.i, { s.W, number } }
+  return { a[1], s.i, { s.W, number, s.u } }
 end
 
 function ops.take_expiry(k, a)
@@ -543,9 +545,10 @@ function ops.take_orphan(k, a)
   record = cmsgpack.unpack(record)
   local number = record[4]
   if number == 0 then number = next_number(k[2]) end
-  rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], number }))
+  local principal = record[5] or false
+  rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], number, principal }))
   arm(k[1], a[3], member)
-  return { record[2], string.match(a[1], '^%d+'), { record[3], number } }
+  return { record[2], string.match(a[1], '^%d+'), { record[3], number, principal } }
 end
 
 -- A Will has been published. keys: m t w. args: cid, incarnation, its number

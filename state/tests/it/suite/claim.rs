@@ -83,21 +83,22 @@ pub(crate) fn clean_start_discards_the_session<B: Backend>() {
 pub(crate) fn discard_answers_the_session_and_its_will<B: Backend>() {
     let backend = B::fresh();
     let calls = Calls(backend.store());
-    assert!(calls.discard("a").is_none());
+    assert!(calls.discard("a").discarded.is_none());
     let owned = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("a") });
-    let gone = calls.discard("a").expect("a session");
-    assert_eq!(gone.session, owned.fence.session);
-    assert_eq!(gone.will.expect("its will").topic(), "w");
+    let gone = calls.discard("a");
+    assert_eq!(gone.discarded, Some(Arc::clone(&owned.fence.session)));
+    assert_eq!(gone.will_due.expect("its will").message.topic(), "w");
     assert!(matches!(calls.acknowledge(&owned.fence, 1), Err(StoreError::NoSession)));
     // Armed, not yet due.
     let owned = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("b") });
     calls.release(&owned.fence, 60, true, START).expect("released");
-    assert!(calls.discard("b").expect("a session").will.is_some());
+    assert!(calls.discard("b").will_due.is_some());
     // Dropped at the release.
     let owned = calls.own(state::Claim { will: Some(will("w", 30)), ..claim("c") });
     calls.release(&owned.fence, 60, false, START).expect("released");
-    assert!(calls.discard("c").expect("a session").will.is_none());
-    assert!(calls.due(START + 1_000_000).is_empty());
+    let gone = calls.discard("c");
+    assert!(gone.discarded.is_some() && gone.will_due.is_none());
+    assert_eq!(calls.due(START + 1_000_000), ["will a w", "will b w"], "nobody has published them");
     backend.check();
 }
 
@@ -138,7 +139,7 @@ pub(crate) fn a_resumed_connection_keeps_its_will<B: Backend>() {
     let second = answer.session.expect("a session");
     assert!(second.present);
     assert_eq!(second.fence.session, first.fence.session);
-    assert!(calls.discard("a").expect("a session").will.is_some());
+    assert!(calls.discard("a").will_due.is_some());
 }
 
 pub(crate) fn a_takeover_ends_a_session_without_expiry<B: Backend>() {

@@ -4,6 +4,7 @@ pub(crate) mod claim;
 pub(crate) mod cluster;
 pub(crate) mod due;
 pub(crate) mod order;
+pub(crate) mod principal;
 pub(crate) mod queue;
 pub(crate) mod received;
 pub(crate) mod restart;
@@ -29,6 +30,15 @@ macro_rules! behaviours {
             release_without_expiry_discards_the_session
             sessions_have_a_bound
             a_session_that_was_made_anew_is_another
+        );
+        $crate::suite::behaviours!(@ $backend, principal:
+            another_principal_is_refused_and_changes_nothing
+            another_principal_cannot_resume
+            what_is_over_belongs_to_nobody
+            who_did_not_authenticate_is_a_principal_too
+            a_will_says_whose_it_is
+            a_will_that_was_dropped_is_published_by_nobody
+            a_session_has_its_principal_after_a_restart
         );
         $crate::suite::behaviours!(@ $backend, resume:
             the_last_connection_resumes_its_session_as_it_is

@@ -1,0 +1,111 @@
+//! Whose a session is. The principal is who a passport is about: its subject, however that was proven; those that did not
+//! have to authenticate are one principal, with an empty name. A session is its principal's alone, see
+//! `docs/decisions/0011-a-session-has-a-principal.md`.
+
+use std::sync::Arc;
+
+use link::Passport;
+use state::{DueWill, Principal};
+
+use crate::authorize::Authority;
+use crate::config::ForeignSession;
+use crate::hub::Hub;
+use crate::session::DropReason;
+
+/// Asked for who a principal and a Client Identifier are: their passport as of now, or nothing if they could have none.
+pub type Rules = Arc<dyn Fn(&str, &str) -> Option<Arc<Passport>> + Send + Sync>;
+
+/// What a name that is apart begins with: no Client Identifier has it (v5 [MQTT-1.5.4-2]).
+const APART: char = '\0';
+
+/// Who a passport is about.
+pub(crate) fn principal_of(passport: &Passport) -> Principal {
+    Principal(Arc::clone(&passport.subject))
+}
+
+/// The name by which a session is known to store and registry: the Client Identifier, unless sessions of different
+/// principals are to be apart. Then it is told from all others by its principal; that of clients that did not authenticate
+/// is plain.
+pub(crate) fn session_name(
+    mode: ForeignSession,
+    Principal(principal): &Principal,
+    client_id: Arc<str>,
+) -> Arc<str> {
+    if mode == ForeignSession::Refuse || principal.is_empty() {
+        return client_id;
+    }
+    format!("{APART}{}{APART}{principal}{client_id}", principal.len()).into()
+}
+
+/// The Client Identifier in a [`session_name`].
+pub(crate) fn client_id_of(name: &Arc<str>) -> Arc<str> {
+    match part_of(name) {
+        Some(client_id) => client_id.into(),
+        None => Arc::clone(name),
+    }
+}
+
+fn part_of(name: &str) -> Option<&str> {
+    let (len, rest) = name.strip_prefix(APART)?.split_once(APART)?;
+    rest.get(len.parse().ok()?..)
+}
+
+impl Hub {
+    /// Publishes a Will that the store has handed out, if it still may be: by the passport of who has its session now, or by
+    /// the rules that this process knows, else by those of its owner's last passport, to which the store's Wills keep.
+    pub(crate) fn publish_due_will(self: &Arc<Self>, will: DueWill, present: Option<&Arc<Passport>>) {
+        if self.may_be_published(&will, present) {
+            return self.publish_will_of(will);
+        }
+        self.metrics.drop_message(DropReason::NotAuthorized, will.message.qos());
+        self.store.finish_will(&will, Box::new(|_| ()));
+    }
+
+    fn may_be_published(&self, will: &DueWill, present: Option<&Arc<Passport>>) -> bool {
+        let Some(principal) = &will.principal else { return true };
+        let passport = match (present.filter(|passport| *passport.subject == *principal.0), &self.rules) {
+            (Some(passport), _) => Some(Arc::clone(passport)),
+            (None, None) => return true,
+            (None, Some(rules)) => rules(&principal.0, &client_id_of(&will.session.client_id)),
+        };
+        passport.is_some_and(|passport| Authority::new(passport).may_publish(will.message.topic()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(principal: &str, client_id: &str) -> Arc<str> {
+        session_name(ForeignSession::Separate, &Principal(principal.into()), client_id.into())
+    }
+
+    #[test]
+    fn names_of_different_principals_and_clients_differ() {
+        let parts = ["", "1", "a", "ab", "b", "1a", "\u{1}"];
+        let mut seen = std::collections::HashSet::new();
+        for principal in parts {
+            for client_id in parts {
+                let name = name(principal, client_id);
+                assert_eq!(&*client_id_of(&name), client_id, "{principal:?} {client_id:?}");
+                assert!(seen.insert(name), "{principal:?} {client_id:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_principal_may_have_any_name() {
+        for principal in ["a\0b", "\0", "0\0", "\u{0}1\0"] {
+            assert_eq!(&*client_id_of(&name(principal, "c")), "c", "{principal:?}");
+        }
+        assert_ne!(name("a\0b", "c"), name("a", "\0bc"));
+    }
+
+    #[test]
+    fn where_others_are_refused_names_are_client_identifiers() {
+        let client_id: Arc<str> = "c".into();
+        let plain = session_name(ForeignSession::Refuse, &Principal("a".into()), Arc::clone(&client_id));
+        assert!(Arc::ptr_eq(&plain, &client_id));
+        assert!(Arc::ptr_eq(&client_id_of(&plain), &client_id));
+    }
+}

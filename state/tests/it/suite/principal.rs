@@ -1,0 +1,158 @@
+//! Whose a session is.
+
+use state::{Claim, ConnectionId, Due, EXPIRY_NEVER, Enqueued, Number, Principal, Release, ResumeRefusal};
+
+use crate::harness::{Backend, Calls, START, claim, principal, wait, will};
+
+fn of(name: &str) -> Claim {
+    Claim { principal: principal(name), ..claim("dev") }
+}
+
+/// Every way in which a connection may ask.
+fn ways(name: &str) -> [Claim; 4] {
+    [(false, true), (true, true), (false, false), (true, false)].map(|(clean_start, create)| Claim {
+        clean_start,
+        create,
+        expiry_s: 0,
+        will: Some(will("other", 0)),
+        ..of(name)
+    })
+}
+
+pub(crate) fn another_principal_is_refused_and_changes_nothing<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let mut owned = calls.own(Claim { will: Some(will("w", 5)), ..of("alice") });
+    calls.subscribe(&owned.fence, &["secret/#"]).expect("subscribed");
+    for is_away in [false, true] {
+        if is_away {
+            calls.release(&owned.fence, 60, true, START).expect("released");
+        }
+        for foreign in ways("bob") {
+            let answer = calls.claim(foreign).expect("an answer");
+            assert_eq!(answer.refusal, Some(ResumeRefusal::Foreign));
+            assert!(answer.session.is_none() && answer.discarded.is_none());
+            assert!(answer.will_due.is_none() && answer.previous.is_none());
+            backend.check();
+        }
+        let number = if is_away { 2 } else { 1 };
+        assert_eq!(calls.enqueue(&owned.fence.session, "x"), Enqueued::At(Number(number)));
+        if is_away {
+            owned = calls.own(Claim { now: START + 1, ..of("alice") });
+            assert!(owned.present);
+            assert_eq!((owned.subscriptions.len(), owned.tail), (1, Number(3)));
+            assert_eq!(calls.queue(&owned.fence).len(), 2);
+        } else {
+            calls.acknowledge(&owned.fence, 9).expect("the owner goes on");
+        }
+    }
+    assert!(calls.due(START + 1_000_000).is_empty());
+    assert_eq!(backend.store().stats().sessions, 1);
+}
+
+pub(crate) fn another_principal_cannot_resume<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let connection_id = ConnectionId(7);
+    let owned = calls.own(Claim { connection_id, ..of("alice") });
+    let resume = |name| Claim { connection_id, resume: true, ..of(name) };
+    assert_eq!(calls.claim(resume("bob")).expect("an answer").refusal, Some(ResumeRefusal::Foreign));
+    calls.acknowledge(&owned.fence, 1).expect("the owner goes on");
+    assert!(calls.own(resume("alice")).present);
+}
+
+pub(crate) fn what_is_over_belongs_to_nobody<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let owned = calls.own(Claim { will: Some(will("w", 60)), ..of("alice") });
+    calls.release(&owned.fence, 10, true, START).expect("released");
+    let early = calls.claim(Claim { now: START + 9_999, ..of("bob") }).expect("an answer");
+    assert_eq!(early.refusal, Some(ResumeRefusal::Foreign));
+    let answer = calls.claim(Claim { now: START + 10_000, ..of("bob") }).expect("an answer");
+    assert_eq!(answer.discarded, Some(owned.fence.session));
+    assert_eq!(answer.will_due.expect("her will").principal, Some(principal("alice")));
+    assert!(!answer.session.expect("a session").present);
+    let late = calls.claim(Claim { now: START + 10_001, ..of("alice") }).expect("an answer");
+    assert_eq!(late.refusal, Some(ResumeRefusal::Foreign), "it is his now");
+    backend.check();
+}
+
+pub(crate) fn who_did_not_authenticate_is_a_principal_too<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    calls.own(claim("nobodys"));
+    assert!(calls.own(claim("nobodys")).present, "all of them are one");
+    let known = Claim { principal: principal("alice"), ..claim("nobodys") };
+    assert_eq!(calls.claim(known).expect("an answer").refusal, Some(ResumeRefusal::Foreign));
+    calls.own(of("alice"));
+    assert_eq!(calls.claim(of("")).expect("an answer").refusal, Some(ResumeRefusal::Foreign));
+}
+
+pub(crate) fn a_will_says_whose_it_is<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let whose = |now| -> Vec<Option<Principal>> {
+        let due = wait(|done| backend.store().claim_due(now, 100, done)).expect("what is due");
+        let wills = due.into_iter().filter_map(|due| match due {
+            Due::Will(will) => {
+                wait(|done| backend.store().finish_will(&will, done)).expect("finished");
+                Some(will.principal)
+            }
+            Due::Expired(_) => None,
+        });
+        wills.collect()
+    };
+    let alice = vec![Some(principal("alice"))];
+    let wanted = || Claim { will: Some(will("w", 0)), ..of("alice") };
+    calls.release(&calls.own(wanted()).fence, 60, true, START).expect("released");
+    assert_eq!(whose(START), alice, "of a session that is away");
+    calls.release(&calls.own(wanted()).fence, 0, true, START).expect("released");
+    assert_eq!(whose(START), alice, "of one that is gone");
+    calls.own(wanted());
+    let answer = calls.claim(Claim { clean_start: true, ..of("alice") }).expect("a claim");
+    assert_eq!(answer.will_due.map(|will| will.principal), Some(Some(principal("alice"))));
+    assert_eq!(whose(START + 60_000), alice, "of one that was told at once, when it comes again");
+    backend.check();
+}
+
+pub(crate) fn a_will_that_was_dropped_is_published_by_nobody<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let wanted = || Claim { will: Some(will("w", 0)), ..of("alice") };
+    let old = calls.own(wanted()).fence;
+    let owned = calls.own(Claim { clean_start: true, ..wanted() });
+    assert!(calls.drop_will(&old).is_err(), "another's Will");
+    let release = Release { expiry_s: 60, keep_will: true, sent: Number(1), grace_ms: 0, now: START };
+    wait(|done| backend.store().release(&owned.fence, release, done)).expect("released");
+    assert_eq!(calls.due(START + 30_000), ["will dev w", "will dev w"]);
+
+    let owned = calls.own(wanted());
+    calls.drop_will(&owned.fence).expect("dropped");
+    assert!(calls.claim(of("alice")).expect("a claim").will_due.is_none(), "by a takeover");
+    let owned = calls.own(wanted());
+    calls.drop_will(&owned.fence).expect("dropped");
+    calls.drop_will(&owned.fence).expect("there is none");
+    calls.release(&owned.fence, EXPIRY_NEVER, true, START).expect("released");
+    backend.check();
+}
+
+pub(crate) fn a_session_has_its_principal_after_a_restart<B: Backend>() {
+    let mut backend = B::fresh();
+    let wanted = |name, client_id: &str| Claim { principal: principal(name), ..claim(client_id) };
+    let calls = Calls(backend.store());
+    let left = calls.own(wanted("alice", "away")).fence;
+    calls.release(&left, 60, false, START).expect("released");
+    calls.own(wanted("alice", "connected"));
+    let gone = calls.own(Claim { will: Some(will("w", 0)), ..wanted("alice", "gone") }).fence;
+    calls.release(&gone, 0, true, START).expect("released");
+    backend.restart(START);
+    let calls = Calls(backend.store());
+    for client_id in ["away", "connected"] {
+        let refusal = calls.claim(wanted("bob", client_id)).expect("an answer").refusal;
+        assert_eq!(refusal, Some(ResumeRefusal::Foreign), "{client_id}");
+        assert!(calls.own(wanted("alice", client_id)).present, "{client_id}");
+    }
+    let due = wait(|done| backend.store().claim_due(START, 100, done)).expect("what is due");
+    let [Due::Will(will)] = due.as_slice() else { panic!("a will") };
+    assert_eq!(will.principal, Some(principal("alice")));
+}
