@@ -8,11 +8,12 @@ use mqtt::QoS;
 use parking_lot::Mutex;
 use state::{
     Cursor, Delivery, Message, RetainedPage, StoreError, Subscription, SubscriptionIds, SubscriptionOptions,
-    UnixMs,
+    UnixMs, Via,
 };
 
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
+use crate::session::Session;
 use crate::session_handle::{Item, SessionHandle};
 
 /// Messages asked of the store at once.
@@ -42,8 +43,18 @@ enum PageAsked {
 struct Reading {
     filter: Arc<str>,
     options: SubscriptionOptions,
-    cursor: Option<Cursor>,
     begun: bool,
+    place: Place,
+    /// What [`Session::forgotten`] was when the page was asked for.
+    forgotten: u64,
+}
+
+/// Where the next page begins.
+#[derive(Clone, Debug)]
+enum Place {
+    Start,
+    At(Cursor),
+    End,
 }
 
 /// What asking for more gave.
@@ -68,7 +79,7 @@ impl RetainedReader {
                 return;
             }
         }
-        self.waiting.push_back(Reading { filter, options, cursor: None, begun: false });
+        self.waiting.push_back(Reading { filter, options, begun: false, place: Place::Start, forgotten: 0 });
     }
 
     /// These are subscribed to no more.
@@ -83,11 +94,6 @@ impl RetainedReader {
             }
         }
         self.waiting.retain(|reading| !gone.contains(&*reading.filter));
-    }
-
-    /// The session has been given a newer message than the one that was retained when the page was read.
-    pub(crate) fn supersede(&mut self, topic: &str) {
-        self.page.retain(|message| message.topic() != topic);
     }
 
     /// A message goes the way of the session's own stored queue; [`RetainedReader::queued`] follows.
@@ -105,60 +111,72 @@ impl RetainedReader {
         self.queueing > 0
     }
 
-    /// The next one, read from the store when needed. The store is asked only when the session has room, so what it gets
-    /// is never older than a live message that it was given before.
+    /// The next one, read from the store when needed. The store is asked only when the session has room.
     pub(crate) fn next(
         &mut self,
         hub: &Arc<Hub>,
-        session: &Arc<SessionHandle>,
-        connection: ConnectionId,
+        (handle, connection): (&Arc<SessionHandle>, ConnectionId),
+        session: &Session,
         now: UnixMs,
     ) -> More {
         loop {
             let Some(reading) = self.waiting.front_mut() else { return More::End };
             if let Some(message) = self.page.pop_front() {
+                if session.has_newer(&message, reading.options.no_local) {
+                    continue;
+                }
                 return More::Message(delivery(message, &reading.options));
             }
-            // Before the look at the cursor, which is with the store meanwhile.
             if self.page_asked != PageAsked::No {
                 return More::Later;
             }
-            if reading.begun && reading.cursor.is_none() {
-                self.waiting.pop_front();
-                continue;
-            }
+            let cursor = match &reading.place {
+                Place::Start => None,
+                Place::At(cursor) => Some(cursor.clone()),
+                Place::End => {
+                    self.waiting.pop_front();
+                    continue;
+                }
+            };
             if !std::mem::replace(&mut reading.begun, true) && reading.filter.starts_with("$SYS") {
                 self.page.extend(hub.sys_matching(&reading.filter));
             }
-            let cursor = reading.cursor.take();
+            reading.forgotten = session.forgotten();
             let filter = Arc::clone(&reading.filter);
-            let asker = (Arc::clone(session), connection);
+            let asker = (Arc::clone(handle), connection);
             match read_page(hub, PageRead { filter, cursor, asker }, now) {
-                Some(page) => self.take_page(page),
+                Some(page) => self.take_page(page, session.forgotten()),
                 None => self.page_asked = PageAsked::Yes,
             }
         }
     }
 
-    /// Takes a page that came later.
-    pub(crate) fn take_page(&mut self, page: Result<RetainedPage, StoreError>) {
+    /// Takes a page that came later; `forgotten` as [`Session::forgotten`] says.
+    pub(crate) fn take_page(&mut self, page: Result<RetainedPage, StoreError>, forgotten: u64) {
         if std::mem::take(&mut self.page_asked) == PageAsked::Forgotten {
             return;
         }
         let Some(reading) = self.waiting.front_mut() else { return };
         match page {
+            // So much has come meanwhile that nobody knows what of the page is older: it is read again.
+            Ok(_) if reading.forgotten != forgotten => {}
             Ok(page) => {
                 self.page.extend(page.messages);
-                reading.cursor = page.next;
+                reading.place = page.next.map_or(Place::End, Place::At);
             }
             Err(error) => {
                 tracing::warn!(%error, filter = &*reading.filter, "retained messages could not be read");
-                reading.cursor = None;
+                reading.place = Place::End;
             }
         }
     }
 
-    /// Whether nothing is left.
+    /// Whether nothing is left, and nothing on its way into the stored queue.
+    pub(crate) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.queueing == 0
+    }
+
+    /// Whether nothing is left to be read.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -168,7 +186,7 @@ fn delivery(message: Arc<Message>, options: &SubscriptionOptions) -> Delivery {
     let qos = message.qos().min(options.qos);
     let id = options.subscription_id;
     let subscription_ids = if id == 0 { SubscriptionIds::NONE } else { SubscriptionIds::from_slice(&[id]) };
-    Delivery { qos, retain: true, subscription_ids, message }
+    Delivery { qos, retain: true, subscription_ids, message, via: Via::Retained }
 }
 
 /// Where a page arrives: on the spot for a store that answers at once, in the mailbox otherwise.
@@ -186,6 +204,11 @@ pub(crate) struct PageRead {
 }
 
 fn read_page(hub: &Arc<Hub>, read: PageRead, now: UnixMs) -> Option<Result<RetainedPage, StoreError>> {
+    if hub.holds_work() {
+        // Messages may wait that were matched before the session subscribed and are still to be retained.
+        hub.submit(Work::Page(read));
+        return None;
+    }
     let slot = Arc::new(Mutex::new(PageSlot::Asking));
     let filled = Arc::clone(&slot);
     hub.ask_page(None, read, now, move |(session, connection), page| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqtt::QoS;
 use smallvec::SmallVec;
-use state::{Delivery, Message, SubscriptionIds, SubscriptionOptions, Target};
+use state::{Delivery, Message, SubscriptionIds, SubscriptionOptions, Target, Via};
 
 use crate::cluster::wanted_by;
 use crate::hub::Hub;
@@ -233,6 +233,7 @@ impl Hub {
             // v5 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
             retain: message.retain() && merged.retain_as_published,
             subscription_ids: SubscriptionIds::from_slice(&merged.ids),
+            via: Via::Subscription,
         };
         let qos = delivery.qos;
         if qos != QoS::AtMostOnce && session.stored.is_some() {

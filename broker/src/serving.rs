@@ -272,17 +272,22 @@ impl Serving {
             if bytes > RETAINED_BYTES_MAX {
                 return;
             }
-            let Some(rare) = &mut self.rare else { return };
-            if rare.retained.is_empty() || queueing || !self.session.has_room_for_retained(out.wire) {
+            let Some(rare) = self.rare.as_mut().filter(|rare| !rare.retained.is_empty()) else { break };
+            if queueing || !self.session.has_room_for_retained(out.wire) {
                 return;
             }
-            match rare.retained.next(hub, &self.handle, connection, now) {
+            match rare.retained.next(hub, (&self.handle, connection), &self.session, now) {
                 More::Message(delivery) => {
                     bytes += delivery.message.size();
                     self.offer_retained(hub, connection, delivery, now, out);
                 }
-                More::Later | More::End => return,
+                More::Later => return,
+                More::End => break,
             }
+        }
+        let is_busy = |rare: &Rare| !rare.retained.is_done() || !rare.subscribes.is_empty();
+        if !self.rare.as_deref().is_some_and(is_busy) {
+            self.session.close_retained();
         }
     }
 
@@ -307,11 +312,9 @@ impl Serving {
         let out = &mut out;
         match item {
             Item::Deliver(delivery) => {
-                self.supersede(&delivery);
                 self.session.handle(Input::Deliver(delivery), now, out);
             }
             Item::DeliverStored(number, delivery) => {
-                self.supersede(&delivery);
                 self.session.handle(Input::DeliverStored(number, delivery), now, out);
             }
             Item::Missed(number) => self.session.handle(Input::Missed(number), now, out),
@@ -327,7 +330,8 @@ impl Serving {
                 self.session.handle(Input::Forgotten(packet_id, result), now, out);
             }
             Item::Retained(page) => {
-                self.rare().retained.take_page(page);
+                let forgotten = self.session.forgotten();
+                self.rare().retained.take_page(page, forgotten);
                 self.session.handle(Input::Writable, now, out);
             }
             Item::RetainedQueued => {
@@ -339,16 +343,6 @@ impl Serving {
             }
             Item::Durable(frame) => self.rare().durable.push(frame),
             Item::End(reason) => self.session.handle(Input::End(reason), now, out),
-        }
-    }
-
-    /// A newer retained message has come as a live one.
-    fn supersede(&mut self, delivery: &Delivery) {
-        if delivery.message.retain()
-            && !delivery.retain
-            && let Some(rare) = &mut self.rare
-        {
-            rare.retained.supersede(delivery.message.topic());
         }
     }
 

@@ -383,9 +383,7 @@ impl WorkerStream {
     /// Retained messages that wait for room: the device has taken what was written.
     fn drive_if_waiting(&mut self, out: &mut Outgoing) {
         let State::Serving(serving) = &self.state else { return };
-        if serving.rare.as_ref().is_some_and(|rare| !rare.retained.is_empty())
-            || serving.session.waits_for_room()
-        {
+        if serving.session.retained_open || serving.session.waits_for_room() {
             self.drive(Input::Writable, out);
         }
     }

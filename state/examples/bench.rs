@@ -13,6 +13,7 @@ use mqtt::{ProtocolVersion, QoS};
 use state::{
     Claim, ConnectionId, Delivery, EXPIRY_NEVER, EmbeddedConfig, EmbeddedStore, Fence, Fsync, Message,
     Number, Owned, Principal, Publish, QueueLimits, Release, Store, StoredSession, SubscriptionIds, Target,
+    Via,
 };
 
 /// As the broker has it.
@@ -139,6 +140,7 @@ fn publish(session: &Arc<StoredSession>) -> Publish {
         qos: QoS::AtLeastOnce,
         retain: false,
         subscription_ids: SubscriptionIds::NONE,
+        via: Via::Subscription,
     };
     Publish {
         message,
@@ -245,6 +247,7 @@ fn bench_fan_out(dir: &Path, sessions: u64, payload: usize) {
                     qos: QoS::AtLeastOnce,
                     retain: false,
                     subscription_ids: SubscriptionIds::NONE,
+                    via: Via::Subscription,
                 },
             };
             let targets = owned.iter().map(target).collect();

@@ -12,7 +12,7 @@ use mqtt::{ProtocolVersion, QoS};
 use state::{
     Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Message, Principal, Publish, QueueLimits, RedisConfig,
     RedisStore, Secret, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
-    Target,
+    Target, Via,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -103,6 +103,7 @@ fn publish(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish 
             qos: QoS::AtLeastOnce,
             retain: false,
             subscription_ids: SubscriptionIds::NONE,
+            via: Via::Subscription,
         },
     };
     Publish { message: Arc::clone(message), origin: None, targets: sessions.iter().map(target).collect() }

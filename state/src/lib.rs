@@ -18,7 +18,7 @@ pub use cluster::{
 pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
 pub use error::StoreError;
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
-pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs};
+pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs, Via};
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, Secret, WhenShort};
 pub use store::{
     Claim, Claimed, ConnectionId, Cursor, Done, Due, DueWill, EXPIRY_NEVER, Enqueued, Fence, Number, Origin,

@@ -205,4 +205,16 @@ pub struct Delivery {
     pub retain: bool,
     /// Subscription Identifiers to send.
     pub subscription_ids: SubscriptionIds,
+    /// How it came to the session.
+    pub via: Via,
+}
+
+/// How a message came to a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// It was published while a subscription of the session matched.
+    #[default]
+    Subscription,
+    /// It was retained when the session subscribed. What is published meanwhile outdates it, wherever it waits.
+    Retained,
 }

@@ -19,6 +19,7 @@ mod passport;
 mod principal;
 mod proxy;
 mod read_your_subscription;
+mod retained;
 mod stalled;
 mod store_away;
 mod takeover;

@@ -33,7 +33,11 @@ impl Session {
             Arc::new(message.with_expiry(properties.message_expiry_s))
         };
         match (publish.packet_id, refused) {
-            (None, None) => out.effects.push(Effect::Publish(None, message())),
+            (None, None) => {
+                let message = message();
+                self.note_own(&message);
+                out.effects.push(Effect::Publish(None, message));
+            }
             (None, Some(ReasonCode::NotAuthorized)) => {
                 out.effects.push(Effect::Dropped(DropReason::NotAuthorized, QoS::AtMostOnce));
             }
@@ -42,6 +46,7 @@ impl Session {
                 // Built before the session changes, since the topic may be one of its aliases.
                 let message = message();
                 if self.accept(id, publish.qos, out)? {
+                    self.note_own(&message);
                     out.effects.push(Effect::Publish(Some(id), message));
                 }
             }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use mqtt::{PacketId, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
-use state::{Subscription, SubscriptionOptions};
+use state::{Subscription, SubscriptionOptions, UnixMs};
 
 use crate::session::{Effect, Outputs, RequestKind, Session, SubscribeItem};
 
 impl Session {
-    pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, out: &mut Outputs<'_>) {
+    pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, now: UnixMs, out: &mut Outputs<'_>) {
         let id = subscribe.packet_id;
         let refused = if self.is_taken(id) {
             Some(ReasonCode::PacketIdentifierInUse)
@@ -52,7 +52,9 @@ impl Session {
             self.put_suback(id, &codes, out);
             return;
         }
-        self.retained_open |= items.iter().any(|item| item.retain_handling != RetainHandling::DoNotSend);
+        if items.iter().any(|item| item.retain_handling != RetainHandling::DoNotSend) {
+            self.open_retained(now);
+        }
         self.filters.get_or_insert_default().begin(id, RequestKind::Subscribe, hashes);
         out.effects.push(Effect::Subscribe(id, items));
     }

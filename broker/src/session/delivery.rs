@@ -1,10 +1,11 @@
 //! Messages to the client: when each is sent, and what is read ahead of the stored queue.
 
 use mqtt::QoS;
-use state::{Delivery, Number, Owned, QueuePage, Queued, Record, StoreError, UnixMs};
+use state::{Delivery, Message, Number, Owned, QueuePage, Queued, Record, StoreError, UnixMs, Via};
 
 use super::number::packet_id;
 use super::outbound::Flight;
+use super::outdated::Outdated;
 use super::{DropReason, Effect, Filters, Outputs, Session};
 
 /// Bytes on the wire from which on QoS 1 and 2 wait for [`super::Input::Writable`].
@@ -105,7 +106,7 @@ impl Session {
         }
         let queued = |delivery| Queued { number, record: Record::Message(delivery) };
         if number == expected && number < self.outbound.next() {
-            self.take_in(queued(delivery), out);
+            self.take_in(queued(delivery), now, out);
             return self.pump(now, out);
         }
         if number == expected {
@@ -150,7 +151,7 @@ impl Session {
             if queued.number >= self.outbound.expected() {
                 self.pass_over(next, queued.number, out);
                 next = Number(queued.number.0 + 1);
-                self.take_in(queued, out);
+                self.take_in(queued, now, out);
             }
         }
         self.pass_over(next, page.next, out);
@@ -195,6 +196,57 @@ impl Session {
     /// Whether there is something to send as soon as the transport has room.
     pub(crate) fn waits_for_room(&self) -> bool {
         self.outbound.waiting() > 0 && self.outbound.inflight() < u32::from(self.window)
+    }
+
+    /// Retained messages are asked for: what comes from now on outdates them.
+    pub(crate) fn open_retained(&mut self, now: UnixMs) {
+        self.retained_open = true;
+        self.outdated.get_or_insert_with(|| Box::new(Outdated::new(now)));
+    }
+
+    /// All retained messages that were asked for have been handed in.
+    pub(crate) fn close_retained(&mut self) {
+        self.retained_open = false;
+    }
+
+    /// Whether a retained message that is not handed in yet would come after a newer one. `no_local`: of its subscription.
+    pub(crate) fn has_newer(&self, retained: &Message, no_local: bool) -> bool {
+        self.outdated.as_ref().is_some_and(|outdated| outdated.has_newer(retained, no_local))
+    }
+
+    /// Changes when it was forgotten for some topics whether something newer has come.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.outdated.as_ref().map_or(0, |outdated| outdated.forgotten())
+    }
+
+    /// The client has published this.
+    pub(crate) fn note_own(&mut self, message: &Message) {
+        if let Some(outdated) = self.outdated.as_mut().filter(|_| message.retain()) {
+            outdated.note_own(message);
+        }
+    }
+
+    /// Forgets what has come when no retained message is left to be outdated.
+    pub(super) fn forget_outdated(&mut self, now: UnixMs) {
+        let is_over = self.outdated.as_ref().is_some_and(|outdated| outdated.is_over(now));
+        if is_over && !self.retained_open && self.outbound.waiting() == 0 && !self.is_behind() {
+            self.outdated = None;
+        }
+    }
+
+    /// Whether the client has something newer, or the same already. Otherwise it is noted as sent.
+    fn is_outdated(&mut self, delivery: &Delivery) -> bool {
+        let Some(outdated) = &mut self.outdated else { return false };
+        match delivery.via {
+            Via::Retained => outdated.has_newer(&delivery.message, false),
+            Via::Subscription => outdated.takes_for_copy(delivery),
+        }
+    }
+
+    fn note_sent(&mut self, delivery: &Delivery, now: UnixMs) {
+        if let Some(outdated) = &mut self.outdated {
+            outdated.note_sent(delivery, now);
+        }
     }
 
     /// Asks for retained messages while there is room for them, so that no more than a few are in memory.
@@ -254,6 +306,9 @@ impl Session {
     }
 
     fn send_at_most_once(&mut self, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
+        if self.is_outdated(delivery) {
+            return;
+        }
         let dropped = if !self.may_receive(&delivery.message) {
             DropReason::ReceiverNotAuthorized
         } else if delivery.message.is_expired(now) {
@@ -262,7 +317,7 @@ impl Session {
         } else if out.wire.len() > self.config.qos0_bytes_max {
             DropReason::SlowClient
         } else if self.put_publish(delivery, None, false, now, out) {
-            return;
+            return self.note_sent(delivery, now);
         } else {
             DropReason::TooLarge
         };
@@ -272,6 +327,10 @@ impl Session {
     /// Sends a QoS 1 or 2 message, or drops it: then the record goes as if the client had acknowledged it.
     fn send(&mut self, number: Number, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
         let again = self.stored.as_ref().is_some_and(|stored| number < stored.repeats_before);
+        if !again && self.is_outdated(delivery) {
+            return self.abandon(number, out);
+        }
+        self.note_sent(delivery, now);
         // v5 [MQTT-4.3.3-7]: what may have been sent does not expire.
         let dropped = if !self.may_receive(&delivery.message) {
             return self.withhold(number, delivery.qos, again, out);

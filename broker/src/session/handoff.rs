@@ -183,7 +183,7 @@ impl Session {
     }
 
     /// Takes a record in: to be sent, unless the device has it.
-    pub(super) fn take_in(&mut self, queued: Queued, out: &mut Outputs<'_>) {
+    pub(super) fn take_in(&mut self, queued: Queued, now: UnixMs, out: &mut Outputs<'_>) {
         let number = queued.number;
         match self.outbound.flight(number) {
             None | Some(Flight::Unknown) => return self.outbound.wait(queued),
@@ -194,7 +194,11 @@ impl Session {
                     out.effects.push(Effect::MarkReleased(number));
                 }
             },
-            Some(_) => {}
+            Some(_) => {
+                if let (Record::Message(delivery), Some(outdated)) = (&queued.record, &mut self.outdated) {
+                    outdated.note_sent(delivery, now);
+                }
+            }
         }
         self.outbound.expect(Number(number.0 + 1));
     }

@@ -11,6 +11,7 @@ mod inbound;
 pub(crate) mod io;
 mod number;
 mod outbound;
+mod outdated;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use self::alias::ClientAliases;
 use self::delivery::StoredQueue;
 use self::handoff::Resuming;
 use self::outbound::Outbound;
+use self::outdated::Outdated;
 
 pub(crate) use self::alias::{AliasUse, ServerAliases};
 pub(crate) use self::closing::Fault;
@@ -71,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) retained_asked: u16,
     /// Retained messages may wait for room.
     pub(crate) retained_open: bool,
+    /// What has come since retained messages were asked for.
+    pub(crate) outdated: Option<Box<Outdated>>,
     pub(crate) version: ProtocolVersion,
     /// The client wants Reason Strings.
     pub(crate) wants_reasons: bool,
@@ -123,6 +127,7 @@ impl Session {
             topic_alias_max: config.topic_alias_max,
             retained_asked: 0,
             retained_open: false,
+            outdated: None,
             version: connect.version,
             wants_reasons: terms.wants_reasons,
             keeps_received: opening.stored.is_some(),
@@ -134,6 +139,10 @@ impl Session {
         }
         let Some(owned) = opening.stored else { return Ok(session) };
         session.restore(&owned, is_stored, opening.resume.is_some());
+        if is_stored && owned.head < owned.tail {
+            // The connection before may have left retained messages in the queue.
+            session.outdated = Some(Box::new(Outdated::new(opening.now)));
+        }
         match opening.resume {
             Some(resume) => session.go_on(&resume, connect, &owned, opening.now, out)?,
             None => session.pump(opening.now, out),
@@ -175,6 +184,9 @@ impl Session {
             }
             Input::Writable => self.on_writable(now, out),
         }
+        if self.outdated.is_some() {
+            self.forget_outdated(now);
+        }
     }
 
     /// One packet from the client.
@@ -185,7 +197,7 @@ impl Session {
             Packet::PubRec(ack) => self.on_pubrec(&ack, now, out),
             Packet::PubRel(ack) => return self.on_pubrel(&ack, out),
             Packet::PubComp(ack) => self.on_pubcomp(&ack, now, out),
-            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, out),
+            Packet::Subscribe(subscribe) => self.on_subscribe(&subscribe, now, out),
             Packet::Unsubscribe(unsubscribe) => return self.on_unsubscribe(&unsubscribe, out),
             Packet::Disconnect(disconnect) => return self.on_disconnect(&disconnect, out),
             // v5 [MQTT-3.1.0-2]; AUTH and PINGREQ are the edge's.

@@ -7,7 +7,7 @@ use link::{Outgoing, Passport, Rule};
 use mqtt::{
     Connect, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode,
 };
-use state::{Delivery, Fence, Message, Number, Owned, StoredSession, SubscriptionIds};
+use state::{Delivery, Fence, Message, Number, Owned, StoredSession, SubscriptionIds, Via};
 
 use crate::config::BrokerConfig;
 
@@ -246,7 +246,13 @@ pub(crate) fn id(id: u16) -> PacketId {
 /// A message to a session.
 pub(crate) fn delivery(topic: &str, payload: &[u8], qos: QoS) -> Delivery {
     let message = Message::new(topic, &[], payload, qos, false, 1_000_000);
-    Delivery { message: Arc::new(message), qos, retain: false, subscription_ids: SubscriptionIds::NONE }
+    Delivery {
+        message: Arc::new(message),
+        qos,
+        retain: false,
+        subscription_ids: SubscriptionIds::NONE,
+        via: Via::Subscription,
+    }
 }
 
 /// A stored session as its owner finds it.

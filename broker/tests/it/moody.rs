@@ -2,8 +2,8 @@
 //! before a call has its effect.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use broker::BrokerConfig;
 use mqtt::{PacketId, QoS};
@@ -27,11 +27,50 @@ pub(crate) struct Moody {
     inner: MemoryStore,
     /// Whether a call is taken; asked before it has its effect.
     takes: Box<dyn Fn(Asked) -> bool + Send + Sync>,
+    /// Pages of retained messages are kept back.
+    pages: Option<(Pages, Kept)>,
+}
+
+/// What is kept back of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// It is read at once, and on its way.
+    Answer,
+    /// It is still to be read.
+    Call,
+}
+
+type Page = Box<dyn FnOnce() + Send>;
+
+/// Pages of retained messages that are kept back.
+#[derive(Clone, Default)]
+pub(crate) struct Pages {
+    kept: Arc<Mutex<Vec<Page>>>,
+}
+
+impl Pages {
+    /// Lets go of those that are kept back; others may follow. Answers how many there were.
+    pub(crate) fn let_go(&self) -> usize {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap());
+        let count = kept.len();
+        kept.into_iter().for_each(|page| page());
+        count
+    }
+
+    fn keep(&self, page: impl FnOnce() + Send + 'static) {
+        self.kept.lock().unwrap().push(Box::new(page));
+    }
 }
 
 impl Moody {
     pub(crate) fn new(inner: MemoryStore, takes: impl Fn(Asked) -> bool + Send + Sync + 'static) -> Self {
-        Self { inner, takes: Box::new(takes) }
+        Self { inner, takes: Box::new(takes), pages: None }
+    }
+
+    /// One that takes everything, and keeps pages of retained messages back.
+    pub(crate) fn keeping(inner: MemoryStore, kept: Kept) -> (Self, Pages) {
+        let pages = Pages::default();
+        (Self { pages: Some((pages.clone(), kept)), ..Self::new(inner, |_| true) }, pages)
     }
 
     /// The way to answer a call that is taken.
@@ -103,6 +142,14 @@ impl Store for Moody {
         now: UnixMs,
         done: Done<RetainedPage>,
     ) {
+        let done: Done<RetainedPage> = match self.pages.clone() {
+            None => done,
+            Some((pages, Kept::Answer)) => Box::new(move |page| pages.keep(move || done(page))),
+            Some((pages, Kept::Call)) => {
+                let (inner, filter) = (self.inner.clone(), filter.to_owned());
+                return pages.keep(move || inner.retained(&filter, cursor, count, now, done));
+            }
+        };
         self.inner.retained(filter, cursor, count, now, done);
     }
 

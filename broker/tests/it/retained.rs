@@ -8,7 +8,7 @@ use mqtt::QoS;
 use state::{MemoryStore, StoreError};
 
 use crate::device::{Device, Got, How, World};
-use crate::moody::{Asked, Moody};
+use crate::moody::{Asked, Kept, Moody, Pages};
 
 #[tokio::test]
 async fn every_retained_message_that_matches_comes_whatever_their_number() {
@@ -206,5 +206,162 @@ async fn who_subscribes_while_a_message_is_retained_gets_it() {
         publisher.publish("r", b"v", qos, true);
         let mut subscriber = came.lock().unwrap().take().unwrap();
         assert_eq!(subscriber.payloads(), [b"v"], "{qos:?}");
+    }
+}
+
+/// A world whose pages of retained messages are kept back, with a publisher.
+async fn keeping(kept: Kept) -> (World, Pages, Device) {
+    let inner = MemoryStore::new();
+    let (store, pages) = Moody::keeping(inner.clone(), kept);
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let publisher = world.connect(&How::clean("publisher"));
+    (world, pages, publisher)
+}
+
+/// Topic and payload of all that comes, acknowledged to the end.
+fn take_all(device: &mut Device) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    loop {
+        let turn = device.drain();
+        if turn.is_empty() {
+            return all;
+        }
+        for got in turn {
+            match got {
+                Got::Publish { topic, payload, qos, id, .. } => {
+                    all.push((topic, payload));
+                    if let Some(id) = id {
+                        device.acknowledge(if qos == 2 { 0x50 } else { 0x40 }, id);
+                    }
+                }
+                Got::Other { first_byte: 0x62, body } => {
+                    device.acknowledge(0x70, u16::from_be_bytes([body[0], body[1]]));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+const KINDS: [(&str, bool, u8); 5] = [
+    ("memory", false, 1),
+    ("memory-2", false, 2),
+    ("stored", true, 1),
+    ("stored-2", true, 2),
+    ("zero", false, 0),
+];
+
+fn how(client_id: &str, is_stored: bool) -> How<'_> {
+    if is_stored { How::stored(client_id) } else { How::clean(client_id) }
+}
+
+// ARCHITECTURE, rule 37.
+#[tokio::test]
+async fn a_page_on_its_way_is_outdated_by_what_comes_before_it() {
+    for (client_id, is_stored, qos) in KINDS {
+        let (world, pages, mut publisher) = keeping(Kept::Answer).await;
+        for n in 0..4 {
+            publisher.publish(&format!("r/{n}"), b"old", QoS::ExactlyOnce, true);
+        }
+        let mut subscriber = world.connect(&how(client_id, is_stored));
+        subscriber.subscribe("r/+", qos);
+        // With QoS 0, too: a message may overtake what waits with another.
+        publisher.publish("r/0", b"new", QoS::AtMostOnce, true);
+        publisher.publish("r/1", b"new", QoS::ExactlyOnce, true);
+        publisher.publish("r/2", b"", QoS::AtLeastOnce, true);
+        let mut got = take_all(&mut subscriber);
+        assert_eq!(got.len(), 3, "{client_id}: {got:?}");
+        while pages.let_go() > 0 {
+            got.extend(take_all(&mut subscriber));
+        }
+        got.sort_unstable();
+        let wanted = [("r/0", "new"), ("r/1", "new"), ("r/2", ""), ("r/3", "old")];
+        assert_eq!(got, wanted.map(|(topic, payload)| (topic.to_owned(), payload.into())), "{client_id}");
+    }
+}
+
+// ARCHITECTURE, rule 37.
+#[tokio::test]
+async fn what_came_live_does_not_come_again_as_a_retained_message() {
+    for (client_id, is_stored, qos) in KINDS {
+        let (world, pages, mut publisher) = keeping(Kept::Call).await;
+        let mut subscriber = world.connect(&how(client_id, is_stored));
+        subscriber.subscribe("r/+", qos);
+        publisher.publish("r/0", b"v", QoS::ExactlyOnce, true);
+        let mut got = take_all(&mut subscriber);
+        while pages.let_go() > 0 {
+            got.extend(take_all(&mut subscriber));
+        }
+        assert_eq!(got, [("r/0".to_owned(), b"v".to_vec())], "{client_id}");
+    }
+}
+
+// v5 [MQTT-3.8.3-3]; what was retained before is sent as to anybody.
+#[tokio::test]
+async fn what_its_publisher_retains_after_a_no_local_subscription_does_not_come_back() {
+    const NO_LOCAL: u8 = 4;
+    for (client_id, is_stored, qos) in KINDS {
+        let (world, pages, mut publisher) = keeping(Kept::Call).await;
+        publisher.publish("r/1", b"old", QoS::AtLeastOnce, true);
+        let mut own = world.connect(&how(client_id, is_stored));
+        own.publish("r/2", b"before", QoS::AtLeastOnce, true);
+        own.subscribe("r/+", qos | NO_LOCAL);
+        own.publish("r/0", b"own", QoS::AtLeastOnce, true);
+        own.publish("r/1", b"own", QoS::AtMostOnce, true);
+        let mut got = take_all(&mut own);
+        while pages.let_go() > 0 {
+            got.extend(take_all(&mut own));
+        }
+        assert_eq!(got, [("r/2".to_owned(), b"before".to_vec())], "{client_id}");
+    }
+}
+
+// What is remembered is bounded: a page that was on its way meanwhile is read again.
+#[tokio::test]
+async fn a_page_is_read_again_when_more_came_meanwhile_than_is_remembered() {
+    let (world, pages, mut publisher) = keeping(Kept::Answer).await;
+    publisher.publish("r/0", b"old", QoS::AtLeastOnce, true);
+    publisher.publish("r/kept", b"old", QoS::AtLeastOnce, true);
+    let mut subscriber = world.connect(&How::clean("subscriber"));
+    subscriber.subscribe("#", 0);
+    for n in 0..3 * 8192 {
+        publisher.publish(&format!("r/{n}"), b"new", QoS::AtMostOnce, true);
+        if n % 64 == 0 {
+            assert!(!subscriber.drain().is_empty());
+        }
+    }
+    subscriber.drain();
+    assert_eq!(pages.let_go(), 1);
+    assert_eq!(take_all(&mut subscriber), [], "it is old");
+    let mut retained = std::collections::HashMap::new();
+    while pages.let_go() > 0 {
+        retained.extend(take_all(&mut subscriber));
+    }
+    assert_eq!(retained.remove("r/kept"), Some(b"old".to_vec()));
+    assert!(retained.values().all(|payload| payload == b"new"));
+}
+
+// What was matched before the subscription, and waits for the store, comes as a retained message.
+#[tokio::test]
+async fn a_retained_message_that_waits_for_the_store_is_read_by_who_subscribes_meanwhile() {
+    let refuses = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let mood = Arc::clone(&refuses);
+    let inner = MemoryStore::new();
+    let store = Moody::new(inner.clone(), move |asked| {
+        asked != Asked::Retain || !mood.load(std::sync::atomic::Ordering::Relaxed)
+    });
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.publish("r", b"v", QoS::AtLeastOnce, true);
+    let mut subscriber = world.connect(&How::clean("subscriber"));
+    subscriber.subscribe("r", 1);
+    refuses.store(false, std::sync::atomic::Ordering::Relaxed);
+    loop {
+        if let Got::Publish { payload, .. } = subscriber.wait().await {
+            assert_eq!(payload, b"v");
+            return;
+        }
     }
 }

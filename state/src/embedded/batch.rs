@@ -112,7 +112,7 @@ impl BatchBuilder {
     }
 
     fn add_record(&mut self, session: SessionKey, number: u64, delivery: &Delivery, body: Option<BodyKey>) {
-        let Delivery { message, qos, retain, subscription_ids } = delivery;
+        let message = &delivery.message;
         let needs = if body.is_none() { message.size() } else { 64 };
         let fresh = || Chunk { last: number, bytes: vec![0, 0], count: 0 };
         let mut chunk = self.chunks.entry(session).or_insert_with(fresh);
@@ -124,7 +124,7 @@ impl BatchBuilder {
         chunk.last = number;
         chunk.count += 1;
         let apart = body.map(|key| (key.0, u32::try_from(message.size()).unwrap_or(u32::MAX)));
-        codec::put_record_head(&mut chunk.bytes, *qos, *retain, subscription_ids.as_slice(), apart);
+        codec::put_record_head(&mut chunk.bytes, delivery, apart);
         if apart.is_none() {
             codec::put_message(&mut chunk.bytes, message);
         }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 
+use crate::tables::Extra;
 use crate::tables::journal::{Mark, SessionRecord, WillRecord};
 use crate::{
-    ConnectionId, Message, MessageHeader, Principal, QueueLimits, SubscriptionIds, SubscriptionOptions,
+    ConnectionId, Delivery, Message, MessageHeader, Principal, QueueLimits, SubscriptionIds,
+    SubscriptionOptions, Via,
 };
 
 /// A record that cannot be read.
@@ -20,6 +22,8 @@ const FLAG_RETAIN: u8 = 0b0000_0100;
 const FLAG_EXPIRES: u8 = 0b0000_1000;
 const FLAG_IDS: u8 = 0b0001_0000;
 const FLAG_APART: u8 = 0b0010_0000;
+/// Absent in what earlier versions wrote.
+const FLAG_READ: u8 = 0b0100_0000;
 
 pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
@@ -131,21 +135,17 @@ pub(super) fn message(reader: &mut Reader<'_>) -> Result<Arc<Message>> {
 pub(super) struct RecordHead {
     pub(super) qos: QoS,
     pub(super) retain: bool,
-    pub(super) ids: SubscriptionIds,
+    pub(super) extra: Extra,
     /// The key and size of a body that is elsewhere.
     pub(super) apart: Option<(u64, u32)>,
 }
 
 /// Writes the head of a queue record; the message follows, unless it is elsewhere.
-pub(super) fn put_record_head(
-    out: &mut Vec<u8>,
-    qos: QoS,
-    retain: bool,
-    ids: &[u32],
-    apart: Option<(u64, u32)>,
-) {
-    let mut flags = qos.as_u8();
-    flags |= if retain { FLAG_RETAIN } else { 0 };
+pub(super) fn put_record_head(out: &mut Vec<u8>, delivery: &Delivery, apart: Option<(u64, u32)>) {
+    let ids = delivery.subscription_ids.as_slice();
+    let mut flags = delivery.qos.as_u8();
+    flags |= if delivery.retain { FLAG_RETAIN } else { 0 };
+    flags |= if delivery.via == Via::Retained { FLAG_READ } else { 0 };
     flags |= if ids.is_empty() { 0 } else { FLAG_IDS };
     flags |= if apart.is_some() { FLAG_APART } else { 0 };
     out.push(flags);
@@ -174,7 +174,9 @@ pub(super) fn record_head(reader: &mut Reader<'_>) -> Result<RecordHead> {
         SubscriptionIds::from_slice(&ids)
     };
     let apart = if flags & FLAG_APART == 0 { None } else { Some((reader.u64()?, reader.u32()?)) };
-    Ok(RecordHead { qos, retain: flags & FLAG_RETAIN != 0, ids, apart })
+    let via = if flags & FLAG_READ == 0 { Via::Subscription } else { Via::Retained };
+    let extra = Extra { ids, via };
+    Ok(RecordHead { qos, retain: flags & FLAG_RETAIN != 0, extra, apart })
 }
 
 /// Steps over the message of a queue record; answers its size as [`Message::size`] counts it.

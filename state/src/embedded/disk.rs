@@ -12,7 +12,7 @@ use super::directory::Directory;
 use super::garbage::{GarbageFilters, LiveQueues};
 use super::layout::{self, Keyspace};
 use crate::tables::{BodyKey, Page, PageRecord, SessionKey};
-use crate::{Delivery, Message, Number, QueuePage, Queued, Record, StoreError};
+use crate::{Message, Number, QueuePage, Queued, Record, StoreError};
 
 /// Journals are kept until what is in them has been written to tables; replaying this much bounds the time to open.
 const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -85,9 +85,8 @@ impl Disk {
             records.push(match record {
                 PageRecord::Ready(queued) => queued,
                 PageRecord::OnDisk(number) => chunks.read(number, &mut bodies)?,
-                PageRecord::BodyOnDisk { number, body, ids, qos, retain } => {
-                    let message = bodies.read(self, body)?;
-                    let delivery = Delivery { message, qos, retain, subscription_ids: ids };
+                PageRecord::BodyOnDisk { number, body, extra, qos, retain } => {
+                    let delivery = extra.delivery(bodies.read(self, body)?, qos, retain);
                     Queued { number, record: Record::Message(delivery) }
                 }
             });
@@ -165,7 +164,7 @@ impl<'a> ChunkCursor<'a> {
             (RecordBody::Apart(body), head) => (bodies.read(self.disk, body)?, head),
         };
         let (message, head) = delivery;
-        let delivery = Delivery { message, qos: head.qos, retain: head.retain, subscription_ids: head.ids };
+        let delivery = head.extra.delivery(message, head.qos, head.retain);
         Ok(Queued { number, record: Record::Message(delivery) })
     }
 }

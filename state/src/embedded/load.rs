@@ -129,7 +129,7 @@ fn load_chunk(tables: &mut Tables, session: SessionKey, last: u64, value: &[u8])
             Some((body, size)) => RestoredSlot::Shared {
                 body: BodyKey(body),
                 size,
-                ids: head.ids,
+                extra: head.extra,
                 qos: head.qos,
                 retain: head.retain,
             },

@@ -14,7 +14,7 @@ use crate::tables::restore::RestoredSession;
 use crate::tables::{SOLE_WORKER, SessionKey, TableLimits, Tables};
 use crate::{
     Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Principal, Publish,
-    QueueLimits, ResumeRefusal, Store, StoreError, SubscriptionIds, Target,
+    QueueLimits, ResumeRefusal, Store, StoreError, SubscriptionIds, Target, Via,
 };
 
 /// Commits that are made to fail.
@@ -91,6 +91,7 @@ fn publish(owner: &Fence, payload: &str) -> Publish {
         qos: QoS::AtLeastOnce,
         retain: false,
         subscription_ids: SubscriptionIds::NONE,
+        via: Via::Subscription,
     };
     Publish {
         message,

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mqtt::QoS;
 
-use crate::{Delivery, Message, MessageHeader, Record, StoreError, SubscriptionIds, SubscriptionOptions};
+use crate::{
+    Delivery, Message, MessageHeader, Record, StoreError, SubscriptionIds, SubscriptionOptions, Via,
+};
 
 const VERSION: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
 const KIND_RELEASED: u8 = 1;
 const FLAG_RETAIN: u8 = 0b0000_0100;
+/// Of a record. Earlier versions neither write nor look at it.
+const FLAG_READ: u8 = 0b0000_1000;
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "message" };
 
@@ -19,15 +23,17 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// The front of a queue record, which differs from session to session.
 pub(super) fn record_head(delivery: &Delivery) -> Vec<u8> {
-    head(delivery.message.size(), delivery.qos, delivery.retain, delivery.subscription_ids.as_slice())
+    let via = if delivery.via == Via::Retained { FLAG_READ } else { 0 };
+    let flags = flags(delivery.qos, delivery.retain) | via;
+    head(delivery.message.size(), flags, delivery.subscription_ids.as_slice())
 }
 
-fn head(size: usize, qos: QoS, retain: bool, ids: &[u32]) -> Vec<u8> {
+fn head(size: usize, flags: u8, ids: &[u32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(9 + 4 * ids.len());
     out.push(VERSION);
     out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
     out.push(KIND_MESSAGE);
-    out.push(flags(qos, retain));
+    out.push(flags);
     let count = u16::try_from(ids.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&count.to_le_bytes());
     for id in &ids[..usize::from(count)] {
@@ -56,7 +62,7 @@ pub(super) fn body(message: &Message) -> Vec<u8> {
 
 /// A message on its own: a Will, a retained one.
 pub(super) fn message(message: &Message) -> Vec<u8> {
-    let mut out = head(message.size(), message.qos(), message.retain(), &[]);
+    let mut out = head(message.size(), flags(message.qos(), message.retain()), &[]);
     out.extend_from_slice(&body(message));
     out
 }
@@ -81,13 +87,15 @@ pub(super) fn read_record(bytes: &[u8]) -> Result<Record> {
         KIND_MESSAGE => {}
         _ => return Err(DAMAGED),
     }
-    let (qos, retain) = reader.flags()?;
+    let flags = reader.u8()?;
+    let (qos, retain) = (QoS::from_bits(flags).ok_or(DAMAGED)?, flags & FLAG_RETAIN != 0);
+    let via = if flags & FLAG_READ == 0 { Via::Subscription } else { Via::Retained };
     let count = u16::from_le_bytes(reader.array()?);
     let ids = reader.take(usize::from(count) * 4)?;
     let ids: Vec<u32> = ids.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
     let message = reader.message()?;
     let subscription_ids = SubscriptionIds::from_slice(&ids);
-    Ok(Record::Message(Delivery { message: Arc::new(message), qos, retain, subscription_ids }))
+    Ok(Record::Message(Delivery { message: Arc::new(message), qos, retain, subscription_ids, via }))
 }
 
 /// The options of a subscription.
@@ -175,6 +183,7 @@ mod tests {
             expiry in proptest::option::of(1_u32..9),
             ids in proptest::collection::vec(1_u32..268_435_456, 0..4),
             retain: bool,
+            is_read: bool,
         ) {
             let message = Message::new(&topic, &[1, 2], &payload, QoS::ExactlyOnce, !retain, 77).with_expiry(expiry);
             let delivery = Delivery {
@@ -182,6 +191,7 @@ mod tests {
                 qos: QoS::AtLeastOnce,
                 retain,
                 subscription_ids: SubscriptionIds::from_slice(&ids),
+                via: if is_read { Via::Retained } else { Via::Subscription },
             };
             let mut bytes = record_head(&delivery);
             bytes.extend_from_slice(&body(&delivery.message));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mqtt::PacketId;
 
 use super::journal::{Change, Dirty};
-use super::queue::{Freed, Page, Slot, thin};
+use super::queue::{Extra, Freed, Page, Slot, thin};
 use super::{BodyKey, SessionKey, Tables};
 use crate::{
     Delivery, Enqueued, Fence, Message, Number, Origin, Publish, Published, StoreError, Target, WorkerId,
@@ -121,13 +121,13 @@ impl Tables {
     fn enqueue(&mut self, target: &Target, body: Option<BodyKey>, worker: WorkerId) -> Enqueued {
         let key = SessionKey(target.session.incarnation);
         let Some(session) = self.sessions.get_mut(&key) else { return Enqueued::Gone };
-        let Delivery { message, qos, retain, subscription_ids } = &target.delivery;
-        let (ids, qos, retain) = (thin(subscription_ids), *qos, *retain);
+        let Delivery { message, qos, retain, .. } = &target.delivery;
+        let (extra, qos, retain) = (thin(Extra::of(&target.delivery)), *qos, *retain);
         let size = message.size();
         let slot = match body {
-            None => Slot::Resident { message: Arc::clone(message), ids, qos, retain },
+            None => Slot::Resident { message: Arc::clone(message), extra, qos, retain },
             Some(body) => {
-                Slot::Shared { body, size: u32::try_from(size).unwrap_or(u32::MAX), ids, qos, retain }
+                Slot::Shared { body, size: u32::try_from(size).unwrap_or(u32::MAX), extra, qos, retain }
             }
         };
         let number = session.queue.push_in_batch(slot, self.batch);

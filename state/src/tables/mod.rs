@@ -22,7 +22,7 @@ use crate::{Fence, Number, Principal, StoreError, StoreStats, StoredSession, Wor
 use bodies::Bodies;
 pub(crate) use flow::SHARED_BODY_BYTES_MIN;
 use journal::{Change, Journal};
-pub(crate) use queue::{Page, PageRecord};
+pub(crate) use queue::{Extra, Page, PageRecord};
 use session::Session;
 use timer::{Orphans, Timers};
 

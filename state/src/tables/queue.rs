@@ -8,13 +8,20 @@ use mqtt::QoS;
 
 use super::BodyKey;
 use super::journal::Mark;
-use crate::{Delivery, Message, Number, QueuePage, Queued, Record, SubscriptionIds};
+use crate::{Delivery, Message, Number, QueuePage, Queued, Record, SubscriptionIds, Via};
 
 /// An emptied queue gives its memory back when it has room for more slots than this.
 const IDLE_SLOTS_MAX: usize = 64;
 
-/// Subscription Identifiers behind one pointer: there are usually none.
-pub(super) type ThinIds = Option<Box<SubscriptionIds>>;
+/// What few records have, behind one pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extra {
+    pub(crate) ids: SubscriptionIds,
+    pub(crate) via: Via,
+}
+
+/// `None`: nothing but what is usual.
+pub(super) type ThinExtra = Option<Box<Extra>>;
 
 /// One number of a queue.
 #[derive(Debug)]
@@ -24,11 +31,11 @@ pub(super) enum Slot {
     /// Only PUBREL is outstanding.
     Released,
     /// A message in memory.
-    Resident { message: Arc<Message>, ids: ThinIds, qos: QoS, retain: bool },
+    Resident { message: Arc<Message>, extra: ThinExtra, qos: QoS, retain: bool },
     /// A message on disk.
     Stored { size: u32 },
     /// A message whose body is shared with other queues.
-    Shared { body: BodyKey, size: u32, ids: ThinIds, qos: QoS, retain: bool },
+    Shared { body: BodyKey, size: u32, extra: ThinExtra, qos: QoS, retain: bool },
 }
 
 impl Slot {
@@ -283,7 +290,7 @@ pub(crate) enum PageRecord {
     /// All of it is on disk.
     OnDisk(Number),
     /// Its body is to be found among the shared ones.
-    BodyOnDisk { number: Number, body: BodyKey, ids: SubscriptionIds, qos: QoS, retain: bool },
+    BodyOnDisk { number: Number, body: BodyKey, extra: Extra, qos: QoS, retain: bool },
 }
 
 impl Page {
@@ -292,17 +299,13 @@ impl Page {
             Slot::Acknowledged => return,
             Slot::Released => PageRecord::Ready(Queued { number, record: Record::Released }),
             Slot::Stored { .. } => PageRecord::OnDisk(number),
-            Slot::Resident { message, ids, qos, retain } => PageRecord::Ready(Queued {
-                number,
-                record: Record::Message(Delivery {
-                    message: Arc::clone(message),
-                    qos: *qos,
-                    retain: *retain,
-                    subscription_ids: widen(ids),
-                }),
-            }),
-            Slot::Shared { body, ids, qos, retain, .. } => {
-                PageRecord::BodyOnDisk { number, body: *body, ids: widen(ids), qos: *qos, retain: *retain }
+            Slot::Resident { message, extra, qos, retain } => {
+                let delivery = widen(extra).delivery(Arc::clone(message), *qos, *retain);
+                PageRecord::Ready(Queued { number, record: Record::Message(delivery) })
+            }
+            Slot::Shared { body, extra, qos, retain, .. } => {
+                let (body, extra, qos, retain) = (*body, widen(extra), *qos, *retain);
+                PageRecord::BodyOnDisk { number, body, extra, qos, retain }
             }
         };
         self.records.push(record);
@@ -311,11 +314,10 @@ impl Page {
     /// Completes records whose shared body `find` knows.
     pub(super) fn fill(&mut self, find: impl Fn(BodyKey) -> Option<Arc<Message>>) {
         for record in &mut self.records {
-            if let PageRecord::BodyOnDisk { number, body, ids, qos, retain } = record
+            if let PageRecord::BodyOnDisk { number, body, extra, qos, retain } = record
                 && let Some(message) = find(*body)
             {
-                let subscription_ids = std::mem::take(ids);
-                let delivery = Delivery { message, qos: *qos, retain: *retain, subscription_ids };
+                let delivery = std::mem::take(extra).delivery(message, *qos, *retain);
                 *record = PageRecord::Ready(Queued { number: *number, record: Record::Message(delivery) });
             }
         }
@@ -340,11 +342,23 @@ impl Page {
     }
 }
 
-fn widen(ids: &ThinIds) -> SubscriptionIds {
-    ids.as_deref().cloned().unwrap_or_default()
+impl Extra {
+    /// What a delivery has beside its message, QoS and RETAIN flag.
+    pub(crate) fn of(delivery: &Delivery) -> Self {
+        Self { ids: delivery.subscription_ids.clone(), via: delivery.via.clone() }
+    }
+
+    /// The delivery that has it.
+    pub(crate) fn delivery(self, message: Arc<Message>, qos: QoS, retain: bool) -> Delivery {
+        Delivery { message, qos, retain, subscription_ids: self.ids, via: self.via }
+    }
 }
 
-/// One pointer for identifiers that are usually none.
-pub(super) fn thin(ids: &SubscriptionIds) -> ThinIds {
-    (!ids.as_slice().is_empty()).then(|| Box::new(ids.clone()))
+fn widen(extra: &ThinExtra) -> Extra {
+    extra.as_deref().cloned().unwrap_or_default()
+}
+
+/// One pointer for what is usually nothing.
+pub(super) fn thin(extra: Extra) -> ThinExtra {
+    (extra != Extra::default()).then(|| Box::new(extra))
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use mqtt::{PacketId, QoS};
 
 use super::journal::{Mark, SessionRecord, WillRecord};
-use super::queue::{Queue, Slot, thin};
+use super::queue::{Extra, Queue, Slot, thin};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::{OrphanWill, TimerKind};
 use super::{BodyKey, SOLE_WORKER, SessionKey, Tables, Whose};
-use crate::{Message, StoredSession, Subscription, SubscriptionIds, UnixMs, Will};
+use crate::{Message, StoredSession, Subscription, UnixMs, Will};
 
 /// A session as it was found, without its queue.
 pub(crate) struct RestoredSession {
@@ -27,7 +27,7 @@ pub(crate) enum RestoredSlot {
     /// It is whole where it was found.
     Stored { size: u32 },
     /// Its body is elsewhere.
-    Shared { body: BodyKey, size: u32, ids: SubscriptionIds, qos: QoS, retain: bool },
+    Shared { body: BodyKey, size: u32, extra: Extra, qos: QoS, retain: bool },
 }
 
 impl Tables {
@@ -90,9 +90,9 @@ impl Tables {
         }
         let slot = match slot {
             RestoredSlot::Stored { size } => Slot::Stored { size },
-            RestoredSlot::Shared { body, size, ids, qos, retain } => {
+            RestoredSlot::Shared { body, size, extra, qos, retain } => {
                 self.bodies.restore(body);
-                Slot::Shared { body, size, ids: thin(&ids), qos, retain }
+                Slot::Shared { body, size, extra: thin(extra), qos, retain }
             }
         };
         self.totals.queued_messages += 1;

@@ -9,7 +9,7 @@ use state::{
     Claim, Claimed, ConnectionId, Cursor, Delivery, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Message,
     Number, Origin, Owned, Principal, Publish, Published, QueueLimits, QueuePage, Record, Release,
     SessionRoutes, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
-    Target, UnixMs, Will,
+    Target, UnixMs, Via, Will,
 };
 
 /// The time at which tests begin.
@@ -125,6 +125,7 @@ pub(crate) fn delivery(message: &Arc<Message>) -> Delivery {
         qos: QoS::AtLeastOnce,
         retain: false,
         subscription_ids: SubscriptionIds::NONE,
+        via: Via::Subscription,
     }
 }
 

@@ -4,6 +4,7 @@ mod connect;
 mod disconnect;
 mod from_client;
 mod outbound;
+mod retained;
 mod stored;
 mod subscribe;
 mod vetting;

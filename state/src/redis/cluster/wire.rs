@@ -9,7 +9,7 @@ use mqtt::QoS;
 use super::super::codec;
 use crate::{
     ConnectionId, Delivery, Message, Noted, Number, RouteChange, Stamp, StoreError, StoredSession,
-    Subscription, SubscriptionIds, WorkerId,
+    Subscription, SubscriptionIds, Via, WorkerId,
 };
 
 const VERSION: u8 = 1;
@@ -28,6 +28,8 @@ const TAKEN_OVER: u8 = 2;
 /// In place of a QoS: nothing but what is published with QoS 0.
 const NO_QOS: u8 = 255;
 const FLAG_RETAIN: u8 = 0b0000_0100;
+/// Earlier versions neither write nor look at it.
+const FLAG_READ: u8 = 0b0000_1000;
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "entry from another worker" };
 
@@ -86,7 +88,8 @@ pub(super) fn notes(notes: &[Noted]) -> Vec<u8> {
                 out.session(session);
                 out.u64(number.0);
                 out.u32(place(&delivery.message));
-                out.0.push(delivery.qos.as_u8() | if delivery.retain { FLAG_RETAIN } else { 0 });
+                let read = if delivery.via == Via::Retained { FLAG_READ } else { 0 };
+                out.0.push(delivery.qos.as_u8() | if delivery.retain { FLAG_RETAIN } else { 0 } | read);
                 let ids = delivery.subscription_ids.as_slice();
                 out.u32(ids.len());
                 ids.iter().for_each(|id| out.u32(*id as usize));
@@ -130,6 +133,7 @@ pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
                     qos: QoS::from_bits(flags).ok_or(DAMAGED)?,
                     retain: flags & FLAG_RETAIN != 0,
                     subscription_ids: SubscriptionIds::from_slice(&ids),
+                    via: if flags & FLAG_READ == 0 { Via::Subscription } else { Via::Retained },
                 };
                 Noted::Queued { session, number, delivery }
             }
@@ -350,6 +354,7 @@ mod tests {
             qos: QoS::AtLeastOnce,
             retain: true,
             subscription_ids: SubscriptionIds::from_slice(&[1, 268_435_455]),
+            via: Via::Retained,
         };
         let stamp = Stamp { sender: WorkerId(9), number: 8, publisher: Some((u64::MAX, 6)), at_us: 5 };
         let all = [

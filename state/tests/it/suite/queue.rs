@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mqtt::QoS;
 use state::{
     Claim, Delivery, Enqueued, Message, Number, Publish, QueueLimits, Record, Release, StoreError,
-    StoreStats, SubscriptionIds, Target,
+    StoreStats, SubscriptionIds, Target, Via,
 };
 
 use crate::harness::{Backend, Calls, START, claim, message, publish_to, wait};
@@ -166,6 +166,7 @@ pub(crate) fn a_delivery_comes_back_as_it_was<B: Backend>() {
         qos: QoS::ExactlyOnce,
         retain: true,
         subscription_ids: SubscriptionIds::from_slice(&[7, 268_435_455]),
+        via: Via::Retained,
     };
     let session = Calls(backend.store()).own(claim("a")).fence.session;
     let target = Target { session, delivery: delivery.clone(), share: None };

@@ -12,7 +12,7 @@ use link::{Outgoing, Passport};
 use mqtt::{Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode, frame};
 use state::{
     Claim, Delivery, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Origin, Owned, Publish, Store, StoreError,
-    StoredSession, SubscriptionIds, Target,
+    StoredSession, SubscriptionIds, Target, Via,
 };
 
 use super::client::{Client, Message};
@@ -223,6 +223,7 @@ impl World {
             qos: message.qos,
             retain: false,
             subscription_ids: SubscriptionIds::NONE,
+            via: Via::Subscription,
         };
         if message.qos == QoS::AtMostOnce || !self.is_stored() {
             if let Some(connection) = &mut self.connection {
@@ -405,6 +406,7 @@ impl World {
             qos,
             retain: false,
             subscription_ids: SubscriptionIds::NONE,
+            via: Via::Subscription,
         };
         let targets = vec![Target { session: Arc::clone(&self.sink), delivery, share: None }];
         let done = Box::new(move |result: Result<_, StoreError>| {

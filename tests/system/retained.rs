@@ -1,0 +1,175 @@
+//! Retained messages for new subscriptions while their topics change, through Redis and across workers: none follows a newer
+//! one, none comes twice, and none comes back to its publisher that said No Local.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::harness::bytes::{self, Connect, PUBCOMP, PUBREC, PUBREL, Publish, ack};
+use crate::harness::fleet::Trust;
+use crate::harness::fleet::talker::Talker;
+use crate::harness::{Server, Transport};
+use crate::tiers::{Shape, Tiers};
+
+/// Topics of the first test, and how often each changes.
+const TOPICS: usize = 2000;
+const CHANGES: usize = 3;
+/// How often each of the other tests subscribes anew.
+const ROUNDS: usize = 300;
+/// For so long nothing may come before a test looks at what has.
+const SILENCE: Duration = Duration::from_secs(2);
+
+async fn connect(edge: &Server, trust: &Trust, connect: &Connect) -> Talker {
+    let address = edge.address(Transport::Tls);
+    let (talker, connack) = Talker::connect(address, Transport::Tls, trust, connect).await.unwrap();
+    assert_eq!(connack.code, 0, "{connack:?}");
+    talker
+}
+
+/// Subscribes with these options and waits for SUBACK.
+async fn subscribe(talker: &mut Talker, filter: &str, options: u8) {
+    talker.send(&bytes::subscribe(1, &[], &[(filter, options)])).await.unwrap();
+    let suback = talker.next_of(&[0x90]).await.unwrap().suback(talker.version);
+    assert_eq!(suback.codes, [options & 3]);
+}
+
+/// All messages until none comes for a while, acknowledged to the end.
+async fn take_all(talker: &mut Talker) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    while let Some(packet) = talker.next_within(SILENCE).await.unwrap() {
+        match packet.first & 0xF0 {
+            0x30 => {
+                let publish = packet.publish(talker.version);
+                all.push((publish.topic.clone(), publish.text().to_owned()));
+                if publish.qos > 0 {
+                    let kind = if publish.qos == 2 { PUBREC } else { bytes::PUBACK };
+                    talker.send(&ack(kind, publish.id)).await.unwrap();
+                }
+            }
+            0x60 => {
+                let id = packet.reply(PUBREL, talker.version).id;
+                talker.send(&ack(PUBCOMP, id)).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// Sets each topic to this value, half of them with QoS 0.
+async fn set_all(talker: &mut Talker, value: usize) {
+    for first in (0..TOPICS).step_by(40) {
+        let (mut data, mut expected) = (Vec::new(), 0);
+        for n in first..first + 40 {
+            let publish = Publish::new(format!("stale/{}/{n}", n % 7), value.to_string()).retain();
+            let id = u16::try_from(n + 1).unwrap();
+            expected += n % 2;
+            data.extend(if n % 2 == 0 { publish.bytes() } else { publish.qos1(id).bytes() });
+        }
+        talker.send(&data).await.unwrap();
+        for _ in 0..expected {
+            talker.next_of(&[0x40]).await.unwrap();
+        }
+    }
+}
+
+fn run<F: Future<Output = ()>>(test: impl FnOnce(Tiers) -> F) {
+    let tiers = Tiers::start_single(&Shape::paired(2), |_, nodes| nodes);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(test(tiers));
+}
+
+// ARCHITECTURE, rule 37.
+#[test]
+fn an_old_retained_value_does_not_follow_the_newer_live_one() {
+    run(|tiers| async move {
+        // All of it, until the end.
+        let tiers = tiers;
+        let trust = Trust::read(tiers.edges[0].ca_file());
+        let mut publisher = connect(&tiers.edges[1], &trust, &Connect::v5("publisher")).await;
+        set_all(&mut publisher, 0).await;
+        let mut subscribers = JoinSet::new();
+        for (name, edge, qos) in [("zero", 0, 0), ("clean", 0, 1), ("stored", 0, 2), ("stored-there", 1, 1)] {
+            let is_stored = name.starts_with("stored");
+            let how = if is_stored { Connect::stored(name) } else { Connect::v5(name) };
+            let mut talker = connect(&tiers.edges[edge], &trust, &how).await;
+            subscribers.spawn(async move {
+                talker.send(&bytes::subscribe(1, &[], &[("stale/#", qos)])).await.unwrap();
+                (name, take_all(&mut talker).await)
+            });
+        }
+        for value in 1..=CHANGES {
+            set_all(&mut publisher, value).await;
+        }
+        while let Some(taken) = subscribers.join_next().await {
+            let (name, all) = taken.unwrap();
+            let mut last: HashMap<&str, usize> = HashMap::new();
+            let (mut back, mut again) = (0, 0);
+            for (topic, value) in &all {
+                let value: usize = value.parse().unwrap();
+                if let Some(before) = last.insert(topic, value) {
+                    back += usize::from(value < before);
+                    again += usize::from(value == before);
+                }
+            }
+            let wrong = last.values().filter(|value| **value != CHANGES).count();
+            println!(
+                "{name}: {} came, {back} go back, {again} come again, {wrong} end with an old value",
+                all.len()
+            );
+            assert_eq!((last.len(), back, again, wrong), (TOPICS, 0, 0, 0), "{name}");
+        }
+    });
+}
+
+#[test]
+fn what_is_retained_right_after_suback_comes_once() {
+    run(|tiers| async move {
+        // All of it, until the end.
+        let tiers = tiers;
+        let trust = Trust::read(tiers.edges[0].ca_file());
+        for (name, edge, qos) in [("clean", 0, 2), ("stored", 0, 2), ("clean-there", 1, 1)] {
+            let how = if name == "stored" { Connect::stored(name) } else { Connect::v5(name) };
+            let mut subscriber = connect(&tiers.edges[edge], &trust, &how).await;
+            let mut publisher = connect(&tiers.edges[1], &trust, &Connect::v5("publisher")).await;
+            for round in 0..ROUNDS {
+                let topic = format!("{name}/{round}");
+                subscribe(&mut subscriber, &format!("{topic}/#"), qos).await;
+                let publish = Publish::new(format!("{topic}/t"), round.to_string()).retain();
+                publisher.send(&publish.qos2(1).bytes()).await.unwrap();
+                publisher.next_of(&[0x50]).await.unwrap();
+                publisher.send(&ack(PUBREL, 1)).await.unwrap();
+                publisher.next_of(&[0x70]).await.unwrap();
+            }
+            let all = take_all(&mut subscriber).await;
+            let mut counts: HashMap<String, usize> = HashMap::new();
+            all.into_iter().for_each(|(topic, _)| *counts.entry(topic).or_default() += 1);
+            let twice = counts.values().filter(|count| **count > 1).count();
+            assert_eq!((counts.len(), twice), (ROUNDS, 0), "{name}");
+        }
+    });
+}
+
+// v5 [MQTT-3.8.3-3]
+#[test]
+fn what_its_publisher_retains_right_after_suback_does_not_come_back_with_no_local() {
+    const NO_LOCAL: u8 = 4;
+    run(|tiers| async move {
+        // All of it, until the end.
+        let tiers = tiers;
+        let trust = Trust::read(tiers.edges[0].ca_file());
+        for how in [Connect::v5("clean"), Connect::stored("stored")] {
+            let mut own = connect(&tiers.edges[0], &trust, &how).await;
+            for round in 0..ROUNDS {
+                subscribe(&mut own, &format!("own/{round}/#"), 1 | NO_LOCAL).await;
+                let publish = Publish::new(format!("own/{round}/t"), "own").retain();
+                own.send(&publish.qos1(7).bytes()).await.unwrap();
+            }
+            assert_eq!(take_all(&mut own).await, []);
+            for round in 0..ROUNDS {
+                own.send(&Publish::new(format!("own/{round}/t"), "").retain().bytes()).await.unwrap();
+            }
+        }
+    });
+}
