@@ -1,17 +1,16 @@
 //! The addresses that were bound, for whoever needs them when ports were left to the system.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use files::private::{self, Readers};
+
 /// Writes `{"name": "address:port"}` so that the file appears whole.
 pub(crate) fn write(path: &Path, addresses: &BTreeMap<String, SocketAddr>) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let next = path.with_file_name(name);
-    std::fs::write(&next, serde_json::to_vec_pretty(addresses)?)?;
-    std::fs::rename(&next, path)
+    let text = serde_json::to_vec_pretty(addresses)?;
+    private::replace(path, Readers::Everybody, |file| file.write_all(&text))
 }
 
 #[cfg(test)]

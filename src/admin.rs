@@ -13,9 +13,11 @@ use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use link::Bind;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// Connections served at a time; further ones wait in the kernel.
 const CONNECTIONS_MAX: usize = 64;
@@ -83,40 +85,53 @@ pub(crate) type Metrics = Arc<OnceLock<Registry>>;
 
 /// The bound but not yet serving admin server.
 pub(crate) struct Admin {
-    listener: TcpListener,
-    address: SocketAddr,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Admin {
-    /// Binds `address`.
-    pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+    /// Binds all addresses of `listen`. Must be called in a runtime.
+    pub(crate) fn bind(listen: &Bind) -> Result<Self, (SocketAddr, std::io::Error)> {
+        let bind = |address: SocketAddr| {
+            let socket = std::net::TcpListener::bind(address)?;
+            socket.set_nonblocking(true)?;
+            let bound = socket.local_addr()?;
+            Ok((TcpListener::from_std(socket)?, bound))
+        };
+        let (listeners, addresses) = listen.bind_each(bind, |(_, bound)| Ok(*bound))?.into_iter().unzip();
+        Ok(Self { listeners, addresses })
     }
 
-    /// Where it is bound.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it is bound, at least one.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Serves until dropped.
     pub(crate) async fn serve(self, registry: Metrics, readiness: Readiness) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let (registry, readiness) = (registry.clone(), readiness.clone());
-                    tokio::spawn(async move {
-                        serve_connection(stream, registry, readiness).await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "admin: accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+        let mut serving = JoinSet::new();
+        for listener in self.listeners {
+            serving.spawn(accept(listener, slots.clone(), registry.clone(), readiness.clone()));
+        }
+        while serving.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(listener: TcpListener, slots: Arc<Semaphore>, registry: Metrics, readiness: Readiness) {
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (registry, readiness) = (registry.clone(), readiness.clone());
+                tokio::spawn(async move {
+                    serve_connection(stream, registry, readiness).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "admin: accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -228,8 +243,8 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_are_served_over_http() {
-        let admin = Admin::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let address = admin.address();
+        let admin = Admin::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = admin.addresses()[0];
         let server = tokio::spawn(admin.serve(Arc::new(Registry::default().into()), Readiness::default()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use files::private::Readers;
 
 use crate::config::{Config, Tier};
 use crate::edge::EdgeTier;
 use crate::exit::Failure;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
-use crate::{dev_certs, logging, passwd, process};
+use crate::{dev_certs, logging, passwd, process, shutdown};
 
 /// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
 ///
@@ -88,6 +89,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         Some(Command::Lb) => Tier::Edge,
         Some(Command::Broker) => Tier::Worker,
     };
+    shutdown::outlive_others().map_err(Failure::unavailable)?;
     let config = load(&cli, tier)?;
     if cli.check {
         return print(&config.shown().map_err(Failure::software)?);
@@ -108,8 +110,8 @@ fn load(cli: &Cli, tier: Tier) -> Result<Config, Failure> {
 }
 
 fn certs(dir: &std::path::Path) -> Result<(), Failure> {
-    let mut made = dev_certs::ensure(dir).map_err(Failure::io)?;
-    made.extend(dev_certs::ensure_links(dir).map_err(Failure::io)?);
+    let mut made = dev_certs::ensure(dir, Readers::Everybody).map_err(Failure::io)?;
+    made.extend(dev_certs::ensure_links(dir, Readers::Everybody).map_err(Failure::io)?);
     let mut text = String::new();
     for (file, meaning) in dev_certs::FILES {
         let state = if made.contains(&file) { "made" } else { "kept" };

@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use files::private::{self, Readers};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, date_time_ymd,
@@ -93,39 +94,39 @@ pub(crate) enum DevCertError {
 }
 
 /// Makes what is missing in `dir` for devices' connections and answers the names of the files made. A pair of which one half
-/// is missing is made anew, and with a new authority everything.
-pub(crate) fn ensure(dir: &Path) -> Result<Vec<&'static str>, DevCertError> {
-    let mut made = Vec::new();
+/// is missing is made anew, and with a new authority everything. What is not secret is for `readers`.
+pub(crate) fn ensure(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, DevCertError> {
+    let mut made = Made { files: Vec::new(), dir, readers };
     let leaves = [([SERVER, SERVER_KEY], server(None)?), ([CLIENT, CLIENT_KEY], client("device")?)];
-    ensure_authority(dir, [CA, CA_KEY], CA_NAME, leaves, &mut made)?;
-    Ok(made)
+    ensure_authority([CA, CA_KEY], CA_NAME, leaves, &mut made)?;
+    Ok(made.files)
 }
 
 /// The same for the links between edges and workers, and for passports.
-pub(crate) fn ensure_links(dir: &Path) -> Result<Vec<&'static str>, DevCertError> {
-    let mut made = Vec::new();
+pub(crate) fn ensure_links(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, DevCertError> {
+    let mut made = Made { files: Vec::new(), dir, readers };
     let leaves = [([EDGE, EDGE_KEY], client("edge")?), ([WORKER, WORKER_KEY], server(Some(WORKER_NAME))?)];
-    ensure_authority(dir, [LINK_CA, LINK_CA_KEY], LINK_CA_NAME, leaves, &mut made)?;
+    ensure_authority([LINK_CA, LINK_CA_KEY], LINK_CA_NAME, leaves, &mut made)?;
     if [PASSPORT, PASSPORT_KEY].iter().any(|file| !dir.join(file).exists()) {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
-        write_pair(dir, [PASSPORT, PASSPORT_KEY], &key.public_key_pem(), &key, &mut made)?;
+        made.write_pair([PASSPORT, PASSPORT_KEY], &key.public_key_pem(), &key)?;
     }
-    Ok(made)
+    Ok(made.files)
 }
 
 fn ensure_authority(
-    dir: &Path,
     files: [&'static str; 2],
     name: &str,
     leaves: [Leaf; 2],
-    made: &mut Vec<&'static str>,
+    made: &mut Made<'_>,
 ) -> Result<(), DevCertError> {
-    fs::create_dir_all(dir).map_err(|source| file_error(dir, source))?;
+    let dir = made.dir;
+    make_dir(dir, made.readers).map_err(|source| file_error(dir, source))?;
     let is_new = files.iter().any(|file| !dir.join(file).exists());
     let key = if is_new {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = authority(name).self_signed(&key)?;
-        write_pair(dir, files, &certificate.pem(), &key, made)?;
+        made.write_pair(files, &certificate.pem(), &key)?;
         key
     } else {
         let path = dir.join(files[1]);
@@ -136,7 +137,7 @@ fn ensure_authority(
         if is_new || files.iter().any(|file| !dir.join(file).exists()) {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
             let certificate = parameters.signed_by(&key, &issuer)?;
-            write_pair(dir, files, &certificate.pem(), &key, made)?;
+            made.write_pair(files, &certificate.pem(), &key)?;
         }
     }
     Ok(())
@@ -190,45 +191,44 @@ fn host_name() -> Option<String> {
     valid.then(|| name.to_owned())
 }
 
-/// The key is there before its certificate, so that a pair is whole when the certificate is.
-fn write_pair(
-    dir: &Path,
-    [certificate_file, key_file]: [&'static str; 2],
-    certificate: &str,
-    key: &KeyPair,
-    made: &mut Vec<&'static str>,
-) -> Result<(), DevCertError> {
-    for (file, text, mode) in
-        [(key_file, key.serialize_pem().as_str(), 0o600), (certificate_file, certificate, 0o644)]
-    {
-        let path = dir.join(file);
-        write_new(&path, text, mode).map_err(|source| file_error(&path, source))?;
-        made.push(file);
-    }
-    Ok(())
+/// What was made, and where.
+struct Made<'a> {
+    files: Vec<&'static str>,
+    dir: &'a Path,
+    readers: Readers,
 }
 
-/// Replaces the file as a whole, with these permissions from its first byte on.
-fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let next = path.with_file_name(name);
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    #[cfg(not(unix))]
-    let _ = mode;
-    // Process ids come again, in a container with every start: what an earlier one left must not be in the way.
-    if let Err(error) = fs::remove_file(&next)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
+impl Made<'_> {
+    /// The key is there before its certificate, so that a pair is whole when the certificate is.
+    fn write_pair(
+        &mut self,
+        [certificate_file, key_file]: [&'static str; 2],
+        certificate: &str,
+        key: &KeyPair,
+    ) -> Result<(), DevCertError> {
+        let key = key.serialize_pem();
+        for (file, text, readers) in
+            [(key_file, key.as_str(), Readers::Owner), (certificate_file, certificate, self.readers)]
+        {
+            let path = self.dir.join(file);
+            private::replace(&path, readers, |file| file.write_all(text.as_bytes()))
+                .map_err(|source| file_error(&path, source))?;
+            self.files.push(file);
+        }
+        Ok(())
     }
-    let mut file = options.open(&next)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&next, path)
+}
+
+/// Makes the directory; nobody else may put a certificate there.
+fn make_dir(dir: &Path, readers: Readers) -> io::Result<()> {
+    let is_there = dir.exists();
+    private::make_dir(dir)?;
+    #[cfg(unix)]
+    if !is_there && readers == Readers::Everybody {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 fn file_error(path: &Path, source: io::Error) -> DevCertError {

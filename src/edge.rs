@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use authsvc::Local;
 use lb::Edge;
 use lb::upstream::Workers;
 use prometheus_client::registry::Registry;
@@ -12,7 +11,7 @@ use prometheus_client::registry::Registry;
 use crate::admin::Stalled;
 use crate::config::EdgeTierConfig;
 use crate::exit::{Failure, chain};
-use crate::front;
+use crate::front::{self, Watch};
 use crate::process::Tier;
 
 /// How long workers may take to hear of the last connections that have ended.
@@ -22,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub(crate) struct EdgeTier {
     edge: Edge,
     workers: Workers,
-    auth: Local,
+    watch: Watch,
 }
 
 impl Tier for EdgeTier {
@@ -33,8 +32,8 @@ impl Tier for EdgeTier {
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
             .map_err(|error| Failure::usage(chain(&error)))?;
         let edge = front::edge(&config.front, workers.clone(), &auth, registry)?;
-        tokio::spawn(auth.clone().watch());
-        Ok(Self { edge, workers, auth })
+        let watch = Watch::start(&edge, &auth);
+        Ok(Self { edge, workers, watch })
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -58,7 +57,7 @@ impl Tier for EdgeTier {
     }
 
     fn reload(&self) {
-        front::reload(&self.edge, &self.auth);
+        self.watch.ask();
     }
 
     /// Devices first; then the workers hear of what has ended.

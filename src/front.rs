@@ -1,12 +1,14 @@
 //! What faces devices, in front of a worker of this process or of others: authentication and the edge.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use authsvc::Local;
-use lb::{Edge, EdgeError};
+use lb::{Certificates, Edge, EdgeError};
 use link::Upstream;
 use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Front;
 use crate::exit::{Failure, chain};
@@ -28,14 +30,51 @@ pub(crate) fn edge<U: Upstream>(
         .map_err(|error| edge_failure(&error))
 }
 
-/// What cannot be read leaves in force what was.
-pub(crate) fn reload(edge: &Edge, auth: &Local) {
-    match edge.reload_tls() {
-        Ok(()) => tracing::info!("certificates read"),
-        Err(error) => tracing::error!(error = %chain(&error), "certificates not taken"),
+/// The files that may change while it runs: looked at now and then, and taken when they have settled. What cannot be used
+/// leaves in force what was.
+pub(crate) struct Watch {
+    certificates: Certificates,
+    auth: Local,
+    looking: JoinHandle<()>,
+}
+
+impl Watch {
+    /// Begins to look. Must be called in a runtime.
+    pub(crate) fn start(edge: &Edge, auth: &Local) -> Self {
+        let (certificates, auth) = (edge.certificates(), auth.clone());
+        let looking = tokio::spawn(look(certificates.clone(), auth.clone()));
+        Self { certificates, auth, looking }
     }
-    if let Err(error) = auth.reload() {
-        tracing::error!(%error, "password file not taken, the users of before stay");
+
+    /// Has everything read again though it looks the same.
+    pub(crate) fn ask(&self) {
+        tracing::info!("certificates and password file are read again when they have settled");
+        self.certificates.ask();
+        self.auth.ask();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+async fn look(certificates: Certificates, auth: Local) {
+    let mut ticks = tokio::time::interval(files::LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let (certificates, auth) = (certificates.clone(), auth.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let now = Instant::now();
+            auth.look(now);
+            certificates.look(now);
+        });
+        if looked.await.is_err() {
+            // The runtime is shutting down.
+            return;
+        }
     }
 }
 

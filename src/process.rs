@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use link::Bind;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -59,7 +60,7 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
     let mut signals = Signals::listen().map_err(Failure::unavailable)?;
     let readiness = Readiness::default();
     let metrics = Metrics::default();
-    let admin = bind_admin(process.admin.listen, &metrics, &readiness).await?;
+    let admin = bind_admin(&process.admin.listen, &metrics, &readiness)?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ProcessMetrics));
     let tier = tokio::select! {
@@ -71,7 +72,7 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
     let _ = metrics.set(registry);
     readiness.watch(tier.stalled());
     readiness.enter(Phase::Ready);
-    announce(&tier, config, process, admin)?;
+    announce(&tier, config, process, &admin)?;
     while signals.next().await == Asked::Reload {
         tier.reload();
     }
@@ -87,19 +88,15 @@ async fn asked_to_stop(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }
 
-async fn bind_admin(
-    wanted: SocketAddr,
-    metrics: &Metrics,
-    readiness: &Readiness,
-) -> Result<SocketAddr, Failure> {
-    let admin = Admin::bind(wanted).await.map_err(|error| {
+fn bind_admin(wanted: &Bind, metrics: &Metrics, readiness: &Readiness) -> Result<Vec<SocketAddr>, Failure> {
+    let admin = Admin::bind(wanted).map_err(|(address, error)| {
         Failure::unavailable(format!(
-            "admin.listen = \"{wanted}\": cannot listen: {error}; choose another address"
+            "admin.listen = \"{address}\": cannot listen: {error}; choose another address"
         ))
     })?;
-    let address = admin.address();
+    let addresses = admin.addresses().to_vec();
     tokio::spawn(admin.serve(metrics.clone(), readiness.clone()));
-    Ok(address)
+    Ok(addresses)
 }
 
 /// Tells everybody who waits for it that it is up.
@@ -107,18 +104,18 @@ fn announce<T: Tier>(
     tier: &T,
     config: &T::Config,
     process: &ProcessConfig,
-    admin: SocketAddr,
+    admin: &[SocketAddr],
 ) -> Result<(), Failure> {
     if let Some(path) = &process.runtime.addresses_file {
         let mut all = tier.addresses();
-        all.insert("admin".to_owned(), admin);
+        all.extend(admin.iter().enumerate().map(|(n, address)| (link::name_of_nth("admin", n), *address)));
         addresses::write(path, &all).map_err(|error| {
             let path = path.display();
             Failure::io(format!("runtime.addresses_file = \"{path}\": cannot write: {error}"))
         })?;
     }
-    cli::print(&tier.welcome(config, admin))?;
-    tracing::info!(%admin, "ready");
+    cli::print(&tier.welcome(config, admin[0]))?;
+    tracing::info!(admin = %admin[0], "ready");
     Ok(())
 }
 

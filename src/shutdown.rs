@@ -1,4 +1,5 @@
-//! Signals: the first SIGTERM or SIGINT asks for an orderly end, the second ends at once; SIGHUP reads files again.
+//! Signals: the first SIGTERM or SIGINT asks for an orderly end, the second ends at once; SIGHUP reads files again. Those that
+//! programs use to ask each other for something (SIGUSR1, SIGUSR2) mean nothing here and end nothing.
 
 use std::io;
 
@@ -7,10 +8,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Exit code of an end that was cut short by a second signal.
 const INTERRUPTED: i32 = 130;
 
+/// Takes from signals that mean nothing here, and from SIGHUP before there is something to read again, their default effect,
+/// which is to end the process. SIGPIPE has none since the start of the program.
+pub(crate) fn outlive_others() -> io::Result<()> {
+    // A signal that was listened for once has no default effect any more, whatever becomes of the listener.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _inside = runtime.enter();
+    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::hangup()] {
+        drop(signal(kind)?);
+    }
+    Ok(())
+}
+
 /// What an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// Read certificates and the password file again.
+    /// Read certificates and the password file again when they have settled.
     Reload,
     /// End in good order.
     Stop,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use authsvc::Local;
 use broker::Broker;
+use files::private::Readers;
 use lb::Edge;
 use prometheus_client::registry::Registry;
 use state::{EmbeddedStore, OpenError, Store};
@@ -14,8 +14,9 @@ use state::{EmbeddedStore, OpenError, Store};
 use crate::admin::Stalled;
 use crate::config::StandaloneConfig;
 use crate::exit::{Failure, chain};
+use crate::front::{self, Watch};
 use crate::process::Tier;
-use crate::{dev_certs, front, welcome};
+use crate::{dev_certs, welcome};
 
 /// How long the store may take to write what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ pub(crate) struct Standalone {
     edge: Edge,
     broker: Broker,
     store: Arc<EmbeddedStore>,
-    auth: Local,
+    watch: Watch,
 }
 
 impl Tier for Standalone {
@@ -42,8 +43,8 @@ impl Tier for Standalone {
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
         let edge = front::edge(&config.front, broker.clone(), &auth, registry)?;
-        tokio::spawn(auth.clone().watch());
-        Ok(Self { edge, broker, store, auth })
+        let watch = Watch::start(&edge, &auth);
+        Ok(Self { edge, broker, store, watch })
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -60,7 +61,7 @@ impl Tier for Standalone {
     }
 
     fn reload(&self) {
-        front::reload(&self.edge, &self.auth);
+        self.watch.ask();
     }
 
     /// Edge first, so that nothing new comes; the store last, when nobody writes any more.
@@ -85,7 +86,7 @@ fn make_certificates(config: &StandaloneConfig) -> Result<(), Failure> {
         return Ok(());
     }
     let dir = config.certificates_dir();
-    let made = dev_certs::ensure(&dir).map_err(Failure::io)?;
+    let made = dev_certs::ensure(&dir, Readers::Owner).map_err(Failure::io)?;
     if !made.is_empty() {
         tracing::info!(dir = %dir.display(), "made a development CA and certificates");
     }

@@ -28,7 +28,7 @@ pub(crate) fn welcome(
             ListenerKind::Wss => "MQTT over WebSocket and TLS",
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "\n  {title}, {address}");
+        let _ = writeln!(text, "\n  {title}, {}", all_of(name, addresses).join(", "));
         if listener.kind.is_websocket() {
             let scheme = if listener.kind.is_tls() { "wss" } else { "ws" };
             let host = SocketAddr::new(host, address.port());
@@ -46,6 +46,12 @@ pub(crate) fn welcome(
     }
     text.push('\n');
     text
+}
+
+/// Where a listener listens; a name may stand for several addresses.
+fn all_of(name: &str, addresses: &BTreeMap<String, SocketAddr>) -> Vec<String> {
+    let nth = |n| addresses.get(&link::name_of_nth(name, n));
+    (0..).map_while(nth).map(SocketAddr::to_string).collect()
 }
 
 fn who(config: &Front) -> &'static str {

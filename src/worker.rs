@@ -52,7 +52,8 @@ impl Tier for Worker {
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
-        self.links.addresses().into_iter().map(|address| ("link".to_owned(), address)).collect()
+        let addresses = self.links.addresses().iter().enumerate();
+        addresses.map(|(n, address)| (link::name_of_nth("link", n), *address)).collect()
     }
 
     fn stalled(&self) -> Stalled {
@@ -108,7 +109,9 @@ impl Tier for Worker {
 fn store_failure(error: &ConnectError) -> Failure {
     let line = format!("redis: {}", chain(error));
     match error {
-        ConnectError::Config { .. } | ConnectError::File { .. } => Failure::usage(line),
+        ConnectError::Config { .. } | ConnectError::File { .. } | ConnectError::Unusable { .. } => {
+            Failure::usage(line)
+        }
         _ => Failure::unavailable(line),
     }
 }

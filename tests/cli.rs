@@ -65,10 +65,14 @@ struct Server {
 
 impl Server {
     fn start(dir: &Path, extra: &str) -> Self {
+        Self::wait_for(dir, tidegate(dir, &["--config", "tidegate.toml"]), extra)
+    }
+
+    /// By `command`, which must run it in `dir` on its `tidegate.toml`.
+    fn wait_for(dir: &Path, mut command: Command, extra: &str) -> Self {
         write_config(dir, extra);
         let log = fs::File::create(dir.join("log")).unwrap();
-        let mut child =
-            tidegate(dir, &["--config", "tidegate.toml"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let file = dir.join("addresses.json");
         let deadline = Instant::now() + DEADLINE;
         while !file.exists() {
@@ -254,6 +258,94 @@ fn a_user_made_by_passwd_can_connect_and_others_cannot() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(reason_code(&server, "alice", "other"), 0x00);
+}
+
+/// Every file below `dir` that others can get at, with its permissions.
+fn open_to_others(dir: &Path) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            found.push(format!("{} {mode:o}", path.display()));
+        }
+        if metadata.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+/// As `tidegate`, in a shell without a umask.
+fn without_umask(dir: &Path, arguments: &str) -> Command {
+    let mut command = Command::new("sh");
+    let line = format!("umask 0; exec \"$0\" {arguments}");
+    command.current_dir(dir).args(["-c", &line, env!("CARGO_BIN_EXE_tidegate")]).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn what_is_made_is_for_its_owner_only_whatever_the_umask() {
+    let dir = TempDir::new().unwrap();
+    let start = || {
+        let _ = fs::remove_file(dir.path().join("addresses.json"));
+        let command = without_umask(dir.path(), "--config tidegate.toml");
+        Server::wait_for(dir.path(), command, "")
+    };
+    let mut server = start();
+    let mut device = server.connect("mqtt");
+    // A stored session with a queued message, so that there is a payload in the journal.
+    device
+        .write_all(b"\x10\x0f\x00\x04MQTT\x04\x00\x00\x3c\x00\x03dev\x82\x06\x00\x01\x00\x01a\x01")
+        .unwrap();
+    device.read_exact(&mut [0; 9]).unwrap();
+    drop(device);
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    drop(server);
+    assert_eq!(open_to_others(&dir.path().join("data")), [""; 0]);
+
+    // What an earlier version has left open is closed.
+    use std::os::unix::fs::PermissionsExt as _;
+    for name in ["data", "data/state", "data/state/db", "data/state/lock"] {
+        let path = dir.path().join(name);
+        let mode = if path.is_dir() { 0o755 } else { 0o644 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let server = start();
+    assert_eq!(open_to_others(&dir.path().join("data/state")), [""; 0]);
+    drop(server);
+
+    let made = without_umask(dir.path(), "certs pki").output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut passwd = without_umask(dir.path(), "passwd users alice");
+    let mut passwd = passwd.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    passwd.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+    assert!(passwd.wait().unwrap().success());
+    assert_eq!(open_to_others(&dir.path().join("users")), [""; 0]);
+    let open = open_to_others(&dir.path().join("pki"));
+    let is_public = |line: &String| line.ends_with(".pem 644") || line.ends_with("/pki 755");
+    assert!(open.iter().all(is_public), "certificates may be read, and nothing written: {open:?}");
+}
+
+#[test]
+fn an_address_without_a_port_or_host_says_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path(), "");
+    let cases = [
+        ("LISTENERS__WS", "'127.0.0.1'", "the port is missing; write 127.0.0.1:PORT"),
+        ("LISTENERS__WS", "1883", "the address is missing; write 127.0.0.1:1883 for this machine only"),
+        ("ADMIN__LISTEN", "':9101'", "the address is missing; write 127.0.0.1:9101 for this machine only"),
+        ("ADMIN__LISTEN", "'::1'", "an IPv6 address stands in brackets; write [::1]:PORT"),
+    ];
+    for (variable, value, expected) in cases {
+        let mut command = tidegate(dir.path(), &["--config", "tidegate.toml", "--check"]);
+        let output = command.env(format!("TIDEGATE__{variable}"), value).output().unwrap();
+        let (code, line) = failure(&output);
+        assert!(code == 64 && line.contains(expected), "{code} {line}");
+    }
 }
 
 #[test]

@@ -17,8 +17,11 @@ pub struct Request {
     pub username: Option<Arc<str>>,
     /// Password, if CONNECT had one. Never logged: [`Request`] has no derived `Debug`.
     pub password: Option<Bytes>,
-    /// The device's address.
+    /// The device's address; that of a load balancer where it named none.
     pub peer: SocketAddr,
+    /// The device is known to be on this machine: connected over loopback, and where a load balancer stands in between, that
+    /// said so.
+    pub is_local: bool,
     /// The listener's name.
     pub listener: Arc<str>,
     /// What the verified client certificate says.

@@ -31,6 +31,16 @@ pub enum AuthError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// No user is left of those that there were.
+    #[error(
+        "password file {path:?} has no user any more; the {users} of before stay (a restart would take it as it is)"
+    )]
+    Nobody {
+        /// Which file.
+        path: PathBuf,
+        /// How many users there were.
+        users: usize,
+    },
     /// A user name that no file can hold.
     #[error("user name {name:?}: {problem}")]
     UserName {

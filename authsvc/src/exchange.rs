@@ -9,12 +9,11 @@ use bytes::Bytes;
 
 use crate::authorization::Identity;
 use crate::local::Inner;
-use crate::password_file::PasswordFile;
-use crate::scram::{AwaitingProof, ClientFirst, ScramFailure, Verifier};
+use crate::scram::{AwaitingProof, ClientFirst, ScramFailure};
 use crate::slowdown::Suspect;
 use crate::{Decision, DenyReason, Exchange, Request, Step};
 
-/// Shown to unknown users when no record says otherwise; what `tidegate passwd` writes.
+/// What `tidegate passwd` writes, and what unknown users are shown when the file has no record to go by.
 pub const SCRAM_ITERATIONS: u32 = 15_000;
 
 /// One run of SCRAM-SHA-256. Never blocks: a step costs a few HMACs.
@@ -57,18 +56,15 @@ impl ScramExchange {
         let file = users.current();
         let known = file.user(&first.user).and_then(|user| user.scram.clone());
         let exists = known.is_some();
-        let verifier = known.unwrap_or_else(|| Arc::new(self.fake(&file, &first.user)));
+        // Made in any case, so that the time tells nothing.
+        let decoy = file.scram_decoy(&self.inner.decoy_key, &first.user);
+        let verifier = known.unwrap_or_else(|| Arc::new(decoy));
         let nonce: [u8; 18] = rand::random();
         let proof = AwaitingProof::new(&first, verifier, &STANDARD_NO_PAD.encode(nonce));
         let challenge = Bytes::copy_from_slice(proof.server_first().as_bytes());
         let suspect = self.inner.slow_down.suspect(&first.user, self.request.peer.ip());
         self.state = State::AwaitingFinal { proof, user: first.user.into(), exists, suspect };
         Step::Continue(challenge)
-    }
-
-    fn fake(&self, file: &PasswordFile, user: &str) -> Verifier {
-        let key = file.fake_salt_key().unwrap_or(&self.inner.fake_salt_key);
-        Verifier::fake(key, user, file.scram_iterations().unwrap_or(SCRAM_ITERATIONS))
     }
 
     fn last(
@@ -79,23 +75,24 @@ impl ScramExchange {
         suspect: Suspect,
         data: &[u8],
     ) -> Step {
-        if !self.inner.slow_down.admit(suspect, Instant::now()) {
+        let now = Instant::now();
+        if !self.inner.slow_down.admit(suspect, now) {
             return Step::Deny(DenyReason::SlowedDown);
         }
         match proof.finish(data) {
             Ok(server_final) if exists => {
-                self.inner.slow_down.refund(suspect);
+                self.inner.slow_down.refund(suspect, now);
                 match self.inner.allow(&Identity::User(user), &self.request) {
                     Decision::Allow(passport) => Step::Done(passport, Some(server_final.into())),
                     Decision::Deny(reason) => Step::Deny(reason),
                 }
             }
             Err(ScramFailure::Malformed) => {
-                self.inner.slow_down.refund(suspect);
+                self.inner.slow_down.refund(suspect, now);
                 Step::Deny(DenyReason::NotAuthorized)
             }
             Ok(_) | Err(ScramFailure::WrongProof) => {
-                self.inner.slow_down.confirm(suspect, Instant::now());
+                self.inner.slow_down.confirm(suspect, now);
                 Step::Deny(DenyReason::BadCredentials)
             }
         }

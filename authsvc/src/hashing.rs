@@ -1,9 +1,10 @@
-//! Threads that verify password hashes: a bounded number, fed newest first, each password once however many wait.
+//! Threads that verify password hashes: a bounded number, fed newest first and fairly by where logins come from, each password
+//! once however many wait.
 //!
 //! A login costs tens of milliseconds of CPU, so under a storm the queue decides who is served: the newest can still be
 //! in time, the oldest has probably given up (nats-streaming#1134, FlashMQ's overload mode).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::AuthError;
+use crate::fair::FairQueue;
 use crate::password_file::verify_argon2;
 use crate::recent::Fingerprint;
 
@@ -34,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) record: Arc<str>,
     /// The candidate.
     pub(crate) password: Bytes,
+    /// Where it comes from, as a digest: wrong passwords of one address hold up none of another.
+    pub(crate) source: u64,
     /// Runs once with the verdict, before those who wait hear it.
     pub(crate) settle: Box<dyn FnOnce(Verdict) + Send>,
 }
@@ -54,8 +58,8 @@ struct Shared {
 struct State {
     /// Waiting and running ones.
     waiters: HashMap<Fingerprint, Vec<oneshot::Sender<Verdict>>>,
-    /// Waiting ones, newest at the back.
-    queue: VecDeque<(Fingerprint, Job)>,
+    /// Waiting ones.
+    queue: FairQueue<(Fingerprint, Job)>,
     closed: bool,
 }
 
@@ -115,7 +119,7 @@ impl Hashing {
             Some(job)
         } else {
             state.waiters.insert(fingerprint, vec![sender]);
-            state.queue.push_back((fingerprint, job));
+            state.queue.push(job.source, (fingerprint, job));
             state.shed(self.shared.queue_max)
         };
         drop(state);
@@ -140,19 +144,19 @@ impl Drop for Hashing {
 }
 
 impl State {
-    /// Drops the oldest if too many wait.
+    /// Drops one if too many wait.
     fn shed(&mut self, queue_max: usize) -> Option<Job> {
         if self.queue.len() <= queue_max {
             return None;
         }
-        let (fingerprint, job) = self.queue.pop_front()?;
+        let (fingerprint, job) = self.queue.shed()?;
         self.waiters.remove(&fingerprint);
         Some(job)
     }
 
-    /// The newest that somebody still waits for; the others passed on the way.
+    /// The next one that somebody still waits for; the others passed on the way.
     fn next(&mut self, abandoned: &mut Vec<Job>) -> Option<(Fingerprint, Job)> {
-        while let Some((fingerprint, job)) = self.queue.pop_back() {
+        while let Some((fingerprint, job)) = self.queue.pop() {
             let wanted = self.waiters.get(&fingerprint).is_some_and(|all| all.iter().any(|w| !w.is_closed()));
             if wanted {
                 return Some((fingerprint, job));
@@ -227,6 +231,7 @@ mod tests {
         Job {
             record: record.into(),
             password: Bytes::copy_from_slice(password.as_bytes()),
+            source: 0,
             settle: Box::new(|_| ()),
         }
     }
@@ -262,6 +267,20 @@ mod tests {
         let mut abandoned = Vec::new();
         let (next, _) = hashing.shared.state.lock().next(&mut abandoned).unwrap();
         assert_eq!((next, abandoned.len()), (prints[3], 1));
+    }
+
+    #[tokio::test]
+    async fn who_fills_the_queue_holds_up_nobody_else() {
+        let hashing = Hashing::start_with(0, 10, |_, _| true).unwrap();
+        let recent = recent();
+        let login =
+            hashing.submit(recent.fingerprint("bob", "r", b"right"), Job { source: 1, ..job("r", "r") });
+        let flood: Vec<_> = (0..1000_u32)
+            .map(|n| hashing.submit(recent.fingerprint("alice", "r", &n.to_be_bytes()), job("r", "x")))
+            .collect();
+        let mut served = (0..3).map(|_| hashing.shared.state.lock().next(&mut Vec::new()).unwrap().1.source);
+        assert!(served.any(|source| source == 1), "its turn comes at once");
+        drop((login, flood));
     }
 
     #[tokio::test]

@@ -6,8 +6,10 @@
 mod authorization;
 mod config;
 mod contract;
+mod decoy;
 mod error;
 mod exchange;
+mod fair;
 mod hashing;
 mod local;
 mod metrics;

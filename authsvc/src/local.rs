@@ -16,11 +16,11 @@ use crate::password_file::argon2;
 use crate::recent::{Fingerprint, Recent};
 use crate::scram;
 use crate::slowdown::{SlowDown, Suspect};
-use crate::users::Users;
+use crate::users::{Change, Users};
 use crate::{AuthError, Authenticator, Decision, DenyReason, Request, ScramExchange};
 
-/// How often the password file is looked at.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
+/// Names of removed users that one line of the log shows.
+const NAMES_LOGGED_MAX: usize = 50;
 
 /// The [`Authenticator`] of a single process. Clones share everything.
 #[derive(Clone)]
@@ -38,8 +38,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     /// Verified against when a user is unknown and the file has no record to imitate.
     dummy: Arc<str>,
-    /// Keys fake salts if the file has no key of its own.
-    pub(crate) fake_salt_key: [u8; 32],
+    /// Keys what unknown users are shown if the file has no key of its own.
+    pub(crate) decoy_key: [u8; 32],
 }
 
 impl Local {
@@ -54,6 +54,9 @@ impl Local {
     ) -> Result<Self, AuthError> {
         config.check()?;
         let users = config.password_file.as_deref().map(Users::open).transpose()?;
+        if users.as_ref().is_some_and(|users| users.current().len() == 0) {
+            tracing::warn!(path = ?config.password_file, "the password file has no user");
+        }
         let metrics = Metrics::register(registry);
         let interval = Duration::from_secs(config.wrong_password_interval_s.into());
         let slow_down = SlowDown::new(config.wrong_passwords_max, interval, config.slowed_down_max);
@@ -66,7 +69,7 @@ impl Local {
             slow_down: Arc::new(slow_down),
             metrics,
             dummy: dummy_record(),
-            fake_salt_key: rand::random(),
+            decoy_key: rand::random(),
             config: config.clone(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -83,41 +86,23 @@ impl Local {
         Ok(())
     }
 
-    /// Reads the password file again, whether it looks changed or not. What is wrong with it leaves the users of before
-    /// in force. Blocks on the disk.
-    ///
-    /// # Errors
-    /// The file cannot be read or is not as documented.
-    pub fn reload(&self) -> Result<(), AuthError> {
+    /// Has the password file read again though it looks the same, when [`Local::look`] finds it settled.
+    pub fn ask(&self) {
         if let Some(users) = &self.inner.users {
-            let count = users.reload()?;
-            tracing::info!(users = count, "password file read");
+            users.ask();
         }
-        Ok(())
     }
 
-    /// Reads the password file again whenever it changes, until dropped.
-    pub async fn watch(self) {
-        if self.inner.users.is_none() {
-            return;
-        }
-        let mut ticks = tokio::time::interval(RELOAD_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let this = self.clone();
-            let reloaded = tokio::task::spawn_blocking(move || {
-                this.inner.users.as_ref().map_or(Ok(None), Users::reload_if_changed)
-            });
-            match reloaded.await {
-                Ok(Ok(Some(users))) => tracing::info!(users, "password file has changed and was read"),
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "password file not taken, the users of before stay");
-                }
-                // The runtime is shutting down.
-                Err(_) => return,
-            }
+    /// Looks whether the password file has changed and settled, and takes it then; what is wrong with it leaves the users of
+    /// before in force. Either is logged. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk.
+    pub fn look(&self, now: Instant) {
+        let Some(users) = &self.inner.users else { return };
+        match users.look(now) {
+            Ok(None) => {}
+            Ok(Some(change)) => log_change(&change),
+            // Nothing is wrong for those that there are, but somebody has meant something else.
+            Err(error @ AuthError::Nobody { .. }) => tracing::warn!(%error, "password file not taken"),
+            Err(error) => tracing::error!(%error, "password file not taken, the users of before stay"),
         }
     }
 
@@ -199,7 +184,7 @@ impl Inner {
     fn decide_anonymous(&self, request: &Request) -> Decision {
         let allowed = match self.config.anonymous_in_force() {
             Anonymous::Never => false,
-            Anonymous::Loopback => request.peer.ip().to_canonical().is_loopback(),
+            Anonymous::Loopback => request.is_local,
             Anonymous::Always => true,
         };
         if allowed {
@@ -220,7 +205,8 @@ impl Inner {
         let known = file.user(name).and_then(|user| user.argon2.clone());
         let exists = known.is_some();
         // An unknown user costs the same time as a wrong password.
-        let record = known.or_else(|| file.dummy().cloned()).unwrap_or_else(|| self.dummy.clone());
+        let decoy = || file.decoy(&self.decoy_key, name).cloned();
+        let record = known.or_else(decoy).unwrap_or_else(|| self.dummy.clone());
         let fingerprint = self.recent.fingerprint(name, &record, password);
         if exists && self.recent.knows(fingerprint, Instant::now()) {
             self.metrics.recent_hits.inc();
@@ -233,8 +219,12 @@ impl Inner {
             if !self.slow_down.admit(suspect, Instant::now()) {
                 return Decision::Deny(DenyReason::SlowedDown);
             }
-            let job =
-                Job { record, password: password.clone(), settle: self.settle(fingerprint, suspect, exists) };
+            let job = Job {
+                record,
+                password: password.clone(),
+                source: suspect.source(),
+                settle: self.settle(fingerprint, suspect, exists),
+            };
             self.hashing.submit(fingerprint, job)
         };
         match self.wait(verdict).await {
@@ -260,9 +250,9 @@ impl Inner {
             match verdict {
                 Verdict::Right if exists => {
                     recent.remember(fingerprint, Instant::now());
-                    slow_down.refund(suspect);
+                    slow_down.refund(suspect, Instant::now());
                 }
-                Verdict::Dropped => slow_down.refund(suspect),
+                Verdict::Dropped => slow_down.refund(suspect, Instant::now()),
                 Verdict::Right | Verdict::Wrong => slow_down.confirm(suspect, Instant::now()),
             }
         })
@@ -283,6 +273,16 @@ impl Inner {
             Ok(passport) => Decision::Allow(passport),
             Err(reason) => Decision::Deny(reason),
         }
+    }
+}
+
+fn log_change(change: &Change) {
+    let Change { users, added, changed, removed } = change;
+    tracing::info!(users, added, changed, removed = removed.len(), "password file read");
+    if !removed.is_empty() {
+        let names: Vec<&str> = removed.iter().take(NAMES_LOGGED_MAX).map(|name| &**name).collect();
+        let more = removed.len() - names.len();
+        tracing::info!(users = names.join(" "), more, "users were removed");
     }
 }
 

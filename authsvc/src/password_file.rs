@@ -5,7 +5,7 @@
 
 mod editor;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 pub use editor::Editor;
 
 use crate::AuthError;
-use crate::scram::Verifier;
+use crate::decoy::Shapes;
+use crate::scram::{self, Verifier};
 
 /// Begins the line that holds the key of fake salts.
 const FAKE_SALT_PREFIX: &str = "$fake-salt-key$";
@@ -35,13 +36,22 @@ const USER_NAME_BYTES_MAX: usize = 256;
 pub(crate) struct PasswordFile {
     users: HashMap<Arc<str>, User>,
     fake_salt_key: Option<[u8; 32]>,
-    /// Verified against when a user is unknown, so that both take the same time.
-    dummy: Option<Arc<str>>,
-    scram_iterations: Option<u32>,
+    costs: Shapes<Cost>,
+    /// A record of each cost.
+    of_cost: BTreeMap<Cost, Arc<str>>,
+    scram_shapes: Shapes<scram::Shape>,
+}
+
+/// What verifying a password costs: two records of the same cost take the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
 }
 
 /// The records of one user.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
     /// PHC string of the password's hash.
     pub(crate) argon2: Option<Arc<str>>,
@@ -50,16 +60,25 @@ pub(crate) struct User {
 }
 
 impl PasswordFile {
+    /// Parses what is in the file at `path`, which is named in errors.
+    pub(crate) fn parse_bytes(bytes: &[u8], path: &Path) -> Result<Self, AuthError> {
+        let text = str::from_utf8(bytes).map_err(|error| AuthError::Line {
+            path: path.to_owned(),
+            line: bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1,
+            problem: "not UTF-8 text",
+        })?;
+        Self::parse(text, path)
+    }
+
     /// Parses `text`; `path` is for errors.
     pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, AuthError> {
         let mut file = Self::default();
-        let mut costliest = 0;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_end();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            file.take_line(line, &mut costliest).map_err(|problem| AuthError::Line {
+            file.take_line(line).map_err(|problem| AuthError::Line {
                 path: path.to_owned(),
                 line: number + 1,
                 problem,
@@ -68,7 +87,7 @@ impl PasswordFile {
         Ok(file)
     }
 
-    fn take_line(&mut self, line: &str, costliest: &mut u64) -> Result<(), &'static str> {
+    fn take_line(&mut self, line: &str) -> Result<(), &'static str> {
         if let Some(key) = line.strip_prefix(FAKE_SALT_PREFIX) {
             let key = BASE64.decode(key).ok().and_then(|key| key.try_into().ok());
             self.fake_salt_key = Some(key.ok_or("the key is not 32 bytes in base64")?);
@@ -80,16 +99,14 @@ impl PasswordFile {
         if record.starts_with("$argon2id$") {
             let cost = check_argon2(record)?;
             let record: Arc<str> = record.into();
-            if cost > *costliest {
-                *costliest = cost;
-                self.dummy = Some(record.clone());
-            }
+            self.costs.add(cost);
+            self.of_cost.entry(cost).or_insert_with(|| record.clone());
             if user.argon2.replace(record).is_some() {
                 return Err("a second $argon2id$ record for this user");
             }
         } else if record.starts_with(Verifier::PREFIX) {
             let verifier = Verifier::parse(record).ok_or("not a valid $scram-sha-256$ record")?;
-            self.scram_iterations.get_or_insert(verifier.iterations);
+            self.scram_shapes.add(verifier.shape());
             if user.scram.replace(Arc::new(verifier)).is_some() {
                 return Err("a second $scram-sha-256$ record for this user");
             }
@@ -109,19 +126,22 @@ impl PasswordFile {
         self.users.len()
     }
 
-    /// A record with the parameters of the costliest one, to verify against when a user is unknown.
-    pub(crate) fn dummy(&self) -> Option<&Arc<str>> {
-        self.dummy.as_ref()
+    /// Their names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.users.keys()
     }
 
-    /// Keys the salts that unknown users are shown.
-    pub(crate) fn fake_salt_key(&self) -> Option<&[u8; 32]> {
-        self.fake_salt_key.as_ref()
+    /// A record to verify against when `user` is unknown, as dear as those of some who are known. `key` is taken if the file
+    /// has none of its own.
+    pub(crate) fn decoy(&self, key: &[u8; 32], user: &str) -> Option<&Arc<str>> {
+        self.of_cost.get(self.costs.draw(self.fake_salt_key.as_ref().unwrap_or(key), user)?)
     }
 
-    /// The iteration count of the first SCRAM record, which unknown users are shown too.
-    pub(crate) fn scram_iterations(&self) -> Option<u32> {
-        self.scram_iterations
+    /// What the unknown `user` is shown in SCRAM: iterations and salt as those of some who are known. `key` is taken if the
+    /// file has none of its own.
+    pub(crate) fn scram_decoy(&self, key: &[u8; 32], user: &str) -> Verifier {
+        let key = self.fake_salt_key.as_ref().unwrap_or(key);
+        Verifier::fake(key, user, self.scram_shapes.draw(key, user).copied().unwrap_or_default())
     }
 }
 
@@ -139,8 +159,8 @@ pub(crate) fn check_user_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Checks a PHC string and answers what verifying it costs (memory times passes).
-fn check_argon2(record: &str) -> Result<u64, &'static str> {
+/// Checks a PHC string and answers what verifying it costs.
+fn check_argon2(record: &str) -> Result<Cost, &'static str> {
     const INVALID: &str = "not a valid $argon2id$ record";
     let hash = PasswordHash::new(record).map_err(|_| INVALID)?;
     if hash.hash.is_none() || hash.salt.is_none() {
@@ -150,7 +170,7 @@ fn check_argon2(record: &str) -> Result<u64, &'static str> {
     if parameters.m_cost() > ARGON2_MEMORY_MAX_KIB || parameters.t_cost() > ARGON2_PASSES_MAX {
         return Err("the $argon2id$ record asks for more than 256 MiB or 64 passes");
     }
-    Ok(u64::from(parameters.m_cost()) * u64::from(parameters.t_cost()))
+    Ok(Cost { memory_kib: parameters.m_cost(), passes: parameters.t_cost(), lanes: parameters.p_cost() })
 }
 
 /// Argon2id as new records are made: 19 MiB, two passes, one lane (OWASP's recommendation).
@@ -179,7 +199,7 @@ mod tests {
         let file = PasswordFile::parse(&format!("# who\n\nalice:{HASH}\n"), Path::new("users")).unwrap();
         assert_eq!(file.len(), 1);
         assert!(file.user("alice").unwrap().argon2.is_some());
-        assert_eq!(file.dummy().map(|d| &**d), Some(HASH));
+        assert_eq!(file.decoy(&[0; 32], "nobody").map(|decoy| &**decoy), Some(HASH));
     }
 
     #[test]
@@ -200,6 +220,23 @@ mod tests {
                 format!("password file \"users\" line 2: {expected}")
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_text_is_named_by_its_line() {
+        let error = PasswordFile::parse_bytes(b"# one\n\n\xff\n", Path::new("users")).err().unwrap();
+        assert_eq!(error.to_string(), "password file \"users\" line 3: not UTF-8 text");
+    }
+
+    #[test]
+    fn unknown_users_cost_what_those_cost_that_there_are() {
+        let dear = HASH.replace("t=1", "t=2");
+        let text = format!("a:{HASH}\nb:{dear}\nc:{HASH}\nd:{dear}\n");
+        let file = PasswordFile::parse(&text, Path::new("users")).unwrap();
+        let drawn = |n: u32| file.decoy(&[0; 32], &format!("nobody{n}")).unwrap();
+        let cheap = (0..100).filter(|n| &**drawn(*n) == HASH).count();
+        assert!((25..75).contains(&cheap), "{cheap} of 100 are as cheap as half of the users");
+        assert_eq!(drawn(7), drawn(7));
     }
 
     #[test]

@@ -13,9 +13,6 @@ use parking_lot::Mutex;
 /// How much wider the budget of an address is than that of one user at it.
 const ADDRESS_FACTOR: u32 = 10;
 
-/// At most this often the map is searched for entries that have recovered.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Budgets of wrong passwords.
 pub(crate) struct SlowDown {
     burst: u32,
@@ -33,11 +30,17 @@ pub(crate) struct Suspect {
     address: u64,
 }
 
+impl Suspect {
+    /// Where it comes from.
+    pub(crate) fn source(self) -> u64 {
+        self.address
+    }
+}
+
 #[derive(Default)]
 struct Budgets {
-    /// When each budget is whole again, milliseconds after the start.
+    /// When each budget is whole again, milliseconds after the start. One that is not here is whole.
     whole_at_ms: HashMap<u64, u64>,
-    swept: Option<Instant>,
 }
 
 impl SlowDown {
@@ -66,10 +69,9 @@ impl SlowDown {
     /// Whether there is budget for an attempt. Takes none.
     pub(crate) fn may_try(&self, suspect: Suspect, now: Instant) -> bool {
         let now_ms = self.ms(now);
-        let mut budgets = self.budgets.lock();
+        let budgets = self.budgets.lock();
         budgets.has(suspect.pair, now_ms, self.pair_window_ms())
             && budgets.has(suspect.address, now_ms, self.address_window_ms())
-            && budgets.has_room(now, now_ms, self.entries_max)
     }
 
     /// Takes one attempt from the pair's budget before its password is looked at, so that many at once cannot pass
@@ -83,10 +85,15 @@ impl SlowDown {
     }
 
     /// The admitted attempt was right, or was not looked at: it costs nothing.
-    pub(crate) fn refund(&self, suspect: Suspect) {
-        let interval_ms = millis(self.interval);
-        if let Some(whole_at_ms) = self.budgets.lock().whole_at_ms.get_mut(&suspect.pair) {
+    pub(crate) fn refund(&self, suspect: Suspect, now: Instant) {
+        let (interval_ms, now_ms) = (millis(self.interval), self.ms(now));
+        let mut budgets = self.budgets.lock();
+        if let Some(whole_at_ms) = budgets.whole_at_ms.get_mut(&suspect.pair) {
             *whole_at_ms = whole_at_ms.saturating_sub(interval_ms);
+            // Devices whose passwords are right leave nothing behind.
+            if *whole_at_ms <= now_ms {
+                budgets.whole_at_ms.remove(&suspect.pair);
+            }
         }
     }
 
@@ -98,6 +105,9 @@ impl SlowDown {
     fn take(&self, key: u64, amount: Duration, window_ms: u64, now: Instant) {
         let now_ms = self.ms(now);
         let mut budgets = self.budgets.lock();
+        if !budgets.whole_at_ms.contains_key(&key) {
+            budgets.make_room(now_ms, self.entries_max);
+        }
         let whole_at_ms = budgets.whole_at_ms.entry(key).or_insert(0);
         *whole_at_ms = ((*whole_at_ms).max(now_ms) + millis(amount)).min(now_ms + window_ms + millis(amount));
     }
@@ -121,15 +131,22 @@ impl Budgets {
         self.whole_at_ms.get(&key).is_none_or(|at| *at <= now_ms + window_ms)
     }
 
-    /// Whether two more budgets can be remembered. An attempt that could not be counted is refused: filling the map
-    /// takes that many wrong passwords within one penalty, each of which was paid for in hashing.
-    fn has_room(&mut self, now: Instant, now_ms: u64, entries_max: usize) -> bool {
-        let full = |budgets: &Self| budgets.whole_at_ms.len() + 2 > entries_max;
-        if full(self) && self.swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP_INTERVAL) {
-            self.swept = Some(now);
-            self.whole_at_ms.retain(|_, at| *at > now_ms);
+    /// Makes room for one more, for nobody is refused because others have filled the map: their own attempts may have
+    /// cost them nothing, as in SCRAM. What has recovered goes; where that does not do, the half that is nearest to it.
+    /// Who makes room so for more guesses has made as many from other addresses before.
+    fn make_room(&mut self, now_ms: u64, entries_max: usize) {
+        if self.whole_at_ms.len() < entries_max {
+            return;
         }
-        !full(self)
+        self.whole_at_ms.retain(|_, at| *at > now_ms);
+        // A quarter at least is freed, so that this is rare.
+        if self.whole_at_ms.len() > entries_max / 4 * 3 {
+            let mut times: Vec<u64> = self.whole_at_ms.values().copied().collect();
+            let middle = times.len() / 2;
+            let (_, median, _) = times.select_nth_unstable(middle);
+            let median = *median;
+            self.whole_at_ms.retain(|_, at| *at > median);
+        }
     }
 }
 
@@ -209,8 +226,9 @@ mod tests {
         let suspect = slow.suspect("alice", "192.0.2.1".parse().unwrap());
         for _ in 0..100 {
             assert!(slow.admit(suspect, now));
-            slow.refund(suspect);
+            slow.refund(suspect, now);
         }
+        assert!(slow.budgets.lock().whole_at_ms.is_empty(), "nor do they fill the map");
     }
 
     #[test]
@@ -221,14 +239,40 @@ mod tests {
         assert_eq!((0..100).filter(|_| slow.admit(suspect, now)).count(), 3);
     }
 
+    // Each wrong proof of SCRAM is as cheap for who sends it as for who reads it.
     #[test]
-    fn the_map_is_bounded_and_recovers() {
+    fn who_fills_the_map_gets_nobody_refused() {
+        let slow = SlowDown::new(3, INTERVAL, 20);
+        let mut now = Instant::now();
+        for n in 0..1000 {
+            now += Duration::from_millis(1);
+            wrong(&slow, &format!("user{n}"), &format!("10.0.{}.{}", n / 250, n % 250), now);
+            assert!(slow.budgets.lock().whole_at_ms.len() <= 20);
+            let stranger = slow.suspect("bob", "198.51.100.1".parse().unwrap());
+            assert!(slow.admit(stranger, now), "after {n}");
+            slow.refund(stranger, now);
+        }
+    }
+
+    #[test]
+    fn who_guesses_most_is_remembered_longest() {
         let slow = SlowDown::new(3, INTERVAL, 20);
         let now = Instant::now();
-        for n in 0..100 {
+        while wrong(&slow, "alice", "192.0.2.1", now) {}
+        for n in 0..200 {
+            wrong(&slow, "alice", &format!("10.0.0.{n}"), now);
+        }
+        assert!(!wrong(&slow, "alice", "192.0.2.1", now));
+    }
+
+    #[test]
+    fn the_map_forgets_what_has_recovered() {
+        let slow = SlowDown::new(3, INTERVAL, 20);
+        let now = Instant::now();
+        for n in 0..10 {
             wrong(&slow, "alice", &format!("192.0.2.{n}"), now);
         }
-        assert!(slow.budgets.lock().whole_at_ms.len() <= 20);
         assert!(wrong(&slow, "bob", "198.51.100.1", now + 20 * INTERVAL));
+        assert_eq!(slow.budgets.lock().whole_at_ms.len(), 2);
     }
 }

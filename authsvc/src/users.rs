@@ -1,9 +1,11 @@
-//! The password file in force, and reading it again when it has changed.
+//! The password file in force, and reading it again when it has changed and settled.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Instant;
 
+use files::{Look, Settling, Snapshot};
 use parking_lot::{Mutex, RwLock};
 
 use crate::AuthError;
@@ -13,23 +15,32 @@ use crate::password_file::PasswordFile;
 pub(crate) struct Users {
     path: PathBuf,
     current: RwLock<Arc<PasswordFile>>,
-    seen: Mutex<Option<Stamp>>,
+    settling: Mutex<Settling>,
 }
 
-/// What tells that a file has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
+/// What another reading of the file has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Users that there are now.
+    pub(crate) users: usize,
+    /// Who is new.
+    pub(crate) added: usize,
+    /// Who has other records.
+    pub(crate) changed: usize,
+    /// Who is no longer there, by name.
+    pub(crate) removed: BTreeSet<Arc<str>>,
 }
 
 impl Users {
     /// Reads `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, AuthError> {
-        let seen = stamp(path);
-        let file = read(path)?;
-        Ok(Self { path: path.to_owned(), current: RwLock::new(Arc::new(file)), seen: Mutex::new(seen) })
+        let found = Snapshot::take([path]);
+        let file = parse(path, &found)?;
+        Ok(Self {
+            path: path.to_owned(),
+            current: RwLock::new(Arc::new(file)),
+            settling: Mutex::new(Settling::new(&found)),
+        })
     }
 
     /// What is in force.
@@ -37,40 +48,53 @@ impl Users {
         self.current.read().clone()
     }
 
-    /// Reads the file again if it looks different from the last time; answers the number of users if it did.
-    pub(crate) fn reload_if_changed(&self) -> Result<Option<usize>, AuthError> {
-        let now = stamp(&self.path);
-        // Noted before reading: a write in between is seen the next time.
-        if std::mem::replace(&mut *self.seen.lock(), now) == now {
-            return Ok(None);
-        }
-        self.reload().map(Some)
+    /// Has the file read again though it looks the same.
+    pub(crate) fn ask(&self) {
+        self.settling.lock().ask();
     }
 
-    /// Reads the file again; answers the number of users.
-    pub(crate) fn reload(&self) -> Result<usize, AuthError> {
-        let file = read(&self.path)?;
-        let users = file.len();
+    /// Looks whether the file has changed and settled, and takes it then. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It cannot be read, is not as documented, or has no user where there were some: then those stay. Said once for each
+    /// change of the file.
+    pub(crate) fn look(&self, now: Instant) -> Result<Option<Change>, AuthError> {
+        let look = self.settling.lock().look(now);
+        match look {
+            Look::Same | Look::Changing => Ok(None),
+            Look::Settled(found) => self.take(&found).map(Some),
+        }
+    }
+
+    fn take(&self, found: &Snapshot) -> Result<Change, AuthError> {
+        let before = self.current();
+        let nobody = || AuthError::Nobody { path: self.path.clone(), users: before.len() };
+        if found.missing().is_some() && before.len() > 0 {
+            return Err(nobody());
+        }
+        let file = parse(&self.path, found)?;
+        if file.len() == 0 && before.len() > 0 {
+            return Err(nobody());
+        }
+        let change = Change {
+            users: file.len(),
+            added: file.names().filter(|name| before.user(name).is_none()).count(),
+            changed: file
+                .names()
+                .filter(|name| before.user(name).is_some_and(|old| Some(old) != file.user(name)))
+                .count(),
+            removed: before.names().filter(|name| file.user(name).is_none()).cloned().collect(),
+        };
         *self.current.write() = Arc::new(file);
-        Ok(users)
+        Ok(change)
     }
 }
 
-fn read(path: &Path) -> Result<PasswordFile, AuthError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| AuthError::Read { path: path.to_owned(), source })?;
+fn parse(path: &Path, found: &Snapshot) -> Result<PasswordFile, AuthError> {
+    let bytes = found.bytes(path).map_err(|source| AuthError::Read { path: path.to_owned(), source })?;
     #[cfg(unix)]
     warn_if_public(path);
-    PasswordFile::parse(&text, path)
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    Some(Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode })
+    PasswordFile::parse_bytes(bytes, path)
 }
 
 #[cfg(unix)]
@@ -84,27 +108,134 @@ fn warn_if_public(path: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use files::LOOK_INTERVAL;
+
     use super::*;
     use crate::Editor;
 
-    #[test]
-    fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("users");
-        let set = |user| {
-            let mut editor = Editor::open(&path).unwrap();
+    struct File {
+        dir: tempfile::TempDir,
+        now: Instant,
+    }
+
+    impl File {
+        fn new(names: &[&str]) -> Self {
+            let file = Self { dir: tempfile::tempdir().unwrap(), now: Instant::now() };
+            names.iter().for_each(|name| file.set(name));
+            file
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("users")
+        }
+
+        fn set(&self, user: &str) {
+            let mut editor = Editor::open(&self.path()).unwrap();
             editor.set(user, b"secret", None).unwrap();
             editor.save().unwrap();
-        };
-        set("alice");
-        let users = Users::open(&path).unwrap();
-        assert_eq!(users.reload_if_changed().unwrap(), None);
-        set("bob");
-        assert_eq!(users.reload_if_changed().unwrap(), Some(2));
+        }
 
-        std::fs::write(&path, "nonsense\n").unwrap();
-        assert!(users.reload_if_changed().is_err());
+        fn remove(&self, user: &str) {
+            let mut editor = Editor::open(&self.path()).unwrap();
+            assert!(editor.remove(user));
+            editor.save().unwrap();
+        }
+
+        fn write(&self, text: &str) {
+            std::fs::write(self.path(), text).unwrap();
+        }
+
+        /// What the next five looks say.
+        fn looks(&mut self, users: &Users) -> Vec<Result<Change, AuthError>> {
+            let mut said = Vec::new();
+            for _ in 0..5 {
+                self.now += LOOK_INTERVAL;
+                said.extend(users.look(self.now).transpose());
+            }
+            said
+        }
+    }
+
+    #[test]
+    fn a_change_says_who_came_and_who_went() {
+        let mut file = File::new(&["alice", "bob"]);
+        let users = Users::open(&file.path()).unwrap();
+        assert!(file.looks(&users).is_empty());
+        file.set("carol");
+        file.set("alice");
+        file.remove("bob");
+        let said = file.looks(&users).remove(0).unwrap();
+        let removed = BTreeSet::from([Arc::from("bob")]);
+        assert_eq!(said, Change { users: 2, added: 1, changed: 1, removed });
+        assert!(users.current().user("bob").is_none());
+    }
+
+    #[test]
+    fn a_broken_file_is_not_taken_and_told_once() {
+        let mut file = File::new(&["bob"]);
+        let users = Users::open(&file.path()).unwrap();
+        file.write("nonsense\n");
+        let said = file.looks(&users);
+        assert!(matches!(said[..], [Err(AuthError::Line { line: 1, .. })]), "{said:?}");
         assert!(users.current().user("bob").is_some(), "the last good one stays in force");
-        assert_eq!(users.reload_if_changed().unwrap(), None, "the failure is reported once");
+        assert!(file.looks(&users).is_empty(), "the failure is reported once");
+    }
+
+    #[test]
+    fn a_file_that_is_rewritten_in_place_keeps_its_users_all_the_while() {
+        let mut file = File::new(&["alice", "bob"]);
+        let whole = std::fs::read_to_string(file.path()).unwrap();
+        let users = Users::open(&file.path()).unwrap();
+        let lines: Vec<_> = whole.split_inclusive('\n').collect();
+        let cut_within_a_line = &whole[..whole.len() - 9];
+        for part in ["", lines[0], &lines[..2].concat(), cut_within_a_line] {
+            file.write(part);
+            for _ in 0..3 {
+                file.now += LOOK_INTERVAL;
+                assert!(users.look(file.now).unwrap().is_none());
+            }
+            let current = users.current();
+            assert!(current.user("alice").is_some() && current.user("bob").is_some());
+        }
+        file.write(&whole);
+        let said = file.looks(&users).remove(0).unwrap();
+        assert_eq!(said, Change { users: 2, added: 0, changed: 0, removed: BTreeSet::new() });
+    }
+
+    #[test]
+    fn nobody_where_there_were_some_is_not_taken() {
+        let mut file = File::new(&["alice"]);
+        let users = Users::open(&file.path()).unwrap();
+        for text in ["", "# nobody\n"] {
+            file.write(text);
+            let said = file.looks(&users);
+            assert!(matches!(said[..], [Err(AuthError::Nobody { users: 1, .. })]), "{said:?}");
+        }
+        std::fs::remove_file(file.path()).unwrap();
+        let said = file.looks(&users);
+        assert!(matches!(said[..], [Err(AuthError::Nobody { users: 1, .. })]), "{said:?}");
+        users.ask();
+        assert!(matches!(file.looks(&users)[..], [Err(AuthError::Nobody { .. })]), "nor when asked for");
+        assert!(users.current().user("alice").is_some());
+    }
+
+    #[test]
+    fn a_file_without_users_at_the_start_may_get_some() {
+        let mut file = File::new(&[]);
+        file.write("# nobody yet\n");
+        let users = Users::open(&file.path()).unwrap();
+        file.set("alice");
+        assert_eq!(file.looks(&users).remove(0).unwrap().added, 1);
+    }
+
+    #[test]
+    fn who_asks_gets_the_file_read_again() {
+        let mut file = File::new(&["alice"]);
+        let users = Users::open(&file.path()).unwrap();
+        users.ask();
+        file.now += Duration::from_secs(60);
+        assert_eq!(file.looks(&users).remove(0).unwrap().users, 1);
     }
 }

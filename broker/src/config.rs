@@ -18,8 +18,13 @@ pub struct BrokerConfig {
     /// Topic aliases used towards a client, if it allows them. 0 to 65,535; default 32.
     pub outgoing_topic_alias_max: u16,
     /// Longest Session Expiry Interval, seconds; longer ones are shortened to it (and the client told). 4,294,967,295 is
-    /// *never expires*, the default. MQTT 3 sessions without Clean Session get this one.
+    /// *never expires*, the default; `never` says the same.
+    #[serde(with = "expiry")]
     pub session_expiry_max_s: u32,
+    /// How long the session of an MQTT 3 client without Clean Session outlives its connection, seconds, or `never`; such a
+    /// client cannot say it. At most `session_expiry_max_s`. At least 1; default 604,800 (7 days).
+    #[serde(with = "expiry")]
+    pub session_expiry_v3_s: u32,
     /// Messages queued for one session, unacknowledged ones included. What comes beyond is dropped and counted. At least
     /// 1; default 100,000.
     pub queue_messages_max: usize,
@@ -50,6 +55,7 @@ impl Default for BrokerConfig {
             topic_alias_max: 32,
             outgoing_topic_alias_max: 32,
             session_expiry_max_s: u32::MAX,
+            session_expiry_v3_s: 7 * 24 * 60 * 60,
             queue_messages_max: 100_000,
             queue_bytes_max: 64 << 20,
             qos0_bytes_max: 16 << 20,
@@ -112,6 +118,7 @@ impl BrokerConfig {
             ("subscriptions_max", self.subscriptions_max as u64),
             ("topic_levels_max", self.topic_levels_max as u64),
             ("packet_bytes_max", u64::from(self.packet_bytes_max)),
+            ("session_expiry_v3_s", u64::from(self.session_expiry_v3_s)),
         ];
         for (key, value) in at_least_one {
             if value == 0 {
@@ -119,5 +126,47 @@ impl BrokerConfig {
             }
         }
         Ok(())
+    }
+}
+
+/// Seconds until a session expires, in which `never` can be said.
+mod expiry {
+    use std::fmt;
+
+    use serde::de::{Error, Unexpected, Visitor};
+    use serde::{Deserializer, Serializer};
+    use state::EXPIRY_NEVER;
+
+    const NEVER: &str = "never";
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(seconds: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(*seconds)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        deserializer.deserialize_any(Seconds)
+    }
+
+    struct Seconds;
+
+    impl Visitor<'_> for Seconds {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("seconds up to 4294967295, or \"never\"")
+        }
+
+        fn visit_i64<E: Error>(self, seconds: i64) -> Result<u32, E> {
+            u32::try_from(seconds).map_err(|_| E::invalid_value(Unexpected::Signed(seconds), &self))
+        }
+
+        fn visit_u64<E: Error>(self, seconds: u64) -> Result<u32, E> {
+            u32::try_from(seconds).map_err(|_| E::invalid_value(Unexpected::Unsigned(seconds), &self))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<u32, E> {
+            if text == NEVER { Ok(EXPIRY_NEVER) } else { Err(E::invalid_value(Unexpected::Str(text), &self)) }
+        }
     }
 }

@@ -7,8 +7,7 @@ use link::{ConnectionId, Open, Passport};
 use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use state::{
-    Claim, Claimed, EXPIRY_NEVER, Message, Owned, Previous, QueueLimits, Release, ResumeRefusal, StoreError,
-    UnixMs, Will,
+    Claim, Claimed, Message, Owned, Previous, QueueLimits, Release, ResumeRefusal, StoreError, UnixMs, Will,
 };
 use thiserror::Error;
 
@@ -135,7 +134,7 @@ impl Wanted {
         } else if connect.clean_start {
             0
         } else {
-            EXPIRY_NEVER
+            config.session_expiry_v3_s
         };
         // The passport was issued for this Client Identifier: one copy in memory serves both.
         let named = open.assigned_client_id.as_deref().unwrap_or(connect.client_id);

@@ -2,9 +2,10 @@
 //! names the key that is wrong; nothing is bound before it agrees.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use link::Bind;
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::Prefix;
@@ -111,8 +112,8 @@ impl Default for EdgeConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// Address and port; port 0 picks a free one.
-    pub bind: SocketAddr,
+    /// Address or name, and port; a name is listened on at all its addresses, port 0 picks a free one.
+    pub bind: Bind,
     /// What is spoken there.
     pub kind: ListenerKind,
     /// The path of the WebSocket, for `ws` and `wss`. Default `/mqtt`; starts with `/`.
@@ -142,9 +143,9 @@ pub struct ListenerConfig {
 
 impl ListenerConfig {
     /// A listener with every other key at its default.
-    pub fn new(bind: SocketAddr, kind: ListenerKind) -> Self {
+    pub fn new(bind: impl Into<Bind>, kind: ListenerKind) -> Self {
         Self {
-            bind,
+            bind: bind.into(),
             kind,
             path: default_path(),
             origins: Vec::new(),
@@ -302,6 +303,8 @@ fn within(key: &str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -316,7 +319,7 @@ mod tests {
         assert_eq!(error.to_string(), "edge.linger_ms: 1 is outside of 10 to 60000");
 
         let mut config = EdgeConfig::default();
-        let mut listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Ws);
+        let mut listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Ws);
         listener.path = "mqtt".into();
         config.listeners.insert("browser".into(), listener);
         let error = config.validate().expect_err("a relative path");
@@ -326,7 +329,7 @@ mod tests {
     #[test]
     fn proxy_protocol_without_trusted_peers_is_refused() {
         let mut config = EdgeConfig::default();
-        let mut listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+        let mut listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
         listener.proxy_protocol = ProxyProtocol::V1v2;
         config.listeners.insert("front".into(), listener);
         assert_eq!(config.validate().expect_err("nobody is trusted").key, "listeners.front.trusted");

@@ -1,6 +1,7 @@
 //! A worker and an authenticator for tests: they record what they are told and do what they are asked.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -256,7 +257,7 @@ impl Exchange for TwoStep {
 /// A place among the connections of an edge that has no listener.
 pub(crate) fn admitted(config: EdgeConfig) -> Admitted {
     let shared = Arc::new(Shared::new(config, Metrics::register(&mut Registry::default())));
-    let config = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+    let config = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
     let listener = Arc::new(Listener::new("test", config, None, shared));
     Admitted::admit(&listener).expect("room")
 }

@@ -20,5 +20,5 @@ pub mod upstream;
 pub mod websocket;
 
 pub use config::{ConfigError, EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};
-pub use edge::{Edge, EdgeError};
+pub use edge::{Certificates, Edge, EdgeError};
 pub use proxy::{Prefix, PrefixError};

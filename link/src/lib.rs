@@ -1,7 +1,9 @@
 //! Between edge and worker: what the one asks of the other ([`Upstream`]), the passport, and the bytes that go back to a
 //! device. In one process the worker implements [`Upstream`] itself and no socket is involved; between processes there are
-//! [`wire`] and [`mux`], [`token`] for the passport and [`tls`] for the socket.
+//! [`wire`] and [`mux`], [`token`] for the passport and [`tls`] for the socket. [`Bind`] is where connections come, of edges as
+//! of devices.
 
+mod bind;
 pub mod mux;
 mod outgoing;
 mod passport;
@@ -10,6 +12,7 @@ pub mod token;
 mod upstream;
 pub mod wire;
 
+pub use bind::{Bind, BindError, name_of_nth, split_host_port};
 pub use outgoing::{Outgoing, SHARED_BYTES_MIN};
 pub use passport::{Action, Effect, Passport, Rule};
 pub use tls::{LinkTlsConfig, LinkTlsError};

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use files::pem::{self, Kind, Section};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ pub enum LinkTlsError {
         source: std::io::Error,
     },
     /// A file does not hold what it should.
-    #[error("{key}: {} {problem}", path.display())]
+    #[error("{key}: {}: {problem}", path.display())]
     Unusable {
         /// The key.
         key: &'static str,
@@ -64,12 +64,8 @@ fn unusable(key: &'static str, path: &Path, problem: impl Into<String>) -> LinkT
     LinkTlsError::Unusable { key, path: path.to_owned(), problem: problem.into() }
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkTlsError> {
-    let pem = read(key, path)?;
-    match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        _ => Err(unusable(key, path, "holds no certificate in PEM")),
-    }
+fn sections(key: &'static str, path: &Path, kind: Kind) -> Result<Vec<Section>, LinkTlsError> {
+    pem::sections(&read(key, path)?, kind).map_err(|error| unusable(key, path, error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -89,7 +85,7 @@ impl LinkTlsConfig {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| self.of_pair(&error))?
             .with_root_certificates(self.authorities()?)
-            .with_client_auth_cert(certificates("certificate_file", &self.certificate_file)?, self.key()?)
+            .with_client_auth_cert(self.chain()?, self.key()?)
             .map_err(|error| self.of_pair(&error))?;
         Ok(Arc::new(config))
     }
@@ -106,7 +102,7 @@ impl LinkTlsConfig {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| self.of_pair(&error))?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates("certificate_file", &self.certificate_file)?, self.key()?)
+            .with_single_cert(self.chain()?, self.key()?)
             .map_err(|error| self.of_pair(&error))?;
         Ok(Arc::new(config))
     }
@@ -121,24 +117,40 @@ impl LinkTlsConfig {
 
     fn authorities(&self) -> Result<RootCertStore, LinkTlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates("ca_file", &self.ca_file)? {
-            roots.add(certificate).map_err(|_| {
-                unusable("ca_file", &self.ca_file, "holds a certificate that cannot be parsed")
+        for Section { line, der, .. } in sections("ca_file", &self.ca_file, Kind::Certificate)? {
+            roots.add(der.into()).map_err(|error| {
+                let problem = format!("line {line}: the certificate cannot be used as an authority: {error}");
+                unusable("ca_file", &self.ca_file, problem)
             })?;
         }
         Ok(roots)
     }
 
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, LinkTlsError> {
+        let sections = sections("certificate_file", &self.certificate_file, Kind::Certificate)?;
+        Ok(sections.into_iter().map(|section| section.der.into()).collect())
+    }
+
     fn key(&self) -> Result<PrivateKeyDer<'static>, LinkTlsError> {
-        let pem = read("key_file", &self.key_file)?;
-        PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|_| unusable("key_file", &self.key_file, "holds no private key in PEM"))
+        let found = sections("key_file", &self.key_file, Kind::PrivateKey)?.into_iter().next();
+        let Some(Section { label, der, .. }) = found else {
+            return Err(unusable("key_file", &self.key_file, "is empty"));
+        };
+        Ok(match label.as_str() {
+            "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
+            "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
+            _ => PrivateKeyDer::Pkcs8(der.into()),
+        })
     }
 
     fn of_pair(&self, error: &rustls::Error) -> LinkTlsError {
         match error {
-            rustls::Error::InvalidCertificate(_) => {
-                let problem = "holds a certificate that cannot be parsed";
+            rustls::Error::InvalidCertificate(reason) => {
+                // The other end would refuse one of version 1 too, as `openssl x509 -req` makes it without an extension file.
+                let problem = format!(
+                    "its first certificate cannot be used on links ({reason:?}); they need X.509 version 3, with the \
+                     name of this end (openssl x509 -req -extfile, or tidegate certs)"
+                );
                 unusable("certificate_file", &self.certificate_file, problem)
             }
             rustls::Error::InconsistentKeys(_) => {

@@ -10,11 +10,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
+use files::pem::{self, Kind, PemError};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::Mutex;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use serde::{Deserialize, Serialize};
 
 use crate::{Passport, Rule};
@@ -52,6 +51,9 @@ pub enum KeyError {
         #[source]
         source: std::io::Error,
     },
+    /// It is not PEM, or holds something else.
+    #[error(transparent)]
+    Pem(#[from] PemError),
     /// It holds no private key that can be used.
     #[error("holds no private key for Ed25519 or P-256 (PKCS #8 in PEM)")]
     NotPrivate,
@@ -174,8 +176,8 @@ impl PassportSigner {
     /// # Errors
     /// There is none.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
-        let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| KeyError::NotPrivate)?;
-        let der = key.secret_pkcs8_der();
+        let key = pem::sections(pem, Kind::Pkcs8)?.into_iter().next().ok_or(KeyError::NotPrivate)?;
+        let der = key.der.as_slice();
         let (algorithm, key, head, public) = if let Ok(pair) = Ed25519KeyPair::from_pkcs8(der) {
             let public = pair.public_key().as_ref().to_vec();
             (Algorithm::EdDSA, EncodingKey::from_ed_der(der), &ED25519_HEAD[..], public)
@@ -357,10 +359,7 @@ impl PassportVerifier {
 
 /// All public keys of `pem`.
 fn public_keys(pem: &[u8]) -> Result<Vec<Key>, KeyError> {
-    let keys = SubjectPublicKeyInfoDer::pem_slice_iter(pem)
-        .map(|der| public_key(&der.map_err(|_| KeyError::NotPublic)?))
-        .collect::<Result<Vec<_>, _>>()?;
-    if keys.is_empty() { Err(KeyError::NotPublic) } else { Ok(keys) }
+    pem::sections(pem, Kind::PublicKey)?.iter().map(|section| public_key(&section.der)).collect()
 }
 
 fn public_key(der: &[u8]) -> Result<Key, KeyError> {

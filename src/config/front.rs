@@ -147,8 +147,7 @@ impl Front {
         if self.auth.has_source() || self.auth.anonymous == Some(Anonymous::Always) {
             return Ok(());
         }
-        let exposed =
-            self.listeners.iter().find(|(_, listener)| !listener.bind.ip().to_canonical().is_loopback());
+        let exposed = self.listeners.iter().find(|(_, listener)| !listener.bind.is_loopback());
         exposed.map_or(Ok(()), |(name, _)| {
             let advice = "without authentication only loopback addresses are allowed; set auth.password_file (see \
                           tidegate passwd), auth.certificate = \"subject\", or auth.anonymous = \"always\"";

@@ -30,9 +30,8 @@ pub(crate) fn complete(source: &mut Source) -> Result<(), Problem> {
     }
     listeners.retain(|_, listener| !is_off(listener));
     for (name, listener) in listeners.iter_mut() {
-        if let Value::String(bind) = listener {
-            let bind = Value::String(std::mem::take(bind));
-            *listener = Value::Table(Table::from_iter([("bind".to_owned(), bind)]));
+        if matches!(listener, Value::String(_) | Value::Integer(_)) {
+            *listener = Value::Table(Table::from_iter([("bind".to_owned(), listener.clone())]));
         }
         let default = DEFAULTS.iter().find(|(default, _)| default == name);
         if let (Some((kind, bind)), Value::Table(listener)) = (default, listener) {

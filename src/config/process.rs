@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use link::Bind;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -24,7 +25,7 @@ impl ProcessConfig {
     /// Takes its sections; `admin_port` is where a process of this kind listens by default, on loopback.
     pub(super) fn read(source: &Source, admin_port: u16) -> Result<Self, Problem> {
         let admin: AdminSection = source.section("admin")?;
-        let listen = admin.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], admin_port)));
+        let listen = admin.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], admin_port)).into());
         let process = Self {
             admin: AdminConfig { listen },
             log: source.section("log")?,
@@ -50,7 +51,7 @@ impl ProcessConfig {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct AdminSection {
-    listen: Option<SocketAddr>,
+    listen: Option<Bind>,
 }
 
 /// `[admin]`
@@ -58,7 +59,7 @@ struct AdminSection {
 pub(crate) struct AdminConfig {
     /// Address of `/livez`, `/readyz` and `/metrics`; they are not authenticated. Default `127.0.0.1:9101`, and port 9102 for a
     /// worker.
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Bind,
 }
 
 /// `[log]`

@@ -12,6 +12,10 @@ use super::Problem;
 /// Begins the name of every environment variable that is a setting.
 const PREFIX: &str = "TIDEGATE__";
 
+/// Keys that had another name: how their path ended, and their last part now.
+const RENAMED: [(&str, &str); 2] =
+    [("tls.tickets.rotate_secs", "rotate_s"), ("tls.max_fragment_size", "fragment_bytes_max")];
+
 /// Settings as they were given.
 pub(crate) struct Source {
     table: Table,
@@ -172,6 +176,12 @@ impl<'a> UnknownField<'a> {
     }
 
     fn advice(&self, path: &str) -> String {
+        let key = self.within(path);
+        let is_old =
+            |old: &str| key.strip_suffix(old).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        if let Some((_, new)) = RENAMED.iter().find(|(old, _)| is_old(old)) {
+            return format!("is called {} now", join(self.parent(path), new));
+        }
         unknown_advice(self.name, self.parent(path), &self.known)
     }
 }

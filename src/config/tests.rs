@@ -1,5 +1,7 @@
 //! What is wrong is one line that names the key; what is given lands where it should; every key is documented.
 
+use files::private::Readers;
+
 use super::*;
 
 fn load(text: &str, environment: &[(&str, &str)]) -> Result<Box<StandaloneConfig>, String> {
@@ -53,7 +55,29 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
         ),
         (
             "[listeners]\nmqtt = 'localhost'",
-            "tidegate.toml: listeners.mqtt.bind = \"localhost\": invalid socket address syntax",
+            "tidegate.toml: listeners.mqtt.bind = \"localhost\": the port is missing; write localhost:PORT",
+        ),
+        (
+            "[listeners]\nmqtt = 1883",
+            "tidegate.toml: listeners.mqtt.bind = 1883: the address is missing; write 127.0.0.1:1883 for this machine \
+             only, 0.0.0.0:1883 for all its IPv4 addresses or [::]:1883 for all",
+        ),
+        (
+            "[admin]\nlisten = '127.0.0.1'",
+            "tidegate.toml: admin.listen = \"127.0.0.1\": the port is missing; write 127.0.0.1:PORT",
+        ),
+        (
+            "[tls.tickets]\nrotate_secs = 60",
+            "tidegate.toml: tls.tickets.rotate_secs: is called tls.tickets.rotate_s now",
+        ),
+        (
+            "[listeners.mqtts.tls]\nmax_fragment_size = 512",
+            "tidegate.toml: listeners.mqtts.tls.max_fragment_size: is called listeners.mqtts.tls.fragment_bytes_max now",
+        ),
+        (
+            "[broker]\nsession_expiry_v3_s = 'sometimes'",
+            "tidegate.toml: broker.session_expiry_v3_s = \"sometimes\": invalid value: string \"sometimes\", expected \
+             seconds up to 4294967295, or \"never\"",
         ),
         ("[listeners.other]\nbind = '127.0.0.1:1'", "tidegate.toml: listeners.other: missing field `kind`"),
         ("listeners = 5", "tidegate.toml: listeners = 5: expected [listeners] with NAME = \"ADDRESS:PORT\""),
@@ -123,6 +147,21 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
 }
 
 #[test]
+fn a_session_may_never_expire() {
+    let config = load("", &[]).unwrap();
+    assert_eq!(config.broker.session_expiry_v3_s, 604_800);
+    let config = load("[broker]\nsession_expiry_v3_s = 'never'\nsession_expiry_max_s = 60\n", &[]).unwrap();
+    assert_eq!((config.broker.session_expiry_v3_s, config.broker.session_expiry_max_s), (u32::MAX, 60));
+}
+
+#[test]
+fn a_name_that_stands_for_this_machine_only_may_be_bound_without_authentication() {
+    let config = load("[listeners]\nmqtt = 'localhost:1883'\n", &[]).unwrap();
+    let bind = &config.front.listeners["mqtt"].bind;
+    assert!(bind.is_loopback() && bind.addresses().iter().all(|address| address.port() == 1883), "{bind:?}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let error =
         Config::load(Tier::Standalone, Some(Path::new("/nonexistent/t.toml")), []).unwrap_err().to_string();
@@ -175,7 +214,7 @@ fn by_default_everything_listens_on_loopback_with_development_certificates() {
     let config = load("", &[]).unwrap();
     let bound: Vec<_> = addresses(&config).into_iter().map(|(_, address)| address).collect();
     assert_eq!(bound, ["127.0.0.1:1883", "127.0.0.1:8883", "127.0.0.1:8083", "127.0.0.1:8084"]);
-    assert!(config.process.admin.listen.ip().is_loopback());
+    assert!(config.process.admin.listen.is_loopback());
     assert!(config.uses_development_certificate());
     let tls = config.front.edge.tls.unwrap();
     assert_eq!(tls.certificates[0].certificate_file, Path::new("data/certs/server.pem"));
@@ -275,7 +314,7 @@ fn every_key_is_documented() {
 
 /// What a worker cannot do without, with a key of its own.
 fn worker_text(dir: &Path, extra: &str) -> String {
-    crate::dev_certs::ensure_links(dir).unwrap();
+    crate::dev_certs::ensure_links(dir, Readers::Everybody).unwrap();
     format!("passport.verify_key_files = [{:?}]\n{extra}", dir.join("passport.pem"))
 }
 
@@ -302,8 +341,8 @@ fn a_section_of_another_command_is_refused() {
 #[test]
 fn an_edge_needs_workers_a_key_and_beyond_loopback_certificates() {
     let dir = tempfile::tempdir().unwrap();
-    crate::dev_certs::ensure(dir.path()).unwrap();
-    crate::dev_certs::ensure_links(dir.path()).unwrap();
+    crate::dev_certs::ensure(dir.path(), Readers::Everybody).unwrap();
+    crate::dev_certs::ensure_links(dir.path(), Readers::Everybody).unwrap();
     let file = |name: &str| dir.path().join(name);
     let certificate = format!(
         "tls.certificates = [{{ certificate_file = {:?}, key_file = {:?} }}]\n",
@@ -389,8 +428,8 @@ fn the_example_is_accepted_and_shows_the_defaults() {
 #[test]
 fn the_examples_of_the_tiers_are_accepted() {
     let dir = tempfile::tempdir().unwrap();
-    crate::dev_certs::ensure(dir.path()).unwrap();
-    crate::dev_certs::ensure_links(dir.path()).unwrap();
+    crate::dev_certs::ensure(dir.path(), Readers::Everybody).unwrap();
+    crate::dev_certs::ensure_links(dir.path(), Readers::Everybody).unwrap();
     let examples = [
         (Tier::Edge, include_str!("../../deploy/edge.example.toml")),
         (Tier::Worker, include_str!("../../deploy/worker.example.toml")),

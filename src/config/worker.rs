@@ -128,7 +128,7 @@ impl WorkerConfig {
                 let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
                 source.problem(&format!("link.tls.{below}"), advice)
             })?;
-        } else if !self.link.listen.ip().to_canonical().is_loopback() {
+        } else if !self.link.listen.is_loopback() {
             let advice = "beyond loopback edges must show certificates; set link.tls.certificate_file, key_file and \
                           ca_file (tidegate certs DIR makes some for development)";
             return Err(source.problem("link.listen", advice));

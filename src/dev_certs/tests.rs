@@ -65,7 +65,7 @@ fn handshake_with(
 #[test]
 fn both_certificates_are_accepted_for_every_name_of_this_machine() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(ensure(dir.path()).unwrap().len(), 6);
+    assert_eq!(ensure(dir.path(), Readers::Everybody).unwrap().len(), 6);
     for name in ["localhost", "127.0.0.1", "::1"] {
         handshake(dir.path(), name).unwrap();
     }
@@ -75,9 +75,9 @@ fn both_certificates_are_accepted_for_every_name_of_this_machine() {
 #[test]
 fn edges_and_workers_get_an_authority_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    ensure(dir.path()).unwrap();
-    assert_eq!(ensure_links(dir.path()).unwrap().len(), 8);
-    assert!(ensure_links(dir.path()).unwrap().is_empty());
+    ensure(dir.path(), Readers::Everybody).unwrap();
+    assert_eq!(ensure_links(dir.path(), Readers::Everybody).unwrap().len(), 8);
+    assert!(ensure_links(dir.path(), Readers::Everybody).unwrap().is_empty());
     for name in ["localhost", "127.0.0.1", WORKER_NAME] {
         handshake_with(dir.path(), LINK_CA, [WORKER, WORKER_KEY], [EDGE, EDGE_KEY], name).unwrap();
     }
@@ -88,11 +88,11 @@ fn edges_and_workers_get_an_authority_of_their_own() {
 #[test]
 fn what_is_there_is_kept_and_what_is_missing_is_made_under_the_same_authority() {
     let dir = tempfile::tempdir().unwrap();
-    ensure(dir.path()).unwrap();
+    ensure(dir.path(), Readers::Everybody).unwrap();
     let authority = fs::read(dir.path().join(CA)).unwrap();
-    assert!(ensure(dir.path()).unwrap().is_empty());
+    assert!(ensure(dir.path(), Readers::Everybody).unwrap().is_empty());
     fs::remove_file(dir.path().join(SERVER)).unwrap();
-    assert_eq!(ensure(dir.path()).unwrap(), [SERVER_KEY, SERVER]);
+    assert_eq!(ensure(dir.path(), Readers::Everybody).unwrap(), [SERVER_KEY, SERVER]);
     assert_eq!(fs::read(dir.path().join(CA)).unwrap(), authority);
     handshake(dir.path(), "localhost").unwrap();
 }
@@ -100,9 +100,9 @@ fn what_is_there_is_kept_and_what_is_missing_is_made_under_the_same_authority() 
 #[test]
 fn without_its_key_the_authority_and_all_below_it_are_made_anew() {
     let dir = tempfile::tempdir().unwrap();
-    ensure(dir.path()).unwrap();
+    ensure(dir.path(), Readers::Everybody).unwrap();
     fs::remove_file(dir.path().join(CA_KEY)).unwrap();
-    assert_eq!(ensure(dir.path()).unwrap().len(), 6);
+    assert_eq!(ensure(dir.path(), Readers::Everybody).unwrap().len(), 6);
     handshake(dir.path(), "localhost").unwrap();
 }
 
@@ -111,8 +111,8 @@ fn without_its_key_the_authority_and_all_below_it_are_made_anew() {
 fn private_keys_are_for_the_owner_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
-    ensure(dir.path()).unwrap();
-    ensure_links(dir.path()).unwrap();
+    ensure(dir.path(), Readers::Everybody).unwrap();
+    ensure_links(dir.path(), Readers::Everybody).unwrap();
     for file in [CA_KEY, SERVER_KEY, CLIENT_KEY, LINK_CA_KEY, EDGE_KEY, WORKER_KEY, PASSPORT_KEY] {
         let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
@@ -124,7 +124,7 @@ fn what_a_process_with_the_same_id_left_is_not_in_the_way() {
     let dir = tempfile::tempdir().unwrap();
     let left = dir.path().join(format!("{SERVER_KEY}.{}.new", std::process::id()));
     fs::write(&left, "half of a key").unwrap();
-    ensure(dir.path()).unwrap();
+    ensure(dir.path(), Readers::Everybody).unwrap();
     assert!(!left.exists());
     handshake(dir.path(), "localhost").unwrap();
 }

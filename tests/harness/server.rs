@@ -128,6 +128,11 @@ impl Server {
         self.addresses[listener].parse().unwrap()
     }
 
+    /// The same if there is one: `NAME.2` for the second address of a name.
+    pub(crate) fn find_address(&self, listener: &str) -> Option<SocketAddr> {
+        self.addresses.get(listener).map(|address| address.parse().unwrap())
+    }
+
     /// Whether the process still runs.
     pub(crate) fn is_alive(&self) -> bool {
         self.process.as_ref().is_some_and(Process::is_alive)

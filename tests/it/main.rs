@@ -29,8 +29,10 @@ macro_rules! over_every_transport {
 
 mod connect;
 mod enhanced_auth;
+mod files;
 mod keep_alive;
 mod limit;
+mod local;
 mod malformed;
 mod passport;
 mod principal;

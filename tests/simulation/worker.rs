@@ -68,7 +68,7 @@ impl Worker {
                 return ended.store(true, Ordering::Relaxed);
             };
             let config = LinkConfig {
-                listen: address,
+                listen: address.into(),
                 window_bytes: setup.window_bytes,
                 handoff_grace_ms: super::world::GRACE_MS,
                 ..LinkConfig::default()

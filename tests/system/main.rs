@@ -15,6 +15,7 @@ mod hostile;
 mod interop;
 mod kill_matrix;
 mod moving_many;
+mod operator;
 mod passport;
 mod principal;
 mod proxy;

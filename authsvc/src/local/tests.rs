@@ -45,6 +45,7 @@ fn request(username: Option<&str>, password: Option<&str>) -> Request {
         username: username.map(Arc::from),
         password: password.map(|p| Bytes::copy_from_slice(p.as_bytes())),
         peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
+        is_local: false,
         listener: "mqtt".into(),
         certificate: None,
         protocol: ProtocolVersion::V5,
@@ -52,7 +53,8 @@ fn request(username: Option<&str>, password: Option<&str>) -> Request {
 }
 
 fn from(peer: &str, request: Request) -> Request {
-    Request { peer: peer.parse().unwrap(), ..request }
+    let peer: SocketAddr = peer.parse().unwrap();
+    Request { peer, is_local: peer.ip().to_canonical().is_loopback(), ..request }
 }
 
 fn with_certificate(subject: &str, request: Request) -> Request {
@@ -76,6 +78,12 @@ async fn anonymous_clients_come_from_loopback_until_a_source_is_configured() {
     }
     let refused = open.authenticate(request(None, None)).await;
     assert_eq!(subject(&refused), Err(DenyReason::NotAuthorized));
+    let proxied = Request { is_local: false, ..from("127.0.0.1:1", request(None, None)) };
+    assert_eq!(
+        subject(&open.authenticate(proxied).await),
+        Err(DenyReason::NotAuthorized),
+        "from who knows where"
+    );
     let named = open.authenticate(from("127.0.0.1:1", request(Some("x"), Some("y")))).await;
     assert_eq!(subject(&named), Ok(""), "a name that nobody can check is no identity");
 
@@ -174,7 +182,10 @@ async fn a_changed_password_holds_at_once_after_reload() {
     let mut editor = Editor::open(&setting.file()).unwrap();
     editor.set("alice", b"changed", None).unwrap();
     editor.save().unwrap();
-    auth.reload().unwrap();
+    let now = Instant::now();
+    for seconds in 0..5 {
+        auth.look(now + Duration::from_secs(seconds));
+    }
     let old = auth.authenticate(request(Some("alice"), Some("secret"))).await;
     assert_eq!(subject(&old), Err(DenyReason::BadCredentials));
     assert!(subject(&auth.authenticate(request(Some("alice"), Some("changed"))).await).is_ok());
@@ -227,15 +238,20 @@ fn client_final(challenge: &str, first_bare: &str, password: &[u8]) -> String {
 }
 
 async fn scram(auth: &Local, user: &str, password: &str) -> (String, Step) {
-    let mut exchange = auth.begin("SCRAM-SHA-256", request(None, None)).unwrap();
+    let (challenge, last) = scram_from("192.0.2.1:4711", auth, user, password).await;
+    (challenge.split(',').nth(1).unwrap().to_owned(), last)
+}
+
+/// The server's challenge and how it ends.
+async fn scram_from(peer: &str, auth: &Local, user: &str, password: &str) -> (String, Step) {
+    let mut exchange = auth.begin("SCRAM-SHA-256", from(peer, request(None, None))).unwrap();
     let bare = format!("n={user},r=fyko+d2lbbFgONRv9qkxdawL");
     let Step::Continue(challenge) = exchange.step(Some(format!("n,,{bare}").as_bytes())).await else {
         panic!("no challenge for {user}")
     };
     let challenge = String::from_utf8(challenge.to_vec()).unwrap();
     let last = exchange.step(Some(client_final(&challenge, &bare, password.as_bytes()).as_bytes())).await;
-    let salt = challenge.split(',').nth(1).unwrap().to_owned();
-    (salt, last)
+    (challenge, last)
 }
 
 #[tokio::test]
@@ -268,6 +284,46 @@ async fn scram_guessing_is_slowed_down() {
         assert_eq!(scram(&auth, "alice", "wrong").await.1, Step::Deny(DenyReason::BadCredentials));
     }
     assert_eq!(scram(&auth, "alice", "secret").await.1, Step::Deny(DenyReason::SlowedDown));
+}
+
+// A wrong proof costs no hash, neither here nor there.
+#[tokio::test]
+async fn wrong_proofs_of_many_get_no_stranger_refused() {
+    let mut setting = Setting::with_alice();
+    setting.config.slowed_down_max = 16;
+    let auth = setting.start();
+    for n in 0..100 {
+        let peer = format!("10.0.0.{n}:1");
+        let last = scram_from(&peer, &auth, &format!("nobody{n}"), "wrong").await.1;
+        assert_eq!(last, Step::Deny(DenyReason::BadCredentials), "{n}");
+    }
+    assert!(matches!(scram_from("198.51.100.9:1", &auth, "alice", "secret").await.1, Step::Done(..)));
+    let request = from("198.51.100.9:1", request(Some("alice"), Some("secret")));
+    assert_eq!(subject(&auth.authenticate(request).await), Ok("alice"));
+}
+
+#[tokio::test]
+async fn scram_shows_unknown_users_what_it_shows_known_ones() {
+    let setting = Setting::with_alice();
+    let mut editor = Editor::open(&setting.file()).unwrap();
+    editor.set("bob", b"secret", Some(5000)).unwrap();
+    editor.save().unwrap();
+    // As another tool may have written it.
+    let text = std::fs::read_to_string(setting.file()).unwrap();
+    let carol = scram::Verifier::derive(b"secret", &[7; 24], 4096);
+    std::fs::write(setting.file(), format!("{text}carol:{carol}\n")).unwrap();
+    let auth = setting.start();
+    let mut shapes = std::collections::BTreeSet::new();
+    for n in 0..60 {
+        let mut exchange = auth.begin("SCRAM-SHA-256", request(None, None)).unwrap();
+        let first = format!("n,,n=nobody{n},r=fyko+d2lbbFgONRv9qkxdawL");
+        let Step::Continue(challenge) = exchange.step(Some(first.as_bytes())).await else { panic!("{n}") };
+        let challenge = String::from_utf8(challenge.to_vec()).unwrap();
+        let field = |name| challenge.split(',').find_map(|field| field.strip_prefix(name)).unwrap();
+        shapes.insert((field("i=").to_owned(), field("s=").len()));
+    }
+    let known = [("4096", 24), ("4096", 32), ("5000", 24)];
+    assert_eq!(shapes, known.map(|(iterations, salt)| (iterations.to_owned(), salt)).into());
 }
 
 #[tokio::test]

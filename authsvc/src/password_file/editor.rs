@@ -1,5 +1,6 @@
 //! Changes a password file: whole-file replacement, so that a reader never sees half of it.
 
+use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use argon2::PasswordHasher as _;
 use argon2::password_hash::SaltString;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use files::private::{self, Readers};
 
 use super::{FAKE_SALT_PREFIX, PasswordFile, argon2, check_user_name};
 use crate::AuthError;
@@ -76,51 +78,18 @@ impl Editor {
         self.lines.len() < before
     }
 
-    /// Replaces the file, readable by its owner only.
+    /// Replaces the file: readable by its owner only, or as it was if it is there already.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self) -> Result<(), AuthError> {
-        self.write().map_err(|source| AuthError::Write { path: self.path.clone(), source })
+        private::replace(&self.path, Readers::Kept, |file| self.write_to(file))
+            .map_err(|source| AuthError::Write { path: self.path.clone(), source })
     }
 
-    fn write(&self) -> std::io::Result<()> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.new", std::process::id()));
-        let next = self.path.with_file_name(name);
-        let written = self.write_to(&next).and_then(|()| std::fs::rename(&next, &self.path));
-        if written.is_err() {
-            // The failure that matters is the one being returned.
-            let _ = std::fs::remove_file(&next);
-        }
-        written
+    fn write_to(&self, file: &mut File) -> std::io::Result<()> {
+        self.lines.iter().try_for_each(|line| writeln!(file, "{line}"))
     }
-
-    fn write_to(&self, path: &Path) -> std::io::Result<()> {
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        for line in &self.lines {
-            writeln!(file, "{line}")?;
-        }
-        // A file that a broker under another user reads stays readable for it.
-        if let Ok(old) = std::fs::metadata(&self.path) {
-            #[cfg(unix)]
-            keep_owner(&file, &old)?;
-            file.set_permissions(old.permissions())?;
-        }
-        file.sync_all()
-    }
-}
-
-#[cfg(unix)]
-fn keep_owner(file: &std::fs::File, old: &std::fs::Metadata) -> std::io::Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, fchown};
-    let new = file.metadata()?;
-    let is_same = (new.uid(), new.gid()) == (old.uid(), old.gid());
-    if is_same { Ok(()) } else { fchown(file, Some(old.uid()), Some(old.gid())) }
 }
 
 fn belongs_to(line: &str, user: &str) -> bool {
@@ -151,7 +120,7 @@ mod tests {
         assert!(!verify_argon2(alice.argon2.as_ref().unwrap(), b"two"));
         assert_eq!(alice.scram.as_ref().unwrap().iterations, 4096);
         assert!(file.user("bob").unwrap().scram.is_none());
-        assert!(file.fake_salt_key().is_some());
+        assert!(file.fake_salt_key.is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod message;
 mod verifier;
 
 pub(crate) use message::ClientFirst;
-pub(crate) use verifier::{Verifier, hmac};
+pub(crate) use verifier::{Shape, Verifier, hmac};
 
 use std::sync::Arc;
 

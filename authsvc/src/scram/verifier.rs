@@ -8,11 +8,29 @@ use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::SCRAM_ITERATIONS;
+
 /// Iterations that RFC 7677 asks for at least.
 const ITERATIONS_MIN: u32 = 4096;
 
 /// More would be a denial of service on the client.
 const ITERATIONS_MAX: u32 = 10_000_000;
+
+/// Bytes of a salt.
+const SALT_BYTES_MAX: usize = 64;
+
+/// What of a verifier could tell those apart who have one from those who have not. By default, what `tidegate passwd` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    pub(crate) iterations: u32,
+    pub(crate) salt_bytes: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { iterations: SCRAM_ITERATIONS, salt_bytes: 16 }
+    }
+}
 
 /// A salted verifier. In a password file: `$scram-sha-256$i=ITERATIONS$SALT$STORED_KEY$SERVER_KEY`, the last three in
 /// base64.
@@ -44,11 +62,11 @@ impl Verifier {
 
     /// One that no proof satisfies, with a salt that depends on `key` and `user` only, so that asking twice does not
     /// tell that the user is unknown.
-    pub(crate) fn fake(key: &[u8; 32], user: &str, iterations: u32) -> Self {
-        let salt = hmac(key, &[b"salt", user.as_bytes()]);
+    pub(crate) fn fake(key: &[u8; 32], user: &str, shape: Shape) -> Self {
+        let halves = [&b"salt"[..], b"more salt"].map(|what| hmac(key, &[what, user.as_bytes()]));
         Self {
-            iterations,
-            salt: salt[..16].into(),
+            iterations: shape.iterations,
+            salt: halves.concat()[..shape.salt_bytes.min(SALT_BYTES_MAX)].into(),
             stored_key: hmac(key, &[b"stored", user.as_bytes()]),
             server_key: hmac(key, &[b"server", user.as_bytes()]),
         }
@@ -62,9 +80,14 @@ impl Verifier {
         let stored_key = BASE64.decode(fields.next()?).ok()?.try_into().ok()?;
         let server_key = BASE64.decode(fields.next()?).ok()?.try_into().ok()?;
         let sound = (ITERATIONS_MIN..=ITERATIONS_MAX).contains(&iterations)
-            && (8..=64).contains(&salt.len())
+            && (8..=SALT_BYTES_MAX).contains(&salt.len())
             && fields.next().is_none();
         sound.then(|| Self { iterations, salt: salt.into(), stored_key, server_key })
+    }
+
+    /// What a client is shown of it before it has proved anything, but for the salt's bytes.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape { iterations: self.iterations, salt_bytes: self.salt.len() }
     }
 
     /// The salt as messages carry it.
@@ -147,9 +170,12 @@ mod tests {
 
     #[test]
     fn an_unknown_user_is_shown_the_same_salt_each_time() {
-        let (one, two) = (Verifier::fake(&[1; 32], "eve", 4096), Verifier::fake(&[1; 32], "eve", 4096));
+        let fake = |key: u8, user| Verifier::fake(&[key; 32], user, Shape::default());
+        let (one, two) = (fake(1, "eve"), fake(1, "eve"));
         assert_eq!(one.salt_base64(), two.salt_base64());
-        assert_ne!(one.salt_base64(), Verifier::fake(&[1; 32], "mallory", 4096).salt_base64());
-        assert_ne!(one.salt_base64(), Verifier::fake(&[2; 32], "eve", 4096).salt_base64());
+        assert_ne!(one.salt_base64(), fake(1, "mallory").salt_base64());
+        assert_ne!(one.salt_base64(), fake(2, "eve").salt_base64());
+        let long = Shape { iterations: 4096, salt_bytes: 64 };
+        assert_eq!(Verifier::fake(&[1; 32], "eve", long).shape(), long);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use link::LinkTlsConfig;
+use link::{Bind, LinkTlsConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -10,8 +10,9 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
-    /// Address and port; port 0 picks a free one. Default `127.0.0.1:7883`.
-    pub listen: SocketAddr,
+    /// Address or name, and port; a name is listened on at all its addresses, port 0 picks a free one. Default
+    /// `127.0.0.1:7883`.
+    pub listen: Bind,
     /// Mutual TLS; without it, whoever reaches the address can open links, and only passports tell who a device is.
     pub tls: Option<LinkTlsConfig>,
     /// The worker's name, which edges show in logs and metrics. At most 255 bytes; default `worker`.
@@ -33,7 +34,7 @@ pub struct LinkConfig {
 impl Default for LinkConfig {
     fn default() -> Self {
         Self {
-            listen: ([127, 0, 0, 1], 7883).into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7883)).into(),
             tls: None,
             name: "worker".into(),
             links_max: 1024,

@@ -13,13 +13,12 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::accept::Accept;
+use super::accept::{Accept, Sockets};
 use super::config::{LinkConfig, LinkConfigError};
 use super::metrics::LinkMetrics;
 use super::ready::{Ready, StreamWaker};
@@ -197,7 +196,7 @@ fn as_asked(open: &wire::Open, passport: Arc<Passport>) -> Open {
 /// Where edges reach a worker. Dropping it ends all links: their devices may go on at other workers.
 pub struct LinkServer {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     acceptor: JoinHandle<()>,
     /// Told to accept nothing more.
     stop: Arc<Notify>,
@@ -216,10 +215,10 @@ impl LinkServer {
     ) -> Result<Self, LinkStartError> {
         // Before anything is bound.
         let tls = checked(&config)?;
-        let refused = |source| LinkStartError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        Ok(Self::serve(listener, address, tls, config, broker, verifier, registry))
+        let refused = |(address, source)| LinkStartError::Listen { address, source };
+        let sockets = Sockets::bind(&config.listen).map_err(refused)?;
+        let addresses = sockets.addresses().map_err(refused)?;
+        Ok(Self::serve(sockets, addresses, tls, config, broker, verifier, registry))
     }
 
     /// As [`LinkServer::start`], with connections from elsewhere: for simulations.
@@ -234,13 +233,13 @@ impl LinkServer {
         registry: &mut Registry,
     ) -> Result<Self, LinkStartError> {
         let tls = checked(&config)?;
-        let address = config.listen;
-        Ok(Self::serve(listener, address, tls, config, broker, verifier, registry))
+        let addresses = config.listen.addresses().to_vec();
+        Ok(Self::serve(listener, addresses, tls, config, broker, verifier, registry))
     }
 
     fn serve(
         listener: impl Accept,
-        address: SocketAddr,
+        addresses: Vec<SocketAddr>,
         tls: Option<TlsAcceptor>,
         config: LinkConfig,
         broker: Broker,
@@ -268,12 +267,12 @@ impl LinkServer {
         });
         let stop = Arc::new(Notify::new());
         let acceptor = tokio::spawn(accept(Arc::clone(&shared), listener, Arc::clone(&stop)));
-        Self { shared, address, acceptor, stop }
+        Self { shared, addresses, acceptor, stop }
     }
 
-    /// Where it listens: one address today.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        vec![self.address]
+    /// Where it listens, at least one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Devices that are served over links.

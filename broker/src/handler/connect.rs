@@ -31,7 +31,7 @@ impl Terms {
         let is_v5 = connect.version.is_v5();
         let mut terms = Self {
             expiry_wanted_s: is_v5.then_some(0),
-            expiry_s: if is_v5 || connect.clean_start { 0 } else { u32::MAX },
+            expiry_s: if is_v5 || connect.clean_start { 0 } else { config.session_expiry_v3_s },
             receive_maximum: u16::MAX,
             topic_alias_max: 0,
             packet_bytes_max: u32::MAX,

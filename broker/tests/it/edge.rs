@@ -78,7 +78,7 @@ impl Worker {
 
     async fn serve(broker: Broker, store: MemoryStore, config: LinkConfig, mut registry: Registry) -> Self {
         let verifier = PassportVerifier::from_pems(&[SIGNER.public_pem()], Duration::ZERO).unwrap();
-        let config = LinkConfig { listen: ([127, 0, 0, 1], 0).into(), ..config };
+        let config = LinkConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)).into(), ..config };
         let links = LinkServer::start(config, broker.clone(), verifier, &mut registry).await.unwrap();
         Self { broker, links, store }
     }

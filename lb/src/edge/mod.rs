@@ -96,10 +96,14 @@ impl Edge {
         let mut sockets = Vec::new();
         for (name, config) in &shared.config.listeners {
             let tls = load_tls(&shared.config, name, config)?;
-            let failed = |source| bind_error(name, config, source);
-            let socket = listener::bind(config, shared.config.tcp_keep_alive_s).map_err(failed)?;
-            addresses.insert(name.clone(), socket.local_addr().map_err(failed)?);
-            sockets.push(socket);
+            let failed = |(address, source)| bind_error(name, address, source);
+            let bound = listener::bind(config, shared.config.tcp_keep_alive_s).map_err(failed)?;
+            for (n, socket) in bound.iter().enumerate() {
+                let address =
+                    socket.local_addr().map_err(|source| failed((config.bind.addresses()[0], source)))?;
+                addresses.insert(link::name_of_nth(name, n), address);
+            }
+            sockets.push(bound);
             listeners.push(Arc::new(Listener::new(name, config.clone(), tls, shared.clone())));
         }
         let handshakes = handshake_threads(&shared.config).map_err(EdgeError::Threads)?;
@@ -112,41 +116,36 @@ impl Edge {
 
     fn serve<U: Upstream, A: Authenticator>(
         &mut self,
-        sockets: Vec<std::net::TcpListener>,
+        sockets: Vec<Vec<std::net::TcpListener>>,
         gate: &Arc<Gate<U, A>>,
     ) -> Result<(), EdgeError> {
         let Some(handshakes) = &self.handshakes else { return Ok(()) };
         let _entered = handshakes.enter();
-        for (socket, listener) in sockets.into_iter().zip(&self.listeners) {
-            let (name, kind) = (&listener.name, listener.config.kind);
-            let socket =
-                TcpListener::from_std(socket).map_err(|source| bind_error(name, &listener.config, source))?;
-            tracing::info!(listener = %name, address = %self.addresses[&**name], ?kind, "listening");
-            let (listener, gate) = (listener.clone(), gate.clone());
-            let serve = move |io, peer, admitted, underway| {
-                tokio::spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
-            };
-            self.accepting.push(handshakes.spawn(listener::accept_loop(socket, listener, serve)));
+        for (bound, listener) in sockets.into_iter().zip(&self.listeners) {
+            for (n, socket) in bound.into_iter().enumerate() {
+                let (name, kind) = (link::name_of_nth(&listener.name, n), listener.config.kind);
+                let address = self.addresses[&name];
+                let socket = TcpListener::from_std(socket)
+                    .map_err(|source| bind_error(&listener.name, address, source))?;
+                tracing::info!(listener = %name, %address, ?kind, "listening");
+                let (listener, gate) = (listener.clone(), gate.clone());
+                let serve = move |io, peer, admitted, underway| {
+                    tokio::spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
+                };
+                self.accepting.push(handshakes.spawn(listener::accept_loop(socket, listener, serve)));
+            }
         }
         handshakes.spawn(keep_house(self.shared.clone()));
         Ok(())
     }
 
-    /// Reads the certificates, keys and revocation lists of all listeners again. New handshakes use what they say now;
-    /// connections stay.
-    ///
-    /// # Errors
-    /// The first that cannot be used; its listener and those after it go on with what they had.
-    pub fn reload_tls(&self) -> Result<(), EdgeError> {
-        for listener in &self.listeners {
-            if let Some(tls) = &listener.tls {
-                tls.reload().map_err(|source| tls_error(&listener.name, &listener.config, source))?;
-            }
-        }
-        Ok(())
+    /// The files of all listeners, to have them read again.
+    pub fn certificates(&self) -> Certificates {
+        Certificates { listeners: self.listeners.clone().into() }
     }
 
-    /// Where each listener listens, by name, with the ports that were picked for port 0.
+    /// Where each listener listens, by name, with the ports that were picked for port 0. The second address of a listener
+    /// `NAME`, if its name stands for several, is `NAME.2`.
     pub fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
         &self.addresses
     }
@@ -195,8 +194,48 @@ impl Drop for Edge {
     }
 }
 
-fn bind_error(listener: &str, config: &ListenerConfig, source: io::Error) -> EdgeError {
-    EdgeError::Bind { listener: listener.into(), address: config.bind, source }
+/// Certificates, keys, authorities, revocation lists and ticket secrets of an edge's listeners.
+#[derive(Clone)]
+pub struct Certificates {
+    listeners: Arc<[Arc<Listener>]>,
+}
+
+impl Certificates {
+    /// Has them read again when [`Certificates::look`] finds them settled.
+    pub fn ask(&self) {
+        self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).for_each(TlsServer::ask);
+    }
+
+    /// Takes what was asked for and has settled, for each listener all of it or none; either is logged. New handshakes use
+    /// it; connections stay. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk.
+    pub fn look(&self, now: std::time::Instant) {
+        for listener in self.listeners.iter() {
+            match listener.tls.as_ref().and_then(|tls| tls.look(now)) {
+                None => {}
+                Some(Ok(change)) => {
+                    tracing::info!(listener = %listener.name, "certificates read");
+                    for authority in change.authorities_gone {
+                        tracing::info!(listener = %listener.name, authority, "no certificates of it are taken any more");
+                    }
+                }
+                Some(Err(error)) => not_taken(&listener.name, &error),
+            }
+        }
+    }
+}
+
+fn not_taken(listener: &str, error: &TlsConfigError) {
+    const WHAT: &str = "certificates not taken, those of before stay";
+    if error.is_missing() {
+        // As between two writes, or where somebody has meant something else.
+        tracing::warn!(listener, %error, "{WHAT}");
+    } else {
+        tracing::error!(listener, %error, "{WHAT}");
+    }
+}
+
+fn bind_error(listener: &str, address: SocketAddr, source: io::Error) -> EdgeError {
+    EdgeError::Bind { listener: listener.into(), address, source }
 }
 
 fn tls_error(listener: &str, config: &ListenerConfig, source: TlsConfigError) -> EdgeError {

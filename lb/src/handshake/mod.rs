@@ -47,6 +47,8 @@ struct Arrival<U, A> {
     admitted: Admitted,
     underway: Underway,
     peer: SocketAddr,
+    /// It is known to be on this machine.
+    is_local: bool,
     /// By when CONNECT is complete.
     deadline: Instant,
     certificate: Option<Arc<Certificate>>,
@@ -62,7 +64,8 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
 ) {
     let listener = admitted.0.clone();
     let deadline = Instant::now() + listener.shared.config.connect_timeout();
-    let arrival = Arrival { gate, admitted, underway, peer, deadline, certificate: None };
+    let is_local = is_loopback(peer);
+    let arrival = Arrival { gate, admitted, underway, peer, is_local, deadline, certificate: None };
     if let Err(Failed(stage, failure)) = arrival.shake_hands(io).await {
         listener.shared.metrics.handshake_failed(stage, failure);
         tracing::debug!(
@@ -99,6 +102,9 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 _ => HandshakeFailure::Invalid,
             };
             let source = stage(HandshakeStage::ProxyHeader, self.deadline, header, failure).await?;
+            // Who is not named is behind the load balancer, wherever that is; and what another machine calls its own
+            // loopback is not ours.
+            self.is_local &= source.is_some_and(is_loopback);
             self.peer = source.unwrap_or(self.peer);
             if listener.shared.rates.as_ref().is_some_and(|rates| !rates.admits(self.peer)) {
                 listener.shared.metrics.shed(ShedReason::SourceRate);
@@ -238,7 +244,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let asker = enhanced.is_none().then(|| Asker {
             connect: packet.clone(),
             client_id: passport.client_id.clone(),
-            peer: self.peer,
+            peer: (self.peer.ip(), self.peer.port()),
+            is_local: self.is_local,
             listener: self.admitted.0.name.clone(),
             certificate: self.certificate.clone(),
         });
@@ -294,6 +301,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             username: connect.user_name.map(Into::into),
             password: connect.password.map(Bytes::copy_from_slice),
             peer: self.peer,
+            is_local: self.is_local,
             listener: self.admitted.0.name.clone(),
             certificate: self.certificate.clone(),
             protocol: connect.version,
@@ -303,6 +311,10 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     fn config(&self) -> &EdgeConfig {
         &self.admitted.shared().config
     }
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 /// The Keep Alive to impose. Earlier versions cannot be told one, so that theirs stays.

@@ -25,12 +25,24 @@ const PROBES_MAX: u32 = 4;
 /// How long the accept loop rests when the system is out of something and nothing can be shed.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
 
-/// Binds and listens; the socket is not yet registered with a runtime.
+/// Binds all addresses and listens; the sockets are not yet registered with a runtime.
 ///
 /// # Errors
-/// What the system says; most often that the port is taken or privileged.
-pub(crate) fn bind(config: &ListenerConfig, tcp_keep_alive_s: u16) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(config.bind), Type::STREAM, Some(Protocol::TCP))?;
+/// What the system says, and of which address; most often that the port is taken or privileged.
+pub(crate) fn bind(
+    config: &ListenerConfig,
+    tcp_keep_alive_s: u16,
+) -> Result<Vec<std::net::TcpListener>, (SocketAddr, io::Error)> {
+    let bind_one = |address| bind_one(config, address, tcp_keep_alive_s);
+    config.bind.bind_each(bind_one, std::net::TcpListener::local_addr)
+}
+
+fn bind_one(
+    config: &ListenerConfig,
+    address: SocketAddr,
+    tcp_keep_alive_s: u16,
+) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(config.reuse_port)?;
@@ -43,7 +55,7 @@ pub(crate) fn bind(config: &ListenerConfig, tcp_keep_alive_s: u16) -> io::Result
             .with_retries(PROBES_MAX);
         socket.set_tcp_keepalive(&keep_alive)?;
     }
-    socket.bind(&config.bind.into())?;
+    socket.bind(&address.into())?;
     socket.listen(config.backlog.into())?;
     Ok(socket.into())
 }
@@ -137,8 +149,8 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_the_options_of_their_listener() {
-        let config = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
-        let listener = bind(&config, 600).expect("bound");
+        let config = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
+        let listener = bind(&config, 600).expect("bound").remove(0);
         listener.set_nonblocking(false).expect("set");
         let _device =
             std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connected");

@@ -6,7 +6,7 @@
 mod tests;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -46,7 +46,9 @@ pub(crate) struct Asker {
     /// The whole packet, shared with whoever else keeps it.
     pub(crate) connect: Bytes,
     pub(crate) client_id: Arc<str>,
-    pub(crate) peer: SocketAddr,
+    /// Address and port, in fewer bytes than a socket address takes.
+    pub(crate) peer: (IpAddr, u16),
+    pub(crate) is_local: bool,
     pub(crate) listener: Arc<str>,
     pub(crate) certificate: Option<Arc<Certificate>>,
 }
@@ -59,7 +61,8 @@ impl Asker {
             client_id: self.client_id.clone(),
             username: connect.user_name.map(Into::into),
             password: connect.password.map(Bytes::copy_from_slice),
-            peer: self.peer,
+            peer: self.peer.into(),
+            is_local: self.is_local,
             listener: self.listener.clone(),
             certificate: self.certificate.clone(),
             protocol: connect.version,

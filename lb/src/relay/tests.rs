@@ -87,6 +87,7 @@ fn enhanced() -> Enhanced<FakeAuthenticator> {
         username: None,
         password: None,
         peer: "127.0.0.1:1".parse().expect("address"),
+        is_local: true,
         listener: "test".into(),
         certificate: None,
         protocol: ProtocolVersion::V5,

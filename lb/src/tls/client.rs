@@ -1,32 +1,42 @@
 //! How clients' certificates are verified, and a digest of everything that verification rests on: a ticket stands for a
 //! verification that was done, so it must not outlive a changed authority or revocation list.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use files::Snapshot;
+use files::pem::{Kind, Section};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, VerifierBuilderError, WebPkiClientVerifier};
-use rustls_pki_types::CertificateRevocationListDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::config::{ClientCertificateConfig, ClientCertificateMode};
 use super::error::TlsConfigError;
-use super::identity::{read_certificates, read_file};
+use super::identity::{read_file, read_sections};
+
+/// DER of a revocation list begins so, and no PEM does.
+const DER_SEQUENCE: u8 = 0x30;
 
 /// A verifier with the digest of its inputs.
 pub(super) struct ClientVerification {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
     /// Equal for edges that verify alike.
     pub(super) digest: [u8; 32],
+    /// The subjects of the authorities, for the log.
+    pub(super) authorities: BTreeSet<String>,
 }
 
 impl ClientVerification {
     pub(super) fn load(
         config: &ClientCertificateConfig,
         provider: &Arc<CryptoProvider>,
+        found: &Snapshot,
     ) -> Result<Self, TlsConfigError> {
+        let mut authorities = BTreeSet::new();
         let mut inputs = digest::Context::new(&digest::SHA256);
         inputs.update(match config.mode {
             ClientCertificateMode::Off => b"off",
@@ -36,33 +46,52 @@ impl ClientVerification {
         let verifier = if config.mode == ClientCertificateMode::Off {
             Arc::new(NoClientAuth)
         } else {
-            build_verifier(config, provider, &mut inputs)?
+            let (roots, lists) = read_trust(config, found, &mut inputs, &mut authorities)?;
+            build_verifier(config, provider, roots, lists)?
         };
         let mut digest = [0; 32];
         digest.copy_from_slice(inputs.finish().as_ref());
-        Ok(Self { verifier, digest })
+        Ok(Self { verifier, digest, authorities })
     }
 }
 
-fn build_verifier(
+const CA_KEY: &str = "client_certificates.ca_file";
+const CRL_KEY: &str = "client_certificates.crl_files";
+
+type RevocationLists = Vec<CertificateRevocationListDer<'static>>;
+
+/// The authorities, and what they have revoked.
+fn read_trust(
     config: &ClientCertificateConfig,
-    provider: &Arc<CryptoProvider>,
+    found: &Snapshot,
     inputs: &mut digest::Context,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsConfigError> {
-    const CA_KEY: &str = "client_certificates.ca_file";
+    authorities: &mut BTreeSet<String>,
+) -> Result<(RootCertStore, RevocationLists), TlsConfigError> {
     let Some(ca_file) = &config.ca_file else {
         return Err(TlsConfigError::Invalid {
             key: CA_KEY,
             problem: "is needed when client certificates are asked for".to_owned(),
         });
     };
-    let unusable = |problem: String| TlsConfigError::Unusable { key: CA_KEY, path: ca_file.clone(), problem };
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(CA_KEY, ca_file)? {
-        absorb(inputs, &certificate);
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    for Section { line, der, .. } in read_sections(CA_KEY, ca_file, found, Kind::Certificate)? {
+        absorb(inputs, &der);
+        authorities.extend(X509Certificate::from_der(&der).map(|(_, ca)| ca.subject().to_string()));
+        roots.add(CertificateDer::from(der)).map_err(|error| TlsConfigError::Unusable {
+            key: CA_KEY,
+            path: ca_file.clone(),
+            problem: format!("line {line}: the certificate cannot be used as an authority: {error}"),
+        })?;
     }
-    let lists = load_revocation_lists(config, inputs)?;
+    Ok((roots, load_revocation_lists(config, found, inputs)?))
+}
+
+fn build_verifier(
+    config: &ClientCertificateConfig,
+    provider: &Arc<CryptoProvider>,
+    roots: RootCertStore,
+    lists: RevocationLists,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsConfigError> {
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     if !lists.is_empty() {
         builder = builder.with_crls(lists).allow_unknown_revocation_status().enforce_revocation_expiration();
@@ -72,40 +101,36 @@ fn build_verifier(
     }
     builder.build().map_err(|error| match error {
         VerifierBuilderError::InvalidCrl(error) => TlsConfigError::Invalid {
-            key: "client_certificates.crl_files",
+            key: CRL_KEY,
             problem: format!("a revocation list is of no use: {error:?}"),
         },
-        error => unusable(error.to_string()),
+        error => TlsConfigError::Invalid { key: CA_KEY, problem: error.to_string() },
     })
 }
 
 fn load_revocation_lists(
     config: &ClientCertificateConfig,
+    found: &Snapshot,
     inputs: &mut digest::Context,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsConfigError> {
-    const KEY: &str = "client_certificates.crl_files";
+) -> Result<RevocationLists, TlsConfigError> {
     let mut lists = Vec::new();
     for path in &config.crl_files {
-        let bytes = read_file(KEY, path)?;
-        let unusable = |problem: &str| TlsConfigError::Unusable {
-            key: KEY,
-            path: path.clone(),
-            problem: problem.to_owned(),
-        };
-        let found = if bytes.starts_with(b"-----") {
-            CertificateRevocationListDer::pem_slice_iter(&bytes)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|_| unusable("is not PEM"))?
+        let bytes = read_file(CRL_KEY, path, found)?;
+        let is_der = bytes.first() == Some(&DER_SEQUENCE);
+        let sections = if is_der {
+            vec![Section { label: String::new(), line: 1, der: bytes.to_vec() }]
         } else {
-            vec![CertificateRevocationListDer::from(bytes)]
+            read_sections(CRL_KEY, path, found, Kind::RevocationList)?
         };
-        if found.is_empty() {
-            return Err(unusable("holds no revocation list"));
+        for Section { line, der, .. } in sections {
+            CertificateRevocationList::from_der(&der).map_err(|error| TlsConfigError::Unusable {
+                key: CRL_KEY,
+                path: path.clone(),
+                problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
+            })?;
+            absorb(inputs, &der);
+            lists.push(CertificateRevocationListDer::from(der));
         }
-        for list in &found {
-            absorb(inputs, list);
-        }
-        lists.extend(found);
     }
     Ok(lists)
 }

@@ -1,6 +1,6 @@
 //! The TLS section of a listener's configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,20 @@ pub struct TlsConfig {
     pub tickets: TicketConfig,
     /// The largest TLS record sent, header included, in bytes: 512 to 16,389. Unset: 16,384 of plaintext. Small
     /// records let a device with little memory begin sooner, at the price of more work here.
-    pub max_fragment_size: Option<usize>,
+    pub fragment_bytes_max: Option<usize>,
+}
+
+impl TlsConfig {
+    /// The files that are read, and belong together.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
+        let clients =
+            Some(&self.client_certificates).filter(|clients| clients.mode != ClientCertificateMode::Off);
+        let clients =
+            clients.into_iter().flat_map(|clients| clients.ca_file.iter().chain(&clients.crl_files));
+        let secret = self.tickets.secret_file.as_ref().filter(|_| self.tickets.enabled);
+        pairs.chain(clients).chain(secret).map(PathBuf::as_path)
+    }
 }
 
 /// One certificate and its key.
@@ -80,7 +93,7 @@ pub struct TicketConfig {
     pub enabled: bool,
     /// How long one key makes tickets, in seconds: 60 to 604,800, default 43,200 (12 hours). A ticket is good for one
     /// to two of these.
-    pub rotate_secs: u64,
+    pub rotate_s: u64,
     /// File of at least 32 secret bytes, from which every edge that has the same file derives the same keys. Unset
     /// (default): random keys, good in this process only.
     pub secret_file: Option<PathBuf>,
@@ -88,6 +101,6 @@ pub struct TicketConfig {
 
 impl Default for TicketConfig {
     fn default() -> Self {
-        Self { enabled: true, rotate_secs: 12 * 60 * 60, secret_file: None }
+        Self { enabled: true, rotate_s: 12 * 60 * 60, secret_file: None }
     }
 }

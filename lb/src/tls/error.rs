@@ -225,4 +225,25 @@ pub enum TlsConfigError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file has nothing in it, or nothing of what is looked for.
+    #[error("{key}: {}: {problem}", path.display())]
+    Nothing {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        problem: String,
+    },
+}
+
+impl TlsConfigError {
+    /// Whether there is nothing where there should be something.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Nothing { .. } => true,
+            Self::Unusable { .. } | Self::Invalid { .. } => false,
+        }
+    }
 }

@@ -3,19 +3,22 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use files::Snapshot;
+use files::pem::{self, Kind, PemError, Section};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::config::CertificateFiles;
 use super::error::TlsConfigError;
-use super::facts;
+use super::facts::Own;
+
+const CERTIFICATE_KEY: &str = "certificates.certificate_file";
+const PRIVATE_KEY_KEY: &str = "certificates.key_file";
 
 thread_local! {
     static SERVER_NAME: Cell<Option<Box<str>>> = const { Cell::new(None) };
@@ -42,12 +45,16 @@ impl Identities {
     pub(super) fn load(
         files: &[CertificateFiles],
         provider: &CryptoProvider,
+        found: &Snapshot,
     ) -> Result<Self, TlsConfigError> {
         let mut default = None;
         let mut by_name = HashMap::new();
         for entry in files {
-            let key = Arc::new(load_pair(entry, provider)?);
-            for name in names_of(entry, &key)? {
+            let (key, own_names) = load_pair(entry, provider, found)?;
+            let key = Arc::new(key);
+            let given = entry.server_names.iter().map(|name| name.to_ascii_lowercase());
+            let names = if entry.server_names.is_empty() { own_names } else { given.collect() };
+            for name in names {
                 // The first certificate for a name keeps it, as the first of all is the default.
                 by_name.entry(name.into_boxed_str()).or_insert_with(|| Arc::clone(&key));
             }
@@ -80,58 +87,87 @@ impl ResolvesServerCert for Identities {
     }
 }
 
-fn load_pair(entry: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsConfigError> {
-    let chain = read_certificates("certificates.certificate_file", &entry.certificate_file)?;
-    let pem = read_file("certificates.key_file", &entry.key_file)?;
-    let unusable = |problem: String| TlsConfigError::Unusable {
-        key: "certificates.key_file",
-        path: entry.key_file.clone(),
-        problem,
-    };
-    let key = PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|_| unusable("holds no private key in PEM".to_owned()))?;
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            unusable(format!("is not the key of {}", entry.certificate_file.display()))
-        }
-        rustls::Error::InvalidCertificate(_) => TlsConfigError::Unusable {
-            key: "certificates.certificate_file",
-            path: entry.certificate_file.clone(),
-            problem: "holds a certificate that cannot be parsed".to_owned(),
-        },
-        error => unusable(error.to_string()),
-    })
-}
-
-fn names_of(entry: &CertificateFiles, key: &CertifiedKey) -> Result<Vec<String>, TlsConfigError> {
-    if !entry.server_names.is_empty() {
-        return Ok(entry.server_names.iter().map(|name| name.to_ascii_lowercase()).collect());
+/// The pair, and the names in the certificate.
+fn load_pair(
+    entry: &CertificateFiles,
+    provider: &CryptoProvider,
+    found: &Snapshot,
+) -> Result<(CertifiedKey, Vec<String>), TlsConfigError> {
+    let path = &entry.certificate_file;
+    let sections = read_sections(CERTIFICATE_KEY, path, found, Kind::Certificate)?;
+    let unusable =
+        |problem: String| TlsConfigError::Unusable { key: CERTIFICATE_KEY, path: path.clone(), problem };
+    let Some(first) = sections.first() else { return Err(unusable("is empty".to_owned())) };
+    let own = Own::read(&first.der).map_err(|problem| {
+        unusable(format!("line {}: the certificate cannot be parsed: {problem}", first.line))
+    })?;
+    let key = load_key(entry, provider, found)?;
+    // As rustls would, which does not look at certificates of version 1 though it can serve them.
+    if key.public_key().is_some_and(|public| *public != *own.public_key) {
+        return Err(TlsConfigError::Unusable {
+            key: PRIVATE_KEY_KEY,
+            path: entry.key_file.clone(),
+            problem: format!("is not the key of {}", path.display()),
+        });
     }
-    let Some(leaf) = key.cert.first() else { return Ok(Vec::new()) };
-    facts::server_names(leaf).map_err(|_| TlsConfigError::Unusable {
-        key: "certificates.certificate_file",
-        path: entry.certificate_file.clone(),
-        problem: "holds a certificate that cannot be parsed".to_owned(),
+    if own.is_v1 {
+        tracing::warn!(
+            path = %path.display(),
+            "an X.509 certificate of version 1, which has no alternative names: some clients refuse it; one with an \
+             extension file (openssl x509 -req -extfile) is better"
+        );
+    }
+    let chain = sections.into_iter().map(|section| CertificateDer::from(section.der)).collect();
+    Ok((CertifiedKey::new(chain, key), own.names))
+}
+
+fn load_key(
+    entry: &CertificateFiles,
+    provider: &CryptoProvider,
+    found: &Snapshot,
+) -> Result<Arc<dyn SigningKey>, TlsConfigError> {
+    let path = &entry.key_file;
+    let Some(Section { label, line, der }) =
+        read_sections(PRIVATE_KEY_KEY, path, found, Kind::PrivateKey)?.into_iter().next()
+    else {
+        return Err(TlsConfigError::Unusable {
+            key: PRIVATE_KEY_KEY,
+            path: path.clone(),
+            problem: "is empty".to_owned(),
+        });
+    };
+    let der = match label.as_str() {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
+        _ => PrivateKeyDer::Pkcs8(der.into()),
+    };
+    provider.key_provider.load_private_key(der).map_err(|error| TlsConfigError::Unusable {
+        key: PRIVATE_KEY_KEY,
+        path: path.clone(),
+        problem: format!("line {line}: the private key cannot be used: {error}"),
     })
 }
 
-/// Reads all certificates of a PEM file; there must be one.
-pub(super) fn read_certificates(
+/// All sections of a kind in a PEM file; there is at least one.
+pub(super) fn read_sections(
     key: &'static str,
     path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
-    let pem = read_file(key, path)?;
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    match chain {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        _ => Err(TlsConfigError::Unusable {
-            key,
-            path: path.to_owned(),
-            problem: "holds no certificate in PEM".to_owned(),
-        }),
-    }
+    found: &Snapshot,
+    kind: Kind,
+) -> Result<Vec<Section>, TlsConfigError> {
+    pem::sections(read_file(key, path, found)?, kind).map_err(|error| {
+        let (path, problem) = (path.to_owned(), error.to_string());
+        match error {
+            PemError::Empty | PemError::Nothing { .. } => TlsConfigError::Nothing { key, path, problem },
+            PemError::Der | PemError::Line { .. } => TlsConfigError::Unusable { key, path, problem },
+        }
+    })
 }
 
-pub(super) fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsConfigError> {
-    fs::read(path).map_err(|source| TlsConfigError::Unreadable { key, path: path.to_owned(), source })
+pub(super) fn read_file<'a>(
+    key: &'static str,
+    path: &Path,
+    found: &'a Snapshot,
+) -> Result<&'a [u8], TlsConfigError> {
+    found.bytes(path).map_err(|source| TlsConfigError::Unreadable { key, path: path.to_owned(), source })
 }

@@ -23,7 +23,7 @@ pub use config::{
 };
 pub use error::{HandshakeFailure, TlsConfigError, TlsError};
 pub use facts::TlsFacts;
-pub use server::{Application, TlsServer};
+pub use server::{Application, TlsChange, TlsServer};
 pub use stream::TlsStream;
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! From a [`TlsConfig`] to rustls's configuration, and again whenever the files have changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use files::{Look, Settling, Snapshot};
 use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
@@ -33,13 +36,35 @@ impl Application {
     }
 }
 
-/// The TLS side of a listener: the configuration in force, made from files and made anew on [`TlsServer::reload`].
+/// The TLS side of a listener: the configuration in force, made from files, and made anew after [`TlsServer::ask`].
 pub struct TlsServer {
     config: TlsConfig,
     application: Application,
     provider: Arc<CryptoProvider>,
     tickets: Mutex<Option<Arc<Tickets>>>,
     current: Arc<ArcSwap<ServerConfig>>,
+    files: Mutex<Files>,
+}
+
+/// The files of a listener, to be read again.
+struct Files {
+    settling: Settling,
+    /// Until they have been taken: files that do not fit together may be half of a change.
+    is_asked: bool,
+    authorities: BTreeSet<String>,
+}
+
+/// What another reading of the files has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TlsChange {
+    /// The subjects of the authorities whose certificates clients can no longer use.
+    pub authorities_gone: BTreeSet<String>,
+}
+
+/// A configuration made from files.
+struct Built {
+    config: ServerConfig,
+    authorities: BTreeSet<String>,
 }
 
 impl TlsServer {
@@ -50,19 +75,45 @@ impl TlsServer {
     pub fn load(config: TlsConfig, application: Application) -> Result<Self, TlsConfigError> {
         let provider = Arc::new(provider());
         let tickets = Mutex::new(None);
-        let first = build(&config, application, &provider, &tickets)?;
-        Ok(Self { config, application, provider, tickets, current: Arc::new(ArcSwap::from_pointee(first)) })
+        let found = Snapshot::take(config.files());
+        let Built { config: first, authorities } = build(&config, application, &provider, &tickets, &found)?;
+        let files = Files { settling: Settling::new(&found), is_asked: false, authorities };
+        Ok(Self {
+            config,
+            application,
+            provider,
+            tickets,
+            current: Arc::new(ArcSwap::from_pointee(first)),
+            files: Mutex::new(files),
+        })
     }
 
-    /// Reads the files again. New handshakes use what they say now; connections and handshakes under way go on as they
-    /// are. Tickets stay good unless the secret, or what clients' certificates are verified by, has changed.
+    /// Has the files read again by [`TlsServer::look`], all together, when they have settled.
+    pub fn ask(&self) {
+        let mut files = self.files.lock();
+        files.is_asked = true;
+        files.settling.ask();
+    }
+
+    /// Takes the files if that was asked for and they have settled. New handshakes use what they say now; connections and
+    /// handshakes under way go on as they are. Tickets stay good unless the secret, or what clients' certificates are
+    /// verified by, has changed. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk. `None`: nothing to say.
     ///
     /// # Errors
-    /// As for [`TlsServer::load`]; the configuration in force then stays.
-    pub fn reload(&self) -> Result<(), TlsConfigError> {
-        let fresh = build(&self.config, self.application, &self.provider, &self.tickets)?;
-        self.current.store(Arc::new(fresh));
-        Ok(())
+    /// As for [`TlsServer::load`]; the configuration in force then stays, and the files are taken when they have changed
+    /// to something that can be used.
+    pub fn look(&self, now: Instant) -> Option<Result<TlsChange, TlsConfigError>> {
+        let mut files = self.files.lock();
+        if !files.is_asked {
+            return None;
+        }
+        let Look::Settled(found) = files.settling.look(now) else { return None };
+        Some(build(&self.config, self.application, &self.provider, &self.tickets, &found).map(|built| {
+            self.current.store(Arc::new(built.config));
+            files.is_asked = false;
+            let before = std::mem::replace(&mut files.authorities, built.authorities);
+            TlsChange { authorities_gone: before.difference(&files.authorities).cloned().collect() }
+        }))
     }
 
     /// An acceptor that follows reloads.
@@ -96,11 +147,12 @@ fn build(
     application: Application,
     provider: &Arc<CryptoProvider>,
     tickets: &Mutex<Option<Arc<Tickets>>>,
-) -> Result<ServerConfig, TlsConfigError> {
+    found: &Snapshot,
+) -> Result<Built, TlsConfigError> {
     check_bounds(config)?;
-    let identities = Identities::load(&config.certificates, provider)?;
-    let clients = ClientVerification::load(&config.client_certificates, provider)?;
-    let tickets = prepare_tickets(config, &clients.digest, tickets)?;
+    let identities = Identities::load(&config.certificates, provider, found)?;
+    let clients = ClientVerification::load(&config.client_certificates, provider, found)?;
+    let tickets = prepare_tickets(config, &clients.digest, tickets, found)?;
     let mut built = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions(config.min_version))
         .map_err(|error| TlsConfigError::Invalid { key: "min_version", problem: error.to_string() })?
@@ -112,11 +164,11 @@ fn build(
     built.send_tls13_tickets = usize::from(tickets.is_some());
     built.max_early_data_size = 0;
     built.send_half_rtt_data = false;
-    built.max_fragment_size = config.max_fragment_size;
+    built.max_fragment_size = config.fragment_bytes_max;
     if let Some(tickets) = tickets {
         built.ticketer = tickets;
     }
-    Ok(built)
+    Ok(Built { config: built, authorities: clients.authorities })
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
@@ -128,15 +180,15 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
 }
 
 fn check_bounds(config: &TlsConfig) -> Result<(), TlsConfigError> {
-    if config.max_fragment_size.is_some_and(|size| !(512..=16_389).contains(&size)) {
+    if config.fragment_bytes_max.is_some_and(|size| !(512..=16_389).contains(&size)) {
         return Err(TlsConfigError::Invalid {
-            key: "max_fragment_size",
+            key: "fragment_bytes_max",
             problem: "must be between 512 and 16389 bytes".to_owned(),
         });
     }
-    if !(60..=7 * 24 * 3600).contains(&config.tickets.rotate_secs) {
+    if !(60..=7 * 24 * 3600).contains(&config.tickets.rotate_s) {
         return Err(TlsConfigError::Invalid {
-            key: "tickets.rotate_secs",
+            key: "tickets.rotate_s",
             problem: "must be between 60 and 604800 seconds".to_owned(),
         });
     }
@@ -148,6 +200,7 @@ fn prepare_tickets(
     config: &TlsConfig,
     verification: &[u8; 32],
     in_use: &Mutex<Option<Arc<Tickets>>>,
+    found: &Snapshot,
 ) -> Result<Option<Arc<Tickets>>, TlsConfigError> {
     const KEY: &str = "tickets.secret_file";
     if !config.tickets.enabled {
@@ -156,8 +209,8 @@ fn prepare_tickets(
     let secret = match &config.tickets.secret_file {
         None => TicketSecret::Random { verification: *verification },
         Some(path) => {
-            let bytes = read_file(KEY, path)?;
-            TicketSecret::shared(&bytes, verification).ok_or_else(|| TlsConfigError::Unusable {
+            let bytes = read_file(KEY, path, found)?;
+            TicketSecret::shared(bytes, verification).ok_or_else(|| TlsConfigError::Unusable {
                 key: KEY,
                 path: path.clone(),
                 problem: "must hold at least 32 bytes".to_owned(),
@@ -168,7 +221,7 @@ fn prepare_tickets(
     if let Some(tickets) = in_use.as_ref().filter(|tickets| tickets.is_bound_to(&secret)) {
         return Ok(Some(Arc::clone(tickets)));
     }
-    let tickets = Tickets::new(secret, config.tickets.rotate_secs).map_err(|_| TlsConfigError::Invalid {
+    let tickets = Tickets::new(secret, config.tickets.rotate_s).map_err(|_| TlsConfigError::Invalid {
         key: "tickets",
         problem: "the system gives no random bytes".to_owned(),
     })?;

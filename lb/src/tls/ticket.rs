@@ -105,16 +105,16 @@ struct Keys {
 /// Makes and reads tickets.
 pub(super) struct Tickets {
     secret: TicketSecret,
-    rotate_secs: u64,
+    rotate_s: u64,
     maker: [u8; NAME_BYTES],
     keys: ArcSwap<Keys>,
     rotation: Mutex<()>,
 }
 
 impl Tickets {
-    pub(super) fn new(secret: TicketSecret, rotate_secs: u64) -> Result<Self, Unspecified> {
+    pub(super) fn new(secret: TicketSecret, rotate_s: u64) -> Result<Self, Unspecified> {
         let maker = random()?;
-        let period = unix_secs() / rotate_secs;
+        let period = unix_s() / rotate_s;
         let make = |period| Period::new(secret.period_secret(period)?, maker).map(Arc::new);
         let keys = Keys {
             period,
@@ -122,7 +122,7 @@ impl Tickets {
             current: make(period)?,
             next: make(period.saturating_add(1))?,
         };
-        Ok(Self { secret, rotate_secs, maker, keys: ArcSwap::from_pointee(keys), rotation: Mutex::new(()) })
+        Ok(Self { secret, rotate_s, maker, keys: ArcSwap::from_pointee(keys), rotation: Mutex::new(()) })
     }
 
     /// Whether `secret` would make the same keys, or as good ones.
@@ -139,8 +139,8 @@ impl Tickets {
     }
 
     /// The keys for `now`, rotated if a period has ended.
-    fn keys_at(&self, now_secs: u64) -> Result<arc_swap::Guard<Arc<Keys>>, Unspecified> {
-        let period = now_secs / self.rotate_secs;
+    fn keys_at(&self, now_s: u64) -> Result<arc_swap::Guard<Arc<Keys>>, Unspecified> {
+        let period = now_s / self.rotate_s;
         let keys = self.keys.load();
         if keys.period == period {
             return Ok(keys);
@@ -170,8 +170,8 @@ impl Tickets {
         Ok(self.keys.load())
     }
 
-    fn seal(&self, plain: &[u8], now_secs: u64) -> Result<Vec<u8>, Unspecified> {
-        let keys = self.keys_at(now_secs)?;
+    fn seal(&self, plain: &[u8], now_s: u64) -> Result<Vec<u8>, Unspecified> {
+        let keys = self.keys_at(now_s)?;
         let nonce: [u8; NONCE_LEN] = random()?;
         let header = NAME_BYTES + NAME_BYTES + NONCE_LEN;
         let mut ticket = Vec::with_capacity(header + plain.len() + AES_256_GCM.tag_len());
@@ -188,11 +188,11 @@ impl Tickets {
         Ok(ticket)
     }
 
-    fn open(&self, ticket: &[u8], now_secs: u64) -> Option<Vec<u8>> {
+    fn open(&self, ticket: &[u8], now_s: u64) -> Option<Vec<u8>> {
         let (id, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
         let (maker, rest) = rest.split_first_chunk::<NAME_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let keys = self.keys_at(now_secs).ok()?;
+        let keys = self.keys_at(now_s).ok()?;
         let period =
             [&keys.current, &keys.previous, &keys.next].into_iter().find(|period| period.id == *id)?;
         let foreign;
@@ -210,7 +210,7 @@ impl Tickets {
     }
 }
 
-fn unix_secs() -> u64 {
+fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -220,21 +220,21 @@ impl ProducesTickets for Tickets {
     }
 
     fn lifetime(&self) -> u32 {
-        u32::try_from(self.rotate_secs).unwrap_or(u32::MAX)
+        u32::try_from(self.rotate_s).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.seal(plain, unix_secs()).ok()
+        self.seal(plain, unix_s()).ok()
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.open(ticket, unix_secs())
+        self.open(ticket, unix_s())
     }
 }
 
 impl fmt::Debug for Tickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tickets").field("rotate_secs", &self.rotate_secs).finish_non_exhaustive()
+        f.debug_struct("Tickets").field("rotate_s", &self.rotate_s).finish_non_exhaustive()
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
         for tickets in
             [shared(&[1; 32]), Tickets::new(TicketSecret::Random { verification: [0; 32] }, HOUR).unwrap()]
         {
-            let now = (unix_secs() / HOUR) * HOUR;
+            let now = (unix_s() / HOUR) * HOUR;
             let ticket = tickets.seal(b"state", now).unwrap();
             assert!(tickets.open(&ticket, now + HOUR).is_some());
             assert!(tickets.open(&ticket, now + HOUR).is_some());

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use link::LinkTlsConfig;
+use link::{BindError, LinkTlsConfig, split_host_port};
 use serde::{Deserialize, Serialize};
 
 /// The `[workers]` section.
@@ -124,17 +124,15 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let address = bare.unwrap_or(host).parse::<IpAddr>().ok();
-        // A colon in a host is part of an IPv6 address, which needs its brackets to be told from the port.
-        let is_ambiguous = bare.is_none() && host.contains(':');
-        if host.is_empty() || is_ambiguous || (bare.is_some() && address.is_none()) {
-            return None;
+    pub(super) fn parse(text: &str) -> Result<Self, BindError> {
+        let (bare, port) = split_host_port(text)?;
+        if port == 0 {
+            return Err(BindError::NoPort(bare.to_owned()));
         }
-        Some(Self { host: host.to_owned(), port, address: address.map(|ip| SocketAddr::new(ip, port)) })
+        let address = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+        // Names of certificates are asked for as they are written, with the brackets of an IPv6 address.
+        let host = text.rsplit_once(':').map_or(bare, |(host, _)| host);
+        Ok(Self { host: host.to_owned(), port, address })
     }
 }
 
@@ -147,8 +145,10 @@ impl WorkersConfig {
         if self.addresses.len() > 1_024 {
             return wrong("addresses", "has more than 1024 entries");
         }
-        if let Some(text) = self.addresses.iter().find(|text| Endpoint::parse(text).is_none()) {
-            return wrong("addresses", format!("{text:?} is not host:port"));
+        for text in &self.addresses {
+            if let Err(error) = Endpoint::parse(text) {
+                return wrong("addresses", format!("{text:?}: {error}"));
+            }
         }
         if self.edge_name.is_empty() || self.edge_name.len() > 255 {
             return wrong("edge_name", "has 1 to 255 bytes");
@@ -210,7 +210,9 @@ mod tests {
     #[test]
     fn an_endpoint_is_a_name_or_an_address_with_a_port() {
         let parse = |text| {
-            Endpoint::parse(text).map(|endpoint| (endpoint.host, endpoint.port, endpoint.address.is_some()))
+            Endpoint::parse(text)
+                .ok()
+                .map(|endpoint| (endpoint.host, endpoint.port, endpoint.address.is_some()))
         };
         assert_eq!(parse("broker:7883"), Some(("broker".to_owned(), 7883, false)));
         assert_eq!(parse("10.0.0.1:7883"), Some(("10.0.0.1".to_owned(), 7883, true)));
@@ -219,6 +221,14 @@ mod tests {
         {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_an_address_lacks_is_said() {
+        let config = WorkersConfig { addresses: vec!["broker".to_owned()], ..WorkersConfig::default() };
+        let error = config.validate().expect_err("no port");
+        let expected = "workers.addresses: \"broker\": the port is missing; write broker:PORT";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

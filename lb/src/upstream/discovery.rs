@@ -48,7 +48,7 @@ impl Entry {
 
 /// Finds workers, for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let endpoints = shared.config.addresses.iter().filter_map(|text| Endpoint::parse(text));
+    let endpoints = shared.config.addresses.iter().filter_map(|text| Endpoint::parse(text).ok());
     let mut entries: Vec<Entry> =
         endpoints.map(|endpoint| Entry { endpoint, addresses: Vec::new(), has_failed: false }).collect();
     loop {

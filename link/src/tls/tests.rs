@@ -95,10 +95,11 @@ fn an_error_names_the_key_and_the_file() {
     let wrong = text(&LinkTlsConfig { key_file: other.key_file, ..good.clone() });
     assert!(wrong.starts_with("key_file: ") && wrong.contains("is not the key of"), "{wrong}");
     let wrong = text(&LinkTlsConfig { key_file: good.ca_file.clone(), ..good.clone() });
-    assert!(wrong.ends_with("holds no private key in PEM"), "{wrong}");
+    assert!(wrong.ends_with(": holds no private key in PEM, only CERTIFICATE (line 1)"), "{wrong}");
     let wrong = text(&LinkTlsConfig { certificate_file: good.key_file.clone(), ..good.clone() });
     assert!(
-        wrong.starts_with("certificate_file: ") && wrong.ends_with("holds no certificate in PEM"),
+        wrong.starts_with("certificate_file: ")
+            && wrong.ends_with(": holds no certificate in PEM, only PRIVATE KEY (line 1)"),
         "{wrong}"
     );
     let named = LinkTlsConfig { server_name: Some("not a name".to_owned()), ..good };

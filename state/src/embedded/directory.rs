@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use files::private;
+
 use super::config::OpenError;
 
 /// What this version writes and reads.
@@ -20,7 +22,7 @@ pub(super) struct Directory {
 impl Directory {
     /// Takes a directory, makes it if needed, and checks its format.
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|source| io("make", dir, source))?;
+        private::make_dir(dir).map_err(|source| io("make", dir, source))?;
         let path = dir.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -33,9 +35,23 @@ impl Directory {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { dir: dir.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io("lock", &path, source)),
         }
+        tighten(dir);
         let database = dir.join("db");
         check_format(dir, &database)?;
         Ok(Self { database, _lock: lock })
+    }
+}
+
+/// What an earlier version left open to others, payloads among it, is closed to them.
+fn tighten(dir: &Path) {
+    match private::tighten(dir) {
+        Ok(0) => {}
+        Ok(count) => {
+            tracing::warn!(dir = %dir.display(), count, "others could read files of the store; now they cannot");
+        }
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "others may be able to read files of the store");
+        }
     }
 }
 

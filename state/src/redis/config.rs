@@ -144,6 +144,7 @@ impl RedisConfig {
         let prefix = &self.key_prefix;
         let checks = [
             ("nodes", !self.nodes.is_empty(), "must not be empty"),
+            ("nodes", self.nodes.iter().all(|url| is_url(url.expose())), NODES_RULE),
             (
                 "key_prefix",
                 (1..=32).contains(&prefix.len()) && prefix.chars().all(is_plain),
@@ -171,6 +172,15 @@ impl RedisConfig {
     }
 }
 
+/// What [`RedisConfig::nodes`] are.
+pub(super) const NODES_RULE: &str = "must be URLs, redis:// or rediss://, such as redis://127.0.0.1:6379";
+
+fn is_url(node: &str) -> bool {
+    ["redis://", "rediss://"]
+        .iter()
+        .any(|scheme| node.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
+}
+
 /// Why a store in Redis does not open.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -192,6 +202,16 @@ pub enum ConnectError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A file that is named was read and is of no use.
+    #[error("{field}: {}: {problem}", path.display())]
+    Unusable {
+        /// Which field of [`RedisConfig`].
+        field: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// No node could be reached.
     #[error("cannot reach Redis: {detail}")]

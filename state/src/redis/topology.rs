@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use files::pem::{self, Kind};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, Value};
 
-use super::config::{ConnectError, RedisConfig};
+use super::config::{ConnectError, NODES_RULE, RedisConfig};
 use super::crc16::SLOTS;
 use super::fault::Fault;
 use super::node::{Address, Dial, Kept, Node};
@@ -242,8 +243,7 @@ fn read_range(range: Value, asked: &Address) -> Option<(usize, usize, Address)> 
 
 fn connection_info(url: &str, config: &RedisConfig) -> Result<ConnectionInfo, ConnectError> {
     // The library's own message may hold the URL.
-    const RULE: ConnectError =
-        ConnectError::Config { field: "nodes", rule: "must be redis:// or rediss:// URLs" };
+    const RULE: ConnectError = ConnectError::Config { field: "nodes", rule: NODES_RULE };
     let mut info = url.into_connection_info().map_err(|_| RULE)?;
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
@@ -255,10 +255,12 @@ fn connection_info(url: &str, config: &RedisConfig) -> Result<ConnectionInfo, Co
                 path: path.clone(),
                 source,
             })?;
+            let unusable =
+                |problem| ConnectError::Unusable { field: "tls_ca_file", path: path.clone(), problem };
+            pem::sections(&root_cert, Kind::Certificate).map_err(|error| unusable(error.to_string()))?;
             let certificates = TlsCertificates { client_tls: None, root_cert: Some(root_cert) };
-            let client = Client::build_with_tls(info, certificates).map_err(|_| ConnectError::Config {
-                field: "tls_ca_file",
-                rule: "must hold certificates in PEM form",
+            let client = Client::build_with_tls(info, certificates).map_err(|_| {
+                unusable("holds a certificate that cannot be used as an authority".to_owned())
             })?;
             info = client.get_connection_info().clone();
         }
@@ -278,6 +280,6 @@ fn address_of(info: &ConnectionInfo) -> Result<Address, ConnectError> {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
             Ok(Address { host: host.clone(), port: *port })
         }
-        _ => Err(ConnectError::Config { field: "nodes", rule: "must be redis:// or rediss:// URLs" }),
+        _ => Err(ConnectError::Config { field: "nodes", rule: NODES_RULE }),
     }
 }

@@ -49,7 +49,7 @@ fn connect_as(level: u8, client_id: &str, flags: u8, properties: &[u8], user_nam
 
 fn start(change: impl FnOnce(&mut EdgeConfig)) -> (Edge, FakeWorker, SocketAddr) {
     let mut config = EdgeConfig { handshake_threads: 1, ..EdgeConfig::default() };
-    let listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+    let listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
     config.listeners.insert("plain".into(), listener);
     change(&mut config);
     let worker = FakeWorker::default();
@@ -447,7 +447,7 @@ async fn a_device_that_reads_late_gets_everything() {
 async fn metrics_tell_what_happened() {
     let mut registry = Registry::default();
     let mut config = EdgeConfig::default();
-    let listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+    let listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
     config.listeners.insert("plain".into(), listener);
     let edge = Edge::start(config, FakeWorker::default(), Arc::new(FakeAuthenticator), &mut registry)
         .expect("started");

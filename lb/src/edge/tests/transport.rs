@@ -125,7 +125,7 @@ async fn all_four_transports_carry_the_same_conversation() {
         for (name, kind) in
             [("tls", ListenerKind::Mqtts), ("ws", ListenerKind::Ws), ("wss", ListenerKind::Wss)]
         {
-            let listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), kind);
+            let listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), kind);
             config.listeners.insert(name.into(), listener);
         }
     });
@@ -175,7 +175,7 @@ async fn stalled_handshakes_end_at_the_deadline_on_every_transport() {
         for (name, kind) in
             [("tls", ListenerKind::Mqtts), ("ws", ListenerKind::Ws), ("wss", ListenerKind::Wss)]
         {
-            let listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), kind);
+            let listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), kind);
             config.listeners.insert(name.into(), listener);
         }
     });
@@ -204,7 +204,7 @@ async fn stalled_handshakes_end_at_the_deadline_on_every_transport() {
 #[tokio::test]
 async fn a_tls_listener_without_certificates_is_refused_by_name() {
     let mut config = EdgeConfig::default();
-    let listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtts);
+    let listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtts);
     config.listeners.insert("secure".into(), listener);
     assert_eq!(config.validate().expect_err("no TLS").key, "listeners.secure.tls");
     config.tls = Some(TlsConfig::default());

@@ -91,7 +91,8 @@ fn asker() -> Asker {
     Asker {
         connect: connect(ProtocolVersion::V5),
         client_id: "a".into(),
-        peer: "192.0.2.1:1".parse().expect("address"),
+        peer: ([192, 0, 2, 1].into(), 1),
+        is_local: false,
         listener: "test".into(),
         certificate: None,
     }
@@ -112,7 +113,8 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
     let asker = Asker {
         connect: connect(version),
         client_id: "a".into(),
-        peer: "192.0.2.1:1".parse().expect("address"),
+        peer: ([192, 0, 2, 1].into(), 1),
+        is_local: false,
         listener: "test".into(),
         certificate: None,
     };
@@ -122,7 +124,7 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
     let open = link::Open {
         connection_id: link::ConnectionId(1),
         attempt: 1,
-        peer: link::Peer { address: asker.peer, listener: "test".into(), certificate_subject: None },
+        peer: link::Peer { address: asker.peer.into(), listener: "test".into(), certificate_subject: None },
         passport: Arc::new(passport("a")),
         connect: asker.connect.clone(),
         assigned_client_id: None,

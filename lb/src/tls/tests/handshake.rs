@@ -226,15 +226,119 @@ async fn reload_takes_new_files_and_survives_bad_ones() {
     let renewed = fixture.authority.issue("renewed", &["localhost"]);
     fixture.authority.store("server", &renewed);
     assert_eq!(shown().await, first, "only a reload looks at the files");
-    server.reload().unwrap();
+    reload(&server).unwrap();
     assert_eq!(shown().await, renewed.der);
     fixture.authority.write("server.pem", "no certificate");
-    let problem = server.reload().unwrap_err().to_string();
+    let problem = reload(&server).unwrap_err().to_string();
     assert!(
         problem.starts_with("certificates.certificate_file: ") && problem.contains("server.pem"),
         "{problem}"
     );
     assert_eq!(shown().await, renewed.der);
+}
+
+// A certificate and its key are two files: between two writes they do not fit, or one of them is empty.
+#[tokio::test]
+async fn a_pair_that_is_written_in_steps_is_taken_as_a_whole() {
+    let fixture = Fixture::new();
+    let server = fixture.server();
+    let shown = async || {
+        let (_server, client) = connect(&server.acceptor(), fixture.client().config()).await.unwrap();
+        client.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let first = shown().await;
+    let renewed = fixture.authority.issue("renewed", &["localhost"]);
+    let mut now = Instant::now();
+    server.ask();
+    assert!(server.look(now).is_none());
+    let steps = [("server.pem", ""), ("server.pem", &renewed.pem[..400]), ("server.pem", &renewed.pem)];
+    for (name, text) in steps {
+        fixture.authority.write(name, text);
+        for _ in 0..3 {
+            now += files::LOOK_INTERVAL;
+            assert!(server.look(now).is_none(), "{name} has not settled");
+        }
+        assert_eq!(shown().await, first);
+    }
+    // Nobody goes on for so long that it counts: it is told, once, and what fits later is taken without being asked again.
+    now += files::SETTLE_TIME;
+    let problem = server.look(now).unwrap().unwrap_err();
+    assert!(problem.to_string().contains("server.key: is not the key of"), "{problem}");
+    assert!(!problem.is_missing());
+    assert!(server.look(now + files::SETTLE_TIME).is_none());
+    fixture.authority.write("server.key", &renewed.key_pem);
+    assert!(server.look(now).is_none());
+    server.look(now + files::SETTLE_TIME).unwrap().unwrap();
+    assert_eq!(shown().await, renewed.der);
+}
+
+#[tokio::test]
+async fn nothing_where_there_was_something_is_not_taken() {
+    let mut fixture = Fixture::new();
+    fixture.config.client_certificates =
+        fixture.authority.client_certificates(ClientCertificateMode::Optional);
+    fixture.config.client_certificates.crl_files = vec![fixture.authority.revoke(&[1])];
+    fixture.config.tickets.secret_file = Some(fixture.authority.write("secret", [7; 32]));
+    let server = fixture.server();
+    for name in ["server.pem", "server.key", "ca.pem", "revoked.crl"] {
+        let path = fixture.authority.path(name);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        let problem = reload(&server).unwrap_err();
+        assert!(problem.is_missing() && problem.to_string().ends_with("is empty"), "{problem}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(reload(&server).unwrap_err().is_missing());
+        std::fs::write(&path, before).unwrap();
+        assert!(reload(&server).unwrap().authorities_gone.is_empty());
+    }
+    let another = Authority::new("another CA");
+    let other = another.client_certificates(ClientCertificateMode::Optional);
+    std::fs::copy(other.ca_file.unwrap(), fixture.authority.path("ca.pem")).unwrap();
+    let gone = reload(&server).unwrap().authorities_gone;
+    assert_eq!(gone.into_iter().collect::<Vec<_>>(), ["CN=Tidegate test CA"], "the log says who went");
+    connect(&server.acceptor(), fixture.client().config()).await.unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_with_its_line() {
+    let fixture = Fixture::new();
+    let pem = std::fs::read_to_string(fixture.authority.path("server.pem")).unwrap();
+    let problem = |name: &str, text: &str| {
+        let path = fixture.authority.path(name);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let line = TlsServer::load(fixture.config.clone(), Application::Mqtt).err().unwrap().to_string();
+        std::fs::write(&path, before).unwrap();
+        line
+    };
+    let begin = "-----BEGIN CERTIFICATE-----";
+    let cases = [
+        (
+            "server.pem",
+            format!("\n{begin}\nAA!A\n-----END CERTIFICATE-----\n"),
+            ": line 3: '!' is not base64",
+        ),
+        (
+            "server.pem",
+            pem[..300].to_owned(),
+            ": line 1: the CERTIFICATE that begins here has no end: the file breaks off",
+        ),
+        (
+            "server.pem",
+            format!("\n{begin}\nAAAA\n-----END CERTIFICATE-----\n"),
+            ": line 2: the certificate cannot be parsed: ",
+        ),
+        ("server.key", pem.clone(), ": holds no private key in PEM, only CERTIFICATE (line 1)"),
+        (
+            "server.key",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
+            ": line 1: the private key cannot be used: ",
+        ),
+    ];
+    for (name, text, expected) in cases {
+        let line = problem(name, &text);
+        assert!(line.contains(&format!("{name}{expected}")), "{line}");
+    }
 }
 
 #[test]
@@ -262,10 +366,10 @@ fn bad_configuration_is_one_line_that_names_key_and_file() {
         line.starts_with("tickets.secret_file: ") && line.ends_with("must hold at least 32 bytes"),
         "{line}"
     );
-    let line = problem(&|config| config.tickets.rotate_secs = 1);
-    assert!(line.starts_with("tickets.rotate_secs: "), "{line}");
-    let line = problem(&|config| config.max_fragment_size = Some(100));
-    assert!(line.starts_with("max_fragment_size: "), "{line}");
+    let line = problem(&|config| config.tickets.rotate_s = 1);
+    assert!(line.starts_with("tickets.rotate_s: "), "{line}");
+    let line = problem(&|config| config.fragment_bytes_max = Some(100));
+    assert!(line.starts_with("fragment_bytes_max: "), "{line}");
     let line = problem(&|config| config.client_certificates.mode = ClientCertificateMode::Required);
     assert!(line.starts_with("client_certificates.ca_file: "), "{line}");
 }

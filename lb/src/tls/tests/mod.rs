@@ -10,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use rustls::client::Resumption;
 use rustls::{CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, version};
@@ -50,6 +51,14 @@ impl Fixture {
             first_suite: None,
         }
     }
+}
+
+/// Has the files read again, as if nobody had written to them for long.
+pub(in crate::tls::tests) fn reload(server: &TlsServer) -> Result<TlsChange, TlsConfigError> {
+    let now = Instant::now();
+    server.ask();
+    assert!(server.look(now).is_none(), "one look is not enough");
+    server.look(now + files::SETTLE_TIME).unwrap()
 }
 
 /// A client in the making.

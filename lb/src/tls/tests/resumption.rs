@@ -22,7 +22,7 @@ async fn session_resumes_where_it_began() {
         let client = fixture.client().with_version(version).config();
         assert!(!visit(&server, &client).await);
         assert!(visit(&server, &client).await);
-        server.reload().unwrap();
+        reload(&server).unwrap();
         assert!(visit(&server, &client).await, "a reload that changes nothing keeps the tickets");
     }
 }

@@ -67,7 +67,7 @@ async fn small_reads_get_every_byte() {
 async fn large_transfers_cross_in_a_narrow_pipe() {
     let mut fixture = Fixture::new();
     for (version, fragment) in [(BOTH[0], None), (BOTH[1], None), (BOTH[1], Some(512))] {
-        fixture.config.max_fragment_size = fragment;
+        fixture.config.fragment_bytes_max = fragment;
         let client = fixture.client().with_version(version).config();
         let outcome = connect_through(&fixture.server().acceptor(), client, "localhost", 61, |io| io).await;
         let (server, client) = outcome.unwrap();

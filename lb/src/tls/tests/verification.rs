@@ -104,7 +104,7 @@ async fn revocation_ends_the_tickets_that_stand_for_it() {
             far.read_exact(&mut [0]).await.unwrap();
         }
         fixture.authority.revoke(&[17]);
-        server.reload().unwrap();
+        reload(&server).unwrap();
         let outcome = connect(&acceptor, client).await;
         let error = outcome.server.err().unwrap();
         assert!(matches!(error, TlsError::ClientCertificateRevoked), "{error:?}");

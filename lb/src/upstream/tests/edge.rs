@@ -1,5 +1,6 @@
 //! A whole edge in front of workers: what a device sees of it on its socket.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ::link::CloseCause;
@@ -19,7 +20,7 @@ const PINGRESP: &[u8] = b"\xD0\0";
 
 fn edge(setup: &Setup, open_timeout_ms: u32) -> Edge {
     let mut config = EdgeConfig { open_timeout_ms, ..EdgeConfig::default() };
-    let listener = ListenerConfig::new("127.0.0.1:0".parse().expect("address"), ListenerKind::Mqtt);
+    let listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
     config.listeners.insert("mqtt".to_owned(), listener);
     let mut registry = prometheus_client::registry::Registry::default();
     Edge::start(config, setup.workers.clone(), Arc::new(FakeAuthenticator), &mut registry).expect("started")
