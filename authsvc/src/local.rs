@@ -106,22 +106,11 @@ impl Local {
         }
     }
 
-    /// The passport that a client would get now if it came as `subject` (empty: without credentials): for what it left
-    /// behind. `None` if nobody can come so.
+    /// What the rules allow now to a client that comes as `subject` (empty: without credentials), whether it still could: for
+    /// what it left behind. `None` if they let nobody come so.
     pub fn passport_of(&self, subject: &str, client_id: &str) -> Option<Arc<Passport>> {
-        let inner = &self.inner;
-        let identity = if subject.is_empty() {
-            if inner.config.anonymous_in_force() == Anonymous::Never {
-                return None;
-            }
-            Identity::Anonymous
-        } else {
-            if !inner.may_be_known(subject) {
-                return None;
-            }
-            Identity::User(subject.into())
-        };
-        inner.authorization.passport(&identity, &client_id.into(), now_s()).ok()
+        let identity = if subject.is_empty() { Identity::Anonymous } else { Identity::User(subject.into()) };
+        self.inner.authorization.passport(&identity, &client_id.into(), now_s()).ok()
     }
 
     /// Passwords that wait to be hashed.
@@ -165,12 +154,6 @@ impl Inner {
             },
             _ => Decision::Deny(DenyReason::BadCredentials),
         }
-    }
-
-    /// Whether a client can show that it is this user. Who has a certificate is not written down anywhere.
-    fn may_be_known(&self, user: &str) -> bool {
-        let by_certificate = self.config.certificate != CertificateIdentity::Off;
-        by_certificate || self.users.as_ref().is_none_or(|users| users.current().user(user).is_some())
     }
 
     fn certificate_subject(&self, request: &Request) -> Option<Arc<str>> {

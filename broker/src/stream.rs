@@ -50,6 +50,8 @@ struct Pending {
     slot: ClaimSlot,
     /// Nothing was asked of the store: this is the answer.
     refused: Option<ReasonCode>,
+    /// The store was asked on behalf of somebody whom the passport is not about any more.
+    is_anothers: bool,
 }
 
 impl WorkerStream {
@@ -71,6 +73,7 @@ impl WorkerStream {
                     expiry_s: wanted.expiry_s,
                     slot,
                     refused,
+                    is_anothers: false,
                 }))
             }
             _ => State::Ended(ReasonCode::MalformedPacket),
@@ -99,11 +102,8 @@ impl WorkerStream {
                     tracing::debug!(client_id, %error, "a connection does not go on here");
                 } else {
                     if is_foreign {
-                        tracing::info!(
-                            client_id,
-                            principal = &*pending.open.passport.subject,
-                            "refused: the session is another principal's"
-                        );
+                        let principal = &*pending.open.passport.subject;
+                        tracing::debug!(client_id, principal, "the session is another principal's");
                     } else {
                         tracing::warn!(client_id, %error, "no session from the store");
                     }
@@ -113,6 +113,14 @@ impl WorkerStream {
                 return;
             }
         };
+        if pending.is_anothers {
+            self.hub.let_go(&granted, self.connection, pending.expiry_s, 0);
+            if pending.open.resume.is_none() {
+                Session::refuse(&connect, ReasonCode::NotAuthorized, out);
+            }
+            self.state = State::Ended(ReasonCode::NotAuthorized);
+            return;
+        }
         let fence = granted.owned.as_ref().map(|owned| owned.fence.clone());
         let sent = granted.owned.as_ref().map_or(Number(0), |owned| owned.sent);
         let opening = Opening {
@@ -151,7 +159,10 @@ impl WorkerStream {
             Err(reason) => {
                 put_effects(effects, spare);
                 // A connection that was accepted before ends here, and its Will is due.
-                let will = if goes_on { WillFate::Publish } else { WillFate::Drop };
+                let authority = Authority::new(Arc::clone(&pending.open.passport));
+                let is_allowed = |will: &Will| authority.may_publish(will.message.topic());
+                let is_due = goes_on && pending.will.as_ref().is_some_and(is_allowed);
+                let will = if is_due { WillFate::Publish } else { WillFate::Drop };
                 let closing = Closing { reason, will, expiry_s: pending.expiry_s };
                 self.leave(&granted.handle, rare, &closing, sent, 0);
                 self.state = State::Ended(reason);
@@ -402,12 +413,7 @@ impl WorkerStream {
     /// The new passport is about somebody else, whose session this is not.
     fn refuse_other(&mut self) {
         match &mut self.state {
-            State::AwaitingClaim(pending) => {
-                pending.refused = Some(ReasonCode::NotAuthorized);
-                if let Some(granted) = pending.slot.abandon(0) {
-                    self.hub.let_go(&granted, self.connection, pending.expiry_s, 0);
-                }
-            }
+            State::AwaitingClaim(pending) => pending.is_anothers = true,
             State::Serving(serving) => {
                 serving.handle.answer(self.connection, Item::End(ReasonCode::NotAuthorized));
             }

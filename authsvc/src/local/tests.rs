@@ -52,6 +52,28 @@ fn request(username: Option<&str>, password: Option<&str>) -> Request {
     }
 }
 
+// What a client has left behind is judged when it is not there to show who it is.
+#[test]
+fn a_passport_of_somebody_who_is_not_there_has_the_rules_of_now() {
+    let rule = |who: &str, topic: &str| crate::config::RuleConfig {
+        who: vec![who.into()],
+        effect: link::Effect::Allow,
+        action: link::Action::Publish,
+        topics: vec![topic.into()],
+    };
+    let rules = AuthorizationConfig { rule: vec![rule("alice", "a/%c"), rule("anonymous", "open")] };
+    let local = Local::start(&AuthConfig::default(), &rules, &mut Registry::default()).unwrap();
+    let topics = |subject, client_id| {
+        let passport = local.passport_of(subject, client_id)?;
+        assert_eq!((&*passport.subject, &*passport.client_id), (subject, client_id));
+        Some(passport.rules.iter().flat_map(|rule| rule.topics.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(topics("alice", "dev"), Some(vec!["a/%c".into()]));
+    assert_eq!(topics("alice", "d/v"), None, "refused where a rule has %c");
+    assert_eq!(topics("", "d/v"), Some(vec!["open".into()]));
+    assert_eq!(topics("bob", "dev"), Some(vec![]));
+}
+
 fn from(peer: &str, request: Request) -> Request {
     let peer: SocketAddr = peer.parse().unwrap();
     Request { peer, is_local: peer.ip().to_canonical().is_loopback(), ..request }
