@@ -22,6 +22,7 @@ fn connect(broker: &Broker, id: u128) -> (WorkerStream, Outgoing) {
     let mut packet = BytesMut::new();
     let connect = Connect {
         version: ProtocolVersion::V311,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: mqtt::Properties::default(),

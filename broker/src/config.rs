@@ -40,7 +40,7 @@ pub struct BrokerConfig {
     pub sys_interval_s: u32,
     /// Shared Subscriptions offered. Default true.
     pub shared_subscriptions: bool,
-    /// Largest packet accepted, announced as Maximum Packet Size; the edge enforces it. Bytes; default 1 MiB.
+    /// Largest packet accepted, announced as Maximum Packet Size; the edge enforces it. Bytes; default 1,179,648.
     pub packet_bytes_max: u32,
     /// What who comes with the Client Identifier of somebody else's session gets. The same at all workers of a store. Default
     /// `refuse`.
@@ -63,7 +63,7 @@ impl Default for BrokerConfig {
             topic_levels_max: 128,
             sys_interval_s: 10,
             shared_subscriptions: true,
-            packet_bytes_max: 1 << 20,
+            packet_bytes_max: 1_179_648,
             foreign_session: ForeignSession::Refuse,
         }
     }

@@ -15,6 +15,7 @@ use crate::authorize::Authority;
 use crate::connect::{self, ClaimSlot, Granted, NotGranted, Wanted};
 use crate::departure::Departure;
 use crate::disconnect::Leaving;
+use crate::handler::connect::Told;
 use crate::hub::Hub;
 use crate::principal::client_id_of;
 use crate::serving::{Rare, Serving};
@@ -293,7 +294,10 @@ impl WorkerStream {
 
 /// What must not cost a stored session its owner, so it is looked at before the store is asked.
 fn refuse_early(hub: &Hub, open: &Open, connect: &Connect<'_>) -> Option<ReasonCode> {
-    Session::check_will(connect, &Authority::new(Arc::clone(&open.passport)), &hub.config).err()
+    let authority = Authority::new(Arc::clone(&open.passport));
+    Session::check_will(connect, &authority, &hub.config)
+        .and_then(|()| Session::check_connack(connect, &Told::by_edge(open), &hub.config))
+        .err()
 }
 
 fn take_effects() -> (Vec<Effect>, Vec<Effect>) {

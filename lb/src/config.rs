@@ -33,10 +33,11 @@ pub struct EdgeConfig {
     /// How long a device may stay after its passport has ended while authentication is not available to renew it;
     /// milliseconds. Default 60,000; at most 86,400,000.
     pub passport_grace_ms: u64,
-    /// The largest CONNECT packet, bytes. Default 65,536; 256 to 1,048,576.
+    /// The largest CONNECT packet, bytes. Default 262,144: a Will Message of the longest payload and topic (65,535 bytes each)
+    /// with as much again for the rest; 256 to 1,048,576.
     pub connect_bytes_max: u32,
-    /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. Default 1,048,576;
-    /// 1,024 to 268,435,460.
+    /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. Default 1,179,648: a
+    /// payload of 1 MiB and 128 KiB for what is in front of it; 1,024 to 268,435,460.
     pub packet_bytes_max: u32,
     /// The longest Client Identifier, bytes. Default 1,024; 23 to 65,535.
     pub client_id_bytes_max: u16,
@@ -54,7 +55,8 @@ pub struct EdgeConfig {
     /// The bound on answers that wait for a device that does not read; beyond it its packets are not read either; bytes
     /// per connection. Default 1,048,576; 4,096 to 1,073,741,824.
     pub outgoing_bytes_max: usize,
-    /// Bytes of incomplete packets, of all connections together. The connection that goes past it is closed with 0x97.
+    /// Bytes of incomplete packets, of all connections together, CONNECT included. The connection that goes past it is closed
+    /// with 0x97.
     /// Default 268,435,456; at least `packet_bytes_max`.
     pub receive_buffer_bytes_max: usize,
     /// How long a device may leave bytes unread while some wait for it, seconds. Default 30; 1 to 3,600.
@@ -87,8 +89,8 @@ impl Default for EdgeConfig {
             open_timeout_ms: 10_000,
             renewals_max: 256,
             passport_grace_ms: 60_000,
-            connect_bytes_max: 65_536,
-            packet_bytes_max: 1_048_576,
+            connect_bytes_max: 262_144,
+            packet_bytes_max: 1_179_648,
             client_id_bytes_max: 1_024,
             connections_max: 1_000_000,
             handshakes_max: 8_192,

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use link::Outgoing;
 use mqtt::{
-    Auth, ConnAck, Disconnect, Frame, Packet, PropertiesBuf, Property, PropertyId, ProtocolVersion,
+    Auth, ConnAck, Connect, Disconnect, Frame, Packet, PropertiesBuf, Property, PropertyId, ProtocolVersion,
     ReasonCode, Receiver,
 };
 
@@ -35,6 +35,15 @@ pub(crate) fn decode_auth(frame: Frame<'_>) -> Result<ClientAuth<'_>, ReasonCode
         }
         Ok(_) => Err(ReasonCode::ProtocolError),
         Err(error) => Err(error.reason_code()),
+    }
+}
+
+/// The client's Maximum Packet Size, bytes.
+// v5 [MQTT-3.1.2-24]
+pub(crate) fn packet_bytes_max(connect: &Connect<'_>) -> usize {
+    match connect.properties.find(PropertyId::MaximumPacketSize) {
+        Some(Property::MaximumPacketSize(bytes)) => bytes as usize,
+        _ => usize::MAX,
     }
 }
 

@@ -32,7 +32,7 @@ impl ProtocolVersion {
         }
     }
 
-    /// The version with this level byte; `None` for every other byte, Mosquitto's bridge bit (0x80) included.
+    /// The version with this level byte; `None` for every other byte, one with Mosquitto's bridge bit (0x80) included.
     pub const fn from_level(level: u8) -> Option<Self> {
         match level {
             3 => Some(Self::V31),

@@ -7,7 +7,7 @@ use super::bytes::{self, PUBACK, PUBCOMP, PUBREC, PUBREL, V5};
 use super::packet::{Connack, Granted, Packet, Publish, Reply};
 use super::server::Server;
 use super::transport::{Incoming, Stream, Transport};
-use super::{DEADLINE, unique};
+use super::{DEADLINE, PROMPT, unique};
 
 /// One device connection.
 pub(crate) struct Client {
@@ -74,12 +74,17 @@ impl Client {
         assert_eq!(packet, wanted, "got {packet:02x?}, wanted {wanted:02x?}");
     }
 
-    /// The server closes the connection and sends nothing before it.
+    /// The server closes the connection promptly, and sends nothing before it: not because some time-out has passed.
     pub(crate) fn expect_close(&mut self) {
-        match self.poll(DEADLINE) {
+        self.expect_close_within(PROMPT);
+    }
+
+    /// The same, by then.
+    pub(crate) fn expect_close_within(&mut self, limit: Duration) {
+        match self.poll(limit) {
             Ok(packet) => panic!("{packet:02x?} where the connection should be closed"),
             Err(true) => {}
-            Err(false) => panic!("the connection is still open after {DEADLINE:?}"),
+            Err(false) => panic!("the connection is still open after {limit:?}"),
         }
     }
 

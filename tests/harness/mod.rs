@@ -12,6 +12,8 @@ pub(crate) mod scram;
 pub(crate) mod server;
 pub(crate) mod transport;
 pub(crate) mod users;
+#[cfg(feature = "system-tests")]
+pub(crate) mod wall_clock;
 pub(crate) mod websocket;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +25,10 @@ pub(crate) use transport::Transport;
 
 /// How long a test waits for anything that must happen.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the answer to something wrong may take: it is due at once, and every time-out that could end the connection in its
+/// place is longer. A close that says nothing is known by that alone.
+pub(crate) const PROMPT: Duration = Duration::from_secs(3);
 
 /// A server and the transport by which a test talks to it.
 #[derive(Clone, Copy)]
@@ -67,7 +73,10 @@ impl Target<'_> {
         let mut client = self.open();
         client.version = version;
         client.send(connect);
-        let connack = client.expect_connack();
+        let connack = match client.poll(PROMPT) {
+            Ok(packet) => packet.connack(version),
+            Err(closed) => panic!("no CONNACK that refuses within {PROMPT:?} (closed: {closed})"),
+        };
         assert_ne!(connack.code, 0, "the CONNECT is refused");
         assert!(!connack.session_present, "v5 [MQTT-3.2.2-6] no Session Present in a refusal");
         client.expect_close();

@@ -1,7 +1,7 @@
 //! A process of the binary under test that outlives neither its handle nor the test: a shell holds its process id and ends it
 //! when the shell's input closes. The shell also writes down how the process ended.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -29,8 +29,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the binary with these arguments; what it writes is appended to `dir/log`.
-    pub(crate) fn start(dir: &Path, arguments: &[&OsStr]) -> Process {
+    /// Starts the binary with these arguments, and these variables beside those of the test; what it writes is appended to
+    /// `dir/log`.
+    pub(crate) fn start(dir: &Path, arguments: &[&OsStr], env: &[(&str, OsString)]) -> Process {
         let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let code = dir.join("code");
         let _ = fs::remove_file(&code);
@@ -39,6 +40,7 @@ impl Process {
             .arg(&code)
             .arg(env!("CARGO_BIN_EXE_tidegate"))
             .args(arguments)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

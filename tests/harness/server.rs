@@ -2,7 +2,7 @@
 //! `TIDEGATE_TEST_ADDRESSES` names an addresses file (with `ca`) of a broker that already runs, to try the tests on another one.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,15 +24,20 @@ pub(crate) struct Server {
     addresses: HashMap<String, String>,
     dir: PathBuf,
     ca: PathBuf,
+    env: Vec<(&'static str, OsString)>,
     _keep: Option<TempDir>,
 }
 
-/// The server with the default configuration that the conformance tests share.
+/// What a connection may take until it is opened, longer than any test: a close is then the answer to what was sent.
+const NO_TIME_OUTS: &str =
+    "[edge]\nconnect_timeout_ms = 300000\nauthenticate_timeout_ms = 300000\nopen_timeout_ms = 300000\n";
+
+/// The server that the conformance tests share, with the default configuration but for [`NO_TIME_OUTS`].
 pub(crate) fn shared() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     SHARED.get_or_init(|| match std::env::var_os("TIDEGATE_TEST_ADDRESSES") {
         Some(file) => Server::running(Path::new(&file)),
-        None => Server::start(""),
+        None => Server::start(NO_TIME_OUTS),
     })
 }
 
@@ -68,6 +73,7 @@ impl Server {
             addresses: HashMap::new(),
             dir: dir.to_path_buf(),
             ca: ca.to_path_buf(),
+            env: Vec::new(),
             _keep: None,
         };
         server.run();
@@ -80,7 +86,14 @@ impl Server {
         let _ = fs::remove_file(addresses_file(&self.dir));
         let config = self.dir.join("tidegate.toml");
         let arguments = [OsStr::new(self.command), OsStr::new("--config"), config.as_os_str()];
-        self.process = Some(Process::start(&self.dir, &arguments));
+        self.process = Some(Process::start(&self.dir, &arguments, &self.env));
+    }
+
+    /// Ends the process and starts it again, with these variables from then on.
+    pub(crate) fn restart_with(&mut self, env: Vec<(&'static str, OsString)>) {
+        self.env = env;
+        self.run();
+        self.wait_until_up();
     }
 
     /// Waits until everything listens, and reads where.
@@ -99,7 +112,8 @@ impl Server {
     fn running(addresses_file: &Path) -> Server {
         let addresses = read_addresses(addresses_file);
         let ca = addresses.get("ca").map(PathBuf::from).unwrap_or_default();
-        Server { process: None, command: "", addresses, dir: PathBuf::new(), ca, _keep: None }
+        let (dir, env) = (PathBuf::new(), Vec::new());
+        Server { process: None, command: "", addresses, dir, ca, env, _keep: None }
     }
 
     fn process(&self) -> &Process {

@@ -59,7 +59,7 @@ fn a_user_who_is_removed_has_to_go_when_the_passport_is_renewed_and_others_stay(
     passwd(&file, "anna", &["--delete"]);
     server.signal("HUP");
     anna.expect_disconnect(0x87);
-    old.expect_close();
+    old.expect_close_within(DEADLINE);
     // As after any end that the client did not ask for. v5 [MQTT-3.1.2-8]
     assert_eq!(bert.expect_publish().topic, will);
     assert_eq!(renewals(&server, "denied"), 2);

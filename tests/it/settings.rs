@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, Will, ack};
 use crate::harness::property as p;
-use crate::harness::{Server, Target, Transport, unique};
+use crate::harness::{DEADLINE, Server, Target, Transport, unique};
 
 const SHARED_AVAILABLE: u8 = 0x2A;
 
@@ -190,7 +190,7 @@ fn connect_must_be_whole_by_a_deadline() {
                     let mut client = Target { server, transport }.open();
                     let start = Instant::now();
                     client.send(&connect[..length]);
-                    client.expect_close();
+                    client.expect_close_within(DEADLINE);
                     assert!(start.elapsed() < Duration::from_secs(9), "{transport:?} {length}");
                 });
             }

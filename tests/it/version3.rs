@@ -1,8 +1,8 @@
 //! What MQTT 3.1.1 and 3.1 have otherwise than MQTT 5, as Mosquitto handles it where they are silent.
 
 use crate::harness::bytes::{
-    Connect, DISCONNECT, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, V5, V31, V311, Will, ack, field, packet,
-    subscribe_v3, unsubscribe_v3,
+    Connect, DISCONNECT, PINGREQ, PINGRESP, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, V5, V31, V311, Will,
+    ack, field, packet, subscribe_v3, unsubscribe_v3,
 };
 use crate::harness::property as p;
 use crate::harness::{Target, unique};
@@ -13,7 +13,8 @@ over_every_transport!(
     name_and_level_must_belong_together,
     empty_client_id_needs_a_clean_session,
     client_ids_over_23_bytes_are_accepted,
-    bridge_bit_is_refused_so_that_bridges_do_without,
+    a_bridge_keeps_retain_and_does_not_get_its_own,
+    flags_that_3_1_does_not_use_say_nothing,
     reserved_connect_flag_closes,
     password_needs_a_user_name,
     acknowledgements_have_no_reason_code,
@@ -51,27 +52,29 @@ fn level_that_is_not_known_gets_return_code_1(at: Target) {
     // v3.1.1 [MQTT-3.1.2-2]
     let mut client = at.open();
     client.send(&packet(0x10, &[&field("MQTT"), &[2, 2, 0, 0], &field("c")]));
-    match client.poll(crate::harness::DEADLINE) {
-        Ok(packet) => assert!([0x01, 0x84].contains(&packet.body[1]), "{packet:02x?}"),
-        Err(closed) => assert!(closed),
-    }
+    client.expect(&[0x20, 2, 0, 1]);
+    client.expect_close();
 }
 
 fn name_and_level_must_belong_together(at: Target) {
     // v3.1.1 [MQTT-3.1.2-1], [MQTT-3.1.2-2]: MQIsdp is of level 3, MQTT of 4 and 5.
-    for (name, level) in [("MQIsdp", 4), ("MQIsdp", 5), ("MQTT", 3), ("mqisdp", 3), ("MQIsdp", 0x84)] {
+    // A name that is unknown says no version, so that nothing is answered.
+    let (of_311, of_5): (&[u8], &[u8]) = (&[0x20, 2, 0, 1], &[0x20, 3, 0, 0x84, 0]);
+    for (name, level, answer) in [
+        ("MQIsdp", 4, of_311),
+        ("MQIsdp", 5, of_5),
+        ("MQTT", 3, of_311),
+        ("mqisdp", 3, &[]),
+        ("MQIsdp", 0x84, of_311),
+        ("MQTT", 0x83, of_311),
+        ("MQTT", 0x85, of_5),
+    ] {
         let mut client = at.open();
         client.send(&packet(0x10, &[&field(name), &[level, 2, 0, 0], &field("c")]));
-        match client.poll(crate::harness::DEADLINE) {
-            Ok(packet) => {
-                assert!(
-                    packet.kind() == 2 && [0x01, 0x84].contains(&packet.body[1]),
-                    "{name} {level}: {packet:02x?}"
-                );
-                client.expect_close();
-            }
-            Err(closed) => assert!(closed, "{name} {level} stays open"),
+        if !answer.is_empty() {
+            client.expect(answer);
         }
+        client.expect_close();
     }
 }
 
@@ -90,14 +93,49 @@ fn client_ids_over_23_bytes_are_accepted(at: Target) {
     }
 }
 
-fn bridge_bit_is_refused_so_that_bridges_do_without(at: Target) {
-    // Mosquitto's bridges first set the top bit of the level, and try again without it when return code 1 comes.
-    for (name, level) in [("MQIsdp", 0x83), ("MQTT", 0x84)] {
-        let mut client = at.open();
-        client.send(&packet(0x10, &[&field(name), &[level, 2, 0, 0], &field("c")]));
-        client.expect(&[0x20, 2, 0, 1]);
-        client.expect_close();
+fn a_bridge_keeps_retain_and_does_not_get_its_own(at: Target) {
+    // Mosquitto's bridges set the top bit of the level, as no specification says: Retain As Published and No Local.
+    for level in [0x83, 0x84] {
+        let topic = unique("t");
+        let mut bridge = at.connect(&Connect::new(level, &unique("c")));
+        assert_eq!(bridge.subscribe(&topic, 1), 1);
+        let mut other = at.v4();
+        other.subscribe(&topic, 1);
+        other.publish_as(Publish::new(&topic, "kept").retain(), 0);
+        let copy = bridge.expect_message("kept");
+        assert!(copy.retain, "{level:#x}");
+        assert!(!other.expect_message("kept").retain, "{level:#x}");
+        bridge.publish(&topic, "own", 1);
+        assert_eq!(other.take().text(), "own");
+        bridge.expect_silence();
+        other.publish_as(Publish::new(&topic, "").retain(), 0);
     }
+}
+
+fn flags_that_3_1_does_not_use_say_nothing(at: Target) {
+    // 3.1 sections 3.1, 3.8, 3.12 and 3.14: DUP, QoS and RETAIN are "not used"; 3.1.1 made the bits reserved.
+    let topic = unique("t");
+    let mut client = at.open();
+    client.version = V31;
+    let flagged = |mut packet: Vec<u8>, flags: u8| {
+        packet[0] |= flags;
+        packet
+    };
+    client.send(&flagged(Connect::new(V31, &unique("c")).bytes(), 0x0F));
+    client.expect(&[0x20, 2, 0, 0]);
+    client.send(&flagged(subscribe_v3(7, &[(&topic, 1)]), 0x09));
+    client.expect(&[0x90, 3, 0, 7, 1]);
+    client.send(&flagged(PINGREQ.to_vec(), 0x01));
+    client.expect(PINGRESP);
+    client.send(&flagged(Publish::new(&topic, "x").v3().qos1(5).bytes(), 0));
+    client.expect(&ack(PUBACK, 5));
+    let message = client.expect_message("x");
+    client.send(&flagged(ack(PUBACK, message.id), 0x0A));
+    client.send(&flagged(DISCONNECT.to_vec(), 0x02));
+    client.expect_close();
+    let mut client = at.open();
+    client.send(&flagged(Connect::v4(&unique("c")).bytes(), 0x01));
+    client.expect_close();
 }
 
 fn reserved_connect_flag_closes(at: Target) {

@@ -152,6 +152,7 @@ impl Client {
         let topic = format!("w/{}", self.name);
         let connect = Connect {
             version: self.version,
+            is_bridge: false,
             clean_start: self.is_clean,
             keep_alive_s: 0,
             properties: properties.as_properties(),

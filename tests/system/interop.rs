@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::bytes::Connect;
-use crate::harness::{Server, Target, Transport, shared, unique};
+use crate::harness::bytes::{Connect, Publish};
+use crate::harness::{DEADLINE, Server, Target, Transport, shared, unique};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
 
@@ -214,6 +214,11 @@ fn a_mosquitto_bridge_connects_both_ways() {
             assert!(Instant::now() < deadline, "{version}: the bridge does not deliver:\n{log}");
         };
         assert_eq!(sent.text(), "hello");
+        // At the first attempt: a bridge that is refused waits and comes again.
+        let log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+        let is_attempt = |line: &&str| line.contains("Connecting bridge") && !line.contains("(step 2)");
+        assert_eq!(log.lines().filter(is_attempt).count(), 1, "{version}:\n{log}");
+        keeps_retain(&ours, port, &format!("{root}/kept"), version);
         let other_side = Running(
             Command::new("mosquitto_sub")
                 .args([
@@ -246,5 +251,20 @@ fn a_mosquitto_bridge_connects_both_ways() {
             std::thread::yield_now();
         }
         assert_eq!(done.join().unwrap().trim(), "back", "{version}");
+    }
+}
+
+/// What is published retained here while the bridge is up is retained at the other broker, too.
+fn keeps_retain(ours: &Target, port: u16, topic: &str, version: &str) {
+    ours.v4().publish_as(Publish::new(topic, "kept").retain(), 1);
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let port = port.to_string();
+        let sub = ["-h", "127.0.0.1", "-p", &port, "-t", topic, "--retained-only", "-C", "1", "-W", "1"];
+        let found = Command::new("mosquitto_sub").args(sub).output().unwrap();
+        if found.stdout == b"kept\n" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{version}: RETAIN is lost: {}", text(&found));
     }
 }

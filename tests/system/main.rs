@@ -18,6 +18,7 @@ mod moving_many;
 mod operator;
 mod passport;
 mod principal;
+mod protocol;
 mod proxy;
 mod read_your_subscription;
 mod retained;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use link::mux::Settings;
-use link::wire::{self, RefuseReason, StreamId, Text};
+use link::wire::{self, Limits, RefuseReason, StreamId, Text};
 use link::{AuthenticationOutcome, LinkTlsError, Open, Passport, PassportVerifier, Peer, TokenError};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -330,7 +330,7 @@ fn settings(config: &LinkConfig, broker: &Broker) -> Settings {
     // Within 255 bytes, as was checked: never the default.
     let mut settings = Settings::new(Text::new(&config.name).unwrap_or_default());
     settings.window_bytes = config.window_bytes;
-    settings.limits.packet_bytes_max = broker.hub.config.packet_bytes_max;
+    settings.limits = Limits::for_packets(broker.hub.config.packet_bytes_max);
     settings.handoff_grace_ms = u32::try_from(config.handoff_grace_ms).unwrap_or(u32::MAX);
     settings
 }

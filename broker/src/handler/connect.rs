@@ -57,6 +57,35 @@ impl Terms {
     }
 }
 
+/// What CONNACK tells of this one connection.
+pub(crate) struct Told<'a> {
+    /// The Client Identifier that the server assigned.
+    pub assigned_client_id: Option<&'a str>,
+    /// Server Keep Alive, seconds.
+    pub server_keep_alive_s: Option<u16>,
+    /// The outcome of enhanced authentication.
+    pub authentication: Option<&'a link::AuthenticationOutcome>,
+}
+
+impl<'a> Told<'a> {
+    /// As the edge asks.
+    pub(crate) fn by_edge(open: &'a link::Open) -> Self {
+        Self {
+            assigned_client_id: open.assigned_client_id.as_deref(),
+            server_keep_alive_s: open.server_keep_alive_s,
+            authentication: open.authentication.as_ref(),
+        }
+    }
+
+    fn of(opening: &'a Opening) -> Self {
+        Self {
+            assigned_client_id: opening.assigned.then_some(&opening.client_id),
+            server_keep_alive_s: opening.server_keep_alive_s,
+            authentication: opening.authentication.as_ref(),
+        }
+    }
+}
+
 impl Session {
     /// Writes the CONNACK that refuses a connection. Nothing may follow it.
     // v5 [MQTT-3.2.2-6]
@@ -90,6 +119,30 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the client takes the CONNACK that would accept it.
+    ///
+    /// # Errors
+    /// Packet too large, when that would be over the client's Maximum Packet Size.
+    // v5 [MQTT-3.1.2-24]
+    pub(crate) fn check_connack(
+        connect: &Connect<'_>,
+        told: &Told<'_>,
+        config: &BrokerConfig,
+    ) -> Result<(), ReasonCode> {
+        if !connect.version.is_v5() {
+            return Ok(());
+        }
+        let terms = Terms::read(connect, config);
+        let mut properties = PropertiesBuf::new();
+        promise(told, &terms, config, &mut properties);
+        let properties = properties.as_properties();
+        let connack = ConnAck { session_present: false, reason: ReasonCode::Success, properties };
+        match connack.encoded_len(connect.version) <= terms.packet_bytes_max as usize {
+            true => Ok(()),
+            false => Err(ReasonCode::PacketTooLarge),
+        }
+    }
+
     /// Writes the CONNACK that accepts.
     ///
     /// # Errors
@@ -104,7 +157,7 @@ impl Session {
         let present = opening.stored.as_ref().is_some_and(|owned| owned.present);
         let mut properties = PropertiesBuf::new();
         if self.version.is_v5() {
-            self.promise(opening, terms, &mut properties);
+            promise(&Told::of(opening), terms, &self.config, &mut properties);
         }
         let needed = properties.clone();
         if self.version.is_v5() && terms.wants_response_information {
@@ -123,34 +176,33 @@ impl Session {
         }
         Err(ReasonCode::PacketTooLarge)
     }
+}
 
-    /// What differs from the defaults of section 3.2.2.3.
-    fn promise(&self, opening: &Opening, terms: &Terms, properties: &mut PropertiesBuf) {
-        let config = &self.config;
-        if terms.expiry_wanted_s != Some(self.expiry_s) {
-            properties.push(Property::SessionExpiryInterval(self.expiry_s));
-        }
-        properties.push(Property::ReceiveMaximum(config.receive_maximum));
-        properties.push(Property::MaximumPacketSize(config.packet_bytes_max));
-        if opening.assigned {
-            // v5 [MQTT-3.2.2-16]
-            properties.push(Property::AssignedClientIdentifier(&opening.client_id));
-        }
-        if config.topic_alias_max > 0 {
-            properties.push(Property::TopicAliasMaximum(config.topic_alias_max));
-        }
-        if !config.shared_subscriptions {
-            properties.push(Property::SharedSubscriptionAvailable(false));
-        }
-        if let Some(seconds) = opening.server_keep_alive_s {
-            properties.push(Property::ServerKeepAlive(seconds));
-        }
-        if let Some(authentication) = &opening.authentication {
-            // v5 [MQTT-4.12.0-5]
-            properties.push(Property::AuthenticationMethod(&authentication.method));
-            if let Some(data) = &authentication.data {
-                properties.push(Property::AuthenticationData(data));
-            }
+/// What differs from the defaults of section 3.2.2.3.
+fn promise(told: &Told<'_>, terms: &Terms, config: &BrokerConfig, properties: &mut PropertiesBuf) {
+    if terms.expiry_wanted_s != Some(terms.expiry_s) {
+        properties.push(Property::SessionExpiryInterval(terms.expiry_s));
+    }
+    properties.push(Property::ReceiveMaximum(config.receive_maximum));
+    properties.push(Property::MaximumPacketSize(config.packet_bytes_max));
+    if let Some(client_id) = told.assigned_client_id {
+        // v5 [MQTT-3.2.2-16]
+        properties.push(Property::AssignedClientIdentifier(client_id));
+    }
+    if config.topic_alias_max > 0 {
+        properties.push(Property::TopicAliasMaximum(config.topic_alias_max));
+    }
+    if !config.shared_subscriptions {
+        properties.push(Property::SharedSubscriptionAvailable(false));
+    }
+    if let Some(seconds) = told.server_keep_alive_s {
+        properties.push(Property::ServerKeepAlive(seconds));
+    }
+    if let Some(authentication) = told.authentication {
+        // v5 [MQTT-4.12.0-5]
+        properties.push(Property::AuthenticationMethod(&authentication.method));
+        if let Some(data) = &authentication.data {
+            properties.push(Property::AuthenticationData(data));
         }
     }
 }

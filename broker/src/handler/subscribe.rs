@@ -34,8 +34,9 @@ impl Session {
                     added.insert(hash);
                     let options = SubscriptionOptions {
                         qos: options.qos,
-                        no_local: options.no_local,
-                        retain_as_published: options.retain_as_published,
+                        // v5 [MQTT-3.8.3-4]
+                        no_local: options.no_local || (self.is_bridge && !topic::is_shared(filter)),
+                        retain_as_published: options.retain_as_published || self.is_bridge,
                         subscription_id,
                     };
                     Ok(Subscription { filter: Arc::from(filter), options })

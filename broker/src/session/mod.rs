@@ -76,6 +76,8 @@ pub(crate) struct Session {
     /// What has come since retained messages were asked for.
     pub(crate) outdated: Option<Box<Outdated>>,
     pub(crate) version: ProtocolVersion,
+    /// The client is a bridge that cannot say how it means its subscriptions.
+    pub(crate) is_bridge: bool,
     /// The client wants Reason Strings.
     pub(crate) wants_reasons: bool,
     /// The store keeps the identifiers of received QoS 2 messages.
@@ -91,7 +93,8 @@ impl Session {
     /// another worker before.
     ///
     /// # Errors
-    /// The Reason Code of the CONNACK that was written when the Will Message is not acceptable, or why the connection cannot
+    /// The Reason Code of the CONNACK that was written when the Will Message is not acceptable, or when the client does not
+    /// take the one that would accept it; or why the connection cannot
     /// go on here; it ends.
     pub(crate) fn open(
         opening: Opening,
@@ -129,13 +132,16 @@ impl Session {
             retained_open: false,
             outdated: None,
             version: connect.version,
+            is_bridge: connect.is_bridge,
             wants_reasons: terms.wants_reasons,
             keeps_received: opening.stored.is_some(),
             closed: false,
             vets: is_stored,
         };
         if opening.resume.is_none() {
-            session.put_connack(&opening, &terms, out)?;
+            session
+                .put_connack(&opening, &terms, out)
+                .inspect_err(|&reason| Self::refuse(connect, reason, out.wire))?;
         }
         let Some(owned) = opening.stored else { return Ok(session) };
         session.restore(&owned, is_stored, opening.resume.is_some());

@@ -103,6 +103,7 @@ impl Plan {
         });
         let connect = Connect {
             version: self.version,
+            is_bridge: false,
             clean_start: self.clean_start,
             keep_alive_s: 60,
             properties: self.properties.as_properties(),

@@ -101,6 +101,7 @@ impl<'a> How<'a> {
         });
         let connect = Connect {
             version: ProtocolVersion::V5,
+            is_bridge: false,
             clean_start: self.clean_start,
             keep_alive_s: 0,
             properties: properties.as_properties(),

@@ -33,16 +33,28 @@ impl From<DenyReason> for Unauthenticated {
     }
 }
 
+/// What a CONNECT says about enhanced authentication.
+#[derive(Clone, Copy)]
+pub(crate) struct Method<'a> {
+    /// Authentication Method.
+    pub(crate) name: &'a str,
+    /// Authentication Data.
+    data: Option<&'a [u8]>,
+    /// The client's Maximum Packet Size, bytes.
+    packet_bytes_max: usize,
+}
+
 /// The Authentication Method and Data of a CONNECT.
-pub(crate) fn method<'a>(connect: &Connect<'a>) -> Option<(&'a str, Option<&'a [u8]>)> {
-    let Property::AuthenticationMethod(method) = connect.properties.find(PropertyId::AuthenticationMethod)?
+pub(crate) fn method<'a>(connect: &Connect<'a>) -> Option<Method<'a>> {
+    let Property::AuthenticationMethod(name) = connect.properties.find(PropertyId::AuthenticationMethod)?
     else {
         return None;
     };
-    match connect.properties.find(PropertyId::AuthenticationData) {
-        Some(Property::AuthenticationData(data)) => Some((method, Some(data))),
-        _ => Some((method, None)),
-    }
+    let data = match connect.properties.find(PropertyId::AuthenticationData) {
+        Some(Property::AuthenticationData(data)) => Some(data),
+        _ => None,
+    };
+    Some(Method { name, data, packet_bytes_max: reply::packet_bytes_max(connect) })
 }
 
 /// Decides about a CONNECT without an Authentication Method.
@@ -61,18 +73,19 @@ pub(crate) async fn ask<A: Authenticator>(
 pub(crate) async fn exchange<A: Authenticator, T: AsyncRead + AsyncWrite + Unpin>(
     authenticator: &A,
     request: Request,
-    (method, data): (&str, Option<&[u8]>),
+    asked: Method<'_>,
     io: &mut T,
     received: &mut BytesMut,
     bytes_max: u32,
 ) -> Result<Authenticated, Unauthenticated> {
     // v5 [MQTT-4.12.0-1]
+    let method = asked.name;
     let mut exchange = authenticator.begin(method, request).ok_or(DenyReason::BadMethod)?;
-    let mut step = exchange.step(data).await;
+    let mut step = exchange.step(asked.data).await;
     loop {
         match step {
             Step::Continue(data) => {
-                send_continue(method, &data, io).await?;
+                send_continue(asked, &data, io).await?;
                 let answer = read_packet(io, received, bytes_max).await?;
                 let data = client_data(&answer, method)?;
                 step = exchange.step(data).await;
@@ -96,12 +109,16 @@ fn refuse_early_packets(received: &[u8]) -> Result<(), Unauthenticated> {
 }
 
 async fn send_continue<T: AsyncWrite + Unpin>(
-    method: &str,
+    asked: Method<'_>,
     data: &[u8],
     io: &mut T,
 ) -> Result<(), Unauthenticated> {
     let mut out = Outgoing::new();
-    reply::auth_continue(method, data, &mut out);
+    reply::auth_continue(asked.name, data, &mut out);
+    // v5 [MQTT-3.1.2-24]
+    if out.len() > asked.packet_bytes_max {
+        return Err(Unauthenticated::Refused(ReasonCode::PacketTooLarge));
+    }
     io.write_all(out.buffer()).await.map_err(|_| Unauthenticated::Gone)?;
     io.flush().await.map_err(|_| Unauthenticated::Gone)
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use authsvc::{Authenticator, Certificate, Request};
 use bytes::{Bytes, BytesMut};
 use link::{ConnectionId, Open, Peer, Upstream};
-use mqtt::{Connect, OwnedFrame, ProtocolVersion, ReasonCode};
+use mqtt::{Connect, OwnedFrame, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
@@ -25,6 +25,7 @@ use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
 use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
+use crate::reply;
 use crate::shared::{Admitted, Listener, Underway};
 use crate::tls::{TlsError, TlsServer, TlsStream};
 use crate::transport::Transport;
@@ -145,11 +146,13 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     async fn connect<T: Transport>(self, mut io: T) -> Result<(), Failed> {
         let config = &self.config();
         let failed = |failure| Err(Failed(HandshakeStage::Connect, failure));
-        let peeked = match timeout_at(self.deadline, peek::connect(&mut io, config.connect_bytes_max)).await {
+        let shared = self.admitted.0.shared.clone();
+        let peeked = match timeout_at(self.deadline, peek::connect(&mut io, &shared)).await {
             Ok(Ok(peeked)) => peeked,
             Ok(Err(PeekError::Lost(_))) => return failed(HandshakeFailure::ConnectionLost),
             // v5 [MQTT-3.1.0-1]
             Ok(Err(PeekError::NotConnect)) => return failed(HandshakeFailure::Invalid),
+            Ok(Err(PeekError::NoRoom)) => return failed(HandshakeFailure::Refused),
             Ok(Err(PeekError::Malformed(error, level))) => {
                 self.refuse(io, refuse::answer_to_fault(error, level)).await;
                 return failed(HandshakeFailure::Invalid);
@@ -165,6 +168,13 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 return failed(HandshakeFailure::Invalid);
             }
         };
+        // A client that takes no CONNACK at all, not even one that refuses.
+        if reply::refusal(connect.version, ReasonCode::PacketTooLarge).len()
+            > reply::packet_bytes_max(&connect)
+        {
+            self.refuse_connect(io, &connect, ReasonCode::PacketTooLarge).await;
+            return failed(HandshakeFailure::Refused);
+        }
         let identity = client_id::identify(
             connect.client_id,
             connect.clean_start,
@@ -174,7 +184,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         match identity {
             Ok(identity) => self.authenticate(io, &packet, connect, pipelined, identity).await,
             Err(reason) => {
-                self.refuse(io, Some((connect.version, reason))).await;
+                self.refuse_connect(io, &connect, reason).await;
                 failed(HandshakeFailure::Refused)
             }
         }
@@ -216,7 +226,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             Ok(Err(Unauthenticated::Refused(reason))) => (reason, HandshakeFailure::Refused),
             Err(_) => (ReasonCode::ServerUnavailable, HandshakeFailure::Timeout),
         };
-        self.refuse(io, Some((connect.version, reason))).await;
+        self.refuse_connect(io, &connect, reason).await;
         failed(failure)
     }
 
@@ -232,15 +242,19 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     ) -> Result<(), Failed> {
         let Authenticated { passport, outcome } = authenticated;
         let server_keep_alive_s = server_keep_alive(self.config(), connect);
-        let enhanced = authenticate::method(connect).map(|(method, _)| {
+        let enhanced = authenticate::method(connect).map(|authenticate::Method { name: method, .. }| {
             // Who it is stays so, whether CONNECT named the user or the exchange did.
             let subject = Some(passport.subject.clone()).filter(|subject| !subject.is_empty());
             let mut request = self.request(connect, &identity);
             request.username = subject.or(request.username);
-            Box::new(Enhanced::new(self.gate.authenticator.clone(), method.into(), request))
+            let packet_bytes_max = reply::packet_bytes_max(connect);
+            Box::new(Enhanced::new(self.gate.authenticator.clone(), method.into(), packet_bytes_max, request))
         });
         // A copy as long as the packet: the buffer that it was read into is larger.
-        let packet = Bytes::copy_from_slice(&packet.raw);
+        let mut packet = packet.raw.to_vec();
+        // Of MQTT 3.1, which does not use its flags.
+        packet[0] = PacketType::Connect.first_byte();
+        let packet = Bytes::from(packet);
         let asker = enhanced.is_none().then(|| Asker {
             connect: packet.clone(),
             client_id: passport.client_id.clone(),
@@ -276,6 +290,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             admitted: self.admitted,
             version: connect.version,
             keep_alive_s: server_keep_alive_s.unwrap_or(connect.keep_alive_s),
+            has_expiry: asks_for_expiry(connect),
             pipelined: pipelined.freeze(),
             enhanced,
             tenure,
@@ -283,6 +298,15 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         self.underway.succeed();
         devices.spawn(Relay::new(io, stream, handover));
         Ok(())
+    }
+
+    /// Refuses a CONNECT that is as it must be.
+    async fn refuse_connect<T: Transport>(self, io: T, connect: &Connect<'_>, reason: ReasonCode) {
+        let fits = reply::refusal(connect.version, reason).len() <= reply::packet_bytes_max(connect);
+        if !fits {
+            self.admitted.shared().metrics.refused(reason.label());
+        }
+        self.refuse(io, fits.then_some((connect.version, reason))).await;
     }
 
     async fn refuse<T: Transport>(self, mut io: T, answer: Option<(ProtocolVersion, ReasonCode)>) {
@@ -315,6 +339,13 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
 
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
+}
+
+/// Whether CONNECT has a Session Expiry Interval above 0, without which DISCONNECT may not have one.
+// v5 section 3.14.2.2.2
+fn asks_for_expiry(connect: &Connect<'_>) -> bool {
+    let interval = connect.properties.find(PropertyId::SessionExpiryInterval);
+    matches!(interval, Some(Property::SessionExpiryInterval(seconds)) if seconds > 0)
 }
 
 /// The Keep Alive to impose. Earlier versions cannot be told one, so that theirs stays.

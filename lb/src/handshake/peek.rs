@@ -6,12 +6,16 @@ use std::io;
 use bytes::BytesMut;
 use mqtt::{DecodeError, OwnedFrame, PacketType};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Duration, timeout};
+
+use crate::shared::Shared;
 
 /// Room for the first read: nearly every CONNECT.
 const FIRST_READ_BYTES: usize = 1_024;
 
-/// The level is among so many first bytes: fixed header, Protocol Name, level.
-const LEVEL_BYTES_MAX: usize = 5 + 8 + 1;
+/// How long a CONNECT that is known to be wrong may take to say its level, so that it can be answered. The rest is mostly
+/// there: a packet in pieces is rare, and its refusal is not to wait for a deadline.
+const LEVEL_WITHIN: Duration = Duration::from_millis(500);
 
 /// A whole CONNECT packet, framed but not decoded.
 pub(crate) struct Peeked {
@@ -34,47 +38,132 @@ pub(crate) enum PeekError {
     /// It cannot be framed; the protocol level is there if the bytes so far say it.
     #[error("CONNECT cannot be framed")]
     Malformed(#[source] DecodeError, Option<u8>),
+    /// Incomplete packets of all connections take as much as they may.
+    #[error("no room for an incomplete CONNECT")]
+    NoRoom,
+}
+
+/// What an incomplete CONNECT takes of the room for incomplete packets, beyond the first read.
+struct Held<'a> {
+    shared: &'a Shared,
+    bytes: usize,
+}
+
+impl Held<'_> {
+    /// Whether there is room for so many bytes.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let before = std::mem::replace(&mut self.bytes, bytes.saturating_sub(FIRST_READ_BYTES));
+        self.shared.rebuffer(before, self.bytes)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.shared.rebuffer(self.bytes, 0);
+    }
 }
 
 /// Reads until CONNECT is complete; the deadline is the caller's. Not cancel safe.
-pub(crate) async fn connect<T: AsyncRead + Unpin>(io: &mut T, bytes_max: u32) -> Result<Peeked, PeekError> {
+pub(crate) async fn connect<T: AsyncRead + Unpin>(io: &mut T, shared: &Shared) -> Result<Peeked, PeekError> {
+    let bytes_max = shared.config.connect_bytes_max;
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
+    let mut held = Held { shared, bytes: 0 };
     loop {
-        let count = io.read_buf(&mut buffer).await.map_err(PeekError::Lost)?;
-        if count == 0 {
-            return Err(PeekError::Lost(io::ErrorKind::UnexpectedEof.into()));
-        }
+        read(io, &mut buffer).await?;
         if buffer.first().is_some_and(|&first| first >> 4 != PacketType::Connect as u8) {
             return Err(PeekError::NotConnect);
         }
         match mqtt::frame::split_bytes(&mut buffer, bytes_max) {
             Ok(Some(connect)) => return Ok(Peeked { connect, pipelined: buffer }),
-            Ok(None) => {}
-            // A few bytes more tell the version, and with it how to answer.
-            Err(_) if level(&buffer).is_none() && buffer.len() < LEVEL_BYTES_MAX => {}
+            Ok(None) if held.grow(buffer.len()) => {}
+            Ok(None) => return Err(PeekError::NoRoom),
             Err(error) => {
-                return Err(PeekError::Malformed(error, level(&buffer)));
+                let level = timeout(LEVEL_WITHIN, await_level(io, &mut buffer)).await.unwrap_or(Ok(None))?;
+                return Err(PeekError::Malformed(error, level));
             }
         }
     }
 }
 
-/// The level byte of a CONNECT that may be incomplete or wrong elsewhere; `None` if the Protocol Name is unknown or not
-/// there yet.
+async fn read<T: AsyncRead + Unpin>(io: &mut T, buffer: &mut BytesMut) -> Result<(), PeekError> {
+    match io.read_buf(buffer).await.map_err(PeekError::Lost)? {
+        0 => Err(PeekError::Lost(io::ErrorKind::UnexpectedEof.into())),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the few bytes more of a faulty CONNECT that tell its version, and with it how to answer.
+async fn await_level<T: AsyncRead + Unpin>(
+    io: &mut T,
+    buffer: &mut BytesMut,
+) -> Result<Option<u8>, PeekError> {
+    loop {
+        match look_for_level(buffer) {
+            Level::Told(level) => return Ok(Some(level)),
+            Level::Unknown => return Ok(None),
+            Level::NotYet => read(io, buffer).await?,
+        }
+    }
+}
+
+/// What the first bytes of a CONNECT say about its version.
+enum Level {
+    Told(u8),
+    /// Nothing, whatever follows.
+    Unknown,
+    NotYet,
+}
+
+/// The level byte of a CONNECT that may be incomplete or wrong elsewhere.
+fn look_for_level(connect: &[u8]) -> Level {
+    let Some(length) = connect.get(1..) else { return Level::NotYet };
+    let Some(last) = length.iter().take(4).position(|byte| byte & 0x80 == 0) else {
+        return if length.len() < 4 { Level::NotYet } else { Level::Unknown };
+    };
+    let body = &length[last + 1..];
+    for name in [&b"\0\x04MQTT"[..], b"\0\x06MQIsdp"] {
+        match body.strip_prefix(name) {
+            Some(rest) => return rest.first().map_or(Level::NotYet, |&level| Level::Told(level)),
+            None if name.starts_with(body) => return Level::NotYet,
+            None => {}
+        }
+    }
+    Level::Unknown
+}
+
+/// The level byte of a CONNECT; `None` if it says none.
 pub(crate) fn level(connect: &[u8]) -> Option<u8> {
-    let length_bytes = connect.get(1..)?.iter().take(4).position(|byte| byte & 0x80 == 0)? + 1;
-    let body = connect.get(1 + length_bytes..)?;
-    let rest = body.strip_prefix(b"\0\x04MQTT").or_else(|| body.strip_prefix(b"\0\x06MQIsdp"))?;
-    rest.first().copied()
+    match look_for_level(connect) {
+        Level::Told(level) => Some(level),
+        Level::Unknown | Level::NotYet => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::config::EdgeConfig;
+    use crate::fake;
 
     const CONNECT: &[u8] = b"\x10\x0D\0\x04MQTT\x04\x02\0\x3C\0\x01a";
+
+    fn shared(receive_buffer_bytes_max: usize) -> std::sync::Arc<Shared> {
+        let config =
+            EdgeConfig { connect_bytes_max: 4_096, receive_buffer_bytes_max, ..EdgeConfig::default() };
+        fake::admitted(config).0.shared.clone()
+    }
+
+    /// The error of a device that sends `bytes` and then waits, and when it is known.
+    async fn refusal(bytes: &[u8]) -> (PeekError, Duration) {
+        let (mut device, mut edge) = tokio::io::duplex(8_192);
+        device.write_all(bytes).await.expect("written");
+        let since = Instant::now();
+        let error = connect(&mut edge, &shared(1 << 20)).await.err().expect("refused");
+        (error, since.elapsed())
+    }
 
     #[tokio::test]
     async fn connect_may_come_in_any_two_pieces_and_what_follows_is_kept() {
@@ -88,7 +177,7 @@ mod tests {
                 device.write_all(&second).await.expect("second piece");
                 device
             });
-            let peeked = connect(&mut edge, 256).await.expect("a CONNECT");
+            let peeked = connect(&mut edge, &shared(1 << 20)).await.expect("a CONNECT");
             assert_eq!(peeked.connect.raw, CONNECT, "cut at {cut}");
             drop(writer.await.expect("writer"));
             let mut rest = peeked.pipelined.to_vec();
@@ -100,19 +189,20 @@ mod tests {
     #[tokio::test]
     async fn another_first_packet_is_refused_at_its_first_byte() {
         for first in [0xC0, 0x30, 0x20, 0xE0, 0x00, 0xF0, b'G'] {
-            let error = connect(&mut &[first][..], 256).await.err().expect("refused");
+            let (error, _) = refusal(&[first]).await;
             assert!(matches!(error, PeekError::NotConnect), "{first:#x} {error}");
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_oversize_connect_is_refused_as_soon_as_its_version_is_known() {
         for (bytes, expected) in [
             (&b"\x10\xFF\xFF\x03\0\x04MQTT\x05"[..], Some(5)),
             (b"\x10\xFF\xFF\x03\0\x06MQIsdp\x03", Some(3)),
-            (b"\x10\xFF\xFF\x03\0\x04XXXX\x05\x02\0\x3C\0\0", None),
+            (b"\x10\xFF\xFF\x03\0\x04XXXX", None),
         ] {
-            let error = connect(&mut &bytes[..], 256).await.err().expect("refused");
+            let (error, took) = refusal(bytes).await;
+            assert_eq!(took, Duration::ZERO, "{bytes:x?}");
             match error {
                 PeekError::Malformed(DecodeError::PacketTooLarge { .. }, found) => {
                     assert_eq!(found, expected);
@@ -122,18 +212,42 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_wrong_fixed_header_is_malformed() {
-        for (bytes, expected) in [
-            (&b"\x11\x0D\0\x04MQTT\x05"[..], Some(5)),
-            (b"\x10\xFF\xFF\xFF\xFF\x01\0\x04MQTT\x05\0", None),
-            // TLS on the wrong port.
-            (b"\x16\x03\x01\x02\0\x01\0\x01\xFC\x03\x03\0\0\0", None),
-        ] {
-            match connect(&mut &bytes[..], 256).await.err().expect("refused") {
-                PeekError::Malformed(_, found) => assert_eq!(found, expected, "{bytes:x?}"),
-                other => panic!("{other}"),
-            }
+    #[tokio::test(start_paused = true)]
+    async fn a_remaining_length_of_five_bytes_is_refused_at_its_fourth() {
+        // v5 section 1.5.5: whatever follows, it says no version.
+        for bytes in [&b"\x10\x80\x80\x80\x80\x01"[..], b"\x10\xFF\xFF\xFF\xFF"] {
+            let (error, took) = refusal(bytes).await;
+            let is_malformed =
+                matches!(error, PeekError::Malformed(DecodeError::VariableByteIntegerTooLong, None));
+            assert!(is_malformed, "{bytes:x?}: {error}");
+            assert_eq!(took, Duration::ZERO, "{bytes:x?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_faulty_connect_that_does_not_say_its_version_is_not_waited_for() {
+        for bytes in [&b"\x10\xFF\xFF\x03"[..], b"\x10\xFF\xFF\x03\0\x04MQ", b"\x10\xFF\xFF\x03\0\x06MQIsdp"]
+        {
+            let (error, took) = refusal(bytes).await;
+            assert!(matches!(error, PeekError::Malformed(_, None)), "{bytes:x?}: {error}");
+            assert_eq!(took.as_millis() / 100, LEVEL_WITHIN.as_millis() / 100, "{bytes:x?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn incomplete_connects_have_a_bound_together() {
+        let shared = shared(2_048);
+        let head = [&b"\x10\x80\x1F\0\x04MQTT\x05"[..], &[0; 2_600]].concat();
+        let (mut device, mut edge) = tokio::io::duplex(8_192);
+        device.write_all(&head).await.expect("written");
+        {
+            let peeking = connect(&mut edge, &shared);
+            tokio::pin!(peeking);
+            assert!(timeout(Duration::from_millis(20), &mut peeking).await.is_err(), "there is room");
+            assert!(shared.receive_buffered() > 1_500);
+            device.write_all(&[0; 1_000]).await.expect("written");
+            assert!(matches!(peeking.await, Err(PeekError::NoRoom)));
+        }
+        assert_eq!(shared.receive_buffered(), 0);
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use authsvc::{Authenticator, Exchange, Request, Step};
 use bytes::Bytes;
-use link::Passport;
+use link::{Outgoing, Passport};
 use mqtt::{Frame, ReasonCode};
 
 use crate::reply;
@@ -19,6 +19,8 @@ type Deciding<E> = Pin<Box<dyn Future<Output = (E, Step)> + Send>>;
 pub(crate) struct Enhanced<A: Authenticator> {
     /// Of the CONNECT; all AUTH packets repeat it. v5 [MQTT-4.12.0-5]
     pub(crate) method: Arc<str>,
+    /// The client's Maximum Packet Size, bytes.
+    packet_bytes_max: usize,
     authenticator: Arc<A>,
     /// As for CONNECT, without the password.
     request: Request,
@@ -42,8 +44,26 @@ pub(super) enum Outcome {
 }
 
 impl<A: Authenticator> Enhanced<A> {
-    pub(crate) fn new(authenticator: Arc<A>, method: Arc<str>, request: Request) -> Self {
-        Self { method, authenticator, request: Request { password: None, ..request }, run: Run::None }
+    pub(crate) fn new(
+        authenticator: Arc<A>,
+        method: Arc<str>,
+        packet_bytes_max: usize,
+        request: Request,
+    ) -> Self {
+        let request = Request { password: None, ..request };
+        Self { method, packet_bytes_max, authenticator, request, run: Run::None }
+    }
+
+    /// Writes an AUTH packet, if the client takes one that long.
+    // v5 [MQTT-3.1.2-24]
+    pub(super) fn put(&self, out: &mut Outgoing, write: impl FnOnce(&str, &mut Outgoing)) -> bool {
+        let mut packet = Outgoing::new();
+        write(&self.method, &mut packet);
+        let fits = packet.len() <= self.packet_bytes_max;
+        if fits {
+            out.append(&mut packet);
+        }
+        fits
     }
 
     pub(super) fn authenticator(&self) -> &Arc<A> {

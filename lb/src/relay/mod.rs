@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use authsvc::Authenticator;
 use bytes::Bytes;
 use link::{Event, Outgoing, Passport, Stream};
-use mqtt::{FrameBuffer, ProtocolVersion};
+use mqtt::{FrameBuffer, ProtocolVersion, ReasonCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -57,6 +57,8 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) version: ProtocolVersion,
     /// Keep Alive in force, seconds; 0 for none.
     pub(crate) keep_alive_s: u16,
+    /// CONNECT has a Session Expiry Interval above 0.
+    pub(crate) has_expiry: bool,
     /// What the device sent after CONNECT already.
     pub(crate) pipelined: Bytes,
     /// What re-authentication needs, if CONNECT had an Authentication Method.
@@ -126,6 +128,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     is_unflushed: bool,
     /// Whole packets wait in `frames`: they came with CONNECT.
     has_pipelined: bool,
+    /// As in [`Handover::has_expiry`].
+    has_expiry: bool,
 }
 
 impl<T, S, A> Relay<T, S, A>
@@ -136,7 +140,7 @@ where
 {
     /// A relay between a device and its session; to be spawned on the runtime that `io` is registered with.
     pub(crate) fn new(io: T, stream: S, handover: Handover<A>) -> Self {
-        let Handover { admitted, version, keep_alive_s, pipelined, enhanced, tenure } = handover;
+        let Handover { admitted, version, keep_alive_s, has_expiry, pipelined, enhanced, tenure } = handover;
         let now = admitted.shared().now_ms();
         admitted.0.connected.inc();
         let mut frames = FrameBuffer::new();
@@ -165,6 +169,7 @@ where
             is_deferred: false,
             is_unflushed: false,
             has_pipelined: !pipelined.is_empty(),
+            has_expiry,
             frames,
             admitted,
         }
@@ -337,9 +342,15 @@ where
         let Some(enhanced) = &mut self.enhanced else { return };
         match enhanced.poll(cx) {
             Poll::Pending => {}
-            Poll::Ready(Outcome::Continue(data)) => reply::auth_continue(&enhanced.method, &data, out),
+            Poll::Ready(Outcome::Continue(data)) => {
+                if !enhanced.put(out, |method, out| reply::auth_continue(method, &data, out)) {
+                    self.close(CloseReason::BadPacket(ReasonCode::PacketTooLarge), out, now);
+                }
+            }
             Poll::Ready(Outcome::Renewed(passport, data)) => {
-                reply::auth_success(&enhanced.method, data.as_deref(), out);
+                if !enhanced.put(out, |method, out| reply::auth_success(method, data.as_deref(), out)) {
+                    return self.close(CloseReason::BadPacket(ReasonCode::PacketTooLarge), out, now);
+                }
                 if self.tenure.is_none() {
                     let authenticator = enhanced.authenticator();
                     self.tenure = Tenure::new(&passport, authenticator, None, self.admitted.shared());

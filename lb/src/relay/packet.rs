@@ -2,7 +2,7 @@
 
 use authsvc::Authenticator;
 use link::{Outgoing, Stream};
-use mqtt::{Frame, PacketType, ReasonCode};
+use mqtt::{Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode, Receiver};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Relay;
@@ -26,16 +26,16 @@ where
     pub(super) fn handle(&mut self, chunk: &[u8], out: &mut Outgoing, now: u32) {
         let Some(stream) = &mut self.stream else { return };
         let held = self.frames.buffered();
-        let is_v5 = self.version.is_v5();
+        let rules = Rules { is_v5: self.version.is_v5(), has_expiry: self.has_expiry };
         let packet_bytes_max = self.admitted.shared().config.packet_bytes_max;
         let mut packets = 0;
         let mut end = None;
-        let mut frames = self.frames.frames(chunk, packet_bytes_max);
+        let mut frames = self.frames.frames(chunk, packet_bytes_max).of_version(self.version);
         while end.is_none() {
             match frames.next_frame() {
                 Ok(Some(frame)) => {
                     packets += 1;
-                    end = on_frame(frame, stream, &mut self.enhanced, is_v5, out).err();
+                    end = on_frame(frame, stream, &mut self.enhanced, rules, out).err();
                 }
                 Ok(None) => break,
                 Err(error) => end = Some(CloseReason::BadPacket(error.reason_code())),
@@ -57,13 +57,21 @@ where
     }
 }
 
+/// What packets are judged by.
+#[derive(Clone, Copy)]
+struct Rules {
+    is_v5: bool,
+    /// CONNECT has a Session Expiry Interval above 0.
+    has_expiry: bool,
+}
+
 /// One packet. An error ends the connection.
 #[inline]
 fn on_frame<S: Stream, A: Authenticator>(
     frame: Frame<'_>,
     stream: &mut S,
     enhanced: &mut Option<Box<Enhanced<A>>>,
-    is_v5: bool,
+    Rules { is_v5, has_expiry }: Rules,
     out: &mut Outgoing,
 ) -> Result<(), CloseReason> {
     match frame.packet_type() {
@@ -81,12 +89,17 @@ fn on_frame<S: Stream, A: Authenticator>(
             out.put_slice(&PINGRESP);
             Ok(())
         }
-        // The worker judges it: a Reason Code of 0x00 discards the Will, and an invalid one is answered. What comes after it
-        // is not looked at. v5 [MQTT-3.14.4-1]
-        PacketType::Disconnect => match stream.send(frame, out) {
-            Err(reason) if reason.is_error() => Err(CloseReason::Worker(reason)),
-            _ => Err(CloseReason::ClientDisconnect),
-        },
+        // The worker does what it says: a Reason Code of 0x00 discards the Will. Its answer would come too late, behind a
+        // link, so that what is wrong in MQTT 5 is answered here. What comes after it is not looked at. v5 [MQTT-3.14.4-1]
+        PacketType::Disconnect => {
+            if is_v5 {
+                check_disconnect(frame, has_expiry).map_err(CloseReason::BadPacket)?;
+            }
+            match stream.send(frame, out) {
+                Err(reason) if reason.is_error() => Err(CloseReason::Worker(reason)),
+                _ => Err(CloseReason::ClientDisconnect),
+            }
+        }
         PacketType::Auth if is_v5 => match enhanced {
             Some(enhanced) => enhanced.on_auth(frame).map_err(CloseReason::BadPacket),
             // v5 [MQTT-4.12.0-7]
@@ -100,5 +113,20 @@ fn on_frame<S: Stream, A: Authenticator>(
         | PacketType::SubAck
         | PacketType::UnsubAck
         | PacketType::PingResp => Err(CloseReason::BadPacket(ReasonCode::ProtocolError)),
+    }
+}
+
+/// Whether a DISCONNECT of MQTT 5 is as it must be.
+fn check_disconnect(frame: Frame<'_>, has_expiry: bool) -> Result<(), ReasonCode> {
+    let packet = Packet::decode(ProtocolVersion::V5, Receiver::Server, frame);
+    let Packet::Disconnect(disconnect) = packet.map_err(|error| error.reason_code())? else {
+        return Err(ReasonCode::ProtocolError);
+    };
+    match disconnect.properties.find(PropertyId::SessionExpiryInterval) {
+        // v5 section 3.14.2.2.2
+        Some(Property::SessionExpiryInterval(seconds)) if seconds > 0 && !has_expiry => {
+            Err(ReasonCode::ProtocolError)
+        }
+        _ => Ok(()),
     }
 }

@@ -55,6 +55,7 @@ fn open(version: ProtocolVersion) -> Open {
     let mut connect = Vec::new();
     let packet = Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: Properties::EMPTY,
@@ -92,7 +93,7 @@ fn enhanced() -> Enhanced<FakeAuthenticator> {
         certificate: None,
         protocol: ProtocolVersion::V5,
     };
-    Enhanced::new(Arc::new(FakeAuthenticator), "TWO-STEP".into(), request)
+    Enhanced::new(Arc::new(FakeAuthenticator), "TWO-STEP".into(), usize::MAX, request)
 }
 
 impl Setup {
@@ -114,6 +115,7 @@ impl Setup {
             admitted,
             version: self.version,
             keep_alive_s: self.keep_alive_s,
+            has_expiry: false,
             pipelined: Bytes::from_static(self.pipelined),
             enhanced: self.enhanced.then(|| Box::new(enhanced())),
             tenure: None,

@@ -92,7 +92,7 @@ impl Default for WorkersConfig {
             health: HealthConfig::default(),
             passport: PassportConfig::default(),
             tls: None,
-            packet_bytes_max: 1_048_576,
+            packet_bytes_max: 1_179_648,
             streams_per_link_max: u32::MAX,
         }
     }

@@ -9,7 +9,10 @@ use bytes::{Bytes, BytesMut};
 use link::mux::{Replay, SendError, Unfinished};
 use link::wire::{Open, RefuseReason, StreamId};
 use link::{CloseCause, Outgoing};
-use mqtt::{ConnAck, Disconnect, Frame, Packet, Property, PropertyId, ProtocolVersion, ReasonCode, Receiver};
+use mqtt::{
+    ConnAck, Disconnect, Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode,
+    Receiver,
+};
 use parking_lot::Mutex;
 use tokio::time::Duration;
 
@@ -94,7 +97,7 @@ impl Device {
             true => route.aliases.resolve(frame, self.alias_max.load(Ordering::Acquire)),
             false => None,
         };
-        let packet = Bytes::copy_from_slice(frame.raw);
+        let packet = self.copy(frame);
         let sent = match &route.place {
             Some(place) if !route.is_waiting() => {
                 place.link.send(place.stream, &packet, replay_as.clone(), self)
@@ -114,6 +117,17 @@ impl Device {
                 Err(reason)
             }
         }
+    }
+
+    /// The packet for a link. Flags that MQTT 3.1 does not use say nothing, and are what later versions demand.
+    fn copy(&self, frame: Frame<'_>) -> Bytes {
+        let kind = frame.packet_type();
+        if self.version != ProtocolVersion::V31 || kind == PacketType::Publish {
+            return Bytes::copy_from_slice(frame.raw);
+        }
+        let mut packet = frame.raw.to_vec();
+        packet[0] = kind.first_byte();
+        packet.into()
     }
 
     /// Whether more packets of the device may come.

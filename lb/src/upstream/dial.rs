@@ -91,10 +91,8 @@ async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result
 fn settings(shared: &Shared) -> Settings {
     // The length was checked with the configuration.
     let mut settings = Settings::new(Text::new(&shared.config.edge_name).unwrap_or_default());
-    let limits = Limits::default();
     settings.streams_max = shared.config.streams_per_link_max;
-    settings.limits =
-        Limits { packet_bytes_max: shared.config.packet_bytes_max.max(limits.packet_bytes_max), ..limits };
+    settings.limits = Limits::for_packets(shared.config.packet_bytes_max);
     settings
 }
 

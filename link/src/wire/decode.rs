@@ -12,6 +12,10 @@ use super::{
 };
 use crate::CloseCause;
 
+/// By how much a PUBLISH may grow between its publisher and whoever it goes to, bytes: the topic in full where there was an
+/// alias, and Subscription Identifiers.
+const GROWTH_BYTES: u32 = 128 * 1024;
+
 /// Largest HELLO, bytes; above what this release sends, since later ones append fields.
 const HELLO_BYTES_MAX: u32 = 128 * 1024;
 
@@ -33,6 +37,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// For devices that send packets of up to so many bytes.
+    pub fn for_packets(bytes_max: u32) -> Self {
+        let default = Self::default();
+        let packet_bytes_max = bytes_max.saturating_add(GROWTH_BYTES).min(frame::PACKET_SIZE_MAX);
+        Self { packet_bytes_max: packet_bytes_max.max(default.packet_bytes_max), ..default }
+    }
+
     /// Bytes of the longest body.
     const fn body_max(&self, kind: Kind) -> u32 {
         match kind {

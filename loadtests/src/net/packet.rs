@@ -30,6 +30,7 @@ pub(crate) fn connect(options: &ConnectOptions) -> Vec<u8> {
     }
     let connect = Connect {
         version: options.version,
+        is_bridge: false,
         clean_start: options.clean,
         keep_alive_s: options.keep_alive_s,
         properties: properties.as_properties(),

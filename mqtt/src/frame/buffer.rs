@@ -3,8 +3,9 @@
 
 use std::ops::ControlFlow;
 
-use super::{Frame, Header};
+use super::{Flags, Frame, Header};
 use crate::error::DecodeError;
+use crate::version::ProtocolVersion;
 
 /// The buffer never reserves more than what has arrived and this many bytes, whatever Remaining Length claims.
 pub const RESERVE_BYTES_MAX: usize = 64 * 1024;
@@ -40,7 +41,7 @@ impl FrameBuffer {
     /// kept as well, and come first next time (`frames(&[], ..)` resumes without new bytes). After an error nothing is kept:
     /// the stream cannot be read on.
     pub fn frames<'b>(&'b mut self, chunk: &'b [u8], packet_size_max: u32) -> Frames<'b> {
-        Frames { buffer: self, lent: 0, chunk, packet_size_max }
+        Frames { buffer: self, lent: 0, chunk, packet_size_max, flags: Flags::Unused }
     }
 
     /// Calls `on_frame` with each Control Packet in what was held back followed by `chunk`, and keeps the rest. On `Break` it
@@ -73,9 +74,19 @@ pub struct Frames<'b> {
     /// Bytes that have not been handed out or copied.
     chunk: &'b [u8],
     packet_size_max: u32,
+    flags: Flags,
 }
 
 impl Frames<'_> {
+    /// On a connection of `version`: its rule for the flags of a first byte holds before the rest has come.
+    pub fn of_version(mut self, version: ProtocolVersion) -> Self {
+        self.flags = match version {
+            ProtocolVersion::V31 => Flags::Unused,
+            ProtocolVersion::V311 | ProtocolVersion::V5 => Flags::Reserved,
+        };
+        self
+    }
+
     /// The next Control Packet; `None` when more bytes are needed.
     ///
     /// # Errors
@@ -94,7 +105,7 @@ impl Frames<'_> {
     }
 
     fn next_in_chunk(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
-        match Header::parse(self.chunk, self.packet_size_max) {
+        match Header::parse(self.chunk, self.packet_size_max, self.flags) {
             Ok(Some(header)) if header.total <= self.chunk.len() => {
                 let (raw, rest) = self.chunk.split_at(header.total);
                 self.chunk = rest;
@@ -109,7 +120,8 @@ impl Frames<'_> {
         // Each turn copies from the chunk, so a header in pieces costs five turns at most.
         loop {
             let held = self.buffer.partial.len() - self.lent;
-            let header = match Header::parse(&self.buffer.partial[self.lent..], self.packet_size_max) {
+            let bytes = &self.buffer.partial[self.lent..];
+            let header = match Header::parse(bytes, self.packet_size_max, self.flags) {
                 Ok(header) => header,
                 Err(error) => return Err(self.abandon(error)),
             };

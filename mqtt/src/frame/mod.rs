@@ -88,9 +88,9 @@ struct Header {
 impl Header {
     /// Parses the front of `buf`; `None` while the header is cut off.
     #[inline]
-    fn parse(buf: &[u8], packet_size_max: u32) -> Result<Option<Self>, DecodeError> {
+    fn parse(buf: &[u8], packet_size_max: u32, flags: Flags) -> Result<Option<Self>, DecodeError> {
         let Some((&first_byte, rest)) = buf.split_first() else { return Ok(None) };
-        let packet_type = check_first_byte(first_byte)?;
+        let packet_type = check_first_byte(first_byte, flags)?;
         let Some(length) = varint::decode(rest)? else { return Ok(None) };
         let size = 1 + u32::from(length.len) + length.value;
         if size > packet_size_max {
@@ -114,12 +114,18 @@ impl Header {
     }
 }
 
-/// Type and flags of a first byte. v5 [MQTT-2.1.3-1]
-///
-/// MQTT 3.1 lets PUBREL, SUBSCRIBE and UNSUBSCRIBE carry DUP when they are sent again. The version is not known here, so
-/// that flag passes, and decoding refuses it for the later versions.
+/// How much of a first byte is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flags {
+    /// As MQTT 3.1 has them: DUP, QoS and RETAIN are unused in most packets, and say nothing.
+    Unused,
+    /// As MQTT 3.1.1 and 5 have them: reserved, each with its value. v5 [MQTT-2.1.3-1]
+    Reserved,
+}
+
+/// Type and flags of a first byte.
 #[inline]
-fn check_first_byte(first_byte: u8) -> Result<PacketType, DecodeError> {
+fn check_first_byte(first_byte: u8, reading: Flags) -> Result<PacketType, DecodeError> {
     let packet = PacketType::from_first_byte(first_byte).ok_or(DecodeError::ReservedPacketType)?;
     let flags = first_byte & 0x0F;
     match packet {
@@ -127,25 +133,27 @@ fn check_first_byte(first_byte: u8) -> Result<PacketType, DecodeError> {
         PacketType::Publish if flags & 0b0110 == 0b0110 => Err(DecodeError::PublishQoS),
         PacketType::Publish if flags & 0b1110 == 0b1000 => Err(DecodeError::DupAtQoS0),
         PacketType::Publish => Ok(packet),
-        // v5 [MQTT-3.6.1-1], v5 [MQTT-3.8.1-1], v5 [MQTT-3.10.1-1]
-        PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe if flags & 0b0111 == 0b0010 => {
-            Ok(packet)
-        }
+        // v5 [MQTT-2.1.3-1]
         _ if first_byte == packet.first_byte() => Ok(packet),
-        _ => Err(DecodeError::FixedHeaderFlags { packet }),
+        _ if reading == Flags::Reserved => Err(DecodeError::FixedHeaderFlags { packet }),
+        // 3.1 sections 3.6, 3.8 and 3.10: they are of QoS 1, and DUP when they are sent again.
+        PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe if flags & 0b0110 != 0b0010 => {
+            Err(DecodeError::FixedHeaderFlags { packet })
+        }
+        _ => Ok(packet),
     }
 }
 
 /// The first whole Control Packet at the front of `buf`; `None` when more bytes are needed.
 ///
 /// `packet_size_max` bounds the whole packet in bytes, fixed header included; it is checked as soon as Remaining Length is
-/// there.
+/// there. Flags that only MQTT 3.1 lets pass do so here: decoding refuses them for the later versions.
 ///
 /// # Errors
 /// A first byte or a Remaining Length that no packet may have, or a packet over the bound.
 #[inline]
 pub fn split(buf: &[u8], packet_size_max: u32) -> Result<Option<Frame<'_>>, DecodeError> {
-    let Some(header) = Header::parse(buf, packet_size_max)? else { return Ok(None) };
+    let Some(header) = Header::parse(buf, packet_size_max, Flags::Unused)? else { return Ok(None) };
     Ok(buf.get(..header.total).map(|raw| header.frame(raw)))
 }
 
@@ -154,7 +162,7 @@ pub fn split(buf: &[u8], packet_size_max: u32) -> Result<Option<Frame<'_>>, Deco
 /// # Errors
 /// As [`split`]; `buf` is then unchanged.
 pub fn split_bytes(buf: &mut BytesMut, packet_size_max: u32) -> Result<Option<OwnedFrame>, DecodeError> {
-    let Some(header) = Header::parse(buf, packet_size_max)? else { return Ok(None) };
+    let Some(header) = Header::parse(buf, packet_size_max, Flags::Unused)? else { return Ok(None) };
     if buf.remaining() < header.total {
         return Ok(None);
     }

@@ -21,11 +21,18 @@ const WILL_RETAIN: u8 = 0b0010_0000;
 const PASSWORD: u8 = 0b0100_0000;
 const USER_NAME: u8 = 0b1000_0000;
 
+/// Of the level: Mosquitto's mark for bridges.
+const BRIDGE: u8 = 0b1000_0000;
+
 /// A client asks for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connect<'a> {
     /// The version that the packet names; it holds for the whole connection.
     pub version: ProtocolVersion,
+    /// The client is a bridge of Mosquitto (`try_private`), and says so by the top bit of the level, which no specification
+    /// has. What it subscribes to is meant with Retain As Published and No Local, for which 3.1 and 3.1.1 have no words; in
+    /// MQTT 5 bridges say that themselves, so that the bit is unsupported there.
+    pub is_bridge: bool,
     /// Clean Start; before MQTT 5, Clean Session.
     pub clean_start: bool,
     /// Keep Alive in seconds; 0 is none.
@@ -62,11 +69,11 @@ impl<'a> Connect<'a> {
     ///
     /// # Errors
     /// [`DecodeError::UnsupportedProtocolName`] and [`DecodeError::UnsupportedProtocolLevel`] when the client speaks
-    /// something else (Mosquitto's bridge bit included); [`DecodeError::WrongDirection`] for any other packet, because the
+    /// something else; [`DecodeError::WrongDirection`] for any other packet, because the
     /// first packet must be CONNECT (v5 [MQTT-3.1.0-1]); else the first fault found.
     pub fn decode(frame: Frame<'a>) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame.body());
-        let version = read_version(frame, &mut reader)?;
+        let (version, is_bridge) = read_version(frame, &mut reader)?;
         check_frame(version, frame)?;
         let flags = reader.u8()?;
         check_flags(version, flags)?;
@@ -87,7 +94,17 @@ impl<'a> Connect<'a> {
             if flags & PASSWORD != 0 && !left_out(&reader) { Some(reader.binary()?) } else { None };
         reader.finish()?;
         let clean_start = flags & CLEAN_START != 0;
-        Ok(Self { version, clean_start, keep_alive_s, properties, client_id, will, user_name, password })
+        Ok(Self {
+            version,
+            is_bridge,
+            clean_start,
+            keep_alive_s,
+            properties,
+            client_id,
+            will,
+            user_name,
+            password,
+        })
     }
 
     /// The version that a CONNECT names, even if the rest of it is faulty: it decides how the refusal is written.
@@ -95,7 +112,7 @@ impl<'a> Connect<'a> {
     /// # Errors
     /// As [`Connect::decode`], up to the Protocol Level.
     pub fn version_of(frame: Frame<'_>) -> Result<ProtocolVersion, DecodeError> {
-        read_version(frame, &mut Reader::new(frame.body()))
+        read_version(frame, &mut Reader::new(frame.body())).map(|(version, _)| version)
     }
 
     /// The Protocol Name of the packet.
@@ -109,7 +126,7 @@ impl<'a> Connect<'a> {
     pub fn encode(&self, out: &mut impl BufMut) {
         put_packet(PacketType::Connect, self.remaining_len(), out, |out| {
             put_string(self.version.protocol_name(), out);
-            out.put_u8(self.version.level());
+            out.put_u8(self.version.level() | if self.is_bridge { BRIDGE } else { 0 });
             out.put_u8(self.flags());
             out.put_u16(self.keep_alive_s);
             self.put_properties(self.properties, out);
@@ -183,7 +200,8 @@ impl<'a> Will<'a> {
     }
 }
 
-fn read_version(frame: Frame<'_>, reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeError> {
+/// The version, and whether a bridge speaks it.
+fn read_version(frame: Frame<'_>, reader: &mut Reader<'_>) -> Result<(ProtocolVersion, bool), DecodeError> {
     let packet = frame.packet_type();
     if packet != PacketType::Connect {
         return Err(DecodeError::WrongDirection { packet });
@@ -195,8 +213,10 @@ fn read_version(frame: Frame<'_>, reader: &mut Reader<'_>) -> Result<ProtocolVer
     }
     // v5 [MQTT-3.1.2-2]
     let level = reader.u8()?;
-    ProtocolVersion::from_level(level)
-        .filter(|version| version.protocol_name().as_bytes() == name)
+    let is_bridge = level & BRIDGE != 0;
+    ProtocolVersion::from_level(level & !BRIDGE)
+        .filter(|version| version.protocol_name().as_bytes() == name && !(is_bridge && version.is_v5()))
+        .map(|version| (version, is_bridge))
         .ok_or(DecodeError::UnsupportedProtocolLevel { level })
 }
 

@@ -202,7 +202,7 @@ pub(crate) fn check_frame(version: ProtocolVersion, frame: Frame<'_>) -> Result<
     if packet == PacketType::Publish || version == ProtocolVersion::V31 {
         return Ok(());
     }
-    // v5 [MQTT-2.1.3-1]; DUP on a repeated PUBREL or SUBSCRIBE ended with 3.1.
+    // v5 [MQTT-2.1.3-1]; 3.1 had flags that are unused, and DUP on a repeated PUBREL or SUBSCRIBE.
     if frame.first_byte() != packet.first_byte() {
         return Err(DecodeError::FixedHeaderFlags { packet });
     }

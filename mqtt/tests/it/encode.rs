@@ -135,6 +135,7 @@ fn auth_before_5_is_not_written() {
 fn a_password_alone_gets_an_empty_user_name_before_5() {
     let connect = |version| Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: Properties::EMPTY,

@@ -53,7 +53,7 @@ fn will() -> impl Strategy<Value = Option<OwnedWill>> {
 proptest! {
     #[test]
     fn connect_survives(
-        version in version(), clean_start: bool, keep_alive_s: u16, buf in connect_properties(),
+        version in version(), bridge: bool, clean_start: bool, keep_alive_s: u16, buf in connect_properties(),
         client_id in text(), will in will(),
         user_name in prop::option::of(text()), password in prop::option::of(binary()),
     ) {
@@ -62,7 +62,7 @@ proptest! {
         });
         let password = password.filter(|_| user_name.is_some() || version.is_v5());
         let connect = Connect {
-            version, clean_start, keep_alive_s, properties: known(version, &buf), client_id: &client_id, will,
+            version, is_bridge: bridge && !version.is_v5(), clean_start, keep_alive_s, properties: known(version, &buf), client_id: &client_id, will,
             user_name: user_name.as_deref(), password: password.as_deref(),
         };
         check(version, Receiver::Server, Packet::Connect(connect))?;

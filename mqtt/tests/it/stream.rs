@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::BytesMut;
-use mqtt::{DecodeError, FrameBuffer, PacketType, frame};
+use mqtt::{DecodeError, FrameBuffer, PacketType, ProtocolVersion, frame};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -214,8 +214,23 @@ fn shared_bytes_are_split_without_a_copy() {
 
 #[test]
 fn shared_bytes_with_a_fault_are_left_alone() {
-    let mut buf = BytesMut::from(&[0xC1, 0][..]);
-    let packet = PacketType::PingReq;
+    let mut buf = BytesMut::from(&[0x80, 0][..]);
+    let packet = PacketType::Subscribe;
     assert_eq!(frame::split_bytes(&mut buf, 100), Err(DecodeError::FixedHeaderFlags { packet }));
-    assert_eq!(&buf[..], [0xC1, 0]);
+    assert_eq!(&buf[..], [0x80, 0]);
+}
+
+#[test]
+fn flags_of_a_known_version_are_seen_before_the_length_has_come() {
+    // v5 [MQTT-2.1.3-1]
+    for (first, packet) in [(0xC4, PacketType::PingReq), (0x83, PacketType::Subscribe)] {
+        for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
+            let mut buffer = FrameBuffer::new();
+            let mut frames = buffer.frames(std::slice::from_ref(&first), 100).of_version(version);
+            assert_eq!(frames.next_frame(), Err(DecodeError::FixedHeaderFlags { packet }), "{version:?}");
+        }
+        let mut buffer = FrameBuffer::new();
+        let mut frames = buffer.frames(std::slice::from_ref(&first), 100).of_version(ProtocolVersion::V31);
+        assert_eq!(frames.next_frame(), Ok(None));
+    }
 }

@@ -26,7 +26,7 @@ fn connack_tells_what_differs_from_the_defaults() {
     let properties: Vec<_> = connack.properties.iter().collect();
     let expected = [
         Property::ReceiveMaximum(1024),
-        Property::MaximumPacketSize(1 << 20),
+        Property::MaximumPacketSize(1_179_648),
         Property::TopicAliasMaximum(32),
     ];
     assert_eq!(properties, expected);
@@ -114,9 +114,11 @@ fn connack_respects_the_maximum_packet_size() {
     let needed = open(20);
     assert!(needed.0.is_ok());
     assert!(needed.1.len() <= 20);
-    let refused = open(10);
-    assert_eq!(refused.0.err(), Some(ReasonCode::PacketTooLarge));
-    assert!(refused.1.is_empty());
+    for (max, connack) in [(10, &[0x20, 3, 0, 0x95, 0][..]), (5, &[0x20, 3, 0, 0x95, 0]), (4, &[])] {
+        let refused = open(max);
+        assert_eq!(refused.0.err(), Some(ReasonCode::PacketTooLarge));
+        assert_eq!(refused.1, connack, "{max}");
+    }
 }
 
 #[test]

@@ -75,6 +75,7 @@ fn connect(version: ProtocolVersion) -> Bytes {
     let mut connect = Vec::new();
     let packet = Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: Properties::EMPTY,
@@ -139,8 +140,9 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
         admitted,
         version,
         keep_alive_s: 0,
+        has_expiry: false,
         pipelined: Bytes::new(),
-        enhanced: method.then(|| Box::new(Enhanced::new(clerk.clone(), "WORD".into(), request))),
+        enhanced: method.then(|| Box::new(Enhanced::new(clerk.clone(), "WORD".into(), usize::MAX, request))),
         tenure,
     };
     let since = Instant::now();

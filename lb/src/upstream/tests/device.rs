@@ -33,6 +33,7 @@ pub(super) fn open(connection: u128, version: ProtocolVersion) -> Open {
     let mut connect = Vec::new();
     let packet = Connect {
         version,
+        is_bridge: false,
         clean_start: true,
         keep_alive_s: 0,
         properties: Properties::EMPTY,

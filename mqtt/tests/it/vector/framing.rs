@@ -1,7 +1,7 @@
 //! Fixed headers.
 
 use super::Expected::{Fault, Incomplete, ValidOtherwise};
-use super::{BEFORE_V5, EVERY, MALFORMED, ONLY_V5, Vector, client, server};
+use super::{BEFORE_V5, EVERY, MALFORMED, ONLY_V5, ONLY_V31, SINCE_V311, Vector, client, server};
 
 #[rustfmt::skip]
 pub(crate) fn rows() -> Vec<Vector> {
@@ -15,10 +15,16 @@ pub(crate) fn rows() -> Vec<Vector> {
         server("type 0 (section 2.1.2)", EVERY, "00 00", Fault(MALFORMED, "ReservedPacketType")),
         server("type 0 with flags, its length not there yet", EVERY, "0F", Fault(MALFORMED, "ReservedPacketType")),
         client("type 0 from the server", EVERY, "02 00", Fault(MALFORMED, "ReservedPacketType")),
-        server("wrong flags, seen before the length has come [MQTT-2.1.3-1]", EVERY, "C4", Fault(MALFORMED, "FixedHeaderFlags { packet: PingReq }")),
-        server("CONNECT with a flag [MQTT-2.1.3-1]", EVERY, "11 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Connect }")),
-        client("CONNACK with a flag [MQTT-2.1.3-1]", EVERY, "21 00", Fault(MALFORMED, "FixedHeaderFlags { packet: ConnAck }")),
-        client("UNSUBACK with a flag [MQTT-2.1.3-1]", EVERY, "B2 00", Fault(MALFORMED, "FixedHeaderFlags { packet: UnsubAck }")),
+        server("flags that 3.1 does not use, before the length has come", EVERY, "C4", Incomplete),
+        server("CONNECT with a flag [MQTT-2.1.3-1]", SINCE_V311, "11 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Connect }")),
+        client("CONNACK with a flag [MQTT-2.1.3-1]", SINCE_V311, "21 00", Fault(MALFORMED, "FixedHeaderFlags { packet: ConnAck }")),
+        client("UNSUBACK with a flag [MQTT-2.1.3-1]", SINCE_V311, "B2 00", Fault(MALFORMED, "FixedHeaderFlags { packet: UnsubAck }")),
+        server("3.1 does not use the flags of CONNECT", ONLY_V31, "1F V( s'MQIsdp' 03 02 003C s'c' )", ValidOtherwise),
+        server("3.1 does not use the flags of PUBACK", ONLY_V31, "4F 02 0001", ValidOtherwise),
+        server("3.1 does not use the flags of PINGREQ", ONLY_V31, "C9 00", ValidOtherwise),
+        server("3.1 does not use the flags of DISCONNECT", ONLY_V31, "E1 00", ValidOtherwise),
+        server("3.1 does not use RETAIN in SUBSCRIBE", ONLY_V31, "83 V( 0001 s'a' 01 )", ValidOtherwise),
+        client("3.1 does not use the flags of CONNACK", ONLY_V31, "23 02 00 00", ValidOtherwise),
         server("a Remaining Length of five bytes (section 1.5.5)", EVERY, "30 8080808001", Fault(MALFORMED, "VariableByteIntegerTooLong")),
         server("a Remaining Length of five bytes, the fifth not there yet", EVERY, "C0 FFFFFFFF", Fault(MALFORMED, "VariableByteIntegerTooLong")),
         server("PINGREQ with a Remaining Length that is not minimal, in 5 [MQTT-1.5.5-1]", ONLY_V5, "C0 8000", Fault(MALFORMED, "VariableByteIntegerNotMinimal")),

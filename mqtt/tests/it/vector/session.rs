@@ -1,7 +1,7 @@
 //! PINGREQ, PINGRESP, DISCONNECT, AUTH.
 
 use super::Expected::{Fault, Valid, ValidOtherwise};
-use super::{BEFORE_V5, EVERY, MALFORMED, ONLY_V5, PROTOCOL, Vector, client, server};
+use super::{BEFORE_V5, EVERY, MALFORMED, ONLY_V5, PROTOCOL, SINCE_V311, Vector, client, server};
 
 pub(crate) fn rows() -> Vec<Vector> {
     let mut rows = ping();
@@ -17,8 +17,8 @@ fn ping() -> Vec<Vector> {
         client("PINGRESP", EVERY, "D0 00", Valid),
         server("PINGREQ with a body", EVERY, "C0 01 00", Fault(MALFORMED, "TrailingBytes")),
         client("PINGRESP with a body", EVERY, "D0 01 00", Fault(MALFORMED, "TrailingBytes")),
-        server("PINGREQ with a flag [MQTT-2.1.3-1]", EVERY, "C1 00", Fault(MALFORMED, "FixedHeaderFlags { packet: PingReq }")),
-        client("PINGRESP with a flag [MQTT-2.1.3-1]", EVERY, "D8 00", Fault(MALFORMED, "FixedHeaderFlags { packet: PingResp }")),
+        server("PINGREQ with a flag [MQTT-2.1.3-1]", SINCE_V311, "C1 00", Fault(MALFORMED, "FixedHeaderFlags { packet: PingReq }")),
+        client("PINGRESP with a flag [MQTT-2.1.3-1]", SINCE_V311, "D8 00", Fault(MALFORMED, "FixedHeaderFlags { packet: PingResp }")),
         server("a server does not take PINGRESP", EVERY, "D0 00", Fault(PROTOCOL, "WrongDirection { packet: PingResp }")),
         client("a client does not take PINGREQ", EVERY, "C0 00", Fault(PROTOCOL, "WrongDirection { packet: PingReq }")),
     ]
@@ -36,8 +36,8 @@ fn disconnect() -> Vec<Vector> {
         client("DISCONNECT with 0x8E", ONLY_V5, "E0 01 8E", Valid),
         server("DISCONNECT with a body before 5", BEFORE_V5, "E0 01 00", Fault(MALFORMED, "TrailingBytes")),
         client("a server before 5 only closes", BEFORE_V5, "E0 00", Fault(PROTOCOL, "WrongDirection { packet: Disconnect }")),
-        server("DISCONNECT with a flag [MQTT-3.14.1-1]", EVERY, "E1 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Disconnect }")),
-        client("DISCONNECT with a flag from the server [MQTT-3.14.1-1]", EVERY, "E8 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Disconnect }")),
+        server("DISCONNECT with a flag [MQTT-3.14.1-1]", SINCE_V311, "E1 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Disconnect }")),
+        client("DISCONNECT with a flag from the server [MQTT-3.14.1-1]", SINCE_V311, "E8 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Disconnect }")),
         client("Session Expiry Interval from the server [MQTT-3.14.2-2]", ONLY_V5, "E0 V( 00 V( 11 00000001 ) )", Fault(PROTOCOL, "PropertyDirection { id: SessionExpiryInterval }")),
         server("a Reason Code that only a server sends [MQTT-3.14.2-1]", ONLY_V5, "E0 01 8E", Fault(PROTOCOL, "ReasonCodeNotAllowed { code: 142, packet: Disconnect }")),
         client("a Reason Code that only a client sends [MQTT-3.14.2-1]", ONLY_V5, "E0 01 04", Fault(PROTOCOL, "ReasonCodeNotAllowed { code: 4, packet: Disconnect }")),
@@ -61,7 +61,7 @@ fn auth() -> Vec<Vector> {
         client("AUTH with Success and its method", ONLY_V5, "F0 V( 00 V( 15 s'm' ) )", Valid),
         server("AUTH before 5", BEFORE_V5, "F0 00", Fault(MALFORMED, "ReservedPacketType")),
         client("AUTH before 5 from the server", BEFORE_V5, "F0 00", Fault(MALFORMED, "ReservedPacketType")),
-        server("AUTH with a flag [MQTT-3.15.1-1]", EVERY, "F1 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Auth }")),
+        server("AUTH with a flag [MQTT-3.15.1-1]", ONLY_V5, "F1 00", Fault(MALFORMED, "FixedHeaderFlags { packet: Auth }")),
         server("a client does not send Success [MQTT-3.15.2-1]", ONLY_V5, "F0 00", Fault(PROTOCOL, "ReasonCodeNotAllowed { code: 0, packet: Auth }")),
         client("a server does not send Re-authenticate [MQTT-3.15.2-1]", ONLY_V5, "F0 V( 19 V( 15 s'm' ) )", Fault(PROTOCOL, "ReasonCodeNotAllowed { code: 25, packet: Auth }")),
         server("AUTH with a Reason Code of another packet [MQTT-3.15.2-1]", ONLY_V5, "F0 V( 87 V( 15 s'm' ) )", Fault(PROTOCOL, "ReasonCodeNotAllowed { code: 135, packet: Auth }")),

@@ -301,6 +301,7 @@ impl World {
         }
         let connect = Connect {
             version: client.version,
+            is_bridge: false,
             clean_start: !self.is_stored(),
             keep_alive_s: 0,
             properties: properties.as_properties(),
