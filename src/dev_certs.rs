@@ -175,11 +175,16 @@ fn leaf(mut parameters: CertificateParams) -> CertificateParams {
     with_validity(parameters)
 }
 
-fn with_validity(mut parameters: CertificateParams) -> CertificateParams {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = date_time_ymd(1970, 1, 1) + now;
+fn with_validity(parameters: CertificateParams) -> CertificateParams {
+    validity_at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), parameters)
+}
+
+/// From a day before now on, for ten years. A clock that shows a time before this release is not set yet (a board without a
+/// battery begins in 1970): the ten years begin with the release then, so that certificates are still good when it is.
+fn validity_at(since_epoch: Duration, mut parameters: CertificateParams) -> CertificateParams {
+    let now = date_time_ymd(1970, 1, 1) + since_epoch;
     parameters.not_before = now - BACKDATE;
-    parameters.not_after = now + VALIDITY;
+    parameters.not_after = now.max(date_time_ymd(2026, 1, 1)) + VALIDITY;
     parameters
 }
 

@@ -398,7 +398,7 @@ mod tests {
             Arc::new(store.clone()),
             metrics,
             Some(Arc::clone(&cluster)),
-            crate::clock::wall_clock(),
+            state::clock::running_from(state::clock::wall()),
         ));
         let wanted = |client_id: &str| Wanted {
             client_id: client_id.into(),

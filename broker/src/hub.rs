@@ -410,7 +410,7 @@ mod tests {
             store,
             metrics,
             Some(Arc::clone(&cluster)),
-            crate::clock::wall_clock(),
+            state::clock::running_from(state::clock::wall()),
         );
         for is_claimed in [false, true] {
             let name = if is_claimed { "claimed" } else { "routed" };

@@ -113,7 +113,7 @@ impl Broker {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let (metrics, time) = (Metrics::register(registry), clock::wall_clock());
+        let (metrics, time) = (Metrics::register(registry), store.time());
         let mut hub = Hub::new(config, store, metrics, None, time);
         hub.rules = rules;
         let hub = Arc::new(hub);
@@ -134,7 +134,7 @@ impl Broker {
         settings: ClusterSettings,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
-        Self::start_shared_by(clock::wall_clock(), config, store, cluster, settings, registry).await
+        Self::start_shared_by(store.time(), config, store, cluster, settings, registry).await
     }
 
     /// As [`Broker::start_shared`], by another clock than that of this machine: for simulations.

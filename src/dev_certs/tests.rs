@@ -128,3 +128,13 @@ fn what_a_process_with_the_same_id_left_is_not_in_the_way() {
     assert!(!left.exists());
     handshake(dir.path(), "localhost").unwrap();
 }
+
+#[test]
+fn certificates_made_before_the_clock_is_set_are_good_afterwards() {
+    let validity = |since_epoch| validity_at(since_epoch, CertificateParams::default());
+    let in_1970 = validity(Duration::from_secs(60));
+    assert!(in_1970.not_before < date_time_ymd(1970, 1, 2));
+    assert!(in_1970.not_after > date_time_ymd(2035, 1, 1));
+    let later = validity(Duration::from_secs(1_900_000_000));
+    assert!(later.not_after > date_time_ymd(2040, 1, 1));
+}

@@ -2,6 +2,7 @@
 //! a key-value store; matching and routing are the broker's.
 
 mod answer;
+pub mod clock;
 mod cluster;
 mod embedded;
 mod error;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use mqtt::QoS;
 
-/// Milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch, by the clock of a store: that was the wall clock once, and is not set with it.
 pub type UnixMs = u64;
 
 /// An Application Message that a server has accepted. Immutable; share it by [`Arc`].
@@ -105,10 +105,11 @@ impl Message {
         self.expires_at != 0 && self.expires_at <= now
     }
 
-    /// The Message Expiry Interval to send at `now`, in seconds, rounded up so that a live message never says 0.
+    /// The Message Expiry Interval to send at `now`, in seconds, rounded up so that a live message never says 0. No more than
+    /// it was published with, whatever `now` is.
     // v5 [MQTT-3.3.2-6]
     pub fn expiry_remaining_s(&self, now: UnixMs) -> Option<u32> {
-        let left = self.expires_at()?.saturating_sub(now).div_ceil(1000);
+        let left = self.expires_at()?.saturating_sub(now.max(self.published_at)).div_ceil(1000);
         Some(u32::try_from(left).unwrap_or(u32::MAX))
     }
 
@@ -217,4 +218,19 @@ pub enum Via {
     Subscription,
     /// It was retained when the session subscribed. What is published meanwhile outdates it, wherever it waits.
     Retained,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_remains_is_no_more_than_what_was_asked() {
+        // v5 [MQTT-3.3.2-6], whatever clock asks.
+        let message = Message::new("t", &[], b"x", QoS::AtLeastOnce, false, 1_000_000).with_expiry(Some(300));
+        for (now, left_s) in [(1_000_000, 300), (1_000_001, 300), (1_060_000, 240), (0, 300), (2_000_000, 0)]
+        {
+            assert_eq!(message.expiry_remaining_s(now), Some(left_s), "at {now}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mqtt::{PacketId, ProtocolVersion, QoS};
 
+use crate::clock::{self, TimeSource};
 use crate::{Delivery, Message, StoreError, UnixMs, WorkerId};
 
 /// Receives an answer, exactly once. It must be quick: it may run on the store's only writing thread.
@@ -431,6 +432,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// This Will, and no other of its session, has been published.
     fn finish_will(&self, will: &DueWill, done: Done<()>);
+
+    /// The clock that the times in calls are to be read from: it runs on from what the store has seen, and nobody sets it.
+    fn time(&self) -> TimeSource {
+        clock::running_from(clock::wall())
+    }
 
     /// Counts, cheap enough for every scrape.
     fn stats(&self) -> StoreStats;

@@ -7,6 +7,7 @@ mod harness;
 #[path = "../../state/tests/servers/mod.rs"]
 mod servers;
 
+mod clock;
 mod crash;
 mod edge_death;
 mod edge_drain;

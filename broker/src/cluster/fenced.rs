@@ -93,7 +93,13 @@ mod tests {
         let mut registry = Registry::default();
         let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
         let metrics = Metrics::register(&mut registry);
-        Hub::new(BrokerConfig::default(), store, metrics, Some(cluster), crate::clock::wall_clock())
+        Hub::new(
+            BrokerConfig::default(),
+            store,
+            metrics,
+            Some(cluster),
+            state::clock::running_from(state::clock::wall()),
+        )
     }
 
     /// A connection that has a session with this epoch.

@@ -112,6 +112,7 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
             Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&hub, &cluster).await,
             Ok(Ok(Lease { members, log_end, now_us, .. })) => {
                 cluster.clock.set(asked.at(), now_us);
+                hub.clock.follow(now_us, asked.at().elapsed());
                 if cluster.lease.renew(&asked, lease, log_end) {
                     tracing::info!("the route lease begins");
                 }

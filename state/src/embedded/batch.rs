@@ -76,7 +76,7 @@ impl BatchBuilder {
             }
             Change::Reserved { below } => {
                 codec::put_u64(&mut self.scratch, *below);
-                self.rewrite(Keyspace::Sessions, &layout::session_part(layout::RESERVED, Part::Record));
+                self.rewrite(Keyspace::Sessions, &layout::reserved_keys());
             }
             Change::BodyAdded { key, message } => {
                 codec::put_message(&mut self.scratch, message);

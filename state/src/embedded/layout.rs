@@ -3,7 +3,7 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `sessions` | session, part | the part |
+//! | `sessions` | session, part; `RESERVED`, part | the part; the bound of reserved keys, the clocks |
 //! | | session, part, unique | a Will that outlived the session |
 //! | `subscriptions` | session, Topic Filter | options |
 //! | `queue` | session, last number | consecutive records of one batch; dead when the head is past the last number |
@@ -63,8 +63,18 @@ impl Part {
     }
 }
 
-/// Where the bound of reserved keys stands, in place of a session.
+/// Where what belongs to no session stands, in place of one.
 pub(super) const RESERVED: SessionKey = SessionKey(u64::MAX);
+
+/// The key of the bound of reserved keys.
+pub(super) fn reserved_keys() -> [u8; 9] {
+    session_part(RESERVED, Part::Record)
+}
+
+/// The key of what the clocks showed last.
+pub(super) fn clocks() -> [u8; 9] {
+    session_part(RESERVED, Part::Head)
+}
 
 /// The key of a part of a session.
 pub(super) fn session_part(session: SessionKey, part: Part) -> [u8; 9] {

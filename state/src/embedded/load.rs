@@ -81,6 +81,9 @@ fn load_sessions(
         let (key, value) = guard.into_inner()?;
         let (session, part, own) =
             layout::parse_session_part(&key).ok_or(LoadError::Damaged("session key"))?;
+        if session == layout::RESERVED && part == Part::Head {
+            continue;
+        }
         if session == layout::RESERVED {
             tables.restore_keys(Reader(&value).u64().map_err(damaged("reserved keys"))?);
             continue;

@@ -5,6 +5,7 @@
 //! answered at once, unless that could overtake an answer about the same session.
 
 mod batch;
+mod clocks;
 mod codec;
 mod config;
 mod core;
@@ -22,7 +23,6 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mqtt::PacketId;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -31,6 +31,7 @@ pub use config::{EmbeddedConfig, Fsync, OpenError};
 
 use self::core::{CALL_BYTES, Core, Load, Shared};
 use crate::answer::{Answer, Ready};
+use crate::clock::{self, TimeSource};
 use crate::tables::journal::{Change, Journal};
 use crate::tables::retained::{RetainChange, Retained};
 use crate::tables::{SOLE_WORKER, SessionKey, Tables};
@@ -38,6 +39,7 @@ use crate::{
     Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
     Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
 };
+use clocks::Clocks;
 use directory::Directory;
 use disk::Disk;
 use garbage::LiveQueues;
@@ -47,36 +49,51 @@ use writer::Writer;
 /// A durable store in a directory. See the module.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
+    time: TimeSource,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EmbeddedStore {
     /// Opens or makes the store in a directory. Sessions whose owners were connected when the last process ended have
-    /// their timers started now.
+    /// their timers started now. Now is what the store has seen last and what has passed on the wall clock since; see
+    /// [`Store::time`].
     ///
     /// # Errors
     /// See [`OpenError`]. Nothing is changed then.
     pub fn open(config: EmbeddedConfig) -> Result<Self, OpenError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self::open_at(config, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+        Self::open_by(config, Arc::new(clock::wall))
     }
 
-    /// As [`EmbeddedStore::open`], at a given time.
+    /// As [`EmbeddedStore::open`], by another wall clock than that of this machine: for tests.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`].
+    #[doc(hidden)]
+    pub fn open_by(config: EmbeddedConfig, wall: TimeSource) -> Result<Self, OpenError> {
+        Self::open_from(config, None, wall)
+    }
+
+    /// As [`EmbeddedStore::open`], at a given time, whatever the store has seen.
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`].
     pub fn open_at(config: EmbeddedConfig, now: UnixMs) -> Result<Self, OpenError> {
+        Self::open_from(config, Some(now), Arc::new(clock::wall))
+    }
+
+    fn open_from(config: EmbeddedConfig, at: Option<UnixMs>, wall: TimeSource) -> Result<Self, OpenError> {
         config.validate()?;
         let directory = Directory::take(&config.dir)?;
         let live = Arc::new(LiveQueues::default());
         let disk = Disk::open(&directory, &config, &live)
             .map_err(|source| OpenError::Database { dir: config.dir.clone(), source })?;
+        let now = match at {
+            Some(now) => now,
+            None => start(&disk, wall()).map_err(|error| open_error(&config, error))?,
+        };
         let mut tables = Tables::new(config.table_limits(), Journal::on());
         let mut retained = Retained::new(config.retained_limits());
-        load::load(&disk, &mut tables, &mut retained, now).map_err(|error| match error {
-            LoadError::Database(source) => OpenError::Database { dir: config.dir.clone(), source },
-            LoadError::Damaged(what) => OpenError::Damaged { dir: config.dir.clone(), what },
-        })?;
+        load::load(&disk, &mut tables, &mut retained, now).map_err(|error| open_error(&config, error))?;
         live.load(tables.heads());
         tables.restart(now);
         let shared = Arc::new(Shared {
@@ -89,12 +106,14 @@ impl EmbeddedStore {
             faults: tests::Faults::default(),
         });
         let dir = config.dir.clone();
-        let writer = Writer::new(Arc::clone(&shared), config, directory, live, disk);
+        let time = clock::running_from(now);
+        let clocks = Clocks::new(Arc::clone(&time), wall);
+        let writer = Writer::new(Arc::clone(&shared), config, directory, live, disk, clocks);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|source| OpenError::Io { action: "start a thread for", path: dir, source })?;
-        Ok(Self { shared, writer: Mutex::new(Some(thread)) })
+        Ok(Self { shared, time, writer: Mutex::new(Some(thread)) })
     }
 
     /// Whether the last attempt to write has failed, so that answers are held back until one succeeds.
@@ -165,6 +184,21 @@ fn publish_load(publish: &Publish) -> Load {
     let targets = publish.targets.len() as u64;
     let shares = publish.targets.len() > 1 && publish.message.size() >= crate::tables::SHARED_BODY_BYTES_MIN;
     Load::Adds(targets * CALL_BYTES + if shares { message } else { message * targets })
+}
+
+/// The time that a process starts at, when the wall clock shows `wall`.
+fn start(disk: &Disk, wall: UnixMs) -> Result<UnixMs, LoadError> {
+    let Some(last) = Clocks::read(disk)? else { return Ok(wall) };
+    let last = last.map_err(|codec::Malformed| LoadError::Damaged("clocks"))?;
+    Ok(last.resume(wall))
+}
+
+fn open_error(config: &EmbeddedConfig, error: LoadError) -> OpenError {
+    let dir = config.dir.clone();
+    match error {
+        LoadError::Database(source) => OpenError::Database { dir, source },
+        LoadError::Damaged(what) => OpenError::Damaged { dir, what },
+    }
 }
 
 impl Store for EmbeddedStore {
@@ -306,6 +340,10 @@ impl Store for EmbeddedStore {
             tables.finish_will(will);
             Ok(())
         });
+    }
+
+    fn time(&self) -> TimeSource {
+        Arc::clone(&self.time)
     }
 
     fn stats(&self) -> StoreStats {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::batch::{BatchBuilder, Put, QueueMoves};
+use super::clocks::Clocks;
 use super::config::{EmbeddedConfig, Fsync};
 use super::core::{Batch, Shared};
 use super::directory::Directory;
@@ -38,6 +39,7 @@ pub(super) struct Writer {
     disk: Option<Disk>,
     builder: BatchBuilder,
     sweeper: Sweeper,
+    clocks: Clocks,
     /// When batches that are written have to be safe from power loss.
     sync_at: Option<Instant>,
     spare_changes: Vec<Change>,
@@ -51,6 +53,7 @@ impl Writer {
         directory: Directory,
         live: Arc<LiveQueues>,
         disk: Disk,
+        clocks: Clocks,
     ) -> Self {
         let sweeper = Sweeper::new(config.write_buffer_bytes.saturating_mul(DEAD_WRITE_BUFFERS_MAX));
         Self {
@@ -61,6 +64,7 @@ impl Writer {
             disk: Some(disk),
             builder: BatchBuilder::default(),
             sweeper,
+            clocks,
             sync_at: None,
             spare_changes: Vec::new(),
             spare_answers: Vec::new(),
@@ -74,7 +78,7 @@ impl Writer {
         }
         self.sweeper.wait();
         if let Some(disk) = &self.disk
-            && let Err(error) = disk.sync()
+            && let Err(error) = disk.commit(&[self.clocks.put()], true)
         {
             tracing::error!(%error, "cannot make the store durable while closing");
         }
@@ -93,10 +97,10 @@ impl Writer {
             let mut core = self.shared.core.lock();
             while !core.has_work() {
                 core.is_writer_idle = true;
-                match self.sync_at {
-                    None => self.shared.work.wait(&mut core),
-                    Some(at) if self.shared.work.wait_until(&mut core, at).timed_out() => break,
-                    Some(_) => {}
+                let alone_at = self.clocks.alone_at();
+                let at = self.sync_at.map_or(alone_at, |at| at.min(alone_at));
+                if self.shared.work.wait_until(&mut core, at).timed_out() {
+                    break;
                 }
             }
             core.is_writer_idle = false;
@@ -110,15 +114,28 @@ impl Writer {
             match batch {
                 Some(batch) if is_closing && batch.is_empty() => return None,
                 Some(batch) => return Some(batch),
-                None => self.sync_if_due(),
+                None => {
+                    self.sync_if_due();
+                    self.note_if_due();
+                }
             }
+        }
+    }
+
+    /// Writes what the clocks show when nothing else was written for long.
+    fn note_if_due(&mut self) {
+        if self.clocks.alone_at() <= Instant::now() {
+            let put = self.clocks.put();
+            // When that fails the store is closing.
+            let _ = self.commit(&[put]);
         }
     }
 
     fn handle(&mut self, batch: Batch) {
         let Batch { number, mut changes, images, mut answers, unique, keys_below } = batch;
         let moves = QueueMoves::of(&changes, &images);
-        let puts = self.builder.build(&changes, &images, unique);
+        let mut puts = self.builder.build(&changes, &images, unique);
+        self.clocks.join(&mut puts);
         self.live.add(moves.claimed.iter().copied());
         let outcome = self.commit(&puts);
         self.shared.gate.wait(number);

@@ -14,7 +14,7 @@ use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending};
 use crate::{
     Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal, Release,
-    ResumeRefusal, StoreError, StoredSession, Subscription, WorkerId,
+    ResumeRefusal, StoreError, StoredSession, Subscription, UnixMs, WorkerId,
 };
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "session" };
@@ -78,14 +78,14 @@ impl Engine {
             .arg(claim.limits.bytes_max)
             .arg(u64::from(claim.protocol.level()))
             .arg(u64::from(claim.receive_maximum))
-            .arg(claim.now)
+            .arg(self.now_arg(claim.now))
             .arg(self.config.worker.as_str())
             .arg(self.run.as_str())
             .arg(may_create)
             .arg(claim.memory_queue)
             .arg(claim.resume)
             .arg(u64::from(claim.attempt))
-            .arg(claim.now.saturating_add(WILL_RETRY_MS))
+            .arg(WILL_RETRY_MS)
             .arg(&*claim.principal.0)
     }
 
@@ -159,21 +159,22 @@ impl Engine {
             .arg(u64::from(release.expiry_s))
             .arg(release.keep_will)
             .arg(release.sent.0)
-            .arg(release.now)
+            .arg(self.now_arg(release.now))
             .arg(release.grace_ms);
+        let now = release.now;
         self.one(bucket, op, done, move |engine, answer| {
-            engine.read_left(bucket, answer.accepted(StoreError::NoSession)?)
+            engine.read_left(bucket, answer.accepted(StoreError::NoSession)?, now)
         });
     }
 
-    /// What a session held that is gone, or when its first timer goes off.
-    pub(super) fn read_left(&self, bucket: Bucket, answer: Value) -> Result<()> {
+    /// What a session held that is gone, or how long after `now` its first timer goes off.
+    pub(super) fn read_left(&self, bucket: Bucket, answer: Value, now: UnixMs) -> Result<()> {
         let [freed, first] = answer.tuple()?;
         if let Some(freed) = freed.maybe() {
             self.counts.session_gone(freed)?;
         }
-        if let Some(at) = first.maybe_count()? {
-            self.hints.armed(bucket, at);
+        if let Some(left) = first.maybe_count()? {
+            self.hints.armed(bucket, now.saturating_add(left));
         }
         Ok(())
     }

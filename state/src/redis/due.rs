@@ -23,7 +23,7 @@ const NEVER: u64 = u64::MAX;
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "timer" };
 
-/// By bucket, the time before which nothing that this worker knows of is due.
+/// By bucket, the time before which nothing that this worker knows of is due, by the clock of the caller.
 pub(super) struct Hints {
     earliest: Vec<AtomicU64>,
     swept_at: Mutex<Option<Instant>>,
@@ -69,6 +69,7 @@ impl Hints {
 /// An entry of a bucket's timers.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Timer {
+    /// By the clock of whoever has the bucket.
     at: UnixMs,
     /// `o:` and an incarnation, `w:` or `x:` and a client: a Will goes before the expiry of its session.
     member: String,
@@ -96,7 +97,7 @@ impl Engine {
             timers.sort_unstable();
             let rest = timers.split_off(timers.len().min(max - due.len()));
             for timer in rest {
-                self.hints.armed(Bucket::Sessions(timer.bucket), timer.at);
+                self.hints.armed(Bucket::Sessions(timer.bucket), now);
             }
             let mut left = timers.into_iter();
             while let Some(timer) = left.next() {
@@ -104,7 +105,7 @@ impl Engine {
                     Ok(taken) => due.extend(taken),
                     Err(error) => {
                         for timer in std::iter::once(timer).chain(left) {
-                            self.hints.armed(Bucket::Sessions(timer.bucket), timer.at);
+                            self.hints.armed(Bucket::Sessions(timer.bucket), now);
                         }
                         // What was taken must reach the caller; the rest comes with the next call.
                         return if due.is_empty() { Err(error) } else { Ok(due) };
@@ -126,13 +127,13 @@ impl Engine {
                 self.hints.forget(*bucket);
                 let bucket = Bucket::Sessions(*bucket);
                 let op = Op::new("due", Kind::Read, vec![self.keys.timers(bucket)]);
-                self.ask(bucket, op.arg(now).arg(max as u64))
+                self.ask(bucket, op.arg(self.now_arg(now)).arg(max as u64))
             })
             .collect();
         let mut timers = Vec::new();
         let mut failed = None;
         for (bucket, asked) in buckets.iter().zip(asked) {
-            match asked.answer().await.and_then(|answer| self.read_due(*bucket, answer, max)) {
+            match asked.answer().await.and_then(|answer| self.read_due(*bucket, answer, now, max)) {
                 Ok(found) => timers.extend(found),
                 Err(error) => {
                     self.hints.armed(Bucket::Sessions(*bucket), 0);
@@ -143,7 +144,7 @@ impl Engine {
         match failed {
             Some(error) => {
                 for timer in &timers {
-                    self.hints.armed(Bucket::Sessions(timer.bucket), timer.at);
+                    self.hints.armed(Bucket::Sessions(timer.bucket), now);
                 }
                 Err(error)
             }
@@ -151,14 +152,14 @@ impl Engine {
         }
     }
 
-    fn read_due(&self, bucket: u16, answer: Value, max: usize) -> Result<Vec<Timer>> {
+    fn read_due(&self, bucket: u16, answer: Value, now: UnixMs, max: usize) -> Result<Vec<Timer>> {
         let [due, later] = answer.tuple()?;
         if let Some(score) = later.maybe() {
             // A set that was ever used holds an entry that is due never.
             let text = score.text()?;
             if text != "inf" {
-                let at = text.parse::<f64>().map_err(|_| DAMAGED)?;
-                self.hints.armed(Bucket::Sessions(bucket), at as u64);
+                let left = text.parse::<f64>().map_err(|_| DAMAGED)?;
+                self.hints.armed(Bucket::Sessions(bucket), now.saturating_add(left as u64));
             }
         }
         let mut flat = due.list()?.into_iter();
@@ -185,7 +186,7 @@ impl Engine {
             "x:" => Op::new("take_expiry", Kind::Alone, self.keys.whole_session(name)),
             _ => return Err(DAMAGED),
         };
-        let op = op.arg(name).arg(now).arg(again_at).arg(self.config.worker.as_str());
+        let op = op.arg(name).arg(self.now_arg(now)).arg(WILL_RETRY_MS).arg(self.config.worker.as_str());
         let Some(taken) = self.ask(bucket, op).answer().await?.maybe() else { return Ok(None) };
         let [client_id, incarnation, what] = taken.tuple()?;
         let client_id = Arc::from(client_id.text()?);

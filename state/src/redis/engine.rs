@@ -20,7 +20,7 @@ use super::op::{Answer, Op, Result};
 use super::order::{Call, Gate, Order, Pending, Ticket};
 use super::router::Router;
 use super::topology::Topology;
-use crate::{Done, StoreError, StoreStats, WorkerId};
+use crate::{Done, StoreError, StoreStats, UnixMs, WorkerId};
 
 /// How often [`Engine::settled`] looks.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
@@ -58,6 +58,16 @@ impl Counts {
     }
 }
 
+/// Whose clock decides what is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timed {
+    /// That of the server that has it, asked in its function: what one server made due it finds due, whatever the clocks of
+    /// workers and of other servers show.
+    ByServer,
+    /// The caller's.
+    ByCaller,
+}
+
 /// The store behind its handle.
 pub(super) struct Engine {
     pub(super) config: RedisConfig,
@@ -66,6 +76,7 @@ pub(super) struct Engine {
     pub(super) order: Order,
     pub(super) counts: Counts,
     pub(super) hints: Hints,
+    timed: Timed,
     pub(super) runtime: Handle,
     /// This run of this worker.
     pub(super) worker: WorkerId,
@@ -80,7 +91,7 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Connects to nothing yet. To be called on a runtime.
-    pub(super) fn new(config: RedisConfig) -> std::result::Result<Self, ConnectError> {
+    pub(super) fn new(config: RedisConfig, timed: Timed) -> std::result::Result<Self, ConnectError> {
         let topology = Topology::new(&config)?;
         let worker = WorkerId(random());
         Ok(Self {
@@ -89,6 +100,7 @@ impl Engine {
             order: Order::default(),
             counts: Counts::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
+            timed,
             runtime: Handle::current(),
             worker,
             run: format!("{:016x}", worker.0),
@@ -97,6 +109,14 @@ impl Engine {
             is_closed: AtomicBool::new(false),
             config,
         })
+    }
+
+    /// Now, as a function is told it: nothing, when it is to ask its server.
+    pub(super) fn now_arg(&self, now: UnixMs) -> String {
+        match self.timed {
+            Timed::ByServer => String::new(),
+            Timed::ByCaller => now.to_string(),
+        }
     }
 
     /// Refuses public calls from now on. True if it did before.

@@ -27,7 +27,7 @@ mod settings;
 mod topology;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mqtt::PacketId;
 
@@ -38,7 +38,7 @@ use crate::{
     Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
     Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
 };
-use engine::Engine;
+use engine::{Engine, Timed};
 
 /// A store in Redis. Answers are given on tasks of the runtime that it was connected on.
 pub struct RedisStore {
@@ -47,23 +47,27 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// Connects, loads the functions, checks Redis's settings, and lets go of the sessions that an earlier run of this
-    /// worker owned.
+    /// worker owned. What is due is decided by Redis's clocks: the `now` of calls says nothing, but when to look.
     ///
     /// # Errors
     /// See [`ConnectError`]. Not cancel safe: what was taken over stays so.
     pub async fn connect(config: RedisConfig) -> Result<Self, ConnectError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self::connect_at(config, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).await
+        Self::connect_by(Timed::ByServer, config, 0).await
     }
 
-    /// As [`RedisStore::connect`], at a time of the caller's: sessions of the earlier run are let go as of `now`.
+    /// As [`RedisStore::connect`], by the clock of the caller: sessions of the earlier run are let go as of `now`, and what is
+    /// due is decided by the `now` of each call. For tests.
     ///
     /// # Errors
     /// See [`ConnectError`].
     #[doc(hidden)]
     pub async fn connect_at(config: RedisConfig, now: UnixMs) -> Result<Self, ConnectError> {
+        Self::connect_by(Timed::ByCaller, config, now).await
+    }
+
+    async fn connect_by(timed: Timed, config: RedisConfig, now: UnixMs) -> Result<Self, ConnectError> {
         config.validate()?;
-        let engine = Arc::new(Engine::new(config)?);
+        let engine = Arc::new(Engine::new(config, timed)?);
         settings::prepare(&engine).await?;
         engine.recover(now).await.map_err(ConnectError::Recovery)?;
         engine.router.life.start();

@@ -43,7 +43,7 @@ impl Engine {
             }
             for asked in abandoned {
                 if let Some(left) = asked.answer().await?.maybe() {
-                    self.read_left(bucket, left)?;
+                    self.read_left(bucket, left, now)?;
                 }
             }
             if let Some(last) = clients.last().filter(|_| clients.len() >= SESSIONS_MAX) {
@@ -52,7 +52,8 @@ impl Engine {
         }
         if has_orphans && !self.config.is_shared {
             let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
-            let op = Op::new("rearm", Kind::Write, keys).arg(self.config.worker.as_str()).arg(now);
+            let op =
+                Op::new("rearm", Kind::Write, keys).arg(self.config.worker.as_str()).arg(self.now_arg(now));
             self.ask(bucket, op).answer().await?;
         }
         Ok(())
@@ -82,7 +83,7 @@ impl Engine {
             .arg(client)
             .arg(incarnation.bytes()?)
             .arg(self.run.as_str())
-            .arg(now)
+            .arg(self.now_arg(now))
             .arg(worker);
         Ok(Some(self.ask(bucket, op)))
     }

@@ -1,6 +1,8 @@
 //! The suite over the embedded store, once with bodies in memory and once without; and what only a store on disk can show.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use state::{EmbeddedConfig, EmbeddedStore, Enqueued, Fsync, Number, OpenError, Store, StoreError, UnixMs};
 use tempfile::TempDir;
@@ -43,6 +45,75 @@ fn bounded(bounds: Bounds) -> impl FnOnce(&mut EmbeddedConfig) {
         config.retained_messages_max = bounds.retained_messages_max;
         config.fsync = Fsync::Interval;
     }
+}
+
+/// A store whose wall clock the test sets.
+struct Board {
+    config: EmbeddedConfig,
+    wall: Arc<AtomicU64>,
+    store: Option<EmbeddedStore>,
+    _dir: TempDir,
+}
+
+impl Board {
+    fn at(wall: UnixMs) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config_in(&dir.path().join("state"));
+        let mut board = Self { config, wall: Arc::new(AtomicU64::new(wall)), store: None, _dir: dir };
+        board.run();
+        board
+    }
+
+    fn run(&mut self) {
+        drop(self.store.take());
+        let wall = Arc::clone(&self.wall);
+        let wall = Arc::new(move || wall.load(Ordering::Relaxed));
+        self.store = Some(EmbeddedStore::open_by(self.config.clone(), wall).expect("a store"));
+    }
+
+    fn set(&self, wall: UnixMs) {
+        self.wall.store(wall, Ordering::Relaxed);
+    }
+
+    fn store(&self) -> &EmbeddedStore {
+        self.store.as_ref().expect("an open store")
+    }
+
+    fn now(&self) -> UnixMs {
+        self.store().time()()
+    }
+}
+
+// ARCHITECTURE, rule 35.
+#[test]
+fn time_goes_on_from_what_the_store_has_seen() {
+    const TODAY: UnixMs = 1_796_000_000_000;
+    const DAY: u64 = 86_400_000;
+    const MINUTE: u64 = 60_000;
+    let mut board = Board::at(TODAY);
+    let begun = board.now();
+    assert!((TODAY..TODAY + MINUTE).contains(&begun));
+    let fence = Calls(board.store()).own(claim("a")).fence;
+    Calls(board.store()).release(&fence, 300, false, begun).expect("released");
+    // Set while it runs, both ways, and in 1970 at the next start.
+    for wall in [TODAY + DAY, TODAY - DAY, 0] {
+        board.set(wall);
+        assert!((begun..begun + MINUTE).contains(&board.now()), "{wall}");
+        board.run();
+        let now = board.now();
+        assert!((begun..begun + MINUTE).contains(&now), "{wall}: {}", now.abs_diff(begun));
+        assert_eq!(Calls(board.store()).due(now), [""; 0]);
+    }
+    // Set right at last, while it runs, and put off for a minute.
+    board.set(TODAY + 9 * DAY);
+    board.run();
+    board.set(TODAY + 9 * DAY);
+    drop(board.store.take());
+    board.set(TODAY + 9 * DAY + 10 * MINUTE);
+    board.run();
+    let now = board.now();
+    assert!((begun + 10 * MINUTE..begun + 11 * MINUTE).contains(&now), "{}", now.abs_diff(begun));
+    assert_eq!(Calls(board.store()).due(now), ["expired a"]);
 }
 
 impl Backend for Embedded {
@@ -263,15 +334,15 @@ fn a_drained_backlog_leaves_the_disk() {
 #[test]
 fn an_answer_may_call_the_store() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = std::sync::Arc::new(EmbeddedStore::open_at(config_in(dir.path()), START).expect("a store"));
+    let store = Arc::new(EmbeddedStore::open_at(config_in(dir.path()), START).expect("a store"));
     let owner = Calls(&*store).own(claim("a")).fence;
-    let again = std::sync::Arc::clone(&store);
+    let again = Arc::clone(&store);
     let (sender, receiver) = std::sync::mpsc::channel();
     let publish = publish_to(&[&owner.session], &message("t", "x"));
     store.publish(
         publish,
         Box::new(move |_| {
-            let third = std::sync::Arc::clone(&again);
+            let third = Arc::clone(&again);
             again.read_queue(
                 &owner.clone(),
                 Number(1),

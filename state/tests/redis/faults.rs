@@ -306,6 +306,38 @@ fn two_workers_fence_each_other() {
     assert_eq!([a, b].concat(), ["expired a"]);
 }
 
+// ARCHITECTURE, rule 35: what is due is decided by Redis's clock, whatever those of workers show.
+#[test]
+fn workers_with_wrong_clocks_make_nothing_due_and_find_nothing_due() {
+    const TEN_MINUTES: u64 = 600_000;
+    let cluster = fragile_cluster();
+    const SWEEP_MS: u64 = 100;
+    let right = RedisConfig { timer_sweep_ms: SWEEP_MS, ..config_for(urls(&cluster)) };
+    let wrong = RedisConfig { worker: "wrong".to_owned(), ..right.clone() };
+    let [right, wrong] =
+        [right, wrong].map(|config| runtime().block_on(RedisStore::connect(config)).expect("a store"));
+    let now = state::clock::wall();
+    for off in [now + TEN_MINUTES, now - TEN_MINUTES] {
+        // Made due by the wrong clock, and by the right one.
+        for (client, owner, at) in [("a", &wrong, off), ("b", &right, now)] {
+            let fence = Calls(owner).own(claim(client)).fence;
+            Calls(owner).release(&fence, 300, false, at).expect("released");
+        }
+        // The next look goes over all timers.
+        std::thread::sleep(Duration::from_millis(2 * SWEEP_MS));
+        assert_eq!([Calls(&wrong).due(off), Calls(&right).due(now)].concat(), [""; 0]);
+        for client in ["a", "b"] {
+            assert!(Calls(&wrong).own(Claim { now: off, ..claim(client) }).present, "{client}");
+            let fence = Calls(&wrong).own(claim(client)).fence;
+            Calls(&wrong).release(&fence, 0, false, off).expect("released");
+        }
+    }
+    // What is due is found by everybody.
+    let fence = Calls(&right).own(claim("c")).fence;
+    Calls(&right).release(&fence, 1, false, now).expect("released");
+    until("it is found", || Calls(&wrong).due(now - TEN_MINUTES) == ["expired c"]);
+}
+
 // ARCHITECTURE, rule 2: a failover that loses the last claim gives its epoch out again.
 #[test]
 fn an_epoch_that_is_given_to_another_fences_the_one_that_had_it() {

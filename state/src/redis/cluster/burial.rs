@@ -104,13 +104,13 @@ impl Engine {
                 .arg(client.as_str())
                 .arg(incarnation.bytes()?)
                 .arg(dead.as_str())
-                .arg(burial.now)
+                .arg(self.now_arg(burial.now))
                 .arg(burial.grace_ms);
             let_go.push(self.ask(bucket, op));
         }
         for asked in let_go {
             if let Some(left) = asked.answer().await?.maybe() {
-                self.read_left(bucket, left)?;
+                self.read_left(bucket, left, burial.now)?;
             }
         }
         Ok(())

@@ -34,6 +34,13 @@ local function time_ms()
   return math.floor(time_us() / 1000)
 end
 
+-- Now, by this server's clock unless the caller has one of its own: who makes something due here and who finds it due agree,
+-- whatever the clocks of workers and of other servers show.
+local function moment(given)
+  if given == '' then return time_ms() end
+  return tonumber(given)
+end
+
 -- The size of a record, as its writer counted it: bytes 2 to 5.
 local function size_of(record)
   return struct.unpack('<I4', record, 2)
@@ -143,7 +150,7 @@ end
 function ops.claim(k, a)
   local cid, incarnation, nonce, connection = a[1], a[2], a[3], a[4]
   local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
-  local now, owner, run, may_create = tonumber(a[14]), a[15], a[16], a[17] == '1'
+  local now, owner, run, may_create = moment(a[14]), a[15], a[16], a[17] == '1'
   local memory, resume, attempt, principal = a[18], a[19] == '1', tonumber(a[20]), a[22]
   local s = whole(k)
   if s and s.c == connection and attempt < (s.g or 0) then return 'T' end
@@ -173,7 +180,7 @@ function ops.claim(k, a)
     if s.c == connection then
       will_due = false
     elseif will_due then
-      will_due = hand_out(k[6], k[7], cid, s, owner, a[21])
+      will_due = hand_out(k[6], k[7], cid, s, owner, now + tonumber(a[21]))
     end
   elseif create and not may_create then
     return 'Q'
@@ -228,20 +235,21 @@ local function leave(k, cid, s, now)
   return first
 end
 
--- A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start.
+-- A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start. Answers
+-- what it held, and how long it is until the first of its timers goes off.
 local function let_go(k, cid, s, now, grace, sent)
   if s.y == 0 and grace == 0 then
-    local due = s.W and now or false
-    if due then adopt(k[6], k[7], cid, s, now) end
+    if s.W then adopt(k[6], k[7], cid, s, now) end
     remove(k, cid)
-    return { freed(s), due }
+    return { freed(s), s.W and 0 or false }
   end
   rcall('HSET', k[1], 's', sent)
-  return { false, leave(k, cid, s, now + grace) }
+  local first = leave(k, cid, s, now + grace)
+  return { false, first and first - now }
 end
 
 function ops.release(k, a)
-  local cid, expiry, keep_will, now, grace = a[1], a[5], a[6] == '1', tonumber(a[8]), tonumber(a[9])
+  local cid, expiry, keep_will, now, grace = a[1], a[5], a[6] == '1', moment(a[8]), tonumber(a[9])
   local no = refusal(k[1], a[2], a[3], a[4])
   if no then return no end
   local s = whole(k)
@@ -265,12 +273,12 @@ end
 function ops.bury(k, a)
   local s = whole(k)
   if not s or s.i ~= a[2] or not s.connected or s.r ~= a[3] then return false end
-  return let_go(k, a[1], s, tonumber(a[4]), tonumber(a[5]), sent_bound(k[3], s))
+  return let_go(k, a[1], s, moment(a[4]), tonumber(a[5]), sent_bound(k[3], s))
 end
 
 -- What a worker's earlier run has left: it owns sessions no more, and publishes no Wills.
 function ops.abandon(k, a)
-  local cid, incarnation, run, now, owner = a[1], a[2], a[3], tonumber(a[4]), a[5]
+  local cid, incarnation, run, now, owner = a[1], a[2], a[3], moment(a[4]), a[5]
   local s = whole(k)
   if not s or s.i ~= incarnation then return false end
   if s.connected then
@@ -280,20 +288,20 @@ function ops.abandon(k, a)
   if s.A and s.K == owner then
     rcall('HDEL', k[1], 'A', 'K', 'H')
     arm(k[6], s.U, 'w:' .. cid)
-    return { false, s.U }
+    return { false, math.max(0, s.U - now) }
   end
   return false
 end
 
 -- keys: t w
 function ops.rearm(k, a)
-  local all = rcall('HGETALL', k[2])
+  local all, now = rcall('HGETALL', k[2]), moment(a[2])
   for at = 1, #all, 2 do
     if all[at] ~= '' then
       local record = cmsgpack.unpack(all[at + 1])
       if record[1] == a[1] or record[1] == '' then
         rcall('HSET', k[2], all[at], cmsgpack.pack({ '', record[2], record[3], 0, record[5] or false }))
-        arm(k[1], a[2], 'o:' .. all[at])
+        arm(k[1], now, 'o:' .. all[at])
       end
     end
   end
@@ -495,48 +503,52 @@ function ops.tails(k, a)
   return tails
 end
 
--- keys: t. args: now, how many
+-- Answers what is due, and how long it is until something is. keys: t. args: now, how many
 function ops.due(k, a)
-  local due = rcall('ZRANGEBYSCORE', k[1], '-inf', a[1], 'WITHSCORES', 'LIMIT', 0, a[2])
-  local later = rcall('ZRANGEBYSCORE', k[1], '(' .. a[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  return { due, later[2] or false }
+  local at = moment(a[1])
+  local now = string.format('%.0f', at)
+  local due = rcall('ZRANGEBYSCORE', k[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, a[2])
+  local later = rcall('ZRANGEBYSCORE', k[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  later = later[2] or false
+  if later and later ~= 'inf' then later = string.format('%.0f', tonumber(later) - at) end
+  return { due, later }
 end
 
--- keys: of a whole session. args: cid, now, when it comes again, who asks
+-- keys: of a whole session. args: cid, now, after how long it comes again, who asks
 function ops.take_will(k, a)
-  local s = whole(k)
-  local member = 'w:' .. a[1]
+  local s, now = whole(k), moment(a[2])
+  local member, again = 'w:' .. a[1], now + tonumber(a[3])
   local at = rcall('ZSCORE', k[6], member)
-  if not at or tonumber(at) > tonumber(a[2]) then return false end
+  if not at or tonumber(at) > now then return false end
   if not s or s.connected or not s.W then
     rcall('ZREM', k[6], member)
     return false
   end
   local number = s.H or next_number(k[7])
-  rcall('HSET', k[1], 'A', a[3], 'K', a[4], 'H', number)
-  arm(k[6], a[3], member)
+  rcall('HSET', k[1], 'A', again, 'K', a[4], 'H', number)
+  arm(k[6], again, member)
   return { a[1], s.i, { s.W, number, s.u } }
 end
 
 function ops.take_expiry(k, a)
-  local s = whole(k)
+  local s, now = whole(k), moment(a[2])
   local member = 'x:' .. a[1]
   local at = rcall('ZSCORE', k[6], member)
-  if not at or tonumber(at) > tonumber(a[2]) then return false end
-  if not s or s.connected or not s.x or s.x > tonumber(a[2]) then
+  if not at or tonumber(at) > now then return false end
+  if not s or s.connected or not s.x or s.x > now then
     rcall('ZREM', k[6], member)
     return false
   end
-  if s.W then adopt(k[6], k[7], a[1], s, s.A or s.U or a[2]) end
+  if s.W then adopt(k[6], k[7], a[1], s, s.A or s.U or now) end
   remove(k, a[1])
   return { a[1], s.i, freed(s) }
 end
 
--- keys: t w. args: its name, now, when it comes again, who asks
+-- keys: t w. args: its name, now, after how long it comes again, who asks
 function ops.take_orphan(k, a)
-  local member = 'o:' .. a[1]
+  local member, now = 'o:' .. a[1], moment(a[2])
   local at = rcall('ZSCORE', k[1], member)
-  if not at or tonumber(at) > tonumber(a[2]) then return false end
+  if not at or tonumber(at) > now then return false end
   local record = rcall('HGET', k[2], a[1])
   if not record then
     rcall('ZREM', k[1], member)
@@ -547,7 +559,7 @@ function ops.take_orphan(k, a)
   if number == 0 then number = next_number(k[2]) end
   local principal = record[5] or false
   rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], number, principal }))
-  arm(k[1], a[3], member)
+  arm(k[1], now + tonumber(a[3]), member)
   return { record[2], string.match(a[1], '^%d+'), { record[3], number, principal } }
 end
 
