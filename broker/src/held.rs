@@ -24,9 +24,18 @@ pub(crate) enum Work {
     Confirm(Arc<Waiting>),
 }
 
-/// The place of a piece of work in the order in which it was to be done.
+/// The place of a piece of work in the order in which it was to be done, and of a part among those that it became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket(u64, u32);
+
+impl Ticket {
+    const FIRST: Self = Self(0, 0);
+
+    /// The places of parts that this piece of work becomes.
+    pub(crate) fn parts(self) -> impl Iterator<Item = Self> {
+        (self.1..).map(move |part| Self(self.0, part))
+    }
+}
 
 /// Pieces of work handed on in one go.
 const RETRIED_MAX: usize = 50_000;
@@ -61,7 +70,7 @@ impl Work {
 impl Held {
     fn take_ticket(&mut self) -> Ticket {
         self.next += 1;
-        Ticket(self.next)
+        Ticket(self.next, 0)
     }
 
     fn insert(&mut self, ticket: Ticket, work: Work) {
@@ -92,7 +101,7 @@ impl Hub {
 
     /// Whether the store was not given an older message of this publisher yet.
     pub(crate) fn holds_older(&self, publisher: u64, ticket: Ticket) -> bool {
-        self.held.lock().in_line.range((publisher, Ticket(0))..(publisher, ticket)).next().is_some()
+        self.held.lock().in_line.range((publisher, Ticket::FIRST)..(publisher, ticket)).next().is_some()
     }
 
     /// The store was given this message, or will not be: the next ones of its publisher may follow. Unless it was refused.

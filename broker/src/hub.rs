@@ -32,6 +32,8 @@ pub(crate) struct Hub {
     pub sys: RwLock<HashMap<Arc<str>, Arc<Message>>>,
     /// Publishes that the store could not take, in order, to be tried again.
     pub held: Mutex<Held>,
+    /// Wills that are being published, by their session and number.
+    pub wills: Mutex<HashSet<(Arc<StoredSession>, u64)>>,
     pub clock: Clock,
     /// Set when other workers share the store.
     pub cluster: Option<Arc<Cluster>>,
@@ -74,6 +76,7 @@ impl Hub {
             metrics,
             sys: RwLock::default(),
             held: Mutex::default(),
+            wills: Mutex::default(),
             clock: Clock::new(time),
             cluster,
             rules: None,

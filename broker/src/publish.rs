@@ -46,6 +46,13 @@ impl Unmatched {
     }
 }
 
+/// What is to happen when a message is durable wherever it must be, for one that may come again until then.
+pub(crate) struct Awaited {
+    /// By this stored queues know it when it comes again.
+    identity: Option<[u8; 16]>,
+    then: Box<dyn FnOnce() + Send>,
+}
+
 /// Who waits for the answer, until every part of the work is durable.
 pub(crate) struct Waiting {
     /// `None`: nobody (QoS 0, the server's own messages).
@@ -53,6 +60,8 @@ pub(crate) struct Waiting {
     /// Its own, if another worker can have its session.
     fence: Option<Fence>,
     qos: QoS,
+    /// As in [`Publish::identity`].
+    identity: Option<[u8; 16]>,
     matched: AtomicBool,
     parts: AtomicUsize,
     failed: Mutex<Option<StoreError>>,
@@ -120,15 +129,17 @@ impl Hub {
         self.publish_then(publisher, packet_id, message, by, None)
     }
 
-    /// As [`Hub::publish`], for No Local as a message of session `by`, and runs `then` when the message is durable wherever it must be.
+    /// As [`Hub::publish`], for No Local as a message of session `by`, and does what is awaited when the message is durable.
     pub(crate) fn publish_then(
         self: &Arc<Self>,
         publisher: Option<Publisher<'_>>,
         packet_id: Option<PacketId>,
         message: &Arc<Message>,
         by: Option<u64>,
-        then: Option<Box<dyn FnOnce() + Send>>,
+        awaited: Option<Awaited>,
     ) -> Option<ReasonCode> {
+        let identity = awaited.as_ref().and_then(|awaited| awaited.identity);
+        let then = awaited.map(|awaited| awaited.then);
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
         let retain_first = message.retain() && !crate::sys::is_own(message.topic());
         if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() {
@@ -149,6 +160,7 @@ impl Hub {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
                 fence: fence.clone().filter(|_| self.cluster.is_some()),
                 qos: message.qos(),
+                identity,
                 matched: AtomicBool::new(matched),
                 parts: AtomicUsize::new(parts),
                 failed: Mutex::default(),
@@ -166,9 +178,9 @@ impl Hub {
             self.match_later(Unmatched { message, by, fence, origin, retains, waiting });
             return None;
         };
-        let enqueue = !found.stored.is_empty() || origin.is_some();
+        let stored = self.split(found.stored, origin.is_some());
         let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
-        let parts = usize::from(enqueue) + usize::from(waiting_for_retain.is_some()) + heard;
+        let parts = stored.len() + usize::from(waiting_for_retain.is_some()) + heard;
         if parts == 0 {
             self.send_to_peers(message, fence.as_ref(), found.sent, None);
             if let Some(then) = then {
@@ -181,8 +193,8 @@ impl Hub {
             begun.continue_with(self, message, &waiting);
         }
         self.send_to_peers(message, fence.as_ref(), found.sent, Some(&waiting));
-        if enqueue {
-            self.submit(Work::Enqueue(Arc::clone(message), origin, found.stored, waiting));
+        for routed in stored {
+            self.submit(Work::Enqueue(Arc::clone(message), origin.clone(), routed, Arc::clone(&waiting)));
         }
         None
     }
@@ -287,11 +299,12 @@ impl Hub {
         }
         let Unmatched { message, fence, origin, .. } = unmatched;
         let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
-        let enqueue = !found.stored.is_empty() || origin.is_some();
-        waiting.parts.fetch_add(heard + usize::from(enqueue), Ordering::AcqRel);
+        let stored = self.split(found.stored, origin.is_some());
+        waiting.parts.fetch_add(heard + stored.len(), Ordering::AcqRel);
         self.send_to_peers(&message, fence.as_ref(), found.sent, Some(&waiting));
-        if enqueue {
-            self.run_enqueue(ticket, message, origin, found.stored, Arc::clone(&waiting));
+        for (ticket, routed) in ticket.parts().zip(stored) {
+            let (message, origin) = (Arc::clone(&message), origin.clone());
+            self.run_enqueue(ticket, message, origin, routed, Arc::clone(&waiting));
         }
         self.end_match(ticket, &waiting, Ok(()));
     }
@@ -403,33 +416,50 @@ impl Hub {
     /// Enqueues and sends what was chosen in place of members that are gone.
     fn offer_again(self: &Arc<Self>, message: &Arc<Message>, again: Found, waiting: &Arc<Waiting>) {
         let heard = again.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
-        let parts = heard + usize::from(!again.stored.is_empty());
-        waiting.parts.fetch_add(parts, Ordering::AcqRel);
+        let stored = self.split(again.stored, false);
+        waiting.parts.fetch_add(heard + stored.len(), Ordering::AcqRel);
         self.send_to_peers(message, waiting.fence.as_ref(), again.sent, Some(waiting));
-        if !again.stored.is_empty() {
+        for routed in stored {
             // The store knows its origin by now.
-            self.submit(Work::Enqueue(Arc::clone(message), None, again.stored, Arc::clone(waiting)));
+            self.submit(Work::Enqueue(Arc::clone(message), None, routed, Arc::clone(waiting)));
         }
     }
 
-    /// Publishes a Will that the store has handed out, and tells it when that is durable wherever it must be.
+    /// Publishes a Will that the store has handed out, and tells it when that is durable wherever it must be. Until then the store
+    /// hands it out again, here or to another worker, since nobody knows whether this one lives: here it is known to be under way,
+    /// and stored queues know it wherever it comes from.
     pub(crate) fn publish_will_of(self: &Arc<Self>, will: DueWill) {
-        let store = Arc::clone(&self.store);
-        let (client_id, message) = (Arc::clone(&will.session.client_id), Arc::clone(&will.message));
-        let finish = move || store.finish_will(&will, Box::new(|_| ()));
-        self.publish_will(&client_id, &message, Some(Box::new(finish)));
+        let DueWill { session, message, number, .. } = will.clone();
+        if !self.wills.lock().insert((Arc::clone(&session), number)) {
+            return;
+        }
+        let hub = Arc::clone(self);
+        let identity = (u128::from(session.incarnation) << 64 | u128::from(number)).to_le_bytes();
+        let client_id = Arc::clone(&session.client_id);
+        let then = move || {
+            let known = Arc::clone(&hub);
+            let finished = move |_| {
+                known.wills.lock().remove(&(session, number));
+            };
+            hub.store.finish_will(&will, Box::new(finished));
+        };
+        self.publish_will(
+            &client_id,
+            &message,
+            Some(Awaited { identity: Some(identity), then: Box::new(then) }),
+        );
     }
 
-    /// Publishes a client's Will Message, and runs `then` when it is durable wherever it must be.
+    /// Publishes a client's Will Message, and does what is awaited when it is durable wherever it must be.
     pub(crate) fn publish_will(
         self: &Arc<Self>,
         client_id: &str,
         message: &Arc<Message>,
-        then: Option<Box<dyn FnOnce() + Send>>,
+        awaited: Option<Awaited>,
     ) {
         self.metrics.wills.inc();
         let by = self.sessions.find(client_id).map(|session| session.id);
-        self.publish_then(None, None, message, by, then);
+        self.publish_then(None, None, message, by, awaited);
     }
 
     /// Enqueues the message; the answer is one part of what is waited for.
@@ -443,7 +473,8 @@ impl Hub {
     ) {
         let hub = Arc::clone(self);
         let targets = routed.iter().filter_map(Routed::target).collect();
-        let publish = Publish { message: Arc::clone(&message), origin: origin.clone(), targets };
+        let identity = waiting.identity.filter(|_| origin.is_none());
+        let publish = Publish { message: Arc::clone(&message), origin: origin.clone(), identity, targets };
         self.store.publish(
             publish,
             Box::new(move |result| match result {
@@ -472,6 +503,7 @@ impl Hub {
             publisher: None,
             fence: None,
             qos: delivery.qos,
+            identity: None,
             matched: AtomicBool::new(true),
             parts: AtomicUsize::new(1),
             failed: Mutex::default(),

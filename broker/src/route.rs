@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mqtt::QoS;
-use smallvec::SmallVec;
-use state::{Delivery, Message, SubscriptionIds, SubscriptionOptions, Target, Via};
+use smallvec::{SmallVec, smallvec};
+use state::{Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via};
 
 use crate::cluster::wanted_by;
 use crate::hub::Hub;
@@ -69,6 +69,28 @@ impl Routed {
 }
 
 impl Hub {
+    /// Stored sessions that get a message, apart by where the store keeps them: each part is done whole or not at all, and what
+    /// cannot be done now is tried again by itself, so that nothing is done twice. A message with an origin stays whole: its
+    /// queues know it when it comes again.
+    pub(crate) fn split(&self, mut stored: Vec<Routed>, has_origin: bool) -> SmallVec<[Vec<Routed>; 1]> {
+        let part_of = |routed: &Routed| self.store.part_of(&routed.session.client_id);
+        if has_origin || stored.len() == 1 || stored.first().is_some_and(|first| part_of(first).is_none()) {
+            return smallvec![stored];
+        }
+        stored.sort_by_cached_key(part_of);
+        let mut parts = SmallVec::new();
+        let mut last = None;
+        for routed in stored {
+            let part = part_of(&routed);
+            match parts.last_mut() {
+                Some(same) if last == Some(part) && Vec::len(same) < PART_TARGETS_MAX => same.push(routed),
+                _ => parts.push(vec![routed]),
+            }
+            last = Some(part);
+        }
+        parts
+    }
+
     /// Hands the message to every connected session that matches and whose queue is in memory, and lists the others. Answers
     /// whether any subscription matched.
     pub(crate) fn route(

@@ -145,6 +145,7 @@ fn publish(session: &Arc<StoredSession>) -> Publish {
     Publish {
         message,
         origin: None,
+        identity: None,
         targets: vec![Target { session: Arc::clone(session), delivery, share: None }],
     }
 }
@@ -251,7 +252,10 @@ fn bench_fan_out(dir: &Path, sessions: u64, payload: usize) {
                 },
             };
             let targets = owned.iter().map(target).collect();
-            store.publish(Publish { message: Arc::clone(&message), origin: None, targets }, answers.count());
+            store.publish(
+                Publish { message: Arc::clone(&message), origin: None, identity: None, targets },
+                answers.count(),
+            );
             answers.wait((n + 1).saturating_sub(8));
         }
         answers.wait(rounds);

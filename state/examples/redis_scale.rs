@@ -106,7 +106,12 @@ fn publish(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish 
             via: Via::Subscription,
         },
     };
-    Publish { message: Arc::clone(message), origin: None, targets: sessions.iter().map(target).collect() }
+    Publish {
+        message: Arc::clone(message),
+        origin: None,
+        identity: None,
+        targets: sessions.iter().map(target).collect(),
+    }
 }
 
 /// A connection that asks the server about itself.

@@ -202,7 +202,7 @@ pub trait Cluster: Send + Sync + 'static {
     fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>);
 
     /// Reads this worker's inbox behind `after` and waits as [`Cluster::read_log`] does; what is at or before `after` is
-    /// thrown away.
+    /// thrown away, at the latest when that has been read for a second and the inbox is read again.
     fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>);
 
     /// Lets go of everything that a worker owned which is silent for good: each of its sessions as [`crate::Store::release`]

@@ -211,6 +211,9 @@ pub struct Publish {
     /// Where a QoS 2 message came from, when its publisher's session is stored: it is remembered as received, in the
     /// same commit, until [`Store::forget_received`]; a repeat changes nothing and is answered as a duplicate.
     pub origin: Option<Origin>,
+    /// By this the queues know it when it comes again, from whichever worker, for a few minutes at least, if the store can be
+    /// given up by a worker half-way: see [`Store::part_of`]. `None` for what does not come again, and with an `origin`.
+    pub identity: Option<[u8; 16]>,
     /// Who gets it: sessions with QoS 1 or 2. May be empty when there is an `origin`.
     pub targets: Vec<Target>,
 }
@@ -361,6 +364,9 @@ pub struct StoreStats {
     pub subscriptions: u64,
 }
 
+/// Sessions of one part that get a message all or none.
+pub const PART_TARGETS_MAX: usize = 64;
+
 /// Keeps what must outlive a connection. See the module for how answers come.
 pub trait Store: Send + Sync + 'static {
     /// Takes a session over, or makes it, or discards it first: whatever the [`Claim`] says. Raises the epoch, so that
@@ -379,8 +385,16 @@ pub trait Store: Send + Sync + 'static {
     /// Removes subscriptions. Answers for each whether it was there.
     fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>);
 
-    /// Puts a message into queues. The answer comes when that is durable.
+    /// Puts a message into queues. The answer comes when that is durable. With an error it may be in some of them, unless all
+    /// targets, at most [`PART_TARGETS_MAX`], are in one part ([`Store::part_of`]): then it is in none, or the store was closed.
     fn publish(&self, publish: Publish, done: Done<Published>);
+
+    /// Where a client's session is kept: sessions in different parts may be out of reach at different times. `None` if all are in
+    /// one place, where any number of them gets a message all or none.
+    fn part_of(&self, client_id: &str) -> Option<u16> {
+        let _ = client_id;
+        None
+    }
 
     /// Reads a queue from `from` on, at most `messages_max` records and about `bytes_max` bytes (but at least one record
     /// if there is one).

@@ -13,6 +13,8 @@ use crate::tiers::{Redis, Shape, Tiers};
 const DEVICES: u32 = 200;
 /// Longer than a route lease and than a link is given until it is dead.
 const PAST_THE_LEASE: Duration = Duration::from_secs(4);
+/// How long a master is full.
+const FULL: Duration = Duration::from_secs(6);
 /// Between two faults.
 const CALM: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(90);
@@ -83,6 +85,17 @@ fn kill_a_master_and_a_worker(tiers: &mut Tiers, round: usize) {
     }
     tiers.run_worker(0);
     let_pass(CALM);
+}
+
+/// Each master in turn has no memory left for a while, and takes nothing that others take.
+fn fill_each_master(cluster: &Cluster) {
+    for master in cluster.masters() {
+        println!("Redis master on port {}: full", master.port);
+        assert_eq!(master.cli(&["config", "set", "maxmemory", "1"]), "OK");
+        let_pass(FULL);
+        assert_eq!(master.cli(&["config", "set", "maxmemory", "0"]), "OK");
+        let_pass(CALM);
+    }
 }
 
 fn restart_all_workers(tiers: &mut Tiers) {
@@ -163,5 +176,22 @@ fn devices_outlive_a_master_of_redis() {
     tiers.checked(|_| {
         totals.expect_clean();
         expect_nothing_lost(&totals);
+    });
+}
+
+// ARCHITECTURE, rule 34: nobody's worker had a fault, so nothing comes twice.
+#[test]
+fn devices_outlive_a_full_master_and_get_nothing_twice() {
+    let (tiers, mut fleet) = begin();
+    for _ in 0..setting("TIDEGATE_ROUNDS", 1) {
+        if let Redis::Cluster(cluster) = &tiers.redis {
+            fill_each_master(cluster);
+        }
+    }
+    let totals = count(&mut fleet, "full masters of Redis");
+    tiers.checked(|_| {
+        totals.expect_clean();
+        expect_nothing_lost(&totals);
+        assert_eq!(totals.repeated[1], 0, "QoS 1 copies on connections that did not break");
     });
 }

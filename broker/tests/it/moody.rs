@@ -2,7 +2,7 @@
 //! before a call has its effect.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use broker::BrokerConfig;
@@ -29,6 +29,17 @@ pub(crate) struct Moody {
     takes: Box<dyn Fn(Asked) -> bool + Send + Sync>,
     /// Pages of retained messages are kept back.
     pages: Option<(Pages, Kept)>,
+    /// The part that takes no message, whatever others do.
+    full: Arc<AtomicU16>,
+    /// A Will is handed out twice, as one is that was not finished in time.
+    repeats_wills: bool,
+}
+
+/// Nothing is full.
+const NOWHERE: u16 = u16::MAX;
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable(Arc::new(io::Error::other("not now")))
 }
 
 /// What is kept back of a page.
@@ -64,7 +75,8 @@ impl Pages {
 
 impl Moody {
     pub(crate) fn new(inner: MemoryStore, takes: impl Fn(Asked) -> bool + Send + Sync + 'static) -> Self {
-        Self { inner, takes: Box::new(takes), pages: None }
+        let full = Arc::new(AtomicU16::new(NOWHERE));
+        Self { inner, takes: Box::new(takes), pages: None, full, repeats_wills: false }
     }
 
     /// One that takes everything, and keeps pages of retained messages back.
@@ -78,16 +90,28 @@ impl Moody {
         if (self.takes)(asked) {
             return Some(done);
         }
-        done(Err(StoreError::Unavailable(Arc::new(io::Error::other("not now")))));
+        done(Err(unavailable()));
         None
     }
 }
 
 impl Store for Moody {
-    fn publish(&self, publish: Publish, done: Done<Published>) {
-        if let Some(done) = self.admit(Asked::Publish, done) {
+    fn publish(&self, mut publish: Publish, done: Done<Published>) {
+        let Some(done) = self.admit(Asked::Publish, done) else { return };
+        let full = self.full.load(Ordering::Relaxed);
+        let wanted = publish.targets.len();
+        publish.targets.retain(|target| self.part_of(&target.session.client_id) != Some(full));
+        if publish.targets.len() == wanted {
             self.inner.publish(publish, done);
+        } else {
+            // Other parts have it then, and whoever asks does not learn which.
+            self.inner.publish(publish, Box::new(|_| done(Err(unavailable()))));
         }
+    }
+
+    /// Each last letter is a part.
+    fn part_of(&self, client_id: &str) -> Option<u16> {
+        client_id.bytes().last().map(u16::from)
     }
 
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
@@ -162,7 +186,11 @@ impl Store for Moody {
     }
 
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
-        self.inner.claim_due(now, max, done);
+        let times = if self.repeats_wills { 2 } else { 1 };
+        let repeated = move |due: Result<Vec<Due>, StoreError>| {
+            done(due.map(|due| due.into_iter().flat_map(|one| std::iter::repeat_n(one, times)).collect()));
+        };
+        self.inner.claim_due(now, max, Box::new(repeated));
     }
 
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
@@ -201,4 +229,64 @@ async fn what_an_overloaded_store_refuses_keeps_its_place() {
         assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, .. }));
     }
     assert_eq!(subscriber.payloads(), (0..20_u8).map(|n| vec![n]).collect::<Vec<_>>());
+}
+
+// ARCHITECTURE, rule 34.
+#[tokio::test]
+async fn what_was_done_in_part_is_not_done_again() {
+    let inner = MemoryStore::new();
+    let publishes = Arc::new(AtomicUsize::new(0));
+    let asked_for = Arc::clone(&publishes);
+    let store = Moody::new(inner.clone(), move |asked| {
+        asked_for.fetch_add(usize::from(asked == Asked::Publish), Ordering::Relaxed);
+        true
+    });
+    let full = Arc::clone(&store.full);
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let mut subscribers: Vec<_> = (0..9).map(|n| world.connect(&How::stored(&format!("s{n}")))).collect();
+    for subscriber in &mut subscribers {
+        subscriber.subscribe("t", 1);
+        subscriber.drain();
+    }
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.drain();
+    full.store(u16::from(b'4'), Ordering::Relaxed);
+    for n in 0..3_u8 {
+        publisher.publish("t", &[n], QoS::AtLeastOnce, false);
+    }
+    // It is tried again and again.
+    let deadline = tokio::time::Instant::now() + crate::device::DEADLINE;
+    while publishes.load(Ordering::Relaxed) < 40 {
+        assert!(tokio::time::Instant::now() < deadline, "it is tried again");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(publisher.drain().is_empty(), "one is missing still");
+    full.store(NOWHERE, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, .. }));
+    }
+    for (n, subscriber) in subscribers.iter_mut().enumerate() {
+        assert_eq!(subscriber.payloads(), [[0], [1], [2]], "s{n}: each once, in order");
+    }
+}
+
+#[tokio::test]
+async fn a_will_that_is_handed_out_again_while_it_is_under_way_is_published_once() {
+    let inner = MemoryStore::new();
+    let store = Moody { repeats_wills: true, ..Moody::new(inner.clone(), |_| true) };
+    let full = Arc::clone(&store.full);
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let [mut there, mut full_one] = ["s1", "s4"].map(|name| world.connect(&How::stored(name)));
+    for subscriber in [&mut there, &mut full_one] {
+        subscriber.subscribe("will/#", 1);
+        subscriber.drain();
+    }
+    full.store(u16::from(b'4'), Ordering::Relaxed);
+    world.connect(&How { will: Some(("will/x", 0)), ..How::stored("c") }).lose();
+    assert!(matches!(there.wait().await, Got::Publish { .. }));
+    full.store(NOWHERE, Ordering::Relaxed);
+    assert!(matches!(full_one.wait().await, Got::Publish { .. }));
+    assert!(there.payloads().is_empty() && full_one.payloads().is_empty(), "each once");
 }

@@ -96,6 +96,7 @@ fn publish(owner: &Fence, payload: &str) -> Publish {
     Publish {
         message,
         origin: None,
+        identity: None,
         targets: vec![Target { session: Arc::clone(&owner.session), delivery, share: None }],
     }
 }

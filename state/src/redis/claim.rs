@@ -55,7 +55,7 @@ impl Engine {
                 let result = claimed.and_then(|claimed| complete(claimed, contents));
                 engine.order.complete(ticket, Box::new(move || done(result)));
             });
-            vec![(bucket, Pending { op, then: first }), (bucket, Pending { op: contents, then: second })]
+            vec![(bucket, Pending::Op(op, first)), (bucket, Pending::Op(contents, second))]
         });
     }
 

@@ -23,13 +23,25 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// The front of a queue record, which differs from session to session.
 pub(super) fn record_head(delivery: &Delivery) -> Vec<u8> {
-    let via = if delivery.via == Via::Retained { FLAG_READ } else { 0 };
-    let flags = flags(delivery.qos, delivery.retain) | via;
-    head(delivery.message.size(), flags, delivery.subscription_ids.as_slice())
+    let mut out = Vec::new();
+    write_record_head(&mut out, delivery);
+    out
 }
 
-fn head(size: usize, flags: u8, ids: &[u32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(9 + 4 * ids.len());
+/// A whole queue record.
+pub(super) fn write_record(out: &mut Vec<u8>, delivery: &Delivery) {
+    write_record_head(out, delivery);
+    write_body(out, &delivery.message);
+}
+
+fn write_record_head(out: &mut Vec<u8>, delivery: &Delivery) {
+    let via = if delivery.via == Via::Retained { FLAG_READ } else { 0 };
+    let flags = flags(delivery.qos, delivery.retain) | via;
+    write_head(out, delivery.message.size(), flags, delivery.subscription_ids.as_slice());
+}
+
+fn write_head(out: &mut Vec<u8>, size: usize, flags: u8, ids: &[u32]) {
+    out.reserve(9 + 4 * ids.len());
     out.push(VERSION);
     out.extend_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes());
     out.push(KIND_MESSAGE);
@@ -39,7 +51,6 @@ fn head(size: usize, flags: u8, ids: &[u32]) -> Vec<u8> {
     for id in &ids[..usize::from(count)] {
         out.extend_from_slice(&id.to_le_bytes());
     }
-    out
 }
 
 fn flags(qos: QoS, retain: bool) -> u8 {
@@ -48,22 +59,28 @@ fn flags(qos: QoS, retain: bool) -> u8 {
 
 /// The rest of a record: the message itself.
 pub(super) fn body(message: &Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_body(&mut out, message);
+    out
+}
+
+fn write_body(out: &mut Vec<u8>, message: &Message) {
     let (bytes, topic_len, properties_len) = message.parts();
     let header = message.header();
-    let mut out = Vec::with_capacity(23 + bytes.len());
+    out.reserve(23 + bytes.len());
     out.push(flags(header.qos, header.retain));
     out.extend_from_slice(&header.published_at.to_le_bytes());
     out.extend_from_slice(&header.expires_at.unwrap_or(0).to_le_bytes());
     out.extend_from_slice(&topic_len.to_le_bytes());
     out.extend_from_slice(&properties_len.to_le_bytes());
     out.extend_from_slice(bytes);
-    out
 }
 
 /// A message on its own: a Will, a retained one.
 pub(super) fn message(message: &Message) -> Vec<u8> {
-    let mut out = head(message.size(), flags(message.qos(), message.retain()), &[]);
-    out.extend_from_slice(&body(message));
+    let mut out = Vec::new();
+    write_head(&mut out, message.size(), flags(message.qos(), message.retain()), &[]);
+    write_body(&mut out, message);
     out
 }
 

@@ -10,14 +10,17 @@ use redis::{Cmd, Value};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::call::{self, Frame};
+use super::change::{Change, Outcomes};
 use super::config::{ConnectError, RedisConfig};
 use super::due::Hints;
+use super::expired::RetainedSweep;
 use super::fault::Fault;
 use super::keys::{Bucket, Keys};
 use super::life::{Life, OVERDUE};
 use super::node::Kept;
 use super::op::{Answer, Op, Result};
-use super::order::{Call, Gate, Order, Pending, Ticket};
+use super::order::{Gate, Order, Pending, Ticket};
 use super::router::Router;
 use super::topology::Topology;
 use crate::{Done, StoreError, StoreStats, UnixMs, WorkerId};
@@ -77,6 +80,7 @@ pub(super) struct Engine {
     pub(super) counts: Counts,
     pub(super) hints: Hints,
     timed: Timed,
+    pub(super) retained_sweep: RetainedSweep,
     pub(super) runtime: Handle,
     /// This run of this worker.
     pub(super) worker: WorkerId,
@@ -101,6 +105,7 @@ impl Engine {
             counts: Counts::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
             timed,
+            retained_sweep: RetainedSweep::default(),
             runtime: Handle::current(),
             worker,
             run: format!("{:016x}", worker.0),
@@ -177,7 +182,7 @@ impl Engine {
     ) {
         let idle = self.order.submit(gates, |ticket| {
             let operations = make(ticket);
-            let bytes: usize = operations.iter().map(|(_, pending)| pending.op.bytes()).sum();
+            let bytes: usize = operations.iter().map(|(_, pending)| pending.bytes()).sum();
             self.waiting_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
             operations
         });
@@ -214,7 +219,23 @@ impl Engine {
                 let result = answer.and_then(|answer| read(&engine, answer));
                 engine.order.complete(ticket, Box::new(move || done(result)));
             });
-            vec![(bucket, Pending { op, then })]
+            vec![(bucket, Pending::Op(op, then))]
+        });
+    }
+
+    /// A change of queues, whose answer lines up with the others of its bucket.
+    pub(super) fn change(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        change: Change,
+        done: impl FnOnce(Result<Outcomes>) + Send + 'static,
+    ) {
+        self.submit(vec![Gate::Bucket(bucket)], |ticket| {
+            let engine = Arc::clone(self);
+            let then = Box::new(move |outcomes: Result<Outcomes>| {
+                engine.order.complete(ticket, Box::new(move || done(outcomes)));
+            });
+            vec![(bucket, Pending::Change(change, then))]
         });
     }
 
@@ -224,20 +245,25 @@ impl Engine {
         let then = Box::new(move |answer| {
             sender.send(answer).ok();
         });
-        self.submit(Vec::new(), |_| vec![(bucket, Pending { op, then })]);
+        self.submit(Vec::new(), |_| vec![(bucket, Pending::Op(op, then))]);
         Asked(receiver)
     }
 
     async fn drive(self: Arc<Self>, bucket: Bucket) {
         let slot = bucket.slot();
         while let Some(call) = self.order.next_call(bucket) {
-            let bytes: usize = call.operations.iter().map(|pending| pending.op.bytes()).sum();
-            let command = Arc::new(self.command(bucket, &call));
-            let answers = match self.carry_out(slot, command, call.is_write).await {
-                Ok(answers) => match answers.list() {
-                    Ok(answers) if answers.len() == call.operations.len() => Ok(answers),
-                    _ => Err(StoreError::from(Fault::Form)),
-                },
+            let bytes: usize = call.operations.iter().map(Pending::bytes).sum();
+            let frame = Frame {
+                keys: &self.keys,
+                library: &self.router.library,
+                bucket,
+                run: &self.run,
+                number: call.is_write.then_some(call.number),
+            };
+            let command = Arc::new(frame.command(&call.operations));
+            let must_be_known = call.operations.iter().any(Pending::adds);
+            let answers = match self.carry_out(slot, command, call.is_write, must_be_known).await {
+                Ok(answer) => call::read(&call.operations, answer),
                 Err(fault) => Err(fault.into()),
             };
             self.router.life.ended(answers.is_ok());
@@ -245,14 +271,16 @@ impl Engine {
                 self.router.topology.found();
             }
             match answers {
-                Ok(answers) => {
+                Ok((answers, added)) => {
+                    add(&self.counts.queued_messages, added.records);
+                    add(&self.counts.queued_bytes, added.bytes);
                     for (pending, answer) in call.operations.into_iter().zip(answers) {
-                        (pending.then)(Ok(answer));
+                        pending.answer(answer);
                     }
                 }
                 Err(error) => {
                     for pending in call.operations {
-                        (pending.then)(Err(error.clone()));
+                        pending.fail(error.clone());
                     }
                 }
             }
@@ -265,9 +293,10 @@ impl Engine {
         slot: u16,
         command: Arc<Cmd>,
         is_write: bool,
+        must_be_known: bool,
     ) -> std::result::Result<Value, Fault> {
         let kept = if is_write { Kept::Yes } else { Kept::No };
-        let mut call = std::pin::pin!(self.router.call(slot, command, kept));
+        let mut call = std::pin::pin!(self.router.call(slot, command, kept, must_be_known));
         tokio::select! {
             biased;
             answer = &mut call => answer,
@@ -276,32 +305,6 @@ impl Engine {
                 call.await
             }
         }
-    }
-
-    fn command(&self, bucket: Bucket, call: &Call) -> Cmd {
-        let library = &self.router.library;
-        let keys: usize = call.operations.iter().map(|pending| pending.op.keys.len()).sum();
-        let mut command = redis::cmd("FCALL");
-        if call.is_write {
-            command.arg(&library.write).arg(keys + 1).arg(self.keys.outcome(bucket, &self.run));
-        } else {
-            command.arg(&library.read).arg(keys);
-        }
-        for pending in &call.operations {
-            for key in &pending.op.keys {
-                command.arg(key);
-            }
-        }
-        if call.is_write {
-            command.arg(format!("{:016}", call.number));
-        }
-        for Pending { op, .. } in &call.operations {
-            command.arg(op.name).arg(op.keys.len()).arg(op.args.len());
-            for arg in &op.args {
-                command.arg(arg.as_slice());
-            }
-        }
-        command
     }
 
     /// A call with one operation that reads, outside of the lanes.

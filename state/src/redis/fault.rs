@@ -9,9 +9,12 @@ use crate::StoreError;
 /// A call without an answer. What was sent may have been carried out, unless it says otherwise.
 #[derive(Clone, Debug, Error)]
 pub(super) enum Fault {
-    /// No connection to a node, or it was lost before the answer came.
+    /// The connection was lost before the answer came.
     #[error("no answer from Redis at {node}: {detail}")]
     Lost { node: String, detail: String },
+    /// No connection to a node. Nothing was sent.
+    #[error("no connection to Redis at {node}: {detail}")]
+    Unreachable { node: String, detail: String },
     /// Redis answered with an error. Nothing was carried out.
     #[error("Redis at {node} refuses: {detail}")]
     Refused { node: String, detail: String },
@@ -30,6 +33,13 @@ pub(super) enum Fault {
     /// The answer is not what was asked for.
     #[error("Redis gave an answer of another form")]
     Form,
+}
+
+impl Fault {
+    /// Whether what was sent may have been carried out.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Short { .. } | Self::Form)
+    }
 }
 
 impl From<Fault> for StoreError {

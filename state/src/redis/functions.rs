@@ -7,6 +7,8 @@ use super::keys::fingerprint;
 const TEXT: &str = concat!(
     include_str!("lua/store.lua"),
     "\n",
+    include_str!("lua/queue.lua"),
+    "\n",
     include_str!("lua/cluster.lua"),
     "\n",
     include_str!("lua/calls.lua"),

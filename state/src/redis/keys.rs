@@ -26,7 +26,12 @@ pub(super) enum Bucket {
 impl Bucket {
     /// The bucket of a client's session.
     pub(super) fn of_client(client_id: &str) -> Self {
-        Self::Sessions((fixed_hash(client_id.as_bytes()) % u64::from(SESSION_BUCKETS)) as u16)
+        Self::Sessions(Self::part_of_client(client_id))
+    }
+
+    /// Its number.
+    pub(super) fn part_of_client(client_id: &str) -> u16 {
+        (fixed_hash(client_id.as_bytes()) % u64::from(SESSION_BUCKETS)) as u16
     }
 
     /// The bucket of a topic's retained message, from its first two levels.

@@ -41,11 +41,12 @@ impl Life {
         self.closed_at.lock().get_or_insert_with(Instant::now);
     }
 
-    /// Whether a call that began then may be sent once more at `at`.
-    pub(super) fn allows(&self, began: Instant, at: Instant) -> bool {
+    /// Whether a call that began then may be sent once more at `at`; with `must_be_known` as long as the store is open.
+    pub(super) fn allows(&self, began: Instant, at: Instant, must_be_known: bool) -> bool {
         let is_closing_past = self.closed_at.lock().is_some_and(|closed| at > closed + CLOSE_BUDGET);
         let budget = match self.budget {
             None if !self.is_started.load(Ordering::Relaxed) => Some(START_BUDGET),
+            _ if must_be_known => None,
             budget => budget,
         };
         !is_closing_past && budget.is_none_or(|budget| at <= began + budget)

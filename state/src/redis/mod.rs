@@ -1,6 +1,8 @@
 //! The store in Redis: a cluster, or a single server. All state is there; a worker keeps counts, hints about timers, and
 //! calls under way. What is stored: `docs/state.md`. How calls are ordered: [`order`]; how they are repeated: [`router`].
 
+mod call;
+mod change;
 mod claim;
 mod cluster;
 mod codec;
@@ -8,6 +10,7 @@ mod config;
 mod crc16;
 mod due;
 mod engine;
+mod expired;
 mod fault;
 mod functions;
 mod keys;
@@ -38,6 +41,7 @@ use crate::{
     Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
     Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
 };
+use change::Settled;
 use engine::{Engine, Timed};
 
 /// A store in Redis. Answers are given on tasks of the runtime that it was connected on.
@@ -128,6 +132,10 @@ impl Store for RedisStore {
         self.engine.publish(publish, done);
     }
 
+    fn part_of(&self, client_id: &str) -> Option<u16> {
+        Some(keys::Bucket::part_of_client(client_id))
+    }
+
     fn read_queue(
         &self,
         fence: &Fence,
@@ -140,11 +148,11 @@ impl Store for RedisStore {
     }
 
     fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.engine.settle("acknowledge", fence, number, done);
+        self.engine.settle(fence, number, Settled::Gone, done);
     }
 
     fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.engine.settle("mark_released", fence, number, done);
+        self.engine.settle(fence, number, Settled::Released, done);
     }
 
     fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {

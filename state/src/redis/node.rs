@@ -97,7 +97,10 @@ impl Node {
                 connection: None,
                 retry_at: Instant::now(),
                 backoff: BACKOFF_MIN,
-                last_fault: Fault::Form,
+                last_fault: Fault::Unreachable {
+                    node: address.to_string(),
+                    detail: "not connected yet".to_owned(),
+                },
                 is_connected,
                 under_way: Arc::new(Semaphore::new(BATCHES_UNDER_WAY_MAX)),
                 copies: copies.map(Arc::new),
@@ -195,7 +198,7 @@ impl Link {
                 self.last_fault = if error.kind() == ErrorKind::AuthenticationFailed {
                     Fault::Refused { node, detail }
                 } else {
-                    Fault::Lost { node, detail }
+                    Fault::Unreachable { node, detail }
                 };
                 self.retry_at = Instant::now() + self.backoff;
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX);

@@ -4,14 +4,19 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use redis::Value;
 
+use super::call::Answered;
+use super::change::{Change, Outcomes};
+use super::fault::Fault;
 use super::keys::Bucket;
 use super::op::{Kind, Op, Result};
+use crate::StoreError;
 
-/// Operations of one call.
-const CALL_WRITES_MAX: usize = 64;
+/// Operations of one call; of changes of queues, their sessions.
+const CALL_WRITES_MAX: usize = 128;
 const CALL_READS_MAX: usize = 16;
 const CALL_BYTES_MAX: usize = 256 * 1024;
 
@@ -29,15 +34,63 @@ pub(super) enum Gate {
 }
 
 /// Receives what an operation answered, on the lane's task.
-pub(super) type Then = Box<dyn FnOnce(Result<Value>) + Send>;
+pub(super) type Then<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 /// Gives an answer.
 pub(super) type Give = Box<dyn FnOnce() + Send>;
 
-/// An operation that waits for its call.
-pub(super) struct Pending {
-    pub(super) op: Op,
-    pub(super) then: Then,
+/// Something that waits for its call.
+pub(super) enum Pending {
+    /// An operation of the library.
+    Op(Op, Then<Value>),
+    /// A change of queues, which is carried out together with others.
+    Change(Change, Then<Outcomes>),
+}
+
+impl Pending {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Op(op, _) => op.kind,
+            Self::Change(..) => Kind::Write,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Op(..) => 1,
+            Self::Change(change, _) => change.weight(),
+        }
+    }
+
+    /// Whether it must not be done twice, and Redis does not tell the second time from the first.
+    pub(super) fn adds(&self) -> bool {
+        matches!(self, Self::Change(Change::Enqueue { identity: None, .. }, _))
+    }
+
+    /// Bytes that it takes while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Op(op, _) => op.bytes(),
+            Self::Change(change, _) => change.bytes(),
+        }
+    }
+
+    /// Hands its answer on.
+    pub(super) fn answer(self, answer: Answered) {
+        match (self, answer) {
+            (Self::Op(_, then), Answered::Value(value)) => then(Ok(value)),
+            (Self::Change(_, then), Answered::Outcomes(outcomes)) => then(Ok(outcomes)),
+            (pending, _) => pending.fail(Fault::Form.into()),
+        }
+    }
+
+    /// It has no answer.
+    pub(super) fn fail(self, error: StoreError) {
+        match self {
+            Self::Op(_, then) => then(Err(error)),
+            Self::Change(_, then) => then(Err(error)),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -57,9 +110,9 @@ struct Entry {
 
 #[derive(Default)]
 struct State {
-    lanes: HashMap<Bucket, Lane>,
-    gates: HashMap<Gate, VecDeque<Ticket>>,
-    entries: HashMap<Ticket, Entry>,
+    lanes: HashMap<Bucket, Lane, RandomState>,
+    gates: HashMap<Gate, VecDeque<Ticket>, RandomState>,
+    entries: HashMap<Ticket, Entry, RandomState>,
     next: u64,
 }
 
@@ -115,19 +168,20 @@ impl Order {
             lane.is_busy = false;
             return None;
         };
-        let kind = first.op.kind;
+        let kind = first.kind();
         let operations_max = match kind {
             Kind::Read => CALL_READS_MAX,
             Kind::Write => CALL_WRITES_MAX,
             Kind::Alone => 1,
         };
-        let mut bytes = first.op.bytes();
+        let (mut bytes, mut weight) = (first.bytes(), first.weight());
         let mut operations = vec![first];
-        while operations.len() < operations_max
+        while weight < operations_max
             && bytes < CALL_BYTES_MAX
-            && let Some(next) = lane.queue.pop_front_if(|next| next.op.kind == kind)
+            && let Some(next) = lane.queue.pop_front_if(|next| next.kind() == kind)
         {
-            bytes += next.op.bytes();
+            bytes += next.bytes();
+            weight += next.weight();
             operations.push(next);
         }
         lane.calls += 1;
@@ -221,7 +275,7 @@ mod tests {
         let kinds = [Kind::Write, Kind::Write, Kind::Alone, Kind::Alone, Kind::Read, Kind::Read, Kind::Write];
         for kind in kinds {
             order.submit(Vec::new(), |_| {
-                vec![(bucket, Pending { op: Op::new("x", kind, Vec::new()), then: Box::new(|_| ()) })]
+                vec![(bucket, Pending::Op(Op::new("x", kind, Vec::new()), Box::new(|_| ())))]
             });
         }
         let calls: Vec<_> = std::iter::from_fn(|| order.next_call(bucket)).collect();

@@ -1,4 +1,4 @@
-//! Puts messages into queues: one operation per bucket, with the body once. A QoS 2 message from a client is remembered in
+//! Puts messages into queues: one change per bucket, with the body once. A QoS 2 message from a client is remembered in
 //! its publisher's bucket first, with an identity that the receiving buckets remember too, so that when it comes again
 //! after a crash in between, what is missing is added and nothing twice.
 
@@ -7,30 +7,26 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redis::Value;
+use smallvec::SmallVec;
 
-use super::claim::read_run;
-use super::codec;
-use super::engine::{Engine, add, random};
+use super::change::{Change, Enqueue, Outcome, Outcomes};
+use super::engine::{Engine, random};
 use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending, Ticket};
 use super::received::{DAMAGED, Identity, Known};
-use crate::{Done, Enqueued, Message, Number, Origin, Publish, Published, StoreError, Target};
+use crate::{Done, Enqueued, Origin, PART_TARGETS_MAX, Publish, Published, StoreError, Target};
 
 /// The state of a received message, before its identity: not all queues have it yet.
 const PENDING: u8 = b'P';
 /// All queues have it.
 pub(super) const ROUTED: u8 = b'R';
 
-/// Targets of one operation.
-const TARGETS_MAX: usize = 64;
-
-/// An operation, and which of the targets it serves.
+/// A change, and which of the targets it serves.
 struct Part {
     bucket: Bucket,
-    op: Op,
-    targets: Vec<usize>,
-    size: i64,
+    change: Change,
+    targets: SmallVec<[usize; 1]>,
 }
 
 type Finish = Box<dyn FnOnce(Result<Vec<Enqueued>>) + Send>;
@@ -47,11 +43,11 @@ impl Engine {
     /// See [`crate::Store::publish`].
     pub(super) fn publish(self: &Arc<Self>, publish: Publish, done: Done<Published>) {
         let Some(done) = self.admit(done) else { return };
-        let Publish { origin, targets, .. } = publish;
+        let Publish { origin, targets, identity, .. } = publish;
         match origin {
             Some(origin) => self.receive(origin, targets, done),
             None if targets.is_empty() => done(Ok(Published::default())),
-            None => self.enqueue(&targets, None, None, move |result| {
+            None => self.enqueue(&targets, identity, None, move |result| {
                 done(result.map(|targets| Published { targets, ..Published::default() }));
             }),
         }
@@ -82,7 +78,7 @@ impl Engine {
                 Err(error) => engine.line_up(gate, move || done(Err(error))),
             }
         });
-        self.submit(Vec::new(), |_| vec![(bucket, Pending { op, then })]);
+        self.submit(Vec::new(), |_| vec![(bucket, Pending::Op(op, then))]);
     }
 
     /// Gives an answer after those that took their place before.
@@ -130,7 +126,7 @@ impl Engine {
                 tracing::debug!(%error, "cannot note that a message was routed");
             }
         });
-        self.submit(Vec::new(), |_| vec![(Bucket::of_client(client_id), Pending { op, then })]);
+        self.submit(Vec::new(), |_| vec![(Bucket::of_client(client_id), Pending::Op(op, then))]);
     }
 
     /// Puts a message into queues, and calls `finish` in the order of the answers.
@@ -141,7 +137,7 @@ impl Engine {
         origin: Option<Gate>,
         finish: impl FnOnce(Result<Vec<Enqueued>>) + Send + 'static,
     ) {
-        let parts = self.parts(targets, identity);
+        let parts = parts(targets, identity);
         let mut gates: Vec<Gate> = parts.iter().map(|part| Gate::Bucket(part.bucket)).collect();
         gates.dedup();
         gates.extend(origin);
@@ -165,14 +161,14 @@ impl Engine {
     }
 
     fn pending(self: &Arc<Self>, part: Part, ticket: Ticket, joint: &Arc<Mutex<Joint>>) -> (Bucket, Pending) {
-        let Part { bucket, op, targets, size } = part;
+        let Part { bucket, change, targets } = part;
         let (engine, joint) = (Arc::clone(self), Arc::clone(joint));
-        let then = Box::new(move |answer: Result<Value>| {
+        let then = Box::new(move |outcomes: Result<Outcomes>| {
             let is_last = {
                 let mut joint = joint.lock();
-                if let Err(error) = answer.and_then(|answer| engine.note(&mut joint, answer, &targets, size))
-                {
-                    joint.error = Some(error);
+                match outcomes {
+                    Ok(outcomes) => joint.note(&targets, &outcomes),
+                    Err(error) => joint.error = Some(error),
                 }
                 joint.missing -= 1;
                 joint.missing == 0
@@ -181,7 +177,7 @@ impl Engine {
                 engine.finish(ticket, &joint);
             }
         });
-        (bucket, Pending { op, then })
+        (bucket, Pending::Change(change, then))
     }
 
     fn finish(&self, ticket: Ticket, joint: &Mutex<Joint>) {
@@ -194,88 +190,58 @@ impl Engine {
             self.order.complete(ticket, Box::new(move || finish(result)));
         }
     }
+}
 
-    /// Reads what became of the targets of one part.
-    fn note(&self, joint: &mut Joint, answer: Value, targets: &[usize], size: i64) -> Result<()> {
-        for (answer, at) in answer.list()?.into_iter().zip(targets) {
-            let enqueued = match answer {
-                Value::BulkString(name) if name == b"G" => Enqueued::Gone,
-                Value::BulkString(name) if name == b"F" => Enqueued::Full,
-                found => {
-                    let [number, is_new, elsewhere] = found.tuple()?;
-                    if is_new.count()? == 1 {
-                        add(&self.counts.queued_messages, 1);
-                        add(&self.counts.queued_bytes, size);
-                    }
-                    let number = Number(number.count()?);
-                    match elsewhere.maybe() {
-                        None => Enqueued::At(number),
-                        Some(run) => Enqueued::Elsewhere(number, read_run(run)?),
-                    }
-                }
+impl Joint {
+    /// Takes what became of the targets of one part.
+    fn note(&mut self, targets: &[usize], outcomes: &[Outcome]) {
+        for (at, outcome) in targets.iter().zip(outcomes) {
+            let enqueued = match *outcome {
+                Outcome::Queued(number, None) => Enqueued::At(number),
+                Outcome::Queued(number, Some(worker)) => Enqueued::Elsewhere(number, worker),
+                Outcome::Full => Enqueued::Full,
+                _ => Enqueued::Gone,
             };
-            if let Some(place) = joint.targets.get_mut(*at) {
+            if let Some(place) = self.targets.get_mut(*at) {
                 *place = enqueued;
             }
         }
-        Ok(())
     }
+}
 
-    /// Operations for all targets, by bucket; targets of a bucket that get the same message share the body.
-    fn parts(&self, targets: &[Target], identity: Option<Identity>) -> Vec<Part> {
-        let copies = if identity.is_some() { number_copies(targets) } else { Vec::new() };
-        let mut by_bucket: BTreeMap<Bucket, Vec<usize>> = BTreeMap::new();
-        for (at, target) in targets.iter().enumerate() {
-            by_bucket.entry(Bucket::of_client(&target.session.client_id)).or_default().push(at);
-        }
-        let mut parts = Vec::with_capacity(by_bucket.len());
-        for (bucket, members) in by_bucket {
-            let message = |at: &usize| targets.get(*at).map(|target| Arc::as_ptr(&target.delivery.message));
-            for alike in members.chunk_by(|a, b| message(a) == message(b)) {
-                for some in alike.chunks(TARGETS_MAX) {
-                    let some: Vec<(usize, &Target)> =
-                        some.iter().filter_map(|at| Some((*at, targets.get(*at)?))).collect();
-                    if let Some((_, first)) = some.first() {
-                        parts.push(self.part(bucket, &first.delivery.message, &some, identity, &copies));
-                    }
-                }
-            }
-        }
-        parts
+/// Changes for all targets, by bucket.
+fn parts(targets: &[Target], identity: Option<Identity>) -> Vec<Part> {
+    let copies = if identity.is_some() { number_copies(targets) } else { Vec::new() };
+    let bucket_of = |target: &Target| Bucket::of_client(&target.session.client_id);
+    if let [target] = targets {
+        return vec![part(bucket_of(target), &[0], targets, identity, &copies)];
     }
+    let mut by_bucket: BTreeMap<Bucket, Vec<usize>> = BTreeMap::new();
+    for (at, target) in targets.iter().enumerate() {
+        by_bucket.entry(bucket_of(target)).or_default().push(at);
+    }
+    let chunks = by_bucket.iter().flat_map(|(bucket, members)| {
+        let chunks = members.chunks(PART_TARGETS_MAX);
+        chunks.map(|some| part(*bucket, some, targets, identity, &copies))
+    });
+    chunks.collect()
+}
 
-    fn part(
-        &self,
-        bucket: Bucket,
-        message: &Message,
-        targets: &[(usize, &Target)],
-        identity: Option<Identity>,
-        copies: &[u64],
-    ) -> Part {
-        let mut keys = Vec::with_capacity(2 * targets.len() + 2);
-        if identity.is_some() {
-            keys.extend([self.keys.identities(bucket), self.keys.identity_times(bucket)]);
-        }
-        for (_, target) in targets {
-            let client_id = &target.session.client_id;
-            keys.extend([self.keys.session(client_id), self.keys.queue(client_id)]);
-        }
-        let mut op = Op::new("publish", Kind::Write, keys)
-            .arg(identity.as_ref().map_or(&[][..], |identity| identity))
-            .arg(message.size() as u64)
-            .arg(codec::body(message))
-            .arg(self.run.as_str());
-        for (at, target) in targets {
-            let copy = copies.get(*at).copied().unwrap_or(0);
-            op = op.arg(target.session.incarnation).arg(copy).arg(codec::record_head(&target.delivery));
-        }
-        Part {
-            bucket,
-            op,
-            targets: targets.iter().map(|(at, _)| *at).collect(),
-            size: i64::try_from(message.size()).unwrap_or(i64::MAX),
-        }
-    }
+fn part(
+    bucket: Bucket,
+    some: &[usize],
+    targets: &[Target],
+    identity: Option<Identity>,
+    copies: &[u64],
+) -> Part {
+    let members = some.iter().filter_map(|at| Some((*at, targets.get(*at)?)));
+    let enqueue = |(at, target): (usize, &Target)| Enqueue {
+        session: Arc::clone(&target.session),
+        copy: copies.get(at).copied().unwrap_or(0),
+        delivery: target.delivery.clone(),
+    };
+    let change = Change::Enqueue { identity, targets: members.map(enqueue).collect() };
+    Part { bucket, change, targets: some.into() }
 }
 
 /// For each target, how many of the same session come before it: overlapping subscriptions may give one session several

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use mqtt::PacketId;
 
+use super::change::{Change, Outcome, Settled};
 use super::codec;
-use super::engine::{Engine, add};
+use super::engine::Engine;
 use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use crate::{Done, Fence, Number, QueuePage, Queued, StoreError, StoredSession};
@@ -82,22 +83,18 @@ impl Engine {
         Ok(tails)
     }
 
-    /// See [`crate::Store::acknowledge`] and [`crate::Store::mark_released`], which `name` tells apart.
-    pub(super) fn settle(
-        self: &Arc<Self>,
-        name: &'static str,
-        fence: &Fence,
-        number: Number,
-        done: Done<()>,
-    ) {
-        let client_id = &fence.session.client_id;
-        let keys = vec![self.keys.session(client_id), self.keys.queue(client_id)];
-        let op = Op::new(name, Kind::Write, keys).fence(fence).arg(number.0);
-        self.one(Bucket::of_client(client_id), op, done, |engine, answer| {
-            let [records, bytes] = answer.accepted(StoreError::NoSession)?.tuple()?;
-            add(&engine.counts.queued_messages, -records.number()?);
-            add(&engine.counts.queued_bytes, -bytes.number()?);
-            Ok(())
+    /// See [`crate::Store::acknowledge`] and [`crate::Store::mark_released`].
+    pub(super) fn settle(self: &Arc<Self>, fence: &Fence, number: Number, to: Settled, done: Done<()>) {
+        let Some(done) = self.admit(done) else { return };
+        let bucket = Bucket::of_client(&fence.session.client_id);
+        let change = Change::Settle { fence: fence.clone(), number, to };
+        self.change(bucket, change, move |outcomes| {
+            done(outcomes.and_then(|outcomes| match outcomes.first() {
+                Some(Outcome::Settled) => Ok(()),
+                Some(Outcome::Fenced) => Err(StoreError::Fenced),
+                Some(Outcome::NoSession) => Err(StoreError::NoSession),
+                _ => Err(StoreError::Damaged { what: "answer about a record" }),
+            }));
         });
     }
 

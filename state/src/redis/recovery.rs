@@ -27,6 +27,9 @@ impl Engine {
 
     async fn recover_bucket(self: &Arc<Self>, bucket: Bucket, now: UnixMs) -> Result<()> {
         let mut listed = Some(self.ask_clients(bucket, "", SESSIONS_MAX));
+        // Earlier versions let them lie where no more came.
+        let keys = vec![self.keys.identities(bucket), self.keys.identity_times(bucket)];
+        let aged = self.ask(bucket, Op::new("age_identities", Kind::Read, keys));
         let mut has_orphans = false;
         while let Some(asked) = listed.take() {
             let (clients, orphans) = read_clients(asked.answer().await?)?;
@@ -50,6 +53,7 @@ impl Engine {
                 listed = Some(self.ask_clients(bucket, last, SESSIONS_MAX));
             }
         }
+        aged.answer().await?;
         if has_orphans && !self.config.is_shared {
             let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
             let op =

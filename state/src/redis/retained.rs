@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::codec;
 use super::engine::{Asked, Engine, add, read};
-use super::keys::{Bucket, RETAINED_BUCKETS};
+use super::keys::{Bucket, Keys, RETAINED_BUCKETS};
 use super::op::{Answer, Kind, Op, Result};
 use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
 
@@ -28,7 +28,7 @@ impl Engine {
         let bucket = Bucket::of_topic(Bucket::first_two_levels(message.topic()));
         let record = if message.payload_slice().is_empty() { Vec::new() } else { codec::message(message) };
         let bytes = read(&self.counts.retained_bytes);
-        let op = Op::new("retain", Kind::Write, self.retained_keys(bucket))
+        let op = Op::new("retain", Kind::Write, retained_keys(&self.keys, bucket))
             .arg(key_of(message.topic()))
             .arg(record)
             .arg(message.size() as u64)
@@ -39,21 +39,22 @@ impl Engine {
         });
     }
 
-    fn retained_keys(&self, bucket: Bucket) -> Vec<String> {
-        vec![self.keys.retained_values(bucket), self.keys.retained_topics(bucket)]
-    }
-
     /// Takes a change of messages and bytes into the counts.
     fn count_retained(&self, change: Value) -> Result<()> {
         let [messages, bytes] = change.tuple()?;
-        add(&self.counts.retained_messages, messages.number()?);
-        add(&self.counts.retained_bytes, bytes.number()?);
+        self.add_retained(messages.number()?, bytes.number()?);
         Ok(())
+    }
+
+    /// Takes messages and bytes into the counts.
+    pub(super) fn add_retained(&self, messages: i64, bytes: i64) {
+        add(&self.counts.retained_messages, messages);
+        add(&self.counts.retained_bytes, bytes);
     }
 
     /// Begins to read the counts of a bucket.
     pub(super) fn ask_retained_counts(self: &Arc<Self>, bucket: Bucket) -> Asked {
-        self.ask(bucket, Op::new("retained_counts", Kind::Read, self.retained_keys(bucket)))
+        self.ask(bucket, Op::new("retained_counts", Kind::Read, retained_keys(&self.keys, bucket)))
     }
 
     /// Ends what [`Engine::ask_retained_counts`] began.
@@ -81,6 +82,11 @@ impl Engine {
         };
         self.runtime.spawn(async move { done(walk.run(cursor).await) });
     }
+}
+
+/// The keys of a bucket.
+pub(super) fn retained_keys(keys: &Keys, bucket: Bucket) -> Vec<String> {
+    vec![keys.retained_values(bucket), keys.retained_topics(bucket)]
 }
 
 /// The reading of one page.
@@ -182,7 +188,7 @@ impl Walk {
         let asked: Vec<Asked> = expired
             .into_iter()
             .map(|(topic, record)| {
-                let keys = self.engine.retained_keys(bucket);
+                let keys = retained_keys(&self.engine.keys, bucket);
                 let op = Op::new("forget_expired", Kind::Write, keys).arg(topic.as_slice()).arg(record);
                 self.engine.ask(bucket, op)
             })

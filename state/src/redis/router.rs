@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use redis::{Cmd, ServerError, Value};
 
 use super::fault::Fault;
@@ -17,12 +18,15 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Redirections that are followed at once: nodes that disagree about a slot send a call to and fro.
 const REDIRECTIONS_MAX: u32 = 4;
+/// How often it is said that a server is full.
+const COMPLAIN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Sends calls to where their slot is.
 pub(super) struct Router {
     pub(super) topology: Topology,
     pub(super) library: Library,
     pub(super) life: Life,
+    complained_at: Mutex<Option<Instant>>,
 }
 
 /// What an error of the server asks for.
@@ -36,6 +40,8 @@ enum Advice {
     Load,
     /// The same, later, with a fresh look at the nodes.
     Wait,
+    /// The same, and an operator has to know.
+    Mend,
     /// It is of no use.
     Refused,
 }
@@ -48,6 +54,8 @@ fn advise(error: &ServerError) -> Advice {
         "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "READONLY" | "MASTERDOWN" | "BUSY" | "NOREPLICAS" => {
             Advice::Wait
         }
+        // Its memory is full, or its disk: until somebody mends that.
+        "OOM" | "MISCONF" => Advice::Mend,
         "ERR" if details.contains("Function not found") => Advice::Load,
         _ => Advice::Refused,
     }
@@ -66,12 +74,29 @@ pub(super) fn refused(node: &Node, error: &ServerError) -> Fault {
 
 impl Router {
     pub(super) fn new(topology: Topology, life: Life) -> Self {
-        Self { topology, library: Library::new(), life }
+        Self { topology, library: Library::new(), life, complained_at: Mutex::new(None) }
     }
 
-    /// Carries a call out that touches one slot.
-    pub(super) async fn call(&self, slot: u16, command: Arc<Cmd>, kept: Kept) -> Result<Value, Fault> {
+    /// Says now and then that a server refuses what it is asked.
+    fn complain(&self, fault: &Fault) {
+        let mut complained_at = self.complained_at.lock();
+        if complained_at.is_none_or(|at| at.elapsed() >= COMPLAIN_INTERVAL) {
+            *complained_at = Some(Instant::now());
+            tracing::warn!(%fault, "redis takes no writes: what is for its slots waits");
+        }
+    }
+
+    /// Carries a call out that touches one slot. One that `must_be_known` is not given up while it may have been carried out:
+    /// whoever asks for the same anew would have it done twice.
+    pub(super) async fn call(
+        &self,
+        slot: u16,
+        command: Arc<Cmd>,
+        kept: Kept,
+        must_be_known: bool,
+    ) -> Result<Value, Fault> {
         let began = Instant::now();
+        let mut is_open = false;
         let mut pause = PAUSE_MIN;
         let mut asked: Option<Address> = None;
         let mut redirections = 0;
@@ -101,6 +126,7 @@ impl Router {
                                 Err(_) => {}
                             },
                             Advice::Wait => {}
+                            Advice::Mend => self.complain(&fault),
                             Advice::Refused => return Err(fault),
                         }
                         fault
@@ -109,7 +135,8 @@ impl Router {
                     Err(fault) => fault,
                 },
             };
-            if !self.life.allows(began, Instant::now() + pause) {
+            is_open |= fault.is_open();
+            if !self.life.allows(began, Instant::now() + pause, must_be_known && is_open) {
                 return Err(fault);
             }
             if redirections > redirected_before && redirections < REDIRECTIONS_MAX {
@@ -202,6 +229,53 @@ mod tests {
         }
     }
 
+    /// A node that has all slots, takes calls and does not answer the first `silent` of them.
+    async fn forget_to_answer(listener: TcpListener, silent: usize) {
+        let port = listener.local_addr().expect("bound").port();
+        let calls = Arc::new(AtomicUsize::new(0));
+        while let Ok((stream, _)) = listener.accept().await {
+            let (mut stream, calls) = (BufReader::new(stream), Arc::clone(&calls));
+            tokio::spawn(async move {
+                while let Some(words) = command(&mut stream).await {
+                    let answer = match &*words[0] {
+                        "CLUSTER" => {
+                            format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+                        }
+                        // It has done it, and its connection is cut.
+                        "FCALL" if calls.fetch_add(1, Ordering::Relaxed) < silent => return,
+                        "FCALL" => ":1\r\n".to_owned(),
+                        _ => "+OK\r\n".to_owned(),
+                    };
+                    if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    // Given up, it would be asked for anew under another number, and be done twice.
+    #[tokio::test]
+    async fn a_call_that_may_have_been_carried_out_is_not_given_up_when_that_must_be_known() {
+        for must_be_known in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("redis://{}", listener.local_addr().expect("bound"));
+            let node = tokio::spawn(forget_to_answer(listener, 3));
+            let config = RedisConfig { nodes: vec![Secret::new(url)], ..RedisConfig::default() };
+            let router = Router::new(Topology::new(&config).expect("valid"), Life::new(1));
+            router.life.start();
+            router.topology.refresh().await.expect("a node");
+            let mut fcall = redis::cmd("FCALL");
+            fcall.arg("f").arg(0);
+            let outcome = router.call(7, Arc::new(fcall), Kept::No, must_be_known).await;
+            match must_be_known {
+                true => assert_eq!(outcome.expect("an answer"), Value::Int(1)),
+                false => assert!(matches!(outcome, Err(Fault::Lost { .. })), "{outcome:?}"),
+            }
+            node.abort();
+        }
+    }
+
     #[tokio::test]
     async fn a_call_that_is_sent_to_and_fro_is_repeated_less_and_less_often() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -212,7 +286,7 @@ mod tests {
         let router = Router::new(Topology::new(&config).expect("valid"), Life::new(500));
         let mut fcall = redis::cmd("FCALL");
         fcall.arg("f").arg(0);
-        let outcome = router.call(7, Arc::new(fcall), Kept::No).await;
+        let outcome = router.call(7, Arc::new(fcall), Kept::No, false).await;
         assert!(matches!(outcome, Err(Fault::Refused { .. })), "{outcome:?}");
         // 5, 10, 20 and so on up to 160 ms between them.
         let calls = calls.load(Ordering::Relaxed);

@@ -49,7 +49,7 @@ async fn check_format(engine: &Arc<Engine>) -> Result<(), ConnectError> {
     let (key, slot) = engine.keys.format();
     let mut command = redis::cmd("SET");
     command.arg(key).arg(FORMAT).arg("NX").arg("GET");
-    match engine.router.call(slot, Arc::new(command), Kept::No).await.map_err(explain)? {
+    match engine.router.call(slot, Arc::new(command), Kept::No, false).await.map_err(explain)? {
         Value::Nil => Ok(()),
         Value::BulkString(found) if found == FORMAT.as_bytes() => Ok(()),
         Value::BulkString(found) => {

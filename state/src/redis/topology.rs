@@ -94,7 +94,7 @@ impl Topology {
         if let Some(node) = nodes.get(address) {
             return Ok(Arc::clone(node));
         }
-        let client = self.client(address).map_err(|error| Fault::Lost {
+        let client = self.client(address).map_err(|error| Fault::Unreachable {
             node: address.to_string(),
             detail: super::node::describe(&error),
         })?;
@@ -108,7 +108,7 @@ impl Topology {
     /// A connection of its own to the node that has a slot, without a time-out for answers.
     pub(super) async fn connect_apart(&self, slot: u16) -> Result<(Arc<Node>, MultiplexedConnection), Fault> {
         let node = self.owner(slot).ok_or(Fault::NoNode { slot })?;
-        let lost = |error: redis::RedisError| Fault::Lost {
+        let lost = |error: redis::RedisError| Fault::Unreachable {
             node: node.address.to_string(),
             detail: super::node::describe(&error),
         };

@@ -136,7 +136,12 @@ pub(crate) fn publish_to(sessions: &[&Arc<StoredSession>], message: &Arc<Message
         delivery: delivery(message),
         share: None,
     };
-    Publish { message: Arc::clone(message), origin: None, targets: sessions.iter().map(target).collect() }
+    Publish {
+        message: Arc::clone(message),
+        origin: None,
+        identity: None,
+        targets: sessions.iter().map(target).collect(),
+    }
 }
 
 pub(crate) fn subscription(filter: &str, qos: QoS) -> Subscription {
@@ -180,7 +185,7 @@ impl Calls<'_> {
 
     pub(crate) fn receive(&self, fence: &Fence, id: u16) -> Result<Published, StoreError> {
         let origin = Some(Origin { fence: fence.clone(), packet_id: packet_id(id) });
-        let publish = Publish { message: message("t", "2"), origin, targets: Vec::new() };
+        let publish = Publish { message: message("t", "2"), origin, identity: None, targets: Vec::new() };
         wait(|done| self.0.publish(publish, done))
     }
 

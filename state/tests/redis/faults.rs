@@ -1,14 +1,15 @@
 //! What a failing, moving or forgetful Redis must not lose.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mqtt::QoS;
 use state::{
-    Claim, ConnectError, Enqueued, Fence, Number, Origin, Publish, RedisConfig, RedisStore, ResumeRefusal,
-    Secret, Store, StoreError, WhenShort,
+    Claim, ConnectError, Enqueued, Fence, Message, Number, Origin, Publish, RedisConfig, RedisStore,
+    ResumeRefusal, Secret, Store, StoreError, WhenShort,
 };
 
-use crate::harness::{Calls, START, claim, message, packet_id, principal, publish_to, wait};
+use crate::harness::{Calls, START, begin, claim, message, packet_id, principal, publish_to, take, wait};
 use crate::load::Load;
 use crate::servers::{Cluster, Server, gate, until};
 use crate::stores::{InRedis, config_for, connect_at, runtime};
@@ -283,6 +284,154 @@ fn copies_of_a_qos_2_message_for_one_session_are_no_repeats() {
     publish.targets.extend(publish_to(&[&owner.session], &message("t", "2")).targets);
     assert_eq!(calls.publish(publish).targets, [1, 2, 3].map(|n| Enqueued::At(Number(n))));
     assert_eq!(calls.queue(&owner).len(), 3);
+}
+
+// A Will that is handed out again, to whichever worker.
+#[test]
+fn a_message_that_comes_again_under_its_identity_is_there_already() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let (first, second) = (calls.own(claim("s1")).fence, calls.own(claim("s2")).fence);
+    let publish = |sessions: &[&Fence], identity: u8| {
+        let sessions: Vec<_> = sessions.iter().map(|owner| &owner.session).collect();
+        let publish = publish_to(&sessions, &message("t", "gone"));
+        calls.publish(Publish { identity: Some([identity; 16]), ..publish }).targets
+    };
+    let at = |number| Enqueued::At(Number(number));
+    assert_eq!(publish(&[&first], 1), [at(1)]);
+    assert_eq!(publish(&[&first, &second], 1), [at(1), at(1)], "one has it, the other gets it");
+    assert_eq!(publish(&[&second], 2), [at(2)], "another one");
+    calls.acknowledge(&first, 1).expect("acknowledged");
+    assert_eq!(publish(&[&first], 1), [at(1)], "known though it was delivered");
+    assert!(calls.queue(&first).is_empty());
+    assert_eq!(calls.queue(&second).len(), 2);
+}
+
+/// The keys of a bucket's identities, found by looking.
+fn identity_keys(server: &Server, config: &RedisConfig) -> Vec<String> {
+    let keys = ["s", "e"].map(|kind| {
+        server
+            .cli(&["--scan", "--pattern", &format!("{}{{*}}{kind}", config.key_prefix)])
+            .lines()
+            .next()
+            .map(str::to_owned)
+    });
+    keys.into_iter().flatten().collect()
+}
+
+#[test]
+fn identities_have_an_end_where_no_more_come() {
+    gate();
+    let server = Server::start(&[]);
+    let mut redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let (publisher, owner) = (calls.own(claim("p")).fence, calls.own(claim("s")).fence);
+    let publish = Publish {
+        origin: Some(Origin { fence: publisher, packet_id: packet_id(1) }),
+        ..publish_to(&[&owner.session], &message("t", "1"))
+    };
+    assert_eq!(calls.publish(publish).targets, [Enqueued::At(Number(1))]);
+    let keys = identity_keys(&server, &redis.config);
+    assert_eq!(keys.len(), 2);
+    let remaining_ms = |key: &String| server.cli(&["pttl", key]).parse::<i64>().expect("a time");
+    for key in &keys {
+        assert!((1..=300_000).contains(&remaining_ms(key)), "{key}: {}", remaining_ms(key));
+        // As an earlier version left it.
+        assert_eq!(server.cli(&["persist", key]), "1");
+    }
+    redis.reopen(START);
+    for key in &keys {
+        assert!((1..=300_000).contains(&remaining_ms(key)), "{key}: {}", remaining_ms(key));
+    }
+}
+
+#[test]
+fn retained_messages_that_expired_go_though_nobody_reads_them() {
+    gate();
+    let server = Server::start(&[]);
+    let config = RedisConfig { timer_sweep_ms: 100, ..config_for(vec![server.url()]) };
+    let redis = InRedis::open(config);
+    let calls = Calls(redis.store());
+    for n in 0..500 {
+        let short = Message::new(&format!("short/{n}"), &[], b"x", QoS::AtLeastOnce, true, START);
+        let short = Arc::new(short.with_expiry(Some(10)));
+        wait(|done| redis.store().retain(short, done)).expect("retained");
+        let long = Message::new(&format!("short/a/{n}"), &[], b"x", QoS::AtLeastOnce, true, START);
+        let long = if n % 2 == 0 { long } else { long.with_expiry(Some(3600)) };
+        wait(|done| redis.store().retain(Arc::new(long), done)).expect("retained");
+    }
+    assert_eq!(redis.store().stats().retained_messages, 1000);
+    until("those that expired are gone", || {
+        assert!(calls.due(START + 10_000).is_empty());
+        redis.store().stats().retained_messages == 500
+    });
+    let values = || {
+        let keys = server.cli(&["--scan", "--pattern", &format!("{}{{r*}}v", redis.config.key_prefix)]);
+        let counts =
+            keys.lines().map(|key| server.cli(&["hlen", key]).parse::<usize>().expect("a count") - 1);
+        counts.sum::<usize>()
+    };
+    assert_eq!(values(), 500);
+    assert_eq!(calls.retained("short/#", 100, START).len(), 500);
+    let fresh = connect_at(RedisConfig { worker: "another".to_owned(), ..redis.config.clone() }, START);
+    assert_eq!(fresh.stats(), redis.store().stats());
+}
+
+// ARCHITECTURE, rule 34: what was done in part is not done again.
+#[test]
+fn a_full_master_holds_up_its_own_sessions_and_repeats_nothing() {
+    let cluster = fragile_cluster();
+    for retry_budget_ms in [0, 300] {
+        let redis = InRedis::open(RedisConfig { retry_budget_ms, ..config_for(urls(&cluster)) });
+        let calls = Calls(redis.store());
+        let owners: Vec<Fence> = (0..24).map(|n| calls.own(claim(&format!("s{n}"))).fence).collect();
+        let slots = |server: &Server| {
+            !server.cli(&["--scan", "--pattern", &format!("{}*m:*", redis.config.key_prefix)]).is_empty()
+        };
+        let full =
+            cluster.masters().into_iter().find(|server| slots(server)).expect("a master with sessions");
+        let is_there = |owner: &Fence| !key_of(full, &redis.config, "m", &owner.session.client_id).is_empty();
+        let (there, elsewhere): (Vec<&Fence>, Vec<&Fence>) = owners.iter().partition(|owner| is_there(owner));
+        assert!(!there.is_empty() && !elsewhere.is_empty());
+        full.cli(&["config", "set", "maxmemory", "1"]);
+        // As a worker sends it: a publish for each part, again when it is refused.
+        let send = |owner: &Fence| {
+            begin(|done| redis.store().publish(publish_to(&[&owner.session], &message("t", "1")), done))
+        };
+        let mut waiting: Vec<_> = there.iter().map(|owner| (*owner, send(owner))).collect();
+        for owner in &elsewhere {
+            assert_eq!(calls.enqueue(&owner.session, "1"), Enqueued::At(Number(1)), "it waits for nobody");
+        }
+        let since = Instant::now();
+        until("it is said", || {
+            for (owner, waits) in &mut waiting {
+                match waits.try_recv() {
+                    Ok(Err(error)) => {
+                        assert!(error.is_retryable() && retry_budget_ms > 0, "{error}");
+                        *waits = send(owner);
+                    }
+                    Ok(Ok(answer)) => panic!("a full server took {answer:?}"),
+                    Err(_) => {}
+                }
+            }
+            redis.store().is_failing() && since.elapsed() > Duration::from_secs(3)
+        });
+        full.cli(&["config", "set", "maxmemory", "0"]);
+        for (owner, mut waits) in waiting {
+            let answer = loop {
+                match take(&waits) {
+                    Err(error) if error.is_retryable() => waits = send(owner),
+                    answer => break answer.expect("enqueued"),
+                }
+            };
+            assert_eq!(answer.targets, [Enqueued::At(Number(1))]);
+        }
+        for owner in &owners {
+            assert_eq!(calls.queue(owner).len(), 1, "{}: once", owner.session.client_id);
+        }
+    }
 }
 
 #[test]

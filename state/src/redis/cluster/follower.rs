@@ -18,6 +18,9 @@ const ENTRIES_MAX: usize = 64;
 /// How much longer than asked for a read may take while the server cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
+/// What was read of an inbox is thrown away when it is so many bytes, or has lain there for so long.
+const TRIM_BYTES: u64 = 1024 * 1024;
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "stream" };
 
@@ -56,6 +59,18 @@ struct State {
     has_gap: bool,
     /// The caller is at `told`, but the stream has gone back: it is read from `real`.
     rewound: Option<Rewound>,
+    /// What was read and not thrown away: bytes, and since when.
+    read: u64,
+    trimmed_at: Option<Instant>,
+}
+
+impl State {
+    /// Whether what was read is to be thrown away now.
+    fn is_trim_due(&self, bytes_max: u64) -> bool {
+        // A small inbox would be full of what was read.
+        self.read >= TRIM_BYTES.min(bytes_max / 8)
+            || (self.read > 0 && self.trimmed_at.is_none_or(|at| at.elapsed() >= TRIM_AFTER))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -171,7 +186,8 @@ impl Follower {
         wait: Duration,
     ) -> std::result::Result<Result<Entries>, Fault> {
         self.connect(engine, state).await?;
-        let State { link, has_gap, rewound, .. } = state;
+        let is_trim_due = state.is_trim_due(engine.config.inbox_bytes_max);
+        let State { link, has_gap, rewound, read, trimmed_at, .. } = state;
         let link = link.as_mut().ok_or(Fault::Form)?;
         *rewound = rewound.filter(|rewound| rewound.told == after);
         if let Some(end) = link.end.take()
@@ -187,7 +203,8 @@ impl Follower {
             return Ok(Ok(Entries { entries: Vec::new(), has_gap: true }));
         }
         let mut commands = Vec::with_capacity(2);
-        if self.source == Source::Inbox && from > 0 && rewound.is_none() {
+        if self.source == Source::Inbox && from > 0 && rewound.is_none() && is_trim_due {
+            (*read, *trimmed_at) = (0, Some(Instant::now()));
             // On this connection, so that it is this server's entry. If it fails, the next one throws more away.
             let op = Op::new("trim", Kind::Read, engine.inbox_keys()).arg(from);
             commands.push(engine.read_command(&op));
@@ -204,6 +221,7 @@ impl Follower {
         let answer = self.ask(engine, link, commands, timeout).await?;
         let has_gap = std::mem::take(has_gap);
         Ok(read_entries(answer).map(|entries| {
+            *read += entries.iter().map(|(_, entry)| entry.len() as u64 + 1).sum::<u64>();
             let is_trimmed = entries.first().is_some_and(|(first, _)| *first > from + 1);
             match self.source {
                 Source::Log if is_trimmed => Entries { entries: Vec::new(), has_gap: true },

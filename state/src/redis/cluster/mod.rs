@@ -138,7 +138,12 @@ impl Cluster for RedisCluster {
             .arg(self.engine.run.as_str())
             .arg(applied.0)
             .arg(lease_ms);
-        self.engine.one_admitted(Bucket::Lease, op, done, |_, answer| read_lease(answer));
+        self.engine.one_admitted(Bucket::Lease, op, done, |engine, answer| {
+            let lease = read_lease(answer)?;
+            let live = lease.members.iter().filter(|member| member.is_live).map(|member| member.id);
+            engine.hints.live(engine.worker, live);
+            Ok(lease)
+        });
     }
 
     fn leave(&self, done: Done<()>) {

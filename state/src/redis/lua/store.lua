@@ -13,17 +13,18 @@
 
 local ops = {}
 
--- redis.call is not there yet while the library is loaded.
+-- Nothing global is there yet while the library is loaded.
+local call, format
 local function rcall(...)
-  return redis.call(...)
+  call = call or redis.call
+  return call(...)
 end
 
 local OUTCOME_MS = 600000
-local IDENTITY_MS = 300000
-local IDENTITIES_MAX = 4096
 local EXACT_SCAN_MAX = 1000
 local EXPIRY_NEVER = '4294967295'
-local MARKER = '\1\0\0\0\0\1'
+local PAGE_CHUNK_MIN = 4
+local PAGE_CHUNK_MAX = 64
 
 local function time_us()
   local now = rcall('TIME')
@@ -39,6 +40,12 @@ end
 local function moment(given)
   if given == '' then return time_ms() end
   return tonumber(given)
+end
+
+-- A number as an argument of a command or the name of a field: what Redis makes of a number of Lua's takes several times longer.
+local function text(number)
+  format = format or string.format
+  return format('%d', number)
 end
 
 -- The size of a record, as its writer counted it: bytes 2 to 5.
@@ -341,88 +348,6 @@ function ops.unsubscribe(k, a)
   return { gone, flags }
 end
 
--- keys: s e (only with an identity), then m q of each target. args: identity, size, body, who asks, then for each
--- target its incarnation, how many of the same session come before it, and the head of the record.
-function ops.publish(k, a)
-  local identity, size, body, run = a[1], tonumber(a[2]), a[3], a[4]
-  local at, answers, remembered = 1, {}, false
-  if identity ~= '' then at = 3 end
-  for arg = 5, #a, 3 do
-    local m, q, incarnation = k[at], k[at + 1], a[arg]
-    local name = identity .. incarnation .. ':' .. a[arg + 1]
-    at = at + 2
-    local s = rcall('HMGET', m, 'i', 't', 'l', 'b', 'M', 'B', 'o', 'r', 'v')
-    local known, elsewhere = false, false
-    if s[1] == incarnation and s[7] ~= '' and s[8] ~= run then elsewhere = s[8] end
-    if identity ~= '' then known = rcall('HGET', k[1], name) end
-    local answer
-    if known then
-      answer = { tonumber(known), 0, elsewhere }
-    elseif s[1] ~= incarnation or s[9] == '1' then
-      answer = 'G'
-    elseif tonumber(s[3]) >= tonumber(s[5]) or tonumber(s[4]) + size > tonumber(s[6]) then
-      answer = 'F'
-    else
-      local number = tonumber(s[2])
-      if number == 1 then rcall('HSET', q, '', '') end
-      rcall('HSET', q, number, a[arg + 2] .. body)
-      rcall('HSET', m, 't', number + 1, 'l', tonumber(s[3]) + 1, 'b', tonumber(s[4]) + size)
-      if identity ~= '' then
-        local now = time_ms()
-        rcall('HSET', k[1], name, number)
-        rcall('ZADD', k[2], now, name)
-        remembered = now
-      end
-      answer = { number, 1, elsewhere }
-    end
-    answers[#answers + 1] = answer
-  end
-  if remembered then
-    local old = rcall('ZRANGEBYSCORE', k[2], '-inf', remembered - IDENTITY_MS, 'LIMIT', 0, 16)
-    local over = rcall('ZCARD', k[2]) - IDENTITIES_MAX
-    if #old == 0 and over > 0 then old = rcall('ZRANGE', k[2], 0, over - 1) end
-    if #old > 0 then
-      rcall('HDEL', k[1], unpack(old))
-      rcall('ZREM', k[2], unpack(old))
-    end
-  end
-  return answers
-end
-
--- A record goes (to is nil) or is replaced. Answers records and bytes that this freed.
-local function settle(k, a, to)
-  local no = refusal(k[1], a[1], a[2], a[3])
-  if no then return no end
-  local number = a[4]
-  if number == '' then return { 0, 0 } end
-  local record = rcall('HGET', k[2], number)
-  if not record or record == to then return { 0, 0 } end
-  local size = size_of(record)
-  if to then
-    rcall('HSET', k[2], number, to)
-    rcall('HINCRBY', k[1], 'b', -size)
-    return { 0, size }
-  end
-  rcall('HDEL', k[2], number)
-  local s = rcall('HMGET', k[1], 'h', 't', 'l', 'b')
-  local head, tail, live = tonumber(s[1]), tonumber(s[2]), tonumber(s[3]) - 1
-  if live == 0 then
-    head = tail
-  elseif tonumber(number) == head then
-    repeat head = head + 1 until head >= tail or rcall('HEXISTS', k[2], head) == 1
-  end
-  rcall('HSET', k[1], 'h', head, 'l', live, 'b', tonumber(s[4]) - size)
-  return { 1, size }
-end
-
-function ops.acknowledge(k, a)
-  return settle(k, a, nil)
-end
-
-function ops.mark_released(k, a)
-  return settle(k, a, MARKER)
-end
-
 -- keys: m q. args: fence, from, records, bytes
 function ops.read_queue(k, a)
   local no = refusal(k[1], a[1], a[2], a[3])
@@ -431,17 +356,27 @@ function ops.read_queue(k, a)
   local head, tail = tonumber(s[1]), tonumber(s[2])
   local number = math.max(head, math.min(tonumber(a[4]), tail))
   local records_max, bytes_max = tonumber(a[5]), tonumber(a[6])
-  local page, records, bytes = { number }, 0, 0
+  local page, records, bytes, chunk = { number }, 0, 0, PAGE_CHUNK_MIN
   while number < tail do
-    local record = rcall('HGET', k[2], number)
-    if record then
-      local size = size_of(record)
-      if records > 0 and (records >= records_max or bytes + size > bytes_max) then break end
-      records, bytes = records + 1, bytes + size
-      page[#page + 1] = number
-      page[#page + 1] = record
+    local names = {}
+    for ahead = number, math.min(number + chunk, tail) - 1 do names[#names + 1] = text(ahead) end
+    for at, record in ipairs(rcall('HMGET', k[2], unpack(names))) do
+      if record then
+        local size = size_of(record)
+        if records > 0 and (records >= records_max or bytes + size > bytes_max) then
+          page[1] = number
+          return page
+        end
+        records, bytes = records + 1, bytes + size
+        page[#page + 1] = number
+        page[#page + 1] = record
+      end
+      number = number + 1
     end
-    number = number + 1
+    -- Not much more than will be taken.
+    local average = records > 0 and bytes / records or 1
+    local left = math.floor((bytes_max - bytes) / math.max(average, 1))
+    chunk = math.max(PAGE_CHUNK_MIN, math.min(PAGE_CHUNK_MAX, left, records_max - records + 1))
   end
   page[1] = number
   return page
@@ -618,6 +553,28 @@ function ops.forget_expired(k, a)
   local old = rcall('HGET', k[1], a[1])
   if old ~= a[2] then return { 0, 0 } end
   return forget_retained(k, a[1], old)
+end
+
+-- Messages that have expired go, though nobody reads them. keys: v x. args: after which topic, how many are looked at, now. Answers the
+-- last of these, or nothing at the end, and what that frees.
+function ops.forget_all_expired(k, a)
+  local topics = rcall('ZRANGEBYLEX', k[2], a[1] == '' and '-' or '(' .. a[1], '+', 'LIMIT', 0, a[2])
+  if #topics == 0 then return { false, 0, 0 } end
+  local now, bytes, expired = tonumber(a[3]), 0, {}
+  for at, record in ipairs(rcall('HMGET', k[1], unpack(topics))) do
+    -- Behind the front of a record without identifiers, its flags and when it was published.
+    local expires_at = record and struct.unpack('<I8', record, 19) or 0
+    if expires_at > 0 and expires_at <= now then
+      expired[#expired + 1] = topics[at]
+      bytes = bytes + size_of(record)
+    end
+  end
+  if #expired > 0 then
+    retained_bytes(k[1], -bytes)
+    rcall('HDEL', k[1], unpack(expired))
+    rcall('ZREM', k[2], unpack(expired))
+  end
+  return { #topics == tonumber(a[2]) and topics[#topics] or false, -#expired, -bytes }
 end
 
 -- keys: x. args: from, to, how many

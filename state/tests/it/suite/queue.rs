@@ -170,7 +170,7 @@ pub(crate) fn a_delivery_comes_back_as_it_was<B: Backend>() {
     };
     let session = Calls(backend.store()).own(claim("a")).fence.session;
     let target = Target { session, delivery: delivery.clone(), share: None };
-    Calls(backend.store()).publish(Publish { message, origin: None, targets: vec![target] });
+    Calls(backend.store()).publish(Publish { message, origin: None, identity: None, targets: vec![target] });
     for _ in 0..2 {
         let calls = Calls(backend.store());
         let owned = calls.own(claim("a"));

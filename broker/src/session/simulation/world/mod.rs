@@ -236,7 +236,8 @@ impl World {
         }
         let Some(session) = &self.session else { return };
         let targets = vec![Target { session: Arc::clone(session), delivery: delivery.clone(), share: None }];
-        let publish = Publish { message: Arc::clone(&delivery.message), origin: None, targets };
+        let publish =
+            Publish { message: Arc::clone(&delivery.message), origin: None, identity: None, targets };
         let (mailbox, promised) = (Arc::clone(&self.mailbox), Arc::clone(&self.promised));
         self.store.publish(
             publish,
@@ -413,7 +414,7 @@ impl World {
         let done = Box::new(move |result: Result<_, StoreError>| {
             post(Event::Published(packet_id, qos, result.map(|_| ReasonCode::Success)));
         });
-        self.store.publish(Publish { message, origin, targets }, done);
+        self.store.publish(Publish { message, origin, identity: None, targets }, done);
     }
 
     /// Takes what the store answered into the inbox.

@@ -1,0 +1,82 @@
+//! Retained messages that have expired and that nobody asks for: all of them are looked through, slowly, and the expired go.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::engine::Engine;
+use super::keys::{Bucket, RETAINED_BUCKETS};
+use super::op::{Answer, Kind, Op, Result};
+use super::retained::retained_keys;
+use crate::UnixMs;
+
+/// Topics of one call.
+const TOPICS_MAX: u64 = 200;
+/// Calls of one look.
+const CALLS_MAX: usize = 32;
+/// Buckets of one look, so that a few messages are looked through in a few minutes.
+const BUCKETS_MAX: usize = 16;
+
+/// Where the next look begins: a bucket, and the last topic of it that was looked at. Nowhere while one is under way.
+pub(super) struct RetainedSweep(Mutex<Option<(u16, Vec<u8>)>>);
+
+impl Default for RetainedSweep {
+    fn default() -> Self {
+        Self(Mutex::new(Some((0, Vec::new()))))
+    }
+}
+
+impl Engine {
+    /// Looks at the next ones, unless it is at that already. A worker that shares its store looks at its share of them.
+    pub(super) fn sweep_retained(self: &Arc<Self>, now: UnixMs) {
+        let Some((bucket, after)) = self.retained_sweep.0.lock().take() else { return };
+        let engine = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let next = engine.look_through(bucket, after, now).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "retained messages were not looked through");
+                (bucket, Vec::new())
+            });
+            *engine.retained_sweep.0.lock() = Some(next);
+        });
+    }
+
+    async fn look_through(
+        self: &Arc<Self>,
+        mut bucket: u16,
+        mut after: Vec<u8>,
+        now: UnixMs,
+    ) -> Result<(u16, Vec<u8>)> {
+        let mut ended = 0;
+        for _ in 0..CALLS_MAX {
+            if ended >= BUCKETS_MAX || self.is_refusing() {
+                break;
+            }
+            let next = if self.hints.is_ours(bucket) {
+                self.forget_expired_in(Bucket::Retained(bucket), &after, now).await?
+            } else {
+                None
+            };
+            ended += usize::from(next.is_none());
+            match next {
+                Some(last) => after = last,
+                None => (bucket, after) = ((bucket + 1) % RETAINED_BUCKETS, Vec::new()),
+            }
+        }
+        Ok((bucket, after))
+    }
+
+    async fn forget_expired_in(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        after: &[u8],
+        now: UnixMs,
+    ) -> Result<Option<Vec<u8>>> {
+        let op = Op::new("forget_all_expired", Kind::Alone, retained_keys(&self.keys, bucket))
+            .arg(after)
+            .arg(TOPICS_MAX)
+            .arg(now);
+        let [last, messages, bytes] = self.ask(bucket, op).answer().await?.tuple()?;
+        self.add_retained(messages.number()?, bytes.number()?);
+        last.maybe().map(Answer::bytes).transpose()
+    }
+}
