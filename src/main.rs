@@ -16,6 +16,7 @@ mod process_metrics;
 mod shutdown;
 mod standalone;
 mod store_metrics;
+mod threads;
 mod welcome;
 mod worker;
 

@@ -22,14 +22,15 @@ pub(crate) struct ProcessConfig {
 }
 
 impl ProcessConfig {
-    /// Takes its sections; `admin_port` is where a process of this kind listens by default, on loopback.
-    pub(super) fn read(source: &Source, admin_port: u16) -> Result<Self, Problem> {
+    /// Takes its sections; `admin_port` is where a process of this kind listens by default, on loopback. A tier is one process of
+    /// several.
+    pub(super) fn read(source: &Source, admin_port: u16, is_tier: bool) -> Result<Self, Problem> {
         let admin: AdminSection = source.section("admin")?;
         let listen = admin.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], admin_port)).into());
         let process = Self {
             admin: AdminConfig { listen },
             log: source.section("log")?,
-            runtime: source.section("runtime")?,
+            runtime: RuntimeConfig { is_tier, ..source.section("runtime")? },
         };
         process.check(source)?;
         Ok(process)
@@ -95,7 +96,7 @@ pub(crate) enum LogFormat {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RuntimeConfig {
-    /// Threads that serve connected devices. Default: the cores that this process may use.
+    /// Threads that serve connected devices. Default: see [`crate::threads`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) worker_threads: Option<usize>,
     /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first. Default 0.
@@ -105,19 +106,22 @@ pub(crate) struct RuntimeConfig {
     /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) addresses_file: Option<PathBuf>,
+    /// It is an edge or a worker.
+    #[serde(skip)]
+    is_tier: bool,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { worker_threads: None, drain_delay_ms: 0, drain_timeout_ms: 10_000, addresses_file: None }
+        let (drain_delay_ms, drain_timeout_ms) = (0, 10_000);
+        Self { worker_threads: None, drain_delay_ms, drain_timeout_ms, addresses_file: None, is_tier: false }
     }
 }
 
 impl RuntimeConfig {
     /// Threads in force.
     pub(crate) fn worker_threads_in_force(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.worker_threads.unwrap_or_else(cores)
+        self.worker_threads.unwrap_or_else(|| crate::threads::worker_threads(self.is_tier))
     }
 
     /// How long it goes on before that.

@@ -75,7 +75,7 @@ impl StandaloneConfig {
             OpenError::Config { field, rule } => source.problem(&format!("state.{field}"), rule),
             error => source.problem("state", error),
         })?;
-        let process = ProcessConfig::read(&source, 9101)?;
+        let process = ProcessConfig::read(&source, 9101, false)?;
         Ok(Self { front, broker, data, state, process })
     }
 

@@ -77,7 +77,7 @@ impl WorkerConfig {
             durability: source.section("durability")?,
             cluster: source.section("cluster")?,
             broker: source.section("broker")?,
-            process: ProcessConfig::read(source, 9102)?,
+            process: ProcessConfig::read(source, 9102, true)?,
         };
         config.redis.is_shared = true;
         config.redis.replicas = config.durability.replicas;
