@@ -20,6 +20,7 @@ mod index;
 mod metrics;
 mod principal;
 mod publish;
+mod request;
 mod retain;
 mod retained;
 mod route;

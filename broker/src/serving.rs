@@ -4,15 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use link::ConnectionId;
-use mqtt::{PacketId, QoS, ReasonCode, RetainHandling};
-use state::{Delivery, Fence, StoreError, UnixMs, Will};
+use mqtt::{PacketId, QoS};
+use state::{Delivery, Fence, UnixMs, Will};
 
 use crate::call::{Call, Op};
 use crate::held::Work;
 use crate::hub::Hub;
 use crate::publish::Publisher;
+use crate::request::Request;
 use crate::retained::{More, RetainedReader};
-use crate::session::{DropReason, Effect, Input, Outputs, Session, SubscribeItem};
+use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session};
 use crate::session_handle::{Item, SessionHandle};
 use crate::tally;
 
@@ -25,6 +26,10 @@ pub(crate) struct Serving {
     pub handle: Arc<SessionHandle>,
     /// QoS 1 and 2 publishes without an answer yet.
     pub awaiting_store: u32,
+    /// What the store is busy with.
+    pub under_way: Option<RequestKind>,
+    /// A packet of the device waits for that, see [`Serving::takes`].
+    pub is_holding: bool,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -34,11 +39,10 @@ pub(crate) struct Rare {
     /// Set for a stored session.
     pub fence: Option<Fence>,
     pub will: Option<Will>,
-    /// SUBSCRIBE and UNSUBSCRIBE packets that the store is busy with.
-    pub subscribes: Vec<(PacketId, Vec<SubscribeItem>)>,
+    /// SUBSCRIBE and UNSUBSCRIBE packets that the store is busy with, in the order in which they came.
+    pub requests: Vec<Request>,
     /// They were let through by an earlier passport.
     pub is_to_revoke: bool,
-    pub unsubscribes: Vec<(PacketId, Vec<Arc<str>>)>,
     pub retained: RetainedReader,
     /// Taken from the mailbox, but the device has no room yet; and its bytes.
     pub backlog: (VecDeque<Item>, usize),
@@ -47,11 +51,16 @@ pub(crate) struct Rare {
 }
 
 impl Serving {
+    /// A session whose connection begins.
+    pub(crate) fn new(session: Session, handle: Arc<SessionHandle>, rare: Option<Box<Rare>>) -> Self {
+        Self { session, handle, awaiting_store: 0, under_way: None, is_holding: false, rare }
+    }
+
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
 
-    fn fence(&self) -> Option<&Fence> {
+    pub(crate) fn fence(&self) -> Option<&Fence> {
         self.rare.as_ref()?.fence.as_ref()
     }
 
@@ -61,7 +70,7 @@ impl Serving {
     }
 
     /// Asks the store on behalf of this session, if it is stored.
-    fn call(&self, hub: &Arc<Hub>, connection: ConnectionId, frame: u64, op: Op) {
+    pub(crate) fn call(&self, hub: &Arc<Hub>, connection: ConnectionId, frame: u64, op: Op) {
         let Some(fence) = self.fence().cloned() else { return };
         let asker = Some((Arc::clone(&self.handle), connection));
         hub.submit(Work::Call(Call { fence, asker, frame, op }));
@@ -111,78 +120,6 @@ impl Serving {
         }
     }
 
-    fn subscribe(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        packet_id: PacketId,
-        items: Vec<SubscribeItem>,
-        out: &mut Outputs<'_>,
-    ) {
-        if self.fence().is_none() {
-            self.subscribed(hub, packet_id, &items, &[], out);
-            return;
-        }
-        let subscriptions = items.iter().filter_map(|item| item.subscription.clone().ok()).collect();
-        self.call(hub, connection, 0, Op::Subscribe(packet_id, subscriptions));
-        self.rare().subscribes.push((packet_id, items));
-    }
-
-    /// Subscriptions are where they must be: SUBACK, then retained messages. `existed` is the store's word on which filters
-    /// were there, and then they are in the index; those of a session in memory come there now.
-    fn subscribed(
-        &mut self,
-        hub: &Arc<Hub>,
-        packet_id: PacketId,
-        items: &[SubscribeItem],
-        existed: &[bool],
-        out: &mut Outputs<'_>,
-    ) {
-        let mut codes = Vec::with_capacity(items.len());
-        let mut stored = existed.iter().copied();
-        for SubscribeItem { subscription, retain_handling } in items {
-            match subscription {
-                Ok(subscription) => {
-                    let existed = match stored.next() {
-                        Some(existed) => existed,
-                        None => hub.subscribe(&self.handle, subscription),
-                    };
-                    let wanted = match retain_handling {
-                        RetainHandling::Send => true,
-                        RetainHandling::SendIfNew => !existed,
-                        RetainHandling::DoNotSend => false,
-                    };
-                    if wanted {
-                        let max = hub.config.subscriptions_max;
-                        self.rare().retained.begin(subscription, max);
-                    }
-                    codes.push(ReasonCode::granted(subscription.options.qos));
-                }
-                Err(code) => codes.push(*code),
-            }
-        }
-        self.session.handle(Input::Subscribed(packet_id, codes), hub.now(), out);
-    }
-
-    fn unsubscribe(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        packet_id: PacketId,
-        filters: Vec<Arc<str>>,
-        out: &mut Outputs<'_>,
-    ) {
-        if self.fence().is_none() {
-            // No new message for them from here on: v5 [MQTT-3.10.4-2].
-            let existed: Vec<bool> =
-                filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
-            self.unsubscribed(hub, packet_id, &filters, &existed, out);
-            return;
-        }
-        self.call(hub, connection, 0, Op::Unsubscribe(packet_id, filters.clone()));
-        self.rare().unsubscribes.push((packet_id, filters));
-    }
-
     /// Ends the subscriptions, and the Will, that the passport does not cover, when it was renewed or the session is older than
     /// it.
     pub(crate) fn revoke(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
@@ -191,7 +128,7 @@ impl Serving {
         }
         self.revoke_will(hub);
         if let Some(rare) = &mut self.rare {
-            rare.is_to_revoke = !rare.subscribes.is_empty();
+            rare.is_to_revoke = rare.requests.iter().any(Request::subscribes);
         }
         let mut filters = self.handle.filters();
         filters.retain(|filter| !self.session.may_subscribe(filter));
@@ -229,7 +166,8 @@ impl Serving {
 
     /// The same once more, when the store has answered SUBSCRIBE packets that an earlier passport let through.
     pub(crate) fn revoke_late(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
-        if self.rare.as_ref().is_some_and(|rare| rare.is_to_revoke && rare.subscribes.is_empty()) {
+        let is_due = |rare: &Rare| rare.is_to_revoke && !rare.requests.iter().any(Request::subscribes);
+        if self.rare.as_deref().is_some_and(is_due) {
             self.revoke(hub, connection);
         }
     }
@@ -238,24 +176,6 @@ impl Serving {
     fn may_publish_will(&self) -> bool {
         let will = self.rare.as_ref().and_then(|rare| rare.will.as_ref());
         will.is_none_or(|will| self.session.may_publish(will.message.topic()))
-    }
-
-    fn unsubscribed(
-        &mut self,
-        hub: &Hub,
-        packet_id: PacketId,
-        filters: &[Arc<str>],
-        existed: &[bool],
-        out: &mut Outputs<'_>,
-    ) {
-        if let Some(rare) = &mut self.rare {
-            rare.retained.forget(filters);
-        }
-        let code = |&existed: &bool| {
-            if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
-        };
-        let codes = existed.iter().map(code).collect();
-        self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
     }
 
     fn more_retained(
@@ -285,7 +205,8 @@ impl Serving {
                 More::End => break,
             }
         }
-        let is_busy = |rare: &Rare| !rare.retained.is_done() || !rare.subscribes.is_empty();
+        let subscribes = |rare: &Rare| rare.requests.iter().any(Request::subscribes);
+        let is_busy = |rare: &Rare| !rare.retained.is_done() || subscribes(rare);
         if !self.rare.as_deref().is_some_and(is_busy) {
             self.session.close_retained();
         }
@@ -307,7 +228,13 @@ impl Serving {
         }
     }
 
-    pub(crate) fn take_item(&mut self, hub: &Arc<Hub>, item: Item, mut out: Outputs<'_>) {
+    pub(crate) fn take_item(
+        &mut self,
+        hub: &Arc<Hub>,
+        connection: ConnectionId,
+        item: Item,
+        mut out: Outputs<'_>,
+    ) {
         let now = hub.now();
         let out = &mut out;
         match item {
@@ -322,8 +249,12 @@ impl Serving {
                 self.awaiting_store = self.awaiting_store.saturating_sub(1);
                 self.session.handle(Input::Published(packet_id, qos, result), now, out);
             }
-            Item::Subscribed(packet_id, result) => self.store_subscribed(hub, packet_id, result, out),
-            Item::Unsubscribed(packet_id, result) => self.store_unsubscribed(hub, packet_id, result, out),
+            Item::Subscribed(id, result) => {
+                self.take_answer(hub, connection, id, RequestKind::Subscribe, result, out);
+            }
+            Item::Unsubscribed(id, result) => {
+                self.take_answer(hub, connection, id, RequestKind::Unsubscribe, result, out);
+            }
             Item::Queue(page) => self.session.handle(Input::Queue(page), now, out),
             Item::Released(number, result) => self.session.handle(Input::Released(number, result), now, out),
             Item::Forgotten(packet_id, result) => {
@@ -343,51 +274,6 @@ impl Serving {
             }
             Item::Durable(frame) => self.rare().durable.push(frame),
             Item::End(reason) => self.session.handle(Input::End(reason), now, out),
-        }
-    }
-
-    fn store_subscribed(
-        &mut self,
-        hub: &Arc<Hub>,
-        packet_id: PacketId,
-        result: Result<Vec<bool>, StoreError>,
-        out: &mut Outputs<'_>,
-    ) {
-        let waiting = &mut self.rare().subscribes;
-        let Some(position) = waiting.iter().position(|(waits, _)| *waits == packet_id) else { return };
-        let (_, mut items) = waiting.remove(position);
-        let existed = match result {
-            Ok(existed) => existed,
-            Err(error) => {
-                let code = match error {
-                    StoreError::SubscriptionQuota => ReasonCode::QuotaExceeded,
-                    _ => ReasonCode::UnspecifiedError,
-                };
-                for item in &mut items {
-                    item.subscription = item.subscription.clone().and(Err(code));
-                }
-                Vec::new()
-            }
-        };
-        self.subscribed(hub, packet_id, &items, &existed, out);
-    }
-
-    fn store_unsubscribed(
-        &mut self,
-        hub: &Hub,
-        packet_id: PacketId,
-        result: Result<Vec<bool>, StoreError>,
-        out: &mut Outputs<'_>,
-    ) {
-        let waiting = &mut self.rare().unsubscribes;
-        let Some(position) = waiting.iter().position(|(waits, _)| *waits == packet_id) else { return };
-        let (_, filters) = waiting.remove(position);
-        match result {
-            Ok(existed) => self.unsubscribed(hub, packet_id, &filters, &existed, out),
-            Err(_) => {
-                let codes = vec![ReasonCode::UnspecifiedError; filters.len()];
-                self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
-            }
         }
     }
 }

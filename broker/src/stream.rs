@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
-use mqtt::{Connect, ReasonCode};
+use mqtt::{Connect, PacketType, ReasonCode};
 use state::{Number, ResumeRefusal, Will};
 
 use crate::authorize::Authority;
@@ -152,7 +152,7 @@ impl WorkerStream {
                 let connected = self.hub.metrics.connected.inc() + 1;
                 let connected = u64::try_from(connected).unwrap_or(0);
                 self.hub.metrics.connected_max.fetch_max(connected, Ordering::Relaxed);
-                let mut serving = Serving { session, handle: granted.handle, awaiting_store: 0, rare };
+                let mut serving = Serving::new(session, granted.handle, rare);
                 serving.revoke(&self.hub, self.connection);
                 self.state = State::Serving(serving);
                 self.run(effects, spare, out);
@@ -267,7 +267,8 @@ impl WorkerStream {
             let (mut effects, spare) = take_effects();
             while let Some(item) = items.pop_front() {
                 bytes = bytes.saturating_sub(item.bytes());
-                serving.take_item(&self.hub, item, Outputs { wire: out, effects: &mut effects });
+                let outputs = Outputs { wire: out, effects: &mut effects };
+                serving.take_item(&self.hub, self.connection, item, outputs);
                 serving.revoke_late(&self.hub, self.connection);
                 if out.len() >= budget {
                     break;
@@ -323,11 +324,19 @@ impl link::Stream for WorkerStream {
         match &self.state {
             State::AwaitingClaim(_) => Poll::Pending,
             State::Serving(serving)
-                if serving.awaiting_store >= u32::from(self.hub.config.receive_maximum) =>
+                if serving.is_holding
+                    || serving.awaiting_store >= u32::from(self.hub.config.receive_maximum) =>
             {
                 Poll::Pending
             }
             _ => Poll::Ready(()),
+        }
+    }
+
+    fn takes(&mut self, packet: PacketType) -> bool {
+        match &mut self.state {
+            State::Serving(serving) => serving.takes(packet),
+            _ => true,
         }
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct FakeWorker {
     sessions: Arc<Mutex<Vec<Arc<Session>>>>,
     /// CONNACK is left to the test.
     pub(crate) holds_connack: bool,
+    /// So are the answers to SUBSCRIBE packets, which hold what follows them until then.
+    pub(crate) holds_requests: bool,
 }
 
 impl FakeWorker {
@@ -62,6 +64,10 @@ struct State {
     is_full: bool,
     /// Takes packets again once the outbox has been asked.
     makes_room: bool,
+    /// A SUBSCRIBE waits for [`Session::answer`].
+    holds_requests: bool,
+    /// One does: no PUBLISH, SUBSCRIBE or DISCONNECT is taken.
+    is_asked: bool,
     closed: Option<CloseCause>,
     renewed: usize,
     waker: Option<Waker>,
@@ -96,6 +102,14 @@ impl Session {
         self.change(|state| state.makes_room = true);
     }
 
+    /// Answers SUBSCRIBE, with `bytes` for the device.
+    pub(crate) fn answer(&self, bytes: impl Into<Bytes>) {
+        self.change(|state| {
+            state.outbox.push_back(bytes.into());
+            state.makes_room = true;
+        });
+    }
+
     pub(crate) fn packets(&self) -> Vec<Bytes> {
         self.state.lock().packets.clone()
     }
@@ -120,7 +134,7 @@ impl Upstream for FakeWorker {
     fn open(&self, open: Open) -> FakeStream {
         let frame = mqtt::frame::split(&open.connect, u32::MAX).expect("framed").expect("whole");
         let version = Connect::decode(frame).expect("validated").version;
-        let mut state = State::default();
+        let mut state = State { holds_requests: self.holds_requests, ..State::default() };
         if !self.holds_connack {
             state.outbox.push_back(connack(version));
         }
@@ -150,12 +164,25 @@ impl Stream for FakeStream {
                 out.put_slice(b"\xE0\x01\x90");
                 Err(ReasonCode::TopicNameInvalid)
             }
+            PacketType::Subscribe => {
+                let mut state = self.session.state.lock();
+                state.is_asked = state.holds_requests;
+                Ok(())
+            }
             PacketType::Publish if packet.first_byte() & 0x06 == 0x02 => {
                 out.put_slice(b"\x40\x02\0\x01");
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    fn takes(&mut self, packet: PacketType) -> bool {
+        let mut state = self.session.state.lock();
+        let depends = matches!(packet, PacketType::Publish | PacketType::Subscribe | PacketType::Disconnect);
+        let waits = state.is_asked && depends;
+        state.is_full |= waits;
+        !waits
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -170,7 +197,7 @@ impl Stream for FakeStream {
     fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
         let mut state = self.session.state.lock();
         if std::mem::take(&mut state.makes_room) {
-            state.is_full = false;
+            (state.is_full, state.is_asked) = (false, false);
         }
         if let Some(bytes) = state.outbox.pop_front_if(|_| out.len() < budget) {
             out.put_bytes(bytes);

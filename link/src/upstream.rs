@@ -109,6 +109,13 @@ pub trait Stream: Send + Unpin + 'static {
     /// one.
     fn send(&mut self, packet: mqtt::frame::Frame<'_>, out: &mut Outgoing) -> Result<(), ReasonCode>;
 
+    /// Whether it takes a packet of this type now. One that it does not take is kept back, with all that follows it, until
+    /// [`Stream::poll_ready`] says that there is room, and is asked about again: what came before it has to be done first. To be
+    /// asked before each packet.
+    fn takes(&mut self, _packet: mqtt::PacketType) -> bool {
+        true
+    }
+
     /// Whether it takes more packets now. While it is pending the edge stops reading from the device, so that TCP pushes
     /// back; the task is woken when that changes.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;

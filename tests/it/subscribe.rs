@@ -22,6 +22,8 @@ over_every_transport!(
     longest_topic_is_accepted,
     utf8_filters_match_utf8_topics,
     subscriptions_need_not_wait_for_suback,
+    what_follows_a_request_in_one_write_is_carried_out_after_it,
+    what_comes_before_the_end_is_carried_out_in_order,
 );
 
 fn suback_has_the_identifier_and_a_code_for_each_filter_in_order(at: Target) {
@@ -302,4 +304,60 @@ fn subscriptions_need_not_wait_for_suback(at: Target) {
     for id in 1..=100u8 {
         client.expect(&[0x90, 4, 0, id, 0, 1]);
     }
+}
+
+fn what_follows_a_request_in_one_write_is_carried_out_after_it(at: Target) {
+    // v5 [MQTT-3.10.4-2], [MQTT-3.8.4-1]
+    for connect in [Connect::stored(&unique("c")), Connect::v5(&unique("c"))] {
+        let mut client = at.connect(&connect);
+        for round in 0..40 {
+            let topic = unique("t");
+            let own = bytes::Publish::new(&topic, "own").qos1(9).bytes();
+            client.send(&[bytes::subscribe(8, &[], &[(&topic, 1)]), own].concat());
+            client.expect(&[0x90, 4, 0, 8, 0, 1]);
+            let mut is_acknowledged = false;
+            let publish = loop {
+                let packet = client.read_packet();
+                match packet.bytes()[0] >> 4 {
+                    4 => {
+                        assert_eq!(packet.bytes(), [0x40, 2, 0, 9], "round {round}");
+                        is_acknowledged = true;
+                    }
+                    _ => break packet.publish(bytes::V5),
+                }
+            };
+            assert_eq!(publish.text(), "own");
+            client.acknowledge(&publish);
+            if !is_acknowledged {
+                client.expect(&[0x40, 2, 0, 9]);
+            }
+            let not = bytes::Publish::new(&topic, "not").qos1(11).bytes();
+            let never = bytes::Publish::new(&topic, "never").bytes();
+            client.send(&[bytes::unsubscribe(10, &[&topic]), not, never].concat());
+            client.expect(&[0xB0, 4, 0, 10, 0, 0]);
+            client.expect(&[0x40, 3, 0, 11, 0x10]);
+            client.expect_alive();
+        }
+    }
+}
+
+fn what_comes_before_the_end_is_carried_out_in_order(at: Target) {
+    // v5 [MQTT-3.14.4-3]
+    let will_topic = unique("w");
+    let mut watcher = at.v5();
+    watcher.subscribe(&will_topic, 0);
+    for _ in 0..20 {
+        let topic = unique("t");
+        let connect = Connect::stored(&unique("c"));
+        let mut client = at.connect(&connect.clone().will(bytes::Will::new(&will_topic, "dead")));
+        let own = bytes::Publish::new(&topic, "own").qos1(9).bytes();
+        client.send(&[&bytes::subscribe(8, &[], &[(&topic, 1)]), &own, bytes::DISCONNECT].concat());
+        while client.poll(crate::harness::DEADLINE).is_ok() {}
+        let (mut client, connack) = at.connect_and_see(&connect);
+        assert!(connack.session_present);
+        let publish = client.take();
+        assert_eq!(publish.text(), "own");
+        client.leave();
+    }
+    watcher.expect_silence();
 }

@@ -16,6 +16,7 @@ mod hostile;
 mod interop;
 mod kill_matrix;
 mod moving_many;
+mod one_write;
 mod operator;
 mod passport;
 mod principal;

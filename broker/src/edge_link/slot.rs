@@ -232,8 +232,10 @@ impl Slot {
             let is_departing = busy.departing.is_some();
             match busy.inbox.front()? {
                 Incoming::Packet { .. } if is_departing => {}
-                Incoming::Packet { .. }
-                    if busy.unsent_bytes >= UNSENT_BYTES_MAX || self.stream.poll_ready(cx).is_pending() =>
+                Incoming::Packet { packet, .. }
+                    if busy.unsent_bytes >= UNSENT_BYTES_MAX
+                        || self.stream.poll_ready(cx).is_pending()
+                        || !takes(&mut self.stream, packet) =>
                 {
                     return None;
                 }
@@ -442,6 +444,12 @@ impl Slot {
     fn busy(&mut self) -> &mut Busy {
         self.busy.get_or_insert_default()
     }
+}
+
+/// Whether the session takes this packet now, or has something to do before.
+fn takes(stream: &mut WorkerStream, packet: &[u8]) -> bool {
+    let packet_type = packet.first().and_then(|first_byte| PacketType::from_first_byte(*first_byte));
+    packet_type.is_none_or(|packet_type| stream.takes(packet_type))
 }
 
 /// Whether a CONNACK accepts the connection.

@@ -168,12 +168,17 @@ impl Session {
         Ok(())
     }
 
-    /// Writes the acknowledgements whose turn has come.
+    /// Writes the acknowledgements whose turn has come, and SUBACK and UNSUBACK packets between them.
     fn put_owed(&mut self, out: &mut Outputs<'_>) {
-        let Some(inbound) = &mut self.inbound else { return };
-        while let Some((id, qos, code)) = inbound.next_answer() {
+        while !self.closed
+            && let Some((id, qos, code)) = self.inbound.as_mut().and_then(|inbound| inbound.next_answer())
+        {
             let kind = if qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
             mqtt::Ack::new(id, code).encode(kind, self.version, out.wire.buffer());
+            if let Some(filters) = self.filters.as_mut().filter(|filters| filters.has_requests()) {
+                filters.count_ack();
+                self.put_answers(out);
+            }
         }
     }
 

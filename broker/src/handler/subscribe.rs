@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mqtt::{PacketId, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
 use state::{Subscription, SubscriptionOptions, UnixMs};
 
-use crate::session::{Effect, Outputs, RequestKind, Session, SubscribeItem};
+use crate::session::{Answer, Effect, Outputs, RequestKind, Session, SubscribeItem};
 
 impl Session {
     pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, now: UnixMs, out: &mut Outputs<'_>) {
@@ -20,6 +20,7 @@ impl Session {
         };
         if let Some(code) = refused {
             let codes = vec![code; subscribe.iter().count()];
+            // Not in its turn: its identifier may be that of another.
             self.put_suback(id, &codes, out);
             return;
         }
@@ -50,26 +51,62 @@ impl Session {
         if added.is_empty() {
             let codes =
                 items.iter().filter_map(|item| item.subscription.as_ref().err().copied()).collect::<Vec<_>>();
-            self.put_suback(id, &codes, out);
+            self.refuse_request(id, RequestKind::Subscribe, &codes, out);
             return;
         }
         if items.iter().any(|item| item.retain_handling != RetainHandling::DoNotSend) {
             self.open_retained(now);
         }
-        self.filters.get_or_insert_default().begin(id, RequestKind::Subscribe, hashes);
+        self.begin_request(id, RequestKind::Subscribe, hashes);
         out.effects.push(Effect::Subscribe(id, items));
     }
 
-    /// Subscriptions are in force, or refused: SUBACK, then their retained messages.
+    /// Subscriptions are in force, or refused: SUBACK in its turn, then their retained messages.
     // v5 [MQTT-3.8.4-2]
     pub(crate) fn on_subscribed(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
-        let known = self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Subscribe, codes));
-        if !known {
-            return;
+        if self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Subscribe, codes)) {
+            self.put_answers(out);
+            self.retained_asked = 0;
+            self.ask_retained(out);
         }
-        self.put_suback(id, codes, out);
-        self.retained_asked = 0;
-        self.ask_retained(out);
+    }
+
+    /// Writes SUBACK and UNSUBACK packets whose turn has come.
+    pub(crate) fn put_answers(&mut self, out: &mut Outputs<'_>) {
+        while !self.closed
+            && let Some(Answer { id, kind, codes }) = self.filters.as_mut().and_then(|f| f.next_answer())
+        {
+            match kind {
+                RequestKind::Subscribe => self.put_suback(id, &codes, out),
+                RequestKind::Unsubscribe => self.put_unsuback(id, &codes, out),
+            }
+        }
+    }
+
+    /// A request comes that is answered with these codes, whatever becomes of others: in its turn.
+    pub(crate) fn refuse_request(
+        &mut self,
+        id: PacketId,
+        kind: RequestKind,
+        codes: &[ReasonCode],
+        out: &mut Outputs<'_>,
+    ) {
+        self.begin_request(id, kind, Vec::new());
+        if let Some(filters) = &mut self.filters {
+            filters.finish(id, kind, codes);
+        }
+        self.put_answers(out);
+    }
+
+    /// Notes a request that is under way, and its place among what is to be acknowledged.
+    pub(crate) fn begin_request(&mut self, id: PacketId, kind: RequestKind, hashes: Vec<u64>) {
+        let acks_before = self.inbound.as_ref().map_or(0, |inbound| inbound.owed());
+        self.filters.get_or_insert_default().begin(id, kind, hashes, acks_before);
+    }
+
+    /// Whether a request that is under way has to wait for an earlier one.
+    pub(crate) fn is_behind_request(&self, id: PacketId) -> bool {
+        self.filters.as_ref().is_some_and(|filters| filters.is_behind(id))
     }
 
     /// Whether so much of SUBSCRIBE and UNSUBSCRIBE is under way that no more is taken.

@@ -30,7 +30,7 @@ impl Session {
             None => {
                 let noted = self.filters.get_or_insert_default();
                 let hashes = filters.iter().map(|filter| noted.hash(filter)).collect();
-                noted.begin(id, RequestKind::Unsubscribe, hashes);
+                self.begin_request(id, RequestKind::Unsubscribe, hashes);
                 out.effects.push(Effect::Unsubscribe(id, filters));
             }
         }
@@ -40,14 +40,13 @@ impl Session {
     /// Subscriptions are gone.
     // v5 [MQTT-3.10.4-4], v5 [MQTT-3.10.4-5]
     pub(crate) fn on_unsubscribed(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
-        let known = self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Unsubscribe, codes));
-        if known {
-            self.put_unsuback(id, codes, out);
+        if self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Unsubscribe, codes)) {
+            self.put_answers(out);
         }
     }
 
     // v5 [MQTT-3.11.3-1]
-    fn put_unsuback(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
+    pub(crate) fn put_unsuback(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
         let unsuback = UnsubAck { packet_id: id, properties: Properties::EMPTY, codes: codes.into() };
         let version = self.version;
         self.put_if_it_fits(unsuback.encoded_len(version), out, |buffer| unsuback.encode(version, buffer));

@@ -37,7 +37,7 @@ use self::outdated::Outdated;
 
 pub(crate) use self::alias::{AliasUse, ServerAliases};
 pub(crate) use self::closing::Fault;
-pub(crate) use self::filters::{Filters, RequestKind};
+pub(crate) use self::filters::{Answer, Filters, RequestKind};
 pub(crate) use self::inbound::{Inbound, Receipt};
 pub(crate) use self::io::{Closing, DropReason, Effect, Input, Opening, Outputs, SubscribeItem, WillFate};
 pub(crate) use self::number::packet_id;

@@ -1,5 +1,6 @@
 //! A device of a test: raw packets into a stream, and what comes back, without sockets.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -125,6 +126,8 @@ pub(crate) struct Device {
     pub(crate) stream: Option<WorkerStream>,
     out: Outgoing,
     received: BytesMut,
+    /// What the worker has not taken yet.
+    sending: VecDeque<Bytes>,
     pub(crate) closed: Option<ReasonCode>,
     next_id: u16,
 }
@@ -169,6 +172,7 @@ impl Device {
             stream: Some(stream),
             out: Outgoing::new(),
             received: BytesMut::new(),
+            sending: VecDeque::new(),
             closed: None,
             next_id: 1,
         }
@@ -181,36 +185,51 @@ impl Device {
         let _polled = stream.poll_recv(&mut cx, &mut self.out, 64 << 10);
     }
 
-    /// Takes all that the worker has for the device.
+    /// Takes all that the worker has for the device, and hands it what it takes.
     pub(crate) fn pump(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         while let (Some(stream), None) = (&mut self.stream, self.closed) {
             let polled = stream.poll_recv(&mut cx, &mut self.out, 64 << 10);
-            while !self.out.is_empty() {
-                let chunk = self.out.chunk().len();
-                self.received.extend_from_slice(self.out.chunk());
-                self.out.advance(chunk);
-            }
+            self.take_out();
             match polled {
                 Poll::Ready(Event::Wrote) => {}
                 Poll::Ready(Event::Closed(reason)) => self.closed = Some(reason),
-                Poll::Pending => break,
+                Poll::Pending if !self.hand_over() => break,
+                Poll::Pending => {}
             }
         }
     }
 
     pub(crate) fn send(&mut self, packet: &[u8]) {
-        let packet = frame::split(packet, u32::MAX).unwrap().unwrap();
-        let stream = self.stream.as_mut().unwrap();
-        if let Err(reason) = stream.send(packet, &mut self.out) {
-            self.closed = Some(reason);
+        self.sending.push_back(Bytes::copy_from_slice(packet));
+        self.hand_over();
+        self.pump();
+    }
+
+    /// Hands the worker what it takes. Whether that was anything.
+    fn hand_over(&mut self) -> bool {
+        let mut has_taken = false;
+        while let (Some(stream), None, Some(packet)) = (&mut self.stream, self.closed, self.sending.front()) {
+            let frame = frame::split(packet, u32::MAX).unwrap().unwrap();
+            if !stream.takes(frame.packet_type()) {
+                break;
+            }
+            if let Err(reason) = stream.send(frame, &mut self.out) {
+                self.closed = Some(reason);
+            }
+            has_taken = true;
+            self.sending.pop_front();
+            self.take_out();
         }
+        has_taken
+    }
+
+    fn take_out(&mut self) {
         while !self.out.is_empty() {
             let chunk = self.out.chunk().len();
             self.received.extend_from_slice(self.out.chunk());
             self.out.advance(chunk);
         }
-        self.pump();
     }
 
     pub(crate) fn subscribe(&mut self, filter: &str, options: u8) {

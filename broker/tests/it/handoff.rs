@@ -591,3 +591,35 @@ async fn a_message_is_not_acknowledged_by_the_answer_to_one_from_before_the_devi
     allowed.store(usize::MAX, Ordering::SeqCst);
     assert_eq!(first.got("device").await, other(0x40, 7));
 }
+
+// ARCHITECTURE, rule 31: on the next worker, what is replayed obeys it too.
+#[tokio::test]
+async fn what_follows_a_request_waits_for_it_at_the_next_worker_too() {
+    for how in [How::stored("device"), How::clean("device")] {
+        let (mut world, mut first) = World::new().await;
+        first.connect(&how).await;
+        world.hold();
+        first.subscribe("device", 1, "t", 1);
+        first.publish("device", 1, 2, "t", b"own");
+        first.settle().await;
+        assert!(first.device("device").packets.is_empty());
+        let mut adrift = first.cut();
+        assert_eq!(adrift["device"].replay.len(), 2);
+        world.workers[1].store.hold();
+        world.second.resume("device", adrift.remove("device").unwrap());
+        world.second.settle().await;
+        // One answer at a time: the resume's, then SUBSCRIBE's.
+        world.workers[0].store.let_go();
+        world.workers[1].store.let_go();
+        assert_eq!(world.second.got("device").await, Got::Other { first_byte: 0x90, body: vec![0, 1, 0, 1] });
+        let got = [world.second.got("device").await, world.second.got("device").await];
+        assert!(got.contains(&other(0x40, 2)) && got.contains(&publish(b"own", 1, 1)), "{got:?}");
+        // And the same for UNSUBSCRIBE.
+        world.second.acknowledge("device", 0x40, 1);
+        world.second.send("device", &[0xA2, 6, 0, 3, 0, 0, 1, b't']);
+        world.second.publish("device", 1, 4, "t", b"not");
+        assert_eq!(world.second.got("device").await, Got::Other { first_byte: 0xB0, body: vec![0, 3, 0, 0] });
+        assert_eq!(world.second.got("device").await, Got::Other { first_byte: 0x40, body: vec![0, 4, 0x10] });
+        assert_eq!(world.second.drain("device").await, []);
+    }
+}

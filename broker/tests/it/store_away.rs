@@ -127,3 +127,116 @@ async fn acknowledgements_and_subscriptions_wait_for_the_store_too() {
     assert_eq!(kinds, [0x62, 0x70, 0x90], "PUBREL, PUBCOMP, SUBACK: {answers:?}");
     assert!(device.closed.is_none());
 }
+
+fn other(first_byte: u8, body: &[u8]) -> Got {
+    Got::Other { first_byte, body: body.into() }
+}
+
+// ARCHITECTURE, rule 31; v5 [MQTT-3.10.4-2].
+#[tokio::test]
+async fn what_follows_a_request_on_its_connection_waits_for_it_and_nothing_else_does() {
+    let world = World::new().await;
+    let mut device = world.connect(&How::stored("device"));
+    let mut stranger = world.connect(&How::clean("stranger"));
+    let mut publisher = world.connect(&How::clean("publisher"));
+    stranger.subscribe("t", 0);
+    for connected in [&mut device, &mut stranger, &mut publisher] {
+        connected.drain();
+    }
+    world.store.hold();
+    device.subscribe("t", 1);
+    let id = device.publish("t", b"own", QoS::AtLeastOnce, false);
+    device.publish("t", b"own too", QoS::AtMostOnce, false);
+    device.unsubscribe("t");
+    let last = device.publish("t", b"not", QoS::AtLeastOnce, false);
+    publisher.publish("t", b"of others", QoS::AtMostOnce, false);
+    assert_eq!(stranger.payloads(), [b"of others"]);
+    assert_eq!(device.drain(), [], "it waits for the store");
+    world.store.let_go();
+    let got = device.drain();
+    let at = |wanted: &Got| got.iter().position(|got| got == wanted);
+    let suback = at(&other(0x90, &[0, 2, 0, 1]));
+    let (puback, unsuback) = (at(&other(0x40, &[0, id as u8])), at(&other(0xB0, &[0, 5, 0, 0])));
+    assert!(suback == Some(0) && suback < puback && puback < unsuback, "{got:?}");
+    // The stranger has it; nobody else does any more.
+    assert_eq!(got.last(), Some(&other(0x40, &[0, last as u8])));
+    let own: Vec<&[u8]> = got.iter().filter_map(payload).collect();
+    assert_eq!(own.len(), 2);
+    assert!(own.contains(&&b"own"[..]) && own.contains(&&b"own too"[..]), "{own:?}");
+    assert_eq!(stranger.payloads(), [&b"own"[..], b"own too", b"not"]);
+}
+
+fn payload(got: &Got) -> Option<&[u8]> {
+    match got {
+        Got::Publish { payload, .. } => Some(payload),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn requests_of_one_kind_are_carried_out_side_by_side_unless_they_are_about_the_same_filter() {
+    let world = World::new().await;
+    let mut device = world.connect(&How::stored("device"));
+    device.drain();
+    world.store.hold();
+    device.subscribe("a", 0);
+    device.subscribe("b", 0);
+    device.subscribe("a", 1);
+    assert_eq!(world.store.held(), 2);
+    world.store.let_go();
+    let granted = [other(0x90, &[0, 2, 0, 0]), other(0x90, &[0, 3, 0, 0]), other(0x90, &[0, 4, 0, 1])];
+    assert_eq!(device.drain(), granted);
+    world.store.hold();
+    device.unsubscribe("a");
+    device.unsubscribe("b");
+    device.subscribe("a", 1);
+    assert_eq!(world.store.held(), 2);
+    world.store.let_go();
+    let gone = [other(0xB0, &[0, 5, 0, 0]), other(0xB0, &[0, 6, 0, 0]), other(0x90, &[0, 7, 0, 1])];
+    assert_eq!(device.drain(), gone);
+}
+
+// A message whose answer waits does not let SUBACK by.
+#[tokio::test]
+async fn suback_keeps_its_place_among_acknowledgements() {
+    let world = World::new().await;
+    let mut subscriber = world.connect(&How::stored("subscriber"));
+    subscriber.subscribe("t", 1);
+    subscriber.drain();
+    let mut device = world.connect(&How::clean("device"));
+    device.drain();
+    world.store.hold();
+    let id = device.publish("t", b"x", QoS::AtLeastOnce, false);
+    // A session in memory: nobody is asked.
+    device.subscribe("u", 0);
+    let next = device.publish("t", b"y", QoS::AtLeastOnce, false);
+    assert_eq!(device.drain(), []);
+    world.store.let_go();
+    let [id, next] = [id, next].map(|id| other(0x40, &[0, id as u8]));
+    assert_eq!(device.drain(), [id, other(0x90, &[0, 3, 0, 0]), next]);
+}
+
+// v5 [MQTT-3.14.4-3]: what came before DISCONNECT is carried out, and no Will is published.
+#[tokio::test]
+async fn a_disconnect_behind_a_request_waits_for_it() {
+    let world = World::new().await;
+    let mut watcher = world.connect(&How::clean("watcher"));
+    watcher.subscribe("will", 0);
+    watcher.drain();
+    let mut device = world.connect(&How { will: Some(("will", 0)), ..How::stored("device") });
+    device.drain();
+    world.store.hold();
+    device.subscribe("t", 1);
+    device.publish("t", b"x", QoS::AtMostOnce, false);
+    device.send(&[0xE0, 0]);
+    assert_eq!(device.closed, None);
+    world.store.let_go();
+    device.drain();
+    assert!(device.closed.is_some());
+    let mut again = world.connect(&How::stored("device"));
+    assert!(matches!(again.drain()[..], [Got::ConnAck { session_present: true, .. }]));
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.publish("t", b"y", QoS::AtLeastOnce, false);
+    assert_eq!(again.payloads(), [b"y"]);
+    assert_eq!(watcher.payloads().len(), 0);
+}

@@ -45,6 +45,12 @@ where
 {
     /// Ends the connection for `reason`, unless it is ending already.
     pub(super) fn close(&mut self, reason: CloseReason, out: &mut Outgoing, now: u32) {
+        let is_lost = matches!(reason, CloseReason::ConnectionLost | CloseReason::WriteTimeout);
+        if is_lost && self.has_whole && self.state == State::Serving {
+            // What came before the end was received, a DISCONNECT perhaps.
+            self.state = State::Deserted;
+            return;
+        }
         let Some(stream) = self.stream.take() else {
             // A socket that fails while it is closed is gone; nothing else makes a difference any more.
             if reason == CloseReason::ConnectionLost {
@@ -72,6 +78,38 @@ where
             CloseReason::ConnectionLost | CloseReason::WriteTimeout => State::Ended,
             _ => State::Flushing,
         };
+    }
+
+    /// Hands the worker what a device had sent that is gone, as it takes it. Ready when the connection is closed. What the worker
+    /// has for the device is for nobody.
+    pub(super) fn poll_deserted(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        now: u32,
+    ) -> Poll<()> {
+        let out = &mut scratch.out;
+        while self.state == State::Deserted {
+            self.leftover = None;
+            *out = Outgoing::new();
+            while self.receive(cx, out, now) {
+                *out = Outgoing::new();
+            }
+            if self.state != State::Deserted {
+                break;
+            }
+            if !self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready()) {
+                *out = Outgoing::new();
+                return Poll::Pending;
+            }
+            if std::mem::take(&mut self.has_whole) {
+                self.handle(&[], out, now);
+            }
+            if self.state == State::Deserted && !self.has_whole {
+                self.close(CloseReason::ConnectionLost, out, now);
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Goes as far towards the end as the socket allows.

@@ -74,6 +74,8 @@ enum State {
     AwaitingConnAck,
     /// Packets from either side.
     Serving,
+    /// That the worker takes what the device had sent. The device is gone.
+    Deserted,
     /// That the last bytes leave.
     Flushing,
     /// That the stream is shut down.
@@ -126,8 +128,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     is_deferred: bool,
     /// Written bytes may still be inside the stream.
     is_unflushed: bool,
-    /// Whole packets wait in `frames`: they came with CONNECT.
-    has_pipelined: bool,
+    /// Whole packets may wait in `frames`: they came with CONNECT, or behind one that the worker did not take yet.
+    has_whole: bool,
     /// As in [`Handover::has_expiry`].
     has_expiry: bool,
 }
@@ -168,7 +170,7 @@ where
             is_paused: false,
             is_deferred: false,
             is_unflushed: false,
-            has_pipelined: !pipelined.is_empty(),
+            has_whole: !pipelined.is_empty(),
             has_expiry,
             frames,
             admitted,
@@ -195,6 +197,9 @@ where
         }
         if self.shared().phase() == Phase::Aborting {
             self.state = State::Ended;
+        }
+        if self.state == State::Deserted && self.poll_deserted(cx, scratch, now).is_pending() {
+            return Poll::Pending;
         }
         if !self.state.is_open() {
             if self.state != State::Ended {
@@ -264,9 +269,9 @@ where
             if !self.may_read(cx, out, now) {
                 return reads > 0;
             }
-            if std::mem::take(&mut self.has_pipelined) {
+            if std::mem::take(&mut self.has_whole) {
                 self.handle(&[], out, now);
-                if self.state != State::Serving {
+                if self.state != State::Serving || self.has_whole {
                     return true;
                 }
             }
@@ -280,7 +285,7 @@ where
                 Poll::Ready(Ok(())) => self.close(CloseReason::ConnectionClosed, out, now),
                 Poll::Ready(Err(_)) => self.close(CloseReason::ConnectionLost, out, now),
             }
-            if self.state != State::Serving {
+            if self.state != State::Serving || self.has_whole {
                 return true;
             }
         }

@@ -22,7 +22,7 @@ where
     S: Stream,
     A: Authenticator,
 {
-    /// Deals with the packets that `chunk` completes.
+    /// Deals with the packets that `chunk` completes, and with those that were kept back, as far as the worker takes them.
     pub(super) fn handle(&mut self, chunk: &[u8], out: &mut Outgoing, now: u32) {
         let Some(stream) = &mut self.stream else { return };
         let held = self.frames.buffered();
@@ -32,6 +32,10 @@ where
         let mut end = None;
         let mut frames = self.frames.frames(chunk, packet_bytes_max).of_version(self.version);
         while end.is_none() {
+            if frames.next_type().is_some_and(|packet_type| !stream.takes(packet_type)) {
+                (self.has_whole, self.is_paused) = (true, true);
+                break;
+            }
             match frames.next_frame() {
                 Ok(Some(frame)) => {
                     packets += 1;

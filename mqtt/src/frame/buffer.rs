@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use super::{Flags, Frame, Header};
 use crate::error::DecodeError;
+use crate::packet_type::PacketType;
 use crate::version::ProtocolVersion;
 
 /// The buffer never reserves more than what has arrived and this many bytes, whatever Remaining Length claims.
@@ -102,6 +103,13 @@ impl Frames<'_> {
             return self.next_in_chunk();
         }
         self.next_in_buffer()
+    }
+
+    /// The type of the next Control Packet, if a byte of it is there and says one. It is not checked any further.
+    #[inline]
+    pub fn next_type(&self) -> Option<PacketType> {
+        let first_byte = self.buffer.partial.get(self.lent).or_else(|| self.chunk.first())?;
+        PacketType::from_first_byte(*first_byte)
     }
 
     fn next_in_chunk(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
