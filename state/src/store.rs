@@ -156,8 +156,11 @@ pub struct Owned {
     pub head: Number,
     /// The number that the next message gets.
     pub tail: Number,
-    /// Messages below this number may have been sent before (they are sent with DUP); those from it on were not.
+    /// Messages below this number may have been sent before; those from it on were not, by a worker that knew all that the
+    /// client had acknowledged.
     pub sent: Number,
+    /// Messages below this number may have been sent on an earlier connection of the client: on this one, with DUP.
+    pub repeats: Number,
     /// Packet Identifiers of QoS 2 messages received from the client and not yet released by it.
     pub received: Vec<PacketId>,
     /// Session Expiry Interval in force, seconds.
@@ -172,7 +175,7 @@ pub struct Release {
     /// Publish the Will that was given at the claim: after its delay, or when the session ends, whichever is first. It comes
     /// as [`Due::Will`], also when the session ends now. Unset: the Will is dropped.
     pub keep_will: bool,
-    /// As in [`Owned::sent`].
+    /// Messages below this number may have been sent, on this connection or an earlier one.
     pub sent: Number,
     /// The connection may go on at another worker: for so many milliseconds the session stays, even one that expires at
     /// once, and a [`Claim`] with `resume` may take it; its timers count from then.

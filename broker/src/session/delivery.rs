@@ -43,9 +43,9 @@ impl StoredQueue {
 impl Session {
     /// Takes over what the store has of a session. What was in flight is sent again, in order, then what waits.
     ///
-    /// Of a connection that goes on, what is to be sent was not sent before.
+    /// Of a connection that goes on, what is to be sent was not sent before, unless on an earlier one.
     // v5 [MQTT-4.4.0-1], v5 [MQTT-4.6.0-1]
-    pub(crate) fn restore(&mut self, owned: &Owned, is_stored: bool, goes_on: bool) {
+    pub(crate) fn restore(&mut self, owned: &Owned, is_stored: bool) {
         if !owned.subscriptions.is_empty() {
             let filters = self.filters.get_or_insert_with(Box::<Filters>::default);
             filters.restore(owned.subscriptions.iter().map(|subscription| &*subscription.filter));
@@ -54,9 +54,8 @@ impl Session {
             self.inbound().restore(*id);
         }
         if is_stored {
-            let repeats_before = if goes_on { owned.head } else { owned.sent };
             let (tail, sent_before) = (owned.tail, owned.sent);
-            let stored = StoredQueue { tail, sent_before, repeats_before, reading: false };
+            let stored = StoredQueue { tail, sent_before, repeats_before: owned.repeats, reading: false };
             self.stored = Some(Box::new(stored));
         }
     }
@@ -326,15 +325,17 @@ impl Session {
 
     /// Sends a QoS 1 or 2 message, or drops it: then the record goes as if the client had acknowledged it.
     fn send(&mut self, number: Number, delivery: &Delivery, now: UnixMs, out: &mut Outputs<'_>) {
+        // v5 [MQTT-3.3.1-1]
         let again = self.stored.as_ref().is_some_and(|stored| number < stored.repeats_before);
         if !again && self.is_outdated(delivery) {
             return self.abandon(number, out);
         }
         self.note_sent(delivery, now);
         // v5 [MQTT-4.3.3-7]: what may have been sent does not expire.
+        let expires = !again || self.stored.as_ref().is_some_and(|stored| number >= stored.sent_before);
         let dropped = if !self.may_receive(&delivery.message) {
             return self.withhold(number, delivery.qos, again, out);
-        } else if !again && delivery.message.is_expired(now) {
+        } else if expires && delivery.message.is_expired(now) {
             DropReason::Expired
         } else if self.put_publish(delivery, Some(packet_id(number)), again, now, out) {
             self.outbound.launch(number, Flight::after_publish(delivery.qos));

@@ -144,7 +144,7 @@ impl Session {
                 .inspect_err(|&reason| Self::refuse(connect, reason, out.wire))?;
         }
         let Some(owned) = opening.stored else { return Ok(session) };
-        session.restore(&owned, is_stored, opening.resume.is_some());
+        session.restore(&owned, is_stored);
         if is_stored && owned.head < owned.tail {
             // The connection before may have left retained messages in the queue.
             session.outdated = Some(Box::new(Outdated::new(opening.now)));

@@ -266,6 +266,7 @@ pub(crate) fn owned(head: u64, sent: u64, tail: u64) -> Owned {
         head: Number(head),
         tail: Number(tail),
         sent: Number(sent),
+        repeats: Number(sent),
         received: Vec::new(),
         expiry_s: 0,
     }

@@ -623,3 +623,33 @@ async fn what_follows_a_request_waits_for_it_at_the_next_worker_too() {
         assert_eq!(world.second.drain("device").await, []);
     }
 }
+
+// v5 [MQTT-3.3.1-1]
+#[tokio::test]
+async fn what_an_earlier_connection_may_have_got_comes_with_dup_after_a_move_too() {
+    let (mut world, mut first) = World::new().await;
+    subscribed(&mut first, &How::stored("device")).await;
+    for n in 1..=3 {
+        world.publish(1, &[n]).await;
+        assert_eq!(first.got("device").await, publish(&[n], 1, n.into()));
+    }
+    first.close("device");
+    first.until("the close is durable", |edge| edge.device("device").is_finished).await;
+    // A new connection gets one message at a time.
+    first.connect(&How { receive_maximum: 1, ..How::stored("device") }).await;
+    let again = |n: u8| match publish(&[n], 1, n.into()) {
+        Got::Publish { topic, payload, qos, retain, id, .. } => {
+            Got::Publish { topic, payload, qos, retain, id, dup: true }
+        }
+        other => other,
+    };
+    assert_eq!(first.got("device").await, again(1));
+    world.publish(1, &[4]).await;
+    world.move_device(first).await;
+    for n in 1..=3 {
+        world.second.acknowledge("device", 0x40, n);
+        let next = n as u8 + 1;
+        let got = world.second.got("device").await;
+        assert_eq!(got, if next <= 3 { again(next) } else { publish(&[next], 1, next.into()) });
+    }
+}

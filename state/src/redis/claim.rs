@@ -120,7 +120,7 @@ impl Engine {
             let will_due = discarded.clone().map(due).transpose()?.flatten();
             return Ok(Claimed { will_due, discarded, previous, ..Claimed::default() });
         };
-        let [present, incarnation, epoch, head, tail, sent, expiry_s] = session.tuple()?;
+        let [present, incarnation, epoch, head, tail, sent, expiry_s, repeats] = session.tuple()?;
         let present = present.count()? == 1;
         if present {
             add(&self.counts.sessions, -reserved);
@@ -134,6 +134,7 @@ impl Engine {
             head: Number(head.count()?),
             tail: Number(tail.count()?),
             sent: Number(sent.count()?),
+            repeats: Number(repeats.count()?),
             received: Vec::new(),
             expiry_s: u32::try_from(expiry_s.count()?).map_err(|_| DAMAGED)?,
         };

@@ -103,6 +103,9 @@ impl Tables {
         if let Phase::Away { expires_at: Some(at) } = session.phase {
             self.timers.disarm(at, key, TimerKind::Expiry);
         }
+        if !claim.resume {
+            session.repeats = session.repeats_bound();
+        }
         session.sent = session.sent_bound();
         session.epoch += 1;
         session.nonce = random();
@@ -225,6 +228,7 @@ impl Tables {
         let key = session.key();
         session.expiry_s = release.expiry_s;
         session.sent = release.sent.0.clamp(session.queue.head(), session.queue.tail());
+        session.sent_at_most = session.sent;
         if !release.keep_will {
             session.will = None;
         }
@@ -256,7 +260,7 @@ impl Tables {
             .collect();
         for key in owned {
             if let Some(session) = self.sessions.get_mut(&key) {
-                session.sent = session.sent_bound();
+                (session.sent, session.sent_at_most) = (session.sent_bound(), session.queue.tail());
             }
             self.let_go(key, now, grace_ms);
         }

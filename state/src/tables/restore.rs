@@ -68,6 +68,9 @@ impl Tables {
                 number: 0,
             }),
             sent: record.sent,
+            // No connection goes on after a restart.
+            repeats: 1,
+            sent_at_most: record.sent,
             subscriptions,
             received,
             queue: Queue::new(head),
@@ -160,7 +163,7 @@ impl Tables {
 
     fn end_connection(&mut self, key: SessionKey, now: UnixMs) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        session.sent = session.sent_bound();
+        (session.sent, session.sent_at_most) = (session.sent_bound(), session.queue.tail());
         self.let_go(key, now, 0);
     }
 }

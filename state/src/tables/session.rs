@@ -62,6 +62,11 @@ pub(super) struct Session {
     pub(super) receive_maximum: u16,
     pub(super) will: Option<HeldWill>,
     pub(super) sent: u64,
+    /// Messages below this may have been sent on a connection before the last one.
+    pub(super) repeats: u64,
+    /// Of a session that is away: messages below this may have been sent on its last connection. More than `sent` if
+    /// acknowledgements were lost with its worker.
+    pub(super) sent_at_most: u64,
     /// Sorted by filter.
     pub(super) subscriptions: Vec<Subscription>,
     /// Sorted.
@@ -92,6 +97,8 @@ impl Session {
             receive_maximum: claim.receive_maximum,
             will: None,
             sent: 1,
+            repeats: 1,
+            sent_at_most: 1,
             subscriptions: Vec::new(),
             received: Vec::new(),
             queue: Queue::new(1),
@@ -156,6 +163,13 @@ impl Session {
         bound.clamp(self.queue.head(), self.queue.tail())
     }
 
+    /// A bound that holds too when the worker knew of acknowledgements that have not come here: what it sent for them is behind
+    /// what looks unacknowledged.
+    pub(super) fn repeats_bound(&self) -> u64 {
+        let last = if self.is_connected() { self.queue.tail() } else { self.sent.max(self.sent_at_most) };
+        last.max(self.repeats).clamp(self.queue.head(), self.queue.tail())
+    }
+
     /// When it ends if its owner leaves at `now`.
     pub(super) fn expires_at(&self, now: UnixMs) -> Option<UnixMs> {
         (self.expiry_s != EXPIRY_NEVER).then(|| now + u64::from(self.expiry_s) * 1000)
@@ -176,6 +190,7 @@ impl Session {
             head: Number(self.queue.head()),
             tail: Number(self.queue.tail()),
             sent: Number(self.sent),
+            repeats: Number(self.repeats.max(self.queue.head())),
             received: self.received.clone(),
             expiry_s: self.expiry_s,
         }

@@ -46,8 +46,8 @@ pub(super) struct Client {
     received: BTreeSet<PacketId>,
     /// QoS 1 and 2 messages of this connection that it has not acknowledged in full.
     unacknowledged: BTreeSet<PacketId>,
-    /// Which message came by which identifier and has not been acknowledged in full, and whether the server can know.
-    seen: BTreeMap<PacketId, (Message, bool)>,
+    /// Which message came by which identifier and has not been acknowledged in full.
+    seen: BTreeMap<PacketId, Message>,
     /// Acknowledgements that it takes its time with, in order.
     pending: VecDeque<(AckKind, PacketId)>,
     aliases: BTreeMap<u16, String>,
@@ -99,11 +99,6 @@ impl Client {
         self.sending.clear();
         self.partial.clear();
         self.pending.clear();
-    }
-
-    /// The server lost acknowledgements that it had got, and with them how far it had sent.
-    pub(super) fn doubt_what_the_server_knows(&mut self) {
-        self.seen.values_mut().for_each(|(_, known)| *known = false);
     }
 
     /// 3.1 has no Session Present: the client knows from itself that it did not ask for a clean session.
@@ -247,10 +242,10 @@ impl Client {
         // v5 [MQTT-3.3.4-9]
         let window = usize::from(self.receive_maximum);
         assert!(self.unacknowledged.len() <= window, "over the Receive Maximum of {window}");
-        if let Some((before, known)) = self.seen.insert(id, (message, true)) {
+        if let Some(before) = self.seen.insert(id, message) {
             assert_eq!(before, message, "identifier {id} is still that of another message");
             // v5 [MQTT-3.3.1-1]
-            assert!(publish.dup || !known, "sent again without DUP");
+            assert!(publish.dup, "sent again without DUP");
         }
         if publish.qos == QoS::AtLeastOnce {
             self.got.push(message);

@@ -8,8 +8,9 @@
 -- A session (m): i incarnation, e epoch, n nonce, c connection, o owner ('' when away), r run of the owner, x expires
 -- at, y Session Expiry Interval, M and B bounds of the queue, v '1' if that is in the worker's memory, p protocol,
 -- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H its number, h head, t tail, l records, b bytes, s sent,
--- f subscriptions, g the claim of the connection that was the last, u whose it is (not there if an earlier version made
--- it).
+-- d what may have been sent on a connection before the last one, z on the last one if its worker died (acknowledgements that
+-- it knew of may be lost, so that is more than s), f subscriptions, g the claim of the connection that was the last, u whose
+-- it is (not there if an earlier version made it).
 
 local ops = {}
 
@@ -53,8 +54,8 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u' }
-local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z' }
+local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z' }
 
 local function load(m)
   local values = rcall('HMGET', m, unpack(FIELDS))
@@ -96,6 +97,12 @@ local function sent_bound(q, s)
     end
   end
   return math.max(s.h, math.min(math.max(s.s, bound), s.t))
+end
+
+-- A bound that holds too when the owner knew of acknowledgements that have not come here.
+local function repeats_bound(s)
+  local last = s.connected and s.t or math.max(s.s, s.z or 0)
+  return math.max(s.h, math.min(math.max(last, s.d or 0), s.t))
 end
 
 -- Numbers Wills that are handed out, and names Wills that outlived their session: of those a session may leave several.
@@ -196,17 +203,19 @@ function ops.claim(k, a)
     if s then remove(k, cid) end
     return { will_due, discarded, gone, false, previous }
   end
-  local epoch, head, tail, sent = 1, 1, 1, 1
+  local epoch, head, tail, sent, repeats = 1, 1, 1, 1, 1
   if s then epoch = s.e + 1 end
   if kept then
     incarnation, head, tail, sent = s.i, s.h, s.t, sent_bound(k[3], s)
+    repeats = math.max(s.h, s.d or 0)
+    if not resume then repeats = repeats_bound(s) end
   else
     rcall('HSET', k[1], 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
     rcall('ZADD', k[5], 0, cid)
   end
   rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
-    's', sent, 'v', memory, 'g', attempt, 'u', principal)
-  rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H')
+    's', sent, 'd', repeats, 'v', memory, 'g', attempt, 'u', principal)
+  rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H', 'z')
   if resume then
     expiry = s.y
   else
@@ -216,7 +225,7 @@ function ops.claim(k, a)
   end
   if s and not s.connected then disarm(k[6], cid) end
   if s and not kept then rcall('UNLINK', k[2], k[3], k[4]) end
-  return { will_due, discarded, gone, { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry }, previous }
+  return { will_due, discarded, gone, { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats }, previous }
 end
 
 function ops.contents(k)
@@ -242,15 +251,17 @@ local function leave(k, cid, s, now)
   return first
 end
 
--- A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start. Answers
--- what it held, and how long it is until the first of its timers goes off.
-local function let_go(k, cid, s, now, grace, sent)
+-- A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start. With
+-- `is_dead` its worker did not say what it sent. Answers what it held, and how long it is until the first of its timers goes
+-- off.
+local function let_go(k, cid, s, now, grace, sent, is_dead)
   if s.y == 0 and grace == 0 then
     if s.W then adopt(k[6], k[7], cid, s, now) end
     remove(k, cid)
     return { freed(s), s.W and 0 or false }
   end
   rcall('HSET', k[1], 's', sent)
+  if is_dead then rcall('HSET', k[1], 'z', s.t) end
   local first = leave(k, cid, s, now + grace)
   return { false, first and first - now }
 end
@@ -280,7 +291,7 @@ end
 function ops.bury(k, a)
   local s = whole(k)
   if not s or s.i ~= a[2] or not s.connected or s.r ~= a[3] then return false end
-  return let_go(k, a[1], s, moment(a[4]), tonumber(a[5]), sent_bound(k[3], s))
+  return let_go(k, a[1], s, moment(a[4]), tonumber(a[5]), sent_bound(k[3], s), true)
 end
 
 -- What a worker's earlier run has left: it owns sessions no more, and publishes no Wills.
@@ -290,7 +301,7 @@ function ops.abandon(k, a)
   if not s or s.i ~= incarnation then return false end
   if s.connected then
     if s.o ~= owner or s.r == run then return false end
-    return let_go(k, cid, s, now, 0, sent_bound(k[3], s))
+    return let_go(k, cid, s, now, 0, sent_bound(k[3], s), true)
   end
   if s.A and s.K == owner then
     rcall('HDEL', k[1], 'A', 'K', 'H')

@@ -54,6 +54,7 @@ macro_rules! behaviours {
             a_will_that_is_being_published_is_not_resumed
             a_session_that_waited_for_its_connection_survives_a_restart
             a_session_with_its_queue_in_memory_has_no_routes_and_no_queue
+            who_resumes_knows_what_earlier_connections_may_have_got
         );
         $crate::suite::behaviours!(@ $backend, queue:
             numbers_are_dense_and_start_at_one

@@ -215,3 +215,32 @@ pub(crate) fn a_claim_that_comes_late_takes_nothing<B: Backend>() {
     calls.acknowledge(&owned.fence, 1).expect("it is still the owner");
     backend.check();
 }
+
+// v5 [MQTT-3.3.1-1]: what an earlier connection may have got is sent with DUP, wherever its successor goes on.
+pub(crate) fn who_resumes_knows_what_earlier_connections_may_have_got<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let first = calls.own(claim("a"));
+    for payload in ["1", "2", "3"] {
+        calls.enqueue(&first.fence.session, payload);
+    }
+    let release = Release { expiry_s: 60, keep_will: false, sent: Number(3), grace_ms: 0, now: START };
+    wait(|done| backend.store().release(&first.fence, release, done)).expect("released");
+    let wanted = Claim { connection_id: CONNECTION, clean_start: false, ..claim("a") };
+    let owned = calls.own(wanted);
+    assert_eq!((owned.sent, owned.repeats), (Number(3), Number(3)));
+    calls.enqueue(&owned.fence.session, "4");
+    let resumed = calls.own(resume("a"));
+    assert_eq!((resumed.sent, resumed.repeats), (Number(5), Number(3)), "the connection did not break");
+    part(&backend, &resumed, 60);
+    assert_eq!(calls.own(resume("a")).repeats, Number(3));
+    calls.acknowledge(&calls.own(resume("a")).fence, 1).expect("acknowledged");
+    // Acknowledgements may have been lost with the worker: nobody knows how far it has sent.
+    let small = calls.own(Claim { receive_maximum: 1, ..claim("b") });
+    for payload in ["1", "2", "3"] {
+        calls.enqueue(&small.fence.session, payload);
+    }
+    let last = calls.own(claim("b"));
+    assert_eq!((last.sent, last.repeats), (Number(2), Number(4)));
+    backend.check();
+}

@@ -45,7 +45,6 @@ impl World {
             self.given.clear();
             self.got_before = self.client.got.len();
         }
-        self.client.doubt_what_the_server_knows();
         self.generation += 1;
         let resume = self.edge.move_on();
         let owned = claim(&self.store, Claim { resume: true, ..self.wanted() }).expect("it goes on");
@@ -63,7 +62,6 @@ impl World {
         self.client.disconnect();
         let taken_over = !self.calm && self.dice.one_in(3);
         if taken_over {
-            self.client.doubt_what_the_server_knows();
             // A new owner; what the old one still does is fenced off.
             while self.connection.is_none() {
                 self.reconnect();
@@ -90,7 +88,6 @@ impl World {
     pub(super) fn crash(&mut self) {
         self.connection = None;
         self.client.disconnect();
-        self.client.doubt_what_the_server_knows();
         self.mailbox.lock().unwrap().clear();
         self.store.restart(NOW);
         self.sink_fence = claim(&self.store, wanted("sink", 0, 1)).expect("the sink is there").fence;
