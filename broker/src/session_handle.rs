@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
-use state::{Delivery, Number, Principal, QueuePage, StoreError, StoredSession};
+use state::{Delivery, Number, Position, Principal, QueuePage, StoreError, StoredSession};
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
@@ -97,6 +97,10 @@ struct Routes {
     is_own: bool,
     /// They count among those that this worker listens to.
     listens: bool,
+    /// Changes of a connection here that the log does not have yet.
+    unwritten: u32,
+    /// The log had all others by this place.
+    logged_by: Position,
 }
 
 #[derive(Default)]
@@ -375,14 +379,33 @@ impl SessionHandle {
         std::mem::take(&mut self.routes.lock().filters).into_keys().collect()
     }
 
-    /// The log of routes has these filters of the session.
-    pub(crate) fn note_logged<'a>(&self, logged: impl Iterator<Item = &'a str>) {
-        let filters = &mut self.routes.lock().filters;
+    /// A change of a connection here is to be written to the log of routes.
+    pub(crate) fn begin_log(&self) {
+        self.routes.lock().unwritten += 1;
+    }
+
+    /// It was, by [`SessionHandle::note_logged`].
+    pub(crate) fn end_log(&self) {
+        let mut routes = self.routes.lock();
+        routes.unwritten = routes.unwritten.saturating_sub(1);
+    }
+
+    /// The log of routes has these filters of the session by this place.
+    pub(crate) fn note_logged<'a>(&self, logged: impl Iterator<Item = &'a str>, by: Position) {
+        let mut routes = self.routes.lock();
+        routes.logged_by = routes.logged_by.max(by);
         for filter in logged {
-            if let Some(is_logged) = filters.get_mut(filter) {
+            if let Some(is_logged) = routes.filters.get_mut(filter) {
                 *is_logged = true;
             }
         }
+    }
+
+    /// Whether whoever has applied the log through this place has all changes of the session that are logged, and no other is
+    /// under way.
+    pub(crate) fn is_told_through(&self, position: Position) -> bool {
+        let routes = self.routes.lock();
+        routes.unwritten == 0 && routes.logged_by <= position
     }
 
     /// Whether the log of routes has this filter of the session.

@@ -44,9 +44,15 @@ impl Hub {
             Some(stored) if !fresh.is_empty() => {
                 changes.push(RouteChange::Subscribed(Arc::clone(stored), epoch, fresh));
             }
+            // Nothing is new to anybody.
+            Some(_) if known && session.is_told_through(cluster.passed_through()) => return then(),
             // Every worker sends messages for these here already.
             None if known => return then(),
             _ => {}
+        }
+        let is_logged = !changes.is_empty();
+        if is_logged {
+            session.begin_log();
         }
         let (cluster, session) = (Arc::clone(cluster), Arc::clone(session));
         let filters: Vec<_> = filters().cloned().collect();
@@ -59,7 +65,10 @@ impl Hub {
         };
         let wait = passed(&cluster, Box::new(all_know));
         let written = move |position| {
-            session.note_logged(filters.iter().map(|filter| &**filter));
+            if is_logged {
+                session.note_logged(filters.iter().map(|filter| &**filter), position);
+                session.end_log();
+            }
             wait(position);
         };
         cluster.append(changes, Some(Box::new(written)));

@@ -16,6 +16,8 @@ pub(super) struct Barrier {
     waiting: Vec<Waiter>,
     /// Calls for the list of workers that have begun.
     asked: u64,
+    /// Every worker that may be matching has applied the log through this place, whoever joins.
+    passed: Position,
 }
 
 struct Waiter {
@@ -48,18 +50,30 @@ impl Cluster {
         barrier.asked
     }
 
-    /// This call has listed the workers: those may go on who waited for no others.
-    pub(super) fn pass(&self, call: u64, members: &[Member]) {
+    /// As far as every worker that may be matching is known to have applied the log.
+    pub(super) fn passed_through(&self) -> Position {
+        self.barrier.lock().passed
+    }
+
+    /// The places of the log may begin anew.
+    pub(super) fn forget_passed(&self) {
+        self.barrier.lock().passed = Position::default();
+    }
+
+    /// This call has listed the workers when the log went to `log_end`: those may go on who waited for no others.
+    pub(super) fn pass(&self, call: u64, members: &[Member], log_end: Position) {
         let others = members.iter().filter(|member| member.id != self.id && member.is_live);
         let applied = others.map(|member| member.applied).min();
         let passes =
             |waiter: &Waiter| call > waiter.after && applied.is_none_or(|applied| applied >= waiter.position);
         let mut passed = Vec::new();
         {
-            let waiting = &mut self.barrier.lock().waiting;
-            let all = std::mem::take(waiting);
-            for waiter in all {
-                if passes(&waiter) { passed.push(waiter) } else { waiting.push(waiter) }
+            let mut barrier = self.barrier.lock();
+            // Whoever is loading the routes, or joins, has what the log had by now when it begins to match.
+            let through = applied.map_or(log_end, |applied| applied.min(log_end));
+            barrier.passed = barrier.passed.max(through);
+            for waiter in std::mem::take(&mut barrier.waiting) {
+                if passes(&waiter) { passed.push(waiter) } else { barrier.waiting.push(waiter) }
             }
         }
         for waiter in passed {
@@ -98,12 +112,30 @@ mod tests {
         let told = Arc::clone(&passed);
         let early = cluster.begin_list();
         cluster.wait_for_all(Position(5), Box::new(move || told.store(true, Ordering::Relaxed)));
-        cluster.pass(early, &[]);
+        cluster.pass(early, &[], Position(5));
         assert!(!passed.load(Ordering::Relaxed), "somebody may have joined since");
         let late = cluster.begin_list();
-        cluster.pass(late, &[member(4, true)]);
+        cluster.pass(late, &[member(4, true)], Position(6));
         assert!(!passed.load(Ordering::Relaxed), "somebody has not applied it");
-        cluster.pass(late, &[member(4, false), member(5, true)]);
+        cluster.pass(late, &[member(4, false), member(5, true)], Position(6));
         assert!(passed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn what_all_have_applied_is_remembered() {
+        let api = MemoryCluster::new().worker("one");
+        let cluster = Cluster::new(api, ClusterSettings::default(), &mut Registry::default());
+        let pass = |applied: &[u64], log_end| {
+            let members: Vec<_> = applied.iter().map(|applied| member(*applied, true)).collect();
+            let call = cluster.begin_list();
+            cluster.pass(call, &members, Position(log_end));
+            cluster.passed_through().0
+        };
+        assert_eq!(pass(&[3, 7], 9), 3);
+        assert_eq!(pass(&[1, 9], 9), 3, "somebody has joined");
+        assert_eq!(pass(&[Position::END.0], 8), 8, "one that is loading has what is there now");
+        assert_eq!(pass(&[], 12), 12);
+        cluster.forget_passed();
+        assert_eq!(pass(&[3], 12), 3);
     }
 }

@@ -39,8 +39,8 @@ fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<(Position, Ro
     let Some((end, _)) = changes.last() else { return };
     let end = *end;
     let mut is_waited_for = false;
-    for (_, change) in changes {
-        is_waited_for |= hub.apply_change(cluster, change);
+    for (position, change) in changes {
+        is_waited_for |= hub.apply_change(cluster, position, change);
     }
     cluster.lease.set_applied(end);
     if is_waited_for {
@@ -52,6 +52,7 @@ fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<(Position, Ro
 async fn reload(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
     cluster.metrics.reloads.inc();
     cluster.lease.begin_loading();
+    cluster.forget_passed();
     // The log is followed from here on, so what it says later is not missed.
     while let Err(error) = load_from_end(hub, cluster).await {
         tracing::warn!(%error, "the routes could not be loaded");
@@ -146,7 +147,12 @@ impl Stale {
 
 impl Hub {
     /// Does what one entry of the log says. Answers whether somebody may wait for that.
-    fn apply_change(self: &Arc<Self>, cluster: &Arc<Cluster>, change: RouteChange) -> bool {
+    fn apply_change(
+        self: &Arc<Self>,
+        cluster: &Arc<Cluster>,
+        position: Position,
+        change: RouteChange,
+    ) -> bool {
         match change {
             RouteChange::Subscribed(stored, epoch, subscriptions) => {
                 let session = self.routed_session(cluster, &stored);
@@ -154,7 +160,8 @@ impl Hub {
                 let is_news = session.admits_change(epoch);
                 if is_news {
                     self.put_routes(&session, &subscriptions);
-                    session.note_logged(subscriptions.iter().map(|subscription| &*subscription.filter));
+                    let filters = subscriptions.iter().map(|subscription| &*subscription.filter);
+                    session.note_logged(filters, position);
                 }
                 return is_news;
             }

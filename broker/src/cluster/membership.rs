@@ -13,14 +13,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::hub::Hub;
 
 use super::Cluster;
+use super::pace::Pace;
 use super::{inbox, log_reader};
 
 /// How long a read of the log or the inbox waits for something, milliseconds.
 pub(super) const WAIT_MS: u64 = 1000;
 /// How soon a call is tried again that the store could not take.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// How soon the lease is renewed again while somebody waits for that.
+/// How often it is looked whether the lease holds, while joining.
 const SOON: Duration = Duration::from_millis(3);
+/// The store counts whole milliseconds, by a clock that need not run as this one does: of its lease a worker leaves out one
+/// part in so many, so that it matches nothing any more when others stop waiting for it.
+const CAUTION: u32 = 32;
 /// How long a worker tries to join before it gives up.
 const JOIN_MAX: Duration = Duration::from_secs(30);
 
@@ -101,6 +105,7 @@ async fn enter(cluster: &Cluster) -> Result<(), StoreError> {
 async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
     let lease = cluster.settings.lease();
     let burying: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
+    let mut pace = Pace::new();
     loop {
         let call = cluster.begin_list();
         let doubted = cluster.fenced.take();
@@ -113,11 +118,11 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
             Ok(Ok(Lease { members, log_end, now_us, .. })) => {
                 cluster.clock.set(asked.at(), now_us);
                 hub.clock.follow(now_us, asked.at().elapsed());
-                if cluster.lease.renew(&asked, lease, log_end) {
+                if cluster.lease.renew(&asked, lease - lease / CAUTION, log_end) {
                     tracing::info!("the route lease begins");
                 }
                 cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
-                cluster.pass(call, &members);
+                cluster.pass(call, &members, log_end);
                 hub.end_doubted(doubted);
                 bury_silent(&hub, &cluster, &members, &burying);
             }
@@ -131,10 +136,10 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
             }
         }
         cluster.metrics.lease.set(i64::from(cluster.lease.holds()));
-        sleep(SOON).await;
         if !cluster.is_waited_for() {
             let _early = timeout(lease / 4, cluster.renew_soon.notified()).await;
         }
+        pace.wait().await;
     }
 }
 

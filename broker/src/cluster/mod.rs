@@ -13,6 +13,7 @@ mod log_writer;
 mod membership;
 mod metrics;
 mod note;
+mod pace;
 mod peer;
 mod seen;
 mod settings;
