@@ -71,6 +71,8 @@ pub(super) enum Noticed {
     /// The connection is refused for now.
     Refused,
     Acknowledged(u32),
+    /// A change of a subscription is refused.
+    NotChanged,
     /// The server ended the connection, and says why.
     Told(ReasonCode),
 }
@@ -99,6 +101,10 @@ pub(super) struct Client {
     received: BTreeSet<PacketId>,
     /// QoS 1 and 2 identifiers of this connection that it has not acknowledged in full.
     unacknowledged: BTreeSet<PacketId>,
+    /// Which message came last by which identifier, and by which of its connections.
+    came: BTreeMap<PacketId, (u32, u32)>,
+    /// Connections that it has begun.
+    connections: u32,
     from_server: BTreeMap<u16, String>,
     to_server: BTreeMap<u16, String>,
     /// Messages from this on were published when the connection was there already.
@@ -126,6 +132,8 @@ impl Client {
             changes: BTreeMap::new(),
             received: BTreeSet::new(),
             unacknowledged: BTreeSet::new(),
+            came: BTreeMap::new(),
+            connections: 0,
             from_server: BTreeMap::new(),
             to_server: BTreeMap::new(),
             fresh_from: 0,
@@ -138,6 +146,7 @@ impl Client {
     /// A new connection begins: its CONNECT.
     pub(super) fn connect(&mut self, will: Option<LastWill>) -> Bytes {
         self.phase = Phase::Connecting;
+        self.connections += 1;
         self.sending.clear();
         let properties = PropertiesBuf::default()
             .with(Property::SessionExpiryInterval(if self.is_clean { 0 } else { 3600 }))
@@ -336,9 +345,11 @@ impl Client {
             Packet::PubComp(ack) => {
                 self.flows.retain(|flow| *flow != (ack.packet_id, Flow::Released));
             }
-            Packet::SubAck(ack) => self.on_change(ack.packet_id, ack.codes.iter().any(ReasonCode::is_error)),
+            Packet::SubAck(ack) => {
+                return self.on_change(ack.packet_id, ack.codes.iter().any(ReasonCode::is_error));
+            }
             Packet::UnsubAck(ack) => {
-                self.on_change(ack.packet_id, ack.codes.iter().any(ReasonCode::is_error));
+                return self.on_change(ack.packet_id, ack.codes.iter().any(ReasonCode::is_error));
             }
             other => panic!("{}: unexpected {other:?}", self.name),
         }
@@ -359,6 +370,7 @@ impl Client {
         self.to_server.clear();
         if !session_present {
             self.sessions.push(self.got.len());
+            self.came.clear();
             self.flows.clear();
             self.received.clear();
         }
@@ -387,6 +399,9 @@ impl Client {
         // v5 [MQTT-4.4.0-1], v5 [MQTT-3.3.1-1]
         let is_fresh = index & WILL_BIT == 0 && index >= self.fresh_from;
         assert!(!publish.dup || !is_fresh, "{}: DUP on a connection that did not break", self.name);
+        let before = self.came.insert(id, (index, self.connections));
+        let is_again = before.is_some_and(|(came, by)| came == index && by < self.connections);
+        assert!(publish.dup || !is_again, "{}: {index} again without DUP", self.name);
         if publish.qos == QoS::AtLeastOnce {
             self.got.push(index);
             self.unacknowledged.remove(&id);
@@ -439,7 +454,7 @@ impl Client {
         Some(Noticed::Acknowledged(message.index))
     }
 
-    fn on_change(&mut self, id: PacketId, is_refused: bool) {
+    fn on_change(&mut self, id: PacketId, is_refused: bool) -> Option<Noticed> {
         let Some((filter, is_on)) = self.changes.remove(&id) else {
             panic!("{}: an answer for nothing", self.name);
         };
@@ -448,6 +463,18 @@ impl Client {
         if !is_refused && !self.changes.values().any(|(other, _)| *other == filter) {
             self.wishes[filter] = if is_on { Wish::On } else { Wish::Off };
         }
+        is_refused.then_some(Noticed::NotChanged)
+    }
+
+    /// Where its subscriptions will stand, as far as it can know, when what it sends now is carried out: as the changes that it
+    /// has asked for on this connection leave them.
+    pub(super) fn wishes_in_order(&self) -> [Wish; 4] {
+        let is_asked = |filter: usize| self.changes.values().any(|(asked, _)| *asked == filter);
+        std::array::from_fn(|filter| match self.wishes[filter] {
+            Wish::Subscribing if is_asked(filter) => Wish::On,
+            Wish::Unsubscribing if is_asked(filter) => Wish::Off,
+            wish => wish,
+        })
     }
 }
 

@@ -15,6 +15,9 @@ struct Sent {
     was_on: Vec<bool>,
     required: Vec<bool>,
     forbidden: Vec<bool>,
+    /// Its publisher sent it behind a change of its own subscriptions that was not answered: on another connection it may come
+    /// before that.
+    is_behind: bool,
 }
 
 /// How a connection ended.
@@ -52,9 +55,9 @@ pub(super) struct Oracle {
     pub(super) connections: Vec<Connection>,
 }
 
-fn matching(client: &Client, topic: usize) -> impl Iterator<Item = Wish> + '_ {
-    let filters = client.wishes[..FILTERS.len()].iter().enumerate();
-    filters.filter(move |(at, _)| *at == topic || *at == FILTERS.len() - 1).map(|(_, wish)| *wish)
+fn matching(wishes: [Wish; 4], topic: usize) -> impl Iterator<Item = Wish> {
+    let filters = wishes.into_iter().take(FILTERS.len()).enumerate();
+    filters.filter(move |(at, _)| *at == topic || *at == FILTERS.len() - 1).map(|(_, wish)| wish)
 }
 
 impl Oracle {
@@ -73,13 +76,19 @@ impl Oracle {
         message: Message,
         clients: impl Iterator<Item = &'a Client>,
     ) {
-        let (mut was_on, mut forbidden) = (Vec::new(), Vec::new());
-        for client in clients {
-            was_on.push(matching(client, message.topic).any(|wish| wish == Wish::On));
-            forbidden.push(matching(client, message.topic).all(|wish| wish == Wish::Off));
+        let (mut was_on, mut required, mut forbidden) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_behind = false;
+        for (n, client) in clients.enumerate() {
+            let is_on = |wishes| matching(wishes, message.topic).any(|wish| wish == Wish::On);
+            let is_off = |wishes| matching(wishes, message.topic).all(|wish| wish == Wish::Off);
+            let wishes = if n == publisher { client.wishes_in_order() } else { client.wishes };
+            is_behind |= (is_on(wishes), is_off(wishes)) != (is_on(client.wishes), is_off(client.wishes));
+            was_on.push(is_on(client.wishes));
+            required.push(is_on(wishes) && self.keeps[n]);
+            forbidden.push(is_off(wishes));
         }
-        let required = was_on.iter().zip(&self.keeps).map(|(is_on, keeps)| *is_on && *keeps).collect();
-        self.sent.push(Sent { publisher, message, is_acknowledged: false, was_on, required, forbidden });
+        let is_acknowledged = false;
+        self.sent.push(Sent { publisher, message, is_acknowledged, was_on, required, forbidden, is_behind });
     }
 
     pub(super) fn acknowledged(&mut self, index: u32) {
@@ -106,9 +115,18 @@ impl Oracle {
         }
     }
 
+    /// What a device sent behind changes of its subscriptions may be carried out before them after all, unless it was already.
+    pub(super) fn forget_order(&mut self, n: usize) {
+        let behind = |sent: &&mut Sent| sent.publisher == n && sent.is_behind && !sent.is_acknowledged;
+        for sent in self.sent.iter_mut().filter(behind) {
+            (sent.required[n], sent.forbidden[n]) = (false, false);
+        }
+    }
+
     /// A connection has ended, and with it a clean session.
     pub(super) fn ended(&mut self, connection: usize, end: End, now_ms: u64) {
         let n = self.connections[connection].client;
+        self.forget_order(n);
         self.connections[connection].end.get_or_insert((end, now_ms));
         if !self.is_stored[n] {
             self.sent.iter_mut().for_each(|sent| sent.required[n] = false);

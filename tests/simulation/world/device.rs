@@ -64,6 +64,7 @@ impl Device {
                         oracle.abandoned(n);
                     }
                 }
+                Some(Noticed::NotChanged) => oracle.forget_order(oracle.connections[self.connection].client),
                 Some(Noticed::Told(reason)) => self.told = Some(reason),
                 Some(Noticed::Refused) | None => {}
             }

@@ -36,7 +36,7 @@ pub(super) const GRACE_MS: u64 = 20_000;
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// What happened in a simulation.
-pub(super) const COUNTED: [&str; 11] = [
+pub(super) const COUNTED: [&str; 12] = [
     "messages",
     "connections",
     "takeovers",
@@ -48,6 +48,7 @@ pub(super) const COUNTED: [&str; 11] = [
     "outages",
     "edges killed",
     "wills",
+    "messages behind a request",
 ];
 
 /// One place for a worker, and the run of it that there is.
@@ -163,7 +164,8 @@ impl World {
     pub(super) fn step(&mut self) {
         match self.dice.random_range(0..40) {
             0..18 => self.publish(),
-            18..25 => self.resubscribe(),
+            18..22 => self.resubscribe(),
+            22..25 => self.speak(),
             25..31 => self.disturb_device(),
             31..33 => self.harm(),
             _ => {}
@@ -173,14 +175,18 @@ impl World {
 
     fn publish(&mut self) {
         let n = self.dice.random_range(PUBLISHERS);
+        let topic = self.dice.random_range(0..3);
+        self.publish_by(n, topic);
+    }
+
+    fn publish_by(&mut self, n: usize, topic: usize) {
         if !self.devices[n].can_act() || self.devices[n].client.in_flight() >= 6 {
             return;
         }
         let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]
             [self.dice.random_range(0..5_usize).div_ceil(2)];
         let size = if self.dice.random_ratio(1, 8) { self.dice.random_range(4..3000) } else { 4 };
-        let message =
-            Message { index: self.oracle.messages(), topic: self.dice.random_range(0..3), qos, size };
+        let message = Message { index: self.oracle.messages(), topic, qos, size };
         self.oracle.publish(n, message, self.devices.iter().map(|device| &device.client));
         let alias = self.dice.random_range(0..3);
         self.devices[n].client.publish(message, alias);
@@ -189,13 +195,31 @@ impl World {
 
     fn resubscribe(&mut self) {
         let n = self.dice.random_range(SUBSCRIBERS);
+        if self.devices[n].can_act() {
+            self.change_by(n);
+        }
+    }
+
+    /// A device changes a subscription and publishes to itself, all in one go.
+    fn speak(&mut self) {
+        let n = self.dice.random_range(SUBSCRIBERS);
         if !self.devices[n].can_act() {
             return;
         }
+        for _ in 0..self.dice.random_range(1..3) {
+            let filter = self.change_by(n);
+            self.publish_by(n, filter);
+            self.counts[11] += 1;
+        }
+    }
+
+    /// Answers the filter, which is as good as a topic.
+    fn change_by(&mut self, n: usize) -> usize {
         let (filter, is_on) = (self.dice.random_range(0..3), !self.dice.random_ratio(1, 3));
         self.oracle.change(n, is_on);
         self.devices[n].client.insist();
         self.devices[n].client.change(filter, is_on);
+        filter
     }
 
     /// A few milliseconds pass.
