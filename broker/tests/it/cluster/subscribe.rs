@@ -48,16 +48,25 @@ async fn a_subscriber_waits_for_a_stopped_worker_no_longer_than_its_lease() {
     assert_eq!(take(&mut subscriber).await, b"1");
 }
 
+// ARCHITECTURE, rule 21.
 #[tokio::test(start_paused = true)]
-async fn renewing_a_subscription_waits_for_nobody_after_a_while() {
+async fn renewing_a_subscription_waits_for_nobody() {
     let cluster = Cluster::new();
     let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
     let mut subscriber = one.join(&How::stored("subscriber")).await;
+    let mut other = one.join(&How::stored("other")).await;
     subscribe(&mut subscriber, "a", 1).await;
+    // Somebody waits for a worker that stands still.
     two.memory.store().hold();
+    other.subscribe("b", 1);
     let asked = Instant::now();
     subscribe(&mut subscriber, "a", 1).await;
-    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_millis(10), "{:?}", asked.elapsed());
+    assert_eq!(other.drain(), []);
+    // Another QoS is news.
+    let asked = Instant::now();
+    subscribe(&mut subscriber, "a", 2).await;
+    assert!(asked.elapsed() > Duration::from_millis(500), "{:?}", asked.elapsed());
     two.memory.store().let_go();
 }
 
