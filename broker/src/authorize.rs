@@ -70,6 +70,13 @@ impl Authority {
         (self.subscribe_all && !topic.starts_with('$')) || self.first_applies(Action::Subscribe, topic)
     }
 
+    /// Whether this passport allows just the same to the same client.
+    pub(crate) fn is_as_before(&self, passport: &Passport) -> bool {
+        let (rules, others) = (&self.passport.rules, &passport.rules);
+        // Clients with equal rules mostly share them.
+        (Arc::ptr_eq(rules, others) || rules == others) && self.passport.client_id == passport.client_id
+    }
+
     /// Whose passport it is.
     pub(crate) fn subject(&self) -> &str {
         &self.passport.subject

@@ -185,8 +185,8 @@ impl Session {
             Input::TakenOver => self.end(ReasonCode::SessionTakenOver, WillFate::TakenOver, out),
             Input::End(reason) => self.end(reason, WillFate::Publish, out),
             Input::Renewed(passport) => {
+                self.vets |= !self.authority.is_as_before(&passport);
                 self.authority = Authority::new(passport);
-                self.vet();
             }
             Input::Writable => self.on_writable(now, out),
         }

@@ -130,4 +130,10 @@ fn a_session_whose_subscriptions_are_all_covered_is_not_looked_into() {
     let mut rig = v5();
     rig.input(Input::Deliver(delivery("$SYS/x", b"", QOS0)));
     assert!(!rig.sent().is_empty());
+    // Renewed every few minutes, most passports say what they said before.
+    let mut plan = plan();
+    plan.rules = Some(may_have_t());
+    let mut rig = plan.open();
+    rig.input(renewed()).input(Input::Deliver(delivery("x", b"", QOS0)));
+    assert!(!rig.sent().is_empty());
 }
