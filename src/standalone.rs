@@ -101,6 +101,12 @@ async fn open_store(config: &StandaloneConfig) -> Result<Arc<EmbeddedStore>, Fai
         Err(error @ OpenError::InUse { .. }) => Err(Failure::unavailable(format!(
             "{error}; set data.dir to another directory or end that process"
         ))),
+        Err(error @ OpenError::Damaged { .. }) => Err(Failure::io(format!(
+            "{}; nothing was changed: put a copy of the directory back, or set state.on_damage = \"set_aside\" to keep the \
+             damaged part in {} and go on with the rest",
+            chain(&error),
+            config.state.dir.join("damaged").display()
+        ))),
         Err(error) => Err(Failure::io(chain(&error))),
     }
 }

@@ -16,7 +16,7 @@ pub use cluster::{
     Cluster, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position, RouteChange,
     Stamp, WorkerId,
 };
-pub use embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError};
+pub use embedded::{Damage, EmbeddedConfig, EmbeddedStore, Fsync, OnDamage, OpenError};
 pub use error::StoreError;
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs, Via};

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Starts the rest of its arguments, tells the process id, waits for the end and writes the exit code to the first argument.
+/// Starts the rest of its arguments with as many open files as the second says, tells the process id, waits for the end and
+/// writes the exit code to the first argument.
 /// The guard is ended before the id can be given to another process.
-const WATCHDOG: &str = r#"code=$1; shift
+const WATCHDOG: &str = r#"code=$1; files=$2; shift 2
 exec 3<&0
-"$@" </dev/null >&2 3<&- & pid=$!
+([ -z "$files" ] || ulimit -n $files; exec "$@") </dev/null >&2 3<&- & pid=$!
 echo $pid
 exec >/dev/null
 (cat <&3; kill -9 $pid) 2>/dev/null & guard=$!
@@ -29,15 +30,21 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the binary with these arguments, and these variables beside those of the test; what it writes is appended to
-    /// `dir/log`.
-    pub(crate) fn start(dir: &Path, arguments: &[&OsStr], env: &[(&str, OsString)]) -> Process {
+    /// Starts the binary with these arguments, these variables beside those of the test, and a limit of open files if there is
+    /// to be one; what it writes is appended to `dir/log`.
+    pub(crate) fn start(
+        dir: &Path,
+        files: Option<u32>,
+        arguments: &[&OsStr],
+        env: &[(&str, OsString)],
+    ) -> Process {
         let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let code = dir.join("code");
         let _ = fs::remove_file(&code);
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "sh"])
             .arg(&code)
+            .arg(files.map_or_else(String::new, |files| files.to_string()))
             .arg(env!("CARGO_BIN_EXE_tidegate"))
             .args(arguments)
             .envs(env.iter().map(|(name, value)| (name, value)))

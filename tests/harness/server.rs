@@ -22,6 +22,8 @@ pub(crate) struct Server {
     process: Option<Process>,
     command: &'static str,
     addresses: HashMap<String, String>,
+    /// How many files it may have open; as many as this process otherwise.
+    files: Option<u32>,
     dir: PathBuf,
     ca: PathBuf,
     env: Vec<(&'static str, OsString)>,
@@ -52,9 +54,37 @@ impl Server {
 
     /// Starts a server whose data is in `dir/data`, which may be there from an earlier run.
     pub(crate) fn start_in(dir: &Path, extra: &str) -> Server {
+        let mut server = Server::begin_in(dir, extra);
+        server.wait_until_up();
+        server
+    }
+
+    /// The same without waiting; [`Server::wait_until_up`] does.
+    pub(crate) fn begin_in(dir: &Path, extra: &str) -> Server {
         let data = dir.join("data");
         let ca = data.join("certs").join("ca.pem");
-        Server::launch("standalone", dir, &ca, &configuration(&data, dir, extra))
+        Server::begin("standalone", dir, &ca, &configuration(&data, dir, extra))
+    }
+
+    /// As [`Server::start`], with at most so many open files.
+    pub(crate) fn start_with_files(files: u32, extra: &str) -> Server {
+        let keep = TempDir::new().unwrap();
+        let data = keep.path().join("data");
+        let (dir, ca) = (keep.path().to_path_buf(), data.join("certs").join("ca.pem"));
+        fs::write(dir.join("tidegate.toml"), configuration(&data, &dir, extra)).unwrap();
+        let mut server = Server {
+            process: None,
+            command: "standalone",
+            addresses: HashMap::new(),
+            files: Some(files),
+            dir,
+            ca,
+            env: Vec::new(),
+            _keep: Some(keep),
+        };
+        server.run();
+        server.wait_until_up();
+        server
     }
 
     /// Starts `tidegate COMMAND` with this configuration, which must name `dir/addresses.json` as its addresses file.
@@ -71,6 +101,7 @@ impl Server {
             process: None,
             command,
             addresses: HashMap::new(),
+            files: None,
             dir: dir.to_path_buf(),
             ca: ca.to_path_buf(),
             env: Vec::new(),
@@ -86,7 +117,7 @@ impl Server {
         let _ = fs::remove_file(addresses_file(&self.dir));
         let config = self.dir.join("tidegate.toml");
         let arguments = [OsStr::new(self.command), OsStr::new("--config"), config.as_os_str()];
-        self.process = Some(Process::start(&self.dir, &arguments, &self.env));
+        self.process = Some(Process::start(&self.dir, self.files, &arguments, &self.env));
     }
 
     /// Ends the process and starts it again, with these variables from then on.
@@ -113,7 +144,7 @@ impl Server {
         let addresses = read_addresses(addresses_file);
         let ca = addresses.get("ca").map(PathBuf::from).unwrap_or_default();
         let (dir, env) = (PathBuf::new(), Vec::new());
-        Server { process: None, command: "", addresses, dir, ca, env, _keep: None }
+        Server { process: None, command: "", addresses, files: None, dir, ca, env, _keep: None }
     }
 
     fn process(&self) -> &Process {

@@ -35,6 +35,7 @@ mod limit;
 mod local;
 mod malformed;
 mod passport;
+mod power_loss;
 mod principal;
 mod process;
 mod publish;

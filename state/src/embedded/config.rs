@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::recovery::{Damage, OnDamage};
 use crate::tables::TableLimits;
 use crate::tables::retained::RetainedLimits;
 
@@ -32,6 +33,8 @@ pub struct EmbeddedConfig {
     pub fsync: Fsync,
     /// With `fsync = "interval"`: milliseconds, 1 to 60,000. Default 100.
     pub fsync_interval_ms: u64,
+    /// `"refuse"` or `"set_aside"`: what becomes of a store in which something is damaged. Default `"refuse"`.
+    pub on_damage: OnDamage,
     /// Stored sessions. Default 1,000,000.
     pub sessions_max: u64,
     /// Subscriptions of one session. Default 10,000.
@@ -54,6 +57,13 @@ pub struct EmbeddedConfig {
     /// Bytes of queue records that gather in memory before a table is written, at least 1 MiB; up to five times as many
     /// are held when the disk is slow. Fixed when the store is made. Default 16,777,216 (16 MiB).
     pub write_buffer_bytes: u64,
+    /// Tables that are kept open, at least 10; as many again may be open while they are compacted.
+    #[serde(skip, default = "tables_open_max")]
+    pub tables_open_max: usize,
+}
+
+fn tables_open_max() -> usize {
+    900
 }
 
 impl Default for EmbeddedConfig {
@@ -62,6 +72,7 @@ impl Default for EmbeddedConfig {
             dir: PathBuf::from("data/state"),
             fsync: Fsync::Always,
             fsync_interval_ms: 100,
+            on_damage: OnDamage::Refuse,
             sessions_max: 1_000_000,
             subscriptions_per_session_max: 10_000,
             queued_messages_max: 10_000_000,
@@ -72,6 +83,7 @@ impl Default for EmbeddedConfig {
             commit_queue_bytes_max: 64 * MIB,
             block_cache_bytes: 32 * MIB,
             write_buffer_bytes: 16 * MIB,
+            tables_open_max: tables_open_max(),
         }
     }
 }
@@ -155,12 +167,13 @@ pub enum OpenError {
         #[source]
         source: fjall::Error,
     },
-    /// A record makes no sense.
-    #[error("the store in {} holds a damaged record: {what}", dir.display())]
+    /// Part of what was stored is not there, or cannot be read.
+    #[error("the store in {} is damaged", dir.display())]
     Damaged {
-        /// The store's directory.
+        /// Its directory.
         dir: PathBuf,
-        /// Which kind of record.
-        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        damage: Damage,
     },
 }

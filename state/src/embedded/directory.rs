@@ -1,12 +1,16 @@
-//! The directory of a store: one process at a time, and a format record that says who may read it.
+//! The directory of a store: one process at a time, a format record that says who may read it, and a place for what is
+//! damaged.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use files::private;
+use parking_lot::Mutex;
 
 use super::config::OpenError;
+use super::mark::{Mark, MarkFile};
+use super::recovery::Damage;
 
 /// What this version writes and reads.
 const FORMAT: &str = "tidegate state 1\n";
@@ -16,6 +20,9 @@ const FORMAT: &str = "tidegate state 1\n";
 pub(super) struct Directory {
     /// Where the database is.
     pub(super) database: PathBuf,
+    /// How far the store has come.
+    pub(super) mark: Mutex<MarkFile>,
+    dir: PathBuf,
     _lock: File,
 }
 
@@ -38,8 +45,69 @@ impl Directory {
         tighten(dir);
         let database = dir.join("db");
         check_format(dir, &database)?;
-        Ok(Self { database, _lock: lock })
+        let path = dir.join("progress");
+        let mark = MarkFile::open(&path).map_err(|source| io("open", &path, source))?;
+        Ok(Self { database, mark: Mutex::new(mark), dir: dir.to_owned(), _lock: lock })
     }
+
+    /// Has a database made if there is none: it is there whole, or not at all.
+    pub(super) fn make_database<E: From<DirectoryError>>(
+        &self,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.database.exists() {
+            return Ok(());
+        }
+        if let Some(batches) = self.mark.lock().mark.map(|mark| mark.answered).filter(|batches| *batches > 0)
+        {
+            return Err(DirectoryError::Damaged(Damage::DatabaseMissing { batches }).into());
+        }
+        let new = self.dir.join("db.new");
+        let failed = |action, source| DirectoryError::Io { action, path: new.clone(), source };
+        match std::fs::remove_dir_all(&new) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", source).into());
+            }
+            Ok(()) | Err(_) => {}
+        }
+        make(&new)?;
+        let moved = std::fs::rename(&new, &self.database).and_then(|()| File::open(&self.dir)?.sync_all());
+        moved.map_err(|source| failed("move", source))?;
+        let written = self.mark.lock().write_safely(Mark::new());
+        Ok(written.map_err(|source| failed("write beside", source))?)
+    }
+
+    /// A new directory for what is damaged.
+    pub(super) fn aside(&self) -> std::io::Result<PathBuf> {
+        let all = self.dir.join("damaged");
+        private::make_dir(&all)?;
+        for number in 1_u32.. {
+            let aside = all.join(number.to_string());
+            match std::fs::create_dir(&aside) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| aside),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Keeps the whole database elsewhere: the store begins anew. Where it is kept.
+    pub(super) fn set_aside(&self) -> std::io::Result<PathBuf> {
+        let kept = self.aside()?.join("db");
+        match std::fs::rename(&self.database, &kept) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.mark.lock().write_safely(Mark::new())?;
+        Ok(kept)
+    }
+}
+
+/// Why a directory has no database.
+#[derive(Debug)]
+pub(super) enum DirectoryError {
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Damaged(Damage),
 }
 
 /// What an earlier version left open to others, payloads among it, is closed to them.

@@ -1,9 +1,11 @@
 //! The database: opening it, writing batches, and reading queue records that are not in memory.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use fjall::compaction::filter::Factory;
-use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, KeyspaceCreateOptions, PersistMode, Slice};
 
 use super::batch::Put;
 use super::codec::{self, Malformed, Reader};
@@ -11,6 +13,8 @@ use super::config::EmbeddedConfig;
 use super::directory::Directory;
 use super::garbage::{GarbageFilters, LiveQueues};
 use super::layout::{self, Keyspace};
+use super::mark::{Mark, PROGRESS_KEY, Progress};
+use super::recovery::{self, Damage, DiskError, OnDamage};
 use crate::tables::{BodyKey, Page, PageRecord, SessionKey};
 use crate::{Message, Number, QueuePage, Queued, Record, StoreError};
 
@@ -24,32 +28,33 @@ const SMALL_WRITE_BUFFER_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) struct Disk {
     database: Database,
     keyspaces: Vec<fjall::Keyspace>,
+    directory: Arc<Directory>,
+    /// As it will be written when a batch is safe; `synced` and `touched` are of the last batch.
+    mark: Mark,
+    /// Something that was acknowledged is missing between what is there.
+    pub(super) is_partial: bool,
 }
 
 impl Disk {
-    /// Opens or makes the database.
+    /// Opens the database, or makes it; mends what a power loss leaves behind.
+    ///
+    /// # Errors
+    /// What is damaged, unless it is to be set aside; what the machine refuses.
     pub(super) fn open(
-        directory: &Directory,
+        directory: &Arc<Directory>,
         config: &EmbeddedConfig,
         live: &Arc<LiveQueues>,
-    ) -> fjall::Result<Self> {
-        let live = Arc::clone(live);
-        let database = Database::builder(&directory.database)
-            .cache_size(config.block_cache_bytes)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .manual_journal_persist(true)
-            // With more than one, one of them spins while another compacts.
-            .worker_threads(1)
-            .with_compaction_filter_factories(Arc::new(move |name| {
-                Keyspace::is_numbered(name)
-                    .then(|| Arc::new(GarbageFilters(Arc::clone(&live))) as Arc<dyn Factory>)
-            }))
-            .open()?;
-        let keyspaces = Keyspace::ALL
-            .iter()
-            .map(|keyspace| database.keyspace(keyspace.name(), || options(*keyspace, config)))
-            .collect::<fjall::Result<_>>()?;
-        Ok(Self { database, keyspaces })
+        policy: OnDamage,
+    ) -> Result<Self, DiskError> {
+        directory.make_database(|new| open_keyspaces(new, config, live).map(drop))?;
+        let ends = recovery::inspect(directory, config.fsync, policy)?;
+        let (database, keyspaces) = open_keyspaces(&directory.database, config, live)?;
+        let found = keyspaces.iter().map(progress).collect::<fjall::Result<Vec<_>>>();
+        let found = found.map_err(DiskError::of_reading)?;
+        let known = directory.mark.lock().mark;
+        let (mark, is_partial) = recovery::compare(known, &found, &ends, policy)?;
+        directory.mark.lock().write(mark);
+        Ok(Self { database, keyspaces, directory: Arc::clone(directory), mark, is_partial })
     }
 
     pub(super) fn keyspace(&self, keyspace: Keyspace) -> &fjall::Keyspace {
@@ -57,22 +62,63 @@ impl Disk {
     }
 
     /// Writes a batch whole or not at all. Without `sync` it is safe from the end of the process only.
-    pub(super) fn commit(&self, puts: &[Put], sync: bool) -> fjall::Result<()> {
+    pub(super) fn commit(&mut self, puts: &[Put], sync: bool) -> fjall::Result<()> {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
-        let mut batch =
-            fjall::OwnedWriteBatch::with_capacity(self.database.clone(), puts.len()).durability(Some(mode));
+        let mut mark = self.mark;
+        mark.answered += 1;
+        let progress = Progress { number: mark.answered, synced: self.synced(), store: mark.store };
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), puts.len() + 2)
+            .durability(Some(mode));
         for Put { keyspace, key, value } in puts {
             match value {
                 Some(value) => batch.insert(self.keyspace(*keyspace), key.clone(), value.clone()),
                 None => batch.remove(self.keyspace(*keyspace), key.clone()),
             }
+            mark.touched[*keyspace as usize] = progress.number;
         }
-        batch.commit()
+        for (keyspace, touched) in self.keyspaces.iter().zip(mark.touched) {
+            if touched == progress.number {
+                batch.insert(keyspace, PROGRESS_KEY, Slice::from(progress.encode()));
+            }
+        }
+        batch.commit()?;
+        self.mark = mark;
+        if sync {
+            self.note_synced();
+        } else {
+            self.note_answered();
+        }
+        Ok(())
     }
 
     /// Makes all batches safe from power loss.
-    pub(super) fn sync(&self) -> fjall::Result<()> {
-        self.database.persist(PersistMode::SyncData)
+    pub(super) fn sync(&mut self) -> fjall::Result<()> {
+        self.database.persist(PersistMode::SyncData)?;
+        self.note_synced();
+        Ok(())
+    }
+
+    /// The last batch that is safe from power loss.
+    fn synced(&self) -> u64 {
+        self.directory.mark.lock().mark.map_or(0, |mark| mark.synced)
+    }
+
+    /// Says beside the database that all batches are safe.
+    fn note_synced(&mut self) {
+        self.mark.synced = self.mark.answered;
+        // The database goes on to the next one in the background.
+        while self.directory.database.join(format!("{}.jnl", self.mark.journal + 1)).exists() {
+            self.mark.journal += 1;
+        }
+        self.directory.mark.lock().write(self.mark);
+    }
+
+    /// Says beside the database how far it has come, of which not all is safe.
+    fn note_answered(&self) {
+        let mut file = self.directory.mark.lock();
+        if let Some(mark) = file.mark {
+            file.write(Mark { answered: self.mark.answered, ..mark });
+        }
     }
 
     /// Completes a page of a session's queue.
@@ -94,11 +140,51 @@ impl Disk {
         Ok(QueuePage { records, next })
     }
 
+    pub(super) fn has_body(&self, body: BodyKey) -> fjall::Result<bool> {
+        self.keyspace(Keyspace::Bodies).contains_key(body.0.to_be_bytes())
+    }
+
     fn read_body(&self, body: BodyKey) -> Result<Arc<Message>, StoreError> {
         let found = self.keyspace(Keyspace::Bodies).get(body.0.to_be_bytes()).map_err(unavailable)?;
         let bytes = found.ok_or(StoreError::Damaged { what: "message body" })?;
         codec::message(&mut Reader(&bytes)).map_err(|Malformed| StoreError::Damaged { what: "message body" })
     }
+}
+
+/// Opens or makes a database with all keyspaces.
+fn open_keyspaces(
+    path: &Path,
+    config: &EmbeddedConfig,
+    live: &Arc<LiveQueues>,
+) -> Result<(Database, Vec<fjall::Keyspace>), DiskError> {
+    let live = Arc::clone(live);
+    let builder = Database::builder(path)
+        .cache_size(config.block_cache_bytes)
+        .max_journaling_size(JOURNAL_BYTES_MAX)
+        .max_cached_files(Some(config.tables_open_max.max(10)))
+        .manual_journal_persist(true)
+        // With more than one, one of them spins while another compacts.
+        .worker_threads(1)
+        .with_compaction_filter_factories(Arc::new(move |name| {
+            Keyspace::is_numbered(name)
+                .then(|| Arc::new(GarbageFilters(Arc::clone(&live))) as Arc<dyn Factory>)
+        }));
+    let open = || {
+        let database = builder.open()?;
+        let keyspaces = Keyspace::ALL
+            .iter()
+            .map(|keyspace| database.keyspace(keyspace.name(), || options(*keyspace, config)))
+            .collect::<fjall::Result<_>>()?;
+        Ok((database, keyspaces))
+    };
+    // It asserts here and there that its files are as it left them.
+    let opened = catch_unwind(AssertUnwindSafe(open)).map_err(|_| Damage::Stopped)?;
+    opened.map_err(DiskError::of_reading)
+}
+
+/// The last batch that touched a keyspace.
+fn progress(keyspace: &fjall::Keyspace) -> fjall::Result<Progress> {
+    Ok(keyspace.get(PROGRESS_KEY)?.map(|value| Progress::parse(&value)).unwrap_or_default())
 }
 
 fn options(keyspace: Keyspace, config: &EmbeddedConfig) -> KeyspaceCreateOptions {
@@ -110,7 +196,7 @@ fn options(keyspace: Keyspace, config: &EmbeddedConfig) -> KeyspaceCreateOptions
 }
 
 /// Whatever the database reports is a state of the store, not of one call.
-pub(super) fn unavailable(error: fjall::Error) -> StoreError {
+pub(super) fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Unavailable(Arc::new(error))
 }
 
@@ -179,12 +265,12 @@ enum RecordBody {
 struct Chunk {
     last: u64,
     next: u64,
-    value: fjall::Slice,
+    value: Slice,
     at: usize,
 }
 
 impl Chunk {
-    fn parse(key: &[u8], value: fjall::Slice) -> Option<Self> {
+    fn parse(key: &[u8], value: Slice) -> Option<Self> {
         let (_, last) = layout::parse_numbered(key)?;
         let count = chunk_count(&value)?;
         Some(Self { last, next: (last + 1).checked_sub(count)?, value, at: 2 })

@@ -9,6 +9,7 @@ use fjall::Slice;
 use super::codec::{self, Malformed, Reader};
 use super::disk::{Disk, chunk_count};
 use super::layout::{self, Keyspace, Part};
+use super::mark::PROGRESS_KEY;
 use crate::tables::journal::{SessionRecord, WillRecord};
 use crate::tables::restore::{RestoredSession, RestoredSlot};
 use crate::tables::retained::Retained;
@@ -17,6 +18,9 @@ use crate::{StoredSession, Subscription, UnixMs};
 
 /// After this many dead records in a row it is cheaper to seek.
 const DEAD_RUN_MAX: u32 = 8;
+
+/// More keys than are given out between two records of that.
+const LOST_KEYS_MAX: u64 = 1 << 40;
 
 /// Why loading failed.
 pub(super) enum LoadError {
@@ -57,7 +61,14 @@ pub(super) fn load(disk: &Disk, tables: &mut Tables, retained: &mut Retained, no
         tables.restore_session(RestoredSession { key, record, will, head, received, subscriptions });
     }
     let heads: Vec<(SessionKey, u64)> = tables.heads().collect();
-    for_live(disk, Keyspace::Queue, &heads, |session, last, value| load_chunk(tables, session, last, value))?;
+    let mut lost = 0;
+    for_live(disk, Keyspace::Queue, &heads, |session, last, value| {
+        load_chunk(disk, tables, &mut lost, session, last, value)
+    })?;
+    if disk.is_partial {
+        skip_lost_keys(disk, tables)?;
+        tracing::error!(messages = lost, "queued messages are left out whose bodies are gone");
+    }
     for_live(disk, Keyspace::Marks, &heads, |session, _, value| {
         for (number, mark) in codec::marks(value).map_err(damaged("queue mark"))? {
             tables.restore_mark(session, number, mark);
@@ -65,9 +76,29 @@ pub(super) fn load(disk: &Disk, tables: &mut Tables, retained: &mut Retained, no
         Ok(())
     })?;
     for guard in disk.keyspace(Keyspace::Retained).iter() {
-        let message = codec::message(&mut Reader(&guard.value()?)).map_err(damaged("retained message"))?;
-        retained.restore(message);
+        let (key, value) = guard.into_inner()?;
+        if *key != PROGRESS_KEY {
+            retained.restore(codec::message(&mut Reader(&value)).map_err(damaged("retained message"))?);
+        }
     }
+    Ok(())
+}
+
+/// After a loss keys may have been given out that nothing says so of.
+fn skip_lost_keys(disk: &Disk, tables: &mut Tables) -> Result<()> {
+    let mut last = tables.next_key();
+    for keyspace in [Keyspace::Sessions, Keyspace::Queue, Keyspace::Marks, Keyspace::Bodies] {
+        for guard in disk.keyspace(keyspace).iter().rev() {
+            let key = guard.key()?;
+            let known = key.first_chunk().map_or(0, |key| u64::from_be_bytes(*key));
+            // What is reserved is behind all others.
+            if known != layout::RESERVED.0 {
+                last = last.max(known);
+                break;
+            }
+        }
+    }
+    tables.restore_keys(last.saturating_add(LOST_KEYS_MAX));
     Ok(())
 }
 
@@ -79,6 +110,9 @@ fn load_sessions(
 ) -> Result<()> {
     for guard in disk.keyspace(Keyspace::Sessions).iter() {
         let (key, value) = guard.into_inner()?;
+        if *key == PROGRESS_KEY {
+            continue;
+        }
         let (session, part, own) =
             layout::parse_session_part(&key).ok_or(LoadError::Damaged("session key"))?;
         if session == layout::RESERVED && part == Part::Head {
@@ -111,6 +145,9 @@ fn load_sessions(
 fn load_subscriptions(disk: &Disk, sessions: &mut BTreeMap<SessionKey, Parts>) -> Result<()> {
     for guard in disk.keyspace(Keyspace::Subscriptions).iter() {
         let (key, value) = guard.into_inner()?;
+        if *key == PROGRESS_KEY {
+            continue;
+        }
         let (session, filter) =
             layout::parse_subscription(&key).ok_or(LoadError::Damaged("subscription key"))?;
         if let Some(parts) = sessions.get_mut(&session) {
@@ -121,7 +158,14 @@ fn load_subscriptions(disk: &Disk, sessions: &mut BTreeMap<SessionKey, Parts>) -
     Ok(())
 }
 
-fn load_chunk(tables: &mut Tables, session: SessionKey, last: u64, value: &[u8]) -> Result<()> {
+fn load_chunk(
+    disk: &Disk,
+    tables: &mut Tables,
+    lost: &mut u64,
+    session: SessionKey,
+    last: u64,
+    value: &[u8],
+) -> Result<()> {
     let damage = || LoadError::Damaged("queue record");
     let count = chunk_count(value).ok_or_else(damage)?;
     let first = (last + 1).checked_sub(count).ok_or_else(damage)?;
@@ -129,6 +173,10 @@ fn load_chunk(tables: &mut Tables, session: SessionKey, last: u64, value: &[u8])
     for number in first..=last {
         let head = codec::record_head(&mut reader).map_err(damaged("queue record"))?;
         let slot = match head.apart {
+            Some((body, _)) if disk.is_partial && !disk.has_body(BodyKey(body))? => {
+                *lost += 1;
+                continue;
+            }
             Some((body, size)) => RestoredSlot::Shared {
                 body: BodyKey(body),
                 size,

@@ -13,8 +13,11 @@ mod directory;
 mod disk;
 mod garbage;
 mod gate;
+mod journal_file;
 mod layout;
 mod load;
+mod mark;
+mod recovery;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -28,6 +31,7 @@ use mqtt::PacketId;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use config::{EmbeddedConfig, Fsync, OpenError};
+pub use recovery::{Damage, OnDamage};
 
 use self::core::{CALL_BYTES, Core, Load, Shared};
 use crate::answer::{Answer, Ready};
@@ -44,6 +48,7 @@ use directory::Directory;
 use disk::Disk;
 use garbage::LiveQueues;
 use load::LoadError;
+use recovery::DiskError;
 use writer::Writer;
 
 /// A durable store in a directory. See the module.
@@ -51,6 +56,14 @@ pub struct EmbeddedStore {
     shared: Arc<Shared>,
     time: TimeSource,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What was read.
+struct Opened {
+    disk: Disk,
+    tables: Tables,
+    retained: Retained,
+    now: UnixMs,
 }
 
 impl EmbeddedStore {
@@ -83,17 +96,24 @@ impl EmbeddedStore {
 
     fn open_from(config: EmbeddedConfig, at: Option<UnixMs>, wall: TimeSource) -> Result<Self, OpenError> {
         config.validate()?;
-        let directory = Directory::take(&config.dir)?;
+        let directory = Arc::new(Directory::take(&config.dir)?);
         let live = Arc::new(LiveQueues::default());
-        let disk = Disk::open(&directory, &config, &live)
-            .map_err(|source| OpenError::Database { dir: config.dir.clone(), source })?;
-        let now = match at {
-            Some(now) => now,
-            None => start(&disk, wall()).map_err(|error| open_error(&config, error))?,
+        let read = match Self::read(&directory, &config, &live, at, &wall) {
+            Err(DiskError::Damaged(damage))
+                if damage.is_total() && config.on_damage == OnDamage::SetAside =>
+            {
+                let kept = directory.set_aside().map_err(|source| OpenError::Io {
+                    action: "set aside",
+                    path: directory.database.clone(),
+                    source,
+                })?;
+                let cause = std::error::Error::source(&damage).map(ToString::to_string);
+                tracing::error!(%damage, cause, kept = %kept.display(), "the store is damaged, and begins anew");
+                Self::read(&directory, &config, &live, at, &wall)
+            }
+            read => read,
         };
-        let mut tables = Tables::new(config.table_limits(), Journal::on());
-        let mut retained = Retained::new(config.retained_limits());
-        load::load(&disk, &mut tables, &mut retained, now).map_err(|error| open_error(&config, error))?;
+        let Opened { disk, mut tables, retained, now } = read.map_err(|error| error.of_store(&config.dir))?;
         live.load(tables.heads());
         tables.restart(now);
         let shared = Arc::new(Shared {
@@ -114,6 +134,25 @@ impl EmbeddedStore {
             .spawn(move || writer.run())
             .map_err(|source| OpenError::Io { action: "start a thread for", path: dir, source })?;
         Ok(Self { shared, time, writer: Mutex::new(Some(thread)) })
+    }
+
+    /// Opens the database and reads everything that is kept in memory.
+    fn read(
+        directory: &Arc<Directory>,
+        config: &EmbeddedConfig,
+        live: &Arc<LiveQueues>,
+        at: Option<UnixMs>,
+        wall: &TimeSource,
+    ) -> Result<Opened, DiskError> {
+        let disk = Disk::open(directory, config, live, config.on_damage)?;
+        let now = match at {
+            Some(now) => now,
+            None => start(&disk, wall())?,
+        };
+        let mut tables = Tables::new(config.table_limits(), Journal::on());
+        let mut retained = Retained::new(config.retained_limits());
+        load::load(&disk, &mut tables, &mut retained, now)?;
+        Ok(Opened { disk, tables, retained, now })
     }
 
     /// Whether the last attempt to write has failed, so that answers are held back until one succeeds.
@@ -191,14 +230,6 @@ fn start(disk: &Disk, wall: UnixMs) -> Result<UnixMs, LoadError> {
     let Some(last) = Clocks::read(disk)? else { return Ok(wall) };
     let last = last.map_err(|codec::Malformed| LoadError::Damaged("clocks"))?;
     Ok(last.resume(wall))
-}
-
-fn open_error(config: &EmbeddedConfig, error: LoadError) -> OpenError {
-    let dir = config.dir.clone();
-    match error {
-        LoadError::Database(source) => OpenError::Database { dir, source },
-        LoadError::Damaged(what) => OpenError::Damaged { dir, what },
-    }
 }
 
 impl Store for EmbeddedStore {

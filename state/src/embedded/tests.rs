@@ -57,7 +57,7 @@ fn begin<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Receiver<Result<T, St
     receiver
 }
 
-fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
+pub(super) fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
     begin(call).recv_timeout(Duration::from_secs(20)).expect("an answer in time")
 }
 
@@ -80,11 +80,11 @@ fn wanted(principal: &str) -> Claim {
     }
 }
 
-fn own(store: &EmbeddedStore) -> Fence {
+pub(super) fn own(store: &EmbeddedStore) -> Fence {
     wait(|done| store.claim(wanted(""), done)).expect("a claim").session.expect("a session").fence
 }
 
-fn publish(owner: &Fence, payload: &str) -> Publish {
+pub(super) fn publish(owner: &Fence, payload: &str) -> Publish {
     let message = Arc::new(Message::new("t", &[], payload.as_bytes(), QoS::AtLeastOnce, false, 1));
     let delivery = Delivery {
         message: Arc::clone(&message),
@@ -101,7 +101,7 @@ fn publish(owner: &Fence, payload: &str) -> Publish {
     }
 }
 
-fn queue(store: &EmbeddedStore, owner: &Fence) -> Vec<u64> {
+pub(super) fn queue(store: &EmbeddedStore, owner: &Fence) -> Vec<u64> {
     let page = wait(|done| store.read_queue(owner, Number(1), 100, usize::MAX, done)).expect("a page");
     page.records.iter().map(|queued| queued.number.0).collect()
 }

@@ -15,6 +15,7 @@ use super::directory::Directory;
 use super::disk::{Disk, unavailable};
 use super::garbage::LiveQueues;
 use super::layout::Keyspace;
+use super::recovery::{DiskError, OnDamage};
 use super::sweep::Sweeper;
 use crate::StoreError;
 use crate::answer::Answer;
@@ -33,7 +34,7 @@ const DEAD_WRITE_BUFFERS_MAX: u64 = 4;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     config: EmbeddedConfig,
-    directory: Directory,
+    directory: Arc<Directory>,
     live: Arc<LiveQueues>,
     /// `None` while it cannot be opened.
     disk: Option<Disk>,
@@ -50,7 +51,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         config: EmbeddedConfig,
-        directory: Directory,
+        directory: Arc<Directory>,
         live: Arc<LiveQueues>,
         disk: Disk,
         clocks: Clocks,
@@ -77,7 +78,7 @@ impl Writer {
             self.handle(batch);
         }
         self.sweeper.wait();
-        if let Some(disk) = &self.disk
+        if let Some(disk) = &mut self.disk
             && let Err(error) = disk.commit(&[self.clocks.put()], true)
         {
             tracing::error!(%error, "cannot make the store durable while closing");
@@ -204,10 +205,11 @@ impl Writer {
         }
     }
 
-    fn try_commit(&mut self, puts: &[Put]) -> fjall::Result<()> {
+    fn try_commit(&mut self, puts: &[Put]) -> Result<(), DiskError> {
         let disk = match self.disk.take() {
             Some(disk) => disk,
-            None => Disk::open(&self.directory, &self.config, &self.live)?,
+            // What is lost while the process lives is in its memory: it is not gone on without.
+            None => Disk::open(&self.directory, &self.config, &self.live, OnDamage::Refuse)?,
         };
         let disk = self.disk.insert(disk);
         let sync = self.config.fsync == Fsync::Always;
@@ -229,7 +231,7 @@ impl Writer {
             return;
         }
         self.sync_at = None;
-        if let Some(disk) = &self.disk
+        if let Some(disk) = &mut self.disk
             && let Err(error) = disk.sync()
         {
             tracing::error!(%error, "cannot make the store durable");
