@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Connections served at a time; further ones wait in the kernel.
-const CONNECTIONS_MAX: usize = 64;
+pub(crate) const CONNECTIONS_MAX: usize = 16;
 
 /// A client must have sent its request by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 
 use crate::admin::Stalled;
 use crate::config::EdgeTierConfig;
+use crate::descriptors::Beside;
 use crate::exit::{Failure, chain};
 use crate::front::{self, Watch};
 use crate::process::Tier;
@@ -31,7 +32,7 @@ impl Tier for EdgeTier {
         let auth = front::authentication(&config.front, registry)?;
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
             .map_err(|error| Failure::usage(chain(&error)))?;
-        let edge = front::edge(&config.front, workers.clone(), &auth, registry)?;
+        let edge = front::edge(&config.front, workers.clone(), &auth, Beside::Links, registry)?;
         let watch = Watch::start(&edge, &auth);
         Ok(Self { edge, workers, watch })
     }

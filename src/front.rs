@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use authsvc::Local;
-use lb::{Certificates, Edge, EdgeError};
+use lb::{Certificates, Edge, EdgeConfig, EdgeError};
 use link::Upstream;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::Front;
+use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
 
 /// Who may connect.
@@ -23,11 +24,13 @@ pub(crate) fn edge<U: Upstream>(
     config: &Front,
     upstream: U,
     auth: &Local,
+    beside: Beside,
     registry: &mut Registry,
 ) -> Result<Edge, Failure> {
     let registry = registry.sub_registry_with_prefix("tidegate");
-    Edge::start(config.edge.clone(), upstream, Arc::new(auth.clone()), registry)
-        .map_err(|error| edge_failure(&error))
+    let connections_max = descriptors::connections_max(config.edge.connections_max, beside);
+    let edge = EdgeConfig { connections_max, ..config.edge.clone() };
+    Edge::start(edge, upstream, Arc::new(auth.clone()), registry).map_err(|error| edge_failure(&error))
 }
 
 /// The files that may change while it runs: looked at now and then, and taken when they have settled. What cannot be used

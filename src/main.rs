@@ -5,6 +5,7 @@ mod addresses;
 mod admin;
 mod cli;
 mod config;
+mod descriptors;
 mod dev_certs;
 mod edge;
 mod exit;

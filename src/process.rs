@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use link::Bind;
 use prometheus_client::registry::Registry;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::admin::{Admin, Metrics, Phase, Readiness, Stalled};
 use crate::config::ProcessConfig;
 use crate::exit::Failure;
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
-use crate::{addresses, cli};
+use crate::{addresses, cli, descriptors};
 
 /// What is still running on the runtime after everything was closed gets so long.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -44,7 +43,7 @@ pub(crate) trait Tier: Sized {
 
 /// Serves until told to end.
 pub(crate) fn run<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
-    raise_open_files();
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(process.runtime.worker_threads_in_force())
         .thread_name("worker")
@@ -117,17 +116,4 @@ fn announce<T: Tier>(
     cli::print(&tier.welcome(config, admin[0]))?;
     tracing::info!(admin = %admin[0], "ready");
     Ok(())
-}
-
-/// A connection is an open file; the soft limit that a shell hands down is for programs that cannot take more.
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, ..limit };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit of open files could not be raised");
-        }
-    }
-    let open_files_max = getrlimit(Resource::Nofile).current;
-    tracing::debug!(?open_files_max, "limit of open files");
 }

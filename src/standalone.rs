@@ -9,10 +9,11 @@ use broker::Broker;
 use files::private::Readers;
 use lb::Edge;
 use prometheus_client::registry::Registry;
-use state::{EmbeddedStore, OpenError, Store};
+use state::{EmbeddedConfig, EmbeddedStore, OpenError, Store};
 
 use crate::admin::Stalled;
 use crate::config::StandaloneConfig;
+use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
 use crate::front::{self, Watch};
 use crate::process::Tier;
@@ -42,7 +43,7 @@ impl Tier for Standalone {
         let broker = Broker::start_with(Some(rules), config.broker.clone(), shared, registry)
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
-        let edge = front::edge(&config.front, broker.clone(), &auth, registry)?;
+        let edge = front::edge(&config.front, broker.clone(), &auth, Beside::Store, registry)?;
         let watch = Watch::start(&edge, &auth);
         Ok(Self { edge, broker, store, watch })
     }
@@ -94,7 +95,7 @@ fn make_certificates(config: &StandaloneConfig) -> Result<(), Failure> {
 }
 
 async fn open_store(config: &StandaloneConfig) -> Result<Arc<EmbeddedStore>, Failure> {
-    let settings = config.state.clone();
+    let settings = EmbeddedConfig { tables_open_max: descriptors::tables_max(), ..config.state.clone() };
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings)).await;
     match opened.map_err(Failure::software)? {
         Ok(store) => Ok(Arc::new(store)),

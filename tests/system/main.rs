@@ -9,6 +9,7 @@ mod servers;
 
 mod clock;
 mod crash;
+mod descriptors;
 mod edge_death;
 mod edge_drain;
 mod fleet;
