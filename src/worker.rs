@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broker::{Broker, LinkServer, LinkStartError};
 use prometheus_client::registry::Registry;
-use state::{ConnectError, RedisStore, Store};
+use state::{ConnectError, RedisConfig, RedisStore, Store};
 
 use crate::admin::Stalled;
 use crate::config::WorkerConfig;
@@ -19,6 +19,9 @@ use crate::store_metrics::StoreMetrics;
 const LEAVE: Duration = Duration::from_secs(2);
 /// How long the store may take to answer what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
+/// Before Redis is tried again that could not be reached; doubled each time up to the second.
+const CONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
+const CONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// Everything that runs.
 pub(crate) struct Worker {
@@ -32,8 +35,7 @@ impl Tier for Worker {
 
     async fn start(config: &WorkerConfig, registry: &mut Registry) -> Result<Self, Failure> {
         let verifier = config.verifier().map_err(Failure::usage)?;
-        let store = RedisStore::connect(config.redis.clone()).await.map_err(|error| store_failure(&error))?;
-        let store = Arc::new(store);
+        let store = Arc::new(connect(&config.redis).await?);
         registry.register_collector(Box::new(StoreMetrics::new(&store)));
         let broker = Broker::start_shared(
             config.broker.clone(),
@@ -103,6 +105,28 @@ impl Tier for Worker {
             Ok(Ok(Err(error))) => Err(Failure::io(format!("the store did not close: {}", chain(&error)))),
             Ok(Err(_)) | Err(_) => Err(Failure::io("the store did not close in time")),
         }
+    }
+}
+
+/// Connects to Redis, and waits for it as long as it takes: a worker that starts during a failover must not depend on who
+/// starts it again. Edges do not know of it yet.
+async fn connect(config: &RedisConfig) -> Result<RedisStore, Failure> {
+    let mut delay = CONNECT_DELAY_MIN;
+    let mut told = String::new();
+    loop {
+        let error = match RedisStore::connect(config.clone()).await {
+            Ok(store) => return Ok(store),
+            Err(error) if error.is_retryable() => error,
+            Err(error) => return Err(store_failure(&error)),
+        };
+        let why = chain(&error);
+        // Every attempt says the same.
+        if why != told {
+            tracing::warn!(error = %why, "waiting for redis");
+            told = why;
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(CONNECT_DELAY_MAX);
     }
 }
 

@@ -98,6 +98,24 @@ fn fill_each_master(cluster: &Cluster) {
     }
 }
 
+/// `kill -9` of a master and of a worker, which is started again at once: it waits for whoever takes over from the master.
+fn start_a_worker_beside_a_dead_master(tiers: &mut Tiers, number: usize) {
+    let Redis::Cluster(cluster) = &tiers.redis else { return };
+    let port = cluster.masters()[number % 3].port;
+    let master = cluster.servers.iter().position(|server| server.port == port).expect("a master");
+    println!("Redis master on port {port}: killed, and worker 1 started beside it");
+    tiers.kill_worker(1);
+    if let Redis::Cluster(cluster) = &tiers.redis {
+        RedisServer::kill(&cluster.servers[master]);
+    }
+    tiers.run_worker(1);
+    if let Redis::Cluster(cluster) = &tiers.redis {
+        cluster.servers[master].run();
+        cluster.settle();
+    }
+    let_pass(CALM);
+}
+
 fn restart_all_workers(tiers: &mut Tiers) {
     println!("all workers: killed and started again");
     for number in 0..tiers.workers.len() {
@@ -170,6 +188,7 @@ fn devices_outlive_a_master_of_redis() {
             kill_a_master(cluster, round);
         }
         kill_a_master_and_a_worker(&mut tiers, round);
+        start_a_worker_beside_a_dead_master(&mut tiers, round + 2);
         restart_all_workers(&mut tiers);
     }
     let totals = count(&mut fleet, &format!("masters of Redis, {rounds} rounds"));

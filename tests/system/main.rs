@@ -9,6 +9,7 @@ mod servers;
 
 mod clock;
 mod crash;
+mod cut_off;
 mod descriptors;
 mod edge_death;
 mod edge_drain;
@@ -30,3 +31,4 @@ mod store_away;
 mod takeover;
 mod tiers;
 mod two_owners;
+mod worker_start;

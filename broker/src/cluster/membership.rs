@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use state::{Done, Lease, Member, StoreError, WorkerId};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::hub::Hub;
 
@@ -25,8 +25,6 @@ const SOON: Duration = Duration::from_millis(3);
 /// The store counts whole milliseconds, by a clock that need not run as this one does: of its lease a worker leaves out one
 /// part in so many, so that it matches nothing any more when others stop waiting for it.
 const CAUTION: u32 = 32;
-/// How long a worker tries to join before it gives up.
-const JOIN_MAX: Duration = Duration::from_secs(30);
 
 /// The tasks that keep a worker in the cluster; they end when this is dropped.
 pub(crate) struct Tasks(Vec<JoinHandle<()>>);
@@ -53,14 +51,14 @@ pub(super) async fn ask<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result
     rx.await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// Enters the registry, loads what others listen to, and follows it from then on. Comes back when messages may be matched.
+/// Enters the registry, loads what others listen to, and follows it from then on. Comes back when messages may be matched,
+/// however long the store is away.
 ///
 /// # Errors
-/// When the store cannot be read for half a minute.
+/// What the store will not answer later either.
 pub(crate) async fn join(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<Tasks, StoreError> {
-    let give_up_at = Instant::now() + JOIN_MAX;
     while let Err(error) = enter(cluster).await {
-        if !error.is_retryable() || Instant::now() >= give_up_at {
+        if !error.is_retryable() {
             return Err(error);
         }
         sleep(RETRY_AFTER).await;
@@ -70,7 +68,12 @@ pub(crate) async fn join(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<Tasks
     let (h, c) = own(hub, cluster);
     // Before the routes are loaded, which may take longer than others wait for a silent worker.
     tasks.0.push(tokio::spawn(keep_lease(h, c)));
-    log_reader::load(hub, cluster).await?;
+    while let Err(error) = log_reader::load(hub, cluster).await {
+        if !error.is_retryable() {
+            return Err(error);
+        }
+        sleep(RETRY_AFTER).await;
+    }
     cluster.lease.end_loading();
     let (h, c) = own(hub, cluster);
     tasks.0.push(tokio::spawn(log_reader::follow(h, c)));

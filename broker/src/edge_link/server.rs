@@ -117,6 +117,11 @@ impl Shared {
         now.as_secs().saturating_sub(self.config.passport_grace_ms / 1000)
     }
 
+    /// Whether this worker is to say that it is without its store.
+    pub(super) fn is_store_away(&self, was_away: bool) -> bool {
+        self.broker.hub.cluster.as_ref().is_some_and(|cluster| cluster.is_store_away(was_away))
+    }
+
     fn count(self: &Arc<Self>) -> Option<Counted> {
         let counted = self.streams.fetch_add(1, Ordering::AcqRel);
         self.metrics.streams.inc();

@@ -33,6 +33,9 @@ const OPENS_MAX: usize = 16;
 /// How long the edge may take to say HELLO.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For so long it has to be so that this worker is without its store, before an edge is told.
+const STORE_NEWS_AFTER: Duration = Duration::from_millis(400);
+
 /// How often passports are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,10 @@ pub(super) struct Task<S> {
     scratch: Outgoing,
     timer: Pin<Box<Sleep>>,
     sweep_at: Instant,
+    /// What the edge was told last.
+    is_store_away: bool,
+    /// Since when something else is so.
+    store_news_at: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
@@ -98,6 +105,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             scratch: Outgoing::new(),
             timer: Box::pin(sleep_until(started + HELLO_TIMEOUT)),
             sweep_at: started + SWEEP_INTERVAL,
+            is_store_away: false,
+            store_news_at: None,
         }
     }
 
@@ -125,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         self.take_opens();
         self.serve();
         self.sweep();
+        self.tell_store();
         while self.write(cx)? {
             // Room on the link, and streams that waited for it.
             self.take_events();
@@ -289,6 +299,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             self.streams.iter().filter(|(_, slot)| expired(slot)).map(|(stream, _)| *stream).collect();
         for stream in expired {
             self.end_stream(stream, ReasonCode::NotAuthorized);
+        }
+    }
+
+    /// Tells the edge when this worker is without its store, so that its devices may go where there is one. Signs of life have
+    /// the link look often enough.
+    fn tell_store(&mut self) {
+        let is_away = self.shared.is_store_away(self.is_store_away);
+        if !self.is_ready || is_away == self.is_store_away {
+            self.store_news_at = None;
+            return;
+        }
+        // A process that stood still finds that its lease has lapsed before it could renew it.
+        if self.store_news_at.get_or_insert_with(Instant::now).elapsed() >= STORE_NEWS_AFTER {
+            self.is_store_away = is_away;
+            self.end.tell_store(is_away);
         }
     }
 

@@ -164,6 +164,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                         self.shared.mover.push_later(device, delay);
                     }
                 }
+                Effect::Store { is_away } => {
+                    tracing::debug!(worker = %link.worker.address, is_away, "the worker's store");
+                    self.shared.changed();
+                }
                 Effect::Draining(within, devices) => {
                     tracing::info!(worker = %link.worker.address, ?within, devices = devices.len(), "worker leaves");
                     self.shared.changed();

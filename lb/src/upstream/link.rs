@@ -35,6 +35,8 @@ pub(super) enum Effect {
     Sendable(StreamId, Arc<Device>),
     /// The worker is about to leave; all devices on the link.
     Draining(Duration, Vec<Arc<Device>>),
+    /// The worker is without its store, or has it again.
+    Store { is_away: bool },
 }
 
 /// What a turn of the driver brought.
@@ -52,6 +54,8 @@ pub(super) struct Link {
     is_ready: AtomicBool,
     is_draining: AtomicBool,
     is_over: AtomicBool,
+    /// The worker is without its store.
+    is_store_away: AtomicBool,
     /// Few identifiers are left, and another link takes its place.
     is_worn: AtomicBool,
     streams: AtomicUsize,
@@ -84,6 +88,7 @@ impl Link {
             is_ready: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            is_store_away: AtomicBool::new(false),
             is_worn: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             is_dirty: AtomicBool::new(true),
@@ -102,6 +107,10 @@ impl Link {
 
     pub(super) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_store_away(&self) -> bool {
+        self.is_store_away.load(Ordering::Acquire)
     }
 
     pub(super) fn is_worn(&self) -> bool {
@@ -259,6 +268,10 @@ impl Link {
             EdgeEvent::Draining { within } => {
                 self.is_draining.store(true, Ordering::Release);
                 Effect::Draining(within, state.all_devices())
+            }
+            EdgeEvent::Store { is_away } => {
+                self.is_store_away.store(is_away, Ordering::Release);
+                Effect::Store { is_away }
             }
             EdgeEvent::Packet { stream, packet, cost } => {
                 let Some(device) = state.devices.get(&stream) else { return };

@@ -29,6 +29,8 @@ pub(super) enum MoveReason {
     Drain,
     /// Its worker has more than its share.
     Rebalance,
+    /// Its worker is without its store, and another is not.
+    StoreAway,
 }
 
 impl MoveReason {
@@ -37,6 +39,7 @@ impl MoveReason {
             Self::Lost => "lost",
             Self::Drain => "drain",
             Self::Rebalance => "rebalance",
+            Self::StoreAway => "store_away",
         }
     }
 }

@@ -16,6 +16,7 @@ mod reach;
 mod rebalance;
 mod ring;
 mod route;
+mod storeless;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -149,6 +150,7 @@ impl Workers {
             tokio::spawn(discovery::run(shared.clone())).abort_handle(),
             tokio::spawn(Mover::run(shared.clone())).abort_handle(),
             tokio::spawn(rebalance::run(shared.clone())).abort_handle(),
+            tokio::spawn(storeless::run(shared.clone())).abort_handle(),
         ];
         shared.tasks.lock().extend(tasks);
         Ok(Self(shared))

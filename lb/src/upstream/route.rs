@@ -426,6 +426,8 @@ impl Route {
             MoveReason::Drain
         } else if is_excess && device.shared.is_crowded(&worker) && self.is_idle(device) {
             MoveReason::Rebalance
+        } else if device.shared.is_forsaken(&worker) {
+            MoveReason::StoreAway
         } else {
             return Some(Next::Nothing);
         };

@@ -31,7 +31,7 @@ const EJECTION_DOUBLINGS_MAX: u32 = 5;
 pub(super) enum Standing {
     /// It has a link and nothing speaks against it.
     Good,
-    /// It has a link, but its admin endpoint or a link of late says that something is wrong: only if there is no other.
+    /// It has a link, but it, its admin endpoint or a link of late says that something is wrong: only if there is no other.
     Doubtful,
     /// It has no link, or is about to leave.
     Out,
@@ -114,10 +114,16 @@ impl Worker {
             return Standing::Out;
         }
         let is_ejected = state.ejected_until.is_some_and(|until| until > Instant::now());
-        if is_ejected || self.is_unhealthy.load(Ordering::Relaxed) {
+        let is_store_away = state.links.iter().any(|link| link.is_store_away());
+        if is_ejected || is_store_away || self.is_unhealthy.load(Ordering::Relaxed) {
             return Standing::Doubtful;
         }
         Standing::Good
+    }
+
+    /// Whether it says that it is without its store.
+    pub(super) fn is_store_away(&self) -> bool {
+        self.state.lock().links.iter().any(|link| link.is_store_away())
     }
 
     /// The link with the fewest streams, one that is not worn if there is any.

@@ -71,6 +71,11 @@ pub enum EdgeEvent {
         /// In this time.
         within: Duration,
     },
+    /// The worker says whether it reaches its store. Until it does it has it.
+    Store {
+        /// It is without it for now.
+        is_away: bool,
+    },
 }
 
 /// A stream that the link left behind.
@@ -245,6 +250,7 @@ impl EdgeEnd {
                 let within = Duration::from_millis(u64::from(*within_ms));
                 self.events.push_back(EdgeEvent::Draining { within });
             }
+            Frame::Store { is_away } => self.events.push_back(EdgeEvent::Store { is_away: *is_away }),
             _ => return None,
         }
         Some(())
@@ -512,7 +518,7 @@ impl EdgeEvent {
     /// The stream that it is about.
     pub fn stream(&self) -> Option<StreamId> {
         match self {
-            Self::Ready(_) | Self::Draining { .. } => None,
+            Self::Ready(_) | Self::Draining { .. } | Self::Store { .. } => None,
             Self::Opened { stream, .. }
             | Self::Refused { stream, .. }
             | Self::Packet { stream, .. }

@@ -223,6 +223,11 @@ impl WorkerEnd {
         Some(())
     }
 
+    /// Tells the edge whether this worker reaches its store.
+    pub fn tell_store(&mut self, is_away: bool) {
+        self.transport.put(StreamId::LINK, &Frame::Store { is_away });
+    }
+
     /// The session is here. `connack` is for the device, and empty on a resume. Packets of the device follow.
     ///
     /// # Errors

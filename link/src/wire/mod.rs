@@ -70,11 +70,13 @@ pub enum Kind {
     Ping = 11,
     /// Answers a PING.
     Pong = 12,
+    /// Worker to edge: whether it reaches its store. Optional: an edge that does not know it goes on without.
+    Store = OPTIONAL | 1,
 }
 
 impl Kind {
     /// All kinds in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Open,
         Self::Opened,
@@ -87,19 +89,21 @@ impl Kind {
         Self::Drain,
         Self::Ping,
         Self::Pong,
+        Self::Store,
     ];
 
     /// The kind of this number.
     pub const fn from_u8(number: u8) -> Option<Self> {
         match number {
             1..=12 => Some(Self::ALL[number as usize - 1]),
+            0x81 => Some(Self::Store),
             _ => None,
         }
     }
 
     /// Whether it is about the link, on stream 0, and not about one stream.
     pub const fn is_for_link(self) -> bool {
-        matches!(self, Self::Hello | Self::Drain | Self::Ping | Self::Pong)
+        matches!(self, Self::Hello | Self::Drain | Self::Ping | Self::Pong | Self::Store)
     }
 }
 
@@ -230,6 +234,11 @@ pub enum Frame {
         /// That of the PING.
         token: u64,
     },
+    /// [`Kind::Store`].
+    Store {
+        /// It is without its store for now. Until this is told it has it.
+        is_away: bool,
+    },
 }
 
 impl Frame {
@@ -248,6 +257,7 @@ impl Frame {
             Self::Drain { .. } => Kind::Drain,
             Self::Ping { .. } => Kind::Ping,
             Self::Pong { .. } => Kind::Pong,
+            Self::Store { .. } => Kind::Store,
         }
     }
 
@@ -265,6 +275,7 @@ impl Frame {
             Self::Passport { token } => token.len(),
             Self::Window { .. } | Self::Drain { .. } => 4,
             Self::Ping { .. } | Self::Pong { .. } => 8,
+            Self::Store { .. } => 1,
         }
     }
 
@@ -320,6 +331,7 @@ impl Frame {
             }
             Self::Window { credit_bytes: number } | Self::Drain { within_ms: number } => out.put_u32(*number),
             Self::Ping { token } | Self::Pong { token } => out.put_u64(*token),
+            Self::Store { is_away } => out.put_u8(u8::from(*is_away)),
         }
     }
 }

@@ -7,7 +7,9 @@ use link::mux::{
     DEAD_AFTER, EdgeEnd, EdgeEvent, LinkError, OUTGOING_BYTES_MAX, Replay, SendError, Settings, WorkerEnd,
     WorkerEvent,
 };
-use link::wire::{Ending, Frame, Hello, Kind, Open, RefuseReason, Resume, StreamId, Text, Versions};
+use link::wire::{
+    Ending, Frame, Hello, Kind, OPTIONAL, Open, RefuseReason, Resume, StreamId, Text, Versions,
+};
 use link::{CloseCause, ConnectionId};
 use mqtt::ReasonCode;
 
@@ -309,6 +311,18 @@ fn a_draining_worker_refuses_and_the_edge_opens_nothing() {
     assert!(pair.edge.open(open(), Replay::default()).is_err());
     pair.edge.send(stream, publish(b"until it moves"), None).unwrap();
     assert_eq!(packets(&pair.exchange().1).len(), 1);
+}
+
+#[test]
+fn a_worker_says_whether_it_has_its_store() {
+    let mut pair = Pair::new(1000);
+    for is_away in [true, false] {
+        pair.worker.tell_store(is_away);
+        let (edge, _) = pair.exchange();
+        assert!(matches!(&edge[..], [EdgeEvent::Store { is_away: told }] if *told == is_away), "{edge:?}");
+    }
+    // An edge of an earlier release skips it.
+    assert_ne!(Kind::Store as u8 & OPTIONAL, 0);
 }
 
 #[test]

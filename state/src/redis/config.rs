@@ -247,3 +247,20 @@ pub enum ConnectError {
     #[error("cannot take over what is in Redis")]
     Recovery(#[source] crate::StoreError),
 }
+
+impl ConnectError {
+    /// Whether the same may succeed later without anybody changing anything here: Redis is away, in part or as a whole, or
+    /// full.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Recovery(error) => error.is_retryable(),
+            Self::Config { .. }
+            | Self::File { .. }
+            | Self::Refused { .. }
+            | Self::Setting { .. }
+            | Self::Unusable { .. }
+            | Self::UnknownFormat { .. } => false,
+        }
+    }
+}

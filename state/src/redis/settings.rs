@@ -40,8 +40,23 @@ pub(super) async fn prepare(engine: &Arc<Engine>) -> Result<(), ConnectError> {
 
 fn explain(fault: Fault) -> ConnectError {
     match fault {
+        fault @ Fault::Refused { .. } if fault.is_passing() => {
+            ConnectError::Unreachable { detail: fault.to_string() }
+        }
         Fault::Refused { node, detail } => ConnectError::Refused { detail: format!("{node}: {detail}") },
         other => ConnectError::Unreachable { detail: other.to_string() },
+    }
+}
+
+/// What a node says while it is full, or on its way up or down.
+const PASSING: [&str; 8] =
+    ["OOM", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "TRYAGAIN", "BUSY", "MISCONF"];
+
+impl Fault {
+    /// Whether a refusal is of the moment.
+    fn is_passing(&self) -> bool {
+        let Self::Refused { detail, .. } = self else { return true };
+        detail.split_whitespace().next().is_some_and(|code| PASSING.contains(&code))
     }
 }
 

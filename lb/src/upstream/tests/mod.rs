@@ -6,6 +6,7 @@ mod handoff;
 mod link;
 mod pool;
 mod rebalance;
+mod storeless;
 mod terms;
 mod worker;
 

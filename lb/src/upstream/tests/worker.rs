@@ -34,6 +34,10 @@ enum Order {
     /// Nothing is read or written any more.
     Stand,
     Drain,
+    /// It is without its store, or has it again.
+    Store {
+        is_away: bool,
+    },
     /// A packet for a connection.
     Push(u128, Bytes),
     /// Ends a connection.
@@ -145,6 +149,10 @@ impl FakeWorker {
         self.order(Order::Drain);
     }
 
+    pub(super) fn tell_store(&self, is_away: bool) {
+        self.order(Order::Store { is_away });
+    }
+
     /// Cuts all links and takes no more.
     pub(super) async fn kill(self) {
         self.listening.abort();
@@ -227,6 +235,7 @@ impl Serving {
         };
         match order {
             Order::Drain => self.end.drain(Duration::from_secs(5)),
+            Order::Store { is_away } => self.end.tell_store(*is_away),
             Order::Push(connection, packet) => {
                 if let Some(stream) = stream_of(*connection) {
                     self.end.send(stream, packet.clone()).expect("room");

@@ -383,6 +383,7 @@ impl World {
         match (event, known) {
             (EdgeEvent::Ready(_), _) => self.cables[at].is_ready = true,
             (EdgeEvent::Draining { .. }, _) => self.move_all(at),
+            (EdgeEvent::Store { .. }, _) => {}
             (EdgeEvent::Opened { connack, .. }, Some(known)) => {
                 assert_eq!(connack.is_empty(), known.has_connack);
                 known.has_connack = true;
