@@ -28,7 +28,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the answer to something wrong may take: it is due at once, and every time-out that could end the connection in its
 /// place is longer. A close that says nothing is known by that alone.
-pub(crate) const PROMPT: Duration = Duration::from_secs(3);
+pub(crate) const PROMPT: Duration = Duration::from_secs(5);
 
 /// A server and the transport by which a test talks to it.
 #[derive(Clone, Copy)]
