@@ -222,6 +222,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_is_told_as_such() {
+        let mut file = File::new(&["alice"]);
+        let users = Users::open(&file.path()).unwrap();
+        std::fs::remove_file(file.path()).unwrap();
+        std::fs::create_dir(file.path()).unwrap();
+        let said = file.looks(&users);
+        assert!(matches!(said[..], [Err(AuthError::Read { .. })]), "{said:?}");
+        assert!(users.current().user("alice").is_some());
+    }
+
+    #[test]
     fn a_file_without_users_at_the_start_may_get_some() {
         let mut file = File::new(&[]);
         file.write("# nobody yet\n");

@@ -71,7 +71,10 @@ impl Snapshot {
 
     /// The first of its files that is not there, or empty.
     pub fn missing(&self) -> Option<&Path> {
-        let is_missing = |found: &Found| found.bytes.as_ref().map_or(true, |bytes| bytes.is_empty());
+        let is_missing = |found: &Found| match &found.bytes {
+            Ok(bytes) => bytes.is_empty(),
+            Err(failed) => failed.kind == io::ErrorKind::NotFound,
+        };
         self.files.iter().find(|(_, found)| is_missing(found)).map(|(path, _)| path.as_path())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use files::{Look, Settling, Snapshot};
+use files::{Look, SETTLE_TIME, Settling, Snapshot};
 use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
@@ -51,6 +51,8 @@ struct Files {
     settling: Settling,
     /// Until they have been taken: files that do not fit together may be half of a change.
     is_asked: bool,
+    /// When they were first read, as long as they may have been seen between two writes then.
+    started: Option<Instant>,
     authorities: BTreeSet<String>,
 }
 
@@ -77,7 +79,8 @@ impl TlsServer {
         let tickets = Mutex::new(None);
         let found = Snapshot::take(config.files());
         let Built { config: first, authorities } = build(&config, application, &provider, &tickets, &found)?;
-        let files = Files { settling: Settling::new(&found), is_asked: false, authorities };
+        let settling = Settling::new(&found);
+        let files = Files { settling, is_asked: false, started: Some(Instant::now()), authorities };
         Ok(Self {
             config,
             application,
@@ -95,7 +98,7 @@ impl TlsServer {
         files.settling.ask();
     }
 
-    /// Takes the files if that was asked for and they have settled. New handshakes use what they say now; connections and
+    /// Takes the files if that was asked for, or they change right after they were loaded, and they have settled. New handshakes use what they say now; connections and
     /// handshakes under way go on as they are. Tickets stay good unless the secret, or what clients' certificates are
     /// verified by, has changed. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk. `None`: nothing to say.
     ///
@@ -104,13 +107,22 @@ impl TlsServer {
     /// to something that can be used.
     pub fn look(&self, now: Instant) -> Option<Result<TlsChange, TlsConfigError>> {
         let mut files = self.files.lock();
-        if !files.is_asked {
+        if !files.is_asked && files.started.is_none() {
             return None;
         }
-        let Look::Settled(found) = files.settling.look(now) else { return None };
+        let found = match files.settling.look(now) {
+            Look::Settled(found) => found,
+            Look::Changing => return None,
+            Look::Same => {
+                files.started.take_if(|started| now.saturating_duration_since(*started) >= SETTLE_TIME);
+                return None;
+            }
+        };
+        // What cannot be used is waited for to be mended.
+        files.is_asked = true;
         Some(build(&self.config, self.application, &self.provider, &self.tickets, &found).map(|built| {
             self.current.store(Arc::new(built.config));
-            files.is_asked = false;
+            (files.is_asked, files.started) = (false, None);
             let before = std::mem::replace(&mut files.authorities, built.authorities);
             TlsChange { authorities_gone: before.difference(&files.authorities).cloned().collect() }
         }))

@@ -67,9 +67,12 @@ fn a_session_expiry_interval_that_was_shortened_is_told() {
 
 #[test]
 fn clean_session_of_the_older_versions_says_how_long_a_session_lives() {
-    let mut kept = Plan::new(ProtocolVersion::V311);
-    kept.clean_start = false;
-    assert_eq!(kept.open().session.connection_lost().expiry_s, u32::MAX);
+    let kept = |expiry_s| {
+        let mut kept = Plan::new(ProtocolVersion::V311).configure(|c| c.session_expiry_v3_s = expiry_s);
+        kept.clean_start = false;
+        kept.open().session.connection_lost().expiry_s
+    };
+    assert_eq!((kept(60), kept(u32::MAX)), (60, u32::MAX));
     assert_eq!(Plan::new(ProtocolVersion::V311).open().session.connection_lost().expiry_s, 0);
 }
 

@@ -1,5 +1,7 @@
 //! Handshakes: what is agreed, what is refused, and what the peer is told.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -270,6 +272,27 @@ async fn a_pair_that_is_written_in_steps_is_taken_as_a_whole() {
     assert!(server.look(now).is_none());
     server.look(now + files::SETTLE_TIME).unwrap().unwrap();
     assert_eq!(shown().await, renewed.der);
+}
+
+// A bundle that is cut between two certificates is a whole one.
+#[tokio::test]
+async fn files_that_change_right_after_the_start_are_read_again_without_being_asked() {
+    let fixture = Fixture::new();
+    let server = fixture.server();
+    let started = Instant::now();
+    let renewed = fixture.authority.issue("renewed", &["localhost"]);
+    fixture.authority.store("server", &renewed);
+    assert!(server.look(started + files::LOOK_INTERVAL).is_none());
+    server.look(started + files::LOOK_INTERVAL + files::SETTLE_TIME).unwrap().unwrap();
+    let (_near, far) = connect(&server.acceptor(), fixture.client().config()).await.unwrap();
+    assert_eq!(far.get_ref().1.peer_certificates().unwrap()[0].to_vec(), renewed.der);
+
+    let server = fixture.server();
+    assert!(server.look(Instant::now() + files::SETTLE_TIME).is_none());
+    fixture.authority.store("server", &fixture.authority.issue("later", &["localhost"]));
+    for seconds in 4..20 {
+        assert!(server.look(Instant::now() + Duration::from_secs(seconds)).is_none(), "then only when asked");
+    }
 }
 
 #[tokio::test]
