@@ -179,6 +179,9 @@ fn what_waits_passes_the_rules_of_when_it_is_delivered() {
     let server = start(dir.path(), both, "");
     let mut carol = tcp(&server).connect(&Connect::v5(&unique("c")).user("carol", PASSWORD));
     leave_in_the_middle(tcp(&server), &connect, &mut carol);
+    // In good order: what was sent is known, and the rest was not.
+    server.signal("TERM");
+    assert_eq!(server.wait_for_end(6 * DEADLINE), 0);
     drop((carol, server));
 
     let server = start(dir.path(), "\"public/#\"", "");
