@@ -15,6 +15,7 @@ use crate::config::{BrokerConfig, CleanSessions};
 use crate::hub::{Arrival, Foreign, Hub};
 use crate::principal::{principal_of, session_name};
 use crate::session_handle::SessionHandle;
+use crate::share::left_to_others;
 
 /// What a CONNECT asks for, as far as sessions are concerned.
 pub(crate) struct Wanted {
@@ -267,10 +268,11 @@ impl Hub {
         expiry_s: u32,
         grace_ms: u64,
     ) {
-        self.detach(&granted.handle, connection);
+        let untaken = self.detach(&granted.handle, connection);
         if granted.handle.stored.is_none() {
             self.sessions.remove(&granted.handle);
             self.remove_filters(&granted.handle);
+            self.share_again(left_to_others(untaken));
         }
         let Some(owned) = &granted.owned else { return };
         let release = Release { expiry_s, keep_will: true, sent: owned.sent, grace_ms, now: self.now() };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use link::ConnectionId;
-use state::{Fence, Number, Release, StoredSession, Will};
+use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
 use crate::call::{Call, Op};
 use crate::departure::Departure;
@@ -13,6 +13,7 @@ use crate::hub::Hub;
 use crate::serving::Rare;
 use crate::session::{Closing, WillFate};
 use crate::session_handle::SessionHandle;
+use crate::share::left_to_others;
 
 /// How a connection leaves its session.
 pub(crate) struct Leaving<'a> {
@@ -26,6 +27,8 @@ pub(crate) struct Leaving<'a> {
     pub grace_ms: u64,
     /// To be told when it is durable.
     pub departure: Option<Arc<Departure>>,
+    /// What the session had of shares and did not get, or did not acknowledge, if its queue is in memory.
+    pub shared: Vec<Delivery>,
 }
 
 impl Hub {
@@ -36,9 +39,9 @@ impl Hub {
         rare: Option<Box<Rare>>,
         leaving: Leaving<'_>,
     ) {
-        let Leaving { connection, closing, sent, grace_ms, departure } = leaving;
-        let Rare { fence, will, .. } = rare.map(|rare| *rare).unwrap_or_default();
-        self.detach(handle, connection);
+        let Leaving { connection, closing, sent, grace_ms, departure, mut shared } = leaving;
+        let Rare { fence, will, backlog, .. } = rare.map(|rare| *rare).unwrap_or_default();
+        let untaken = self.detach(handle, connection);
         let finish = |departure: Option<Arc<Departure>>| {
             if let Some(departure) = departure {
                 departure.finish();
@@ -47,6 +50,9 @@ impl Hub {
         if handle.stored.is_none() {
             self.sessions.remove(handle);
             self.remove_filters(handle);
+            shared.extend(left_to_others(backlog.0));
+            shared.extend(left_to_others(untaken));
+            self.share_again(shared);
         }
         let Some(fence) = fence else {
             if let Some(will) = will.filter(|_| closing.will != WillFate::Drop) {
@@ -86,11 +92,14 @@ impl Hub {
     /// The store has let a session go. It hands the Will out when that is due.
     pub(crate) fn released(self: &Arc<Self>, session: &StoredSession, release: &Release, will: Option<Will>) {
         let ends = release.expiry_s == 0 && release.grace_ms == 0;
+        let mut had_shares = false;
         if ends {
+            let had = |filter: &Arc<str>| filter.starts_with("$share/");
+            had_shares = self.find_stored(session).is_some_and(|known| known.filters().iter().any(had));
             self.drop_stored(session);
         }
-        if will.is_some_and(|will| ends || (will.delay_s == 0 && release.grace_ms == 0)) {
-            // The store keeps it, so that it is not lost if this process dies now.
+        if had_shares || will.is_some_and(|will| ends || (will.delay_s == 0 && release.grace_ms == 0)) {
+            // The store keeps it, and what is for others of its shares, so that it is not lost if this process dies now.
             claim_due(self, release.now.max(self.now()));
         }
     }

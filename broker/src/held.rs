@@ -2,7 +2,7 @@
 //! that is away holds devices up and closes none. Its length is bounded by what devices may have in flight; QoS 0 is not
 //! kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use state::{Message, Origin};
@@ -47,6 +47,8 @@ pub(crate) struct Held {
     /// Messages that the store was not given yet, by the session that publishes them: those among `work`, and those whose
     /// publisher it is being asked about before they are matched.
     in_line: BTreeSet<(u64, Ticket)>,
+    /// The last message that is to be retained for each topic, of those among `work`.
+    retained: HashMap<Arc<str>, Ticket>,
     next: u64,
     /// The store has been asked with the oldest one alone.
     is_probing: bool,
@@ -74,8 +76,22 @@ impl Held {
     }
 
     fn insert(&mut self, ticket: Ticket, work: Work) {
+        if let Work::Retain(message, _) = &work {
+            let last = self.retained.entry(message.topic().into()).or_insert(ticket);
+            *last = ticket.max(*last);
+        }
         self.in_line.extend(work.publisher().map(|publisher| (publisher, ticket)));
         self.work.insert(ticket, work);
+    }
+
+    fn pop_first(&mut self) -> Option<(Ticket, Work)> {
+        let (ticket, work) = self.work.pop_first()?;
+        if let Work::Retain(message, _) = &work
+            && self.retained.get(message.topic()) == Some(&ticket)
+        {
+            self.retained.remove(message.topic());
+        }
+        Some((ticket, work))
     }
 
     fn is_idle(&self) -> bool {
@@ -121,6 +137,16 @@ impl Hub {
         held.insert(ticket, work);
     }
 
+    /// Whether an older message waits to be retained for the topic of this one: then this one is in its place.
+    pub(crate) fn replace_held(&self, message: &Arc<Message>) -> bool {
+        let mut held = self.held.lock();
+        let Some(ticket) = held.retained.get(message.topic()).copied() else { return false };
+        if let Some(Work::Retain(held, _)) = held.work.get_mut(&ticket) {
+            held.clone_from(message);
+        }
+        true
+    }
+
     /// Whether anything waits for the store.
     pub(crate) fn holds_work(&self) -> bool {
         !self.held.lock().is_idle()
@@ -139,7 +165,7 @@ impl Hub {
         held.is_draining = is_taken;
         held.is_probing = !is_taken && !held.work.is_empty();
         for _ in 0..if is_taken { RETRIED_MAX } else { 1 } {
-            let Some((ticket, work)) = held.work.pop_first() else { break };
+            let Some((ticket, work)) = held.pop_first() else { break };
             drop(held);
             let enqueued = if let Work::Enqueue(..) = &work { work.publisher() } else { None };
             self.run(ticket, work);

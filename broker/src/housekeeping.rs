@@ -79,6 +79,7 @@ fn claim_due_then(hub: &Arc<Hub>, now: UnixMs, then: Box<dyn FnOnce() + Send>) {
 fn fire(hub: &Arc<Hub>, due: Due) {
     match due {
         Due::Will(will) => hub.publish_due_will(will, None),
+        Due::Left(left) => hub.publish_left(left),
         Due::Expired(session) => {
             hub.metrics.expired.inc();
             hub.drop_stored(&session);

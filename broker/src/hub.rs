@@ -1,6 +1,6 @@
 //! What all sessions of a worker share: the index, the registry, the store, the counters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ use crate::held::Held;
 use crate::index::{Entry, Index};
 use crate::metrics::Metrics;
 use crate::principal::Rules;
-use crate::session_handle::SessionHandle;
+use crate::session_handle::{Item, SessionHandle};
 use crate::sessions::Sessions;
 
 /// One worker's shared state.
@@ -229,16 +229,15 @@ impl Hub {
         }
     }
 
-    /// Ends the ownership of `connection`, unless somebody else has the session by now.
-    pub(crate) fn detach(&self, session: &SessionHandle, connection: ConnectionId) {
-        let Some(cluster) = &self.cluster else {
-            session.detach(connection);
-            return;
-        };
+    /// Ends the ownership of `connection`, unless somebody else has the session by now. Answers what nobody has taken.
+    pub(crate) fn detach(&self, session: &SessionHandle, connection: ConnectionId) -> VecDeque<Item> {
+        let Some(cluster) = &self.cluster else { return session.detach(connection).1 };
         let mut listening = cluster.listening();
-        if session.detach(connection) && session.set_listens(false) {
+        let (was_owner, items) = session.detach(connection);
+        if was_owner && session.set_listens(false) {
             listening.remove_all(session, &self.index.read());
         }
+        items
     }
 
     /// Takes a session away from this connection, unless another has it by now, or the same one came back to it since it had

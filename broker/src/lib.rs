@@ -28,6 +28,7 @@ mod serving;
 mod session;
 mod session_handle;
 mod sessions;
+mod share;
 mod stream;
 mod sys;
 mod tally;

@@ -36,6 +36,8 @@ pub(crate) struct Unmatched {
     origin: Option<Origin>,
     /// Whether it is to be retained before it is matched.
     retains: bool,
+    /// It is for the members of this share alone.
+    share: Option<Arc<str>>,
     waiting: Arc<Waiting>,
 }
 
@@ -70,6 +72,20 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
+    /// Of a message that no client waits for, with one part to be done; then `then`.
+    pub(crate) fn of_nobody(qos: QoS, then: Option<Box<dyn FnOnce() + Send>>) -> Arc<Self> {
+        Arc::new(Self {
+            publisher: None,
+            fence: None,
+            qos,
+            identity: None,
+            matched: AtomicBool::new(true),
+            parts: AtomicUsize::new(1),
+            failed: Mutex::default(),
+            then: Mutex::new(then),
+        })
+    }
+
     /// The session that publishes it.
     pub(crate) fn publisher(&self) -> Option<u64> {
         self.publisher.as_ref().map(|(session, ..)| session.id)
@@ -142,7 +158,7 @@ impl Hub {
         let then = awaited.map(|awaited| awaited.then);
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
         let retain_first = message.retain() && !crate::sys::is_own(message.topic());
-        if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() {
+        if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() && !self.replace_held(message) {
             self.store.retain(Arc::clone(message), Box::new(|_| ()));
         }
         let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
@@ -175,7 +191,7 @@ impl Hub {
             }
             let message = Arc::clone(message);
             let retains = retain_waits && has_to_wait;
-            self.match_later(Unmatched { message, by, fence, origin, retains, waiting });
+            self.match_later(Unmatched { message, by, fence, origin, retains, share: None, waiting });
             return None;
         };
         let stored = self.split(found.stored, origin.is_some());
@@ -227,7 +243,7 @@ impl Hub {
     }
 
     /// Whether QoS 1 and 2 may be matched at once: this worker knows all routes, and none waits that is older.
-    fn may_match(&self) -> bool {
+    pub(crate) fn may_match(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.may_match())
     }
 
@@ -236,6 +252,17 @@ impl Hub {
             cluster.begin_wait();
         }
         self.submit(Work::Match(unmatched));
+    }
+
+    /// The same for a message for the members of one share, whose publisher does not wait.
+    pub(crate) fn match_share_later(
+        self: &Arc<Self>,
+        share: Arc<str>,
+        message: Arc<Message>,
+        waiting: Arc<Waiting>,
+    ) {
+        let (by, fence, origin, retains, share) = (None, None, None, false, Some(share));
+        self.match_later(Unmatched { message, by, fence, origin, retains, share, waiting });
     }
 
     /// Matches a message that had to wait, in its place; or lets it wait on. Its publisher may have gone on at another worker
@@ -293,8 +320,10 @@ impl Hub {
                 return self.hold(Some(ticket), Work::Match(unmatched));
             }
             let message = &unmatched.message;
-            let matches = index.matches(message.topic());
-            let matched = self.route(&matches, message, unmatched.by, &mut found);
+            let matched = match &unmatched.share {
+                Some(share) => self.route_to_share(&index, message, share, &mut found),
+                None => self.route(&index.matches(message.topic()), message, unmatched.by, &mut found),
+            };
             waiting.matched.store(matched, Ordering::Release);
         }
         let Unmatched { message, fence, origin, .. } = unmatched;
@@ -414,7 +443,12 @@ impl Hub {
     }
 
     /// Enqueues and sends what was chosen in place of members that are gone.
-    fn offer_again(self: &Arc<Self>, message: &Arc<Message>, again: Found, waiting: &Arc<Waiting>) {
+    pub(crate) fn offer_again(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        again: Found,
+        waiting: &Arc<Waiting>,
+    ) {
         let heard = again.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
         let stored = self.split(again.stored, false);
         waiting.parts.fetch_add(heard + stored.len(), Ordering::AcqRel);
@@ -499,16 +533,7 @@ impl Hub {
         then: Box<dyn FnOnce() + Send>,
     ) {
         let message = Arc::clone(&delivery.message);
-        let waiting = Arc::new(Waiting {
-            publisher: None,
-            fence: None,
-            qos: delivery.qos,
-            identity: None,
-            matched: AtomicBool::new(true),
-            parts: AtomicUsize::new(1),
-            failed: Mutex::default(),
-            then: Mutex::new(Some(then)),
-        });
+        let waiting = Waiting::of_nobody(delivery.qos, Some(then));
         let routed = vec![Routed { session: Arc::clone(session), delivery, share: None }];
         self.submit(Work::Enqueue(message, None, routed, waiting));
     }
@@ -534,7 +559,20 @@ impl Hub {
                         cluster.note_queued(*worker, Arc::clone(stored), *number, delivery);
                     }
                 }
-                Enqueued::Full => self.metrics.drop_message(DropReason::QueueFull, delivery.qos),
+                Enqueued::Full => {
+                    // With QoS 2 the choice is remembered, and would hold for a repeat: it stays.
+                    // v5 [MQTT-4.8.2-5]
+                    let is_taken = match share.filter(|_| delivery.qos == QoS::AtLeastOnce) {
+                        Some(mut share) => {
+                            share.tried.push(session.id);
+                            self.choose_again(&delivery.message, &share, &mut again)
+                        }
+                        None => false,
+                    };
+                    if !is_taken {
+                        self.metrics.drop_message(DropReason::QueueFull, delivery.qos);
+                    }
+                }
                 Enqueued::Gone => {
                     if let Some(stored) = session.stored.as_ref().filter(|_| self.cluster.is_some()) {
                         // The log has not said it yet, or never will: its worker died.

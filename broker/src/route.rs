@@ -10,7 +10,7 @@ use crate::cluster::wanted_by;
 use crate::hub::Hub;
 use crate::index::{Entry, Group, Index, Matches};
 use crate::session::DropReason;
-use crate::session_handle::{Posted, SessionHandle};
+use crate::session_handle::{Posted, Readiness, SessionHandle};
 
 /// A stored session that gets the message.
 #[derive(Clone)]
@@ -116,22 +116,20 @@ impl Hub {
         }
         for group in matches.iter().flat_map(|leaf| leaf.shared()) {
             let share = Share { group: group.id(), filter: Arc::clone(group.filter()), tried: Vec::new() };
-            matched |= group.offer(
-                |entry| self.rank(group, entry, message.qos()),
-                |entry| self.offer_share(entry, message, &share, found),
-            );
+            matched |= self.offer_group(group, message, &share, found);
         }
         matched
     }
 
     /// Hands a message that was published at another worker, at `at_us` by the store's clock, to the sessions that are connected
     /// here and have no stored queue for it. Answers how many did not get it since they may have it from another worker.
+    /// Shares that have no such member here any more are added to `homeless`.
     pub(crate) fn route_noted(
         &self,
         message: &Arc<Message>,
         at_us: u64,
         is_plain: bool,
-        shares: &[Arc<str>],
+        (shares, homeless): (&[Arc<str>], &mut Vec<Arc<str>>),
     ) -> u64 {
         let mut left_out = 0;
         let index = self.index.read();
@@ -150,37 +148,57 @@ impl Hub {
             }
         }
         for share in shares {
-            self.route_noted_share(&index, message, at_us, share);
+            if !self.route_noted_share(&index, message, at_us, share) {
+                homeless.push(Arc::clone(share));
+            }
         }
         left_out
     }
 
-    fn route_noted_share(&self, index: &Index, message: &Arc<Message>, at_us: u64, share: &str) {
-        let Some(group) = index.group(share) else { return };
-        let is_here = |entry: &Entry| {
+    /// Answers whether there is a member that could take it, even if it did not.
+    fn route_noted_share(&self, index: &Index, message: &Arc<Message>, at_us: u64, share: &str) -> bool {
+        let Some(group) = index.group(share) else { return false };
+        let mut is_home = false;
+        let rank = |entry: &Entry| {
             let is_queued =
                 entry.session.stored.is_some() && message.qos().min(entry.options.qos) > QoS::AtMostOnce;
-            let is_taken = !is_queued && !may_have(entry, message, at_us) && entry.session.is_connected();
-            is_taken.then_some(0)
+            if is_queued || may_have(entry, message, at_us) {
+                return None;
+            }
+            let readiness = entry.session.readiness(message.qos());
+            (readiness != Readiness::Away).then_some(readiness as u8)
         };
         let mut nowhere = Found::default();
-        group.offer(is_here, |entry| {
-            self.offer(&entry.session, message, &Merged::of(&entry.options), &mut nowhere) == Offered::Taken
+        group.offer(rank, |entry| {
+            is_home = true;
+            let merged = Merged::of_share(&entry.options, group.filter());
+            self.offer(&entry.session, message, &merged, &mut nowhere) == Offered::Taken
         });
+        is_home
     }
 
     /// Offers a message to the members of a share that were not tried.
-    pub(crate) fn choose_again(&self, message: &Arc<Message>, share: &Share, found: &mut Found) {
-        let index = self.index.read();
-        let matches = index.matches(message.topic());
-        let mut groups = matches.iter().flat_map(|leaf| leaf.shared());
-        let Some(group) = groups.find(|group| group.id() == share.group) else { return };
+    pub(crate) fn offer_group(
+        &self,
+        group: &Group,
+        message: &Arc<Message>,
+        share: &Share,
+        found: &mut Found,
+    ) -> bool {
         group.offer(
             |entry| self.rank(group, entry, message.qos()),
             |entry| {
                 !share.tried.contains(&entry.session.id) && self.offer_share(entry, message, share, found)
             },
-        );
+        )
+    }
+
+    /// Offers a message to the members of a share that were not tried, if it is still that share. Answers whether one has
+    /// taken it.
+    pub(crate) fn choose_again(&self, message: &Arc<Message>, share: &Share, found: &mut Found) -> bool {
+        let index = self.index.read();
+        let group = index.group(&share.filter).filter(|group| group.id() == share.group);
+        group.is_some_and(|group| self.offer_group(group, message, share, found))
     }
 
     /// Which members of a share come first: those that are connected, here or (for all that is known) elsewhere. See
@@ -191,13 +209,19 @@ impl Hub {
                 _ if qos == QoS::AtMostOnce => Some(0),
                 // Its members get it from their queues, and are members here.
                 None => None,
-                Some(QoS::AtMostOnce) => Some(2),
+                Some(QoS::AtMostOnce) => Some(Readiness::Away as u8 + 1),
                 Some(_) => Some(0),
             };
         }
-        let is_reached = entry.session.is_connected()
-            || (group.has_peers() && entry.session.stored.is_some() && !entry.session.is_away());
-        Some(u8::from(!is_reached))
+        let readiness = match entry.session.readiness(qos) {
+            Readiness::Away
+                if group.has_peers() && entry.session.stored.is_some() && !entry.session.is_away() =>
+            {
+                Readiness::Ready
+            }
+            readiness => readiness,
+        };
+        Some(readiness as u8)
     }
 
     fn offer_share(&self, entry: &Entry, message: &Arc<Message>, share: &Share, found: &mut Found) -> bool {
@@ -207,7 +231,8 @@ impl Hub {
             return true;
         }
         let before = found.stored.len();
-        let offered = self.offer(&entry.session, message, &Merged::of(&entry.options), found);
+        let merged = Merged::of_share(&entry.options, &share.filter);
+        let offered = self.offer(&entry.session, message, &merged, found);
         if let Some(routed) = found.stored.get_mut(before) {
             routed.share = Some(Box::new(share.clone()));
         }
@@ -255,7 +280,7 @@ impl Hub {
             // v5 [MQTT-3.3.1-12], [MQTT-3.3.1-13]
             retain: message.retain() && merged.retain_as_published,
             subscription_ids: SubscriptionIds::from_slice(&merged.ids),
-            via: Via::Subscription,
+            via: merged.via.clone(),
         };
         let qos = delivery.qos;
         if qos != QoS::AtMostOnce && session.stored.is_some() {
@@ -293,12 +318,18 @@ struct Merged {
     qos: QoS,
     retain_as_published: bool,
     ids: SmallVec<[u32; 2]>,
+    via: Via,
 }
 
 impl Merged {
     fn of(options: &SubscriptionOptions) -> Self {
-        let none = Self { qos: QoS::AtMostOnce, retain_as_published: false, ids: SmallVec::new() };
+        let (ids, via) = (SmallVec::new(), Via::Subscription);
+        let none = Self { qos: QoS::AtMostOnce, retain_as_published: false, ids, via };
         none.with(options)
+    }
+
+    fn of_share(options: &SubscriptionOptions, share: &Arc<str>) -> Self {
+        Self { via: Via::Share(Arc::clone(share)), ..Self::of(options) }
     }
 
     fn with(mut self, options: &SubscriptionOptions) -> Self {

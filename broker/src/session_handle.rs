@@ -66,6 +66,20 @@ pub(crate) enum Posted {
     Full,
 }
 
+/// How a session can take a message, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Its device is connected and takes messages.
+    Ready,
+    /// It is connected, but messages wait for it.
+    Busy,
+    /// It is not connected here.
+    Away,
+}
+
+/// With so many items in its mailbox a session is busy.
+const BUSY_ITEMS: usize = 64;
+
 /// One session, connected or not.
 pub(crate) struct SessionHandle {
     /// Unique in this process.
@@ -80,6 +94,8 @@ pub(crate) struct SessionHandle {
     routes: Mutex<Routes>,
     /// The last message for its stored queue found nobody connected to it, at any worker.
     is_away: AtomicBool,
+    /// Messages with QoS 1 or 2 wait for its device.
+    is_busy: AtomicBool,
     /// The store has said that it is this worker's since the route lease lapsed for the so many-th time.
     owned_since: AtomicU64,
     /// By the store's clock: what other workers published before with QoS 0 is not for its connection.
@@ -165,6 +181,7 @@ impl SessionHandle {
             mailbox: Mutex::default(),
             routes: Mutex::default(),
             is_away: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
             owned_since: AtomicU64::new(0),
             listens_since: AtomicU64::new(0),
         }
@@ -177,6 +194,7 @@ impl SessionHandle {
             let mut mailbox = self.mailbox.lock();
             let (waker, noted) = (mailbox.waker.take(), mailbox.noted);
             *mailbox = Mailbox { connection: Some(connection), ..Mailbox::default() };
+            self.is_busy.store(false, Ordering::Relaxed);
             if noted > Number(0) {
                 // Another worker enqueued it after this one's claim, and its note was faster than the answer to the claim.
                 mailbox.push(Item::Missed(noted));
@@ -193,14 +211,17 @@ impl SessionHandle {
         self.mailbox.lock().connection == Some(connection)
     }
 
-    /// Ends the ownership of `connection`, unless somebody else has the session by now. Answers whether it had it.
-    pub(crate) fn detach(&self, connection: ConnectionId) -> bool {
+    /// Ends the ownership of `connection`, unless somebody else has the session by now. Answers whether it had it, and what
+    /// nobody has taken.
+    pub(crate) fn detach(&self, connection: ConnectionId) -> (bool, VecDeque<Item>) {
         let mut mailbox = self.mailbox.lock();
         let was_owner = mailbox.connection == Some(connection);
-        if was_owner {
-            *mailbox = Mailbox::default();
-        }
-        was_owner
+        let items = match mailbox.connection {
+            Some(_) if was_owner => std::mem::take(&mut *mailbox).items,
+            Some(_) => VecDeque::new(),
+            None => std::mem::take(&mut mailbox.items),
+        };
+        (was_owner, items)
     }
 
     /// Takes the session away from whoever has it.
@@ -208,8 +229,10 @@ impl SessionHandle {
         let waker = {
             let mut mailbox = self.mailbox.lock();
             mailbox.connection = None;
-            mailbox.items = VecDeque::new();
-            mailbox.bytes = 0;
+            if self.stored.is_some() {
+                mailbox.items = VecDeque::new();
+                mailbox.bytes = 0;
+            }
             mailbox.waker.take()
         };
         if let Some(waker) = waker {
@@ -230,6 +253,24 @@ impl SessionHandle {
     /// Whether a device is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.mailbox.lock().connection.is_some()
+    }
+
+    /// How it can take a message with this QoS.
+    pub(crate) fn readiness(&self, qos: QoS) -> Readiness {
+        let mailbox = self.mailbox.lock();
+        let is_busy = || self.is_busy.load(Ordering::Relaxed) || mailbox.items.len() >= BUSY_ITEMS;
+        match mailbox.connection {
+            None => Readiness::Away,
+            Some(_) if qos != QoS::AtMostOnce && is_busy() => Readiness::Busy,
+            Some(_) => Readiness::Ready,
+        }
+    }
+
+    /// Whether messages with QoS 1 or 2 wait for its device.
+    pub(crate) fn set_busy(&self, is_busy: bool) {
+        if self.is_busy.load(Ordering::Relaxed) != is_busy {
+            self.is_busy.store(is_busy, Ordering::Relaxed);
+        }
     }
 
     /// Posts a message if a device is connected and no more than `bytes_max` wait for it.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
-use state::{Number, ResumeRefusal, Will};
+use state::{Delivery, Number, ResumeRefusal, Will};
 
 use crate::authorize::Authority;
 use crate::connect::{self, ClaimSlot, Granted, NotGranted, Wanted};
@@ -165,7 +165,7 @@ impl WorkerStream {
                 let is_due = goes_on && pending.will.as_ref().is_some_and(is_allowed);
                 let will = if is_due { WillFate::Publish } else { WillFate::Drop };
                 let closing = Closing { reason, will, expiry_s: pending.expiry_s };
-                self.leave(&granted.handle, rare, &closing, sent, 0);
+                self.leave(&granted.handle, rare, &closing, sent, 0, Vec::new());
                 self.state = State::Ended(reason);
             }
         }
@@ -221,17 +221,23 @@ impl WorkerStream {
             std::mem::swap(&mut effects, &mut next);
         }
         put_effects(effects, next);
+        if let State::Serving(serving) = &self.state {
+            serving.handle.set_busy(serving.session.is_busy());
+        }
         frame
     }
 
     /// Ends the session's connection, which may go on at another worker for `grace_ms`.
     fn end(&mut self, closing: &Closing, grace_ms: u64) {
         let ended = State::Ended(closing.reason);
-        let State::Serving(serving) = std::mem::replace(&mut self.state, ended) else { return };
+        let State::Serving(mut serving) = std::mem::replace(&mut self.state, ended) else { return };
         self.hub.metrics.connected.dec();
         tracing::debug!(client_id = &*serving.handle.client_id, reason = ?closing.reason, "session left");
         let sent = serving.session.sent();
-        self.leave(&serving.handle, serving.rare, closing, sent, grace_ms);
+        // The device's connection may have gone on at another worker, which the claim there has told.
+        let goes_on = grace_ms > 0 || (self.hub.cluster.is_some() && closing.will == WillFate::TakenOver);
+        let shared = serving.session.take_shared(goes_on);
+        self.leave(&serving.handle, serving.rare, closing, sent, grace_ms, shared);
     }
 
     fn leave(
@@ -241,9 +247,10 @@ impl WorkerStream {
         closing: &Closing,
         sent: Number,
         grace_ms: u64,
+        shared: Vec<Delivery>,
     ) {
         let departure = self.departure.take();
-        let leaving = Leaving { connection: self.connection, closing, sent, grace_ms, departure };
+        let leaving = Leaving { connection: self.connection, closing, sent, grace_ms, departure, shared };
         self.hub.leave(handle, rare, leaving);
     }
 

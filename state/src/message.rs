@@ -218,6 +218,9 @@ pub enum Via {
     Subscription,
     /// It was retained when the session subscribed. What is published meanwhile outdates it, wherever it waits.
     Retained,
+    /// The session was chosen among the members of this share, the whole `$share/...` string. Other members get what it
+    /// leaves.
+    Share(Arc<str>),
 }
 
 #[cfg(test)]

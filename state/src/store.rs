@@ -341,6 +341,21 @@ pub struct DueWill {
     pub number: u64,
 }
 
+/// A message that a session left when it ended, for the other members of the share by which it had come: one with QoS 1 that
+/// was not acknowledged, or with QoS 2 that was never sent. It comes again as [`Due::Left`] until [`Store::finish_left`].
+// v5 section 4.8.2, [MQTT-4.8.2-5]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueLeft {
+    /// Whose it was; it is gone.
+    pub session: Arc<StoredSession>,
+    /// The whole `$share/...` string.
+    pub share: Arc<str>,
+    /// The message.
+    pub message: Arc<Message>,
+    /// Tells it from others that the session left, and stays the same when it comes again.
+    pub number: u64,
+}
+
 /// Something whose time has come.
 #[derive(Clone, Debug)]
 pub enum Due {
@@ -348,6 +363,8 @@ pub enum Due {
     Will(DueWill),
     /// A session that expired and was deleted: drop its routes.
     Expired(Arc<StoredSession>),
+    /// What a member of a share left.
+    Left(DueLeft),
 }
 
 /// Counts for metrics and `$SYS`.
@@ -449,6 +466,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// This Will, and no other of its session, has been published.
     fn finish_will(&self, will: &DueWill, done: Done<()>);
+
+    /// A message that a member of a share left has reached another one, or there is none.
+    fn finish_left(&self, left: &DueLeft, done: Done<()>);
 
     /// The clock that the times in calls are to be read from: it runs on from what the store has seen, and nobody sets it.
     fn time(&self) -> TimeSource {

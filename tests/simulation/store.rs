@@ -9,7 +9,7 @@ use mqtt::PacketId;
 use parking_lot::Mutex;
 use rand::Rng;
 use state::{
-    Claim, Claimed, Cluster, Cursor, Done, Due, DueWill, Fence, Heard, InboxPage, Joined, Lease,
+    Claim, Claimed, Cluster, Cursor, Done, Due, DueLeft, DueWill, Fence, Heard, InboxPage, Joined, Lease,
     ListeningPage, LogPage, MemoryWorker, Message, Noted, Number, Position, Publish, Published, QueuePage,
     Release, RetainedPage, RouteChange, RoutePage, Store, StoreError, StoreStats, StoredSession,
     Subscription, UnixMs, WorkerId,
@@ -283,6 +283,11 @@ impl Store for Road {
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
         let will = will.clone();
         self.ask(done, move |store, done| store.finish_will(&will, done));
+    }
+
+    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
+        let left = left.clone();
+        self.ask(done, move |store, done| store.finish_left(&left, done));
     }
 
     fn stats(&self) -> StoreStats {

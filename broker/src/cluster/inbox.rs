@@ -106,9 +106,14 @@ impl Hub {
         match noted {
             Noted::Message { stamp, message, is_plain, shares } => {
                 let Some(cluster) = &self.cluster else { return };
+                let mut homeless = Vec::new();
                 cluster.take_message(&stamp, &message, || {
-                    self.route_noted(&message, stamp.at_us, is_plain, &shares)
+                    self.route_noted(&message, stamp.at_us, is_plain, (&shares, &mut homeless))
                 });
+                // Its members have gone on elsewhere since it was sent here.
+                for share in homeless.into_iter().filter(|_| message.qos() > QoS::AtMostOnce) {
+                    self.offer_to_share(share, Arc::clone(&message), None);
+                }
             }
             Noted::Queued { session, number, delivery } => {
                 if let Some(session) = self.find_stored(&session) {

@@ -106,4 +106,4 @@ impl Group {
 }
 
 /// How many ranks there are among the members of a share.
-const RANKS: u8 = 3;
+const RANKS: u8 = 4;

@@ -3,6 +3,8 @@
 use mqtt::QoS;
 use state::{Delivery, Message, Number, Owned, QueuePage, Queued, Record, StoreError, UnixMs, Via};
 
+use crate::share::is_for_others;
+
 use super::number::packet_id;
 use super::outbound::Flight;
 use super::outdated::Outdated;
@@ -197,6 +199,24 @@ impl Session {
         self.outbound.waiting() > 0 && self.outbound.inflight() < u32::from(self.window)
     }
 
+    /// Whether messages with QoS 1 or 2 wait for the client.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.outbound.waiting() > 0 || self.outbound.inflight() >= u32::from(self.window) || self.is_behind()
+    }
+
+    /// Takes what other members of shares are to get when a session whose queue is in memory ends; not what was sent, if it
+    /// goes on elsewhere (`goes_on`).
+    pub(crate) fn take_shared(&mut self, goes_on: bool) -> Vec<Delivery> {
+        if self.stored.is_some() {
+            return Vec::new();
+        }
+        let all = self.outbound.take_all().into_iter();
+        let is_left = |(is_sent, delivery): &(bool, Delivery)| {
+            is_for_others(delivery, *is_sent) && !(*is_sent && goes_on)
+        };
+        all.filter(is_left).map(|(_, delivery)| delivery).collect()
+    }
+
     /// Retained messages are asked for: what comes from now on outdates them.
     pub(crate) fn open_retained(&mut self, now: UnixMs) {
         self.retained_open = true;
@@ -239,6 +259,7 @@ impl Session {
         match delivery.via {
             Via::Retained => outdated.has_newer(&delivery.message, false),
             Via::Subscription => outdated.takes_for_copy(delivery),
+            Via::Share(_) => false,
         }
     }
 
@@ -339,6 +360,9 @@ impl Session {
             DropReason::Expired
         } else if self.put_publish(delivery, Some(packet_id(number)), again, now, out) {
             self.outbound.launch(number, Flight::after_publish(delivery.qos));
+            if self.stored.is_none() && is_for_others(delivery, true) {
+                self.outbound.keep_shared(number, delivery.clone());
+            }
             return;
         } else {
             // v5 [MQTT-3.1.2-25]

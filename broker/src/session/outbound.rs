@@ -1,10 +1,10 @@
 //! QoS 1 and 2 messages to the client: what was sent and is not acknowledged, as one byte per number, and what waits.
 //! No packet is encoded here; see [`super::delivery`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use mqtt::{PacketId, QoS};
-use state::{Number, Queued, Record};
+use state::{Delivery, Number, Queued, Record};
 
 use super::number::{PACKET_IDS, distance};
 
@@ -46,10 +46,12 @@ pub(crate) struct Outbound {
     waiting: Option<Box<Waiting>>,
 }
 
+/// What waits; and, of a queue in memory, what was sent and goes to other members of a share if it is not acknowledged.
 #[derive(Debug, Default)]
 struct Waiting {
     queue: VecDeque<Queued>,
     bytes: usize,
+    shared: BTreeMap<Number, Delivery>,
 }
 
 impl Outbound {
@@ -167,10 +169,27 @@ impl Outbound {
         let waiting = self.waiting.as_mut()?;
         let queued = waiting.queue.pop_front()?;
         waiting.bytes -= size(&queued.record);
-        if waiting.queue.is_empty() {
-            self.waiting = None;
-        }
+        self.drop_waiting_if_empty();
         Some(queued)
+    }
+
+    fn drop_waiting_if_empty(&mut self) {
+        self.waiting.take_if(|waiting| waiting.queue.is_empty() && waiting.shared.is_empty());
+    }
+
+    /// Keeps a message that was sent, until it is acknowledged.
+    pub(crate) fn keep_shared(&mut self, number: Number, delivery: Delivery) {
+        self.waiting.get_or_insert_default().shared.insert(number, delivery);
+    }
+
+    /// Takes the messages that were kept, then those that wait, in order; each with whether it was sent.
+    pub(crate) fn take_all(&mut self) -> Vec<(bool, Delivery)> {
+        let Some(waiting) = self.waiting.take() else { return Vec::new() };
+        let unsent = waiting.queue.into_iter().filter_map(|queued| match queued.record {
+            Record::Message(delivery) => Some((false, delivery)),
+            Record::Released => None,
+        });
+        waiting.shared.into_values().map(|delivery| (true, delivery)).chain(unsent).collect()
     }
 
     /// Notes `number` as sent, or as never to be sent (`Done`). The numbers that were left out before it are done.
@@ -210,6 +229,11 @@ impl Outbound {
 
     /// The flight with this number is over.
     pub(crate) fn complete(&mut self, number: Number) {
+        if let Some(waiting) = &mut self.waiting
+            && waiting.shared.remove(&number).is_some()
+        {
+            self.drop_waiting_if_empty();
+        }
         self.set(number, Flight::Done);
         self.trim();
     }
@@ -248,7 +272,7 @@ impl Outbound {
         assert_ne!(self.flights.front(), Some(&Flight::Done), "the head is unacknowledged");
         assert!(self.flights.len() as u64 <= PACKET_IDS, "identifiers are unique");
         let Some(waiting) = &self.waiting else { return };
-        assert!(!waiting.queue.is_empty(), "an empty queue is given back");
+        assert!(!waiting.queue.is_empty() || !waiting.shared.is_empty(), "an empty queue is given back");
         assert_eq!(waiting.bytes, waiting.queue.iter().map(|queued| size(&queued.record)).sum::<usize>());
         let mut next = Number(0);
         for queued in &waiting.queue {

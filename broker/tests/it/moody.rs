@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use broker::BrokerConfig;
 use mqtt::{PacketId, QoS};
 use state::{
-    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, MemoryStore, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, MemoryStore, Message, Number, Publish,
+    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
+    Subscription, UnixMs,
 };
 
 use crate::device::{Got, How, World};
@@ -195,6 +195,10 @@ impl Store for Moody {
 
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.inner.finish_will(will, done);
+    }
+
+    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
+        self.inner.finish_left(left, done);
     }
 
     fn stats(&self) -> StoreStats {

@@ -365,3 +365,27 @@ async fn a_retained_message_that_waits_for_the_store_is_read_by_who_subscribes_m
         }
     }
 }
+
+#[tokio::test]
+async fn a_retained_message_of_qos_0_is_not_replaced_by_an_older_one_that_had_to_wait() {
+    let refuses = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let mood = Arc::clone(&refuses);
+    let inner = MemoryStore::new();
+    let store = Moody::new(inner.clone(), move |asked| {
+        asked != Asked::Retain || !mood.load(std::sync::atomic::Ordering::Relaxed)
+    });
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.drain();
+    publisher.publish("r", b"older", QoS::AtLeastOnce, true);
+    publisher.publish("other", b"older", QoS::AtLeastOnce, true);
+    refuses.store(false, std::sync::atomic::Ordering::Relaxed);
+    publisher.publish("r", b"newer", QoS::AtMostOnce, true);
+    for _ in 0..2 {
+        assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, .. }));
+    }
+    let mut subscriber = world.connect(&How::clean("subscriber"));
+    subscriber.subscribe("r", 1);
+    assert_eq!(subscriber.payloads(), [b"newer"]);
+}

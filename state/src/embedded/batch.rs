@@ -103,6 +103,14 @@ impl BatchBuilder {
             Change::OrphanWillGone { session, own } => {
                 self.remove(Keyspace::Sessions, &layout::orphan(*session, *own));
             }
+            Change::Left { left } => {
+                codec::put_left(&mut self.scratch, left);
+                let session = SessionKey(left.session.incarnation);
+                self.rewrite(Keyspace::Sessions, &layout::left(session, left.number));
+            }
+            Change::LeftGone { session, own } => {
+                self.remove(Keyspace::Sessions, &layout::left(*session, *own));
+            }
             Change::Retained { message } => {
                 codec::put_message(&mut self.scratch, message);
                 self.rewrite(Keyspace::Retained, message.topic().as_bytes());

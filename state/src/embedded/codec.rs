@@ -8,7 +8,7 @@ use mqtt::{PacketId, ProtocolVersion, QoS};
 use crate::tables::Extra;
 use crate::tables::journal::{Mark, SessionRecord, WillRecord};
 use crate::{
-    ConnectionId, Delivery, Message, MessageHeader, Principal, QueueLimits, SubscriptionIds,
+    ConnectionId, Delivery, DueLeft, Message, MessageHeader, Principal, QueueLimits, SubscriptionIds,
     SubscriptionOptions, Via,
 };
 
@@ -24,6 +24,8 @@ const FLAG_IDS: u8 = 0b0001_0000;
 const FLAG_APART: u8 = 0b0010_0000;
 /// Absent in what earlier versions wrote.
 const FLAG_READ: u8 = 0b0100_0000;
+/// Likewise; the share follows.
+const FLAG_SHARE: u8 = 0b1000_0000;
 
 pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
@@ -145,7 +147,11 @@ pub(super) fn put_record_head(out: &mut Vec<u8>, delivery: &Delivery, apart: Opt
     let ids = delivery.subscription_ids.as_slice();
     let mut flags = delivery.qos.as_u8();
     flags |= if delivery.retain { FLAG_RETAIN } else { 0 };
-    flags |= if delivery.via == Via::Retained { FLAG_READ } else { 0 };
+    flags |= match delivery.via {
+        Via::Subscription => 0,
+        Via::Retained => FLAG_READ,
+        Via::Share(_) => FLAG_SHARE,
+    };
     flags |= if ids.is_empty() { 0 } else { FLAG_IDS };
     flags |= if apart.is_some() { FLAG_APART } else { 0 };
     out.push(flags);
@@ -158,6 +164,9 @@ pub(super) fn put_record_head(out: &mut Vec<u8>, delivery: &Delivery, apart: Opt
     if let Some((body, size)) = apart {
         put_u64(out, body);
         put_u32(out, size);
+    }
+    if let Via::Share(share) = &delivery.via {
+        put_str(out, share);
     }
 }
 
@@ -174,7 +183,11 @@ pub(super) fn record_head(reader: &mut Reader<'_>) -> Result<RecordHead> {
         SubscriptionIds::from_slice(&ids)
     };
     let apart = if flags & FLAG_APART == 0 { None } else { Some((reader.u64()?, reader.u32()?)) };
-    let via = if flags & FLAG_READ == 0 { Via::Subscription } else { Via::Retained };
+    let via = match flags & (FLAG_READ | FLAG_SHARE) {
+        0 => Via::Subscription,
+        FLAG_READ => Via::Retained,
+        _ => Via::Share(Arc::from(reader.str()?)),
+    };
     let extra = Extra { ids, via };
     Ok(RecordHead { qos, retain: flags & FLAG_RETAIN != 0, extra, apart })
 }
@@ -318,6 +331,19 @@ pub(super) fn put_orphan(out: &mut Vec<u8>, client_id: &str, whose: Option<&Prin
     put_str(out, client_id);
     put_message(out, message);
     put_principal(out, whose);
+}
+
+/// Writes a message that a member of a share left.
+pub(super) fn put_left(out: &mut Vec<u8>, left: &DueLeft) {
+    put_str(out, &left.session.client_id);
+    put_str(out, &left.share);
+    put_message(out, &left.message);
+}
+
+/// Reads a message that a member of a share left: who left it, of which share.
+pub(super) fn left(bytes: &[u8]) -> Result<(Arc<str>, Arc<str>, Arc<Message>)> {
+    let mut reader = Reader(bytes);
+    Ok((Arc::from(reader.str()?), Arc::from(reader.str()?), message(&mut reader)?))
 }
 
 /// Reads a Will whose session is gone.

@@ -9,9 +9,9 @@ use thiserror::Error;
 
 use super::gate::Gate;
 use crate::answer::{Answer, Ready};
-use crate::tables::Tables;
 use crate::tables::journal::{Change, SessionImage};
 use crate::tables::retained::Retained;
+use crate::tables::{Bequest, Tables};
 use crate::{Done, StoreError};
 
 /// Calls that only free something are refused at this many times `commit_queue_bytes_max`.
@@ -78,6 +78,8 @@ pub(super) struct Batch {
     pub(super) changes: Vec<Change>,
     pub(super) images: Vec<SessionImage>,
     pub(super) answers: Vec<Answer>,
+    /// What sessions leave that are gone with this batch, as far as it is to be read from disk.
+    pub(super) bequests: Vec<Bequest>,
     /// Never used before.
     pub(super) unique: u64,
     /// Keys from here on belong to later batches.
@@ -160,6 +162,7 @@ impl Core {
             changes: self.tables.journal().take_changes(spare_changes),
             images,
             answers: std::mem::replace(&mut self.answers, spare_answers),
+            bequests: self.tables.take_bequests(),
             unique,
             keys_below: self.tables.next_key(),
         };

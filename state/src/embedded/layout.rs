@@ -4,7 +4,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `sessions` | session, part; `RESERVED`, part | the part; the bound of reserved keys, the clocks |
-//! | | session, part, unique | a Will that outlived the session |
+//! | | session, part, unique | a Will that outlived the session; a message of a share that it left |
 //! | `subscriptions` | session, Topic Filter | options |
 //! | `queue` | session, last number | consecutive records of one batch; dead when the head is past the last number |
 //! | `marks` | session, last number, unique | later states of records; dead like them |
@@ -55,11 +55,15 @@ pub(super) enum Part {
     Will,
     /// A Will that outlived its session; its key goes on with a number of its own.
     Orphan,
+    /// A message that a member of a share left, likewise.
+    Left,
 }
 
 impl Part {
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Record, Self::Head, Self::Received, Self::Will, Self::Orphan].get(usize::from(byte)).copied()
+        [Self::Record, Self::Head, Self::Received, Self::Will, Self::Orphan, Self::Left]
+            .get(usize::from(byte))
+            .copied()
     }
 }
 
@@ -86,19 +90,28 @@ pub(super) fn session_part(session: SessionKey, part: Part) -> [u8; 9] {
 
 /// The key of a Will that outlived its session.
 pub(super) fn orphan(session: SessionKey, own: u64) -> [u8; 17] {
+    outliving(session, Part::Orphan, own)
+}
+
+/// The key of a message that a member of a share left.
+pub(super) fn left(session: SessionKey, own: u64) -> [u8; 17] {
+    outliving(session, Part::Left, own)
+}
+
+fn outliving(session: SessionKey, part: Part, own: u64) -> [u8; 17] {
     let mut key = [0; 17];
-    key[..9].copy_from_slice(&session_part(session, Part::Orphan));
+    key[..9].copy_from_slice(&session_part(session, part));
     key[9..].copy_from_slice(&own.to_be_bytes());
     key
 }
 
-/// Reads [`session_part`] and [`orphan`], whose last number is 0 for the former.
+/// Reads [`session_part`], [`orphan`] and [`left`], whose last number is 0 for the former.
 pub(super) fn parse_session_part(key: &[u8]) -> Option<(SessionKey, Part, u64)> {
     let (session, rest) = key.split_first_chunk()?;
     let (part, own) = rest.split_first()?;
     let part = Part::from_byte(*part)?;
     let own = match part {
-        Part::Orphan => u64::from_be_bytes(own.try_into().ok()?),
+        Part::Orphan | Part::Left => u64::from_be_bytes(own.try_into().ok()?),
         _ if own.is_empty() => 0,
         _ => return None,
     };

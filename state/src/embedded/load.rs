@@ -14,7 +14,7 @@ use crate::tables::journal::{SessionRecord, WillRecord};
 use crate::tables::restore::{RestoredSession, RestoredSlot};
 use crate::tables::retained::Retained;
 use crate::tables::{BodyKey, SessionKey, Tables, Whose};
-use crate::{StoredSession, Subscription, UnixMs};
+use crate::{DueLeft, StoredSession, Subscription, UnixMs, Via};
 
 /// After this many dead records in a row it is cheaper to seek.
 const DEAD_RUN_MAX: u32 = 8;
@@ -128,6 +128,13 @@ fn load_sessions(
             tables.restore_orphan(own, Whose { session, principal }, message, now);
             continue;
         }
+        if part == Part::Left {
+            let (client_id, share, message) =
+                codec::left(&value).map_err(damaged("message that a session left"))?;
+            let session = Arc::new(StoredSession { client_id, incarnation: session.0 });
+            tables.restore_left(DueLeft { session, share, message, number: own });
+            continue;
+        }
         let parts = sessions.entry(session).or_default();
         match part {
             Part::Record => parts.record = Some(codec::session(&value).map_err(damaged("session"))?),
@@ -136,7 +143,7 @@ fn load_sessions(
                 parts.received = codec::received(&value).map_err(damaged("received identifiers"))?;
             }
             Part::Will => parts.will = Some(codec::will(&value).map_err(damaged("will"))?),
-            Part::Orphan => {}
+            Part::Orphan | Part::Left => {}
         }
     }
     Ok(())
@@ -186,7 +193,8 @@ fn load_chunk(
             },
             None => {
                 let size = codec::skip_message(&mut reader).map_err(damaged("queue record"))?;
-                RestoredSlot::Stored { size: u32::try_from(size).unwrap_or(u32::MAX) }
+                let is_shared = matches!(head.extra.via, Via::Share(_));
+                RestoredSlot::Stored { size: u32::try_from(size).unwrap_or(u32::MAX), is_shared }
             }
         };
         tables.restore_slot(session, number, slot);

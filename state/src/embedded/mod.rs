@@ -40,8 +40,9 @@ use crate::tables::journal::{Change, Journal};
 use crate::tables::retained::{RetainChange, Retained};
 use crate::tables::{SOLE_WORKER, SessionKey, Tables};
 use crate::{
-    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
-    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs,
 };
 use clocks::Clocks;
 use directory::Directory;
@@ -369,6 +370,13 @@ impl Store for EmbeddedStore {
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.call(Load::Frees, done, Answer::Unit, |tables| {
             tables.finish_will(will);
+            Ok(())
+        });
+    }
+
+    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| {
+            tables.finish_left(left);
             Ok(())
         });
     }

@@ -17,9 +17,10 @@ use super::garbage::LiveQueues;
 use super::layout::Keyspace;
 use super::recovery::{DiskError, OnDamage};
 use super::sweep::Sweeper;
-use crate::StoreError;
 use crate::answer::Answer;
 use crate::tables::journal::Change;
+use crate::tables::{Bequest, SessionKey};
+use crate::{DueLeft, StoreError};
 
 /// Before the first attempt to reopen a database that failed; doubles from attempt to attempt.
 const REOPEN_DELAY_MIN: Duration = Duration::from_millis(50);
@@ -133,12 +134,18 @@ impl Writer {
     }
 
     fn handle(&mut self, batch: Batch) {
-        let Batch { number, mut changes, images, mut answers, unique, keys_below } = batch;
+        let Batch { number, mut changes, images, mut answers, bequests, unique, keys_below } = batch;
+        let left = self.read_bequests(bequests);
+        changes.extend(left.iter().cloned().map(|left| Change::Left { left }));
         let moves = QueueMoves::of(&changes, &images);
         let mut puts = self.builder.build(&changes, &images, unique);
         self.clocks.join(&mut puts);
         self.live.add(moves.claimed.iter().copied());
         let outcome = self.commit(&puts);
+        if !left.is_empty() && outcome.is_ok() {
+            let mut core = self.shared.core.lock();
+            left.into_iter().for_each(|left| core.tables.keep_left(left, 0));
+        }
         self.shared.gate.wait(number);
         for answer in answers.drain(..) {
             self.answer(answer, &outcome);
@@ -148,6 +155,24 @@ impl Writer {
         self.spare_changes = changes;
         self.spare_answers = answers;
         self.finish(number, keys_below, outcome.is_ok());
+    }
+
+    /// Reads what sessions leave, as long as it is there.
+    fn read_bequests(&mut self, bequests: Vec<Bequest>) -> Vec<DueLeft> {
+        let mut left = Vec::new();
+        for mut bequest in bequests {
+            // Without a database it waits until there is one again, as the batch does.
+            let Some(disk) = self.commit(&[]).ok().and(self.disk.as_ref()) else { return left };
+            let session = Arc::clone(&bequest.session);
+            match disk.complete(SessionKey(session.incarnation), bequest.take_page()) {
+                Ok(page) => left.extend(bequest.complete(page)),
+                Err(error) => {
+                    let client_id = &*session.client_id;
+                    tracing::error!(client_id, %error, "messages for other members of a share cannot be read");
+                }
+            }
+        }
+        left
     }
 
     /// Lets answers about these sessions be given at once again, and forgets bodies beyond the bound.

@@ -14,9 +14,9 @@ use crate::tables::journal::Journal;
 use crate::tables::retained::{Retained, RetainedLimits};
 use crate::tables::{SOLE_WORKER, TableLimits, Tables};
 use crate::{
-    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
-    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
-    WorkerId,
+    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs, WorkerId,
 };
 use answers::Answers;
 pub use cluster::{MemoryCluster, MemoryWorker};
@@ -224,6 +224,13 @@ impl Store for MemoryStore {
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.call(done, |content| {
             content.tables.finish_will(will);
+            Ok(())
+        });
+    }
+
+    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
+        self.call(done, |content| {
+            content.tables.finish_left(left);
             Ok(())
         });
     }

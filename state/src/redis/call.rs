@@ -16,7 +16,7 @@ use super::keys::{Bucket, Keys};
 use super::op::{Answer, Result};
 use super::order::Pending;
 use super::received::Identity;
-use crate::{Fence, Number, StoreError, WorkerId};
+use crate::{Fence, Number, StoreError, Via, WorkerId};
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "answer about queues" };
 
@@ -220,19 +220,37 @@ impl Parts<'_> {
                 None => {}
             }
             args.number(run.len() as u64);
+            if let Some(share) = run.first().and_then(Part::share) {
+                args.push(share.as_bytes());
+            }
             run.iter().for_each(|part| part.write(bodies, args));
         }
     }
 }
 
 impl Part<'_> {
+    /// The share by which a message comes, `""` for none; `None` for what is settled.
+    fn share(&self) -> Option<&str> {
+        match self {
+            Self::Enqueue { target, .. } => match &target.delivery.via {
+                Via::Share(share) => Some(share),
+                Via::Subscription | Via::Retained => Some(""),
+            },
+            Self::Settle { .. } => None,
+        }
+    }
+
     /// Whether what is said of one before its own is the same.
     fn goes_with(&self, other: &Self) -> bool {
         match (self, other) {
             (
                 Self::Enqueue { identity: a, target: one, .. },
                 Self::Enqueue { identity: b, target: two, .. },
-            ) => a.is_some() == b.is_some() && one.session.incarnation == two.session.incarnation,
+            ) => {
+                a.is_some() == b.is_some()
+                    && one.session.incarnation == two.session.incarnation
+                    && self.share() == other.share()
+            }
             (Self::Settle { fence: a, to: x, .. }, Self::Settle { fence: b, to: y, .. }) => x == y && a == b,
             _ => false,
         }

@@ -112,6 +112,8 @@ impl Engine {
         let discarded = discarded.maybe_count()?.map(identity);
         if discarded.is_some() {
             self.counts.session_gone(freed)?;
+            // What it left to the members of its shares.
+            self.hints.armed(Bucket::of_client(client_id), 0);
         }
         let will = will.maybe();
         let due = |of: Arc<StoredSession>| will.map(|will| read_due_will(of, will)).transpose();

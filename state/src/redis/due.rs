@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 use redis::Value;
 
 use super::claim::read_due_will;
+use super::codec;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
 use super::op::{Answer, Kind, Op, Result};
 use super::routes::BUCKETS_AT_ONCE;
-use crate::{Done, Due, DueWill, StoreError, StoredSession, UnixMs, WorkerId};
+use crate::{Done, Due, DueLeft, DueWill, StoreError, StoredSession, UnixMs, WorkerId};
 
 /// A Will that was handed out comes again after this long, unless it was finished.
 pub(super) const WILL_RETRY_MS: u64 = 30_000;
@@ -114,7 +115,7 @@ impl Hints {
 struct Timer {
     /// By the clock of whoever has the bucket.
     at: UnixMs,
-    /// `o:` and an incarnation, `w:` or `x:` and a client: a Will goes before the expiry of its session.
+    /// `o:` or `s:` and a name, `w:` or `x:` and a client: a Will goes before the expiry of its session.
     member: String,
     bucket: u16,
 }
@@ -227,6 +228,10 @@ impl Engine {
                 Op::new("take_orphan", Kind::Alone, keys)
             }
             "w:" => Op::new("take_will", Kind::Alone, self.keys.whole_session(name)),
+            "s:" => {
+                let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
+                Op::new("take_left", Kind::Alone, keys)
+            }
             "x:" => Op::new("take_expiry", Kind::Alone, self.keys.whole_session(name)),
             _ => return Err(DAMAGED),
         };
@@ -242,6 +247,12 @@ impl Engine {
             return Ok(Some(Due::Expired(session)));
         }
         self.hints.armed(bucket, again_at);
+        if kind == "s:" {
+            let [number, share, record] = what.tuple()?;
+            let share = Arc::from(share.text()?);
+            let message = codec::read_message(&record.bytes()?)?;
+            return Ok(Some(Due::Left(DueLeft { session, share, message, number: number.count()? })));
+        }
         Ok(Some(Due::Will(read_due_will(session, what)?)))
     }
 
@@ -254,6 +265,14 @@ impl Engine {
         let op = Op::new("finish_will", Kind::Alone, keys);
         let op = op.arg(&*session.client_id).arg(session.incarnation).arg(will.number);
         self.one(bucket, op, done, |_, _| Ok(()));
+    }
+
+    /// See [`crate::Store::finish_left`].
+    pub(super) fn finish_left(self: &Arc<Self>, left: &DueLeft, done: Done<()>) {
+        let bucket = Bucket::of_client(&left.session.client_id);
+        let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
+        let op = Op::new("finish_left", Kind::Alone, keys);
+        self.one(bucket, op.arg(left.session.incarnation).arg(left.number), done, |_, _| Ok(()));
     }
 }
 

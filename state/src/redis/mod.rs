@@ -38,8 +38,9 @@ pub use cluster::RedisCluster;
 pub use config::{ConnectError, RedisConfig, Secret, WhenShort};
 
 use crate::{
-    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, Message, Number, Publish, Published, QueuePage,
-    Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription, UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, Message, Number, Publish, Published,
+    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
+    UnixMs,
 };
 use change::Settled;
 use engine::{Engine, Timed};
@@ -188,6 +189,10 @@ impl Store for RedisStore {
 
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.engine.finish_will(will, done);
+    }
+
+    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
+        self.engine.finish_left(left, done);
     }
 
     fn stats(&self) -> StoreStats {

@@ -186,6 +186,9 @@ impl Tables {
     }
 
     fn discard(&mut self, key: SessionKey) -> Option<Discarded> {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.sent = session.sent_bound();
+        }
         let mut gone = self.remove(key)?;
         let (held, whose) = (gone.will.take(), gone.whose());
         let will = match gone.phase {
@@ -199,6 +202,7 @@ impl Tables {
     /// (its timer is still in place).
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.sessions.remove(&key)?;
+        self.bequeath(&session);
         self.by_client.remove(&session.identity.client_id);
         if self.journal.is_on() {
             self.departed.insert(Arc::clone(&session.identity.client_id), self.batch);

@@ -43,6 +43,7 @@ impl super::Tables {
         for (at, key, kind) in self.timers.iter() {
             let armed_at = match kind {
                 TimerKind::Orphan(own) => self.orphans.get(&(*key, *own)).map(|orphan| orphan.due_at),
+                TimerKind::Left(number) => self.left.get(&(*key, *number)).map(|(_, at)| *at),
                 TimerKind::Will => self.sessions.get(key).and_then(|s| s.will.as_ref()?.timer_at()),
                 TimerKind::Expiry => self.sessions.get(key).and_then(|session| match session.phase {
                     Phase::Connected => None,
@@ -57,6 +58,7 @@ impl super::Tables {
             .sessions
             .values()
             .filter(|session| matches!(session.phase, Phase::Away { expires_at: Some(_) }));
-        assert_eq!(self.timers.iter().count(), wills.count() + expiries.count() + self.orphans.len());
+        let kept = self.orphans.len() + self.left.len();
+        assert_eq!(self.timers.iter().count(), wills.count() + expiries.count() + kept);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mqtt::{PacketId, ProtocolVersion};
 
 use super::{BodyKey, SessionKey, Whose};
-use crate::{ConnectionId, Delivery, Message, Principal, QueueLimits, Subscription, UnixMs};
+use crate::{ConnectionId, Delivery, DueLeft, Message, Principal, QueueLimits, Subscription, UnixMs};
 
 /// One change to write down.
 #[derive(Debug)]
@@ -31,6 +31,10 @@ pub(crate) enum Change {
     OrphanWill { whose: Whose, own: u64, message: Arc<Message> },
     /// It has been published.
     OrphanWillGone { session: SessionKey, own: u64 },
+    /// A message that a member of a share left.
+    Left { left: DueLeft },
+    /// Other members have it.
+    LeftGone { session: SessionKey, own: u64 },
     /// A retained message was set.
     Retained { message: Arc<Message> },
     /// A retained message was removed.

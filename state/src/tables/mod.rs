@@ -7,6 +7,7 @@ mod claim;
 mod flow;
 mod invariant;
 pub(crate) mod journal;
+mod left;
 mod queue;
 mod residency;
 pub(crate) mod restore;
@@ -22,6 +23,8 @@ use crate::{Fence, Number, Principal, StoreError, StoreStats, StoredSession, Wor
 use bodies::Bodies;
 pub(crate) use flow::SHARED_BODY_BYTES_MIN;
 use journal::{Change, Journal};
+use left::AllLeft;
+pub(crate) use left::Bequest;
 pub(crate) use queue::{Extra, Page, PageRecord};
 use session::Session;
 use timer::{Orphans, Timers};
@@ -90,6 +93,9 @@ pub(crate) struct Tables {
     order: BTreeSet<SessionKey>,
     timers: Timers,
     orphans: Orphans,
+    left: AllLeft,
+    /// Some of it is to be read from disk.
+    bequests: Vec<Bequest>,
     bodies: Bodies,
     /// Sessions with bodies in memory, the ones to evict first in front.
     resident: VecDeque<SessionKey>,
@@ -114,6 +120,8 @@ impl Tables {
             order: BTreeSet::new(),
             timers: Timers::default(),
             orphans: Orphans::new(),
+            left: AllLeft::new(),
+            bequests: Vec::new(),
             bodies: Bodies::default(),
             resident: VecDeque::new(),
             resident_bytes: 0,
@@ -190,8 +198,13 @@ impl Tables {
 
     /// A key that was never given out.
     fn new_key(&mut self) -> u64 {
+        self.new_keys(1)
+    }
+
+    /// The first of so many keys that were never given out.
+    fn new_keys(&mut self, count: u64) -> u64 {
         let key = self.next_key;
-        self.next_key += 1;
+        self.next_key += count;
         if self.next_key > self.reserved_below {
             self.reserved_below = self.next_key + KEY_BLOCK;
             self.journal.note(Change::Reserved { below: self.reserved_below });

@@ -32,8 +32,8 @@ pub(super) enum Slot {
     Released,
     /// A message in memory.
     Resident { message: Arc<Message>, extra: ThinExtra, qos: QoS, retain: bool },
-    /// A message on disk.
-    Stored { size: u32 },
+    /// A message on disk; whether it came by a share.
+    Stored { size: u32, is_shared: bool },
     /// A message whose body is shared with other queues.
     Shared { body: BodyKey, size: u32, extra: ThinExtra, qos: QoS, retain: bool },
 }
@@ -44,7 +44,7 @@ impl Slot {
         match self {
             Self::Acknowledged | Self::Released => 0,
             Self::Resident { message, .. } => message.size() as u64,
-            Self::Stored { size } | Self::Shared { size, .. } => u64::from(*size),
+            Self::Stored { size, .. } | Self::Shared { size, .. } => u64::from(*size),
         }
     }
 
@@ -241,6 +241,22 @@ impl Queue {
         page
     }
 
+    /// The records that came by shares, whatever their QoS; `None` if there are none.
+    pub(super) fn shared(&self) -> Option<Page> {
+        let mut page = Page { records: Vec::new(), next: Number(self.tail()) };
+        for (number, slot) in (self.head..).zip(&self.slots) {
+            let is_shared = match slot {
+                Slot::Acknowledged | Slot::Released => false,
+                Slot::Stored { is_shared, .. } => *is_shared,
+                Slot::Resident { extra, .. } | Slot::Shared { extra, .. } => is_shared(extra),
+            };
+            if is_shared {
+                page.push(Number(number), slot);
+            }
+        }
+        (!page.records.is_empty()).then_some(page)
+    }
+
     /// Turns up to `slots_max` resident slots, oldest first, into stored ones, if they came in batches up to
     /// `committed_batch`. Answers how many were visited, and how many bytes that freed.
     pub(super) fn evict(&mut self, slots_max: usize, committed_batch: u64) -> (usize, u64) {
@@ -254,10 +270,11 @@ impl Queue {
         let mut visited = 0;
         for slot in self.slots.range_mut(skip..).take(slots_max) {
             visited += 1;
-            if let Slot::Resident { message, .. } = &*slot {
+            if let Slot::Resident { message, extra, .. } = &*slot {
                 let size = message.size();
                 freed += size as u64;
-                *slot = Slot::Stored { size: u32::try_from(size).unwrap_or(u32::MAX) };
+                let is_shared = is_shared(extra);
+                *slot = Slot::Stored { size: u32::try_from(size).unwrap_or(u32::MAX), is_shared };
             }
         }
         self.resident_from += visited as u64;
@@ -276,7 +293,7 @@ impl Queue {
 }
 
 /// A page of a queue, some of whose bodies may still have to be read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Page {
     pub(crate) records: Vec<PageRecord>,
     pub(crate) next: Number,
@@ -352,6 +369,10 @@ impl Extra {
     pub(crate) fn delivery(self, message: Arc<Message>, qos: QoS, retain: bool) -> Delivery {
         Delivery { message, qos, retain, subscription_ids: self.ids, via: self.via }
     }
+}
+
+fn is_shared(extra: &ThinExtra) -> bool {
+    extra.as_ref().is_some_and(|extra| matches!(extra.via, Via::Share(_)))
 }
 
 fn widen(extra: &ThinExtra) -> Extra {

@@ -9,7 +9,7 @@ use super::queue::{Extra, Queue, Slot, thin};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::{OrphanWill, TimerKind};
 use super::{BodyKey, SOLE_WORKER, SessionKey, Tables, Whose};
-use crate::{Message, StoredSession, Subscription, UnixMs, Will};
+use crate::{DueLeft, Message, StoredSession, Subscription, UnixMs, Will};
 
 /// A session as it was found, without its queue.
 pub(crate) struct RestoredSession {
@@ -25,7 +25,7 @@ pub(crate) struct RestoredSession {
 /// A queue record as it was found.
 pub(crate) enum RestoredSlot {
     /// It is whole where it was found.
-    Stored { size: u32 },
+    Stored { size: u32, is_shared: bool },
     /// Its body is elsewhere.
     Shared { body: BodyKey, size: u32, extra: Extra, qos: QoS, retain: bool },
 }
@@ -92,7 +92,7 @@ impl Tables {
             session.queue.push(Slot::Acknowledged);
         }
         let slot = match slot {
-            RestoredSlot::Stored { size } => Slot::Stored { size },
+            RestoredSlot::Stored { size, is_shared } => Slot::Stored { size, is_shared },
             RestoredSlot::Shared { body, size, extra, qos, retain } => {
                 self.bodies.restore(body);
                 Slot::Shared { body, size, extra: thin(extra), qos, retain }
@@ -121,6 +121,11 @@ impl Tables {
     /// Puts a Will back whose session is gone; it is due at once.
     pub(crate) fn restore_orphan(&mut self, own: u64, whose: Whose, message: Arc<Message>, now: UnixMs) {
         self.keep_orphan(own, OrphanWill { whose, message, due_at: now, number: 0 });
+    }
+
+    /// Puts a message back that a member of a share left; it is due at once.
+    pub(crate) fn restore_left(&mut self, left: DueLeft) {
+        self.keep_left(left, 0);
     }
 
     /// The keys of all sessions in order, with the heads of their queues.
@@ -159,6 +164,7 @@ impl Tables {
             orphan.number = 0;
             self.timers.arm(now, *key, TimerKind::Orphan(*own));
         }
+        self.rearm_left();
     }
 
     fn end_connection(&mut self, key: SessionKey, now: UnixMs) {

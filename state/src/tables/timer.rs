@@ -15,6 +15,8 @@ pub(crate) const WILL_RETRY_MS: u64 = 30_000;
 pub(super) enum TimerKind {
     /// Of a Will that outlived its session: its own key.
     Orphan(u64),
+    /// Of a message that a member of a share left: its number.
+    Left(u64),
     Will,
     Expiry,
 }
@@ -88,6 +90,7 @@ impl Tables {
             && let Some((key, kind)) = self.timers.pop_due(now)
         {
             match kind {
+                TimerKind::Left(number) => due.extend(self.hand_out_left(key, number, now)),
                 TimerKind::Orphan(own) => due.extend(self.hand_out_orphan(key, own, now)),
                 TimerKind::Will => due.extend(self.hand_out_will(key, now)),
                 TimerKind::Expiry => due.extend(self.expire(key, now)),

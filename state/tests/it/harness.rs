@@ -252,6 +252,7 @@ impl Calls<'_> {
             .map(|due| match due {
                 Due::Will(will) => format!("will {} {}", will.session.client_id, will.message.topic()),
                 Due::Expired(session) => format!("expired {}", session.client_id),
+                Due::Left(left) => format!("left {} {}", left.session.client_id, left.share),
             })
             .collect()
     }

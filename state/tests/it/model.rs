@@ -507,6 +507,7 @@ impl<B: Backend> Comparison<B> {
             .map(|item| match item {
                 Due::Will(will) => format!("will {}", will.session.client_id),
                 Due::Expired(session) => format!("expired {}", session.client_id),
+                Due::Left(left) => format!("left {}", left.session.client_id),
             })
             .collect();
         found.sort();

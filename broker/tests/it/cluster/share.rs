@@ -88,3 +88,44 @@ async fn a_member_that_is_gone_is_replaced_before_puback() {
     let mut stored = one.join(&How::stored("stored")).await;
     assert_eq!(publishes(&within(&mut stored, 100).await), 4);
 }
+
+// The publisher's worker learns last that the members at another worker have gone on.
+#[tokio::test(start_paused = true)]
+async fn what_comes_to_a_worker_whose_members_are_gone_goes_on_to_others() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut gone = two.join(&How::clean("gone")).await;
+    subscribe(&mut gone, "$share/g/t", 1).await;
+    let mut here = one.join(&How::clean("here")).await;
+    subscribe(&mut here, "$share/g/t", 1).await;
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    // Nothing else has its turn in between.
+    gone.lose();
+    for n in 0..20 {
+        publisher.publish("t", &[n], QoS::AtLeastOnce, false);
+    }
+    assert_eq!(publishes(&within(&mut here, 200).await), 20);
+}
+
+// HAZARDS 40
+#[tokio::test(start_paused = true)]
+async fn what_a_member_left_at_another_worker_goes_to_those_here() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    for how in [How::clean("clean"), How::stored("stored")] {
+        let mut ends = two.join(&How { receive_maximum: 3, ..how }).await;
+        subscribe(&mut ends, "$share/g/t", 1).await;
+        let mut publisher = one.join(&How::clean("publisher")).await;
+        for n in 0..6 {
+            publish(&mut publisher, "t", &[n]).await;
+        }
+        assert_eq!(publishes(&within(&mut ends, 100).await), 3);
+        let mut other = one.join(&How::clean("other")).await;
+        subscribe(&mut other, "$share/g/t", 1).await;
+        // DISCONNECT with Session Expiry Interval 0.
+        ends.send(&[0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0]);
+        let got = within(&mut other, 2000).await;
+        assert_eq!(publishes(&got), 6, "{}", how.client_id);
+        other.disconnect();
+    }
+}

@@ -142,7 +142,8 @@ end
 -- keys: s e (if there are identities), then m q of each session. args: who asks, whether there are identities, how many bodies, and
 -- these; then for each session whether something goes in (E), is settled (A) or both (B), how many numbers are settled, and these; how
 -- many runs of alike changes, and of each: what it is, the
--- session's incarnation (and epoch and nonce), how many, and of each that is enqueued the record or its head, where the body is
+-- session's incarnation (and epoch and nonce), how many, of those that are enqueued the share by which they come or '', and of each
+-- of these the record or its head, where the body is
 -- among the arguments or '', and (X) the name by which it is known.
 function ops.change_queues(k, a)
   local run, at, key = a[1], 4 + tonumber(a[3]), 1
@@ -163,11 +164,13 @@ function ops.change_queues(k, a)
     for _ = 1, runs do
       local kind, incarnation = a[at], a[at + 1]
       if kind == 'E' or kind == 'X' then
-        local count = tonumber(a[at + 2])
-        at = at + 3
+        local count, place = tonumber(a[at + 2]), 0
+        if a[at + 3] ~= '' and queue.incarnation == incarnation then place = share_place(k[key], a[at + 3]) end
+        at = at + 4
         for _ = 1, count do
           local record, name = a[at], nil
           if a[at + 1] ~= '' then record = record .. a[tonumber(a[at + 1])] end
+          if place > 0 then record = by_share(record, place) end
           if kind == 'X' then
             name = a[at + 2]
             at = at + 1

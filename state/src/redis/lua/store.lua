@@ -10,7 +10,7 @@
 -- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H its number, h head, t tail, l records, b bytes, s sent,
 -- d what may have been sent on a connection before the last one, z on the last one if its worker died (acknowledgements that
 -- it knew of may be lost, so that is more than s), f subscriptions, g the claim of the connection that was the last, u whose
--- it is (not there if an earlier version made it).
+-- it is (not there if an earlier version made it), S the shares by which messages came, each with a zero byte.
 
 local ops = {}
 
@@ -54,7 +54,7 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'S' }
 local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z' }
 
 local function load(m)
@@ -145,6 +145,55 @@ local function freed(s)
   return { s.l, s.b, s.f }
 end
 
+-- The upper half of a record's flags says by which of its session's shares it came, from 1 on; 0 is none, and what the
+-- 16th and later ones are.
+local SHARES_MAX = 15
+
+-- The place of a share among those of a session, which it is added to; and whether it was.
+local function place_of(shares, share)
+  local at = 0
+  for known in string.gmatch(shares, '[^%z]+') do
+    at = at + 1
+    if known == share then return at, false end
+  end
+  if at >= SHARES_MAX then return 0, false end
+  return at + 1, true
+end
+
+-- The same in the store.
+local function share_place(m, share)
+  local shares = rcall('HGET', m, 'S') or ''
+  local place, is_new = place_of(shares, share)
+  if is_new then rcall('HSET', m, 'S', shares .. share .. '\0') end
+  return place
+end
+
+local function by_share(head, at)
+  return string.sub(head, 1, 6) .. string.char(string.byte(head, 7) % 16 + 16 * at) .. string.sub(head, 8)
+end
+
+-- A session ends: what came to it by shares is kept for their other members, but for QoS 2 that it may have begun.
+local function bequeath(k, cid, s, sent)
+  sent = math.max(sent, s.z or 0)
+  if not s.S or s.l == 0 then return false end
+  local shares, left = {}, false
+  for share in string.gmatch(s.S, '[^%z]+') do shares[#shares + 1] = share end
+  for number = s.h, s.t - 1 do
+    local record = rcall('HGET', k[3], number)
+    if record and string.byte(record, 6) == 0 then
+      local flags = string.byte(record, 7)
+      local share, qos = shares[math.floor(flags / 16)], flags % 4
+      if share and (qos == 1 or number >= sent) then
+        local name = s.i .. ':' .. next_number(k[7])
+        rcall('HSET', k[7], 's' .. name, cmsgpack.pack({ cid, share, record }))
+        arm(k[6], 0, 's:' .. name)
+        left = true
+      end
+    end
+  end
+  return left
+end
+
 local function remove(k, cid)
   disarm(k[6], cid)
   rcall('ZREM', k[5], cid)
@@ -185,6 +234,7 @@ function ops.claim(k, a)
       end
     elseif not kept then
       will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
+      bequeath(k, cid, s, sent_bound(k[3], s))
     elseif not s.connected then
       will_due = settle_away(k[6], k[7], cid, s, now)
     elseif s.W and s.D == 0 then
@@ -211,6 +261,7 @@ function ops.claim(k, a)
     if not resume then repeats = repeats_bound(s) end
   else
     rcall('HSET', k[1], 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
+    rcall('HDEL', k[1], 'S')
     rcall('ZADD', k[5], 0, cid)
   end
   rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
@@ -257,8 +308,9 @@ end
 local function let_go(k, cid, s, now, grace, sent, is_dead)
   if s.y == 0 and grace == 0 then
     if s.W then adopt(k[6], k[7], cid, s, now) end
+    local has_left = bequeath(k, cid, s, is_dead and s.t or sent)
     remove(k, cid)
-    return { freed(s), s.W and 0 or false }
+    return { freed(s), (s.W or has_left) and 0 or false }
   end
   rcall('HSET', k[1], 's', sent)
   if is_dead then rcall('HSET', k[1], 'z', s.t) end
@@ -315,7 +367,9 @@ end
 function ops.rearm(k, a)
   local all, now = rcall('HGETALL', k[2]), moment(a[2])
   for at = 1, #all, 2 do
-    if all[at] ~= '' then
+    if string.sub(all[at], 1, 1) == 's' then
+      arm(k[1], 0, 's:' .. string.sub(all[at], 2))
+    elseif all[at] ~= '' then
       local record = cmsgpack.unpack(all[at + 1])
       if record[1] == a[1] or record[1] == '' then
         rcall('HSET', k[2], all[at], cmsgpack.pack({ '', record[2], record[3], 0, record[5] or false }))
@@ -486,6 +540,7 @@ function ops.take_expiry(k, a)
     return false
   end
   if s.W then adopt(k[6], k[7], a[1], s, s.A or s.U or now) end
+  bequeath(k, a[1], s, sent_bound(k[3], s))
   remove(k, a[1])
   return { a[1], s.i, freed(s) }
 end
@@ -507,6 +562,30 @@ function ops.take_orphan(k, a)
   rcall('HSET', k[2], a[1], cmsgpack.pack({ a[4], record[2], record[3], number, principal }))
   arm(k[1], now + tonumber(a[3]), member)
   return { record[2], string.match(a[1], '^%d+'), { record[3], number, principal } }
+end
+
+-- keys: t w. args: its name, now, in how long it comes again
+function ops.take_left(k, a)
+  local member, now = 's:' .. a[1], moment(a[2])
+  local at = rcall('ZSCORE', k[1], member)
+  if not at or tonumber(at) > now then return false end
+  local record = rcall('HGET', k[2], 's' .. a[1])
+  if not record then
+    rcall('ZREM', k[1], member)
+    return false
+  end
+  record = cmsgpack.unpack(record)
+  arm(k[1], now + tonumber(a[3]), member)
+  local incarnation, number = string.match(a[1], '^(%d+):(%d+)$')
+  return { record[1], incarnation, { number, record[2], record[3] } }
+end
+
+-- Other members have it. keys: t w. args: incarnation, its number
+function ops.finish_left(k, a)
+  local name = a[1] .. ':' .. a[2]
+  rcall('HDEL', k[2], 's' .. name)
+  rcall('ZREM', k[1], 's:' .. name)
+  return 1
 end
 
 -- A Will has been published. keys: m t w. args: cid, incarnation, its number

@@ -10,6 +10,7 @@ pub(crate) mod received;
 pub(crate) mod restart;
 pub(crate) mod resume;
 pub(crate) mod retained;
+pub(crate) mod share;
 pub(crate) mod subscription;
 
 /// Makes a test of every behaviour, over one kind of store.
@@ -93,6 +94,13 @@ macro_rules! behaviours {
             what_is_due_is_taken_in_portions
             a_will_of_a_session_that_ends_at_its_release_is_due_at_once
             tails_are_told_for_sessions_that_are_there
+        );
+        $crate::suite::behaviours!(@ $backend, share:
+            what_a_member_leaves_at_its_release_is_for_others
+            what_a_member_leaves_when_it_expires_is_for_others
+            what_a_member_leaves_when_it_is_discarded_is_for_others
+            what_a_member_left_is_there_after_a_restart
+            a_session_that_lives_on_leaves_nothing
         );
         $crate::suite::behaviours!(@ $backend, subscription:
             subscribe_and_unsubscribe_say_what_was_there

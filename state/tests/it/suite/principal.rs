@@ -98,7 +98,7 @@ pub(crate) fn a_will_says_whose_it_is<B: Backend>() {
                 wait(|done| backend.store().finish_will(&will, done)).expect("finished");
                 Some(will.principal)
             }
-            Due::Expired(_) => None,
+            Due::Expired(_) | Due::Left(_) => None,
         });
         wills.collect()
     };

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use mqtt::PacketId;
 use parking_lot::Mutex;
 use state::{
-    Claim, Claimed, Cursor, Done, Due, DueWill, Fence, MemoryStore, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, MemoryStore, Message, Number, Publish,
+    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
+    Subscription, UnixMs,
 };
 
 use super::dice::Dice;
@@ -153,6 +153,10 @@ impl Store for Faulty {
 
     fn finish_will(&self, will: &DueWill, done: Done<()>) {
         self.inner.finish_will(will, done);
+    }
+
+    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
+        self.inner.finish_left(left, done);
     }
 
     fn stats(&self) -> StoreStats {

@@ -1,0 +1,81 @@
+//! Messages of a share that one of its members did not get: they go to the others. A member of QoS 2 keeps what was begun
+//! with it, whatever becomes of it (v5 section 4.8.2, [MQTT-4.8.2-5]).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mqtt::QoS;
+use state::{Delivery, DueLeft, Message, Via};
+
+use crate::hub::Hub;
+use crate::index::Index;
+use crate::publish::Waiting;
+use crate::route::{Found, Share};
+use crate::session_handle::Item;
+
+impl Hub {
+    /// Offers what a stored session left to the other members of its share, and tells the store when it is durable there.
+    pub(crate) fn publish_left(self: &Arc<Self>, left: DueLeft) {
+        let store = Arc::clone(&self.store);
+        let (share, message) = (Arc::clone(&left.share), Arc::clone(&left.message));
+        let finish = move || store.finish_left(&left, Box::new(|_| ()));
+        self.offer_to_share(share, message, Some(Box::new(finish)));
+    }
+
+    /// Offers what a session whose queue was in memory did not get, or did not acknowledge, to the others.
+    pub(crate) fn share_again(self: &Arc<Self>, deliveries: impl IntoIterator<Item = Delivery>) {
+        for Delivery { message, via, .. } in deliveries {
+            if let Via::Share(share) = via {
+                self.offer_to_share(share, message, None);
+            }
+        }
+    }
+
+    /// Offers a message to the members of one share, and runs `then` when it is durable wherever it must be.
+    pub(crate) fn offer_to_share(
+        self: &Arc<Self>,
+        share: Arc<str>,
+        message: Arc<Message>,
+        then: Option<Box<dyn FnOnce() + Send>>,
+    ) {
+        let waiting = Waiting::of_nobody(message.qos(), then);
+        if !self.may_match() {
+            return self.match_share_later(share, message, waiting);
+        }
+        let mut found = Found::default();
+        self.route_to_share(&self.index.read(), &message, &share, &mut found);
+        self.offer_again(&message, found, &waiting);
+        waiting.part_done(self, Ok(()));
+    }
+
+    /// Offers a message to the members of one share. Answers whether one has taken it.
+    pub(crate) fn route_to_share(
+        &self,
+        index: &Index,
+        message: &Arc<Message>,
+        filter: &str,
+        found: &mut Found,
+    ) -> bool {
+        let Some(group) = index.group(filter) else { return false };
+        let share = Share { group: group.id(), filter: Arc::clone(group.filter()), tried: Vec::new() };
+        self.offer_group(group, message, &share, found)
+    }
+}
+
+/// What nobody has taken of the mailbox of a session, as far as it is for others.
+pub(crate) fn left_to_others(untaken: VecDeque<Item>) -> impl Iterator<Item = Delivery> {
+    untaken.into_iter().filter_map(|item| match item {
+        Item::Deliver(delivery) if is_for_others(&delivery, false) => Some(delivery),
+        _ => None,
+    })
+}
+
+/// Whether a session that ends leaves this to the other members of its share. `is_begun`: it was sent, or may have been.
+pub(crate) fn is_for_others(delivery: &Delivery, is_begun: bool) -> bool {
+    matches!(delivery.via, Via::Share(_))
+        && match delivery.qos {
+            QoS::AtMostOnce => false,
+            QoS::AtLeastOnce => true,
+            QoS::ExactlyOnce => !is_begun,
+        }
+}
