@@ -307,7 +307,7 @@ fn cut(journal: &JournalFile, scan: &Scan) -> io::Result<()> {
         bytes = scan.rest.len(),
         whole_batches = scan.behind.len(),
         records = scan.behind.iter().map(|(_, batch)| batch.records).sum::<u64>(),
-        "the end of the journal was not written to the end before the power went, and is cut off"
+        "the last write of the journal was not finished, as when the power goes or the disk is full, and is cut off"
     );
     let file = OpenOptions::new().write(true).open(&journal.path)?;
     file.set_len(scan.whole.end)?;
