@@ -16,7 +16,7 @@ use crate::tiers::{Shape, Tiers};
 
 const CLIENTS: usize = 24;
 /// How long an answer or a delivery may take, whatever happens meanwhile.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two faults.
 const CALM: Duration = Duration::from_secs(2);
 /// Longer than a route lease and than a link is given until it is dead.
