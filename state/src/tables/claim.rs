@@ -103,8 +103,11 @@ impl Tables {
         if let Phase::Away { expires_at: Some(at) } = session.phase {
             self.timers.disarm(at, key, TimerKind::Expiry);
         }
-        if !claim.resume {
+        if claim.resume {
+            session.sent_elsewhere = session.connection_bound();
+        } else {
             session.repeats = session.repeats_bound();
+            session.sent_elsewhere = 1;
         }
         session.sent = session.sent_bound();
         session.epoch += 1;

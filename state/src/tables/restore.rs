@@ -71,6 +71,7 @@ impl Tables {
             // No connection goes on after a restart.
             repeats: 1,
             sent_at_most: record.sent,
+            sent_elsewhere: 1,
             subscriptions,
             received,
             queue: Queue::new(head),

@@ -67,6 +67,8 @@ pub(super) struct Session {
     /// Of a session that is away: messages below this may have been sent on its last connection. More than `sent` if
     /// acknowledgements were lost with its worker.
     pub(super) sent_at_most: u64,
+    /// Messages below this may have been sent on the last connection by workers that had it before the last one.
+    pub(super) sent_elsewhere: u64,
     /// Sorted by filter.
     pub(super) subscriptions: Vec<Subscription>,
     /// Sorted.
@@ -99,6 +101,7 @@ impl Session {
             sent: 1,
             repeats: 1,
             sent_at_most: 1,
+            sent_elsewhere: 1,
             subscriptions: Vec::new(),
             received: Vec::new(),
             queue: Queue::new(1),
@@ -163,11 +166,16 @@ impl Session {
         bound.clamp(self.queue.head(), self.queue.tail())
     }
 
-    /// A bound that holds too when the worker knew of acknowledgements that have not come here: what it sent for them is behind
-    /// what looks unacknowledged.
-    pub(super) fn repeats_bound(&self) -> u64 {
+    /// A bound of what may have been sent on the last connection that holds too when its workers knew of acknowledgements that
+    /// have not come here: what they sent for them is behind what looks unacknowledged.
+    pub(super) fn connection_bound(&self) -> u64 {
         let last = if self.is_connected() { self.queue.tail() } else { self.sent.max(self.sent_at_most) };
-        last.max(self.repeats).clamp(self.queue.head(), self.queue.tail())
+        last.max(self.sent_elsewhere).clamp(self.queue.head(), self.queue.tail())
+    }
+
+    /// As [`Session::connection_bound`], of all connections so far.
+    pub(super) fn repeats_bound(&self) -> u64 {
+        self.connection_bound().max(self.repeats)
     }
 
     /// When it ends if its owner leaves at `now`.

@@ -9,8 +9,9 @@
 -- at, y Session Expiry Interval, M and B bounds of the queue, v '1' if that is in the worker's memory, p protocol,
 -- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H its number, h head, t tail, l records, b bytes, s sent,
 -- d what may have been sent on a connection before the last one, z on the last one if its worker died (acknowledgements that
--- it knew of may be lost, so that is more than s), f subscriptions, g the claim of the connection that was the last, u whose
--- it is (not there if an earlier version made it), S the shares by which messages came, each with a zero byte.
+-- it knew of may be lost, so that is more than s), j on the last one by owners before the last one, f subscriptions, g the
+-- claim of the connection that was the last, u whose it is (not there if an earlier version made it), S the shares by which
+-- messages came, each with a zero byte.
 
 local ops = {}
 
@@ -54,8 +55,8 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'S' }
-local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'j', 'S' }
+local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z', 'j' }
 
 local function load(m)
   local values = rcall('HMGET', m, unpack(FIELDS))
@@ -99,10 +100,11 @@ local function sent_bound(q, s)
   return math.max(s.h, math.min(math.max(s.s, bound), s.t))
 end
 
--- A bound that holds too when the owner knew of acknowledgements that have not come here.
-local function repeats_bound(s)
+-- A bound of what was sent on the last connection that holds too when its owners knew of acknowledgements that have not come
+-- here.
+local function connection_bound(s)
   local last = s.connected and s.t or math.max(s.s, s.z or 0)
-  return math.max(s.h, math.min(math.max(last, s.d or 0), s.t))
+  return math.max(s.h, math.min(math.max(last, s.j or 0), s.t))
 end
 
 -- Numbers Wills that are handed out, and names Wills that outlived their session: of those a session may leave several.
@@ -258,7 +260,7 @@ function ops.claim(k, a)
   if kept then
     incarnation, head, tail, sent = s.i, s.h, s.t, sent_bound(k[3], s)
     repeats = math.max(s.h, s.d or 0)
-    if not resume then repeats = repeats_bound(s) end
+    if not resume then repeats = math.max(repeats, connection_bound(s)) end
   else
     rcall('HSET', k[1], 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
     rcall('HDEL', k[1], 'S')
@@ -269,9 +271,10 @@ function ops.claim(k, a)
   rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H', 'z')
   if resume then
     expiry = s.y
+    rcall('HSET', k[1], 'j', connection_bound(s))
   else
     rcall('HSET', k[1], 'y', expiry, 'M', a[10], 'B', a[11])
-    rcall('HDEL', k[1], 'W', 'D')
+    rcall('HDEL', k[1], 'W', 'D', 'j')
     if will ~= '' then rcall('HSET', k[1], 'W', will, 'D', delay) end
   end
   if s and not s.connected then disarm(k[6], cid) end

@@ -242,5 +242,20 @@ pub(crate) fn who_resumes_knows_what_earlier_connections_may_have_got<B: Backend
     }
     let last = calls.own(claim("b"));
     assert_eq!((last.sent, last.repeats), (Number(2), Number(4)));
+    // Nor do those who go on with its connection, and say only what they have sent themselves.
+    let small = calls.own(Claim { receive_maximum: 1, connection_id: CONNECTION, ..claim("c") });
+    for payload in ["1", "2", "3"] {
+        calls.enqueue(&small.fence.session, payload);
+    }
+    for payload in ["4", "5"] {
+        let resumed = calls.own(Claim { receive_maximum: 1, ..resume("c") });
+        assert_eq!((resumed.sent, resumed.repeats), (Number(2), Number(1)));
+        calls.enqueue(&small.fence.session, payload);
+        let release =
+            Release { expiry_s: 60, keep_will: false, sent: resumed.sent, grace_ms: GRACE_MS, now: START };
+        wait(|done| backend.store().release(&resumed.fence, release, done)).expect("released");
+    }
+    let next = calls.own(claim("c"));
+    assert_eq!((next.sent, next.repeats), (Number(2), Number(4)));
     backend.check();
 }
