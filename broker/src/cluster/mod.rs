@@ -126,12 +126,12 @@ impl Cluster {
         self.unmatched.load(Ordering::Acquire) == 0 && self.lease.holds()
     }
 
-    /// Whether this worker is to say that it is without its store, when it has said so (`was_away`) or not: a hiccup is not
-    /// worth a word, and what comes back has to stay.
+    /// Whether this worker is to say that it is without its store, when it has said so (`was_away`) or not. A hiccup is not
+    /// worth a word, nor a lease that is renewed late again and again because there is much to do; and what comes back has to stay.
     pub(crate) fn is_store_away(&self, was_away: bool) -> bool {
         let lease = self.settings.lease();
         let lapsed = self.lease.lapsed_for();
-        if was_away { !lapsed.is_zero() || self.lease.steady_for() < lease * 2 } else { lapsed >= lease / 4 }
+        if was_away { !lapsed.is_zero() || self.lease.steady_for() < lease * 2 } else { lapsed >= lease }
     }
 
     /// A message waits for being matched.
