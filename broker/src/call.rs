@@ -8,6 +8,7 @@ use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
 use crate::departure::Departure;
 use crate::held::{Ticket, Work};
+use crate::housekeeping::claim_due;
 use crate::hub::Hub;
 use crate::session_handle::{Item, SessionHandle};
 
@@ -121,7 +122,13 @@ impl Hub {
                         departure.finish();
                     }
                 };
-                store.release(&fence, release, self.ask_silently(ticket, call, released));
+                let (hub, client_id) = (Arc::clone(self), Arc::clone(&fence.session.client_id));
+                let done = self.ask_silently(ticket, call, released);
+                let done: Done<()> = Box::new(move |result| {
+                    done(result);
+                    hub.release_answered(&client_id);
+                });
+                store.release(&fence, release, done);
             }
         }
     }
@@ -173,8 +180,14 @@ impl Hub {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Call(call)),
             Ok(_) => then(&hub, &call),
             Err(StoreError::Fenced | StoreError::NoSession) => {
-                if let Op::Release(_, _, Some(departure)) = &call.op {
-                    departure.finish();
+                if let Op::Release(release, will, departure) = &call.op {
+                    if let Some(departure) = departure {
+                        departure.finish();
+                    }
+                    if will.is_some() {
+                        // It may have waited for this last word.
+                        claim_due(&hub, release.now.max(hub.now()));
+                    }
                 }
                 call.refused(&hub);
             }

@@ -10,14 +10,24 @@ use state::{
     Claim, Claimed, Message, Owned, Previous, QueueLimits, Release, ResumeRefusal, StoreError, UnixMs, Will,
 };
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::config::{BrokerConfig, CleanSessions};
+use crate::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
 use crate::principal::{principal_of, session_name};
 use crate::session_handle::SessionHandle;
 use crate::share::left_to_others;
 
+/// How old a CONNECT may be when it has its effect, milliseconds: an edge has not refused it by then.
+const CLAIM_VALID_MS: u64 = 8_000;
+
+/// How long the Will of a connection that is taken over waits for what the edge of that one may still hold, a DISCONNECT above
+/// all, milliseconds.
+const WILL_WAIT_MS: u64 = 5_000;
+
 /// What a CONNECT asks for, as far as sessions are concerned.
+#[derive(Clone)]
 pub(crate) struct Wanted {
     /// Names the session: its Client Identifier, or what [`session_name`] makes of it.
     pub client_id: Arc<str>,
@@ -74,6 +84,34 @@ impl From<Foreign> for NotGranted {
     }
 }
 
+/// A claim on its way.
+pub(crate) struct Asking {
+    wanted: Wanted,
+    slot: ClaimSlot,
+    since: Instant,
+}
+
+impl Asking {
+    /// Whether the connection was at another worker before.
+    pub(crate) fn is_resume(&self) -> bool {
+        self.wanted.resume
+    }
+
+    /// Whose session it is.
+    pub(crate) fn client_id(&self) -> &Arc<str> {
+        &self.wanted.client_id
+    }
+}
+
+/// A connection that may be gone when its session is granted.
+#[derive(Clone, Copy)]
+pub(crate) struct Unserved {
+    pub connection: ConnectionId,
+    pub expiry_s: u32,
+    /// It had its CONNACK from another worker.
+    pub resume: bool,
+}
+
 /// Where the answer to a claim arrives.
 #[derive(Clone, Default)]
 pub(crate) struct ClaimSlot(Arc<Mutex<Claiming>>);
@@ -115,6 +153,11 @@ impl ClaimSlot {
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool {
+        matches!(*self.0.lock(), Claiming::Abandoned(_))
     }
 
     /// Stops waiting. Answers the session if it was granted by now.
@@ -184,16 +227,29 @@ fn will_of(will: &mqtt::Will<'_>, now: UnixMs) -> Will {
 }
 
 impl Hub {
-    /// Asks the store for the session that a CONNECT wants. The session belongs to the connection from the moment that
-    /// the slot is filled.
-    pub(crate) fn claim(self: &Arc<Self>, wanted: &Wanted, slot: &ClaimSlot, now: UnixMs) {
+    /// Asks the store for the session that a CONNECT wants, when it has answered what was asked for that session before: above
+    /// all the release by the connection that had it. The session belongs to the connection from the moment that the slot is
+    /// filled.
+    pub(crate) fn claim(self: &Arc<Self>, wanted: &Wanted, slot: &ClaimSlot) {
+        let (wanted, slot) = (wanted.clone(), slot.clone());
+        self.submit(Work::Claim(Box::new(Asking { wanted, slot, since: Instant::now() })));
+    }
+
+    /// The same, now, unless the device has gone meanwhile.
+    pub(crate) fn run_claim(self: &Arc<Self>, asking: &Asking) {
+        let Asking { wanted, slot, since } = asking;
+        if slot.is_abandoned() {
+            return;
+        }
+        self.clock.tick();
+        let now = self.now();
         let hub = Arc::clone(self);
         let slot = slot.clone();
         let (client_id, connection) = (Arc::clone(&wanted.client_id), wanted.connection);
-        let expiry_s = wanted.expiry_s;
+        let (expiry_s, resume) = (wanted.expiry_s, wanted.resume);
         let (principal, passport) = (principal_of(&wanted.passport), Arc::clone(&wanted.passport));
         if let Err(foreign) = self.check_principal(&client_id, &principal) {
-            return self.answer_claim(&slot, Err(foreign.into()), connection, expiry_s);
+            return self.answer_claim(&slot, Err(foreign.into()), Unserved { connection, expiry_s, resume });
         }
         let is_passing = wanted.clean_start && wanted.is_ephemeral();
         let claim = Claim {
@@ -214,6 +270,10 @@ impl Hub {
             memory_queue: is_passing && self.keeps_clean_sessions_in_memory(),
             resume: wanted.resume,
             attempt: wanted.attempt,
+            age_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            valid_ms: CLAIM_VALID_MS,
+            // In one process the edge has the one connection say all that it has received before it asks for the next.
+            will_wait_ms: if self.cluster.is_some() { WILL_WAIT_MS } else { 0 },
             now,
         };
         let in_memory = claim.memory_queue;
@@ -227,17 +287,18 @@ impl Hub {
                     Ok(claimed) => hub.serve(&client_id, connection, &passport, claimed, in_memory, &arrival),
                     Err(error) => Err(error.into()),
                 };
+                let unserved = Unserved { connection, expiry_s, resume };
                 let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
-                    return hub.answer_claim(&slot, granted, connection, expiry_s);
+                    return hub.answer_claim(&slot, granted, unserved);
                 };
                 if handle.stored.is_some() || owned.subscriptions.is_empty() {
-                    return hub.answer_claim(&slot, granted, connection, expiry_s);
+                    return hub.answer_claim(&slot, granted, unserved);
                 }
                 // Its worker had the routes, and others know them by now as this one's before the device hears of it.
                 let (session, epoch) = (Arc::clone(handle), owned.fence.epoch);
                 let subscriptions = owned.subscriptions.clone();
                 let told = Arc::clone(&hub);
-                let then = Box::new(move || told.answer_claim(&slot, granted, connection, expiry_s));
+                let then = Box::new(move || told.answer_claim(&slot, granted, unserved));
                 hub.announce(&session, epoch, &subscriptions, then);
             }),
         );
@@ -252,22 +313,16 @@ impl Hub {
         self: &Arc<Self>,
         slot: &ClaimSlot,
         granted: Result<Granted, NotGranted>,
-        connection: ConnectionId,
-        expiry_s: u32,
+        unserved: Unserved,
     ) {
-        if let Some((unserved, grace_ms)) = slot.fill(granted) {
-            self.let_go(&unserved, connection, expiry_s, grace_ms);
+        if let Some((granted, grace_ms)) = slot.fill(granted) {
+            self.let_go(&granted, unserved, grace_ms);
         }
     }
 
-    /// Lets a session go that was granted to a device which had gone by then.
-    pub(crate) fn let_go(
-        self: &Arc<Self>,
-        granted: &Granted,
-        connection: ConnectionId,
-        expiry_s: u32,
-        grace_ms: u64,
-    ) {
+    /// Lets a session go that was granted to a device which had gone by then. What had no CONNACK leaves no Will.
+    pub(crate) fn let_go(self: &Arc<Self>, granted: &Granted, unserved: Unserved, grace_ms: u64) {
+        let Unserved { connection, expiry_s, resume } = unserved;
         let untaken = self.detach(&granted.handle, connection);
         if granted.handle.stored.is_none() {
             self.sessions.remove(&granted.handle);
@@ -275,7 +330,7 @@ impl Hub {
             self.share_again(left_to_others(untaken));
         }
         let Some(owned) = &granted.owned else { return };
-        let release = Release { expiry_s, keep_will: true, sent: owned.sent, grace_ms, now: self.now() };
+        let release = Release { expiry_s, keep_will: resume, sent: owned.sent, grace_ms, now: self.now() };
         self.release(owned.fence.clone(), release, None, None);
     }
 
@@ -417,7 +472,7 @@ mod tests {
         for (client_id, lapses_meanwhile) in [("calm", false), ("late", true)] {
             store.hold();
             let slot = ClaimSlot::default();
-            hub.claim(&wanted(client_id), &slot, 0);
+            hub.claim(&wanted(client_id), &slot);
             if lapses_meanwhile {
                 cluster.lease.renew(&cluster.lease.ask(), Duration::from_secs(1), Position(0));
             }

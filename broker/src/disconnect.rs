@@ -60,13 +60,12 @@ impl Hub {
             }
             return finish(departure);
         };
-        if closing.will == WillFate::TakenOver {
-            // What becomes of the Will was decided by the claim that took the session.
+        if closing.will == WillFate::TakenOver && (will.is_none() || self.cluster.is_none()) {
             return finish(departure);
         }
-        // A newer connection may have the session by now, and then its claim has decided about the Will: so the store is
-        // asked first, and what follows is done when it has let the session go.
-        let will = will.filter(|_| closing.will == WillFate::Publish);
+        // A newer connection may have the session by now: so the store is asked first, and what follows is done when it has let
+        // the session go. What was taken over has its Will waiting there for this, its last word.
+        let will = will.filter(|_| closing.will != WillFate::Drop);
         let release = Release {
             expiry_s: closing.expiry_s,
             keep_will: will.is_some(),

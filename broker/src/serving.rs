@@ -30,6 +30,8 @@ pub(crate) struct Serving {
     pub under_way: Option<RequestKind>,
     /// A packet of the device waits for that, see [`Serving::takes`].
     pub is_holding: bool,
+    /// Another connection has the session, and this one hands over its last words.
+    pub is_taken_over: bool,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -53,7 +55,15 @@ pub(crate) struct Rare {
 impl Serving {
     /// A session whose connection begins.
     pub(crate) fn new(session: Session, handle: Arc<SessionHandle>, rare: Option<Box<Rare>>) -> Self {
-        Self { session, handle, awaiting_store: 0, under_way: None, is_holding: false, rare }
+        Self {
+            session,
+            handle,
+            awaiting_store: 0,
+            under_way: None,
+            is_holding: false,
+            is_taken_over: false,
+            rare,
+        }
     }
 
     pub(crate) fn rare(&mut self) -> &mut Rare {
@@ -86,7 +96,9 @@ impl Serving {
     ) {
         let qos = message.qos();
         tally::received(qos, message.payload_slice().len());
-        let publisher = Publisher { session: &self.handle, connection, fence: self.fence() };
+        // Last words are at QoS 0 and have no place among what the connection says that has the session.
+        let fence = self.fence().filter(|_| !self.is_taken_over);
+        let publisher = Publisher { session: &self.handle, connection, fence };
         let answer = hub.publish(Some(publisher), packet_id, message);
         let Some(packet_id) = packet_id else { return };
         match answer {

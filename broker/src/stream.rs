@@ -1,6 +1,8 @@
 //! One device's conversation with this worker, in the same process: drives the session, has its effects done, and feeds
 //! it what comes back. The edge's connection task runs it; there is no task, channel or socket of its own.
 
+mod last_words;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +14,7 @@ use mqtt::{Connect, PacketType, ReasonCode};
 use state::{Delivery, Number, ResumeRefusal, Will};
 
 use crate::authorize::Authority;
-use crate::connect::{self, ClaimSlot, Granted, NotGranted, Wanted};
+use crate::connect::{self, ClaimSlot, Granted, NotGranted, Unserved, Wanted};
 use crate::departure::Departure;
 use crate::disconnect::Leaving;
 use crate::handler::connect::Told;
@@ -22,6 +24,7 @@ use crate::serving::{Rare, Serving};
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};
 use crate::session_handle::{Item, SessionHandle, recycle};
 use crate::tally;
+use last_words::{Takeover, is_last_word};
 
 thread_local! {
     /// Two lists of effects, reused by every session that this thread drives.
@@ -35,6 +38,7 @@ pub struct WorkerStream {
     state: State,
     /// To be told when the session is let go.
     departure: Option<Arc<Departure>>,
+    takeover: Takeover,
 }
 
 enum State {
@@ -55,6 +59,14 @@ struct Pending {
     is_anothers: bool,
 }
 
+impl Pending {
+    /// Whom its session may be granted to, and who has gone.
+    fn unserved(&self) -> Unserved {
+        let Open { connection_id, resume, .. } = &self.open;
+        Unserved { connection: *connection_id, expiry_s: self.expiry_s, resume: resume.is_some() }
+    }
+}
+
 impl WorkerStream {
     pub(crate) fn open(hub: Arc<Hub>, open: Open) -> Self {
         hub.clock.tick();
@@ -66,7 +78,7 @@ impl WorkerStream {
                 let slot = ClaimSlot::default();
                 let refused = open.resume.is_none().then(|| refuse_early(&hub, &open, &packet)).flatten();
                 if refused.is_none() {
-                    hub.claim(&wanted, &slot, now);
+                    hub.claim(&wanted, &slot);
                 }
                 State::AwaitingClaim(Box::new(Pending {
                     open,
@@ -79,7 +91,7 @@ impl WorkerStream {
             }
             _ => State::Ended(ReasonCode::MalformedPacket),
         };
-        Self { hub, connection, state, departure: None }
+        Self { hub, connection, state, departure: None, takeover: Takeover::Ends }
     }
 
     /// Opens the session once the store has granted it.
@@ -93,7 +105,11 @@ impl WorkerStream {
         let granted = match granted {
             Ok(granted) => granted,
             Err(error) => {
-                let reason = error.reason_code();
+                let reason = match error.reason_code() {
+                    // Another connection asked for the session later. CONNACK cannot say so, and the edge is not to ask again.
+                    ReasonCode::SessionTakenOver if pending.open.resume.is_none() => ReasonCode::ServerBusy,
+                    reason => reason,
+                };
                 let client_id = &*pending.open.passport.client_id;
                 let is_foreign = matches!(error, NotGranted::NotResumed(ResumeRefusal::Foreign));
                 if is_foreign {
@@ -115,7 +131,7 @@ impl WorkerStream {
             }
         };
         if pending.is_anothers {
-            self.hub.let_go(&granted, self.connection, pending.expiry_s, 0);
+            self.hub.let_go(&granted, pending.unserved(), 0);
             if pending.open.resume.is_none() {
                 Session::refuse(&connect, ReasonCode::NotAuthorized, out);
             }
@@ -266,7 +282,7 @@ impl WorkerStream {
                     Ok(Some(items)) => items,
                     Ok(None) => return Poll::Pending,
                     Err(_) => {
-                        self.drive(Input::TakenOver, out);
+                        self.lose_session(out);
                         return Poll::Ready(());
                     }
                 },
@@ -330,6 +346,7 @@ impl link::Stream for WorkerStream {
         // The answers arrive in the mailbox, which wakes the task.
         match &self.state {
             State::AwaitingClaim(_) => Poll::Pending,
+            State::Serving(serving) if serving.is_taken_over => Poll::Ready(()),
             State::Serving(serving)
                 if serving.is_holding
                     || serving.awaiting_store >= u32::from(self.hub.config.receive_maximum) =>
@@ -342,7 +359,7 @@ impl link::Stream for WorkerStream {
 
     fn takes(&mut self, packet: PacketType) -> bool {
         match &mut self.state {
-            State::Serving(serving) => serving.takes(packet),
+            State::Serving(serving) => serving.is_taken_over || serving.takes(packet),
             _ => true,
         }
     }
@@ -376,7 +393,7 @@ impl link::Stream for WorkerStream {
             match serving.handle.poll_end(self.connection, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(reason)) => self.drive(Input::End(reason), out),
-                Poll::Ready(Err(_)) => self.drive(Input::TakenOver, out),
+                Poll::Ready(Err(_)) => self.lose_session(out),
             }
         }
         match &self.state {
@@ -446,7 +463,7 @@ impl WorkerStream {
         let ended = State::Ended(ReasonCode::Success);
         let State::AwaitingClaim(pending) = std::mem::replace(&mut self.state, ended) else { return };
         if let Some(granted) = pending.slot.abandon(grace_ms) {
-            self.hub.let_go(&granted, self.connection, pending.expiry_s, grace_ms);
+            self.hub.let_go(&granted, pending.unserved(), grace_ms);
         }
     }
 }
@@ -484,6 +501,10 @@ impl WorkerStream {
 
     /// As [`link::Stream::send`], for a packet that came as frame `number`.
     pub(crate) fn take(&mut self, number: u64, packet: Frame<'_>, out: &mut Outgoing) -> Taken {
+        if self.is_yielding() && !is_last_word(packet) {
+            // It has no answer, and comes again on the connection that has the session now.
+            return Taken::Done;
+        }
         let State::Serving(serving) = &mut self.state else { return Taken::Done };
         let (mut effects, spare) = take_effects();
         let outputs = &mut Outputs { wire: out, effects: &mut effects };

@@ -14,6 +14,7 @@ mod reason;
 mod relay;
 mod reply;
 mod shared;
+mod succession;
 pub mod tls;
 mod transport;
 pub mod upstream;

@@ -110,6 +110,8 @@ pub(crate) enum CloseReason {
     PassportDenied,
     /// Its passport ended before it could be renewed.
     PassportExpired,
+    /// Another connection has its session.
+    TakenOver,
     /// The worker ended it, with this code.
     Worker(ReasonCode),
     /// The edge shuts down.
@@ -131,6 +133,7 @@ impl CloseReason {
             Self::PassportDenied => "passport_denied",
             Self::PassportExpired => "passport_expired",
             Self::BadPacket(reason) | Self::Worker(reason) => reason.label(),
+            Self::TakenOver => ReasonCode::SessionTakenOver.label(),
             Self::Shutdown => "server_shutting_down",
         }
     }

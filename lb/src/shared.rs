@@ -15,6 +15,7 @@ use crate::admission::SourceRates;
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
+use crate::succession::Successions;
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketConfig;
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     /// While draining, relays with a slot below this have to go.
     dismissed: AtomicU32,
     relays: Mutex<Wakers>,
+    /// Who came last of each client.
+    pub(crate) successions: Successions,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
     receive_buffered: AtomicUsize,
@@ -57,6 +60,7 @@ impl Shared {
             phase: AtomicU8::new(Phase::Serving as u8),
             dismissed: AtomicU32::new(0),
             relays: Mutex::default(),
+            successions: Successions::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             receive_buffered: AtomicUsize::new(0),
@@ -118,6 +122,11 @@ impl Shared {
     /// Has `waker` woken by [`Shared::enter`] and [`Shared::dismiss`]; the answer is for [`Shared::forget`].
     pub(crate) fn remember(&self, waker: Waker) -> u32 {
         self.relays.lock().insert(waker)
+    }
+
+    /// Has the relay in this slot woken, if there is one.
+    pub(crate) fn wake_relay(&self, slot: u32) {
+        self.relays.lock().wake(slot as usize, (slot as usize).saturating_add(1));
     }
 
     pub(crate) fn forget(&self, slot: u32) {
@@ -295,7 +304,7 @@ impl Wakers {
     /// Those from slot `from` up to `to`.
     fn wake(&self, from: usize, to: usize) {
         let to = to.min(self.slots.len());
-        for waker in self.slots.get(from..to).into_iter().flatten().flatten() {
+        for waker in self.slots.get(from.min(to)..to).into_iter().flatten().flatten() {
             waker.wake_by_ref();
         }
     }

@@ -2,7 +2,9 @@
 //! to the one of connected devices.
 
 use std::io;
+use std::mem::MaybeUninit;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -10,8 +12,43 @@ use tokio::runtime::Handle;
 use crate::tls::TlsStream;
 use crate::websocket::WsStream;
 
+/// A byte stream to a device as its relay sees it.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Whether the system has received something that was not read, or the end. Reading says so only when the runtime has heard
+    /// of it, which may be a moment later.
+    fn has_unread(&self) -> bool;
+}
+
+impl Wire for TcpStream {
+    fn has_unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(self).peek(&mut byte);
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl<IO: Wire> Wire for TlsStream<IO> {
+    fn has_unread(&self) -> bool {
+        self.io().has_unread()
+    }
+}
+
+impl<IO: Wire> Wire for WsStream<IO> {
+    fn has_unread(&self) -> bool {
+        self.io().has_unread()
+    }
+}
+
+/// One in memory, where nothing is late.
+#[cfg(test)]
+impl Wire for tokio::io::DuplexStream {
+    fn has_unread(&self) -> bool {
+        false
+    }
+}
+
 /// A byte stream to a device that carries MQTT and nothing else.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
+pub(crate) trait Transport: Wire + Send + Sized + 'static {
     /// Deregisters the socket from the runtime that it is on and registers it with another.
     fn rehome(self, runtime: &Handle) -> io::Result<Self>;
 }

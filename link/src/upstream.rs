@@ -1,5 +1,6 @@
 //! What the edge asks of a worker, whether it runs in the same process (calls, no socket) or behind a link.
 
+use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,6 +77,8 @@ pub enum CloseCause {
     /// The socket closed, failed or timed out, or the device sent something unacceptable; the Will is due. A DISCONNECT
     /// packet is relayed before, so that its Reason Code decides about the Will.
     Abnormal,
+    /// The device went, or was refused, before it had its CONNACK: as abnormal, but no Will is due.
+    Unanswered,
     /// The edge is shutting down and the device will come back: as abnormal, but nothing is its fault.
     Shutdown,
 }
@@ -85,6 +88,9 @@ pub enum CloseCause {
 pub enum Event {
     /// Bytes were appended; call again when they are written.
     Wrote,
+    /// Another connection has the session: what the device has sent already is to be handed over, then the stream is to be
+    /// closed, and the device told.
+    TakenOver,
     /// The worker ends the connection: write what waits, then close. The reason is for logs and metrics; the packet that
     /// tells the device is among the bytes already.
     Closed(ReasonCode),
@@ -136,4 +142,13 @@ pub trait Stream: Send + Unpin + 'static {
 
     /// Ends the conversation.
     fn close(self, cause: CloseCause);
+
+    /// As [`Stream::close`]; `ended` is dropped when the worker knows of it and of all that was sent before, or never will.
+    fn close_then(self, cause: CloseCause, ended: Box<dyn Any + Send + Sync>)
+    where
+        Self: Sized,
+    {
+        self.close(cause);
+        drop(ended);
+    }
 }

@@ -118,6 +118,9 @@ fn claim(client_id: &str) -> Claim {
         memory_queue: false,
         resume: false,
         attempt: 1,
+        age_ms: 0,
+        valid_ms: u64::MAX,
+        will_wait_ms: 0,
         now: 1,
     }
 }

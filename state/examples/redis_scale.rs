@@ -78,6 +78,9 @@ fn claim(n: usize) -> Claim {
         memory_queue: false,
         resume: false,
         attempt: 1,
+        age_ms: 0,
+        valid_ms: u64::MAX,
+        will_wait_ms: 0,
         now: 1,
     }
 }

@@ -10,6 +10,9 @@ pub enum StoreError {
     /// Another owner has claimed the session: stop serving it.
     #[error("the session has a newer owner")]
     Fenced,
+    /// A claim was carried out later than it may take effect: nothing has changed.
+    #[error("the claim came too late")]
+    TooLate,
     /// There is no such session.
     #[error("no such session")]
     NoSession,

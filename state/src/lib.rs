@@ -22,8 +22,8 @@ pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs, Via};
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, Secret, WhenShort};
 pub use store::{
-    Claim, Claimed, ConnectionId, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER, Enqueued, Fence, Number,
-    Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish, Published, QueueLimits, QueuePage, Queued,
-    Record, Release, ResumeRefusal, RetainedPage, RoutePage, SessionRoutes, Store, StoreStats, StoredSession,
-    Subscription, SubscriptionOptions, Target, Will,
+    CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER,
+    Enqueued, Fence, Number, Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish, Published,
+    QueueLimits, QueuePage, Queued, Record, Release, ResumeRefusal, RetainedPage, RoutePage, SessionRoutes,
+    Store, StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
 };

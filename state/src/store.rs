@@ -104,16 +104,30 @@ pub struct Claim {
     /// Which claim for this connection this is. One that is carried out after a later one of the same connection (at another
     /// worker, by an edge that did not wait any longer) is refused as [`ResumeRefusal::TakenOver`], with `resume` or without.
     pub attempt: u32,
+    /// How long ago the connection asked for it, milliseconds, when the call is made. One that was asked for before the claim
+    /// of another connection which has, or had, the session is refused as [`ResumeRefusal::TakenOver`], unless the two are no
+    /// more than [`CLAIM_SLACK_MS`] apart.
+    pub age_ms: u64,
+    /// Carried out at a greater age than this, by the store's clock, it has no effect ([`StoreError::TooLate`]): its device was
+    /// refused by then. `u64::MAX`: at any age.
+    pub valid_ms: u64,
+    /// How long the Will of a connection that loses its session by this may wait for that connection's last word (the
+    /// [`Store::release`] with its own fence), milliseconds; then it is due. 0: it is answered at once.
+    pub will_wait_ms: u64,
     /// Now.
     pub now: UnixMs,
 }
+
+/// See [`Claim::age_ms`]: more than the store's clock is wrong by, as workers know it.
+pub const CLAIM_SLACK_MS: u64 = 250;
 
 /// The answer to a [`Claim`].
 #[derive(Clone, Debug, Default)]
 pub struct Claimed {
     /// The session that is owned now; `None` if there was none and `create` was not set, or it could not be resumed.
     pub session: Option<Owned>,
-    /// The Will of the connection or session that was there before, to be published now.
+    /// The Will of the connection or session that was there before, to be published now. One that waits for a last word
+    /// ([`Claim::will_wait_ms`]) comes as [`Due::Will`].
     pub will_due: Option<DueWill>,
     /// The discarded session, whose routes are to be dropped.
     pub discarded: Option<Arc<StoredSession>>,
@@ -393,7 +407,8 @@ pub trait Store: Send + Sync + 'static {
     /// all writes of an earlier owner are refused from here on.
     fn claim(&self, claim: Claim, done: Done<Claimed>);
 
-    /// Ends a connection's ownership and starts the timers.
+    /// Ends a connection's ownership and starts the timers. Of a connection that has lost its session it is the last word about
+    /// its Will, if that waits for it: dropped, or due at once. It is refused all the same.
     fn release(&self, fence: &Fence, release: Release, done: Done<()>);
 
     /// The Will that was given at the claim is not to be published any more, whatever ends the connection.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use lb::upstream::{WorkerStream, Workers, WorkersConfig};
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
-use mqtt::ReasonCode;
+use mqtt::{Connect, Disconnect, ProtocolVersion, ReasonCode};
 use prometheus_client::registry::Registry;
 use rand::{Rng, SeedableRng};
 
@@ -51,6 +51,7 @@ impl Edge {
 
     /// A device's connection with this CONNECT.
     pub(super) fn open(&mut self, number: usize, client_id: &str, connect: Bytes) -> Line {
+        let first = connect.clone();
         let open = Open {
             connection_id: ConnectionId(self.dice.random()),
             attempt: 0,
@@ -67,7 +68,11 @@ impl Edge {
             resume: None,
         };
         let stream = self.process.run(async { self.workers.open(open) });
-        Line { edge: number, stream: Some(stream), out: Outgoing::new(), received: BytesMut::new() }
+        let version = mqtt::frame::split(&first, u32::MAX)
+            .unwrap()
+            .map(|frame| Connect::decode(frame).unwrap().version);
+        let version = version.unwrap();
+        Line { edge: number, version, stream: Some(stream), out: Outgoing::new(), received: BytesMut::new() }
     }
 
     /// What a metric says.
@@ -88,6 +93,7 @@ impl Edge {
 /// One connection of a device.
 pub(super) struct Line {
     pub(super) edge: usize,
+    version: ProtocolVersion,
     stream: Option<WorkerStream>,
     out: Outgoing,
     received: BytesMut,
@@ -103,9 +109,22 @@ impl Line {
             self.received.extend_from_slice(self.out.chunk());
             self.out.advance(self.out.chunk().len());
         }
-        let Poll::Ready(Event::Closed(reason)) = polled else { return None };
-        self.stream = None;
-        Some(reason)
+        match polled {
+            Poll::Ready(Event::Closed(reason)) => {
+                self.stream = None;
+                Some(reason)
+            }
+            // As a relay does that has read what there was.
+            Poll::Ready(Event::TakenOver) => {
+                let reason = ReasonCode::SessionTakenOver;
+                if self.version.is_v5() {
+                    Disconnect::new(reason).encode(self.version, &mut self.received);
+                }
+                self.stream.take()?.close(CloseCause::Abnormal);
+                Some(reason)
+            }
+            _ => None,
+        }
     }
 
     /// The next packet that has come.

@@ -205,7 +205,12 @@ impl Road {
 
 impl Store for Road {
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.ask(done, |store, done| store.claim(claim, done));
+        let asked_at = self.inner.store().clock();
+        self.call(Lane::Sessions, done, move |worker, done| {
+            let store = worker.store();
+            let age_ms = claim.age_ms + store.clock().saturating_sub(asked_at);
+            store.claim(Claim { age_ms, ..claim }, done);
+        });
     }
 
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {

@@ -28,6 +28,7 @@ mod read_your_subscription;
 mod retained;
 mod stalled;
 mod store_away;
+mod succession;
 mod takeover;
 mod tiers;
 mod two_owners;

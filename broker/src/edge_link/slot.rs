@@ -50,6 +50,8 @@ pub(super) struct Slot {
     /// The link lists it as one that waits for room.
     pub(super) is_listed_as_blocked: bool,
     busy: Option<Box<Busy>>,
+    /// The last look found it waiting for the device's last words.
+    has_waited: bool,
     _counted: Counted,
 }
 
@@ -111,6 +113,7 @@ impl Slot {
             is_open: false,
             is_listed_as_blocked: false,
             busy: None,
+            has_waited: false,
             _counted: counted,
         }
     }
@@ -159,6 +162,21 @@ impl Slot {
     /// The device may go on at another worker, for `grace_ms`.
     pub(super) fn hand_over(self, grace_ms: u64) {
         self.stream.hand_over(grace_ms);
+    }
+
+    /// Whether it waits for the last words of a device that another connection took over.
+    pub(super) fn is_yielding(&self) -> bool {
+        self.stream.is_yielding()
+    }
+
+    /// To be called now and then: ends a stream that another connection took over, and whose edge has not handed over the
+    /// device's last words since the look before.
+    pub(super) fn look(&mut self, end: &mut WorkerEnd, scratch: &mut Outgoing) -> Outcome {
+        if !self.stream.is_yielding() || !std::mem::replace(&mut self.has_waited, true) {
+            return Outcome::Stays;
+        }
+        self.stream.end_yielding(scratch);
+        self.finish(ReasonCode::SessionTakenOver, end, scratch)
     }
 
     /// Does what there is to do. `scratch` is empty before and after.
@@ -212,6 +230,7 @@ impl Slot {
             return Outcome::Refused(RefuseReason::Connect);
         }
         self.is_open = true;
+        self.stream.ask_before_end(end.can_ask_to_yield());
         if let Phase::Ended(reason) = phase {
             return self.finish(reason, end, scratch);
         }
@@ -335,17 +354,20 @@ impl Slot {
         for _ in 0..ROUNDS_MAX {
             if self.is_blocked() {
                 // The device may be taken over while it does not read.
-                return match self.stream.poll_end(cx, scratch) {
+                let polled = self.stream.poll_end(cx, scratch);
+                self.ask(end);
+                return match polled {
                     Poll::Ready(reason) => self.finish(reason, end, scratch),
                     Poll::Pending => Outcome::Stays,
                 };
             }
             let polled = self.stream.poll_recv(cx, scratch, BUDGET_BYTES);
             self.report(end);
+            self.ask(end);
             match polled {
                 Poll::Ready(Event::Closed(reason)) => return self.finish(reason, end, scratch),
                 Poll::Ready(Event::Wrote) => self.offer_all(end, scratch),
-                Poll::Pending => {
+                Poll::Ready(Event::TakenOver) | Poll::Pending => {
                     // An answer may have made room for what waited.
                     if self.busy.as_ref().is_some_and(|busy| !busy.inbox.is_empty())
                         && self.stream.poll_ready(cx).is_ready()
@@ -358,6 +380,13 @@ impl Slot {
         }
         self.list();
         Outcome::Stays
+    }
+
+    /// Asks the edge for the device's last words if another connection has the session.
+    fn ask(&mut self, end: &mut WorkerEnd) {
+        if self.stream.take_question() {
+            end.ask_to_yield(self.id);
+        }
     }
 
     /// Ends the device's connection: the last packet of `scratch` goes with CLOSE, which needs no room.

@@ -131,6 +131,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         if let Some(within) = orders.drain {
             self.end.drain(within);
         }
+        // What a device has said on its old stream comes before its new one, if that is on this link too.
+        self.serve();
         self.take_opens();
         self.serve();
         self.sweep();
@@ -287,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         self.streams.remove(&stream);
     }
 
-    /// Ends the connections whose passport is not honoured any more.
+    /// Ends the connections whose passport is not honoured any more, and those that were taken over and have no last words.
     fn sweep(&mut self) {
         if Instant::now() < self.sweep_at {
             return;
@@ -299,6 +301,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             self.streams.iter().filter(|(_, slot)| expired(slot)).map(|(stream, _)| *stream).collect();
         for stream in expired {
             self.end_stream(stream, ReasonCode::NotAuthorized);
+        }
+        let mut yielding: Vec<_> =
+            self.streams.iter().filter(|(_, slot)| slot.is_yielding()).map(|(stream, _)| *stream).collect();
+        yielding.sort_unstable_by_key(|stream| stream.0);
+        for stream in yielding {
+            let Some(slot) = self.streams.get_mut(&stream) else { continue };
+            let outcome = slot.look(&mut self.end, &mut self.scratch);
+            self.settle(stream, outcome);
         }
     }
 

@@ -194,8 +194,8 @@ impl Device {
             match polled {
                 Poll::Ready(Event::Wrote) => {}
                 Poll::Ready(Event::Closed(reason)) => self.closed = Some(reason),
-                Poll::Pending if !self.hand_over() => break,
-                Poll::Pending => {}
+                Poll::Ready(Event::TakenOver) | Poll::Pending if !self.hand_over() => break,
+                Poll::Ready(Event::TakenOver) | Poll::Pending => {}
             }
         }
     }

@@ -102,6 +102,10 @@ pub(crate) struct Device {
     pub(crate) refused: Option<RefuseReason>,
     pub(crate) is_resumed: bool,
     pub(crate) is_finished: bool,
+    /// Another connection has its session.
+    pub(crate) is_asked_to_yield: bool,
+    /// Then nothing of it is left to be sent.
+    pub(crate) yields_at_once: bool,
     pub(crate) flows: OpenFlows,
     pub(crate) aliases: BTreeMap<u16, String>,
     /// Costs of packets that the device has not taken.
@@ -187,6 +191,8 @@ impl Edge {
             refused: None,
             is_resumed: false,
             is_finished: false,
+            is_asked_to_yield: false,
+            yields_at_once: true,
             flows: OpenFlows::default(),
             aliases: BTreeMap::new(),
             untaken: 0,
@@ -398,6 +404,14 @@ impl Edge {
             }
             (EdgeEvent::Closed { reason, packet, .. }, Some(device)) => {
                 device.closed = Some((reason, packet));
+            }
+            (EdgeEvent::Yield { stream }, Some(device)) => {
+                device.is_asked_to_yield = true;
+                if device.yields_at_once {
+                    let reason = ReasonCode::SessionTakenOver;
+                    device.closed = Some((reason, Bytes::from_static(&[0xE0, 1, 0x8E])));
+                    self.end.close(stream, CloseCause::Abnormal);
+                }
             }
             (EdgeEvent::Finished { .. }, Some(device)) => device.is_finished = true,
             _ => {}

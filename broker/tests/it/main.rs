@@ -14,5 +14,6 @@ mod retained;
 mod session;
 mod shared;
 mod store_away;
+mod succession;
 mod takeover;
 mod will;

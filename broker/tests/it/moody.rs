@@ -21,6 +21,8 @@ pub(crate) enum Asked {
     Publish,
     Forget,
     Retain,
+    Release,
+    Claim,
 }
 
 pub(crate) struct Moody {
@@ -115,11 +117,15 @@ impl Store for Moody {
     }
 
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.inner.claim(claim, done);
+        if let Some(done) = self.admit(Asked::Claim, done) {
+            self.inner.claim(claim, done);
+        }
     }
 
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
-        self.inner.release(fence, release, done);
+        if let Some(done) = self.admit(Asked::Release, done) {
+            self.inner.release(fence, release, done);
+        }
     }
 
     fn drop_will(&self, fence: &Fence, done: Done<()>) {

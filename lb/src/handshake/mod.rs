@@ -27,6 +27,7 @@ use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
 use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
 use crate::reply;
 use crate::shared::{Admitted, Listener, Underway};
+use crate::succession::Tenancy;
 use crate::tls::{TlsError, TlsServer, TlsStream};
 use crate::transport::Transport;
 use crate::websocket::{self, WsError};
@@ -37,6 +38,17 @@ pub(crate) struct Gate<U, A> {
     pub(crate) authenticator: Arc<A>,
     /// Where connected devices live.
     pub(crate) devices: Handle,
+}
+
+impl<U: Upstream, A: Authenticator> Gate<U, A> {
+    /// Asks for the session of a device, and relays between the two.
+    fn serve<T: Transport>(&self, io: T, open: Open, handover: Handover<A>) {
+        let stream = {
+            let _entered = self.devices.enter();
+            self.upstream.open(open)
+        };
+        self.devices.spawn(Relay::new(io, stream, handover));
+    }
 }
 
 /// Where and why a handshake ended.
@@ -280,14 +292,11 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             resume: None,
         };
         let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
-        let devices = &self.gate.devices;
-        let io = io.rehome(devices).map_err(lost)?;
-        let stream = {
-            let _entered = devices.enter();
-            self.gate.upstream.open(open)
-        };
+        let io = io.rehome(&self.gate.devices).map_err(lost)?;
+        let (tenancy, before) = Tenancy::begin(&self.admitted.0.shared, &open.passport.client_id);
         let handover = Handover {
             admitted: self.admitted,
+            tenancy,
             version: connect.version,
             keep_alive_s: server_keep_alive_s.unwrap_or(connect.keep_alive_s),
             has_expiry: asks_for_expiry(connect),
@@ -296,7 +305,16 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             tenure,
         };
         self.underway.succeed();
-        devices.spawn(Relay::new(io, stream, handover));
+        let gate = self.gate;
+        let Some(before) = before else {
+            gate.serve(io, open, handover);
+            return Ok(());
+        };
+        let (devices, shared) = (gate.devices.clone(), handover.admitted.0.shared.clone());
+        devices.spawn(async move {
+            before.give_way(&shared).await;
+            gate.serve(io, open, handover);
+        });
         Ok(())
     }
 

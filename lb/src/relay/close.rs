@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use authsvc::Authenticator;
 use link::{CloseCause, Outgoing, Stream};
 use mqtt::ReasonCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
 use super::scratch::Scratch;
 use super::{Relay, State};
 use crate::reason::CloseReason;
 use crate::reply;
+use crate::transport::Wire;
 
 /// Reads of discarded bytes in one turn; then others have theirs.
 const DISCARDS_MAX: usize = 4;
@@ -26,6 +27,8 @@ impl CloseReason {
             Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
                 Some(ReasonCode::NotAuthorized)
             }
+            // v5 [MQTT-3.1.4-3]
+            Self::TakenOver => Some(ReasonCode::SessionTakenOver),
             Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
             Self::OpenTimeout
             | Self::ClientDisconnect
@@ -39,7 +42,7 @@ impl CloseReason {
 
 impl<T, S, A> Relay<T, S, A>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Wire,
     S: Stream,
     A: Authenticator,
 {
@@ -59,7 +62,15 @@ where
             return;
         };
         let is_shutdown = reason == CloseReason::Shutdown;
-        stream.close(if is_shutdown { CloseCause::Shutdown } else { CloseCause::Abnormal });
+        let cause = match self.state {
+            State::AwaitingConnAck => CloseCause::Unanswered,
+            _ if is_shutdown => CloseCause::Shutdown,
+            _ => CloseCause::Abnormal,
+        };
+        match self.tenancy.take() {
+            Some(tenancy) => stream.close_then(cause, tenancy.into_end()),
+            None => stream.close(cause),
+        }
         // v5 [MQTT-3.2.0-1]: no DISCONNECT before CONNACK. Earlier versions have no DISCONNECT to the client.
         if let Some(code) = reason.farewell().filter(|_| self.version.is_v5() && self.state == State::Serving)
         {

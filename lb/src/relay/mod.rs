@@ -7,6 +7,7 @@
 
 mod close;
 mod enhanced;
+mod giving_way;
 mod packet;
 mod scratch;
 mod tenure;
@@ -24,7 +25,7 @@ use authsvc::Authenticator;
 use bytes::Bytes;
 use link::{Event, Outgoing, Passport, Stream};
 use mqtt::{FrameBuffer, ProtocolVersion, ReasonCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
 pub(crate) use self::enhanced::Enhanced;
@@ -36,6 +37,8 @@ pub(crate) use self::write::poll_write_all;
 use crate::reason::CloseReason;
 use crate::reply;
 use crate::shared::{Admitted, Phase, Shared};
+use crate::succession::Tenancy;
+use crate::transport::Wire;
 
 /// Buffers read in one turn; then others have theirs.
 const READS_MAX: usize = 2;
@@ -53,6 +56,8 @@ const NO_SLOT: u32 = u32::MAX;
 pub(crate) struct Handover<A: Authenticator> {
     /// The connection's place among `connections_max`.
     pub(crate) admitted: Admitted,
+    /// Its place among those of its client.
+    pub(crate) tenancy: Tenancy,
     /// Of the connection.
     pub(crate) version: ProtocolVersion,
     /// Keep Alive in force, seconds; 0 for none.
@@ -70,7 +75,7 @@ pub(crate) struct Handover<A: Authenticator> {
 /// What is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The worker's CONNACK. Nothing is read before it: answers must follow it. v5 [MQTT-3.2.0-1]
+    /// The worker's CONNACK. Nothing is looked at before it: answers must follow it. v5 [MQTT-3.2.0-1]
     AwaitingConnAck,
     /// Packets from either side.
     Serving,
@@ -104,6 +109,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     enhanced: Option<Box<Enhanced<A>>>,
     tenure: Option<Box<Tenure<A>>>,
     admitted: Admitted,
+    /// `None` once closed.
+    tenancy: Option<Tenancy>,
     /// Received since the last addition to the metrics.
     received_bytes: u32,
     received_packets: u32,
@@ -124,6 +131,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     state: State,
     /// Nothing is read: the worker or the device does not take more.
     is_paused: bool,
+    /// Another connection has the session: what has come is handed over, then this one ends.
+    is_taken_over: bool,
     /// Others have had their turn since the worker had something.
     is_deferred: bool,
     /// Written bytes may still be inside the stream.
@@ -136,13 +145,14 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
 
 impl<T, S, A> Relay<T, S, A>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Wire,
     S: Stream,
     A: Authenticator,
 {
     /// A relay between a device and its session; to be spawned on the runtime that `io` is registered with.
     pub(crate) fn new(io: T, stream: S, handover: Handover<A>) -> Self {
-        let Handover { admitted, version, keep_alive_s, has_expiry, pipelined, enhanced, tenure } = handover;
+        let Handover { admitted, tenancy, version, keep_alive_s, has_expiry, pipelined, enhanced, tenure } =
+            handover;
         let now = admitted.shared().now_ms();
         admitted.0.connected.inc();
         let mut frames = FrameBuffer::new();
@@ -168,12 +178,14 @@ where
             version,
             state: State::AwaitingConnAck,
             is_paused: false,
+            is_taken_over: false,
             is_deferred: false,
             is_unflushed: false,
             has_whole: !pipelined.is_empty(),
             has_expiry,
             frames,
             admitted,
+            tenancy: Some(tenancy),
         }
     }
 
@@ -184,6 +196,9 @@ where
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
         if self.slot == NO_SLOT {
             self.slot = self.shared().remember(cx.waker().clone());
+            if let Some(tenancy) = &self.tenancy {
+                tenancy.settle(self.slot);
+            }
         }
         let now = self.shared().now_ms();
         if self.state.is_open() {
@@ -222,6 +237,12 @@ where
         if self.state == State::AwaitingConnAck {
             self.receive(cx, out, now);
         }
+        if self.state == State::AwaitingConnAck {
+            self.read_ahead(cx, input, out, now);
+        }
+        if self.state == State::Serving && self.is_to_give_way() {
+            self.give_way(cx, input, out, now);
+        }
         if self.state == State::Serving {
             let has_read = self.read(cx, input, out, now);
             if !has_read
@@ -254,6 +275,9 @@ where
         }
         if self.is_unsent() {
             self.look_for_end(cx, out, now);
+        }
+        if self.state == State::Serving && self.is_taken_over {
+            self.give_way(cx, input, out, now);
         }
         if self.is_paused && self.state == State::Serving && self.can_read(cx, out) {
             // What this turn took or wrote made room, so that nothing else would wake the task to read on.
@@ -325,6 +349,7 @@ where
                 }
                 Poll::Ready(Event::Wrote) if out.len() == used => break,
                 Poll::Ready(Event::Wrote) => {}
+                Poll::Ready(Event::TakenOver) => self.is_taken_over = true,
                 Poll::Ready(Event::Closed(reason)) => {
                     self.close(CloseReason::Worker(reason), out, now);
                     return false;
@@ -340,6 +365,8 @@ where
         let Some(stream) = &mut self.stream else { return };
         if let Poll::Ready(reason) = stream.poll_end(cx, out) {
             self.close(CloseReason::Worker(reason), out, now);
+        } else if stream.poll_recv(cx, out, 0) == Poll::Ready(Event::TakenOver) {
+            self.is_taken_over = true;
         }
     }
 
@@ -430,7 +457,7 @@ where
 
 impl<T, S, A> Future for Relay<T, S, A>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Wire,
     S: Stream,
     A: Authenticator,
 {

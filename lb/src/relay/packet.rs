@@ -3,11 +3,11 @@
 use authsvc::Authenticator;
 use link::{Outgoing, Stream};
 use mqtt::{Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode, Receiver};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Relay;
 use super::enhanced::Enhanced;
 use crate::reason::CloseReason;
+use crate::transport::Wire;
 
 /// From this size on, bytes of an incomplete packet count as a sign of life, so that a large packet on a slow network
 /// outlives its Keep Alive while dripping single bytes do not. The specification counts whole packets only.
@@ -18,7 +18,7 @@ const PINGRESP: [u8; 2] = [0xD0, 0];
 
 impl<T, S, A> Relay<T, S, A>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Wire,
     S: Stream,
     A: Authenticator,
 {

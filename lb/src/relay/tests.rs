@@ -111,8 +111,10 @@ impl Setup {
         let (device, io) = tokio::io::duplex(self.pipe_bytes);
         let stream = self.worker.open(open(self.version));
         let session = self.worker.session(0).await;
+        let (tenancy, _) = Tenancy::begin(&shared, &"a".into());
         let handover = Handover {
             admitted,
+            tenancy,
             version: self.version,
             keep_alive_s: self.keep_alive_s,
             has_expiry: false,
@@ -346,7 +348,7 @@ async fn a_session_that_is_not_opened_in_time_is_refused() {
         let running = Setup { version, worker, ..Setup::default() }.start_silent().await;
         let since = Instant::now();
         let ended = timeout(Duration::from_secs(600), running.expect_end(refusal)).await;
-        assert_eq!(ended.expect("it ends").closed(), Some(CloseCause::Abnormal));
+        assert_eq!(ended.expect("it ends").closed(), Some(CloseCause::Unanswered));
         assert_eq!(since.elapsed().as_secs(), 10);
     }
 }

@@ -6,11 +6,11 @@ use std::task::Context;
 
 use authsvc::Authenticator;
 use link::{Outgoing, Stream};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Relay, State};
 use crate::reason::CloseReason;
 use crate::shared::Shared;
+use crate::transport::Wire;
 
 /// How long counts may stay in a connection that goes on, milliseconds.
 const COUNT_MS: u32 = 1_000;
@@ -25,7 +25,7 @@ fn left(since: u32, period: u32, now: u32) -> u32 {
 
 impl<T, S, A> Relay<T, S, A>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Wire,
     S: Stream,
     A: Authenticator,
 {

@@ -20,7 +20,7 @@ use super::Shared;
 use super::link::Link;
 use super::mail::Mail;
 use super::metrics::{MoveOutcome, MoveReason};
-use super::route::{Route, Waiting};
+use super::route::{Ended, Route, Waiting};
 use super::worker::Worker;
 
 /// One connection.
@@ -98,13 +98,7 @@ impl Device {
             false => None,
         };
         let packet = self.copy(frame);
-        let sent = match &route.place {
-            Some(place) if !route.is_waiting() => {
-                place.link.send(place.stream, &packet, replay_as.clone(), self)
-            }
-            _ => Err(SendError::Full),
-        };
-        match sent {
+        match route.send(&packet, replay_as.as_ref(), self) {
             Ok(()) => Ok(()),
             // What becomes of a stream that is over is not known here yet.
             Err(SendError::Full | SendError::NoStream) => {
@@ -170,14 +164,17 @@ impl Device {
         }
     }
 
-    /// The device is gone. Its worker learns it, whichever has the session then.
-    pub(super) fn close(self: &Arc<Self>, cause: CloseCause) {
+    /// The device is gone. Its worker learns it, whichever has the session then, and `ended` is dropped.
+    pub(super) fn close(self: &Arc<Self>, cause: CloseCause, ended: Option<Ended>) {
         let mut route = self.route.lock();
         if route.is_over || route.closing.is_some() {
             return;
         }
+        if cause == CloseCause::Unanswered {
+            route.excuse(self);
+        }
         self.mail.lock().close();
-        route.close(cause, self);
+        route.close(cause, ended, self);
     }
 
     /// The worker has the session.

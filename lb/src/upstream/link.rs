@@ -283,6 +283,13 @@ impl Link {
                 }
                 return;
             }
+            EdgeEvent::Yield { stream } => {
+                let Some(device) = state.devices.get(&stream) else { return };
+                let mut mail = device.mail.lock();
+                mail.yields = true;
+                turn.wakers.extend(mail.waker());
+                return;
+            }
             EdgeEvent::Opened { stream, connack } => {
                 let Some(device) = state.devices.get(&stream) else { return };
                 if !connack.is_empty() {

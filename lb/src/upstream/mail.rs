@@ -21,6 +21,8 @@ pub(super) struct Mail {
     pub(super) connack: Option<Bytes>,
     /// How its worker ended the connection.
     end: Option<End>,
+    /// Another connection has the session, and its worker waits for the device's last words.
+    pub(super) yields: bool,
     /// The device is gone: nobody takes anything.
     is_closed: bool,
     waker: Option<Waker>,

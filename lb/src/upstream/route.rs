@@ -1,6 +1,7 @@
 //! Where a device is and what it takes with it. Between two workers it has no place: then packets of the device wait here, and
 //! [`Route::ask`] looks for the next worker.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub(super) struct Route {
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// The device is gone.
-    pub(super) closing: Option<Closing>,
+    pub(super) closing: Option<Box<Closing>>,
     /// While it looks for a worker.
     pub(super) moving: Option<Box<Moving>>,
     /// Its worker has too many, and it may go.
@@ -62,9 +63,16 @@ pub(super) struct Place {
     _placed: Placed,
 }
 
+/// Dropped when the worker knows that a connection is over, or never will.
+pub(super) type Ended = Box<dyn Any + Send + Sync>;
+
+/// DISCONNECT with Reason Code 0x00, in every version.
+const DISCONNECT: [u8; 2] = [0xE0, 0];
+
 /// The end of the device's connection.
 pub(super) struct Closing {
     cause: CloseCause,
+    _ended: Option<Ended>,
     since: Instant,
     /// The link keeps it now.
     is_told: bool,
@@ -197,9 +205,33 @@ impl Route {
         }
     }
 
+    /// Gives a packet to the link, unless others wait.
+    pub(super) fn send(
+        &self,
+        packet: &Bytes,
+        replay_as: Option<&Bytes>,
+        device: &Device,
+    ) -> Result<(), SendError> {
+        match &self.place {
+            Some(place) if !self.is_waiting() => {
+                place.link.send(place.stream, packet, replay_as.cloned(), device)
+            }
+            _ => Err(SendError::Full),
+        }
+    }
+
+    /// The device goes before it had its CONNACK: what its CONNECT may have had for an effect is to leave no Will.
+    pub(super) fn excuse(&mut self, device: &Device) {
+        let packet = Bytes::from_static(&DISCONNECT);
+        if self.send(&packet, None, device).is_err() {
+            self.wait(Waiting { packet, replay_as: None }, device);
+        }
+    }
+
     /// The device is gone.
-    pub(super) fn close(&mut self, cause: CloseCause, device: &Arc<Device>) {
-        self.closing = Some(Closing { cause, since: Instant::now(), is_told: false });
+    pub(super) fn close(&mut self, cause: CloseCause, ended: Option<Ended>, device: &Arc<Device>) {
+        let closing = Closing { cause, _ended: ended, since: Instant::now(), is_told: false };
+        self.closing = Some(Box::new(closing));
         device.shared.metrics.closing.inc();
         match &self.place {
             Some(place) => {
@@ -479,7 +511,7 @@ impl Route {
         if self.moving.take().is_some() {
             device.shared.metrics.moving.dec();
         }
-        if self.closing.is_some() {
+        if self.closing.take().is_some() {
             device.shared.metrics.closing.dec();
         }
         device.shared.leave();

@@ -7,6 +7,7 @@ use link::{CloseCause, Event, Outgoing, Passport, Stream};
 use mqtt::{Frame, ReasonCode};
 
 use super::device::Device;
+use super::route::Ended;
 
 /// Credit is given back in portions of this, bytes: a quarter of the window, so that a few packets do not cost a lock each.
 const RELEASE_BYTES: u32 = link::mux::WINDOW_BYTES / 4;
@@ -54,6 +55,9 @@ impl Stream for WorkerStream {
                 return Poll::Ready(Event::Closed(end.reason));
             }
         }
+        if std::mem::take(&mut mail.yields) {
+            return Poll::Ready(Event::TakenOver);
+        }
         mail.register(cx);
         Poll::Pending
     }
@@ -77,13 +81,17 @@ impl Stream for WorkerStream {
     }
 
     fn close(self, cause: CloseCause) {
-        self.device.close(cause);
+        self.device.close(cause, None);
+    }
+
+    fn close_then(self, cause: CloseCause, ended: Ended) {
+        self.device.close(cause, Some(ended));
     }
 }
 
 impl Drop for WorkerStream {
     fn drop(&mut self) {
         // Does nothing after a close.
-        self.device.close(CloseCause::Abnormal);
+        self.device.close(CloseCause::Abnormal, None);
     }
 }

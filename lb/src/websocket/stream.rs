@@ -99,6 +99,11 @@ impl<IO> WsStream<IO> {
         })
     }
 
+    /// What is under it.
+    pub(crate) fn io(&self) -> &IO {
+        &self.io
+    }
+
     fn waiting(&mut self) -> &mut Waiting {
         self.waiting.get_or_insert_default()
     }

@@ -66,6 +66,11 @@ pub enum EdgeEvent {
         /// The last Control Packet for the device; empty for none.
         packet: Bytes,
     },
+    /// Another connection has the session: what the device has sent already is to be sent, then [`EdgeEnd::close`].
+    Yield {
+        /// This stream.
+        stream: StreamId,
+    },
     /// The worker is about to leave: no more streams are opened, those that are open want to be moved.
     Draining {
         /// In this time.
@@ -236,6 +241,11 @@ impl EdgeEnd {
                     return Err(LinkError::CreditExceeded(id));
                 }
                 self.enter_turn(id);
+            }
+            Frame::Yield if stream.is_open => {
+                if !stream.is_closing {
+                    self.events.push_back(EdgeEvent::Yield { stream: id });
+                }
             }
             _ => return Err(unexpected),
         }
@@ -524,6 +534,7 @@ impl EdgeEvent {
             | Self::Packet { stream, .. }
             | Self::Sendable { stream }
             | Self::Finished { stream }
+            | Self::Yield { stream }
             | Self::Closed { stream, .. } => Some(*stream),
         }
     }

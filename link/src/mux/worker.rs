@@ -13,7 +13,7 @@ use super::edge::follow;
 use super::transport::Transport;
 use super::{LinkError, Peer, SendError, Settings, check, is_qos0};
 use crate::Outgoing;
-use crate::wire::{DURABLE_BEYOND_MAX, Ending, Frame, Open, RefuseReason, StreamId};
+use crate::wire::{DURABLE_BEYOND_MAX, Ending, FEATURE_YIELD, Frame, Open, RefuseReason, StreamId};
 
 /// What happened at the worker's end.
 #[derive(Debug)]
@@ -312,6 +312,20 @@ impl WorkerEnd {
             let ending = Ending::Worker { reason, packet: self.sendable(packet) };
             self.transport.put(id, &Frame::Close { number: stream.sent + 1, ending });
         }
+    }
+
+    /// Another connection has the session of this stream: asks for what its device has sent already and for CLOSE. To be
+    /// called where [`WorkerEnd::can_ask_to_yield`] only.
+    pub fn ask_to_yield(&mut self, id: StreamId) {
+        let is_open = self.streams.get(&id).is_some_and(|stream| stream.is_open && stream.close.is_none());
+        if is_open && self.can_ask_to_yield() {
+            self.transport.put(id, &Frame::Yield);
+        }
+    }
+
+    /// Whether the edge knows [`Frame::Yield`].
+    pub fn can_ask_to_yield(&self) -> bool {
+        self.transport.peer.as_ref().is_some_and(|peer| peer.features & FEATURE_YIELD != 0)
     }
 
     /// This worker is about to leave: OPEN is refused from here on, and the edge moves what is open.

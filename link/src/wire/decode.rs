@@ -57,6 +57,7 @@ impl Limits {
             Kind::Passport => self.passport_bytes_max,
             Kind::Window | Kind::Drain => 4,
             Kind::Ping | Kind::Pong => 8,
+            Kind::Yield => 0,
             Kind::Store => 1,
         }
     }
@@ -131,6 +132,7 @@ fn decode_body(kind: Kind, mut body: Reader) -> Result<Frame, WireError> {
         Kind::Drain => Frame::Drain { within_ms: body.u32("time")? },
         Kind::Ping => Frame::Ping { token: body.u64("token")? },
         Kind::Pong => Frame::Pong { token: body.u64("token")? },
+        Kind::Yield => Frame::Yield,
         Kind::Store => match body.u8("store")? {
             away @ (0 | 1) => Frame::Store { is_away: away == 1 },
             _ => return Err(WireError::Value("store")),

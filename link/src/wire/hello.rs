@@ -12,8 +12,11 @@ pub const VERSION: u16 = 1;
 /// The oldest version that this release speaks: that of the release before, or the same.
 pub const VERSION_OLDEST: u16 = 1;
 
-/// The features that this release knows, one bit each; none so far.
-pub const FEATURES: u64 = 0;
+/// A worker asks for the last words of a device whose session another connection has: [`super::Kind::Yield`].
+pub const FEATURE_YIELD: u64 = 1;
+
+/// The features that this release knows, one bit each.
+pub const FEATURES: u64 = FEATURE_YIELD;
 
 /// What every HELLO begins with.
 const MAGIC: [u8; 4] = *b"TGlk";

@@ -13,7 +13,7 @@ use mqtt::ReasonCode;
 pub use decode::{Decoded, Limits, decode};
 pub use error::WireError;
 pub use field::{TEXT_BYTES_MAX, Text};
-pub use hello::{FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};
+pub use hello::{FEATURE_YIELD, FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};
 pub use open::{Authentication, Flow, FlowState, Open, Resume, Tls, TopicAlias};
 
 use crate::{CloseCause, Outgoing};
@@ -70,13 +70,15 @@ pub enum Kind {
     Ping = 11,
     /// Answers a PING.
     Pong = 12,
+    /// Worker to edge: another connection has the session.
+    Yield = 13,
     /// Worker to edge: whether it reaches its store. Optional: an edge that does not know it goes on without.
     Store = OPTIONAL | 1,
 }
 
 impl Kind {
     /// All kinds in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Hello,
         Self::Open,
         Self::Opened,
@@ -89,13 +91,14 @@ impl Kind {
         Self::Drain,
         Self::Ping,
         Self::Pong,
+        Self::Yield,
         Self::Store,
     ];
 
     /// The kind of this number.
     pub const fn from_u8(number: u8) -> Option<Self> {
         match number {
-            1..=12 => Some(Self::ALL[number as usize - 1]),
+            1..=13 => Some(Self::ALL[number as usize - 1]),
             0x81 => Some(Self::Store),
             _ => None,
         }
@@ -234,6 +237,9 @@ pub enum Frame {
         /// That of the PING.
         token: u64,
     },
+    /// [`Kind::Yield`]: what the device has sent already is to come, and then CLOSE. Only where
+    /// [`FEATURE_YIELD`] is in force.
+    Yield,
     /// [`Kind::Store`].
     Store {
         /// It is without its store for now. Until this is told it has it.
@@ -257,6 +263,7 @@ impl Frame {
             Self::Drain { .. } => Kind::Drain,
             Self::Ping { .. } => Kind::Ping,
             Self::Pong { .. } => Kind::Pong,
+            Self::Yield => Kind::Yield,
             Self::Store { .. } => Kind::Store,
         }
     }
@@ -275,6 +282,7 @@ impl Frame {
             Self::Passport { token } => token.len(),
             Self::Window { .. } | Self::Drain { .. } => 4,
             Self::Ping { .. } | Self::Pong { .. } => 8,
+            Self::Yield => 0,
             Self::Store { .. } => 1,
         }
     }
@@ -313,7 +321,7 @@ impl Frame {
         match self {
             Self::Hello(hello) => hello.encode(out),
             Self::Open(open) => open.encode(out),
-            Self::Opened { .. } | Self::Passport { .. } => {}
+            Self::Opened { .. } | Self::Passport { .. } | Self::Yield => {}
             Self::Refused { reason, .. } => out.put_u8(*reason as u8),
             Self::Packet { number, .. } => out.put_u64(*number),
             Self::Durable { through, beyond } => {
@@ -323,7 +331,8 @@ impl Frame {
             Self::Close { number, ending } => {
                 out.put_u64(*number);
                 out.put_slice(&match ending {
-                    Ending::Device(CloseCause::Abnormal) => [1, 0],
+                    // What is not answered has said DISCONNECT by then.
+                    Ending::Device(CloseCause::Abnormal | CloseCause::Unanswered) => [1, 0],
                     Ending::Device(CloseCause::Shutdown) => [2, 0],
                     Ending::Moved => [3, 0],
                     Ending::Worker { reason, .. } => [4, *reason as u8],

@@ -151,6 +151,7 @@ pub(crate) fn any_frame() -> impl Strategy<Value = (StreamId, Frame)> {
         any::<u32>().prop_map(|within_ms| Frame::Drain { within_ms }),
         any::<u64>().prop_map(|token| Frame::Ping { token }),
         any::<u64>().prop_map(|token| Frame::Pong { token }),
+        Just(Frame::Yield),
         any::<bool>().prop_map(|is_away| Frame::Store { is_away }),
     ];
     (1_u32.., frame).prop_map(|(stream, frame)| {

@@ -109,12 +109,12 @@ fn a_body_over_the_bound_is_refused_before_it_comes() {
 
 #[test]
 fn an_unknown_frame_is_skipped_only_if_it_is_optional() {
-    let mut bytes = raw(7, OPTIONAL | 13, 3, b"new");
+    let mut bytes = raw(7, OPTIONAL | 14, 3, b"new");
     bytes.put_slice(&encoded(StreamId::LINK, &Frame::Ping { token: 5 }));
-    assert_eq!(decode(&mut bytes, &Limits::default()), Ok(Some(Decoded::Skipped { kind: OPTIONAL | 13 })));
+    assert_eq!(decode(&mut bytes, &Limits::default()), Ok(Some(Decoded::Skipped { kind: OPTIONAL | 14 })));
     let ping = Decoded::Frame(StreamId::LINK, Frame::Ping { token: 5 });
     assert_eq!(decode(&mut bytes, &Limits::default()), Ok(Some(ping)));
-    assert_eq!(decode(&mut raw(7, 13, 0, b""), &Limits::default()), Err(WireError::UnknownKind(13)));
+    assert_eq!(decode(&mut raw(7, 14, 0, b""), &Limits::default()), Err(WireError::UnknownKind(14)));
     assert_eq!(decode(&mut raw(7, 0, 0, b""), &Limits::default()), Err(WireError::UnknownKind(0)));
     let over = decode(&mut raw(7, OPTIONAL, OPTIONAL_BYTES_MAX + 1, b""), &Limits::default());
     assert!(matches!(over, Err(WireError::TooLong { .. })));

@@ -241,7 +241,10 @@ impl Store for EmbeddedStore {
         }
         let will = claim.will.as_ref().map_or(0, |will| will.message.size());
         let load = Load::Adds((will + claim.client_id.len()) as u64);
-        self.call(load, done, Answer::Claimed, |tables| tables.claim(claim, SOLE_WORKER));
+        self.call(load, done, Answer::Claimed, |tables| {
+            let clock = claim.now;
+            tables.claim(claim, SOLE_WORKER, clock)
+        });
     }
 
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {

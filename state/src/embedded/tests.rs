@@ -76,6 +76,9 @@ fn wanted(principal: &str) -> Claim {
         memory_queue: false,
         resume: false,
         attempt: 1,
+        age_ms: 0,
+        valid_ms: u64::MAX,
+        will_wait_ms: 0,
         now: 1,
     }
 }
@@ -197,7 +200,7 @@ fn a_session_without_a_principal_is_the_first_ones_who_comes() {
     });
     tables.restore_keys(2);
     tables.restart(1);
-    let mut claim = |principal| tables.claim(wanted(principal), SOLE_WORKER).expect("an answer");
+    let mut claim = |principal| tables.claim(wanted(principal), SOLE_WORKER, 0).expect("an answer");
     let owned = claim("bob").session.expect("a session");
     assert_eq!((owned.present, owned.fence.epoch), (true, 8));
     assert_eq!(claim("alice").refusal, Some(ResumeRefusal::Foreign));

@@ -100,6 +100,11 @@ impl MemoryStore {
         }
     }
 
+    /// What the store's clock shows: see [`MemoryCluster::tick`].
+    pub fn clock(&self) -> UnixMs {
+        self.content.lock().registry.now()
+    }
+
     /// What a restart of the process at `now` does to the sessions: owners are gone, timers start. Held answers are lost.
     pub fn restart(&self, now: UnixMs) {
         self.answers.reset();
@@ -139,7 +144,11 @@ impl Content {
 
 impl Store for MemoryStore {
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.call(done, |content| content.tables.claim(claim, self.worker));
+        self.call(done, |content| {
+            // The only one has no other clock than the caller's.
+            let clock = if self.worker == SOLE_WORKER { claim.now } else { content.registry.now() };
+            content.tables.claim(claim, self.worker, clock)
+        });
     }
 
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {

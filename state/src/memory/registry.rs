@@ -298,6 +298,11 @@ impl Registry {
     }
 
     /// Sets the clock.
+    pub(super) fn now(&self) -> UnixMs {
+        self.now
+    }
+
+    /// The clock goes on.
     pub(super) fn set_clock(&mut self, now: UnixMs) {
         self.now = now.max(self.now);
     }

@@ -1,11 +1,13 @@
 //! Who owns a session, and what it is subscribed to.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mqtt::PacketId;
 use parking_lot::Mutex;
 use redis::Value;
 
+use super::clock::Term;
 use super::codec;
 use super::due::WILL_RETRY_MS;
 use super::engine::{Engine, add, pairs, random};
@@ -13,53 +15,111 @@ use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use super::order::{Gate, Pending};
 use crate::{
-    Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal, Release,
-    ResumeRefusal, StoreError, StoredSession, Subscription, UnixMs, WorkerId,
+    CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal,
+    Release, ResumeRefusal, StoreError, StoredSession, Subscription, UnixMs, WorkerId,
 };
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "session" };
 
+/// How often a claim is made whose server's clock turns out to be another than was thought.
+const TRIES: u32 = 3;
+
+/// What a claim was answered.
+#[derive(Default)]
+struct Answered {
+    claimed: Claimed,
+    /// The Will of the connection before waits for its last word.
+    is_will_waiting: bool,
+    /// It has had no effect.
+    late: Option<Late>,
+}
+
+/// Why a claim came too late, by the clock that was thought to be the server's.
+enum Late {
+    /// It was valid no longer.
+    Past,
+    /// The connection that has the session, or had it last, asked for it later.
+    Overtaken,
+}
+
+impl From<Claimed> for Answered {
+    fn from(claimed: Claimed) -> Self {
+        Self { claimed, ..Self::default() }
+    }
+}
+
+impl Answered {
+    fn claimed(self) -> Result<Claimed> {
+        match self.late {
+            None => Ok(self.claimed),
+            Some(Late::Past) => Err(StoreError::TooLate),
+            Some(Late::Overtaken) => {
+                Ok(Claimed { refusal: Some(ResumeRefusal::TakenOver), ..Claimed::default() })
+            }
+        }
+    }
+}
+
 impl Engine {
-    /// See [`crate::Store::claim`]. Two operations in a row: the second reads what a new owner is told.
-    pub(super) fn claim(self: &Arc<Self>, claim: &Claim, done: Done<Claimed>) {
+    /// See [`crate::Store::claim`].
+    pub(super) fn claim(self: &Arc<Self>, claim: Claim, done: Done<Claimed>) {
         let Some(done) = self.admit(done) else { return };
+        let age = Duration::from_millis(claim.age_ms);
+        let now = Instant::now();
+        self.try_claim(claim, now.checked_sub(age).unwrap_or(now), TRIES, done);
+    }
+
+    /// Two operations in a row: the second reads what a new owner is told. When the clock of the server was not known as it is,
+    /// the claim is made once more.
+    fn try_claim(self: &Arc<Self>, claim: Claim, asked: Instant, tries: u32, done: Done<Claimed>) {
         let bucket = Bucket::of_client(&claim.client_id);
         let nonce = random();
         // Counted before it is made, so that claims under way together keep the bound.
         let reserved = i64::from(claim.create);
         let before = self.counts.sessions.fetch_add(reserved, std::sync::atomic::Ordering::Relaxed);
         let may_create = u64::try_from(before).unwrap_or(0) < self.config.sessions_max;
-        let op = self.claim_op(claim, nonce, may_create);
+        let term = self.clocks.term(bucket, asked, claim.valid_ms);
+        let op = self.claim_op(&claim, nonce, may_create, term);
         let keys = vec![self.keys.subscriptions(&claim.client_id), self.keys.received(&claim.client_id)];
         let contents = Op::new("contents", Kind::Read, keys);
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
             let claimed = Arc::new(Mutex::new(None));
             let (engine, slot, client_id) =
                 (Arc::clone(self), Arc::clone(&claimed), Arc::clone(&claim.client_id));
-            let again_at = claim.now.saturating_add(WILL_RETRY_MS);
+            let (now, will_wait_ms) = (claim.now, claim.will_wait_ms);
             let first = Box::new(move |answer: Result<Value>| {
                 let result = answer
                     .and_then(|answer| answer.accepted(StoreError::SessionQuota))
-                    .and_then(|answer| engine.read_claimed(answer, &client_id, nonce, reserved));
-                if result.as_ref().is_ok_and(|claimed| claimed.will_due.is_some()) {
-                    engine.hints.armed(bucket, again_at);
-                }
-                if result.is_err() {
-                    add(&engine.counts.sessions, -reserved);
+                    .and_then(|answer| engine.read_claimed(bucket, answer, &client_id, nonce, reserved));
+                match result.as_ref().map(|answered| (&answered.claimed.will_due, answered.is_will_waiting)) {
+                    Ok((Some(_), _)) => engine.hints.armed(bucket, now.saturating_add(WILL_RETRY_MS)),
+                    Ok((None, true)) => engine.hints.armed(bucket, now.saturating_add(will_wait_ms)),
+                    Ok((None, false)) => {}
+                    Err(_) => add(&engine.counts.sessions, -reserved),
                 }
                 *slot.lock() = Some(result);
             });
             let engine = Arc::clone(self);
             let second = Box::new(move |contents: Result<Value>| {
-                let claimed = claimed.lock().take().unwrap_or(Err(StoreError::Closed));
-                let result = claimed.and_then(|claimed| complete(claimed, contents));
+                let answered = claimed.lock().take().unwrap_or(Err(StoreError::Closed));
+                let is_late = answered.as_ref().is_ok_and(|answered| answered.late.is_some());
+                // By the clock as it is known now.
+                let right = engine.clocks.term(bucket, asked, claim.valid_ms);
+                let is_wrong = right.asked.abs_diff(term.asked) > CLAIM_SLACK_MS / 2;
+                let is_over = claim.valid_ms < u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+                if is_late && is_wrong && !is_over && tries > 1 {
+                    engine.try_claim(claim, asked, tries - 1, done);
+                    return engine.order.complete(ticket, Box::new(|| ()));
+                }
+                let result = answered.and_then(Answered::claimed);
+                let result = result.and_then(|claimed| complete(claimed, contents));
                 engine.order.complete(ticket, Box::new(move || done(result)));
             });
             vec![(bucket, Pending::Op(op, first)), (bucket, Pending::Op(contents, second))]
         });
     }
 
-    fn claim_op(&self, claim: &Claim, nonce: u64, may_create: bool) -> Op {
+    fn claim_op(&self, claim: &Claim, nonce: u64, may_create: bool, term: Term) -> Op {
         let (will, delay_s) = claim
             .will
             .as_ref()
@@ -87,15 +147,19 @@ impl Engine {
             .arg(u64::from(claim.attempt))
             .arg(WILL_RETRY_MS)
             .arg(&*claim.principal.0)
+            .arg(term.asked)
+            .arg(term.until)
+            .arg(claim.will_wait_ms)
     }
 
     fn read_claimed(
         &self,
+        bucket: Bucket,
         answer: Value,
         client_id: &Arc<str>,
         nonce: u64,
         reserved: i64,
-    ) -> Result<Claimed> {
+    ) -> Result<Answered> {
         if let Value::BulkString(name) = &answer {
             add(&self.counts.sessions, -reserved);
             let refusal = match name.as_slice() {
@@ -103,8 +167,16 @@ impl Engine {
                 b"P" => ResumeRefusal::Foreign,
                 _ => ResumeRefusal::Gone,
             };
-            return Ok(Claimed { refusal: Some(refusal), ..Claimed::default() });
+            return Ok(Claimed { refusal: Some(refusal), ..Claimed::default() }.into());
         }
+        let mut parts = answer.list()?;
+        self.clocks.learn(bucket, parts.pop().ok_or(DAMAGED)?.count()?);
+        if let [name] = parts.as_slice() {
+            add(&self.counts.sessions, -reserved);
+            let late = if *name == Value::BulkString(b"L".into()) { Late::Past } else { Late::Overtaken };
+            return Ok(Answered { late: Some(late), ..Answered::default() });
+        }
+        let answer = Value::Array(parts);
         let identity =
             |incarnation| Arc::new(StoredSession { client_id: Arc::clone(client_id), incarnation });
         let [will, discarded, freed, session, previous] = answer.tuple()?;
@@ -115,12 +187,14 @@ impl Engine {
             // What it left to the members of its shares.
             self.hints.armed(Bucket::of_client(client_id), 0);
         }
-        let will = will.maybe();
+        let is_will_waiting = will == Value::Int(1);
+        let will = if is_will_waiting { None } else { will.maybe() };
         let due = |of: Arc<StoredSession>| will.map(|will| read_due_will(of, will)).transpose();
         let Some(session) = session.maybe() else {
             add(&self.counts.sessions, -reserved);
             let will_due = discarded.clone().map(due).transpose()?.flatten();
-            return Ok(Claimed { will_due, discarded, previous, ..Claimed::default() });
+            let claimed = Claimed { will_due, discarded, previous, ..Claimed::default() };
+            return Ok(Answered { claimed, is_will_waiting, late: None });
         };
         let [present, incarnation, epoch, head, tail, sent, expiry_s, repeats] = session.tuple()?;
         let present = present.count()? == 1;
@@ -140,7 +214,8 @@ impl Engine {
             received: Vec::new(),
             expiry_s: u32::try_from(expiry_s.count()?).map_err(|_| DAMAGED)?,
         };
-        Ok(Claimed { session: Some(owned), will_due, discarded, previous, refusal: None })
+        let claimed = Claimed { session: Some(owned), will_due, discarded, previous, refusal: None };
+        Ok(Answered { claimed, is_will_waiting, late: None })
     }
 
     /// See [`crate::Store::drop_will`].
@@ -164,9 +239,15 @@ impl Engine {
             .arg(release.sent.0)
             .arg(self.now_arg(release.now))
             .arg(release.grace_ms);
-        let now = release.now;
+        let (now, keeps_will) = (release.now, release.keep_will);
         self.one(bucket, op, done, move |engine, answer| {
-            engine.read_left(bucket, answer.accepted(StoreError::NoSession)?, now)
+            let answer = answer.accepted(StoreError::NoSession).inspect_err(|_| {
+                if keeps_will {
+                    // Its Will may have waited for this word.
+                    engine.hints.armed(bucket, now);
+                }
+            });
+            engine.read_left(bucket, answer?, now)
         });
     }
 

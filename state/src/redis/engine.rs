@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::call::{self, Frame};
 use super::change::{Change, Outcomes};
+use super::clock::Clocks;
 use super::config::{ConnectError, RedisConfig};
 use super::due::Hints;
 use super::expired::RetainedSweep;
@@ -81,6 +82,7 @@ pub(super) struct Engine {
     pub(super) hints: Hints,
     timed: Timed,
     pub(super) retained_sweep: RetainedSweep,
+    pub(super) clocks: Clocks,
     pub(super) runtime: Handle,
     /// This run of this worker.
     pub(super) worker: WorkerId,
@@ -103,6 +105,7 @@ impl Engine {
             router: Router::new(topology, Life::new(config.retry_budget_ms)),
             order: Order::default(),
             counts: Counts::default(),
+            clocks: Clocks::new(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
             timed,
             retained_sweep: RetainedSweep::default(),

@@ -4,6 +4,7 @@
 mod call;
 mod change;
 mod claim;
+mod clock;
 mod cluster;
 mod codec;
 mod config;
@@ -95,6 +96,12 @@ impl RedisStore {
         self.engine.router.topology.replication().degraded()
     }
 
+    /// Has the store take the clocks of all servers for others, by so many milliseconds: for tests.
+    #[doc(hidden)]
+    pub fn mistake_clocks(&self, by_ms: i64) {
+        self.engine.clocks.mistake(by_ms);
+    }
+
     /// Whether calls get no answer from Redis: some have waited for one and a half seconds, the last one that ended had none,
     /// or no node answers at all.
     pub fn is_failing(&self) -> bool {
@@ -110,7 +117,7 @@ impl Drop for RedisStore {
 
 impl Store for RedisStore {
     fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.engine.claim(&claim, done);
+        self.engine.claim(claim, done);
     }
 
     fn release(&self, fence: &Fence, release: Release, done: Done<()>) {

@@ -4,12 +4,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::journal::{Change, Dirty};
-use super::session::{HeldWill, Phase, Session};
+use super::session::{HeldWill, OwnerMark, Phase, Session};
 use super::timer::{TimerKind, WILL_RETRY_MS};
 use super::{SessionKey, Tables, Whose};
 use crate::{
-    Claim, Claimed, DueWill, Fence, Message, Previous, Release, ResumeRefusal, StoreError, StoredSession,
-    UnixMs, WorkerId,
+    CLAIM_SLACK_MS, Claim, Claimed, DueWill, Fence, Message, Previous, Release, ResumeRefusal, StoreError,
+    StoredSession, UnixMs, WorkerId,
 };
 
 /// What is left of a session that was discarded.
@@ -20,11 +20,24 @@ struct Discarded {
 }
 
 impl Tables {
-    /// See [`crate::Store::claim`]. It is `worker` that asks.
-    pub(crate) fn claim(&mut self, claim: Claim, worker: WorkerId) -> Result<Claimed, StoreError> {
+    /// See [`crate::Store::claim`]. It is `worker` that asks, at `clock`, by the store's clock.
+    pub(crate) fn claim(
+        &mut self,
+        claim: Claim,
+        worker: WorkerId,
+        clock: UnixMs,
+    ) -> Result<Claimed, StoreError> {
+        if claim.age_ms > claim.valid_ms {
+            return Err(StoreError::TooLate);
+        }
         let found = self.by_client.get(&claim.client_id).copied();
+        let asked_at = clock.saturating_sub(claim.age_ms);
         let is_late = |session: &Session| {
-            session.connection_id == claim.connection_id && claim.attempt < session.attempt
+            if session.connection_id == claim.connection_id {
+                return claim.attempt < session.attempt;
+            }
+            // Who was told a time that is not yet had another clock.
+            !claim.resume && asked_at + CLAIM_SLACK_MS < session.asked_at && session.asked_at <= clock
         };
         if found.and_then(|key| self.sessions.get(&key)).is_some_and(is_late) {
             return Ok(Claimed { refusal: Some(ResumeRefusal::TakenOver), ..Claimed::default() });
@@ -41,6 +54,7 @@ impl Tables {
         // A Will goes with its connection: that one may ask for its session more than once.
         let is_same = |key| self.sessions.get(&key).is_some_and(|s| s.connection_id == claim.connection_id);
         let goes_on = found.is_some_and(is_same);
+        let left_by = found.and_then(|key| self.sessions.get(&key)).and_then(Session::owner_mark);
         let mut answer = Claimed { previous, ..Claimed::default() };
         match (kept, found) {
             (None, found) if claim.resume => {
@@ -56,7 +70,7 @@ impl Tables {
                 if let Some(Discarded { whose, will }) = self.discard(key) {
                     answer.discarded = Some(Arc::clone(&whose.session));
                     let will = will.filter(|_| !goes_on);
-                    answer.will_due = will.map(|will| self.hand_out_now(whose, will, claim.now));
+                    answer.will_due = will.and_then(|will| self.hand_out(whose, will, left_by, &claim));
                 }
             }
             (None, None) if claim.create && self.sessions.len() as u64 >= self.limits.sessions_max => {
@@ -72,6 +86,9 @@ impl Tables {
         let dirty = Dirty { record: true, will: had_will || claim.will.is_some(), ..Dirty::default() };
         answer.session =
             self.take_over(key, claim, worker, dirty).map(|session| session.owned(kept.is_some()));
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.asked_at = asked_at;
+        }
         Ok(answer)
     }
 
@@ -149,6 +166,7 @@ impl Tables {
     /// Decides about the Will that an earlier connection left when a new one continues the session.
     fn settle_old_will(&mut self, key: SessionKey, claim: &Claim) -> Option<DueWill> {
         let session = self.sessions.get_mut(&key)?;
+        let left_by = session.owner_mark();
         let held = session.will.take()?;
         let whose = session.whose();
         let goes_on = session.connection_id == claim.connection_id;
@@ -159,14 +177,25 @@ impl Tables {
         };
         // The device's connection goes on elsewhere: its Will goes with it.
         let due = due.filter(|_| !goes_on)?;
-        Some(self.hand_out_now(whose, due, claim.now))
+        self.hand_out(whose, due, left_by, claim)
     }
 
-    /// A Will that is answered to be published now: it comes again if that is not finished, since the answer may be lost.
-    fn hand_out_now(&mut self, whose: Whose, message: Arc<Message>, now: UnixMs) -> DueWill {
+    /// A Will that is due by a claim. That of a connection which may still have a last word waits for it; else it is answered to
+    /// be published now, and comes again if that is not finished, since the answer may be lost.
+    fn hand_out(
+        &mut self,
+        whose: Whose,
+        message: Arc<Message>,
+        left_by: Option<OwnerMark>,
+        claim: &Claim,
+    ) -> Option<DueWill> {
+        if let Some(left_by) = left_by.filter(|_| claim.will_wait_ms > 0) {
+            self.keep_for_last_word(whose, message, claim.now + claim.will_wait_ms, left_by);
+            return None;
+        }
         let number = self.timers.number(0);
-        self.adopt(whose.clone(), Arc::clone(&message), now + WILL_RETRY_MS, number);
-        DueWill { session: whose.session, principal: whose.principal, message, number }
+        self.adopt(whose.clone(), Arc::clone(&message), claim.now + WILL_RETRY_MS, number);
+        Some(DueWill { session: whose.session, principal: whose.principal, message, number })
     }
 
     /// Takes an armed Will out of the timers. Answers it if it is to be published now; a Will that somebody is publishing
@@ -231,6 +260,10 @@ impl Tables {
 
     /// See [`crate::Store::release`].
     pub(crate) fn release(&mut self, fence: &Fence, release: &Release) -> Result<(), StoreError> {
+        if let Err(refused) = self.owned(fence) {
+            self.take_last_word(fence, release.keep_will.then_some(release.now));
+            return Err(refused);
+        }
         let session = self.owned(fence)?;
         let key = session.key();
         session.expiry_s = release.expiry_s;

@@ -54,6 +54,7 @@ impl Tables {
             nonce: 0,
             connection_id: record.connection_id,
             attempt: 0,
+            asked_at: 0,
             owner: SOLE_WORKER,
             phase,
             expiry_s: record.expiry_s,
@@ -121,7 +122,7 @@ impl Tables {
 
     /// Puts a Will back whose session is gone; it is due at once.
     pub(crate) fn restore_orphan(&mut self, own: u64, whose: Whose, message: Arc<Message>, now: UnixMs) {
-        self.keep_orphan(own, OrphanWill { whose, message, due_at: now, number: 0 });
+        self.keep_orphan(own, OrphanWill { whose, message, due_at: now, number: 0, left_by: None });
     }
 
     /// Puts a message back that a member of a share left; it is due at once.
@@ -163,6 +164,7 @@ impl Tables {
             self.timers.disarm(orphan.due_at, *key, TimerKind::Orphan(*own));
             orphan.due_at = now;
             orphan.number = 0;
+            orphan.left_by = None;
             self.timers.arm(now, *key, TimerKind::Orphan(*own));
         }
         self.rearm_left();

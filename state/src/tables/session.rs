@@ -21,6 +21,13 @@ pub(super) enum Phase {
     Away { expires_at: Option<UnixMs> },
 }
 
+/// One owner of a session among all that it has had, as its fence has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OwnerMark {
+    pub(super) epoch: u64,
+    pub(super) nonce: u64,
+}
+
 /// A Will that may have to be published.
 #[derive(Clone, Debug)]
 pub(super) struct HeldWill {
@@ -51,6 +58,8 @@ pub(super) struct Session {
     pub(super) connection_id: ConnectionId,
     /// Of the last claim; 0 after a restart, whose connections are gone.
     pub(super) attempt: u32,
+    /// When that was asked for, by the store's clock; 0 after a restart.
+    pub(super) asked_at: UnixMs,
     /// Whose connection has it, or had it last.
     pub(super) owner: WorkerId,
     pub(super) phase: Phase,
@@ -90,6 +99,7 @@ impl Session {
             nonce: 0,
             connection_id: claim.connection_id,
             attempt: claim.attempt,
+            asked_at: 0,
             owner: SOLE_WORKER,
             phase: Phase::Away { expires_at: None },
             expiry_s: claim.expiry_s,
@@ -117,6 +127,11 @@ impl Session {
 
     pub(super) fn is_connected(&self) -> bool {
         self.phase == Phase::Connected
+    }
+
+    /// Who owns it now, if somebody does.
+    pub(super) fn owner_mark(&self) -> Option<OwnerMark> {
+        self.is_connected().then_some(OwnerMark { epoch: self.epoch, nonce: self.nonce })
     }
 
     pub(super) fn is_owned_by(&self, fence: &Fence) -> bool {

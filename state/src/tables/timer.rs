@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::journal::{Change, Dirty};
+use super::session::OwnerMark;
 use super::{SessionKey, Tables, Whose};
-use crate::{Due, DueWill, Message, UnixMs};
+use crate::{Due, DueWill, Fence, Message, UnixMs};
 
 /// A Will that was handed out comes again after this long, unless it was finished.
 pub(crate) const WILL_RETRY_MS: u64 = 30_000;
@@ -72,6 +73,8 @@ pub(super) struct OrphanWill {
     pub(super) due_at: UnixMs,
     /// As in [`crate::DueWill::number`]; 0 until it is handed out.
     pub(super) number: u64,
+    /// It waits for the last word of this owner of the session.
+    pub(super) left_by: Option<OwnerMark>,
 }
 
 /// Wills whose sessions are gone: by session, and a key of their own, since a session may leave several behind.
@@ -103,6 +106,7 @@ impl Tables {
         let orphan = self.orphans.get_mut(&(key, own))?;
         orphan.due_at = now + WILL_RETRY_MS;
         orphan.number = self.timers.number(orphan.number);
+        orphan.left_by = None;
         self.timers.arm(orphan.due_at, key, TimerKind::Orphan(own));
         let Whose { session, principal } = orphan.whose.clone();
         let message = Arc::clone(&orphan.message);
@@ -133,10 +137,52 @@ impl Tables {
 
     /// Keeps a Will whose session is gone until it is finished.
     pub(super) fn adopt(&mut self, whose: Whose, message: Arc<Message>, due_at: UnixMs, number: u64) {
+        self.adopt_of(whose, message, due_at, number, None);
+    }
+
+    /// Keeps the Will of an owner that lost the session, until its last word or this time.
+    pub(super) fn keep_for_last_word(
+        &mut self,
+        whose: Whose,
+        message: Arc<Message>,
+        due_at: UnixMs,
+        left_by: OwnerMark,
+    ) {
+        self.adopt_of(whose, message, due_at, 0, Some(left_by));
+    }
+
+    fn adopt_of(
+        &mut self,
+        whose: Whose,
+        message: Arc<Message>,
+        due_at: UnixMs,
+        number: u64,
+        left_by: Option<OwnerMark>,
+    ) {
         let own = self.new_key();
         let note = Arc::clone(&message);
         self.journal.note(Change::OrphanWill { whose: whose.clone(), own, message: note });
-        self.keep_orphan(own, OrphanWill { whose, message, due_at, number });
+        self.keep_orphan(own, OrphanWill { whose, message, due_at, number, left_by });
+    }
+
+    /// The last word of an owner that lost the session: if its Will waits for that, it is due at a time, or dropped.
+    pub(super) fn take_last_word(&mut self, fence: &Fence, due_at: Option<UnixMs>) {
+        let key = SessionKey(fence.session.incarnation);
+        let left_by = Some(OwnerMark { epoch: fence.epoch, nonce: fence.nonce });
+        let mut orphans = self.orphans.range_mut((key, 0)..=(key, u64::MAX));
+        let Some(((_, own), orphan)) = orphans.find(|(_, orphan)| orphan.left_by == left_by) else { return };
+        let own = *own;
+        self.timers.disarm(orphan.due_at, key, TimerKind::Orphan(own));
+        match due_at {
+            Some(due_at) => {
+                (orphan.due_at, orphan.left_by) = (due_at, None);
+                self.timers.arm(due_at, key, TimerKind::Orphan(own));
+            }
+            None => {
+                self.orphans.remove(&(key, own));
+                self.journal.note(Change::OrphanWillGone { session: key, own });
+            }
+        }
     }
 
     pub(super) fn keep_orphan(&mut self, own: u64, orphan: OrphanWill) {

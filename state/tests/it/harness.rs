@@ -91,6 +91,9 @@ pub(crate) fn claim(client_id: &str) -> Claim {
         memory_queue: false,
         resume: false,
         attempt: 1,
+        age_ms: 0,
+        valid_ms: u64::MAX,
+        will_wait_ms: 0,
         now: START,
     }
 }

@@ -569,3 +569,44 @@ fn a_session_that_an_earlier_version_stored_is_the_first_ones_who_comes() {
     assert!(calls.own(of("bob")).present);
     assert_eq!(calls.claim(of("alice")).expect("an answer").refusal, Some(ResumeRefusal::Foreign));
 }
+
+// ARCHITECTURE, rule 33: what was sent before the device was refused is carried out when the server goes on.
+#[test]
+fn a_claim_that_a_server_carries_out_late_has_no_effect() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let other = InRedis::open(RedisConfig { worker: "other".to_owned(), ..redis.config.clone() });
+    let claim = |client_id| Claim { valid_ms: 1000, ..claim(client_id) };
+    for client_id in ["a", "b", "c"] {
+        let claimed = wait(|done| redis.store().claim(claim(client_id), done)).expect("a claim in time");
+        assert!(claimed.session.is_some(), "{client_id}");
+    }
+    server.pause();
+    let late = begin(|done| redis.store().claim(claim("late"), done));
+    let taken = begin(|done| redis.store().claim(claim("a"), done));
+    std::thread::sleep(Duration::from_millis(2500));
+    server.go_on();
+    assert!(matches!(take(&late), Err(StoreError::TooLate)));
+    assert!(matches!(take(&taken), Err(StoreError::TooLate)));
+    let claimed = wait(|done| other.store().claim(claim("late"), done)).expect("a claim in time");
+    assert!(claimed.previous.is_none() && !claimed.session.expect("a session").present);
+}
+
+// The clock of a server may be another than the one that it had, or than that of the server before it.
+#[test]
+fn a_claim_finds_out_what_the_clock_of_its_server_shows() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let owner = calls.own(Claim { valid_ms: 60_000, ..claim("a") });
+    redis.store().mistake_clocks(-3_600_000);
+    let next = calls.own(Claim { valid_ms: 1000, ..claim("a") });
+    assert!(next.fence.epoch > owner.fence.epoch);
+    redis.store().mistake_clocks(3_600_000);
+    let next = calls.own(Claim { valid_ms: 1000, ..claim("a") });
+    // And with the right time none is refused as older than the one before it.
+    let answer = calls.claim(Claim { age_ms: 500, valid_ms: 1000, ..claim("a") }).expect("an answer");
+    assert!(answer.session.is_some_and(|owned| owned.fence.epoch > next.fence.epoch));
+}

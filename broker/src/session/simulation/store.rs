@@ -28,6 +28,9 @@ pub(super) fn wanted(client_id: &str, connection: u128, receive_maximum: u16) ->
         memory_queue: false,
         resume: false,
         attempt: 1,
+        age_ms: 0,
+        valid_ms: u64::MAX,
+        will_wait_ms: 0,
         now: NOW,
     }
 }

@@ -7,4 +7,5 @@ mod message;
 mod share;
 pub(crate) mod simulation;
 mod subscribe;
+mod succession;
 mod world;

@@ -113,6 +113,9 @@ impl Worker {
             memory_queue: false,
             resume: false,
             attempt: 1,
+            age_ms: 0,
+            valid_ms: u64::MAX,
+            will_wait_ms: 0,
             now: 0,
         };
         let done = |claimed: Result<Claimed, StoreError>| assert!(claimed.unwrap().session.unwrap().present);

@@ -408,6 +408,7 @@ impl World {
                 known.end();
                 self.devices.push(Device::default());
             }
+            (EdgeEvent::Yield { .. }, Some(_)) => panic!("nobody asks for last words"),
             (event, None) => panic!("{event:?} for no device"),
         }
     }

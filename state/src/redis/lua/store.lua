@@ -10,8 +10,8 @@
 -- R Receive Maximum, W Will, D its delay, U when it is due, A when it comes again, K who was told to publish it, H its number, h head, t tail, l records, b bytes, s sent,
 -- d what may have been sent on a connection before the last one, z on the last one if its worker died (acknowledgements that
 -- it knew of may be lost, so that is more than s), j on the last one by owners before the last one, f subscriptions, g the
--- claim of the connection that was the last, u whose it is (not there if an earlier version made it), S the shares by which
--- messages came, each with a zero byte.
+-- claim of the connection that was the last, a when that was asked for, by this server's clock, u whose it is (not there if an
+-- earlier version made it), S the shares by which messages came, each with a zero byte.
 
 local ops = {}
 
@@ -24,6 +24,8 @@ end
 
 local OUTCOME_MS = 600000
 local EXACT_SCAN_MAX = 1000
+-- As CLAIM_SLACK_MS.
+local CLAIM_SLACK_MS = 250
 local EXPIRY_NEVER = '4294967295'
 local PAGE_CHUNK_MIN = 4
 local PAGE_CHUNK_MAX = 64
@@ -55,8 +57,8 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'j', 'S' }
-local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z', 'j' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'j', 'S', 'a' }
+local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z', 'j', 'a' }
 
 local function load(m)
   local values = rcall('HMGET', m, unpack(FIELDS))
@@ -139,6 +141,31 @@ local function hand_out(t, w, cid, s, owner, again)
   return { s.W, s.H, s.u }
 end
 
+-- Keeps the Will of an owner that loses the session, until its last word or until a time.
+local function keep_for_last_word(k, cid, s, at)
+  local name = s.i .. ':' .. next_number(k[7])
+  local left_by = s.e .. ':' .. rcall('HGET', k[1], 'n')
+  rcall('HSET', k[7], name, cmsgpack.pack({ '', cid, s.W, 0, s.u or false, left_by }))
+  arm(k[6], at, 'o:' .. name)
+end
+
+-- The last word of an owner that lost the session: if its Will waits for that, it is due now, or dropped.
+local function take_last_word(k, incarnation, left_by, keep, now)
+  local front = incarnation .. ':'
+  for _, name in ipairs(rcall('HKEYS', k[7])) do
+    local record = string.sub(name, 1, #front) == front and cmsgpack.unpack(rcall('HGET', k[7], name))
+    if record and record[6] == left_by and keep then
+      rcall('HSET', k[7], name, cmsgpack.pack({ record[1], record[2], record[3], record[4], record[5] }))
+      arm(k[6], now, 'o:' .. name)
+      return
+    elseif record and record[6] == left_by then
+      rcall('HDEL', k[7], name)
+      rcall('ZREM', k[6], 'o:' .. name)
+      return
+    end
+  end
+end
+
 local function disarm(t, cid)
   rcall('ZREM', t, 'w:' .. cid, 'x:' .. cid)
 end
@@ -217,8 +244,15 @@ function ops.claim(k, a)
   local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
   local now, owner, run, may_create = moment(a[14]), a[15], a[16], a[17] == '1'
   local memory, resume, attempt, principal = a[18], a[19] == '1', tonumber(a[20]), a[22]
+  local asked, until_ms, will_wait = tonumber(a[23]), tonumber(a[24]), tonumber(a[25])
+  local clock = time_ms()
+  if clock > until_ms then return { 'L', clock } end
   local s = whole(k)
   if s and s.c == connection and attempt < (s.g or 0) then return 'T' end
+  -- One that was asked for before the one that has the session. What is not yet was another server's time.
+  if s and s.c ~= connection and not resume and s.a and s.a <= clock and asked + CLAIM_SLACK_MS < s.a then
+    return { 'S', clock }
+  end
   if resume and not s then return 'A' end
   if resume and s.c ~= connection then return 'T' end
   -- What is over belongs to nobody.
@@ -245,6 +279,9 @@ function ops.claim(k, a)
     -- A Will goes with its connection, which may ask for its session more than once.
     if s.c == connection then
       will_due = false
+    elseif will_due and s.connected and will_wait > 0 then
+      keep_for_last_word(k, cid, s, now + will_wait)
+      will_due = 1
     elseif will_due then
       will_due = hand_out(k[6], k[7], cid, s, owner, now + tonumber(a[21]))
     end
@@ -253,7 +290,7 @@ function ops.claim(k, a)
   end
   if not kept and not create then
     if s then remove(k, cid) end
-    return { will_due, discarded, gone, false, previous }
+    return { will_due, discarded, gone, false, previous, clock }
   end
   local epoch, head, tail, sent, repeats = 1, 1, 1, 1, 1
   if s then epoch = s.e + 1 end
@@ -267,7 +304,7 @@ function ops.claim(k, a)
     rcall('ZADD', k[5], 0, cid)
   end
   rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
-    's', sent, 'd', repeats, 'v', memory, 'g', attempt, 'u', principal)
+    's', sent, 'd', repeats, 'v', memory, 'g', attempt, 'u', principal, 'a', a[23])
   rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H', 'z')
   if resume then
     expiry = s.y
@@ -279,7 +316,8 @@ function ops.claim(k, a)
   end
   if s and not s.connected then disarm(k[6], cid) end
   if s and not kept then rcall('UNLINK', k[2], k[3], k[4]) end
-  return { will_due, discarded, gone, { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats }, previous }
+  local session = { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats }
+  return { will_due, discarded, gone, session, previous, clock }
 end
 
 function ops.contents(k)
@@ -324,7 +362,10 @@ end
 function ops.release(k, a)
   local cid, expiry, keep_will, now, grace = a[1], a[5], a[6] == '1', moment(a[8]), tonumber(a[9])
   local no = refusal(k[1], a[2], a[3], a[4])
-  if no then return no end
+  if no then
+    take_last_word(k, a[2], a[3] .. ':' .. a[4], keep_will, now)
+    return no
+  end
   local s = whole(k)
   s.y, s.never = tonumber(expiry), expiry == EXPIRY_NEVER
   rcall('HSET', k[1], 'y', expiry)

@@ -31,6 +31,9 @@ macro_rules! behaviours {
             release_without_expiry_discards_the_session
             sessions_have_a_bound
             a_session_that_was_made_anew_is_another
+            a_claim_that_comes_too_late_has_no_effect
+            a_claim_takes_nothing_from_one_that_was_asked_for_later
+            a_will_waits_for_the_last_word_of_its_connection
         );
         $crate::suite::behaviours!(@ $backend, principal:
             another_principal_is_refused_and_changes_nothing
