@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::layout::{self, Keyspace};
 use crate::clock::{Reading, TimeSource};
 
-/// Beside what is written anyway, so often at the most.
+/// Beside what is written anyway, so often at the most, after the first of it.
 const WITH_BATCHES: Duration = Duration::from_millis(100);
 
 /// While nothing is written. A board without a clock of its own goes on from so long before it lost its power.
@@ -22,12 +22,14 @@ pub(super) struct Clocks {
     /// The store's own.
     time: TimeSource,
     wall: TimeSource,
-    noted_at: Instant,
+    opened_at: Instant,
+    /// By this process. Before that a kill would leave what is written now to the reading of another, or to none.
+    noted_at: Option<Instant>,
 }
 
 impl Clocks {
     pub(super) fn new(time: TimeSource, wall: TimeSource) -> Self {
-        Self { time, wall, noted_at: Instant::now() }
+        Self { time, wall, opened_at: Instant::now(), noted_at: None }
     }
 
     /// What is on disk.
@@ -41,20 +43,24 @@ impl Clocks {
 
     /// Adds them to a batch, unless they were written a moment ago.
     pub(super) fn join(&mut self, puts: &mut Vec<Put>) {
-        let after = if puts.is_empty() { WHILE_IDLE } else { WITH_BATCHES };
-        if self.noted_at.elapsed() >= after {
+        let is_due = if puts.is_empty() {
+            self.alone_at() <= Instant::now()
+        } else {
+            self.noted_at.is_none_or(|at| at.elapsed() >= WITH_BATCHES)
+        };
+        if is_due {
             puts.push(self.put());
         }
     }
 
     /// When they are to be written by themselves.
     pub(super) fn alone_at(&self) -> Instant {
-        self.noted_at + WHILE_IDLE
+        self.noted_at.unwrap_or(self.opened_at) + WHILE_IDLE
     }
 
     /// What they show now.
     pub(super) fn put(&mut self) -> Put {
-        self.noted_at = Instant::now();
+        self.noted_at = Some(Instant::now());
         let mut value = Vec::with_capacity(16);
         codec::put_u64(&mut value, (self.time)());
         codec::put_u64(&mut value, (self.wall)());

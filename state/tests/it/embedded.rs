@@ -47,6 +47,18 @@ fn bounded(bounds: Bounds) -> impl FnOnce(&mut EmbeddedConfig) {
     }
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
 /// A store whose wall clock the test sets.
 struct Board {
     config: EmbeddedConfig,
@@ -69,6 +81,15 @@ impl Board {
         let wall = Arc::clone(&self.wall);
         let wall = Arc::new(move || wall.load(Ordering::Relaxed));
         self.store = Some(EmbeddedStore::open_by(self.config.clone(), wall).expect("a store"));
+    }
+
+    /// Dies at once, and is another when the wall clock shows `wall`: what was on disk is all that is left.
+    fn die_and_run(&mut self, wall: UnixMs) {
+        let left = self.config.dir.with_extension("left");
+        copy(&self.config.dir, &left);
+        self.set(wall);
+        self.config.dir = left;
+        self.run();
     }
 
     fn set(&self, wall: UnixMs) {
@@ -114,6 +135,22 @@ fn time_goes_on_from_what_the_store_has_seen() {
     let now = board.now();
     assert!((begun + 10 * MINUTE..begun + 11 * MINUTE).contains(&now), "{}", now.abs_diff(begun));
     assert_eq!(Calls(board.store()).due(now), ["expired a"]);
+}
+
+// ARCHITECTURE, rule 35.
+#[test]
+fn what_a_process_writes_first_says_what_its_clocks_showed() {
+    const TODAY: UnixMs = 1_796_000_000_000;
+    const DAY: u64 = 86_400_000;
+    // A board that was never set.
+    let mut board = Board::at(0);
+    let begun = board.now();
+    let fence = Calls(board.store()).own(claim("a")).fence;
+    Calls(board.store()).release(&fence, 300, false, begun).expect("released");
+    board.die_and_run(TODAY);
+    let now = board.now();
+    assert!(now < begun + DAY, "on by {} ms", now - begun);
+    assert_eq!(Calls(board.store()).due(now), [""; 0]);
 }
 
 impl Backend for Embedded {
