@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Stored(scenario::stored::StoredArgs),
     /// Retained messages to wildcard subscribers.
     Retained(scenario::retained::RetainedArgs),
+    /// Subscriptions, one after the other, and how long each SUBACK takes.
+    Subscribe(scenario::subscribe::SubscribeArgs),
     /// Idle connections and the broker's memory for each.
     Idle(scenario::idle::IdleArgs),
 }

@@ -6,6 +6,7 @@ pub(crate) mod idle;
 pub(crate) mod publisher;
 pub(crate) mod retained;
 pub(crate) mod stored;
+pub(crate) mod subscribe;
 pub(crate) mod throughput;
 
 /// A name that differs from run to run, for topics and Client Identifiers.
