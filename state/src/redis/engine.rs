@@ -13,17 +13,16 @@ use tokio::sync::oneshot;
 use super::call::{self, Frame};
 use super::change::{Change, Outcomes};
 use super::clock::Clocks;
-use super::config::{ConnectError, RedisConfig};
+use super::config::RedisConfig;
 use super::due::Hints;
 use super::expired::RetainedSweep;
 use super::fault::Fault;
 use super::keys::{Bucket, Keys};
-use super::life::{Life, OVERDUE};
+use super::life::OVERDUE;
 use super::node::Kept;
 use super::op::{Answer, Op, Result};
 use super::order::{Gate, Order, Pending, Ticket};
 use super::router::Router;
-use super::topology::Topology;
 use crate::{Done, StoreError, StoreStats, UnixMs, WorkerId};
 
 /// How often [`Engine::settled`] looks.
@@ -97,12 +96,16 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Connects to nothing yet. To be called on a runtime.
-    pub(super) fn new(config: RedisConfig, timed: Timed) -> std::result::Result<Self, ConnectError> {
-        let topology = Topology::new(&config)?;
-        let worker = WorkerId(random());
-        Ok(Self {
-            keys: Keys::new(&config.key_prefix),
-            router: Router::new(topology, Life::new(config.retry_budget_ms)),
+    pub(super) fn new(
+        config: RedisConfig,
+        timed: Timed,
+        keys: Keys,
+        router: Router,
+        worker: WorkerId,
+    ) -> Self {
+        Self {
+            keys,
+            router,
             order: Order::default(),
             counts: Counts::default(),
             clocks: Clocks::new(),
@@ -116,7 +119,7 @@ impl Engine {
             unanswered: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             config,
-        })
+        }
     }
 
     /// Now, as a function is told it: nothing, when it is to ask its server.

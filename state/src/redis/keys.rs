@@ -180,6 +180,11 @@ impl Keys {
         self.key(Bucket::Inbox(run), "in", "")
     }
 
+    /// What is written to find out whether an inbox can be there.
+    pub(super) fn inbox_trial(&self, run: u64) -> String {
+        self.key(Bucket::Inbox(run), "p", "")
+    }
+
     /// Its counters.
     pub(super) fn inbox_counters(&self, run: u64) -> String {
         self.key(Bucket::Inbox(run), "c", "")

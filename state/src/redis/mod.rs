@@ -27,6 +27,7 @@ mod replication;
 mod retained;
 mod router;
 mod routes;
+mod run;
 mod settings;
 mod topology;
 
@@ -45,6 +46,10 @@ use crate::{
 };
 use change::Settled;
 use engine::{Engine, Timed};
+use keys::Keys;
+use life::Life;
+use router::Router;
+use topology::Topology;
 
 /// A store in Redis. Answers are given on tasks of the runtime that it was connected on.
 pub struct RedisStore {
@@ -73,8 +78,11 @@ impl RedisStore {
 
     async fn connect_by(timed: Timed, config: RedisConfig, now: UnixMs) -> Result<Self, ConnectError> {
         config.validate()?;
-        let engine = Arc::new(Engine::new(config, timed)?);
-        settings::prepare(&engine).await?;
+        let keys = Keys::new(&config.key_prefix);
+        let router = Router::new(Topology::new(&config)?, Life::new(config.retry_budget_ms));
+        settings::prepare(&router, &keys, &config).await?;
+        let worker = run::choose(&router.topology, &keys).await;
+        let engine = Arc::new(Engine::new(config, timed, keys, router, worker));
         engine.recover(now).await.map_err(ConnectError::Recovery)?;
         engine.router.life.start();
         let weak = Arc::downgrade(&engine);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use super::config::ConnectError;
-use super::engine::{Engine, pairs};
+use super::config::{ConnectError, RedisConfig};
+use super::engine::pairs;
 use super::fault::Fault;
+use super::keys::Keys;
 use super::node::{Kept, Node};
-use super::router::refused;
+use super::router::{Router, refused};
 
 /// The format that this version reads and writes.
 const FORMAT: &str = "1";
@@ -29,13 +30,13 @@ const NEEDED: [Needed; 3] = [
 ];
 
 /// Everything before recovery.
-pub(super) async fn prepare(engine: &Arc<Engine>) -> Result<(), ConnectError> {
-    engine.router.topology.refresh().await.map_err(explain)?;
-    for node in engine.router.topology.masters() {
-        engine.router.load_library(&node).await.map_err(explain)?;
-        check(engine, &node).await?;
+pub(super) async fn prepare(router: &Router, keys: &Keys, config: &RedisConfig) -> Result<(), ConnectError> {
+    router.topology.refresh().await.map_err(explain)?;
+    for node in router.topology.masters() {
+        router.load_library(&node).await.map_err(explain)?;
+        check(config, &node).await?;
     }
-    check_format(engine).await
+    check_format(router, keys).await
 }
 
 fn explain(fault: Fault) -> ConnectError {
@@ -60,11 +61,11 @@ impl Fault {
     }
 }
 
-async fn check_format(engine: &Arc<Engine>) -> Result<(), ConnectError> {
-    let (key, slot) = engine.keys.format();
+async fn check_format(router: &Router, keys: &Keys) -> Result<(), ConnectError> {
+    let (key, slot) = keys.format();
     let mut command = redis::cmd("SET");
     command.arg(key).arg(FORMAT).arg("NX").arg("GET");
-    match engine.router.call(slot, Arc::new(command), Kept::No, false).await.map_err(explain)? {
+    match router.call(slot, Arc::new(command), Kept::No, false).await.map_err(explain)? {
         Value::Nil => Ok(()),
         Value::BulkString(found) if found == FORMAT.as_bytes() => Ok(()),
         Value::BulkString(found) => {
@@ -74,7 +75,7 @@ async fn check_format(engine: &Arc<Engine>) -> Result<(), ConnectError> {
     }
 }
 
-async fn check(engine: &Arc<Engine>, node: &Node) -> Result<(), ConnectError> {
+async fn check(config: &RedisConfig, node: &Node) -> Result<(), ConnectError> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg("maxmemory").arg("cluster-enabled");
     for needed in &NEEDED {
@@ -101,7 +102,7 @@ async fn check(engine: &Arc<Engine>, node: &Node) -> Result<(), ConnectError> {
         }
         let Some(is) = found.get(setting).filter(|is| *is != value) else { continue };
         // Without a bound of memory nothing is ever evicted.
-        if engine.config.strict_settings || (is_vital && has_bound) {
+        if config.strict_settings || (is_vital && has_bound) {
             let (node, found) = (node.address.to_string(), is.clone());
             return Err(ConnectError::Setting { node, setting, found, needed: value });
         }

@@ -171,6 +171,24 @@ fn a_lease_is_renewed_while_the_log_is_written_as_fast_as_can_be() {
 }
 
 #[test]
+fn a_worker_that_starts_has_its_inbox_where_a_write_counts() {
+    let cluster = fragile_cluster();
+    let shared = shared(urls(&cluster));
+    // A master that nobody has copies of holds its writes; what workers have in common is elsewhere.
+    let alone = cluster.owner(0);
+    assert_ne!(alone.port, owner_of(&cluster, "c").port);
+    let replica = cluster.replica_of(alone);
+    replica.kill();
+    for n in 0..8 {
+        let worker = shared.new_worker(&format!("w{n}"));
+        let joined = begin(|done| worker.cluster.join(done));
+        joined.recv_timeout(Duration::from_secs(20)).expect("in time").expect("joined");
+    }
+    replica.run();
+    cluster.settle();
+}
+
+#[test]
 fn a_burial_goes_on_where_a_dead_worker_left_it() {
     gate();
     let server = Server::start(&[]);
