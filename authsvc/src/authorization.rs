@@ -7,6 +7,7 @@ use link::{Passport, Rule};
 use mqtt::topic::validate_filter;
 
 use crate::config::AuthorizationConfig;
+use crate::source::Grant;
 use crate::{AuthError, DenyReason};
 
 /// Stands for everybody who authenticated.
@@ -20,8 +21,8 @@ const ANONYMOUS: &str = "anonymous";
 pub(crate) enum Identity {
     /// Let in without credentials.
     Anonymous,
-    /// By user name or certificate subject.
-    User(Arc<str>),
+    /// Let in by a source.
+    User(Grant),
 }
 
 /// The rules of every user, made once.
@@ -30,6 +31,10 @@ pub(crate) struct Authorization {
     named: HashMap<Arc<str>, RuleSet>,
     everybody: RuleSet,
     anonymous: RuleSet,
+    /// Everything is allowed.
+    unrestricted: RuleSet,
+    /// Whether there is any configured rule.
+    has_rules: bool,
     /// The subject of anonymous clients, shared by them.
     nobody: Arc<str>,
     lifetime_s: Option<u64>,
@@ -51,7 +56,9 @@ impl Authorization {
             return Ok(Self {
                 named: HashMap::new(),
                 everybody: all.clone(),
-                anonymous: all,
+                anonymous: all.clone(),
+                unrestricted: all,
+                has_rules: false,
                 nobody: "".into(),
                 lifetime_s,
             });
@@ -72,6 +79,8 @@ impl Authorization {
             named,
             everybody: rules_for(&|who| who == EVERYBODY),
             anonymous: rules_for(&|who| who == ANONYMOUS),
+            unrestricted: RuleSet::new(unrestricted()),
+            has_rules: true,
             nobody: "".into(),
             lifetime_s,
         })
@@ -84,20 +93,34 @@ impl Authorization {
         client_id: &Arc<str>,
         now_s: u64,
     ) -> Result<Arc<Passport>, DenyReason> {
-        let (set, subject) = match identity {
-            Identity::Anonymous => (&self.anonymous, self.nobody.clone()),
-            Identity::User(name) => (self.named.get(name).unwrap_or(&self.everybody), name.clone()),
+        let (set, subject, granted_until_s) = match identity {
+            Identity::Anonymous => (self.anonymous.clone(), self.nobody.clone(), None),
+            Identity::User(grant) => (self.rules_of(grant), grant.subject.clone(), grant.expires_at_s),
         };
         // `%c` and `%u` are whole levels: a value that holds a separator or a wildcard could slip past a rule.
         if (set.uses_client_id && !is_one_level(client_id)) || (set.uses_subject && !is_one_level(&subject)) {
             return Err(DenyReason::NotAuthorized);
         }
+        let lifetime_ends_s = self.lifetime_s.map(|lifetime_s| now_s.saturating_add(lifetime_s));
         Ok(Arc::new(Passport {
             subject,
             client_id: client_id.clone(),
-            rules: set.rules.clone(),
-            expires_at_s: self.lifetime_s.map(|lifetime_s| now_s.saturating_add(lifetime_s)),
+            rules: set.rules,
+            expires_at_s: lifetime_ends_s.into_iter().chain(granted_until_s).min(),
         }))
+    }
+
+    /// What was granted comes first. Where nothing is configured, what was granted is all.
+    fn rules_of(&self, grant: &Grant) -> RuleSet {
+        if grant.is_superuser {
+            return self.unrestricted.clone();
+        }
+        let configured = self.named.get(&grant.subject).unwrap_or(&self.everybody);
+        if grant.rules.is_empty() {
+            return configured.clone();
+        }
+        let configured = if self.has_rules { &configured.rules[..] } else { &[] };
+        RuleSet::new(grant.rules.iter().chain(configured).cloned().collect())
     }
 }
 
@@ -162,7 +185,7 @@ mod tests {
     }
 
     fn user(name: &str) -> Identity {
-        Identity::User(name.into())
+        Identity::User(Grant::of(name.into()))
     }
 
     #[test]
@@ -209,6 +232,36 @@ mod tests {
         let all = Authorization::new(&AuthorizationConfig::default(), Some(60)).unwrap();
         let passport = all.passport(&Identity::Anonymous, &"c".into(), 1000).unwrap();
         assert_eq!(passport.expires_at_s, Some(1060));
+    }
+
+    #[test]
+    fn the_earlier_end_counts() {
+        let all = Authorization::new(&AuthorizationConfig::default(), Some(60)).unwrap();
+        for (granted, ends) in [(None, 1060), (Some(1030), 1030), (Some(1090), 1060)] {
+            let grant = Grant { expires_at_s: granted, ..Grant::of("alice".into()) };
+            let passport = all.passport(&Identity::User(grant), &"c".into(), 1000).unwrap();
+            assert_eq!(passport.expires_at_s, Some(ends), "{granted:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_granted_comes_before_what_is_configured() {
+        let granted =
+            |topic: &str| Rule { effect: Effect::Allow, action: Action::Publish, topics: vec![topic.into()] };
+        let passport = |rules, grant| {
+            compiled(rules).passport(&Identity::User(grant), &"c".into(), 0).map(|passport| {
+                let rules = passport.rules.iter();
+                rules.map(|rule| rule.topics[0].to_string()).collect::<Vec<_>>()
+            })
+        };
+        let grant = Grant { rules: vec![granted("mine/%c")], ..Grant::of("alice".into()) };
+        let configured = || vec![rule(&["*"], Action::All, &["all"])];
+        assert_eq!(passport(configured(), grant.clone()).unwrap(), ["mine/%c", "all"]);
+        assert_eq!(passport(vec![], grant.clone()).unwrap(), ["mine/%c"], "and nothing else");
+        let superuser = Grant { is_superuser: true, ..grant };
+        assert_eq!(passport(configured(), superuser).unwrap(), ["#"]);
+        let by_name = Grant { rules: vec![granted("by/%u")], ..Grant::of("a/b".into()) };
+        assert_eq!(passport(configured(), by_name), Err(DenyReason::NotAuthorized));
     }
 
     #[test]

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use link::{Action, Effect};
 use serde::{Deserialize, Serialize};
 
-use crate::AuthError;
+use crate::{AuthError, SourceName};
 
 /// `[auth]`: who may connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
+    /// The sources of identities in the order in which they are asked; each that is configured must be in it. Default: those
+    /// configured, in the order `certificate`, `password_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<SourceName>>,
     /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
@@ -50,6 +54,7 @@ pub struct AuthConfig {
 impl Default for AuthConfig {
     fn default() -> Self {
         Self {
+            sources: None,
             password_file: None,
             anonymous: None,
             certificate: CertificateIdentity::Off,
@@ -91,13 +96,42 @@ impl AuthConfig {
         ];
         match checks.into_iter().find(|(is_within, ..)| !is_within) {
             Some((_, key, problem)) => Err(AuthError::Setting { key, problem }),
-            None => Ok(()),
+            None => self.check_sources(),
+        }
+    }
+
+    /// `sources` names each source that is configured, once, and no other.
+    fn check_sources(&self) -> Result<(), AuthError> {
+        let Some(sources) = &self.sources else { return Ok(()) };
+        let wrong = |problem| Err(AuthError::Setting { key: "sources", problem });
+        if sources.iter().any(|name| !self.has(*name)) {
+            return wrong("names a source that is not configured: set its key, or leave it out");
+        }
+        if SourceName::ALL.iter().any(|name| self.has(*name) && !sources.contains(name)) {
+            return wrong("leaves out a source that is configured: name it, or remove its key");
+        }
+        if sources.iter().enumerate().any(|(at, name)| sources[..at].contains(name)) {
+            return wrong("names a source twice");
+        }
+        Ok(())
+    }
+
+    fn has(&self, source: SourceName) -> bool {
+        match source {
+            SourceName::Certificate => self.certificate == CertificateIdentity::Subject,
+            SourceName::PasswordFile => self.password_file.is_some(),
         }
     }
 
     /// Whether any source of identities is configured.
     pub fn has_source(&self) -> bool {
-        self.password_file.is_some() || self.certificate == CertificateIdentity::Subject
+        SourceName::ALL.iter().any(|name| self.has(*name))
+    }
+
+    /// The sources that are configured, in the order in which they are asked.
+    pub(crate) fn sources_in_force(&self) -> Vec<SourceName> {
+        let configured = || SourceName::ALL.into_iter().filter(|name| self.has(*name)).collect();
+        self.sources.clone().unwrap_or_else(configured)
     }
 
     /// The policy for clients without credentials that is in force.

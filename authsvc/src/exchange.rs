@@ -11,6 +11,7 @@ use crate::authorization::Identity;
 use crate::local::Inner;
 use crate::scram::{AwaitingProof, ClientFirst, ScramFailure};
 use crate::slowdown::Suspect;
+use crate::source::Grant;
 use crate::{Decision, DenyReason, Exchange, Request, Step};
 
 /// What `tidegate passwd` writes, and what unknown users are shown when the file has no record to go by.
@@ -52,12 +53,12 @@ impl ScramExchange {
         if self.request.username.as_ref().is_some_and(|name| **name != *first.user) {
             return Step::Deny(DenyReason::BadCredentials);
         }
-        let Some(users) = &self.inner.users else { return Step::Deny(DenyReason::BadMethod) };
-        let file = users.current();
+        let Some(source) = self.inner.password_file() else { return Step::Deny(DenyReason::BadMethod) };
+        let file = source.current();
         let known = file.user(&first.user).and_then(|user| user.scram.clone());
         let exists = known.is_some();
         // Made in any case, so that the time tells nothing.
-        let decoy = file.scram_decoy(&self.inner.decoy_key, &first.user);
+        let decoy = file.scram_decoy(source.decoy_key(), &first.user);
         let verifier = known.unwrap_or_else(|| Arc::new(decoy));
         let nonce: [u8; 18] = rand::random();
         let proof = AwaitingProof::new(&first, verifier, &STANDARD_NO_PAD.encode(nonce));
@@ -82,7 +83,7 @@ impl ScramExchange {
         match proof.finish(data) {
             Ok(server_final) if exists => {
                 self.inner.slow_down.refund(suspect, now);
-                match self.inner.allow(&Identity::User(user), &self.request) {
+                match self.inner.allow(&Identity::User(Grant::of(user)), &self.request) {
                     Decision::Allow(passport) => Step::Done(passport, Some(server_final.into())),
                     Decision::Deny(reason) => Step::Deny(reason),
                 }

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use mqtt::ProtocolVersion;
 
 use super::*;
+use crate::config::CertificateIdentity;
 use crate::scram::hmac;
-use crate::{Certificate, Editor, Exchange, Step};
+use crate::{Certificate, Editor, Exchange, SourceName, Step};
 
 struct Setting {
     dir: tempfile::TempDir,
@@ -227,6 +229,46 @@ async fn a_certificate_is_an_identity_only_where_configured() {
     let off = Setting::with_alice().start();
     let refused = off.authenticate(with_certificate("alice", request(None, None))).await;
     assert_eq!(subject(&refused), Err(DenyReason::NotAuthorized));
+}
+
+#[tokio::test]
+async fn sources_are_asked_in_the_configured_order() {
+    let mut setting = Setting::with_alice();
+    setting.config.certificate = CertificateIdentity::Subject;
+    let both = with_certificate("pump-7", request(Some("alice"), Some("secret")));
+    assert_eq!(subject(&setting.start().authenticate(both.clone()).await), Ok("pump-7"), "by default");
+    setting.config.sources = Some(vec![SourceName::PasswordFile, SourceName::Certificate]);
+    let auth = setting.start();
+    assert_eq!(subject(&auth.authenticate(both).await), Ok("alice"));
+    let wrong = with_certificate("pump-7", request(Some("alice"), Some("wrong")));
+    assert_eq!(
+        subject(&auth.authenticate(wrong).await),
+        Err(DenyReason::BadCredentials),
+        "a denial is final"
+    );
+    let hashed = auth.inner.metrics.hashed.get();
+    let unknown = with_certificate("pump-7", request(Some("bob"), Some("secret")));
+    assert_eq!(subject(&auth.authenticate(unknown).await), Ok("pump-7"), "no user of the file");
+    assert_eq!(auth.inner.metrics.hashed.get(), hashed, "who is known elsewhere costs no hash");
+}
+
+#[test]
+fn sources_name_what_is_configured_and_nothing_else() {
+    use SourceName::{Certificate, PasswordFile};
+    let mut setting = Setting::with_alice();
+    let cases = [
+        (vec![], "leaves out a source that is configured: name it, or remove its key"),
+        (
+            vec![PasswordFile, Certificate],
+            "names a source that is not configured: set its key, or leave it out",
+        ),
+        (vec![PasswordFile, PasswordFile], "names a source twice"),
+    ];
+    for (sources, problem) in cases {
+        setting.config.sources = Some(sources);
+        let error = Local::check(&setting.config, &AuthorizationConfig::default()).unwrap_err();
+        assert_eq!(error.to_string(), format!("auth.sources {problem}"));
+    }
 }
 
 #[tokio::test]

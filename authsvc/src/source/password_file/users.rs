@@ -8,8 +8,8 @@ use std::time::Instant;
 use files::{Look, Settling, Snapshot};
 use parking_lot::{Mutex, RwLock};
 
+use super::parsed::PasswordFile;
 use crate::AuthError;
-use crate::password_file::PasswordFile;
 
 /// The users of one file. What is wrong at a later reading leaves the earlier one in force.
 pub(crate) struct Users {

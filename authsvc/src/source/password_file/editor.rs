@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use files::private::{self, Readers};
 
-use super::{FAKE_SALT_PREFIX, PasswordFile, argon2, check_user_name};
+use super::parsed::{FAKE_SALT_PREFIX, PasswordFile, argon2, check_user_name};
 use crate::AuthError;
 use crate::scram::Verifier;
 
@@ -99,7 +99,7 @@ fn belongs_to(line: &str, user: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::password_file::verify_argon2;
+    use crate::source::password_file::parsed::verify_argon2;
 
     fn read(path: &Path) -> PasswordFile {
         PasswordFile::parse(&std::fs::read_to_string(path).unwrap(), path).unwrap()

@@ -11,17 +11,17 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use super::fair::FairQueue;
+use super::parsed::verify_argon2;
+use super::recent::Fingerprint;
 use crate::AuthError;
-use crate::fair::FairQueue;
-use crate::password_file::verify_argon2;
-use crate::recent::Fingerprint;
 
 /// How much the scheduler favours connected devices over logins.
 const NICENESS: i32 = 5;
 
 /// How a verification ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Outcome {
     /// The password is right.
     Right,
     /// It is not.
@@ -38,8 +38,8 @@ pub(crate) struct Job {
     pub(crate) password: Bytes,
     /// Where it comes from, as a digest: wrong passwords of one address hold up none of another.
     pub(crate) source: u64,
-    /// Runs once with the verdict, before those who wait hear it.
-    pub(crate) settle: Box<dyn FnOnce(Verdict) + Send>,
+    /// Runs once with the outcome, before those who wait hear it.
+    pub(crate) settle: Box<dyn FnOnce(Outcome) + Send>,
 }
 
 /// The threads and their queue. They end when it is dropped.
@@ -57,7 +57,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// Waiting and running ones.
-    waiters: HashMap<Fingerprint, Vec<oneshot::Sender<Verdict>>>,
+    waiters: HashMap<Fingerprint, Vec<oneshot::Sender<Outcome>>>,
     /// Waiting ones.
     queue: FairQueue<(Fingerprint, Job)>,
     closed: bool,
@@ -96,8 +96,8 @@ impl Hashing {
         Ok(hashing)
     }
 
-    /// Waits for the verdict on a password that is being verified already, if it is.
-    pub(crate) fn join(&self, fingerprint: Fingerprint) -> Option<oneshot::Receiver<Verdict>> {
+    /// Waits for the outcome on a password that is being verified already, if it is.
+    pub(crate) fn join(&self, fingerprint: Fingerprint) -> Option<oneshot::Receiver<Outcome>> {
         let mut state = self.shared.state.lock();
         let waiters = state.waiters.get_mut(&fingerprint)?;
         let (sender, receiver) = oneshot::channel();
@@ -111,7 +111,7 @@ impl Hashing {
     }
 
     /// Queues `job`. The receiver fails if it is dropped unseen.
-    pub(crate) fn submit(&self, fingerprint: Fingerprint, job: Job) -> oneshot::Receiver<Verdict> {
+    pub(crate) fn submit(&self, fingerprint: Fingerprint, job: Job) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.shared.state.lock();
         let dropped = if let Some(waiters) = state.waiters.get_mut(&fingerprint) {
@@ -125,7 +125,7 @@ impl Hashing {
         drop(state);
         self.shared.wake.notify_one();
         if let Some(job) = dropped {
-            (job.settle)(Verdict::Dropped);
+            (job.settle)(Outcome::Dropped);
         }
         receiver
     }
@@ -174,12 +174,12 @@ impl Shared {
         while let Some((fingerprint, job)) = self.wait(&mut abandoned) {
             settle_dropped(&mut abandoned);
             let right = (self.verify)(&job.record, &job.password);
-            let verdict = if right { Verdict::Right } else { Verdict::Wrong };
-            (job.settle)(verdict);
+            let outcome = if right { Outcome::Right } else { Outcome::Wrong };
+            (job.settle)(outcome);
             let waiters = self.state.lock().waiters.remove(&fingerprint).unwrap_or_default();
             for waiter in waiters {
                 // One that gave up meanwhile hears nothing.
-                let _ = waiter.send(verdict);
+                let _ = waiter.send(outcome);
             }
         }
     }
@@ -206,7 +206,7 @@ impl Shared {
 
 fn settle_dropped(abandoned: &mut Vec<Job>) {
     for job in abandoned.drain(..) {
-        (job.settle)(Verdict::Dropped);
+        (job.settle)(Outcome::Dropped);
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::recent::Recent;
+    use crate::source::password_file::recent::Recent;
 
     /// Counts verifications of the one test that uses it.
     static VERIFIED: AtomicUsize = AtomicUsize::new(0);
@@ -246,9 +246,9 @@ mod tests {
         let print = recent().fingerprint("alice", "r", b"r");
         let first = hashing.submit(print, job("r", "r"));
         let others: Vec<_> = (0..50).map(|_| hashing.submit(print, job("r", "r"))).collect();
-        assert_eq!(first.await, Ok(Verdict::Right));
+        assert_eq!(first.await, Ok(Outcome::Right));
         for other in others {
-            assert_eq!(other.await, Ok(Verdict::Right));
+            assert_eq!(other.await, Ok(Outcome::Right));
         }
         assert_eq!(VERIFIED.load(Ordering::SeqCst), 1);
     }
@@ -291,9 +291,9 @@ mod tests {
         })
         .unwrap();
         let recent = recent();
-        let (settled, verdict) = oneshot::channel();
-        let settle = Box::new(move |verdict| {
-            let _ = settled.send(verdict);
+        let (settled, outcome) = oneshot::channel();
+        let settle = Box::new(move |outcome| {
+            let _ = settled.send(outcome);
         });
         let abandoned = Job { settle, ..job("r", "") };
         let slow = hashing.submit(recent.fingerprint("alice", "r", b"1"), job("r", &"x".repeat(100)));
@@ -301,9 +301,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(hashing.submit(recent.fingerprint("alice", "r", b"2"), abandoned));
-        assert_eq!(slow.await, Ok(Verdict::Right));
-        let verdict = tokio::time::timeout(Duration::from_secs(10), verdict).await;
-        assert_eq!(verdict, Ok(Ok(Verdict::Dropped)));
+        assert_eq!(slow.await, Ok(Outcome::Right));
+        let outcome = tokio::time::timeout(Duration::from_secs(10), outcome).await;
+        assert_eq!(outcome, Ok(Ok(Outcome::Dropped)));
     }
 
     #[test]
@@ -314,10 +314,10 @@ mod tests {
         let mut receivers = Vec::new();
         for n in 0..3u8 {
             let settled = settled.clone();
-            let settle = Box::new(move |verdict| settled.lock().push((n, verdict)));
+            let settle = Box::new(move |outcome| settled.lock().push((n, outcome)));
             let job = Job { settle, ..job("r", "r") };
             receivers.push(hashing.submit(recent.fingerprint("alice", "r", &[n]), job));
         }
-        assert_eq!(*settled.lock(), [(0, Verdict::Dropped), (1, Verdict::Dropped)]);
+        assert_eq!(*settled.lock(), [(0, Outcome::Dropped), (1, Outcome::Dropped)]);
     }
 }

@@ -3,8 +3,6 @@
 //! Blank lines and lines that begin with `#` are comments. A line `$fake-salt-key$BASE64` keeps the salts that unknown
 //! users are shown the same across restarts. [`PasswordFile`] is the parsed form; [`Editor`] changes a file.
 
-mod editor;
-
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,14 +11,12 @@ use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-pub use editor::Editor;
-
+use super::decoy::Shapes;
 use crate::AuthError;
-use crate::decoy::Shapes;
 use crate::scram::{self, Verifier};
 
 /// Begins the line that holds the key of fake salts.
-const FAKE_SALT_PREFIX: &str = "$fake-salt-key$";
+pub(super) const FAKE_SALT_PREFIX: &str = "$fake-salt-key$";
 
 /// Memory that one record may make a verification use, KiB.
 const ARGON2_MEMORY_MAX_KIB: u32 = 256 * 1024;
@@ -35,7 +31,7 @@ const USER_NAME_BYTES_MAX: usize = 256;
 #[derive(Default)]
 pub(crate) struct PasswordFile {
     users: HashMap<Arc<str>, User>,
-    fake_salt_key: Option<[u8; 32]>,
+    pub(super) fake_salt_key: Option<[u8; 32]>,
     costs: Shapes<Cost>,
     /// A record of each cost.
     of_cost: BTreeMap<Cost, Arc<str>>,
