@@ -246,10 +246,9 @@ async fn stand_still(tiers: &Tiers, master: &RedisServer) -> (Heard, usize) {
     (heard, ended)
 }
 
-#[test]
-fn a_connect_that_was_refused_takes_nothing_later() {
+/// Two edges with a worker each, of which nobody takes the first for dead while it has a fault; its nodes by way of a proxy.
+fn with_a_proxy() -> (Tiers, Proxy) {
     let mut proxy = None;
-    // Within the cut nobody takes the worker for dead.
     let worker_extra = "[cluster]\nworker_timeout_ms = 120000\n".to_owned();
     let shape = Shape { worker_extra, ..Shape::paired(2) };
     let tiers = Tiers::start_single(&shape, |worker, nodes| {
@@ -260,16 +259,34 @@ fn a_connect_that_was_refused_takes_nothing_later() {
         let between = proxy.insert(Proxy::start(straight));
         vec![format!("redis://{}", between.address())]
     });
-    let proxy = proxy.expect("the first worker's");
-    let (heard, ended) = runtime().block_on(be_refused(&tiers, &proxy));
-    println!(
-        "| {DEVICES} devices refused at a worker that was cut off | {} Wills | {ended} ended |",
-        heard.wills
-    );
-    tiers.checked(|_| assert_eq!((heard.wills, ended), (0, 0)));
+    (tiers, proxy.expect("the first worker's"))
 }
 
-async fn be_refused(tiers: &Tiers, proxy: &Proxy) -> (Heard, usize) {
+fn expect_nothing_taken(tiers: Tiers, title: &str, (heard, ended): &(Heard, usize)) {
+    println!(
+        "| {DEVICES} devices refused at a worker that {title} | {} Wills | {ended} ended |",
+        heard.wills
+    );
+    tiers.checked(|_| assert_eq!((heard.wills, *ended), (0, 0)));
+}
+
+#[test]
+fn a_connect_that_was_refused_takes_nothing_later() {
+    let (tiers, proxy) = with_a_proxy();
+    let found = runtime().block_on(be_refused(&tiers, || proxy.shut(), || proxy.open()));
+    expect_nothing_taken(tiers, "was cut off", &found);
+}
+
+#[test]
+fn a_connect_that_was_refused_takes_nothing_from_who_sleeps_through_it() {
+    let (tiers, _proxy) = with_a_proxy();
+    let worker = &tiers.workers[0];
+    let found = runtime().block_on(be_refused(&tiers, || worker.signal("STOP"), || worker.signal("CONT")));
+    expect_nothing_taken(tiers, "stood still", &found);
+}
+
+/// The devices connect where the worker has a fault, are refused, and connect elsewhere. Then the fault ends.
+async fn be_refused(tiers: &Tiers, begin: impl FnOnce(), end: impl FnOnce()) -> (Heard, usize) {
     let trust = Trust::read(tiers.edges[0].ca_file());
     let watcher = Watcher::at(&tiers.edges[1], &trust).await;
     let how = |number: usize| {
@@ -280,7 +297,7 @@ async fn be_refused(tiers: &Tiers, proxy: &Proxy) -> (Heard, usize) {
         };
         with_will(connect)
     };
-    proxy.shut();
+    begin();
     let mut refused = tokio::task::JoinSet::new();
     for number in 0..DEVICES {
         let (address, trust, how) = (tiers.edges[0].address(Transport::Tls), trust.clone(), how(number));
@@ -298,7 +315,7 @@ async fn be_refused(tiers: &Tiers, proxy: &Proxy) -> (Heard, usize) {
     while let Some(number) = refused.join_next().await {
         talkers.push(insist(&tiers.edges[1], &trust, &how(number.unwrap())).await);
     }
-    proxy.open();
+    end();
     let ended = ended(&mut talkers, Duration::from_secs(12)).await;
     let heard = watcher.verdict(0, Duration::from_secs(1)).await;
     drop(talkers);
