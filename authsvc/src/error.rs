@@ -67,6 +67,16 @@ pub enum AuthError {
         /// What it must be.
         problem: &'static str,
     },
+    /// A setting of a section below `[auth]`, or a file that it names.
+    #[error("{section}.{key} {problem}")]
+    Section {
+        /// The section, with dots.
+        section: &'static str,
+        /// Which key of it.
+        key: &'static str,
+        /// What is wrong, or what it must be.
+        problem: String,
+    },
     /// Hashing refused its parameters or its input.
     #[error("cannot hash the password: {0}")]
     Hash(String),

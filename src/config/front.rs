@@ -106,6 +106,9 @@ impl Front {
         self.check_exposure(source)?;
         authsvc::Local::check(&self.auth, &self.authorization).map_err(|error| match error {
             AuthError::Setting { key, problem } => source.problem(&format!("auth.{key}"), problem),
+            AuthError::Section { section, key, problem } => {
+                source.problem(&format!("{section}.{key}"), problem)
+            }
             AuthError::Rule { index, key, problem } => {
                 source.problem(&format!("authorization.rule[{index}].{key}"), problem)
             }

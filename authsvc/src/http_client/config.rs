@@ -1,0 +1,153 @@
+//! The settings of everything that calls out by HTTP, flattened into its section.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Uri;
+use serde::{Deserialize, Serialize};
+
+use crate::AuthError;
+
+/// How a section calls out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpClientConfig {
+    /// Milliseconds that one request may take from the wait for a connection to the last byte of the answer. Default 1500.
+    pub timeout_ms: u64,
+    /// Milliseconds of it that a connection may take to come up, TLS included. Default 1000.
+    pub connect_timeout_ms: u64,
+    /// Requests at a time, and connections that are kept for further ones. Default 64.
+    pub connections_max: usize,
+    /// Bytes of an answer's body; a longer one is not taken. Default 65536.
+    pub answer_bytes_max: usize,
+    /// PEM file of the authorities that the other end's certificate comes from. Default: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate chain that this end shows; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file of its private key (PKCS #8, PKCS #1 or SEC 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Whether `http://` may lead beyond this machine, where others can read along. Default false.
+    pub allow_plain: bool,
+}
+
+impl Default for HttpClientConfig {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 1500,
+            connect_timeout_ms: 1000,
+            connections_max: 64,
+            answer_bytes_max: 65_536,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            allow_plain: false,
+        }
+    }
+}
+
+impl HttpClientConfig {
+    /// Checks the bounds; `section` is where it was flattened into.
+    ///
+    /// # Errors
+    /// The first setting that is out of bounds.
+    pub(crate) fn check(&self, section: &'static str) -> Result<(), AuthError> {
+        let has_both = self.certificate_file.is_some() == self.key_file.is_some();
+        let checks = [
+            ((1..=300_000).contains(&self.timeout_ms), "timeout_ms", "must be 1 to 300000"),
+            ((1..=300_000).contains(&self.connect_timeout_ms), "connect_timeout_ms", "must be 1 to 300000"),
+            ((1..=10_000).contains(&self.connections_max), "connections_max", "must be 1 to 10000"),
+            ((1..=16_777_216).contains(&self.answer_bytes_max), "answer_bytes_max", "must be 1 to 16777216"),
+            (has_both, "certificate_file", "and key_file need each other"),
+        ];
+        match checks.into_iter().find(|(is_within, ..)| !is_within) {
+            Some((_, key, problem)) => Err(AuthError::Section { section, key, problem: problem.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a URL that requests may be sent to, and takes it apart.
+    ///
+    /// # Errors
+    /// It is no URL, has a user name or password in it, or leads beyond this machine in the clear.
+    pub(crate) fn url(&self, section: &'static str, key: &'static str, url: &str) -> Result<Uri, AuthError> {
+        let wrong = |problem: &str| Err(AuthError::Section { section, key, problem: problem.to_owned() });
+        let Ok(uri) = url.parse::<Uri>() else {
+            return wrong("is not a URL");
+        };
+        if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+            return wrong("must be an absolute URL without user name and password in it");
+        }
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return wrong("must begin with https:// or http://");
+        }
+        if !self.may_ask(&uri) {
+            return wrong("must begin with https:// (or set allow_plain = true: others can read along)");
+        }
+        Ok(uri)
+    }
+
+    /// Whether requests may go there: encrypted, within this machine, or because it was said so.
+    pub(crate) fn may_ask(&self, uri: &Uri) -> bool {
+        self.allow_plain || uri.scheme_str() == Some("https") || uri.host().is_some_and(is_loopback)
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let address = bare.parse::<std::net::IpAddr>();
+    bare.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_stays_on_this_machine_unless_it_is_said() {
+        let config = HttpClientConfig::default();
+        for url in ["https://a.example/x", "http://127.0.0.1:80", "http://[::1]/x", "http://localhost:8080/x"]
+        {
+            assert!(config.url("auth.http", "url", url).is_ok(), "{url}");
+        }
+        let refused = [
+            ("http://a.example/", "must begin with https:// (or set allow_plain = true"),
+            ("http://127.0.0.1.example/", "must begin with https:// (or set allow_plain = true"),
+            ("http://10.0.0.1/", "must begin with https:// (or set allow_plain = true"),
+            ("ftp://127.0.0.1/", "must begin with https:// or http://"),
+            ("/path", "must be an absolute URL without user name and password in it"),
+            (
+                "https://user:secret@a.example/",
+                "must be an absolute URL without user name and password in it",
+            ),
+            ("https://a b/", "is not a URL"),
+        ];
+        for (url, problem) in refused {
+            let error = config.url("auth.http", "url", url).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("auth.http.url {problem}")), "{url}: {error}");
+        }
+        let open = HttpClientConfig { allow_plain: true, ..config };
+        assert!(open.url("auth.http", "url", "http://a.example/").is_ok());
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named() {
+        let config = HttpClientConfig { timeout_ms: 0, ..HttpClientConfig::default() };
+        let error = config.check("auth.http").unwrap_err().to_string();
+        assert_eq!(error, "auth.http.timeout_ms must be 1 to 300000");
+        let config =
+            HttpClientConfig { certificate_file: Some("a.pem".into()), ..HttpClientConfig::default() };
+        let error = config.check("auth.jwt").unwrap_err().to_string();
+        assert_eq!(error, "auth.jwt.certificate_file and key_file need each other");
+    }
+}

@@ -1,0 +1,81 @@
+//! Whom the client trusts, and the certificate that it shows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use files::pem::{self, Kind, Section};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::HttpClientConfig;
+use crate::AuthError;
+
+/// The TLS of `config`, which stands in `section`.
+///
+/// # Errors
+/// A file that cannot be read or used.
+pub(crate) fn client_config(
+    section: &'static str,
+    config: &HttpClientConfig,
+) -> Result<ClientConfig, AuthError> {
+    let wrong = |key: &'static str, problem: String| AuthError::Section { section, key, problem };
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong("ca_file", error.to_string()))?
+        .with_root_certificates(match &config.ca_file {
+            Some(file) => of_file(file).map_err(|problem| wrong("ca_file", problem))?,
+            None => of_system(section),
+        });
+    let (Some(certificate_file), Some(key_file)) = (&config.certificate_file, &config.key_file) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = chain(certificate_file).map_err(|problem| wrong("certificate_file", problem))?;
+    let key = key(key_file).map_err(|problem| wrong("key_file", problem))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| {
+        let problem = format!("does not go with {}: {error}", certificate_file.display());
+        wrong("key_file", problem)
+    })
+}
+
+fn of_file(file: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for Section { line, der, .. } in sections(file, Kind::Certificate)? {
+        roots.add(der.into()).map_err(|error| {
+            format!("line {line}: the certificate cannot be used as an authority: {error}")
+        })?;
+    }
+    Ok(roots)
+}
+
+fn of_system(section: &'static str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    // Systems carry certificates of other times; those that nothing can be done with are passed over.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        tracing::warn!(section, "the system has no certificate authorities, so no https:// without ca_file");
+    }
+    roots
+}
+
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    Ok(sections(file, Kind::Certificate)?.into_iter().map(|section| section.der.into()).collect())
+}
+
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let found = sections(file, Kind::PrivateKey)?.into_iter().next();
+    let Some(Section { label, der, .. }) = found else {
+        return Err("is empty".to_owned());
+    };
+    Ok(match label.as_str() {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
+        _ => PrivateKeyDer::Pkcs8(der.into()),
+    })
+}
+
+fn sections(file: &Path, kind: Kind) -> Result<Vec<Section>, String> {
+    let bytes = std::fs::read(file).map_err(|error| format!("cannot be read: {error}"))?;
+    pem::sections(&bytes, kind).map_err(|error| error.to_string())
+}
