@@ -158,7 +158,7 @@ fn a_worker_whose_clock_is_wrong_goes_by_that_of_redis() {
     let clock = WallClock::new();
     let mut shape = Shape::paired(2);
     shape.worker_extra = "redis.timer_sweep_ms = 1000\n".to_owned();
-    let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&shape);
     clock.set_ahead_s(TEN_MINUTES_S);
     tiers.workers[1].restart_with(clock.env());
     for server in tiers.workers.iter().chain(&tiers.edges) {

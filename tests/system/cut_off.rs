@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use crate::fleet::{mixed, watcher};
 use crate::harness::fleet::{Fleet, Phase, Plan, Totals};
 use crate::harness::let_pass;
-use crate::proxy::Proxy;
 use crate::servers::Server as RedisServer;
 use crate::tiers::{Shape, Tiers, ask, metric, within};
 
@@ -35,18 +34,9 @@ fn moved(tiers: &Tiers) -> u64 {
 
 #[test]
 fn devices_of_a_worker_that_is_cut_off_from_its_store_go_to_others() {
-    let mut proxy = None;
     let mut shape = Shape::new(3, 2);
     shape.worker_extra = "durability.clean_sessions = \"store\"\n".to_owned();
-    let tiers = Tiers::start_single(&shape, |worker, nodes| {
-        if worker > 0 {
-            return nodes;
-        }
-        let straight = nodes[0].trim_start_matches("redis://").parse().unwrap();
-        let between = proxy.insert(Proxy::start(straight));
-        vec![format!("redis://{}", between.address())]
-    });
-    let proxy = proxy.expect("the first worker's");
+    let (tiers, proxy) = Tiers::start_with_proxy(&shape);
     let mut fleet = Fleet::new(&tiers.edges());
     for plan in mixed(DEVICES, 2, Duration::from_millis(500)) {
         fleet.add(plan);

@@ -22,7 +22,7 @@ fn will_of(name: &str) -> String {
 fn devices_of_a_dead_edge_come_back_to_everything() {
     let mut shape = Shape::new(2, 2);
     shape.worker_extra = "link.handoff_grace_ms = 5000\n".to_owned();
-    let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&shape);
     let mut fleet = Fleet::new(&tiers.edges());
     for plan in mixed(DEVICES, 2, Duration::from_millis(200)) {
         // What a clean session had goes with its connection, which is an edge's. A Will without a delay is due as soon as the

@@ -21,7 +21,7 @@ fn an_edge_that_ends_sends_its_devices_to_another_one_by_one() {
     let mut shape = Shape::new(1, 2);
     let delay_ms = DELAY.as_millis();
     shape.edge_extra = format!("runtime.drain_delay_ms = {delay_ms}\nedge.drain_per_s = {PACE}\n");
-    let tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let tiers = Tiers::start_single(&shape);
     let mut fleet = Fleet::new(&tiers.edges());
     for plan in mixed(DEVICES, 2, Duration::from_secs(1)) {
         // Without a delay a Will is due as soon as the connection has ended. v5 [MQTT-3.1.3-9]

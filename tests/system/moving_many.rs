@@ -20,7 +20,7 @@ fn device_count() -> usize {
 #[test]
 fn all_devices_of_a_killed_worker_are_resumed() {
     let count = device_count();
-    let mut tiers = Tiers::start_single(&Shape::new(2, 1), |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&Shape::new(2, 1));
     tiers.kill_worker(1);
     let mut fleet = Fleet::new(&tiers.edges());
     let started = Instant::now();

@@ -168,7 +168,7 @@ fn harm(tiers: &mut Tiers) {
 fn what_follows_a_request_in_one_write_keeps_its_place_while_workers_die() {
     let mut shape = Shape::new(3, 2);
     shape.worker_extra = "durability.clean_sessions = \"store\"\n".to_owned();
-    let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&shape);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let trust = Trust::read(tiers.edges[0].ca_file());
     let counts = Arc::new(Counts::default());

@@ -54,7 +54,7 @@ fn a_certificate_as_guides_make_it_is_served_with_a_warning() {
 
 #[test]
 fn signals_that_mean_nothing_end_no_tier() {
-    let tiers = Tiers::start_single(&Shape::new(1, 1), |_, nodes| nodes);
+    let tiers = Tiers::start_single(&Shape::new(1, 1));
     let mut device: Client = Target { server: &tiers.edges[0], transport: Transport::Tls }.v5();
     for server in tiers.edges.iter().chain(&tiers.workers) {
         for signal in ["USR1", "USR2", "PIPE", "HUP"] {
@@ -79,7 +79,7 @@ fn a_password_file_in_two_writes_costs_no_connection_of_an_edge() {
         "auth.password_file = {file:?}\nauth.passport_lifetime_s = 1\nauth.hash_timeout_ms = 60000\n\
          edge.authenticate_timeout_ms = 60000\n"
     );
-    let tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let tiers = Tiers::start_single(&shape);
     let at = Target { server: &tiers.edges[0], transport: Transport::Tls };
     let connect = |user: &str| at.connect(&Connect::stored(user).user(user, PASSWORD));
     let mut devices = [connect("anna"), connect("bert")];

@@ -39,7 +39,7 @@ fn renewed_passports_go_to_the_workers_and_removed_users_go() {
          edge.authenticate_timeout_ms = 60000\n",
         file.display()
     );
-    let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&shape);
     let device = |tiers: &Tiers, number: usize| -> Client {
         let user = if number == 0 { "anna" } else { "bert" };
         let at = Target { server: &tiers.edges[0], transport: Transport::Tls };

@@ -69,7 +69,7 @@ fn a_session_is_its_users_alone_at_every_edge_and_worker() {
     }
     let mut shape = Shape::paired(2);
     shape.edge_extra = edge_extra(&passwords, "\"secret/#\"");
-    let tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let tiers = Tiers::start_single(&shape);
     let mut carol = at(&tiers, 1).connect(&Connect::v5(&unique("c")).user("carol", PASSWORD));
     carol.subscribe("+/will", 0);
     for alice in ways("alice") {
@@ -113,7 +113,7 @@ fn each_user_has_a_session_of_that_name_where_it_is_configured_so() {
     let mut shape = Shape::new(2, 1);
     shape.edge_extra = edge_extra(&passwords, "\"secret/#\"");
     shape.worker_extra = "broker.foreign_session = \"separate\"\n".to_owned();
-    let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&shape);
     let mut carol = at(&tiers, 0).connect(&Connect::v5("dev").user("carol", PASSWORD));
     let [mut alice, mut bob] = ["alice", "bob"].map(|user| at(&tiers, 0).connect(&ways(user)[2]));
     alice.subscribe("secret/#", 1);
@@ -138,7 +138,7 @@ fn what_waits_passes_the_rules_of_when_it_is_delivered() {
     }
     let mut shape = Shape::paired(2);
     shape.edge_extra = edge_extra(&passwords, "\"secret/#\", \"public/#\"");
-    let mut tiers = Tiers::start_single(&shape, |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&shape);
     let alice = Connect::stored("dev").user("alice", PASSWORD).with(p::two(p::RECEIVE_MAXIMUM, 1));
     let mut carol = at(&tiers, 1).connect(&Connect::v5(&unique("c")).user("carol", PASSWORD));
     let will = Will::new("secret/will", "hers").retain();

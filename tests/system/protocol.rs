@@ -12,7 +12,7 @@ fn at(tiers: &Tiers) -> Target<'_> {
 
 #[test]
 fn what_is_wrong_or_large_is_answered_in_tiers_as_it_is_in_one_process() {
-    let mut tiers = Tiers::start_single(&Shape::new(2, 1), |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&Shape::new(2, 1));
     a_disconnect_in_error_is_answered(&tiers);
     a_small_client_is_refused(&tiers);
     legal_sizes_pass(&tiers);

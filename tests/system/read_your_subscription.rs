@@ -83,7 +83,7 @@ async fn churn(tiers: &Tiers, trust: &Trust, number: usize, counts: &Counts) {
 
 #[test]
 fn what_is_published_elsewhere_after_suback_is_delivered() {
-    let tiers = Tiers::start_single(&Shape::paired(2), |_, nodes| nodes);
+    let tiers = Tiers::start_single(&Shape::paired(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(run(&tiers));
 }

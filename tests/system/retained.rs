@@ -75,7 +75,7 @@ async fn set_all(talker: &mut Talker, value: usize) {
 }
 
 fn run<F: Future<Output = ()>>(test: impl FnOnce(Tiers) -> F) {
-    let tiers = Tiers::start_single(&Shape::paired(2), |_, nodes| nodes);
+    let tiers = Tiers::start_single(&Shape::paired(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(test(tiers));
 }

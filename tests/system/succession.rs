@@ -126,7 +126,7 @@ fn a_device_that_comes_back_at_once_has_said_disconnect() {
 
 #[test]
 fn a_device_that_comes_back_at_once_to_any_edge_has_said_disconnect() {
-    let tiers = Tiers::start_single(&Shape::new(2, 2), |_, nodes| nodes);
+    let tiers = Tiers::start_single(&Shape::new(2, 2));
     let results = runtime().block_on(async {
         let mut results = Vec::new();
         let all = tiers.edges();
@@ -248,18 +248,9 @@ async fn stand_still(tiers: &Tiers, master: &RedisServer) -> (Heard, usize) {
 
 /// Two edges with a worker each, of which nobody takes the first for dead while it has a fault; its nodes by way of a proxy.
 fn with_a_proxy() -> (Tiers, Proxy) {
-    let mut proxy = None;
     let worker_extra = "[cluster]\nworker_timeout_ms = 120000\n".to_owned();
     let shape = Shape { worker_extra, ..Shape::paired(2) };
-    let tiers = Tiers::start_single(&shape, |worker, nodes| {
-        if worker > 0 {
-            return nodes;
-        }
-        let straight = nodes[0].trim_start_matches("redis://").parse().unwrap();
-        let between = proxy.insert(Proxy::start(straight));
-        vec![format!("redis://{}", between.address())]
-    });
-    (tiers, proxy.expect("the first worker's"))
+    Tiers::start_with_proxy(&shape)
 }
 
 fn expect_nothing_taken(tiers: Tiers, title: &str, (heard, ended): &(Heard, usize)) {

@@ -81,7 +81,7 @@ async fn hold(mut talker: Talker, inbox: &Mutex<Inbox>, decided: &AtomicBool) ->
 
 #[test]
 fn one_connection_of_two_is_left_and_nothing_is_lost() {
-    let tiers = Tiers::start_single(&Shape::paired(2), |_, nodes| nodes);
+    let tiers = Tiers::start_single(&Shape::paired(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(run(&tiers));
 }

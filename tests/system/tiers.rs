@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use crate::harness::server::addresses_file;
 use crate::harness::transport::tcp;
 use crate::harness::{DEADLINE, Server};
+use crate::proxy::Proxy;
 use crate::servers::{Cluster, Server as RedisServer, free_port, until};
 
 /// How long an orderly end of a worker may take.
@@ -73,16 +75,21 @@ impl Tiers {
         Self::start_on(Redis::Cluster(Cluster::start()), shape, |_, nodes| nodes)
     }
 
-    /// With a single Redis; `nodes` says by which URLs each worker (by its number) reaches it, given the straight ones.
-    pub(crate) fn start_single(shape: &Shape, nodes: impl FnMut(usize, Vec<String>) -> Vec<String>) -> Tiers {
-        Self::start_on(Redis::Single(RedisServer::start(&[])), shape, nodes)
+    /// With a single Redis.
+    pub(crate) fn start_single(shape: &Shape) -> Tiers {
+        Self::start_on(Redis::Single(RedisServer::start(&[])), shape, |_, nodes| nodes)
     }
 
-    fn start_on(
-        redis: Redis,
-        shape: &Shape,
-        mut nodes: impl FnMut(usize, Vec<String>) -> Vec<String>,
-    ) -> Tiers {
+    /// With a single Redis, which the first worker reaches by way of a proxy.
+    pub(crate) fn start_with_proxy(shape: &Shape) -> (Tiers, Proxy) {
+        let redis = RedisServer::start(&[]);
+        let proxy = Proxy::start(SocketAddr::from(([127, 0, 0, 1], redis.port)));
+        let by_proxy = format!("redis://{}", proxy.address());
+        let nodes = |worker, nodes: Vec<String>| if worker == 0 { vec![by_proxy.clone()] } else { nodes };
+        (Self::start_on(Redis::Single(redis), shape, nodes), proxy)
+    }
+
+    fn start_on(redis: Redis, shape: &Shape, nodes: impl Fn(usize, Vec<String>) -> Vec<String>) -> Tiers {
         let keep = TempDir::new().unwrap();
         let certs = keep.path().join("certs");
         let made = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("certs").arg(&certs).output().unwrap();

@@ -61,19 +61,10 @@ async fn watch(talker: &mut Talker, wait: Duration, seen: &mut Seen) {
 
 #[test]
 fn a_worker_without_its_store_cannot_speak_for_sessions_taken_by_another() {
-    let mut proxy = None;
     // Within the cut nobody takes the worker for dead: its devices would be moved, and "near" has nowhere to go.
     let worker_extra = "[cluster]\nworker_timeout_ms = 120000\n".to_owned();
     let shape = Shape { worker_extra, ..Shape::paired(2) };
-    let tiers = Tiers::start_single(&shape, |worker, nodes| {
-        if worker > 0 {
-            return nodes;
-        }
-        let straight = nodes[0].trim_start_matches("redis://").parse().unwrap();
-        let between = proxy.insert(Proxy::start(straight));
-        vec![format!("redis://{}", between.address())]
-    });
-    let proxy = proxy.expect("the first worker's");
+    let (tiers, proxy) = Tiers::start_with_proxy(&shape);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(run(&tiers, &proxy));
 }

@@ -25,7 +25,7 @@ fn start_beside(tiers: &mut Tiers, what: &str, away: fn(&RedisServer), back: fn(
 
 #[test]
 fn a_worker_waits_for_redis_and_not_for_whoever_is_to_set_it_right() {
-    let mut tiers = Tiers::start_single(&Shape::new(1, 1), |_, nodes| nodes);
+    let mut tiers = Tiers::start_single(&Shape::new(1, 1));
     start_beside(&mut tiers, "stopped", RedisServer::pause, RedisServer::go_on);
     start_beside(&mut tiers, "dead", RedisServer::kill, RedisServer::run);
     let set = |redis: &RedisServer, setting: &str, value: &str| {
