@@ -1,9 +1,7 @@
-//! The settings of authentication (`[auth]`) and authorization (`[authorization]`).
+//! The settings of authentication (`[auth]`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use link::{Action, Effect};
 use serde::{Deserialize, Serialize};
 
 use crate::{AuthError, SourceName};
@@ -167,28 +165,4 @@ pub enum CertificateIdentity {
     Off,
     /// The common name of its subject is the user name, whatever CONNECT says.
     Subject,
-}
-
-/// `[authorization]`: what clients may do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AuthorizationConfig {
-    /// `[[authorization.rule]]`, tried in order; the first that applies decides, and when none does the action is
-    /// refused. Without any rule, everybody who may connect may do everything.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rule: Vec<RuleConfig>,
-}
-
-/// One `[[authorization.rule]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuleConfig {
-    /// User names; `*` for everybody who authenticated, `anonymous` for those who did not have to.
-    pub who: Vec<Arc<str>>,
-    /// `allow` or `deny`.
-    pub effect: Effect,
-    /// `publish`, `subscribe` or `all`.
-    pub action: Action,
-    /// Topic Filters; the levels `%c` and `%u` stand for the Client Identifier and the user name.
-    pub topics: Vec<Arc<str>>,
 }

@@ -16,7 +16,8 @@ mod scram;
 mod slowdown;
 mod source;
 
-pub use config::{Anonymous, AuthConfig, AuthorizationConfig, CertificateIdentity, RuleConfig};
+pub use authorization::{AuthorizationConfig, RetainCondition, RuleConfig};
+pub use config::{Anonymous, AuthConfig, CertificateIdentity};
 pub use contract::{Authenticator, Certificate, Decision, DenyReason, Exchange, Request, Step};
 pub use error::AuthError;
 pub use exchange::{SCRAM_ITERATIONS, ScramExchange};

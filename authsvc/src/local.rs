@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use link::Passport;
 use prometheus_client::registry::Registry;
 
-use crate::authorization::{Authorization, Identity};
-use crate::config::{Anonymous, AuthConfig, AuthorizationConfig};
+use crate::authorization::{Authorization, AuthorizationConfig, Identity};
+use crate::config::{Anonymous, AuthConfig};
 use crate::metrics::Metrics;
 use crate::scram;
 use crate::slowdown::SlowDown;
@@ -44,7 +44,7 @@ impl Local {
         let slow_down = SlowDown::new(config.wrong_passwords_max, interval, config.slowed_down_max);
         let shared = Shared { metrics: Metrics::register(registry), slow_down: Arc::new(slow_down) };
         let inner = Inner {
-            authorization: Authorization::new(authorization, config.passport_lifetime_s)?,
+            authorization: Authorization::new(authorization, config)?,
             chain: Chain::start(config, &shared)?,
             slow_down: shared.slow_down,
             metrics: shared.metrics,
@@ -60,7 +60,7 @@ impl Local {
     pub fn check(config: &AuthConfig, authorization: &AuthorizationConfig) -> Result<(), AuthError> {
         config.check()?;
         config.password_file.as_deref().map(PasswordSource::check).transpose()?;
-        Authorization::new(authorization, config.passport_lifetime_s)?;
+        Authorization::new(authorization, config)?;
         Ok(())
     }
 

@@ -68,7 +68,7 @@ impl Hub {
             (None, None) => return true,
             (None, Some(rules)) => rules(&principal.0, &client_id_of(&will.session.client_id)),
         };
-        passport.is_some_and(|passport| Authority::new(passport).may_publish(will.message.topic()))
+        passport.is_some_and(|passport| Authority::new(passport).may_publish((&*will.message).into()))
     }
 }
 

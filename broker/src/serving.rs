@@ -187,7 +187,7 @@ impl Serving {
     /// Whether the Will Message, if there is one, may be published.
     fn may_publish_will(&self) -> bool {
         let will = self.rare.as_ref().and_then(|rare| rare.will.as_ref());
-        will.is_none_or(|will| self.session.may_publish(will.message.topic()))
+        will.is_none_or(|will| self.session.may_publish(&will.message))
     }
 
     fn more_retained(

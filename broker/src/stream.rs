@@ -177,7 +177,7 @@ impl WorkerStream {
                 put_effects(effects, spare);
                 // A connection that was accepted before ends here, and its Will is due.
                 let authority = Authority::new(Arc::clone(&pending.open.passport));
-                let is_allowed = |will: &Will| authority.may_publish(will.message.topic());
+                let is_allowed = |will: &Will| authority.may_publish((&*will.message).into());
                 let is_due = goes_on && pending.will.as_ref().is_some_and(is_allowed);
                 let will = if is_due { WillFate::Publish } else { WillFate::Drop };
                 let closing = Closing { reason, will, expiry_s: pending.expiry_s };

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::QosSet;
+
 /// What a client may do, until when, and who it is. The claims of the token that a worker verifies; in one process the
 /// edge hands it over as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +22,8 @@ pub struct Passport {
     pub expires_at_s: Option<u64>,
 }
 
-/// One line of what a client may do.
+/// One line of what a client may do. What a rule does not say is left out of its token, so that workers of earlier versions
+/// read those that they understand, and refuse the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -30,7 +33,30 @@ pub struct Rule {
     pub action: Action,
     /// Topic Filters, in which `%c` stands for the Client Identifier and `%u` for the subject (each only as a whole
     /// level). A SUBSCRIBE is covered when everything that its filter can match is matched by one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<Arc<str>>,
+    /// Topic Names and Topic Filters that are meant as they stand: `a/+` is the subscription to `a/+`, and not one to `a/b`.
+    /// `%c` and `%u` as above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub literal: Vec<Arc<str>>,
+    /// With which QoS a message is published, or a subscription granted.
+    #[serde(default, skip_serializing_if = "QosSet::is_all")]
+    pub qos: QosSet,
+    /// Whether the message is to be retained; `None` if that does not matter. Not looked at for subscriptions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retain: Option<bool>,
+}
+
+impl Rule {
+    /// One about these Topic Filters, whatever QoS and RETAIN are.
+    pub fn new(effect: Effect, action: Action, topics: Vec<Arc<str>>) -> Self {
+        Self { effect, action, topics, literal: Vec::new(), qos: QosSet::ALL, retain: None }
+    }
+
+    /// Whether it applies to every QoS, retained or not.
+    pub fn is_unconditional(&self) -> bool {
+        self.qos.is_all() && self.retain.is_none()
+    }
 }
 
 /// Whether a [`Rule`] permits or forbids.
@@ -51,15 +77,21 @@ pub enum Action {
     Publish,
     /// SUBSCRIBE.
     Subscribe,
-    /// Both.
+    /// PUBLISH, Will Messages and SUBSCRIBE.
     All,
+    /// Messages one by one, as they are delivered: a subscription may match more than the client may have.
+    Receive,
 }
 
 impl Passport {
+    /// One that allows what `rules` say, for ever.
+    pub fn new(subject: Arc<str>, client_id: Arc<str>, rules: Arc<[Rule]>) -> Self {
+        Self { subject, client_id, rules, expires_at_s: None }
+    }
+
     /// One that allows everything for ever.
     pub fn unrestricted(subject: Arc<str>, client_id: Arc<str>) -> Self {
-        let allow =
-            Rule { effect: Effect::Allow, action: Action::All, topics: vec!["#".into(), "$SYS/#".into()] };
-        Self { subject, client_id, rules: [allow].into(), expires_at_s: None }
+        let everything = vec!["#".into(), "$SYS/#".into()];
+        Self::new(subject, client_id, [Rule::new(Effect::Allow, Action::All, everything)].into())
     }
 }

@@ -57,13 +57,16 @@ fn request(username: Option<&str>, password: Option<&str>) -> Request {
 // What a client has left behind is judged when it is not there to show who it is.
 #[test]
 fn a_passport_of_somebody_who_is_not_there_has_the_rules_of_now() {
-    let rule = |who: &str, topic: &str| crate::config::RuleConfig {
-        who: vec![who.into()],
-        effect: link::Effect::Allow,
-        action: link::Action::Publish,
-        topics: vec![topic.into()],
+    let rule = |who: &str, topic: &str| {
+        crate::RuleConfig::new(
+            vec![who.into()],
+            link::Effect::Allow,
+            link::Action::Publish,
+            vec![topic.into()],
+        )
     };
-    let rules = AuthorizationConfig { rule: vec![rule("alice", "a/%c"), rule("anonymous", "open")] };
+    let rule = vec![rule("alice", "a/%c"), rule("anonymous", "open")];
+    let rules = AuthorizationConfig { rule, ..AuthorizationConfig::default() };
     let local = Local::start(&AuthConfig::default(), &rules, &mut Registry::default()).unwrap();
     let topics = |subject, client_id| {
         let passport = local.passport_of(subject, client_id)?;

@@ -3,7 +3,7 @@
 use link::Outgoing;
 use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, ReasonCode, topic};
 
-use crate::authorize::Authority;
+use crate::authorize::{Authority, Publication};
 use crate::config::BrokerConfig;
 use crate::session::{Opening, Outputs, Session};
 
@@ -113,7 +113,8 @@ impl Session {
         if topic::levels(will.topic).count() > config.topic_levels_max {
             return Err(ReasonCode::TopicNameInvalid);
         }
-        if !authority.may_publish(will.topic) {
+        let publication = Publication { topic: will.topic, qos: will.qos, retain: will.retain };
+        if !authority.may_publish(publication) {
             return Err(ReasonCode::NotAuthorized);
         }
         Ok(())

@@ -6,6 +6,7 @@ use link::SHARED_BYTES_MIN;
 use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode, topic};
 use state::{Delivery, Message, StoreError, UnixMs};
 
+use crate::authorize::Publication;
 use crate::session::{AliasUse, DropReason, Effect, Fault, Outputs, Receipt, Session};
 
 /// Acknowledgements that may be owed to a client of MQTT 3, which knows no Receive Maximum.
@@ -20,7 +21,7 @@ impl Session {
     ) -> Result<(), Fault> {
         let properties = publish.properties.publish_summary();
         let topic = self.topic_of(publish.topic, properties.topic_alias)?;
-        let refused = self.refusal_of_topic(topic);
+        let refused = self.refusal_of(Publication { topic, qos: publish.qos, retain: publish.retain });
         let message = || {
             let message = Message::new(
                 topic,
@@ -96,12 +97,13 @@ impl Session {
         known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
     }
 
-    fn refusal_of_topic(&self, topic: &str) -> Option<ReasonCode> {
+    fn refusal_of(&self, publication: Publication<'_>) -> Option<ReasonCode> {
+        let topic = publication.topic;
         // A topic of no more bytes than that cannot have more levels.
         let levels_max = self.config.topic_levels_max;
         if topic.len() >= levels_max && topic::levels(topic).count() > levels_max {
             Some(ReasonCode::TopicNameInvalid)
-        } else if self.authority.may_publish(topic) {
+        } else if self.authority.may_publish(publication) {
             None
         } else {
             Some(ReasonCode::NotAuthorized)

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use mqtt::{PacketId, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
+use mqtt::{PacketId, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
 use state::{Subscription, SubscriptionOptions, UnixMs};
 
 use crate::session::{Answer, Effect, Outputs, RequestKind, Session, SubscribeItem};
@@ -29,12 +29,12 @@ impl Session {
         for (filter, options) in subscribe.iter() {
             let hash = self.filters.get_or_insert_default().hash(filter);
             hashes.push(hash);
-            let subscription = match self.refusal_of_filter(filter, hash, &added) {
-                Some(code) => Err(code),
-                None => {
+            let subscription = match self.vet_filter(filter, options.qos, hash, &added) {
+                Err(code) => Err(code),
+                Ok(qos) => {
                     added.insert(hash);
                     let options = SubscriptionOptions {
-                        qos: options.qos,
+                        qos,
                         // v5 [MQTT-3.8.3-4]
                         no_local: options.no_local || (self.is_bridge && !topic::is_shared(filter)),
                         retain_as_published: options.retain_as_published || self.is_bridge,
@@ -115,22 +115,26 @@ impl Session {
         self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request(max))
     }
 
-    fn refusal_of_filter(&self, filter: &str, hash: u64, added: &HashSet<u64>) -> Option<ReasonCode> {
+    /// The QoS that is granted, which may be lower than the one that is asked for (v5 section 3.8.4), or why there is none.
+    fn vet_filter(
+        &self,
+        filter: &str,
+        wanted: QoS,
+        hash: u64,
+        added: &HashSet<u64>,
+    ) -> Result<QoS, ReasonCode> {
         let filters_room =
             self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
         // `$share` and the Share Name are no levels of the topic.
         let share_levels = if topic::is_shared(filter) { 2 } else { 0 };
         if topic::levels(filter).count() > self.config.topic_levels_max + share_levels {
-            Some(ReasonCode::TopicFilterInvalid)
-        } else if topic::is_shared(filter) && !self.config.shared_subscriptions {
-            Some(ReasonCode::SharedSubscriptionsNotSupported)
-        } else if !self.authority.may_subscribe(filter) {
-            Some(ReasonCode::NotAuthorized)
-        } else if !filters_room {
-            Some(ReasonCode::QuotaExceeded)
-        } else {
-            None
+            return Err(ReasonCode::TopicFilterInvalid);
         }
+        if topic::is_shared(filter) && !self.config.shared_subscriptions {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        let qos = self.authority.granted_qos(filter, wanted).ok_or(ReasonCode::NotAuthorized)?;
+        if filters_room { Ok(qos) } else { Err(ReasonCode::QuotaExceeded) }
     }
 
     // v5 [MQTT-3.9.3-1]

@@ -220,7 +220,8 @@ impl Session {
 
     /// Whether the passport allows the client this message.
     pub(crate) fn may_receive(&self, message: &Message) -> bool {
-        !self.vets || self.authority.may_receive(message.topic())
+        let is_looked_at = self.vets || self.authority.tells_messages_apart();
+        !is_looked_at || self.authority.may_receive(message.topic())
     }
 
     /// Messages below this number may have been sent, now or on an earlier connection: what [`state::Release::sent`] is
@@ -240,9 +241,9 @@ impl Session {
         self.authority.may_subscribe(filter)
     }
 
-    /// Whether this Topic Name may still be published to, for a look at the Will after [`Input::Renewed`].
-    pub(crate) fn may_publish(&self, topic: &str) -> bool {
-        self.authority.may_publish(topic)
+    /// Whether this may still be published, for a look at the Will after [`Input::Renewed`].
+    pub(crate) fn may_publish(&self, message: &Message) -> bool {
+        self.authority.may_publish(message.into())
     }
 
     /// These subscriptions were ended by the server and count no more.

@@ -75,12 +75,7 @@ impl Plan {
     /// Opens it and leaves what CONNACK said and what happened.
     pub(crate) fn try_open(self) -> (Result<Rig, ReasonCode>, Vec<u8>, Vec<Effect>) {
         let passport = match self.rules {
-            Some(rules) => Passport {
-                subject: "alice".into(),
-                client_id: "client".into(),
-                rules: rules.into(),
-                expires_at_s: None,
-            },
+            Some(rules) => Passport::new("alice".into(), "client".into(), rules.into()),
             None => Passport::unrestricted("alice".into(), "client".into()),
         };
         let opening = Opening {

@@ -16,7 +16,7 @@ use crate::handoff::Clock;
 
 fn allowing(client_id: &str, topics: &[&str]) -> Passport {
     let topics = topics.iter().map(|topic| (*topic).into()).collect();
-    let rule = Rule { effect: Effect::Allow, action: Action::All, topics };
+    let rule = Rule::new(Effect::Allow, Action::All, topics);
     Passport { rules: [rule].into(), ..Passport::unrestricted("".into(), client_id.into()) }
 }
 

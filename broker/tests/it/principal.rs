@@ -30,7 +30,7 @@ fn ways(subject: &str) -> [How<'_>; 4] {
 
 fn allowing(how: &How<'_>, topics: &[&str]) -> Passport {
     let topics = topics.iter().map(|topic| (*topic).into()).collect();
-    let rule = Rule { effect: Effect::Allow, action: Action::All, topics };
+    let rule = Rule::new(Effect::Allow, Action::All, topics);
     Passport { rules: [rule].into(), ..how.passport() }
 }
 

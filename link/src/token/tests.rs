@@ -17,7 +17,7 @@ fn verifier(signers: &[&PassportSigner]) -> PassportVerifier {
 }
 
 fn passport() -> Passport {
-    let rule = Rule { effect: Effect::Deny, action: Action::Publish, topics: vec!["a/%c/#".into()] };
+    let rule = Rule::new(Effect::Deny, Action::Publish, vec!["a/%c/#".into()]);
     Passport {
         expires_at_s: Some(NOW_S + 60),
         rules: [rule].into(),
@@ -119,7 +119,7 @@ fn equal_rules_are_shared_and_few_are_remembered() {
     let signer = signer(&rcgen::PKCS_ED25519);
     let verifier = verifier(&[&signer]);
     let read = |topic: &str| {
-        let rule = Rule { effect: Effect::Allow, action: Action::All, topics: vec![topic.into()] };
+        let rule = Rule::new(Effect::Allow, Action::All, vec![topic.into()]);
         let token = signer.sign_at(&Passport { rules: [rule].into(), ..passport() }, NOW_S).unwrap();
         verifier.verify_at(&token, NOW_S).unwrap().rules
     };

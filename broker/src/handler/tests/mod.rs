@@ -26,7 +26,7 @@ fn plan() -> Plan {
 
 /// A rule for tests.
 fn rule(effect: link::Effect, action: link::Action, topic: &str) -> link::Rule {
-    link::Rule { effect, action, topics: vec![topic.into()] }
+    link::Rule::new(effect, action, vec![topic.into()])
 }
 
 /// The bytes of several packets in a row.

@@ -20,8 +20,7 @@ fn may_have_t() -> Vec<Rule> {
 
 fn renewed() -> Input<'static> {
     let rules = may_have_t().into();
-    let passport =
-        Passport { subject: "alice".into(), client_id: "client".into(), rules, expires_at_s: None };
+    let passport = Passport::new("alice".into(), "client".into(), rules);
     Input::Renewed(Arc::new(passport))
 }
 

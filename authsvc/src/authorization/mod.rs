@@ -1,14 +1,16 @@
 //! From configured rules to passports. Clients with the same rules share them.
 
+mod settings;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use link::{Passport, Rule};
-use mqtt::topic::validate_filter;
+use link::{Effect, Passport, Rule};
 
-use crate::config::AuthorizationConfig;
 use crate::source::Grant;
-use crate::{AuthError, DenyReason};
+use crate::{AuthConfig, AuthError, DenyReason};
+
+pub use self::settings::{AuthorizationConfig, RetainCondition, RuleConfig};
 
 /// Stands for everybody who authenticated.
 const EVERYBODY: &str = "*";
@@ -33,8 +35,10 @@ pub(crate) struct Authorization {
     anonymous: RuleSet,
     /// Everything is allowed.
     unrestricted: RuleSet,
-    /// Whether there is any configured rule.
-    has_rules: bool,
+    /// What allows everything where no rule applies, if so configured: the last of each list.
+    last: Vec<Rule>,
+    /// The same for clients whose source brought rules: never without a word.
+    last_if_granted: Vec<Rule>,
     /// The subject of anonymous clients, shared by them.
     nobody: Arc<str>,
     lifetime_s: Option<u64>,
@@ -48,28 +52,14 @@ struct RuleSet {
 }
 
 impl Authorization {
-    /// Compiles `config`; passports last `lifetime_s`.
-    pub(crate) fn new(config: &AuthorizationConfig, lifetime_s: Option<u64>) -> Result<Self, AuthError> {
-        check(config)?;
-        if config.rule.is_empty() {
-            let all = RuleSet::new(unrestricted());
-            return Ok(Self {
-                named: HashMap::new(),
-                everybody: all.clone(),
-                anonymous: all.clone(),
-                unrestricted: all,
-                has_rules: false,
-                nobody: "".into(),
-                lifetime_s,
-            });
-        }
+    /// Compiles `config`; passports last as long as `auth` says.
+    pub(crate) fn new(config: &AuthorizationConfig, auth: &AuthConfig) -> Result<Self, AuthError> {
+        config.check()?;
+        let last_for = |default| if default == Effect::Allow { unrestricted() } else { Vec::new() };
+        let last = last_for(config.default_in_force());
         let rules_for = |applies: &dyn Fn(&str) -> bool| {
             let rules = config.rule.iter().filter(|rule| rule.who.iter().any(|who| applies(who)));
-            RuleSet::new(
-                rules
-                    .map(|r| Rule { effect: r.effect, action: r.action, topics: r.topics.clone() })
-                    .collect(),
-            )
+            RuleSet::new(rules.map(RuleConfig::compile).chain(last.clone()).collect())
         };
         let names = config.rule.iter().flat_map(|rule| &rule.who);
         let names = names.filter(|who| !matches!(who.as_ref(), EVERYBODY | ANONYMOUS));
@@ -80,9 +70,10 @@ impl Authorization {
             everybody: rules_for(&|who| who == EVERYBODY),
             anonymous: rules_for(&|who| who == ANONYMOUS),
             unrestricted: RuleSet::new(unrestricted()),
-            has_rules: true,
+            last,
+            last_if_granted: last_for(config.default.unwrap_or(Effect::Deny)),
             nobody: "".into(),
-            lifetime_s,
+            lifetime_s: auth.passport_lifetime_s,
         })
     }
 
@@ -102,15 +93,12 @@ impl Authorization {
             return Err(DenyReason::NotAuthorized);
         }
         let lifetime_ends_s = self.lifetime_s.map(|lifetime_s| now_s.saturating_add(lifetime_s));
-        Ok(Arc::new(Passport {
-            subject,
-            client_id: client_id.clone(),
-            rules: set.rules,
-            expires_at_s: lifetime_ends_s.into_iter().chain(granted_until_s).min(),
-        }))
+        let expires_at_s = lifetime_ends_s.into_iter().chain(granted_until_s).min();
+        let passport = Passport::new(subject, client_id.clone(), set.rules);
+        Ok(Arc::new(Passport { expires_at_s, ..passport }))
     }
 
-    /// What was granted comes first. Where nothing is configured, what was granted is all.
+    /// What was granted comes first, and ends what is allowed only because there is no rule.
     fn rules_of(&self, grant: &Grant) -> RuleSet {
         if grant.is_superuser {
             return self.unrestricted.clone();
@@ -119,15 +107,16 @@ impl Authorization {
         if grant.rules.is_empty() {
             return configured.clone();
         }
-        let configured = if self.has_rules { &configured.rules[..] } else { &[] };
-        RuleSet::new(grant.rules.iter().chain(configured).cloned().collect())
+        let configured = &configured.rules[..configured.rules.len() - self.last.len()];
+        RuleSet::new(grant.rules.iter().chain(configured).chain(&self.last_if_granted).cloned().collect())
     }
 }
 
 impl RuleSet {
     fn new(rules: Vec<Rule>) -> Self {
         let uses = |placeholder| {
-            rules.iter().flat_map(|rule| &rule.topics).any(|t| t.split('/').any(|level| level == placeholder))
+            let topics = rules.iter().flat_map(|rule| rule.topics.iter().chain(&rule.literal));
+            topics.into_iter().any(|topic| topic.split('/').any(|level| level == placeholder))
         };
         Self { uses_client_id: uses("%c"), uses_subject: uses("%u"), rules: rules.into() }
     }
@@ -141,43 +130,20 @@ fn is_one_level(value: &str) -> bool {
     !value.is_empty() && !value.contains(['/', '+', '#'])
 }
 
-/// Refuses rules that could never apply as written.
-fn check(config: &AuthorizationConfig) -> Result<(), AuthError> {
-    for (index, rule) in config.rule.iter().enumerate() {
-        let wrong = |key, problem: String| Err(AuthError::Rule { index, key, problem });
-        if rule.who.is_empty() {
-            return wrong("who", "is empty: name users, \"*\" or \"anonymous\"".to_owned());
-        }
-        if rule.topics.is_empty() {
-            return wrong("topics", "is empty: \"#\" is every topic".to_owned());
-        }
-        for topic in &rule.topics {
-            if validate_filter(topic).is_err() {
-                return wrong("topics", format!("{topic:?} is not a valid Topic Filter"));
-            }
-            let partial = |level: &str| (level.contains("%c") || level.contains("%u")) && level.len() > 2;
-            if topic.split('/').any(partial) {
-                return wrong("topics", format!("{topic:?}: %c and %u stand for whole levels only"));
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use link::{Action, Effect};
+    use link::Action;
 
     use super::*;
-    use crate::config::RuleConfig;
 
     fn rule(who: &[&str], action: Action, topics: &[&str]) -> RuleConfig {
         let list = |all: &[&str]| all.iter().map(|one| Arc::from(*one)).collect();
-        RuleConfig { who: list(who), effect: Effect::Allow, action, topics: list(topics) }
+        RuleConfig::new(list(who), Effect::Allow, action, list(topics))
     }
 
     fn compiled(rules: Vec<RuleConfig>) -> Authorization {
-        Authorization::new(&AuthorizationConfig { rule: rules }, None).unwrap()
+        let config = AuthorizationConfig { rule: rules, default: None };
+        Authorization::new(&config, &AuthConfig::default()).unwrap()
     }
 
     fn allows(passport: &Passport, action: Action) -> bool {
@@ -192,6 +158,19 @@ mod tests {
     fn without_rules_everything_is_allowed() {
         let passport = compiled(vec![]).passport(&Identity::Anonymous, &"c".into(), 0).unwrap();
         assert_eq!(*passport, Passport::unrestricted("".into(), "c".into()));
+    }
+
+    #[test]
+    fn what_no_rule_is_about_is_as_the_default_says() {
+        let with = |default| {
+            let config = AuthorizationConfig { rule: vec![rule(&["*"], Action::Publish, &["a"])], default };
+            let all = Authorization::new(&config, &AuthConfig::default()).unwrap();
+            [user("alice"), Identity::Anonymous]
+                .map(|who| all.passport(&who, &"c".into(), 0).unwrap().rules.len())
+        };
+        assert_eq!(with(None), [1, 0]);
+        assert_eq!(with(Some(Effect::Deny)), [1, 0]);
+        assert_eq!(with(Some(Effect::Allow)), [2, 1]);
     }
 
     #[test]
@@ -229,14 +208,16 @@ mod tests {
 
     #[test]
     fn a_passport_ends_after_its_lifetime() {
-        let all = Authorization::new(&AuthorizationConfig::default(), Some(60)).unwrap();
+        let auth = AuthConfig { passport_lifetime_s: Some(60), ..AuthConfig::default() };
+        let all = Authorization::new(&AuthorizationConfig::default(), &auth).unwrap();
         let passport = all.passport(&Identity::Anonymous, &"c".into(), 1000).unwrap();
         assert_eq!(passport.expires_at_s, Some(1060));
     }
 
     #[test]
     fn the_earlier_end_counts() {
-        let all = Authorization::new(&AuthorizationConfig::default(), Some(60)).unwrap();
+        let auth = AuthConfig { passport_lifetime_s: Some(60), ..AuthConfig::default() };
+        let all = Authorization::new(&AuthorizationConfig::default(), &auth).unwrap();
         for (granted, ends) in [(None, 1060), (Some(1030), 1030), (Some(1090), 1060)] {
             let grant = Grant { expires_at_s: granted, ..Grant::of("alice".into()) };
             let passport = all.passport(&Identity::User(grant), &"c".into(), 1000).unwrap();
@@ -246,8 +227,7 @@ mod tests {
 
     #[test]
     fn what_was_granted_comes_before_what_is_configured() {
-        let granted =
-            |topic: &str| Rule { effect: Effect::Allow, action: Action::Publish, topics: vec![topic.into()] };
+        let granted = |topic: &str| Rule::new(Effect::Allow, Action::Publish, vec![topic.into()]);
         let passport = |rules, grant| {
             compiled(rules).passport(&Identity::User(grant), &"c".into(), 0).map(|passport| {
                 let rules = passport.rules.iter();
@@ -262,23 +242,5 @@ mod tests {
         assert_eq!(passport(configured(), superuser).unwrap(), ["#"]);
         let by_name = Grant { rules: vec![granted("by/%u")], ..Grant::of("a/b".into()) };
         assert_eq!(passport(configured(), by_name), Err(DenyReason::NotAuthorized));
-    }
-
-    #[test]
-    fn a_rule_that_cannot_apply_is_named() {
-        let cases = [
-            (rule(&[], Action::All, &["a"]), "who is empty: name users, \"*\" or \"anonymous\""),
-            (rule(&["*"], Action::All, &[]), "topics is empty: \"#\" is every topic"),
-            (rule(&["*"], Action::All, &["a/#/b"]), "topics \"a/#/b\" is not a valid Topic Filter"),
-            (
-                rule(&["*"], Action::All, &["a/x%c"]),
-                "topics \"a/x%c\": %c and %u stand for whole levels only",
-            ),
-        ];
-        for (bad, expected) in cases {
-            let config = AuthorizationConfig { rule: vec![rule(&["*"], Action::All, &["ok"]), bad] };
-            let error = Authorization::new(&config, None).err().unwrap().to_string();
-            assert_eq!(error, format!("authorization.rule[1].{expected}"));
-        }
     }
 }
