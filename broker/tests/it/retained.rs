@@ -244,6 +244,15 @@ fn take_all(device: &mut Device) -> Vec<(String, Vec<u8>)> {
     }
 }
 
+/// The same, before the pages are let go and after.
+fn take_all_after(device: &mut Device, pages: &Pages) -> Vec<(String, Vec<u8>)> {
+    let mut all = take_all(device);
+    while pages.let_go() > 0 {
+        all.extend(take_all(device));
+    }
+    all
+}
+
 const KINDS: [(&str, bool, u8); 5] = [
     ("memory", false, 1),
     ("memory-2", false, 2),
@@ -289,10 +298,7 @@ async fn what_came_live_does_not_come_again_as_a_retained_message() {
         let mut subscriber = world.connect(&how(client_id, is_stored));
         subscriber.subscribe("r/+", qos);
         publisher.publish("r/0", b"v", QoS::ExactlyOnce, true);
-        let mut got = take_all(&mut subscriber);
-        while pages.let_go() > 0 {
-            got.extend(take_all(&mut subscriber));
-        }
+        let got = take_all_after(&mut subscriber, &pages);
         assert_eq!(got, [("r/0".to_owned(), b"v".to_vec())], "{client_id}");
     }
 }
@@ -309,10 +315,7 @@ async fn what_its_publisher_retains_after_a_no_local_subscription_does_not_come_
         own.subscribe("r/+", qos | NO_LOCAL);
         own.publish("r/0", b"own", QoS::AtLeastOnce, true);
         own.publish("r/1", b"own", QoS::AtMostOnce, true);
-        let mut got = take_all(&mut own);
-        while pages.let_go() > 0 {
-            got.extend(take_all(&mut own));
-        }
+        let got = take_all_after(&mut own, &pages);
         assert_eq!(got, [("r/2".to_owned(), b"before".to_vec())], "{client_id}");
     }
 }

@@ -12,7 +12,8 @@ use crate::device::{Device, Got, How, World};
 use crate::edge::{Edge, Worker};
 use crate::moody::{Asked, Moody};
 
-const DEVICE: How<'_> = How {
+/// A device with a Will, which may come back within the hour.
+pub(crate) const DEVICE: How<'_> = How {
     client_id: "device",
     subject: "",
     clean_start: false,

@@ -204,21 +204,22 @@ mod tests {
         Some(words)
     }
 
-    /// A node that has all slots, if it is asked for them, and none, if it is to do something.
-    async fn disagree(listener: TcpListener, calls: Arc<AtomicUsize>) {
+    /// A node that has all slots if it is asked for them, and answers calls as it is told to; not at all, and by closing the
+    /// connection, with `None`.
+    async fn node(listener: TcpListener, call: impl Fn(u16) -> Option<String> + Clone + Send + 'static) {
         let port = listener.local_addr().expect("bound").port();
         while let Ok((stream, _)) = listener.accept().await {
-            let (mut stream, calls) = (BufReader::new(stream), Arc::clone(&calls));
+            let (mut stream, call) = (BufReader::new(stream), call.clone());
             tokio::spawn(async move {
                 while let Some(words) = command(&mut stream).await {
                     let answer = match &*words[0] {
                         "CLUSTER" => {
                             format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
                         }
-                        "FCALL" => {
-                            calls.fetch_add(1, Ordering::Relaxed);
-                            format!("-MOVED 7 127.0.0.1:{port}\r\n")
-                        }
+                        "FCALL" => match call(port) {
+                            Some(answer) => answer,
+                            None => return,
+                        },
                         _ => "+OK\r\n".to_owned(),
                     };
                     if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
@@ -229,29 +230,20 @@ mod tests {
         }
     }
 
-    /// A node that has all slots, takes calls and does not answer the first `silent` of them.
+    /// It has all slots, if it is asked for them, and none, if it is to do something.
+    async fn disagree(listener: TcpListener, calls: Arc<AtomicUsize>) {
+        let moved = move |port| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            Some(format!("-MOVED 7 127.0.0.1:{port}\r\n"))
+        };
+        node(listener, moved).await;
+    }
+
+    /// It takes calls; the first `silent` of them it carries out, and its connection is cut.
     async fn forget_to_answer(listener: TcpListener, silent: usize) {
-        let port = listener.local_addr().expect("bound").port();
         let calls = Arc::new(AtomicUsize::new(0));
-        while let Ok((stream, _)) = listener.accept().await {
-            let (mut stream, calls) = (BufReader::new(stream), Arc::clone(&calls));
-            tokio::spawn(async move {
-                while let Some(words) = command(&mut stream).await {
-                    let answer = match &*words[0] {
-                        "CLUSTER" => {
-                            format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
-                        }
-                        // It has done it, and its connection is cut.
-                        "FCALL" if calls.fetch_add(1, Ordering::Relaxed) < silent => return,
-                        "FCALL" => ":1\r\n".to_owned(),
-                        _ => "+OK\r\n".to_owned(),
-                    };
-                    if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
+        let forget = move |_| (calls.fetch_add(1, Ordering::Relaxed) >= silent).then(|| ":1\r\n".to_owned());
+        node(listener, forget).await;
     }
 
     // Given up, it would be asked for anew under another number, and be done twice.

@@ -2,16 +2,7 @@
 
 use super::world::{Cluster, subscribe, within};
 use crate::device::How;
-
-const DEVICE: How<'_> = How {
-    client_id: "device",
-    subject: "",
-    clean_start: false,
-    expiry_s: 3600,
-    will: Some(("will/x", 0)),
-    will_retain: false,
-    receive_maximum: 10,
-};
+use crate::succession::DEVICE;
 
 // v5 [MQTT-3.14.4-3]
 #[tokio::test(start_paused = true)]
