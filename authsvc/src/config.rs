@@ -1,28 +1,35 @@
 //! The settings of authentication (`[auth]`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AuthError, SourceName};
+use crate::{AuthError, JwtConfig, SourceName};
 
 /// `[auth]`: who may connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// The sources of identities in the order in which they are asked; each that is configured must be in it. Default: those
-    /// configured, in the order `certificate`, `password_file`.
+    /// configured, in the order `certificate`, `password_file`, `jwt`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<SourceName>>,
     /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
     /// Whether clients without credentials may connect. Default: `loopback` until a source of identities is configured
-    /// (`password_file`, `certificate`), `never` from then on.
+    /// (`password_file`, `certificate`, `jwt`), `never` from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous: Option<Anonymous>,
-    /// Whether a verified client certificate is an identity. Default `off`.
+    /// Whether a verified client certificate is an identity, and what of it is the user name. Default `off`.
     pub certificate: CertificateIdentity,
+    /// What that begins with, and what is left out of the user name; a certificate without it is no identity. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_prefix: Option<Arc<str>>,
+    /// `[auth.jwt]`: signed tokens; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtConfig>,
     /// Whether the Authentication Method SCRAM-SHA-256 is offered when there is a password file. Default true.
     pub scram: bool,
     /// Seconds that what a client was allowed holds. The edge asks again before that; who used an Authentication Method has
@@ -56,6 +63,8 @@ impl Default for AuthConfig {
             password_file: None,
             anonymous: None,
             certificate: CertificateIdentity::Off,
+            certificate_prefix: None,
+            jwt: None,
             scram: true,
             passport_lifetime_s: None,
             hash_threads: None,
@@ -91,6 +100,11 @@ impl AuthConfig {
             (self.wrong_password_interval_s <= 86_400, "wrong_password_interval_s", "must be at most 86400"),
             ((2..=100_000_000).contains(&self.slowed_down_max), "slowed_down_max", "must be 2 to 100000000"),
             (self.passport_lifetime_s != Some(0), "passport_lifetime_s", "must be at least 1"),
+            (
+                self.certificate_prefix.is_none() || self.certificate != CertificateIdentity::Off,
+                "certificate_prefix",
+                "needs auth.certificate: say what of the certificate begins with it",
+            ),
         ];
         match checks.into_iter().find(|(is_within, ..)| !is_within) {
             Some((_, key, problem)) => Err(AuthError::Setting { key, problem }),
@@ -116,9 +130,18 @@ impl AuthConfig {
 
     fn has(&self, source: SourceName) -> bool {
         match source {
-            SourceName::Certificate => self.certificate == CertificateIdentity::Subject,
+            SourceName::Certificate => self.certificate != CertificateIdentity::Off,
             SourceName::PasswordFile => self.password_file.is_some(),
+            SourceName::Jwt => self.jwt.is_some(),
         }
+    }
+
+    /// Whether a source needs clients to be asked for their certificate, and the key that says so.
+    pub fn needs_certificates(&self) -> Option<&'static str> {
+        if self.certificate != CertificateIdentity::Off {
+            return Some("auth.certificate");
+        }
+        self.jwt.as_ref().is_some_and(|jwt| jwt.require_certificate).then_some("auth.jwt.require_certificate")
     }
 
     /// Whether any source of identities is configured.
@@ -156,13 +179,25 @@ pub enum Anonymous {
     Always,
 }
 
-/// What a verified client certificate means.
+/// What of a verified client certificate is the user name, whatever CONNECT says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum CertificateIdentity {
-    /// Nothing beyond the TLS connection.
+    /// Nothing: it is no identity.
     #[default]
     Off,
-    /// The common name of its subject is the user name, whatever CONNECT says.
+    /// The same as `common_name`.
     Subject,
+    /// The common name of its subject.
+    CommonName,
+    /// Its whole subject as RFC 4514 writes it, `CN=pump-7,O=Plant`.
+    DistinguishedName,
+    /// The first DNS name among its alternative names.
+    Dns,
+    /// The first URI among them.
+    Uri,
+    /// The first e-mail address among them.
+    Email,
+    /// SHA-256 of its DER encoding, lower-case hex.
+    Fingerprint,
 }

@@ -33,12 +33,25 @@ pub struct Request {
 /// Facts of a verified client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The common name of its subject.
+    /// The common name of its subject; empty if there is none.
     pub subject: Arc<str>,
-    /// Subject alternative names, DNS and URI.
-    pub alternative_names: Vec<Arc<str>>,
+    /// Its whole subject as RFC 4514 writes it (`CN=pump-7,O=Plant`); empty if there is none, or none that is text.
+    pub distinguished_name: Arc<str>,
+    /// Subject alternative names in their order.
+    pub alternative_names: Vec<AlternativeName>,
     /// SHA-256 of its DER encoding, lower-case hex.
     pub fingerprint: Arc<str>,
+}
+
+/// A subject alternative name of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AlternativeName {
+    /// A DNS name.
+    Dns(Arc<str>),
+    /// A URI.
+    Uri(Arc<str>),
+    /// An e-mail address.
+    Email(Arc<str>),
 }
 
 /// The answer to a [`Request`].

@@ -8,7 +8,6 @@ mod config;
 mod contract;
 mod error;
 mod exchange;
-#[cfg_attr(not(test), expect(dead_code, reason = "no source calls out yet"))]
 mod http_client;
 mod local;
 mod metrics;
@@ -18,11 +17,14 @@ mod source;
 
 pub use authorization::{AuthorizationConfig, RetainCondition, RuleConfig};
 pub use config::{Anonymous, AuthConfig, CertificateIdentity};
-pub use contract::{Authenticator, Certificate, Decision, DenyReason, Exchange, Request, Step};
+pub use contract::{
+    AlternativeName, Authenticator, Certificate, Decision, DenyReason, Exchange, Request, Step,
+};
 pub use error::AuthError;
-pub use exchange::{SCRAM_ITERATIONS, ScramExchange};
+pub use exchange::{LocalExchange, SCRAM_ITERATIONS};
 pub use http_client::HttpClientConfig;
 pub use local::Local;
 pub use scram::METHOD as SCRAM_METHOD;
-pub use source::SourceName;
+pub use source::jwt::{JwtConfig, SecretEncoding};
 pub use source::password_file::Editor;
+pub use source::{ClaimsConfig, SourceName, WhenAway};

@@ -11,9 +11,10 @@ use crate::config::{Anonymous, AuthConfig};
 use crate::metrics::Metrics;
 use crate::scram;
 use crate::slowdown::SlowDown;
+use crate::source::jwt::JwtSource;
 use crate::source::password_file::PasswordSource;
 use crate::source::{Chain, Grant, Shared, Verdict};
-use crate::{AuthError, Authenticator, Decision, DenyReason, Request, ScramExchange};
+use crate::{AuthError, Authenticator, Decision, DenyReason, LocalExchange, Request};
 
 /// The [`Authenticator`] of a single process. Clones share everything.
 #[derive(Clone)]
@@ -59,24 +60,20 @@ impl Local {
     /// As [`Local::start`].
     pub fn check(config: &AuthConfig, authorization: &AuthorizationConfig) -> Result<(), AuthError> {
         config.check()?;
-        config.password_file.as_deref().map(PasswordSource::check).transpose()?;
+        Chain::check(config)?;
         Authorization::new(authorization, config)?;
         Ok(())
     }
 
-    /// Has the password file read again though it looks the same, when [`Local::look`] finds it settled.
+    /// Has the files of sources read again though they look the same, when [`Local::look`] finds them settled.
     pub fn ask(&self) {
-        if let Some(source) = self.inner.password_file() {
-            source.ask();
-        }
+        self.inner.chain.ask();
     }
 
-    /// Looks whether the password file has changed and settled, and takes it then; what is wrong with it leaves the users of
-    /// before in force. Either is logged. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk.
+    /// Looks whether files of sources have changed and settled, and takes them then; what is wrong with one leaves in force
+    /// what was. Either is logged. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk.
     pub fn look(&self, now: Instant) {
-        if let Some(source) = self.inner.password_file() {
-            source.look(now);
-        }
+        self.inner.chain.look(now);
     }
 
     /// What the rules allow now to a client that comes as `subject` (empty: without credentials), whether it still could: for
@@ -94,7 +91,7 @@ impl Local {
 }
 
 impl Authenticator for Local {
-    type Exchange = ScramExchange;
+    type Exchange = LocalExchange;
 
     async fn authenticate(&self, request: Request) -> Decision {
         let decision = self.inner.decide(&request).await;
@@ -102,15 +99,19 @@ impl Authenticator for Local {
         decision
     }
 
-    fn begin(&self, method: &str, request: Request) -> Option<ScramExchange> {
+    fn begin(&self, method: &str, request: Request) -> Option<LocalExchange> {
         // v5 section 4.12: the method is compared as it stands.
-        let offered =
-            self.inner.config.scram && self.inner.password_file().is_some() && method == scram::METHOD;
-        if !offered {
+        let exchange = if self.inner.offers_scram() && method == scram::METHOD {
+            Some(LocalExchange::scram(self.inner.clone(), request))
+        } else if self.inner.jwt().is_some_and(|source| source.has_method(method)) {
+            Some(LocalExchange::token(self.inner.clone(), request))
+        } else {
+            None
+        };
+        if exchange.is_none() {
             self.inner.metrics.count_deny(DenyReason::BadMethod);
-            return None;
         }
-        Some(ScramExchange::new(self.inner.clone(), request))
+        exchange
     }
 }
 
@@ -118,6 +119,15 @@ impl Inner {
     /// The password file, if there is one.
     pub(crate) fn password_file(&self) -> Option<&PasswordSource> {
         self.chain.password_file()
+    }
+
+    /// Signed tokens, if they are configured.
+    pub(crate) fn jwt(&self) -> Option<&JwtSource> {
+        self.chain.jwt()
+    }
+
+    fn offers_scram(&self) -> bool {
+        self.config.scram && self.password_file().is_some()
     }
 
     async fn decide(&self, request: &Request) -> Decision {

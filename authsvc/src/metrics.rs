@@ -5,12 +5,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::source::{ProblemLabel, TokenProblem};
 use crate::{Decision, DenyReason};
 
 /// The counters; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
+    refused_tokens: Family<RefusedTokenLabels, Counter>,
     /// Passwords that were hashed to decide.
     pub(crate) hashed: Counter,
     /// Passwords known from lately.
@@ -20,6 +22,11 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabels {
     result: DecisionLabel,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedTokenLabels {
+    reason: ProblemLabel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -44,6 +51,11 @@ impl Metrics {
             "passwords_hashed",
             "Passwords hashed to decide about a client",
             metrics.hashed.clone(),
+        );
+        auth.register(
+            "tokens_refused",
+            "Tokens that let nobody in, by reason",
+            metrics.refused_tokens.clone(),
         );
         auth.register("passwords_recent", "Passwords known without hashing", metrics.recent_hits.clone());
         metrics
@@ -72,6 +84,13 @@ impl Metrics {
             DenyReason::BadMethod => DecisionLabel::bad_method,
             DenyReason::SlowedDown => DecisionLabel::slowed_down,
         });
+    }
+
+    /// Counts a token that was refused.
+    pub(crate) fn count_refused_token(&self, problem: &TokenProblem) {
+        if let Some(reason) = problem.label() {
+            self.refused_tokens.get_or_create(&RefusedTokenLabels { reason }).inc();
+        }
     }
 
     fn count_as(&self, result: DecisionLabel) {

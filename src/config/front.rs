@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use authsvc::{Anonymous, AuthConfig, AuthError, AuthorizationConfig, CertificateIdentity};
+use authsvc::{Anonymous, AuthConfig, AuthError, AuthorizationConfig};
 use lb::tls::{Application, CertificateFiles, ClientCertificateMode, TlsConfig, TlsServer};
 use lb::{EdgeConfig, ListenerConfig};
 use serde::Serialize;
@@ -138,11 +138,13 @@ impl Front {
         let of_listeners = self.listeners.values().filter_map(|listener| self.tls_of(listener));
         let asked =
             of_listeners.into_iter().any(|tls| tls.client_certificates.mode != ClientCertificateMode::Off);
-        if self.auth.certificate == CertificateIdentity::Subject && !asked {
-            let advice = "needs tls.client_certificates.mode = \"optional\" or \"required\"";
-            return Err(source.problem("auth.certificate", advice));
+        match self.auth.needs_certificates() {
+            Some(key) if !asked => {
+                let advice = "needs tls.client_certificates.mode = \"optional\" or \"required\"";
+                Err(source.problem(key, advice))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Nothing listens beyond loopback until somebody has said who may connect.

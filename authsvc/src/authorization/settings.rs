@@ -81,7 +81,8 @@ impl RuleConfig {
         }
     }
 
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    /// Refuses one that could never apply as written: the key, and what is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.who.is_empty() {
             return Err(("who", "is empty: name users, \"*\" or \"anonymous\"".to_owned()));
         }

@@ -85,8 +85,12 @@ fn from(peer: &str, request: Request) -> Request {
 }
 
 fn with_certificate(subject: &str, request: Request) -> Request {
-    let certificate =
-        Certificate { subject: subject.into(), alternative_names: vec![], fingerprint: "00".into() };
+    let certificate = Certificate {
+        subject: subject.into(),
+        distinguished_name: format!("CN={subject}").into(),
+        alternative_names: vec![],
+        fingerprint: "00".into(),
+    };
     Request { certificate: Some(Arc::new(certificate)), ..request }
 }
 

@@ -2,20 +2,30 @@
 //! it is none of its own. What a client may do follows in `authorization`.
 
 mod certificate;
+mod claims;
+pub(crate) mod jwt;
 pub(crate) mod password_file;
+mod problem;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use certificate::CertificateSource;
+pub use claims::ClaimsConfig;
+use jwt::JwtSource;
 use link::Rule;
 use password_file::PasswordSource;
+pub(crate) use problem::{ProblemLabel, TokenProblem};
 use serde::{Deserialize, Serialize};
 
 use crate::config::AuthConfig;
 use crate::metrics::Metrics;
 use crate::slowdown::SlowDown;
 use crate::{AuthError, DenyReason, Request};
+
+/// A user name that comes from outside, bytes.
+const SUBJECT_BYTES_MAX: usize = 1024;
 
 /// What a source says about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +66,11 @@ impl Grant {
     }
 }
 
+/// Whether a source may take this for a user name: what names nobody, or could not be written to a log or a topic, is none.
+pub(crate) fn is_subject(name: &str) -> bool {
+    (1..=SUBJECT_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
 /// A source by the name of its key in `[auth]`; `auth.sources` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -64,11 +79,24 @@ pub enum SourceName {
     Certificate,
     /// The password file.
     PasswordFile,
+    /// Signed tokens.
+    Jwt,
 }
 
 impl SourceName {
     /// All of them, in the order in which they are asked by default.
-    pub(crate) const ALL: [Self; 2] = [Self::Certificate, Self::PasswordFile];
+    pub(crate) const ALL: [Self; 3] = [Self::Certificate, Self::PasswordFile, Self::Jwt];
+}
+
+/// What a source that cannot decide, because what it asks is away, makes of its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenAway {
+    /// They are refused as "server unavailable".
+    #[default]
+    Refuse,
+    /// The next source is asked.
+    Ignore,
 }
 
 /// What is shared by sources.
@@ -82,13 +110,17 @@ pub(crate) struct Shared {
 enum Source {
     Certificate(CertificateSource),
     PasswordFile(Box<PasswordSource>),
+    Jwt(Box<JwtSource>),
 }
 
 impl Source {
     fn start(name: SourceName, config: &AuthConfig, shared: &Shared) -> Result<Self, AuthError> {
         Ok(match name {
-            SourceName::Certificate => Self::Certificate(CertificateSource),
+            SourceName::Certificate => Self::Certificate(CertificateSource::new(config)),
             SourceName::PasswordFile => Self::PasswordFile(Box::new(PasswordSource::start(config, shared)?)),
+            SourceName::Jwt => {
+                Self::Jwt(Box::new(JwtSource::start(&config.jwt.clone().unwrap_or_default(), shared)?))
+            }
         })
     }
 
@@ -96,6 +128,7 @@ impl Source {
         match self {
             Self::Certificate(source) => source.decide(request),
             Self::PasswordFile(source) => source.decide(request).await,
+            Self::Jwt(source) => source.decide(request).await,
         }
     }
 }
@@ -125,8 +158,48 @@ impl Chain {
     pub(crate) fn password_file(&self) -> Option<&PasswordSource> {
         self.sources.iter().find_map(|source| match source {
             Source::PasswordFile(source) => Some(&**source),
-            Source::Certificate(_) => None,
+            _ => None,
         })
+    }
+
+    /// Signed tokens, if they are among them.
+    pub(crate) fn jwt(&self) -> Option<&JwtSource> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Jwt(source) => Some(&**source),
+            _ => None,
+        })
+    }
+
+    /// Checks what is configured as [`Chain::start`] would, and starts nothing.
+    ///
+    /// # Errors
+    /// As [`Chain::start`].
+    pub(crate) fn check(config: &AuthConfig) -> Result<(), AuthError> {
+        config.password_file.as_deref().map(PasswordSource::check).transpose()?;
+        config.jwt.as_ref().map(JwtSource::check).transpose()?;
+        Ok(())
+    }
+
+    /// Has files read again though they look the same, when [`Chain::look`] finds them settled.
+    pub(crate) fn ask(&self) {
+        for source in &self.sources {
+            match source {
+                Source::Certificate(_) => {}
+                Source::PasswordFile(source) => source.ask(),
+                Source::Jwt(source) => source.ask(),
+            }
+        }
+    }
+
+    /// Looks whether files of sources have changed and settled, and takes them then. Blocks on the disk.
+    pub(crate) fn look(&self, now: Instant) {
+        for source in &self.sources {
+            match source {
+                Source::Certificate(_) => {}
+                Source::PasswordFile(source) => source.look(now),
+                Source::Jwt(source) => source.look(now),
+            }
+        }
     }
 
     /// What the first one says that does not ignore `request`.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use authsvc::Certificate;
+use authsvc::{AlternativeName, Certificate};
 use aws_lc_rs::digest;
 use rustls::{CertificateError, CipherSuite, Error, HandshakeKind, ProtocolVersion};
 use x509_parser::extensions::GeneralName;
@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::error::TlsError;
 use super::session::Session;
+use super::subject;
 
 /// What was agreed in a handshake.
 #[derive(Clone, Debug)]
@@ -61,18 +62,21 @@ fn read_certificate(der: &[u8]) -> Result<Certificate, TlsError> {
     let subject = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     Ok(Certificate {
         subject: subject.unwrap_or_default().into(),
+        distinguished_name: subject::write(certificate.subject()).unwrap_or_default().into(),
         alternative_names: alternative_names(&certificate).map_err(|_| refused())?,
         fingerprint: fingerprint(der),
     })
 }
 
-/// The DNS and URI names that a certificate is for.
+/// The names beside its subject that a certificate is for.
 fn alternative_names(
     certificate: &X509Certificate<'_>,
-) -> Result<Vec<Arc<str>>, x509_parser::error::X509Error> {
+) -> Result<Vec<AlternativeName>, x509_parser::error::X509Error> {
     let Some(extension) = certificate.subject_alternative_name()? else { return Ok(Vec::new()) };
     let names = extension.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) => Some(Arc::from(*name)),
+        GeneralName::DNSName(name) => Some(AlternativeName::Dns((*name).into())),
+        GeneralName::URI(name) => Some(AlternativeName::Uri((*name).into())),
+        GeneralName::RFC822Name(name) => Some(AlternativeName::Email((*name).into())),
         _ => None,
     });
     Ok(names.collect())

@@ -14,6 +14,7 @@ mod scratch;
 mod server;
 mod session;
 mod stream;
+mod subject;
 mod ticket;
 pub(crate) mod writer;
 

@@ -1,5 +1,6 @@
 //! Client certificates: who is let in, what is known about them, and that tickets do not carry the rest past.
 
+use authsvc::AlternativeName;
 use rcgen::{SerialNumber, date_time_ymd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -37,8 +38,10 @@ async fn facts_tell_who_the_client_is() {
             let (mut server, _client) = connect(&fixture.server().acceptor(), client.config()).await.unwrap();
             let certificate = server.facts().unwrap().certificate.unwrap();
             assert_eq!(&*certificate.subject, "device-17");
-            let names = certificate.alternative_names.iter().map(|name| &**name).collect::<Vec<_>>();
-            assert_eq!(names, ["device-17.fleet.example", "17.example"]);
+            assert_eq!(&*certificate.distinguished_name, "CN=device-17");
+            let names =
+                ["device-17.fleet.example", "17.example"].map(|name| AlternativeName::Dns(name.into()));
+            assert_eq!(certificate.alternative_names, names);
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &device.der);
             let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
             assert_eq!(&*certificate.fingerprint, hex);

@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 as an [`Exchange`]: looks users up, slows guessing down, turns the outcome into a passport.
+//! SCRAM-SHA-256 as an exchange: looks users up, slows guessing down, turns the outcome into a passport.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,13 +12,10 @@ use crate::local::Inner;
 use crate::scram::{AwaitingProof, ClientFirst, ScramFailure};
 use crate::slowdown::Suspect;
 use crate::source::Grant;
-use crate::{Decision, DenyReason, Exchange, Request, Step};
-
-/// What `tidegate passwd` writes, and what unknown users are shown when the file has no record to go by.
-pub const SCRAM_ITERATIONS: u32 = 15_000;
+use crate::{Decision, DenyReason, Request, Step};
 
 /// One run of SCRAM-SHA-256. Never blocks: a step costs a few HMACs.
-pub struct ScramExchange {
+pub(super) struct ScramExchange {
     inner: Arc<Inner>,
     request: Request,
     state: State,
@@ -39,7 +36,7 @@ enum State {
 }
 
 impl ScramExchange {
-    pub(crate) fn new(inner: Arc<Inner>, request: Request) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, request: Request) -> Self {
         Self { inner, request, state: State::AwaitingFirst { asked: false } }
     }
 
@@ -98,22 +95,15 @@ impl ScramExchange {
             }
         }
     }
-}
 
-impl Exchange for ScramExchange {
-    async fn step(&mut self, data: Option<&[u8]>) -> Step {
-        let step = match std::mem::replace(&mut self.state, State::Ended) {
+    /// Takes the client's next message.
+    pub(super) fn step(&mut self, data: Option<&[u8]>) -> Step {
+        match std::mem::replace(&mut self.state, State::Ended) {
             State::AwaitingFirst { asked } => self.first(data.unwrap_or_default(), asked),
             State::AwaitingFinal { proof, user, exists, suspect } => {
                 self.last(&proof, user, exists, suspect, data.unwrap_or_default())
             }
             State::Ended => Step::Deny(DenyReason::NotAuthorized),
-        };
-        match &step {
-            Step::Continue(_) => {}
-            Step::Done(..) => self.inner.metrics.count_allow(),
-            Step::Deny(reason) => self.inner.metrics.count_deny(*reason),
         }
-        step
     }
 }

@@ -1,0 +1,46 @@
+//! A token as the Authentication Data of a method: one message lets the device in, or renews its passport.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::authorization::Identity;
+use crate::local::Inner;
+use crate::source::Verdict;
+use crate::{Decision, DenyReason, Request, Step};
+
+/// One run of the method that `auth.jwt.method` names.
+pub(super) struct TokenExchange {
+    inner: Arc<Inner>,
+    request: Request,
+    /// An empty challenge was sent because CONNECT had no data.
+    asked: bool,
+    ended: bool,
+}
+
+impl TokenExchange {
+    pub(super) fn new(inner: Arc<Inner>, request: Request) -> Self {
+        Self { inner, request, asked: false, ended: false }
+    }
+
+    /// Takes the client's next message.
+    pub(super) async fn step(&mut self, data: Option<&[u8]>) -> Step {
+        let token = data.unwrap_or_default();
+        // CONNECT may come without data: the exchange then begins with an empty challenge (RFC 4422 section 3).
+        if token.is_empty() && !self.asked {
+            self.asked = true;
+            return Step::Continue(Bytes::new());
+        }
+        let source = self.inner.jwt().filter(|_| !self.ended);
+        self.ended = true;
+        let Some(source) = source else { return Step::Deny(DenyReason::NotAuthorized) };
+        match source.decide_token(token, &self.request).await {
+            Verdict::Allow(grant) => match self.inner.allow(&Identity::User(grant), &self.request) {
+                Decision::Allow(passport) => Step::Done(passport, None),
+                Decision::Deny(reason) => Step::Deny(reason),
+            },
+            Verdict::Deny(reason) => Step::Deny(reason),
+            Verdict::Ignore => Step::Deny(DenyReason::BadCredentials),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! From the claims of a token, or what an authorization server says of one, to a grant.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use link::Rule;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::problem::TokenProblem;
+use super::{Grant, is_subject};
+use crate::{AuthError, Request, RuleConfig};
+
+/// Attributes that one section may define.
+const ATTRIBUTES_MAX: usize = 32;
+
+/// Bytes of an attribute's value.
+const ATTRIBUTE_BYTES_MAX: usize = 1024;
+
+/// Rules that one token may bring along.
+const RULES_MAX: usize = 256;
+
+/// Topics in one of them.
+const TOPICS_MAX: usize = 256;
+
+/// What claims mean. The name of a claim is that of a member of the token, or the way to it with dots: `realm_access.name`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimsConfig {
+    /// The claim that is the user name. Default `sub`.
+    pub username_claim: String,
+    /// Whether CONNECT's user name, where there is one, has to be the same. Default false: it does not matter.
+    pub username_must_match: bool,
+    /// Claims that rules may name: `%{site}` is the claim that `site` names here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attribute_claims: BTreeMap<Arc<str>, String>,
+    /// The claim with rules of the token's own, in the form of `[[authorization.rule]]` without `who`; they come before the
+    /// configured ones. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_claim: Option<String>,
+    /// The claim that lets everything be done where it is `true`. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub superuser_claim: Option<String>,
+}
+
+impl Default for ClaimsConfig {
+    fn default() -> Self {
+        Self {
+            username_claim: "sub".to_owned(),
+            username_must_match: false,
+            attribute_claims: BTreeMap::new(),
+            rules_claim: None,
+            superuser_claim: None,
+        }
+    }
+}
+
+impl ClaimsConfig {
+    /// Checks the bounds; `section` is where it was flattened into.
+    pub(super) fn check(&self, section: &'static str) -> Result<(), AuthError> {
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        let names = || self.attribute_claims.iter().all(|(name, claim)| is_name(name) && !claim.is_empty());
+        let is_set = |claim: &Option<String>| claim.as_ref().is_none_or(|claim| !claim.is_empty());
+        let checks = [
+            (!self.username_claim.is_empty(), "username_claim", "must not be empty"),
+            (self.attribute_claims.len() <= ATTRIBUTES_MAX, "attribute_claims", "must be at most 32"),
+            (names(), "attribute_claims", "must be NAME = \"claim\", NAME of letters, digits, _ - and ."),
+            (is_set(&self.rules_claim), "rules_claim", "must not be empty"),
+            (is_set(&self.superuser_claim), "superuser_claim", "must not be empty"),
+        ];
+        match checks.into_iter().find(|(is_right, ..)| !is_right) {
+            Some((_, key, problem)) => Err(AuthError::Section { section, key, problem: problem.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whom `claims` let in, for as long as `expires_at_s` says.
+    pub(super) fn grant(
+        &self,
+        claims: &Map<String, Value>,
+        expires_at_s: Option<u64>,
+        request: &Request,
+    ) -> Result<Grant, TokenProblem> {
+        let subject = find(claims, &self.username_claim).and_then(Value::as_str).unwrap_or_default();
+        if !is_subject(subject) {
+            return Err(TokenProblem::claim(&self.username_claim, "is no user name"));
+        }
+        if self.username_must_match && request.username.as_ref().is_some_and(|name| **name != *subject) {
+            return Err(TokenProblem::UserName);
+        }
+        let is_superuser = match self.superuser_claim.as_ref().and_then(|claim| find(claims, claim)) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Bool(true)) => true,
+            Some(_) => {
+                let claim = self.superuser_claim.as_deref().unwrap_or_default();
+                return Err(TokenProblem::claim(claim, "is neither true nor false"));
+            }
+        };
+        let rules = match &self.rules_claim {
+            Some(claim) => match find(claims, claim) {
+                Some(rules) => read_rules(rules).map_err(|problem| TokenProblem::claim(claim, problem))?,
+                None => Vec::new(),
+            },
+            None => Vec::new(),
+        };
+        Ok(Grant {
+            subject: subject.into(),
+            attributes: self.attributes(claims)?,
+            rules,
+            is_superuser,
+            expires_at_s,
+        })
+    }
+
+    /// Text, numbers, and true or false; other claims are no attributes.
+    fn attributes(&self, claims: &Map<String, Value>) -> Result<BTreeMap<Arc<str>, Arc<str>>, TokenProblem> {
+        let mut attributes = BTreeMap::new();
+        for (name, claim) in &self.attribute_claims {
+            let value: Arc<str> = match find(claims, claim) {
+                Some(Value::String(text)) => text.as_str().into(),
+                Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string().into(),
+                _ => continue,
+            };
+            if value.len() > ATTRIBUTE_BYTES_MAX {
+                return Err(TokenProblem::claim(claim, "is longer than 1024 bytes"));
+            }
+            attributes.insert(name.clone(), value);
+        }
+        Ok(attributes)
+    }
+}
+
+/// The claim of that name, or else the one that it is the way to. Names with dots in them exist (URIs).
+pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    if let Some(value) = claims.get(name) {
+        return Some(value);
+    }
+    name.match_indices('.')
+        .find_map(|(dot, _)| find(claims.get(&name[..dot])?.as_object()?, &name[dot + 1..]))
+}
+
+/// Rules as `[[authorization.rule]]` has them, for whom they come with.
+pub(crate) fn read_rules(rules: &Value) -> Result<Vec<Rule>, String> {
+    let Some(rules) = rules.as_array().filter(|rules| rules.len() <= RULES_MAX) else {
+        return Err(format!("is no list of at most {RULES_MAX} rules"));
+    };
+    let read = rules.iter().enumerate().map(|(index, rule)| {
+        let mut rule = rule.as_object().cloned().unwrap_or_default();
+        if rule.insert("who".to_owned(), Value::from(vec!["*"])).is_some() {
+            return Err(format!("[{index}].who is not for a token to say"));
+        }
+        let rule: RuleConfig =
+            serde_json::from_value(rule.into()).map_err(|error| format!("[{index}]: {error}"))?;
+        if rule.topics.len() > TOPICS_MAX {
+            return Err(format!("[{index}].topics are more than {TOPICS_MAX}"));
+        }
+        rule.check().map_err(|(key, problem)| format!("[{index}].{key} {problem}"))?;
+        Ok(rule.compile())
+    });
+    read.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mqtt::ProtocolVersion;
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(username: Option<&str>) -> Request {
+        Request {
+            client_id: "device".into(),
+            username: username.map(Arc::from),
+            password: None,
+            peer: ([192, 0, 2, 1], 40_000).into(),
+            is_local: false,
+            listener: "mqtt".into(),
+            certificate: None,
+            protocol: ProtocolVersion::V5,
+        }
+    }
+
+    fn granted(config: &ClaimsConfig, claims: &Value, username: Option<&str>) -> Result<Grant, String> {
+        let granted = config.grant(claims.as_object().unwrap(), Some(7), &request(username));
+        granted.map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn a_claim_is_the_user_name() {
+        let by = |claim: &str| ClaimsConfig { username_claim: claim.to_owned(), ..ClaimsConfig::default() };
+        let claims = json!({"sub": "pump-7", "device": {"name": "seven"}, "https://a.example/name": "by-uri", "n": 5,
+            "empty": "", "control": "a\nb", "long": "x".repeat(1025)});
+        for (claim, name) in
+            [("sub", "pump-7"), ("device.name", "seven"), ("https://a.example/name", "by-uri")]
+        {
+            assert_eq!(&*granted(&by(claim), &claims, None).unwrap().subject, name);
+        }
+        for claim in ["n", "empty", "control", "long", "missing", "device", "device.missing", "sub.name", "."]
+        {
+            let problem = format!("claim {claim:?} is no user name");
+            assert_eq!(granted(&by(claim), &claims, None), Err(problem));
+        }
+    }
+
+    #[test]
+    fn connect_may_have_to_have_the_same_user_name_or_none() {
+        let claims = json!({"sub": "pump-7"});
+        let lax = ClaimsConfig::default();
+        let strict = ClaimsConfig { username_must_match: true, ..ClaimsConfig::default() };
+        assert!(granted(&lax, &claims, Some("jwt")).is_ok());
+        assert!(granted(&strict, &claims, None).is_ok());
+        assert!(granted(&strict, &claims, Some("pump-7")).is_ok());
+        let refused = granted(&strict, &claims, Some("pump-8"));
+        assert_eq!(refused, Err("another user name than that of CONNECT".to_owned()));
+    }
+
+    #[test]
+    fn claims_become_attributes() {
+        let attribute_claims =
+            [("site", "site"), ("line", "plant.line"), ("on", "on"), ("roles", "roles"), ("no", "no")];
+        let attribute_claims = attribute_claims.map(|(name, claim)| (name.into(), claim.to_owned())).into();
+        let config = ClaimsConfig { attribute_claims, ..ClaimsConfig::default() };
+        let claims = json!({"sub": "p", "site": "north", "plant": {"line": 7}, "on": true, "roles": ["a"]});
+        let attributes = granted(&config, &claims, None).unwrap().attributes;
+        let expected = [("site", "north"), ("line", "7"), ("on", "true")];
+        assert_eq!(attributes, expected.map(|(name, value)| (name.into(), value.into())).into());
+        let long = json!({"sub": "p", "site": "x".repeat(1025)});
+        assert_eq!(granted(&config, &long, None), Err("claim \"site\" is longer than 1024 bytes".to_owned()));
+    }
+
+    #[test]
+    fn a_token_may_bring_rules_and_a_superuser() {
+        let config = ClaimsConfig {
+            rules_claim: Some("acl".to_owned()),
+            superuser_claim: Some("admin".to_owned()),
+            ..ClaimsConfig::default()
+        };
+        let rule = json!({"effect": "allow", "action": "publish", "topics": ["up/%c", "up/%u/#"]});
+        let grant = granted(&config, &json!({"sub": "p", "acl": [rule], "admin": true}), None).unwrap();
+        assert!(grant.is_superuser);
+        assert_eq!(grant.rules.len(), 1);
+        assert_eq!(grant.rules[0].topics, [Arc::from("up/%c"), "up/%u/#".into()]);
+        let plain = granted(&config, &json!({"sub": "p", "admin": false}), None).unwrap();
+        assert_eq!(plain, Grant { expires_at_s: Some(7), ..Grant::of("p".into()) });
+        let unset = ClaimsConfig::default();
+        let grant = granted(&unset, &json!({"sub": "p", "acl": "x", "admin": 1}), None).unwrap();
+        assert!(grant.rules.is_empty() && !grant.is_superuser, "what is not configured means nothing");
+    }
+
+    #[test]
+    fn rules_that_cannot_be_read_let_nobody_in() {
+        let config = ClaimsConfig { rules_claim: Some("acl".to_owned()), ..ClaimsConfig::default() };
+        let rule = |topic: &str| json!({"effect": "deny", "action": "all", "topics": [topic]});
+        let cases = [
+            (json!("#"), "is no list of at most 256 rules"),
+            (json!([1]), "[0]: missing field"),
+            (json!([rule("a"), {"effect": "perhaps"}]), "[1]: unknown variant"),
+            (json!([rule("a/#/b")]), "[0].topics \"a/#/b\" is not a valid Topic Filter"),
+            (json!([rule("x%c")]), "[0].topics \"x%c\""),
+            (
+                json!([{"who": ["*"], "effect": "deny", "action": "all", "topics": ["a"]}]),
+                "[0].who is not for a token",
+            ),
+            (json!([{"effect": "deny", "action": "all", "topics": ["a"], "more": 1}]), "[0]: unknown field"),
+            (json!(vec![rule("a"); 257]), "is no list of at most 256 rules"),
+            (
+                json!([{"effect": "deny", "action": "all", "topics": vec!["a"; 257]}]),
+                "[0].topics are more than 256",
+            ),
+        ];
+        for (rules, expected) in cases {
+            let problem = granted(&config, &json!({"sub": "p", "acl": rules}), None).unwrap_err();
+            assert!(problem.starts_with(&format!("claim \"acl\" {expected}")), "{problem}");
+        }
+        let config = ClaimsConfig { superuser_claim: Some("admin".to_owned()), ..ClaimsConfig::default() };
+        let problem = granted(&config, &json!({"sub": "p", "admin": "yes"}), None).unwrap_err();
+        assert_eq!(problem, "claim \"admin\" is neither true nor false");
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let bad = |name: &str, claim: &str| ClaimsConfig {
+            attribute_claims: [(name.into(), claim.to_owned())].into(),
+            ..ClaimsConfig::default()
+        };
+        assert!(bad("site", "x").check("auth.jwt").is_ok());
+        for config in [bad("", "x"), bad("a b", "x"), bad("a", ""), bad("}", "x")] {
+            let error = config.check("auth.jwt").unwrap_err().to_string();
+            assert!(error.starts_with("auth.jwt.attribute_claims must be NAME"), "{error}");
+        }
+    }
+}
