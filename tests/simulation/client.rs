@@ -21,6 +21,9 @@ pub(super) const WILLS_AT: usize = 3;
 /// Messages that a device may send it at once, unacknowledged.
 const RECEIVE_MAXIMUM: u16 = 8;
 
+/// Changes of subscriptions that it asks for at once. Messages need identifiers, too.
+const CHANGES_MAX: usize = 8;
+
 /// Where a subscription stands, as the device knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -220,8 +223,11 @@ impl Client {
         self.put_publish(message, id, false, alias);
     }
 
-    /// Asks for a change of a subscription.
+    /// Asks for a change of a subscription, unless too many have no answer.
     pub(super) fn change(&mut self, filter: usize, is_on: bool) {
+        if self.changes.len() >= CHANGES_MAX {
+            return;
+        }
         self.wishes[filter] = match (is_on, self.wishes[filter]) {
             (true, Wish::On) => Wish::On,
             (true, _) => Wish::Subscribing,

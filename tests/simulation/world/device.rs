@@ -9,6 +9,10 @@ use crate::client::{Client, LastWill, Noticed, Phase};
 use crate::edge::Line;
 use crate::oracle::{Connection, End, Oracle};
 
+/// So long after a device gave up waiting for CONNACK, a worker may begin to carry its CONNECT out: a link may stand still for two
+/// seconds before it is taken for broken, and a quarter of one is within what clocks differ by.
+const LATE_MS: u64 = 2_500;
+
 pub(super) struct Device {
     pub(super) client: Client,
     pub(super) line: Option<Line>,
@@ -146,7 +150,8 @@ impl World {
         let edge = self.dice.random_range(0..EDGES);
         let now_ms = self.now();
         let mut earlier = self.oracle.connections.iter().filter(|earlier| earlier.client == n);
-        let has_rival = earlier.any(|earlier| !earlier.is_connected);
+        let may_be_late = |(_, given_up_ms)| now_ms < given_up_ms + LATE_MS;
+        let has_rival = earlier.any(|earlier| !earlier.is_connected && earlier.end.is_none_or(may_be_late));
         self.drop_line(n, End::TakenOver);
         self.doubt_end_of(n);
         let device = &mut self.devices[n];
