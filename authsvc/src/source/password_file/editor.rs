@@ -10,7 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use files::private::{self, Readers};
 
-use super::parsed::{FAKE_SALT_PREFIX, PasswordFile, argon2, check_user_name};
+use super::parsed::{FAKE_SALT_PREFIX, PasswordFile, check_user_name};
+use super::record::argon2;
 use crate::AuthError;
 use crate::scram::Verifier;
 
@@ -99,7 +100,7 @@ fn belongs_to(line: &str, user: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::password_file::parsed::verify_argon2;
+    use crate::source::password_file::record::verify;
 
     fn read(path: &Path) -> PasswordFile {
         PasswordFile::parse(&std::fs::read_to_string(path).unwrap(), path).unwrap()
@@ -116,8 +117,8 @@ mod tests {
 
         let file = read(&path);
         let alice = file.user("alice").unwrap();
-        assert!(verify_argon2(alice.argon2.as_ref().unwrap(), b"one"));
-        assert!(!verify_argon2(alice.argon2.as_ref().unwrap(), b"two"));
+        assert!(verify(alice.password.as_ref().unwrap(), b"one"));
+        assert!(!verify(alice.password.as_ref().unwrap(), b"two"));
         assert_eq!(alice.scram.as_ref().unwrap().iterations, 4096);
         assert!(file.user("bob").unwrap().scram.is_none());
         assert!(file.fake_salt_key.is_some());
@@ -141,7 +142,7 @@ mod tests {
         let changed = std::fs::read_to_string(&path).unwrap();
         assert!(changed.starts_with("# the gateway\n"));
         let file = read(&path);
-        assert!(verify_argon2(file.user("alice").unwrap().argon2.as_ref().unwrap(), b"three"));
+        assert!(verify(file.user("alice").unwrap().password.as_ref().unwrap(), b"three"));
         assert!(file.user("alice").unwrap().scram.is_none());
         assert_eq!(text.lines().last(), changed.lines().last(), "bob is untouched");
     }

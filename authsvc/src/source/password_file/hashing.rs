@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::fair::FairQueue;
-use super::parsed::verify_argon2;
 use super::recent::Fingerprint;
+use super::record::verify;
 use crate::AuthError;
 
 /// How much the scheduler favours connected devices over logins.
@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
 
 /// One password to verify.
 pub(crate) struct Job {
-    /// PHC string.
+    /// Of a password.
     pub(crate) record: Arc<str>,
     /// The candidate.
     pub(crate) password: Bytes,
@@ -66,7 +66,7 @@ struct State {
 impl Hashing {
     /// Starts `threads` threads.
     pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Self, AuthError> {
-        Self::start_with(threads, queue_max, verify_argon2)
+        Self::start_with(threads, queue_max, verify)
     }
 
     fn start_with(

@@ -8,6 +8,7 @@ mod fair;
 mod hashing;
 mod parsed;
 mod recent;
+mod record;
 mod users;
 
 use std::path::Path;
@@ -19,8 +20,8 @@ use tokio::sync::oneshot;
 pub use editor::Editor;
 use hashing::{Hashing, Job, Outcome};
 pub(crate) use parsed::PasswordFile;
-use parsed::argon2;
 use recent::{Fingerprint, Recent};
+use record::argon2;
 use users::{Change, Users};
 
 use super::{Grant, Shared, Verdict};
@@ -85,7 +86,7 @@ impl PasswordSource {
     /// Decides about users that are in the file. Others may be another source's.
     pub(super) async fn decide(&self, request: &Request) -> Verdict {
         let Some(credentials) = Credentials::of(request) else { return Verdict::Ignore };
-        let Some(record) = self.users.current().user(credentials.name).and_then(|user| user.argon2.clone())
+        let Some(record) = self.users.current().user(credentials.name).and_then(|user| user.password.clone())
         else {
             return Verdict::Ignore;
         };

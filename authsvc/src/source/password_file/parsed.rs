@@ -1,4 +1,5 @@
-//! The password file: one record per line, `user:$argon2id$...` for passwords and `user:$scram-sha-256$...` for SCRAM.
+//! The password file: one record per line, `user:$argon2id$...` (and the others of `record.rs`) for passwords and
+//! `user:$scram-sha-256$...` for SCRAM.
 //!
 //! Blank lines and lines that begin with `#` are comments. A line `$fake-salt-key$BASE64` keeps the salts that unknown
 //! users are shown the same across restarts. [`PasswordFile`] is the parsed form; [`Editor`] changes a file.
@@ -7,22 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::decoy::Shapes;
+use super::record::{self, Cost};
 use crate::AuthError;
 use crate::scram::{self, Verifier};
 
 /// Begins the line that holds the key of fake salts.
 pub(super) const FAKE_SALT_PREFIX: &str = "$fake-salt-key$";
-
-/// Memory that one record may make a verification use, KiB.
-const ARGON2_MEMORY_MAX_KIB: u32 = 256 * 1024;
-
-/// Passes over that memory that a record may ask for.
-const ARGON2_PASSES_MAX: u32 = 64;
 
 /// A user name's bytes.
 const USER_NAME_BYTES_MAX: usize = 256;
@@ -38,19 +33,11 @@ pub(crate) struct PasswordFile {
     scram_shapes: Shapes<scram::Shape>,
 }
 
-/// What verifying a password costs: two records of the same cost take the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Cost {
-    memory_kib: u32,
-    passes: u32,
-    lanes: u32,
-}
-
 /// The records of one user.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
-    /// PHC string of the password's hash.
-    pub(crate) argon2: Option<Arc<str>>,
+    /// What a password is verified against.
+    pub(crate) password: Option<Arc<str>>,
     /// For SCRAM-SHA-256.
     pub(crate) scram: Option<Arc<Verifier>>,
 }
@@ -92,22 +79,20 @@ impl PasswordFile {
         let (name, record) = line.split_once(':').ok_or("expected user:record")?;
         check_user_name(name)?;
         let user = self.users.entry(name.into()).or_default();
-        if record.starts_with("$argon2id$") {
-            let cost = check_argon2(record)?;
-            let record: Arc<str> = record.into();
-            self.costs.add(cost);
-            self.of_cost.entry(cost).or_insert_with(|| record.clone());
-            if user.argon2.replace(record).is_some() {
-                return Err("a second $argon2id$ record for this user");
-            }
-        } else if record.starts_with(Verifier::PREFIX) {
+        if record.starts_with(Verifier::PREFIX) {
             let verifier = Verifier::parse(record).ok_or("not a valid $scram-sha-256$ record")?;
             self.scram_shapes.add(verifier.shape());
             if user.scram.replace(Arc::new(verifier)).is_some() {
                 return Err("a second $scram-sha-256$ record for this user");
             }
         } else {
-            return Err("the record is neither $argon2id$ nor $scram-sha-256$");
+            let cost = record::check(record)?;
+            let record: Arc<str> = record.into();
+            self.costs.add(cost);
+            self.of_cost.entry(cost).or_insert_with(|| record.clone());
+            if user.password.replace(record).is_some() {
+                return Err("a second record of a password for this user");
+            }
         }
         Ok(())
     }
@@ -155,31 +140,6 @@ pub(crate) fn check_user_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Checks a PHC string and answers what verifying it costs.
-fn check_argon2(record: &str) -> Result<Cost, &'static str> {
-    const INVALID: &str = "not a valid $argon2id$ record";
-    let hash = PasswordHash::new(record).map_err(|_| INVALID)?;
-    if hash.hash.is_none() || hash.salt.is_none() {
-        return Err(INVALID);
-    }
-    let parameters = Params::try_from(&hash).map_err(|_| INVALID)?;
-    if parameters.m_cost() > ARGON2_MEMORY_MAX_KIB || parameters.t_cost() > ARGON2_PASSES_MAX {
-        return Err("the $argon2id$ record asks for more than 256 MiB or 64 passes");
-    }
-    Ok(Cost { memory_kib: parameters.m_cost(), passes: parameters.t_cost(), lanes: parameters.p_cost() })
-}
-
-/// Argon2id as new records are made: 19 MiB, two passes, one lane (OWASP's recommendation).
-pub(crate) fn argon2() -> Argon2<'static> {
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::default())
-}
-
-/// Whether `password` is the one that `record`, a PHC string, was made from. Takes tens of milliseconds of CPU.
-pub(crate) fn verify_argon2(record: &str, password: &[u8]) -> bool {
-    use argon2::PasswordVerifier as _;
-    PasswordHash::new(record).is_ok_and(|hash| argon2().verify_password(password, &hash).is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +154,7 @@ mod tests {
     fn comments_and_blank_lines_are_skipped() {
         let file = PasswordFile::parse(&format!("# who\n\nalice:{HASH}\n"), Path::new("users")).unwrap();
         assert_eq!(file.len(), 1);
-        assert!(file.user("alice").unwrap().argon2.is_some());
+        assert!(file.user("alice").unwrap().password.is_some());
         assert_eq!(file.decoy(&[0; 32], "nobody").map(|decoy| &**decoy), Some(HASH));
     }
 
@@ -202,7 +162,10 @@ mod tests {
     fn a_bad_line_is_named_by_its_number() {
         let cases = [
             ("alice", "expected user:record"),
-            ("alice:secret", "the record is neither $argon2id$ nor $scram-sha-256$"),
+            (
+                "alice:secret",
+                "the record is none of $argon2id$, $scram-sha-256$, $6$ and $7$ (mosquitto_passwd), $2b$ (bcrypt)",
+            ),
             ("alice:$argon2id$v=19$m=64", "not a valid $argon2id$ record"),
             (":$argon2id$x", "the user name must have 1 to 256 bytes"),
             ("a/b:$argon2id$x", "the user name must not contain : / + # $ * or control characters"),
@@ -236,8 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn unknown_users_cost_what_those_cost_whose_records_were_brought_along() {
+        const BCRYPT: &str = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
+        let file = PasswordFile::parse(&format!("a:{BCRYPT}\nb:{BCRYPT}\n"), Path::new("users")).unwrap();
+        for n in 0..20 {
+            assert_eq!(file.decoy(&[0; 32], &format!("nobody{n}")).map(|decoy| &**decoy), Some(BCRYPT));
+        }
+        let mixed = format!("a:{BCRYPT}\nb:{HASH}\n");
+        let file = PasswordFile::parse(&mixed, Path::new("users")).unwrap();
+        let drawn = |n: u32| &**file.decoy(&[0; 32], &format!("nobody{n}")).unwrap();
+        let brought = (0..100).filter(|n| drawn(*n) == BCRYPT).count();
+        assert!((25..75).contains(&brought), "{brought} of 100 look like half of the users");
+    }
+
+    #[test]
     fn a_second_record_of_a_kind_is_refused() {
-        assert!(problem(&format!("a:{HASH}\na:{HASH}\n")).contains("a second $argon2id$ record"));
+        assert!(problem(&format!("a:{HASH}\na:{HASH}\n")).contains("a second record of a password"));
     }
 
     #[test]
