@@ -5,21 +5,22 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AuthError, JwtConfig, SourceName};
+use crate::{AuthError, IntrospectionConfig, JwtConfig, SourceName};
 
 /// `[auth]`: who may connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// The sources of identities in the order in which they are asked; each that is configured must be in it. Default: those
-    /// configured, in the order `certificate`, `password_file`, `jwt`.
+    /// configured, in the order `certificate`, `password_file`, `jwt`,
+    /// `introspection`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<SourceName>>,
     /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
     /// Whether clients without credentials may connect. Default: `loopback` until a source of identities is configured
-    /// (`password_file`, `certificate`, `jwt`), `never` from then on.
+    /// (`password_file`, `certificate`, `jwt` and the others), `never` from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous: Option<Anonymous>,
     /// Whether a verified client certificate is an identity, and what of it is the user name. Default `off`.
@@ -30,6 +31,9 @@ pub struct AuthConfig {
     /// `[auth.jwt]`: signed tokens; none by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtConfig>,
+    /// `[auth.introspection]`: tokens that an authorization server is asked about; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
     /// Whether the Authentication Method SCRAM-SHA-256 is offered when there is a password file. Default true.
     pub scram: bool,
     /// Seconds that what a client was allowed holds. The edge asks again before that; who used an Authentication Method has
@@ -65,6 +69,7 @@ impl Default for AuthConfig {
             certificate: CertificateIdentity::Off,
             certificate_prefix: None,
             jwt: None,
+            introspection: None,
             scram: true,
             passport_lifetime_s: None,
             hash_threads: None,
@@ -133,6 +138,7 @@ impl AuthConfig {
             SourceName::Certificate => self.certificate != CertificateIdentity::Off,
             SourceName::PasswordFile => self.password_file.is_some(),
             SourceName::Jwt => self.jwt.is_some(),
+            SourceName::Introspection => self.introspection.is_some(),
         }
     }
 

@@ -25,6 +25,7 @@ pub use exchange::{LocalExchange, SCRAM_ITERATIONS};
 pub use http_client::HttpClientConfig;
 pub use local::Local;
 pub use scram::METHOD as SCRAM_METHOD;
+pub use source::introspection::{ClientAuthentication, IntrospectionConfig, WhenInactive};
 pub use source::jwt::{JwtConfig, SecretEncoding};
 pub use source::password_file::Editor;
 pub use source::{ClaimsConfig, SourceName, WhenAway};

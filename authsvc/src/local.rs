@@ -1,7 +1,7 @@
 //! Authentication in the same process: the sources in their order, then the policy for clients without credentials.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use link::Passport;
 use prometheus_client::registry::Registry;
@@ -13,7 +13,7 @@ use crate::scram;
 use crate::slowdown::SlowDown;
 use crate::source::jwt::JwtSource;
 use crate::source::password_file::PasswordSource;
-use crate::source::{Chain, Grant, Shared, Verdict};
+use crate::source::{Chain, Grant, Shared, Verdict, now_s};
 use crate::{AuthError, Authenticator, Decision, DenyReason, LocalExchange, Request};
 
 /// The [`Authenticator`] of a single process. Clones share everything.
@@ -166,10 +166,6 @@ impl Inner {
             Err(reason) => Decision::Deny(reason),
         }
     }
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ mod session;
 mod settings;
 mod shared;
 mod subscribe;
+mod token;
 mod version3;
 mod websocket;
 mod will;

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use link::Rule;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::problem::TokenProblem;
-use super::{Grant, is_subject};
+use super::{Grant, certificate, is_subject};
+use crate::config::CertificateIdentity;
 use crate::{AuthError, Request, RuleConfig};
+
+/// Where RFC 8705 binds a token to a client certificate.
+pub(super) const BOUND_CLAIM: &str = "cnf.x5t#S256";
 
 /// Attributes that one section may define.
 const ATTRIBUTES_MAX: usize = 32;
@@ -82,14 +88,10 @@ impl ClaimsConfig {
         &self,
         claims: &Map<String, Value>,
         expires_at_s: Option<u64>,
-        request: &Request,
     ) -> Result<Grant, TokenProblem> {
         let subject = find(claims, &self.username_claim).and_then(Value::as_str).unwrap_or_default();
         if !is_subject(subject) {
             return Err(TokenProblem::claim(&self.username_claim, "is no user name"));
-        }
-        if self.username_must_match && request.username.as_ref().is_some_and(|name| **name != *subject) {
-            return Err(TokenProblem::UserName);
         }
         let is_superuser = match self.superuser_claim.as_ref().and_then(|claim| find(claims, claim)) {
             None | Some(Value::Null | Value::Bool(false)) => false,
@@ -113,6 +115,12 @@ impl ClaimsConfig {
             is_superuser,
             expires_at_s,
         })
+    }
+
+    /// Whether CONNECT may have the user name that it has.
+    pub(super) fn check_username(&self, subject: &str, request: &Request) -> Result<(), TokenProblem> {
+        let is_other = request.username.as_ref().is_some_and(|name| **name != *subject);
+        if self.username_must_match && is_other { Err(TokenProblem::UserName) } else { Ok(()) }
     }
 
     /// Text, numbers, and true or false; other claims are no attributes.
@@ -140,6 +148,26 @@ pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a
     }
     name.match_indices('.')
         .find_map(|(dot, _)| find(claims.get(&name[..dot])?.as_object()?, &name[dot + 1..]))
+}
+
+/// Whether `claim` is what `identity` means of the certificate that the client shows. A fingerprint may be in base64url.
+pub(super) fn check_certificate(
+    claim: &Value,
+    identity: CertificateIdentity,
+    request: &Request,
+) -> Result<(), TokenProblem> {
+    let claim = claim.as_str().unwrap_or_default();
+    let name = request.certificate.as_ref().and_then(|shown| certificate::name(shown, identity));
+    let in_hex = || {
+        let digest = URL_SAFE_NO_PAD.decode(claim).ok()?;
+        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    };
+    let is_same = |name: &str| {
+        name == claim
+            || (identity == CertificateIdentity::Fingerprint && in_hex().is_some_and(|hex| hex == name))
+    };
+    let is_its = !claim.is_empty() && name.is_some_and(|name| is_same(&name));
+    if is_its { Ok(()) } else { Err(TokenProblem::Certificate) }
 }
 
 /// Rules as `[[authorization.rule]]` has them, for whom they come with.
@@ -184,7 +212,10 @@ mod tests {
     }
 
     fn granted(config: &ClaimsConfig, claims: &Value, username: Option<&str>) -> Result<Grant, String> {
-        let granted = config.grant(claims.as_object().unwrap(), Some(7), &request(username));
+        let granted = config.grant(claims.as_object().unwrap(), Some(7)).and_then(|grant| {
+            config.check_username(&grant.subject, &request(username))?;
+            Ok(grant)
+        });
         granted.map_err(|problem| problem.to_string())
     }
 

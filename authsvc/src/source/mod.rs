@@ -3,16 +3,18 @@
 
 mod certificate;
 mod claims;
+pub(crate) mod introspection;
 pub(crate) mod jwt;
 pub(crate) mod password_file;
 mod problem;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use certificate::CertificateSource;
 pub use claims::ClaimsConfig;
+use introspection::IntrospectionSource;
 use jwt::JwtSource;
 use link::Rule;
 use password_file::PasswordSource;
@@ -71,6 +73,11 @@ pub(crate) fn is_subject(name: &str) -> bool {
     (1..=SUBJECT_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
+/// Seconds since the Unix epoch, by this machine's clock.
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// A source by the name of its key in `[auth]`; `auth.sources` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,11 +88,13 @@ pub enum SourceName {
     PasswordFile,
     /// Signed tokens.
     Jwt,
+    /// Tokens that an authorization server is asked about.
+    Introspection,
 }
 
 impl SourceName {
     /// All of them, in the order in which they are asked by default.
-    pub(crate) const ALL: [Self; 3] = [Self::Certificate, Self::PasswordFile, Self::Jwt];
+    pub(crate) const ALL: [Self; 4] = [Self::Certificate, Self::PasswordFile, Self::Jwt, Self::Introspection];
 }
 
 /// What a source that cannot decide, because what it asks is away, makes of its clients.
@@ -111,6 +120,7 @@ enum Source {
     Certificate(CertificateSource),
     PasswordFile(Box<PasswordSource>),
     Jwt(Box<JwtSource>),
+    Introspection(IntrospectionSource),
 }
 
 impl Source {
@@ -121,6 +131,10 @@ impl Source {
             SourceName::Jwt => {
                 Self::Jwt(Box::new(JwtSource::start(&config.jwt.clone().unwrap_or_default(), shared)?))
             }
+            SourceName::Introspection => {
+                let config = config.introspection.clone().unwrap_or_default();
+                Self::Introspection(IntrospectionSource::start(&config, shared)?)
+            }
         })
     }
 
@@ -129,6 +143,7 @@ impl Source {
             Self::Certificate(source) => source.decide(request),
             Self::PasswordFile(source) => source.decide(request).await,
             Self::Jwt(source) => source.decide(request).await,
+            Self::Introspection(source) => source.decide(request).await,
         }
     }
 }
@@ -177,6 +192,7 @@ impl Chain {
     pub(crate) fn check(config: &AuthConfig) -> Result<(), AuthError> {
         config.password_file.as_deref().map(PasswordSource::check).transpose()?;
         config.jwt.as_ref().map(JwtSource::check).transpose()?;
+        config.introspection.as_ref().map(IntrospectionSource::check).transpose()?;
         Ok(())
     }
 
@@ -184,7 +200,7 @@ impl Chain {
     pub(crate) fn ask(&self) {
         for source in &self.sources {
             match source {
-                Source::Certificate(_) => {}
+                Source::Certificate(_) | Source::Introspection(_) => {}
                 Source::PasswordFile(source) => source.ask(),
                 Source::Jwt(source) => source.ask(),
             }
@@ -195,7 +211,7 @@ impl Chain {
     pub(crate) fn look(&self, now: Instant) {
         for source in &self.sources {
             match source {
-                Source::Certificate(_) => {}
+                Source::Certificate(_) | Source::Introspection(_) => {}
                 Source::PasswordFile(source) => source.look(now),
                 Source::Jwt(source) => source.look(now),
             }

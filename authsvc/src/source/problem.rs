@@ -59,6 +59,9 @@ pub(crate) enum TokenProblem {
     /// The token is bound to a client certificate that the client does not have.
     #[error("bound to another client certificate, or to one that the client did not show")]
     Certificate,
+    /// The server that can tell has said that it is not good.
+    #[error("not active")]
+    Inactive,
 }
 
 /// The label of a counter.
@@ -78,6 +81,7 @@ pub(crate) enum ProblemLabel {
     claim,
     user_name,
     certificate,
+    inactive,
 }
 
 impl TokenProblem {
@@ -103,6 +107,7 @@ impl TokenProblem {
             Self::Claim { .. } => ProblemLabel::claim,
             Self::UserName => ProblemLabel::user_name,
             Self::Certificate => ProblemLabel::certificate,
+            Self::Inactive => ProblemLabel::inactive,
         })
     }
 }

@@ -10,10 +10,8 @@ mod key_url;
 mod token;
 
 use std::collections::HashMap;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, Validation};
 use serde_json::{Map, Value};
@@ -24,19 +22,17 @@ use key_files::KeyFiles;
 use key_url::KeyUrl;
 use token::Header;
 
+use super::claims::{self, BOUND_CLAIM};
 use super::problem::TokenProblem;
-use super::{Grant, Shared, Verdict, WhenAway, certificate, claims};
+use super::{Grant, Shared, Verdict, WhenAway, now_s};
 use crate::config::CertificateIdentity;
 use crate::metrics::Metrics;
-use crate::{AuthError, Certificate, DenyReason, Request};
+use crate::{AuthError, DenyReason, Request};
 
 const SECTION: &str = "auth.jwt";
 
 /// Keys that one token is tried with: those of a set without names.
 const KEYS_TRIED_MAX: usize = 16;
-
-/// Where RFC 8705 binds a token to a client certificate.
-const BOUND_CLAIM: &str = "cnf.x5t#S256";
 
 type Claims = Map<String, Value>;
 
@@ -114,8 +110,10 @@ impl JwtSource {
         let validation = self.validations.get(&algorithm).ok_or(TokenProblem::Algorithm)?;
         let claims = self.verify(token, header.kid.as_deref(), algorithm, validation).await?;
         let expires_at_s = self.end_of(&claims)?;
-        self.check_certificate(&claims, request.certificate.as_deref())?;
-        self.config.claims.grant(&claims, Some(expires_at_s), request)
+        self.check_certificate(&claims, request)?;
+        let grant = self.config.claims.grant(&claims, Some(expires_at_s))?;
+        self.config.claims.check_username(&grant.subject, request)?;
+        Ok(grant)
     }
 
     /// The claims of a token that is signed with a key that is known, now or after another look at the URL.
@@ -149,21 +147,20 @@ impl JwtSource {
             claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(|exp| exp as u64)));
         let exp = exp.ok_or_else(|| TokenProblem::claim("exp", "is missing"))?;
         let ends_at_s = exp.saturating_add(self.config.leeway_s);
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // A passport that has ended would be renewed at once, and again.
-        if ends_at_s <= now_s { Err(TokenProblem::Expired) } else { Ok(ends_at_s) }
+        if ends_at_s <= now_s() { Err(TokenProblem::Expired) } else { Ok(ends_at_s) }
     }
 
     /// Whether the client shows the certificate that the token is bound to.
-    fn check_certificate(&self, claims: &Claims, shown: Option<&Certificate>) -> Result<(), TokenProblem> {
+    fn check_certificate(&self, claims: &Claims, request: &Request) -> Result<(), TokenProblem> {
         if let Some(bound) = claims::find(claims, BOUND_CLAIM) {
-            is_of(bound, CertificateIdentity::Fingerprint, shown)?;
+            claims::check_certificate(bound, CertificateIdentity::Fingerprint, request)?;
         }
         if !self.config.require_certificate {
             return Ok(());
         }
         let claim = claims::find(claims, &self.config.certificate_claim).unwrap_or(&Value::Null);
-        is_of(claim, self.config.certificate_identity, shown)
+        claims::check_certificate(claim, self.config.certificate_identity, request)
     }
 }
 
@@ -233,27 +230,6 @@ fn problem_of(error: &ErrorKind) -> TokenProblem {
         ErrorKind::InvalidClaimFormat(claim) => TokenProblem::claim(claim, "cannot be read"),
         _ => TokenProblem::Malformed,
     }
-}
-
-/// Whether `claim` is what `identity` means of the certificate that was shown.
-fn is_of(
-    claim: &Value,
-    identity: CertificateIdentity,
-    shown: Option<&Certificate>,
-) -> Result<(), TokenProblem> {
-    let Some(claim) = claim.as_str().filter(|claim| !claim.is_empty()) else {
-        return Err(TokenProblem::Certificate);
-    };
-    let name = shown.and_then(|certificate| certificate::name(certificate, identity));
-    let thumbprint = || {
-        let digest = URL_SAFE_NO_PAD.decode(claim).ok()?;
-        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-    };
-    let is_same = name.is_some_and(|name| {
-        *name == *claim
-            || (identity == CertificateIdentity::Fingerprint && thumbprint().is_some_and(|hex| hex == *name))
-    });
-    if is_same { Ok(()) } else { Err(TokenProblem::Certificate) }
 }
 
 #[cfg(test)]

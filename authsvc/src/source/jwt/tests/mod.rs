@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use jsonwebtoken::{EncodingKey, Header as TokenHeader, encode};
 use mqtt::ProtocolVersion;
@@ -15,6 +17,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED2551
 use serde_json::json;
 
 use super::*;
+use crate::Certificate;
 use crate::slowdown::SlowDown;
 
 const SECRET: &[u8] = b"a secret of no less than 32 bytes";
@@ -58,10 +61,6 @@ pub(super) fn p384() -> &'static Pair {
 
 pub(super) fn ed25519() -> &'static Pair {
     pair(3)
-}
-
-pub(super) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// Good claims for a minute.
