@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AuthError, IntrospectionConfig, JwtConfig, SourceName};
+use crate::{AuthError, HttpConfig, IntrospectionConfig, JwtConfig, LdapConfig, SourceName};
 
 /// `[auth]`: who may connect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,12 +13,18 @@ use crate::{AuthError, IntrospectionConfig, JwtConfig, SourceName};
 pub struct AuthConfig {
     /// The sources of identities in the order in which they are asked; each that is configured must be in it. Default: those
     /// configured, in the order `certificate`, `password_file`, `jwt`,
-    /// `introspection`.
+    /// `introspection`, `http`, `ldap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<SourceName>>,
     /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// An HTTP endpoint that decides; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpConfig>,
+    /// A directory; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ldap: Option<LdapConfig>,
     /// Whether clients without credentials may connect. Default: `loopback` until a source of identities is configured
     /// (`password_file`, `certificate`, `jwt` and the others), `never` from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +71,8 @@ impl Default for AuthConfig {
         Self {
             sources: None,
             password_file: None,
+            http: None,
+            ldap: None,
             anonymous: None,
             certificate: CertificateIdentity::Off,
             certificate_prefix: None,
@@ -139,6 +147,8 @@ impl AuthConfig {
             SourceName::PasswordFile => self.password_file.is_some(),
             SourceName::Jwt => self.jwt.is_some(),
             SourceName::Introspection => self.introspection.is_some(),
+            SourceName::Http => self.http.is_some(),
+            SourceName::Ldap => self.ldap.is_some(),
         }
     }
 

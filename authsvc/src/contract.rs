@@ -28,6 +28,8 @@ pub struct Request {
     pub certificate: Option<Arc<Certificate>>,
     /// The protocol of the connection.
     pub protocol: ProtocolVersion,
+    /// Clean Start; before MQTT 5, Clean Session.
+    pub clean_start: bool,
 }
 
 /// Facts of a verified client certificate.

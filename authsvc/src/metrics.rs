@@ -5,6 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::inquiry::InquiryMetrics;
 use crate::source::{ProblemLabel, TokenProblem};
 use crate::{Decision, DenyReason};
 
@@ -17,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) hashed: Counter,
     /// Passwords known from lately.
     pub(crate) recent_hits: Counter,
+    /// What sources ask elsewhere.
+    pub(crate) inquiries: InquiryMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,6 +61,7 @@ impl Metrics {
             metrics.refused_tokens.clone(),
         );
         auth.register("passwords_recent", "Passwords known without hashing", metrics.recent_hits.clone());
+        metrics.inquiries.register(auth);
         metrics
     }
 

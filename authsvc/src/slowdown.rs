@@ -43,6 +43,30 @@ struct Budgets {
     whole_at_ms: HashMap<u64, u64>,
 }
 
+/// An admitted attempt that nobody has judged yet.
+pub(crate) struct Guess<'a> {
+    slow_down: &'a SlowDown,
+    suspect: Suspect,
+    is_wrong: bool,
+}
+
+impl Guess<'_> {
+    /// It counts.
+    pub(crate) fn was_wrong(mut self) {
+        self.is_wrong = true;
+    }
+}
+
+impl Drop for Guess<'_> {
+    fn drop(&mut self) {
+        if self.is_wrong {
+            self.slow_down.confirm(self.suspect, Instant::now());
+        } else {
+            self.slow_down.refund(self.suspect, Instant::now());
+        }
+    }
+}
+
 impl SlowDown {
     /// `burst` wrong passwords at once, then one per `interval`; `entries_max` budgets remembered.
     pub(crate) fn new(burst: u32, interval: Duration, entries_max: usize) -> Self {
@@ -82,6 +106,11 @@ impl SlowDown {
             self.take(suspect.pair, self.interval, self.pair_window_ms(), now);
         }
         admitted
+    }
+
+    /// The same, to be given back unless it turns out wrong, whatever becomes of who waits for it.
+    pub(crate) fn guess(&self, suspect: Suspect) -> Option<Guess<'_>> {
+        self.admit(suspect, Instant::now()).then(|| Guess { slow_down: self, suspect, is_wrong: false })
     }
 
     /// The admitted attempt was right, or was not looked at: it costs nothing.

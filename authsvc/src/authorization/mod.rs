@@ -1,5 +1,6 @@
 //! From configured rules to passports. Clients with the same rules share them.
 
+mod group;
 mod settings;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use link::{Effect, Passport, Rule};
 use crate::source::Grant;
 use crate::{AuthConfig, AuthError, DenyReason};
 
+use self::group::{ByGroup, GROUP};
 pub use self::settings::{AuthorizationConfig, RetainCondition, RuleConfig};
 
 /// Stands for everybody who authenticated.
@@ -33,6 +35,7 @@ pub(crate) struct Authorization {
     named: HashMap<Arc<str>, RuleSet>,
     everybody: RuleSet,
     anonymous: RuleSet,
+    by_group: ByGroup,
     /// Everything is allowed.
     unrestricted: RuleSet,
     /// What allows everything where no rule applies, if so configured: the last of each list.
@@ -62,11 +65,13 @@ impl Authorization {
             RuleSet::new(rules.map(RuleConfig::compile).chain(last.clone()).collect())
         };
         let names = config.rule.iter().flat_map(|rule| &rule.who);
-        let names = names.filter(|who| !matches!(who.as_ref(), EVERYBODY | ANONYMOUS));
+        let names =
+            names.filter(|who| !matches!(who.as_ref(), EVERYBODY | ANONYMOUS) && !who.starts_with(GROUP));
         let named =
             names.map(|name| (name.clone(), rules_for(&|who| who == EVERYBODY || who == &**name))).collect();
         Ok(Self {
             named,
+            by_group: ByGroup::new(&config.rule, &last),
             everybody: rules_for(&|who| who == EVERYBODY),
             anonymous: rules_for(&|who| who == ANONYMOUS),
             unrestricted: RuleSet::new(unrestricted()),
@@ -103,9 +108,11 @@ impl Authorization {
         if grant.is_superuser {
             return self.unrestricted.clone();
         }
-        let configured = self.named.get(&grant.subject).unwrap_or(&self.everybody);
+        let named = self.named.get_key_value(&grant.subject);
+        let by_group = self.by_group.rules_of(named.map(|(name, _)| name), &grant.groups);
+        let configured = by_group.unwrap_or_else(|| named.map_or(&self.everybody, |(_, set)| set).clone());
         if grant.rules.is_empty() {
-            return configured.clone();
+            return configured;
         }
         let configured = &configured.rules[..configured.rules.len() - self.last.len()];
         RuleSet::new(grant.rules.iter().chain(configured).chain(&self.last_if_granted).cloned().collect())
@@ -189,6 +196,32 @@ mod tests {
         assert_eq!(topics(user("anonymous")), ["b"], "a subject of that name is not anonymous");
         assert!(!allows(&passport(user("bob")), Action::Publish));
         assert!(Arc::ptr_eq(&passport(user("bob")).rules, &passport(user("carol")).rules), "shared");
+    }
+
+    #[test]
+    fn rules_of_groups_come_in_their_place_among_the_others() {
+        let all = compiled(vec![
+            rule(&["group:staff"], Action::Subscribe, &["a"]),
+            rule(&["alice"], Action::Publish, &["b"]),
+            rule(&["group:admins", "*"], Action::All, &["c"]),
+            rule(&["group:admins"], Action::All, &["d"]),
+        ]);
+        let passport = |name: &str, groups: &[&str]| {
+            let groups = groups.iter().map(|group| Arc::from(*group)).collect();
+            let who = Identity::User(Grant { groups, ..Grant::of(name.into()) });
+            all.passport(&who, &"x".into(), 0).unwrap()
+        };
+        let topics = |name, groups: &[&str]| {
+            let rules = passport(name, groups).rules.clone();
+            rules.iter().map(|rule| rule.topics[0].to_string()).collect::<Vec<_>>().concat()
+        };
+        assert_eq!(topics("alice", &[]), "bc");
+        assert_eq!(topics("alice", &["others", "staff"]), "abc");
+        assert_eq!(topics("bob", &["admins", "staff"]), "acd");
+        assert_eq!(topics("bob", &["others"]), "c");
+        assert_eq!(topics("group:staff", &[]), "c", "a user of that name is in no group");
+        let (one, other) = (passport("bob", &["staff", "x"]), passport("carol", &["staff"]));
+        assert!(Arc::ptr_eq(&one.rules, &other.rules), "shared");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use mqtt::topic::validate_filter;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::group::GROUP;
 use crate::AuthError;
 
 /// What a topic begins with that is meant as it stands.
@@ -45,7 +46,8 @@ impl AuthorizationConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
-    /// User names; `*` for everybody who authenticated, `anonymous` for those who did not have to.
+    /// User names; `group:NAME` for the members of a group, `*` for everybody who authenticated, `anonymous` for those who did
+    /// not have to.
     pub who: Vec<Arc<str>>,
     /// `allow` or `deny`.
     pub effect: Effect,
@@ -85,6 +87,9 @@ impl RuleConfig {
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.who.is_empty() {
             return Err(("who", "is empty: name users, \"*\" or \"anonymous\"".to_owned()));
+        }
+        if self.who.iter().any(|who| &**who == GROUP) {
+            return Err(("who", "has a group without a name: write \"group:NAME\"".to_owned()));
         }
         if self.topics.is_empty() {
             return Err(("topics", "is empty: \"#\" is every topic".to_owned()));

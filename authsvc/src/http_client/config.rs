@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::Uri;
 use serde::{Deserialize, Serialize};
 
+use super::TlsFiles;
 use crate::AuthError;
 
 /// How a section calls out.
@@ -54,13 +55,11 @@ impl HttpClientConfig {
     /// # Errors
     /// The first setting that is out of bounds.
     pub(crate) fn check(&self, section: &'static str) -> Result<(), AuthError> {
-        let has_both = self.certificate_file.is_some() == self.key_file.is_some();
         let checks = [
             ((1..=300_000).contains(&self.timeout_ms), "timeout_ms", "must be 1 to 300000"),
             ((1..=300_000).contains(&self.connect_timeout_ms), "connect_timeout_ms", "must be 1 to 300000"),
             ((1..=10_000).contains(&self.connections_max), "connections_max", "must be 1 to 10000"),
             ((1..=16_777_216).contains(&self.answer_bytes_max), "answer_bytes_max", "must be 1 to 16777216"),
-            (has_both, "certificate_file", "and key_file need each other"),
         ];
         match checks.into_iter().find(|(is_within, ..)| !is_within) {
             Some((_, key, problem)) => Err(AuthError::Section { section, key, problem: problem.to_owned() }),
@@ -94,6 +93,14 @@ impl HttpClientConfig {
         self.allow_plain || uri.scheme_str() == Some("https") || uri.host().is_some_and(is_loopback)
     }
 
+    pub(super) fn tls(&self) -> TlsFiles<'_> {
+        TlsFiles {
+            ca: self.ca_file.as_deref(),
+            certificate: self.certificate_file.as_deref(),
+            key: self.key_file.as_deref(),
+        }
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
@@ -103,7 +110,8 @@ impl HttpClientConfig {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a host, as a URL has it, is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let address = bare.parse::<std::net::IpAddr>();
     bare.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
@@ -147,7 +155,7 @@ mod tests {
         assert_eq!(error, "auth.http.timeout_ms must be 1 to 300000");
         let config =
             HttpClientConfig { certificate_file: Some("a.pem".into()), ..HttpClientConfig::default() };
-        let error = config.check("auth.jwt").unwrap_err().to_string();
+        let error = config.tls().client_config("auth.jwt").unwrap_err().to_string();
         assert_eq!(error, "auth.jwt.certificate_file and key_file need each other");
     }
 }

@@ -16,7 +16,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
 
 pub use config::HttpClientConfig;
+pub(crate) use config::is_loopback;
 use connector::Connector;
+pub(crate) use tls::TlsFiles;
 
 use crate::AuthError;
 
@@ -77,7 +79,7 @@ impl HttpClient {
     /// A setting is out of bounds, or a file cannot be used.
     pub(crate) fn new(section: &'static str, config: &HttpClientConfig) -> Result<Self, AuthError> {
         config.check(section)?;
-        let connector = Connector::new(tls::client_config(section, config)?, config.connect_timeout());
+        let connector = Connector::new(config.tls().client_config(section)?, config.connect_timeout());
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

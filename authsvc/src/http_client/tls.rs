@@ -8,34 +8,41 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::HttpClientConfig;
 use crate::AuthError;
 
-/// The TLS of `config`, which stands in `section`.
-///
-/// # Errors
-/// A file that cannot be read or used.
-pub(crate) fn client_config(
-    section: &'static str,
-    config: &HttpClientConfig,
-) -> Result<ClientConfig, AuthError> {
-    let wrong = |key: &'static str, problem: String| AuthError::Section { section, key, problem };
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong("ca_file", error.to_string()))?
-        .with_root_certificates(match &config.ca_file {
-            Some(file) => of_file(file).map_err(|problem| wrong("ca_file", problem))?,
-            None => of_system(section),
-        });
-    let (Some(certificate_file), Some(key_file)) = (&config.certificate_file, &config.key_file) else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let chain = chain(certificate_file).map_err(|problem| wrong("certificate_file", problem))?;
-    let key = key(key_file).map_err(|problem| wrong("key_file", problem))?;
-    builder.with_client_auth_cert(chain, key).map_err(|error| {
-        let problem = format!("does not go with {}: {error}", certificate_file.display());
-        wrong("key_file", problem)
-    })
+/// The PEM files that a section names by `ca_file`, `certificate_file` and `key_file`.
+#[derive(Clone, Copy)]
+pub(crate) struct TlsFiles<'a> {
+    pub(crate) ca: Option<&'a Path>,
+    pub(crate) certificate: Option<&'a Path>,
+    pub(crate) key: Option<&'a Path>,
+}
+
+impl TlsFiles<'_> {
+    /// The TLS of `section`.
+    ///
+    /// # Errors
+    /// One of certificate and key is missing, or a file cannot be read or used.
+    pub(crate) fn client_config(self, section: &'static str) -> Result<ClientConfig, AuthError> {
+        let wrong = |key: &'static str, problem: String| AuthError::Section { section, key, problem };
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong("ca_file", error.to_string()))?
+            .with_root_certificates(match self.ca {
+                Some(file) => of_file(file).map_err(|problem| wrong("ca_file", problem))?,
+                None => of_system(section),
+            });
+        let (certificate, key) = match (self.certificate, self.key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return Ok(builder.with_no_client_auth()),
+            _ => return Err(wrong("certificate_file", "and key_file need each other".to_owned())),
+        };
+        let chain = chain_of(certificate).map_err(|problem| wrong("certificate_file", problem))?;
+        let private = key_of(key).map_err(|problem| wrong("key_file", problem))?;
+        builder.with_client_auth_cert(chain, private).map_err(|error| {
+            wrong("key_file", format!("does not go with {}: {error}", certificate.display()))
+        })
+    }
 }
 
 fn of_file(file: &Path) -> Result<RootCertStore, String> {
@@ -59,11 +66,11 @@ fn of_system(section: &'static str) -> RootCertStore {
     roots
 }
 
-fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn chain_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(sections(file, Kind::Certificate)?.into_iter().map(|section| section.der.into()).collect())
 }
 
-fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn key_of(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let found = sections(file, Kind::PrivateKey)?.into_iter().next();
     let Some(Section { label, der, .. }) = found else {
         return Err("is empty".to_owned());

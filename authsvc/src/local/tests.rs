@@ -51,6 +51,7 @@ fn request(username: Option<&str>, password: Option<&str>) -> Request {
         listener: "mqtt".into(),
         certificate: None,
         protocol: ProtocolVersion::V5,
+        clean_start: true,
     }
 }
 

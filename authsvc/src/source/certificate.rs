@@ -69,6 +69,7 @@ mod tests {
             listener: "mqtts".into(),
             certificate: certificate.map(Arc::new),
             protocol: ProtocolVersion::V5,
+            clean_start: true,
         }
     }
 

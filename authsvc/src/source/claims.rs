@@ -109,6 +109,7 @@ impl ClaimsConfig {
             None => Vec::new(),
         };
         Ok(Grant {
+            groups: Vec::new(),
             subject: subject.into(),
             attributes: self.attributes(claims)?,
             rules,
@@ -208,6 +209,7 @@ mod tests {
             listener: "mqtt".into(),
             certificate: None,
             protocol: ProtocolVersion::V5,
+            clean_start: true,
         }
     }
 

@@ -3,8 +3,10 @@
 
 mod certificate;
 mod claims;
+pub(crate) mod http;
 pub(crate) mod introspection;
 pub(crate) mod jwt;
+pub(crate) mod ldap;
 pub(crate) mod password_file;
 mod problem;
 
@@ -14,8 +16,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use certificate::CertificateSource;
 pub use claims::ClaimsConfig;
+use http::{HttpConfig, HttpSource};
 use introspection::IntrospectionSource;
 use jwt::JwtSource;
+use ldap::{LdapConfig, LdapSource};
 use link::Rule;
 use password_file::PasswordSource;
 pub(crate) use problem::{ProblemLabel, TokenProblem};
@@ -47,6 +51,8 @@ pub(crate) struct Grant {
     pub(crate) subject: Arc<str>,
     /// What rules may name as `%{name}`; bounded in number and bytes by the source.
     pub(crate) attributes: BTreeMap<Arc<str>, Arc<str>>,
+    /// What `group:NAME` in rules refers to; bounded in number by the source.
+    pub(crate) groups: Vec<Arc<str>>,
     /// Rules that come before the configured ones.
     pub(crate) rules: Vec<Rule>,
     /// May do everything.
@@ -61,6 +67,7 @@ impl Grant {
         Self {
             subject,
             attributes: BTreeMap::new(),
+            groups: Vec::new(),
             rules: Vec::new(),
             is_superuser: false,
             expires_at_s: None,
@@ -90,11 +97,16 @@ pub enum SourceName {
     Jwt,
     /// Tokens that an authorization server is asked about.
     Introspection,
+    /// An HTTP endpoint.
+    Http,
+    /// A directory.
+    Ldap,
 }
 
 impl SourceName {
     /// All of them, in the order in which they are asked by default.
-    pub(crate) const ALL: [Self; 4] = [Self::Certificate, Self::PasswordFile, Self::Jwt, Self::Introspection];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Certificate, Self::PasswordFile, Self::Jwt, Self::Introspection, Self::Http, Self::Ldap];
 }
 
 /// What a source that cannot decide, because what it asks is away, makes of its clients.
@@ -107,6 +119,20 @@ pub enum WhenAway {
     /// The next source is asked.
     Ignore,
 }
+
+impl WhenAway {
+    /// As a verdict.
+    pub(crate) fn verdict(self) -> Verdict {
+        match self {
+            Self::Refuse => Verdict::Deny(DenyReason::Unavailable),
+            Self::Ignore => Verdict::Ignore,
+        }
+    }
+}
+
+/// The order of sources is checked before they start.
+const NOT_CONFIGURED: AuthError =
+    AuthError::Setting { key: "sources", problem: "names a source that is not configured" };
 
 /// What is shared by sources.
 pub(crate) struct Shared {
@@ -121,6 +147,8 @@ enum Source {
     PasswordFile(Box<PasswordSource>),
     Jwt(Box<JwtSource>),
     Introspection(IntrospectionSource),
+    Http(Box<HttpSource>),
+    Ldap(Box<LdapSource>),
 }
 
 impl Source {
@@ -135,6 +163,14 @@ impl Source {
                 let config = config.introspection.clone().unwrap_or_default();
                 Self::Introspection(IntrospectionSource::start(&config, shared)?)
             }
+            SourceName::Http => {
+                let config = config.http.as_ref().ok_or(NOT_CONFIGURED)?;
+                Self::Http(Box::new(HttpSource::start(config, shared)?))
+            }
+            SourceName::Ldap => {
+                let config = config.ldap.as_ref().ok_or(NOT_CONFIGURED)?;
+                Self::Ldap(Box::new(LdapSource::start(config, shared)?))
+            }
         })
     }
 
@@ -144,6 +180,8 @@ impl Source {
             Self::PasswordFile(source) => source.decide(request).await,
             Self::Jwt(source) => source.decide(request).await,
             Self::Introspection(source) => source.decide(request).await,
+            Self::Http(source) => source.decide(request).await,
+            Self::Ldap(source) => source.decide(request).await,
         }
     }
 }
@@ -193,6 +231,8 @@ impl Chain {
         config.password_file.as_deref().map(PasswordSource::check).transpose()?;
         config.jwt.as_ref().map(JwtSource::check).transpose()?;
         config.introspection.as_ref().map(IntrospectionSource::check).transpose()?;
+        config.http.as_ref().map(HttpConfig::check).transpose()?;
+        config.ldap.as_ref().map(LdapConfig::check).transpose()?;
         Ok(())
     }
 
@@ -200,7 +240,7 @@ impl Chain {
     pub(crate) fn ask(&self) {
         for source in &self.sources {
             match source {
-                Source::Certificate(_) | Source::Introspection(_) => {}
+                Source::Certificate(_) | Source::Introspection(_) | Source::Http(_) | Source::Ldap(_) => {}
                 Source::PasswordFile(source) => source.ask(),
                 Source::Jwt(source) => source.ask(),
             }
@@ -211,7 +251,7 @@ impl Chain {
     pub(crate) fn look(&self, now: Instant) {
         for source in &self.sources {
             match source {
-                Source::Certificate(_) | Source::Introspection(_) => {}
+                Source::Certificate(_) | Source::Introspection(_) | Source::Http(_) | Source::Ldap(_) => {}
                 Source::PasswordFile(source) => source.look(now),
                 Source::Jwt(source) => source.look(now),
             }

@@ -347,6 +347,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             listener: self.admitted.0.name.clone(),
             certificate: self.certificate.clone(),
             protocol: connect.version,
+            clean_start: connect.clean_start,
         }
     }
 

@@ -66,6 +66,7 @@ impl Asker {
             listener: self.listener.clone(),
             certificate: self.certificate.clone(),
             protocol: connect.version,
+            clean_start: connect.clean_start,
         })
     }
 }

@@ -92,6 +92,7 @@ fn enhanced() -> Enhanced<FakeAuthenticator> {
         listener: "test".into(),
         certificate: None,
         protocol: ProtocolVersion::V5,
+        clean_start: true,
     };
     Enhanced::new(Arc::new(FakeAuthenticator), "TWO-STEP".into(), usize::MAX, request)
 }

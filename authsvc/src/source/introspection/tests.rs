@@ -130,6 +130,7 @@ fn request(token: &str) -> Request {
         listener: "mqtt".into(),
         certificate: None,
         protocol: ProtocolVersion::V5,
+        clean_start: true,
     }
 }
 

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use super::fair::FairQueue;
 use super::recent::Fingerprint;
 use super::record::verify;
 use crate::AuthError;
+use crate::fair::FairQueue;
 
 /// How much the scheduler favours connected devices over logins.
 const NICENESS: i32 = 5;

@@ -4,7 +4,6 @@
 
 mod decoy;
 mod editor;
-mod fair;
 mod hashing;
 mod parsed;
 mod recent;

@@ -100,6 +100,7 @@ pub(super) fn request() -> Request {
         listener: "mqtt".into(),
         certificate: None,
         protocol: ProtocolVersion::V5,
+        clean_start: true,
     }
 }
 

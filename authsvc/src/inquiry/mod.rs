@@ -1,0 +1,310 @@
+//! Questions to a service elsewhere, so that neither side hurts the other: what was answered lately is known, equal questions
+//! are asked once, few at a time are asked and few wait, a failure is tried again within a budget, and a service that fails is
+//! left alone until a probe succeeds. Every question ends within [`Inquiry::wait_max`].
+
+mod breaker;
+mod config;
+mod metrics;
+mod turns;
+
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::Expiry;
+use moka::future::Cache;
+use tower::retry::budget::{Budget, TpsBudget};
+
+use breaker::{Breaker, Change};
+pub use config::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
+pub(crate) use metrics::InquiryMetrics;
+use metrics::{OfService, Outcome};
+use turns::Turns;
+
+use crate::scram::hmac;
+use crate::slowdown::SlowDown;
+use crate::source::{Shared, Verdict};
+use crate::{DenyReason, Request, WhenAway};
+
+/// A failure is tried again at most once, after a pause of 10 to 50 ms.
+const RETRY_PAUSE_MS: std::ops::RangeInclusive<u64> = 10..=50;
+
+/// Of the questions of the last seconds, so many may be tried again; a few always, so that a quiet service is not refused them.
+const RETRY_PERCENT: f32 = 0.1;
+const RETRIES_PER_S: u32 = 2;
+const RETRY_WINDOW: Duration = Duration::from_secs(10);
+
+/// What a question is known as: a digest under a key that dies with the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+/// What a service said.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) verdict: Verdict,
+    /// For how long it holds, if the service said so.
+    pub(crate) lifetime: Option<Duration>,
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, lifetime: None }
+    }
+}
+
+/// Why an attempt has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No connection, or one that ended early.
+    Unreachable,
+    /// Not in time.
+    Timeout,
+    /// The service says that it cannot answer now.
+    Failing,
+    /// It cannot be understood. The service is there.
+    Malformed,
+}
+
+impl Fault {
+    fn is_retryable(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Failing)
+    }
+
+    /// Whether it tells of the service; what cannot be understood may be the question's fault.
+    fn is_of_service(self) -> bool {
+        self != Self::Malformed
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    /// Too many wrong passwords lately.
+    SlowedDown,
+    /// Too many ask.
+    Shed,
+    /// The service is left alone.
+    Broken,
+    /// It was asked.
+    Faulty(Fault),
+    /// Others asked the same, and were gone before there was an answer.
+    Overdue,
+}
+
+/// Asks one service.
+pub(crate) struct Inquiry {
+    name: &'static str,
+    key: [u8; 32],
+    cache: Cache<Fingerprint, Known>,
+    lifetimes: Lifetimes,
+    turns: Turns,
+    breaker: Breaker,
+    budget: TpsBudget,
+    queue_timeout: Duration,
+    wait_max: Duration,
+    when_away: WhenAway,
+    slow_down: Arc<SlowDown>,
+    metrics: OfService,
+}
+
+/// An answer for a time.
+#[derive(Clone, Debug)]
+struct Known {
+    verdict: Verdict,
+    lifetime: Duration,
+}
+
+/// For how long answers hold of which the service does not say it.
+struct Lifetimes {
+    allowed: Duration,
+    denied: Duration,
+}
+
+struct ByLifetime;
+
+impl Expiry<Fingerprint, Known> for ByLifetime {
+    fn expire_after_create(&self, _: &Fingerprint, known: &Known, _: Instant) -> Option<Duration> {
+        Some(known.lifetime)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Fingerprint,
+        known: &Known,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(known.lifetime)
+    }
+}
+
+impl Inquiry {
+    /// Questions to the service of source `name`: `concurrent_max` at a time, each attempt of which ends within
+    /// `attempt_timeout` by itself.
+    pub(crate) fn new(
+        name: &'static str,
+        config: &InquiryConfig,
+        concurrent_max: usize,
+        attempt_timeout: Duration,
+        shared: &Shared,
+    ) -> Self {
+        let queue_timeout = Duration::from_millis(config.queue.timeout_ms);
+        let pause = Duration::from_millis(*RETRY_PAUSE_MS.end());
+        Self {
+            name,
+            key: rand::random(),
+            cache: Cache::builder().max_capacity(config.cache.entries_max).expire_after(ByLifetime).build(),
+            lifetimes: Lifetimes {
+                allowed: Duration::from_secs(config.cache.allowed_ttl_s),
+                denied: Duration::from_secs(config.cache.denied_ttl_s),
+            },
+            turns: Turns::new(concurrent_max, config.queue.requests_max),
+            breaker: Breaker::new(config.breaker.failures_max, Duration::from_millis(config.breaker.open_ms)),
+            budget: TpsBudget::new(RETRY_WINDOW, RETRIES_PER_S, RETRY_PERCENT),
+            queue_timeout,
+            wait_max: queue_timeout + attempt_timeout * 2 + pause,
+            when_away: config.when_away,
+            slow_down: shared.slow_down.clone(),
+            metrics: shared.metrics.inquiries.of(name),
+        }
+    }
+
+    /// The fingerprint of a question that these values make.
+    pub(crate) fn fingerprint(&self, values: &[&[u8]]) -> Fingerprint {
+        let lengths: Vec<[u8; 8]> = values.iter().map(|value| (value.len() as u64).to_be_bytes()).collect();
+        // The length keeps "ab" + "c" and "a" + "bc" apart.
+        let parts: Vec<&[u8]> =
+            lengths.iter().zip(values).flat_map(|(length, value)| [&length[..], value]).collect();
+        Fingerprint(hmac(&self.key, &parts))
+    }
+
+    /// What the service says of `request`, which comes as `subject`: known from lately, or asked by `attempt`, twice if need be.
+    /// To drop the future is safe: who waits for the same answer asks in its place.
+    pub(crate) async fn ask<A, F>(
+        &self,
+        fingerprint: Fingerprint,
+        subject: &str,
+        request: &Request,
+        attempt: A,
+    ) -> Verdict
+    where
+        A: Fn() -> F,
+        F: Future<Output = Result<Answer, Fault>>,
+    {
+        if let Some(known) = self.cache.get(&fingerprint).await {
+            self.metrics.count(Outcome::cached);
+            return known.verdict;
+        }
+        let find_out = self.find_out(subject, request.peer.ip(), attempt);
+        let answer = self.cache.entry(fingerprint).or_try_insert_with(find_out);
+        let away = match tokio::time::timeout(self.wait_max, answer).await {
+            Ok(Ok(entry)) => {
+                if !entry.is_fresh() {
+                    self.metrics.count(Outcome::shared);
+                }
+                return entry.into_value().verdict;
+            }
+            Ok(Err(away)) => *away,
+            Err(_) => Away::Overdue,
+        };
+        tracing::debug!(source = self.name, ?away, "a source cannot decide");
+        match away {
+            Away::SlowedDown => Verdict::Deny(DenyReason::SlowedDown),
+            Away::Shed | Away::Broken | Away::Faulty(_) | Away::Overdue => self.when_away.verdict(),
+        }
+    }
+
+    async fn find_out<A, F>(&self, subject: &str, address: IpAddr, attempt: A) -> Result<Known, Away>
+    where
+        A: Fn() -> F,
+        F: Future<Output = Result<Answer, Fault>>,
+    {
+        // Only who asks pays: equal questions are one guess.
+        let Some(guess) = self.slow_down.guess(self.slow_down.suspect(subject, address)) else {
+            return Err(Away::SlowedDown);
+        };
+        let known = self.find_out_in_turn(address, attempt).await?;
+        if known.verdict == Verdict::Deny(DenyReason::BadCredentials) {
+            guess.was_wrong();
+        }
+        Ok(known)
+    }
+
+    async fn find_out_in_turn<A, F>(&self, address: IpAddr, attempt: A) -> Result<Known, Away>
+    where
+        A: Fn() -> F,
+        F: Future<Output = Result<Answer, Fault>>,
+    {
+        if self.breaker.is_open(Instant::now()) {
+            self.metrics.count(Outcome::broken);
+            return Err(Away::Broken);
+        }
+        let Some(_turn) = self.turns.take(source_of(address), self.queue_timeout).await else {
+            self.metrics.count(Outcome::shed);
+            return Err(Away::Shed);
+        };
+        self.budget.deposit();
+        let fault = match self.attempt(&attempt).await {
+            Err(Away::Faulty(fault)) if fault.is_retryable() && self.budget.withdraw() => fault,
+            ended => return ended,
+        };
+        tracing::debug!(source = self.name, ?fault, "asked again");
+        tokio::time::sleep(Duration::from_millis(rand::random_range(RETRY_PAUSE_MS))).await;
+        self.attempt(&attempt).await
+    }
+
+    async fn attempt<A, F>(&self, attempt: &A) -> Result<Known, Away>
+    where
+        A: Fn() -> F,
+        F: Future<Output = Result<Answer, Fault>>,
+    {
+        let begun = Instant::now();
+        let Some(pass) = self.breaker.admit(begun) else {
+            self.metrics.count(Outcome::broken);
+            return Err(Away::Broken);
+        };
+        let answered = attempt().await;
+        let now = Instant::now();
+        self.metrics.observe(&answered, now - begun);
+        let is_well = answered.as_ref().err().is_none_or(|fault| !fault.is_of_service());
+        self.tell(self.breaker.settle(pass, is_well, now));
+        answered.map(|answer| self.lifetimes.of(answer)).map_err(Away::Faulty)
+    }
+
+    fn tell(&self, change: Option<Change>) {
+        let Some(change) = change else { return };
+        self.metrics.show(change);
+        match change {
+            Change::Opened => {
+                tracing::warn!(source = self.name, "the service fails and is not asked for now");
+            }
+            Change::Closed => tracing::info!(source = self.name, "the service answers again"),
+        }
+    }
+}
+
+impl Lifetimes {
+    fn of(&self, answer: Answer) -> Known {
+        let allowed = matches!(answer.verdict, Verdict::Allow(_));
+        let lifetime = answer.lifetime.unwrap_or(if allowed { self.allowed } else { self.denied });
+        Known { lifetime: lifetime.min(left_of(&answer.verdict)), verdict: answer.verdict }
+    }
+}
+
+/// No answer outlives what it grants.
+fn left_of(verdict: &Verdict) -> Duration {
+    match verdict {
+        Verdict::Allow(grant) => grant.expires_at_s.map_or(Duration::MAX, |expires_at_s| {
+            Duration::from_secs(expires_at_s.saturating_sub(crate::source::now_s()))
+        }),
+        Verdict::Deny(_) | Verdict::Ignore => Duration::MAX,
+    }
+}
+
+fn source_of(address: IpAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    address.hash(&mut hasher);
+    hasher.finish()
+}

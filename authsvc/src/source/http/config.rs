@@ -1,0 +1,213 @@
+//! `[auth.http]`: an endpoint of the enterprise that decides who may connect.
+
+use std::collections::BTreeMap;
+
+use hyper::Method;
+use hyper::header::HeaderName;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::contract::Contract;
+use super::template::{Syntax, Template};
+use crate::AuthError;
+use crate::http_client::HttpClientConfig;
+use crate::inquiry::InquiryConfig;
+
+/// Where the keys are.
+pub(super) const SECTION: &str = "auth.http";
+
+/// Headers that the request has by itself.
+const HEADERS_OF_THE_CLIENT: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
+
+/// The section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// What the endpoint is asked and how it answers.
+    pub contract: ContractName,
+    /// Where it is: EMQX's `url`, `http_getuser_uri` with host and port, RabbitMQ's `user_path`, VerneMQ's `endpoint`.
+    pub url: String,
+    /// `post` (the default), `get` or `put`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<MethodName>,
+    /// Headers, with variables. EMQX only.
+    #[serde(default, skip_serializing_if = "HeaderConfig::is_empty")]
+    pub headers: HeaderConfig,
+    /// The body, with variables; the query with `get`. EMQX only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Map<String, Value>>,
+    /// Whom to ask whether a user may do everything. EMQX 4 and mosquitto-go-auth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser_url: Option<String>,
+    /// The body for that. EMQX 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser_body: Option<Map<String, Value>>,
+    /// `vhost_path` of RabbitMQ; not asked by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_url: Option<String>,
+    /// The virtual host that RabbitMQ's endpoint is asked about. Default `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost: Option<String>,
+    /// `http_params_mode` of mosquitto-go-auth: `json` (the default) or `form`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<ParamsMode>,
+    /// `http_response_mode` of mosquitto-go-auth: `status` (the default), `json` or `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<AnswerMode>,
+    /// How it is called.
+    #[serde(flatten)]
+    pub client: HttpClientConfig,
+    /// How questions are asked.
+    #[serde(flatten)]
+    pub inquiry: InquiryConfig,
+}
+
+/// The contract of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContractName {
+    /// EMQX 5.
+    #[serde(rename = "emqx5")]
+    Emqx5,
+    /// EMQX 4, NanoMQ.
+    #[serde(rename = "emqx4")]
+    Emqx4,
+    /// mosquitto-go-auth.
+    #[serde(rename = "mosquitto-go-auth")]
+    GoAuth,
+    /// RabbitMQ.
+    #[serde(rename = "rabbitmq")]
+    RabbitMq,
+    /// VerneMQ.
+    #[serde(rename = "vernemq")]
+    VerneMq,
+}
+
+/// A method of HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MethodName {
+    /// POST.
+    #[default]
+    Post,
+    /// GET: what it says may be written down on its way, passwords as well.
+    Get,
+    /// PUT.
+    Put,
+}
+
+impl From<MethodName> for Method {
+    fn from(name: MethodName) -> Self {
+        match name {
+            MethodName::Post => Self::POST,
+            MethodName::Get => Self::GET,
+            MethodName::Put => Self::PUT,
+        }
+    }
+}
+
+/// How mosquitto-go-auth's endpoint is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ParamsMode {
+    /// As JSON.
+    #[default]
+    Json,
+    /// As a form.
+    Form,
+}
+
+/// How mosquitto-go-auth's endpoint answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerMode {
+    /// By status.
+    #[default]
+    Status,
+    /// By `{"ok": true}`.
+    Json,
+    /// By `ok`.
+    Text,
+}
+
+/// Headers by name. Their values may be secrets: they are neither logged nor shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct HeaderConfig(BTreeMap<String, String>);
+
+impl HeaderConfig {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Names and values.
+    pub(super) fn read(&self, syntax: Syntax) -> Result<Vec<(HeaderName, Template)>, String> {
+        let read = self.0.iter().map(|(name, value)| {
+            let header: HeaderName = name.parse().map_err(|_| format!("have {name:?}, which is no name"))?;
+            if HEADERS_OF_THE_CLIENT.contains(&header.as_str()) {
+                return Err(format!("have {name:?}, which the request has by itself"));
+            }
+            // In what it says is no value of a secret, only the name of a variable.
+            Ok((header, Template::parse(value, syntax)?))
+        });
+        read.collect()
+    }
+}
+
+impl std::fmt::Debug for HeaderConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Serialize for HeaderConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.keys().map(|name| (name, "(hidden)")))
+    }
+}
+
+impl HttpConfig {
+    /// Checks everything that can be checked without asking, and reads the files that it names.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub(crate) fn check(&self) -> Result<(), AuthError> {
+        self.inquiry.check(SECTION)?;
+        self.check_keys()?;
+        crate::http_client::HttpClient::new(SECTION, &self.client)?;
+        Contract::new(self).map(|_| ())
+    }
+
+    /// Refuses keys that the contract would not look at.
+    fn check_keys(&self) -> Result<(), AuthError> {
+        use ContractName::{Emqx4, Emqx5, GoAuth, RabbitMq};
+        let keys: [(&'static str, bool, &[ContractName]); 9] = [
+            ("method", self.method.is_some(), &[Emqx5, Emqx4, GoAuth, RabbitMq]),
+            ("headers", !self.headers.is_empty(), &[Emqx5, Emqx4]),
+            ("body", self.body.is_some(), &[Emqx5, Emqx4]),
+            ("superuser_url", self.superuser_url.is_some(), &[Emqx4, GoAuth]),
+            ("superuser_body", self.superuser_body.is_some(), &[Emqx4]),
+            ("vhost_url", self.vhost_url.is_some(), &[RabbitMq]),
+            ("vhost", self.vhost.is_some(), &[RabbitMq]),
+            ("params", self.params.is_some(), &[GoAuth]),
+            ("answer", self.answer.is_some(), &[GoAuth]),
+        ];
+        let wrong = |key, problem: &str| {
+            Err(AuthError::Section { section: SECTION, key, problem: problem.to_owned() })
+        };
+        let foreign =
+            keys.iter().find(|(_, is_set, contracts)| *is_set && !contracts.contains(&self.contract));
+        if let Some((key, ..)) = foreign {
+            return wrong(key, "is of another contract than this; remove it");
+        }
+        if self.superuser_body.is_some() && self.superuser_url.is_none() {
+            return wrong("superuser_body", "needs superuser_url");
+        }
+        if self.contract == GoAuth
+            && self.method == Some(MethodName::Get)
+            && self.params == Some(ParamsMode::Form)
+        {
+            return wrong("params", "must be \"json\" with method = \"get\", as in mosquitto-go-auth");
+        }
+        Ok(())
+    }
+}

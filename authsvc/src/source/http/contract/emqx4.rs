@@ -1,0 +1,92 @@
+//! EMQX 4 and NanoMQ: the status code decides; 200 with the body `ignore` leaves the client to the next source. A second request
+//! tells whether who was let in may do everything.
+// https://docs.emqx.com/en/emqx/v4.4/advanced/auth-http.html, https://nanomq.io/docs/en/latest/access-control/http.html
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::request::{Encoding, Parts, RequestTemplate};
+use super::{malformed, send};
+use crate::http_client::HttpClient;
+use crate::inquiry::{Answer, Fault};
+use crate::source::http::config::HttpConfig;
+use crate::source::http::facts::{Facts, Variable};
+use crate::source::http::template::Syntax;
+use crate::source::{Grant, Verdict};
+use crate::{AuthError, DenyReason};
+
+pub(in crate::source::http) struct Emqx4 {
+    request: RequestTemplate,
+    superuser: Option<RequestTemplate>,
+}
+
+impl Emqx4 {
+    pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
+        let template = |url, body| {
+            let parts = Parts {
+                method: config.method.unwrap_or_default(),
+                url,
+                headers: &config.headers,
+                body,
+                syntax: Syntax::Percent,
+                encoding: Encoding::Form,
+            };
+            RequestTemplate::new(parts, &config.client)
+        };
+        let body = config
+            .body
+            .clone()
+            .map_or_else(|| json!({"clientid": "%c", "username": "%u", "password": "%P"}), Value::Object);
+        let superuser_body = config
+            .superuser_body
+            .clone()
+            .map_or_else(|| json!({"clientid": "%c", "username": "%u"}), Value::Object);
+        let superuser = config.superuser_url.as_deref();
+        let superuser =
+            superuser.map(|url| template(("superuser_url", url), ("superuser_body", superuser_body)));
+        Ok(Self {
+            request: template(("url", &config.url), ("body", body))?,
+            superuser: superuser.transpose()?,
+        })
+    }
+
+    pub(super) fn uses(&self, variable: Variable) -> bool {
+        [Some(&self.request), self.superuser.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|request| request.uses(variable))
+    }
+
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+        let Some(request) = self.request.make(facts) else {
+            return Ok(Verdict::Ignore.into());
+        };
+        let verdict = read(&send(client, request).await?, facts)?;
+        let (Verdict::Allow(grant), Some(superuser)) = (&verdict, &self.superuser) else {
+            return Ok(verdict.into());
+        };
+        let Some(request) = superuser.make(facts) else { return Ok(verdict.into()) };
+        Ok(match send(client, request).await {
+            Ok(answer) => {
+                let is_superuser = answer.status() == StatusCode::OK;
+                Verdict::Allow(Grant { is_superuser, ..grant.clone() }).into()
+            }
+            // Nobody is a superuser for want of an answer, nor is it remembered.
+            Err(_) => Answer { verdict, lifetime: Some(Duration::ZERO) },
+        })
+    }
+}
+
+fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Verdict, Fault> {
+    Ok(match answer.status() {
+        StatusCode::OK if answer.body().trim_ascii() == b"ignore" => Verdict::Ignore,
+        StatusCode::OK => Verdict::Allow(Grant::of(facts.subject())),
+        StatusCode::FORBIDDEN => Verdict::Deny(DenyReason::NotAuthorized),
+        StatusCode::TOO_MANY_REQUESTS => Verdict::Deny(DenyReason::Banned),
+        status if status.is_client_error() => Verdict::Deny(DenyReason::BadCredentials),
+        _ => return Err(malformed("has a status that is none of 200, 4xx and 5xx")),
+    })
+}

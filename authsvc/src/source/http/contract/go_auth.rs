@@ -1,0 +1,111 @@
+//! The HTTP backend of mosquitto-go-auth: `getuser`, then `superuser`; parameters as JSON or a form, answers by status, as JSON
+//! (`{"ok": true}`) or as text (`ok`).
+// https://github.com/iegomez/mosquitto-go-auth#http
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Method, Request, Response, Uri};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::request::{Encoding, form, request};
+use super::{malformed, send};
+use crate::http_client::HttpClient;
+use crate::inquiry::{Answer, Fault};
+use crate::source::http::config::{AnswerMode, HttpConfig, ParamsMode, SECTION};
+use crate::source::http::facts::Facts;
+use crate::source::{Grant, Verdict};
+use crate::{AuthError, DenyReason};
+
+pub(in crate::source::http) struct GoAuth {
+    user_url: Uri,
+    superuser_url: Option<Uri>,
+    method: Method,
+    encoding: Encoding,
+    answer: AnswerMode,
+}
+
+/// A JSON answer.
+#[derive(Deserialize)]
+struct JsonAnswer {
+    #[serde(default)]
+    ok: bool,
+}
+
+impl GoAuth {
+    pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
+        let superuser_url = config.superuser_url.as_deref();
+        Ok(Self {
+            user_url: config.client.url(SECTION, "url", &config.url)?,
+            superuser_url: superuser_url
+                .map(|url| config.client.url(SECTION, "superuser_url", url))
+                .transpose()?,
+            method: config.method.unwrap_or_default().into(),
+            encoding: match config.params.unwrap_or_default() {
+                ParamsMode::Json => Encoding::Json,
+                ParamsMode::Form => Encoding::Form,
+            },
+            answer: config.answer.unwrap_or_default(),
+        })
+    }
+
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+        let Some(request) = self.user_request(facts) else {
+            return Ok(Verdict::Ignore.into());
+        };
+        if !self.is_yes(&send(client, request).await?)? {
+            return Ok(Verdict::Deny(DenyReason::BadCredentials).into());
+        }
+        let grant = Grant::of(facts.subject());
+        let Some(request) = self.superuser_request(&grant.subject) else {
+            return Ok(Verdict::Allow(grant).into());
+        };
+        let answered = send(client, request).await;
+        // Nobody is a superuser for want of an answer, nor is it remembered.
+        let is_superuser = answered.and_then(|answer| self.is_yes(&answer));
+        let lifetime = is_superuser.is_err().then_some(Duration::ZERO);
+        let is_superuser = is_superuser.unwrap_or(false);
+        Ok(Answer { verdict: Verdict::Allow(Grant { is_superuser, ..grant }), lifetime })
+    }
+
+    fn user_request(&self, facts: &Facts) -> Option<Request<Bytes>> {
+        let subject = facts.subject();
+        let body = match self.encoding {
+            Encoding::Json => {
+                let password = std::str::from_utf8(&facts.password).ok()?;
+                json!({"clientid": &*facts.client_id, "password": password, "username": &*subject})
+                    .to_string()
+                    .into_bytes()
+            }
+            Encoding::Form => form(&[
+                ("clientid", facts.client_id.as_bytes()),
+                ("password", &facts.password),
+                ("username", subject.as_bytes()),
+            ]),
+        };
+        Some(request(self.method.clone(), self.user_url.clone(), Some(self.encoding), body))
+    }
+
+    fn superuser_request(&self, subject: &str) -> Option<Request<Bytes>> {
+        let url = self.superuser_url.clone()?;
+        let body = match self.encoding {
+            Encoding::Json => json!({"username": subject}).to_string().into_bytes(),
+            Encoding::Form => form(&[("username", subject.as_bytes())]),
+        };
+        Some(request(self.method.clone(), url, Some(self.encoding), body))
+    }
+
+    fn is_yes(&self, answer: &Response<Bytes>) -> Result<bool, Fault> {
+        if !answer.status().is_success() {
+            return Ok(false);
+        }
+        match self.answer {
+            AnswerMode::Status => Ok(true),
+            AnswerMode::Text => Ok(&answer.body()[..] == b"ok"),
+            AnswerMode::Json => serde_json::from_slice(answer.body())
+                .map(|JsonAnswer { ok }| ok)
+                .map_err(|_| malformed("is no JSON with ok")),
+        }
+    }
+}

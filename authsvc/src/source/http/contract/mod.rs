@@ -1,0 +1,117 @@
+//! The contracts that endpoints already keep with other brokers: what each is asked, and what its answers mean. They are about
+//! CONNECT; what the same endpoints are asked of a PUBLISH or a SUBSCRIBE is not.
+
+mod emqx4;
+mod emqx5;
+mod go_auth;
+mod rabbitmq;
+mod request;
+mod vernemq;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+
+use super::config::{ContractName, HttpConfig};
+use super::facts::{Facts, Variable};
+use crate::AuthError;
+use crate::http_client::{HttpClient, HttpError};
+use crate::inquiry::{Answer, Fault};
+
+/// Between two lines of the log about answers that cannot be understood, in seconds.
+const WARN_INTERVAL_S: u64 = 10;
+
+/// One contract.
+pub(super) enum Contract {
+    Emqx5(emqx5::Emqx5),
+    Emqx4(emqx4::Emqx4),
+    GoAuth(go_auth::GoAuth),
+    RabbitMq(rabbitmq::RabbitMq),
+    VerneMq(vernemq::VerneMq),
+}
+
+impl Contract {
+    /// The one that `config` names.
+    ///
+    /// # Errors
+    /// A key that the contract needs, does not have, or that is not as it should be.
+    pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
+        Ok(match config.contract {
+            ContractName::Emqx5 => Self::Emqx5(emqx5::Emqx5::new(config)?),
+            ContractName::Emqx4 => Self::Emqx4(emqx4::Emqx4::new(config)?),
+            ContractName::GoAuth => Self::GoAuth(go_auth::GoAuth::new(config)?),
+            ContractName::RabbitMq => Self::RabbitMq(rabbitmq::RabbitMq::new(config)?),
+            ContractName::VerneMq => Self::VerneMq(vernemq::VerneMq::new(config)?),
+        })
+    }
+
+    /// How many requests one question takes at most, one after the other.
+    pub(super) fn requests_max(&self) -> u32 {
+        match self {
+            Self::Emqx5(_) | Self::VerneMq(_) => 1,
+            Self::Emqx4(_) | Self::GoAuth(_) | Self::RabbitMq(_) => 2,
+        }
+    }
+
+    /// Whether the answer may depend on this. The port is not looked at: it changes with each connection.
+    pub(super) fn uses(&self, variable: Variable) -> bool {
+        match self {
+            Self::Emqx5(contract) => contract.uses(variable),
+            Self::Emqx4(contract) => contract.uses(variable),
+            Self::GoAuth(_) => false,
+            Self::RabbitMq(_) | Self::VerneMq(_) => variable == Variable::PeerHost,
+        }
+    }
+
+    /// Asks about a client.
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+        match self {
+            Self::Emqx5(contract) => contract.ask(facts, client).await,
+            Self::Emqx4(contract) => contract.ask(facts, client).await,
+            Self::GoAuth(contract) => contract.ask(facts, client).await,
+            Self::RabbitMq(contract) => contract.ask(facts, client).await,
+            Self::VerneMq(contract) => contract.ask(facts, client).await,
+        }
+    }
+}
+
+/// Sends a request; an answer that says "not now" is none.
+async fn send(client: &HttpClient, request: hyper::Request<Bytes>) -> Result<Response<Bytes>, Fault> {
+    let answered = client.send(request).await.map_err(|error| {
+        tracing::debug!(%error, cause = ?std::error::Error::source(&error), "an HTTP endpoint gives no answer");
+        match error {
+            error if error.is_retryable() => Fault::Unreachable,
+            HttpError::Timeout => Fault::Timeout,
+            _ => malformed("is too long, or no HTTP"),
+        }
+    })?;
+    let status = answered.status();
+    if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
+        tracing::debug!(%status, "an HTTP endpoint fails");
+        return Err(Fault::Failing);
+    }
+    Ok(answered)
+}
+
+/// Says, not too often, what an answer is like that cannot be understood.
+fn malformed(problem: &'static str) -> Fault {
+    warn_seldom("the answer of the HTTP endpoint cannot be understood", problem);
+    Fault::Malformed
+}
+
+fn warn_seldom(what: &'static str, problem: &'static str) {
+    static NEXT_S: AtomicU64 = AtomicU64::new(0);
+    let now_s = crate::source::now_s();
+    let next_s = NEXT_S.load(Ordering::Relaxed);
+    let is_first =
+        NEXT_S.compare_exchange(next_s, now_s + WARN_INTERVAL_S, Ordering::Relaxed, Ordering::Relaxed);
+    if now_s >= next_s && is_first.is_ok() {
+        tracing::warn!(problem, "{what}");
+    } else {
+        tracing::debug!(problem, "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

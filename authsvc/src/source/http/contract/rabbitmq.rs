@@ -1,0 +1,95 @@
+//! RabbitMQ's HTTP authentication backend: `user_path`, then `vhost_path`; both answer `allow` or `deny` in the body, the former
+//! with tags, which become groups.
+// https://www.rabbitmq.com/docs/access-control, rabbitmq_auth_backend_http/README.md
+
+use bytes::Bytes;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+
+use super::request::{Encoding, form, request};
+use super::{malformed, send};
+use crate::http_client::HttpClient;
+use crate::inquiry::{Answer, Fault};
+use crate::source::http::config::{HttpConfig, SECTION};
+use crate::source::http::facts::Facts;
+use crate::source::{Grant, Verdict};
+use crate::{AuthError, DenyReason};
+
+/// Tags that one answer may hold.
+const TAGS_MAX: usize = 64;
+
+pub(in crate::source::http) struct RabbitMq {
+    user_url: Uri,
+    vhost_url: Option<Uri>,
+    vhost: String,
+    method: Method,
+}
+
+impl RabbitMq {
+    pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
+        let vhost_url = config.vhost_url.as_deref();
+        Ok(Self {
+            user_url: config.client.url(SECTION, "url", &config.url)?,
+            vhost_url: vhost_url.map(|url| config.client.url(SECTION, "vhost_url", url)).transpose()?,
+            vhost: config.vhost.clone().unwrap_or_else(|| "/".to_owned()),
+            method: config.method.unwrap_or_default().into(),
+        })
+    }
+
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+        let subject = facts.subject();
+        let fields: [(&str, &[u8]); 4] = [
+            ("username", subject.as_bytes()),
+            ("password", &facts.password),
+            ("vhost", self.vhost.as_bytes()),
+            ("client_id", facts.client_id.as_bytes()),
+        ];
+        let answer = send(client, self.request(&self.user_url, &fields)?).await?;
+        let Some(tags) = allowed(&answer)? else {
+            return Ok(Verdict::Deny(DenyReason::BadCredentials).into());
+        };
+        if tags.len() > TAGS_MAX {
+            return Err(malformed("has too many tags"));
+        }
+        if let Some(url) = &self.vhost_url {
+            let (ip, joined) = (facts.address(), tags.join(" "));
+            let fields: [(&str, &[u8]); 5] = [
+                ("username", subject.as_bytes()),
+                ("vhost", self.vhost.as_bytes()),
+                ("ip", ip.as_bytes()),
+                ("tags", joined.as_bytes()),
+                ("client_id", facts.client_id.as_bytes()),
+            ];
+            let answer = send(client, self.request(url, &fields)?).await?;
+            if allowed(&answer)?.is_none() {
+                return Ok(Verdict::Deny(DenyReason::NotAuthorized).into());
+            }
+        }
+        let groups = tags.into_iter().map(Into::into).collect();
+        Ok(Verdict::Allow(Grant { groups, ..Grant::of(subject) }).into())
+    }
+
+    fn request(&self, url: &Uri, fields: &[(&str, &[u8])]) -> Result<Request<Bytes>, Fault> {
+        let form = form(fields);
+        if self.method != Method::GET {
+            return Ok(request(self.method.clone(), url.clone(), Some(Encoding::Form), form));
+        }
+        let mark = if url.query().is_some() { '&' } else { '?' };
+        let url = format!("{url}{mark}{}", String::from_utf8_lossy(&form));
+        let url = url.parse().map_err(|_| Fault::Malformed)?;
+        Ok(request(Method::GET, url, None, Vec::new()))
+    }
+}
+
+/// The tags of who is allowed; `None` for who is not.
+fn allowed(answer: &Response<Bytes>) -> Result<Option<Vec<String>>, Fault> {
+    if !matches!(answer.status(), StatusCode::OK | StatusCode::CREATED) {
+        return Err(malformed("has a status that is neither 200 nor 201"));
+    }
+    let body = String::from_utf8_lossy(answer.body()).trim().to_lowercase();
+    let mut words = body.split_whitespace();
+    match words.next() {
+        Some("allow") => Ok(Some(words.map(str::to_owned).collect())),
+        Some("deny") => Ok(None),
+        _ => Err(malformed("is neither allow nor deny")),
+    }
+}

@@ -1,0 +1,138 @@
+//! A request as EMQX's templates describe it: method, URL, headers and a body in JSON or as a form.
+
+use bytes::Bytes;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
+
+use crate::AuthError;
+use crate::http_client::HttpClientConfig;
+use crate::source::http::config::{HeaderConfig, MethodName, SECTION};
+use crate::source::http::facts::{Facts, Variable};
+use crate::source::http::template::{Body, Place, Syntax, Target, Template};
+
+/// What endpoints are told that asks them.
+const AGENT: HeaderValue = HeaderValue::from_static("tidegate");
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Json,
+    Form,
+}
+
+/// A request with variables.
+pub(super) struct RequestTemplate {
+    method: Method,
+    target: Target,
+    headers: Vec<(HeaderName, Template)>,
+    body: Body,
+    encoding: Encoding,
+}
+
+/// What it is made of, and the key that each part comes from.
+pub(super) struct Parts<'a> {
+    pub(super) method: MethodName,
+    pub(super) url: (&'static str, &'a str),
+    pub(super) headers: &'a HeaderConfig,
+    pub(super) body: (&'static str, serde_json::Value),
+    pub(super) syntax: Syntax,
+    /// Where no header says it.
+    pub(super) encoding: Encoding,
+}
+
+impl RequestTemplate {
+    /// Reads its parts.
+    ///
+    /// # Errors
+    /// A part that is not as it should be.
+    pub(super) fn new(parts: Parts<'_>, client: &HttpClientConfig) -> Result<Self, AuthError> {
+        let Parts { method, url: (url_key, url), headers, body: (body_key, body), syntax, encoding } = parts;
+        let wrong =
+            |key: &'static str, problem: String| AuthError::Section { section: SECTION, key, problem };
+        let target = Target::parse(url, syntax).map_err(|problem| wrong(url_key, problem))?;
+        // With values in it, as it will be sent.
+        let filled = target.render(&Facts::nobody(), b"");
+        client.url(SECTION, url_key, &String::from_utf8_lossy(&filled))?;
+        let headers = headers.read(syntax).map_err(|problem| wrong("headers", problem))?;
+        let encoding =
+            encoding_of(&headers, encoding).map_err(|problem| wrong("headers", problem.to_owned()))?;
+        let body = Body::parse(&body, syntax).map_err(|problem| wrong(body_key, problem))?;
+        if (encoding == Encoding::Form || method == MethodName::Get) && !body.is_flat() {
+            return Err(wrong(body_key, "has values within values, which only JSON can have".to_owned()));
+        }
+        Ok(Self { method: method.into(), target, headers, body, encoding })
+    }
+
+    /// Whether it asks for this variable.
+    pub(super) fn uses(&self, variable: Variable) -> bool {
+        self.target.uses(variable)
+            || self.body.uses(variable)
+            || self.headers.iter().any(|(_, value)| value.uses(variable))
+    }
+
+    /// The request for a client; `None` if it cannot say a value of it, such as a password that is no text in JSON.
+    pub(super) fn make(&self, facts: &Facts) -> Option<Request<Bytes>> {
+        let is_get = self.method == Method::GET;
+        let query = if is_get { self.body.form(facts) } else { Vec::new() };
+        let url = Uri::try_from(self.target.render(facts, &query)).ok()?;
+        let body = match self.encoding {
+            _ if is_get => Vec::new(),
+            Encoding::Json => serde_json::to_vec(&self.body.json(facts)?).ok()?,
+            Encoding::Form => self.body.form(facts),
+        };
+        let mut request = request(self.method.clone(), url, (!is_get).then_some(self.encoding), body);
+        for (name, value) in &self.headers {
+            let value = HeaderValue::from_bytes(&value.render(facts, Place::Plain)).ok()?;
+            request.headers_mut().insert(name.clone(), value);
+        }
+        Some(request)
+    }
+}
+
+/// A request with the headers that each has.
+pub(super) fn request(method: Method, url: Uri, encoding: Option<Encoding>, body: Vec<u8>) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = url;
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/plain"));
+    headers.insert(USER_AGENT, AGENT);
+    let content_type = encoding.map(|encoding| match encoding {
+        Encoding::Json => JSON,
+        Encoding::Form => FORM,
+    });
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    request
+}
+
+/// `name=value&..`, each encoded.
+pub(super) fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut form = String::new();
+    for (name, value) in fields {
+        if !form.is_empty() {
+            form.push('&');
+        }
+        form.push_str(name);
+        form.push('=');
+        form.extend(form_urlencoded::byte_serialize(value));
+    }
+    form.into_bytes()
+}
+
+fn encoding_of(headers: &[(HeaderName, Template)], default: Encoding) -> Result<Encoding, &'static str> {
+    let Some((_, template)) = headers.iter().find(|(name, _)| *name == CONTENT_TYPE) else {
+        return Ok(default);
+    };
+    let content_type = template.render(&Facts::nobody(), Place::Plain);
+    if content_type.starts_with(JSON.as_bytes()) {
+        Ok(Encoding::Json)
+    } else if content_type.starts_with(FORM.as_bytes()) {
+        Ok(Encoding::Form)
+    } else {
+        Err("have a content-type that is neither application/json nor application/x-www-form-urlencoded")
+    }
+}
