@@ -27,6 +27,7 @@ macro_rules! over_every_transport {
     };
 }
 
+mod asked_elsewhere;
 mod connect;
 mod enhanced_auth;
 mod files;
