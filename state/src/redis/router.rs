@@ -61,9 +61,12 @@ fn advise(error: &ServerError) -> Advice {
     }
 }
 
-/// Reads `<slot> <host>:<port>`.
+/// Reads `<slot> <host>:<port>`. Of a node whose host name has not been heard yet (`?`) a look at all nodes says more.
 fn redirect(details: &str) -> Option<Address> {
     let (host, port) = details.split_whitespace().nth(1)?.rsplit_once(':')?;
+    if host == "?" {
+        return None;
+    }
     Some(Address { host: host.to_owned(), port: port.parse().ok()? })
 }
 
@@ -244,6 +247,15 @@ mod tests {
         let calls = Arc::new(AtomicUsize::new(0));
         let forget = move |_| (calls.fetch_add(1, Ordering::Relaxed) >= silent).then(|| ":1\r\n".to_owned());
         node(listener, forget).await;
+    }
+
+    #[test]
+    fn a_redirection_names_a_node_or_none() {
+        let address = |host: &str| Some(Address { host: host.to_owned(), port: 6379 });
+        assert_eq!(redirect("7 redis-2:6379"), address("redis-2"));
+        assert_eq!(redirect("7 ::1:6379"), address("::1"));
+        assert_eq!(redirect("7 :6379"), address(""));
+        assert_eq!(redirect("7 ?:6379"), None);
     }
 
     // Given up, it would be asked for anew under another number, and be done twice.

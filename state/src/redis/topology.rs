@@ -229,7 +229,8 @@ impl Topology {
     }
 }
 
-/// First slot, last slot, and the master's address; an empty host is the one that was asked.
+/// First slot, last slot, and the master's address. An empty host is the one that was asked. A node that goes by its host name
+/// (`cluster-preferred-endpoint-type hostname`) is `?` to others until they have heard that name: its address is told beside it.
 fn read_range(range: Value, asked: &Address) -> Option<(usize, usize, Address)> {
     let mut fields = range.list().ok()?.into_iter();
     let first = usize::try_from(fields.next()?.count().ok()?).ok()?;
@@ -237,8 +238,23 @@ fn read_range(range: Value, asked: &Address) -> Option<(usize, usize, Address)> 
     let mut master = fields.next()?.list().ok()?.into_iter();
     let host = master.next()?.maybe().map_or(Some(String::new()), |host| host.text().ok())?;
     let port = u16::try_from(master.next()?.count().ok()?).ok()?;
-    let host = if host.is_empty() || host == "?" { asked.host.clone() } else { host };
+    let host = match host.as_str() {
+        "" => asked.host.clone(),
+        "?" => master.nth(1).and_then(told_ip).unwrap_or_else(|| asked.host.clone()),
+        _ => host,
+    };
     (first <= last).then_some((first, last, Address { host, port }))
+}
+
+/// The address among what else is told of a node: names, each followed by its value.
+fn told_ip(metadata: Value) -> Option<String> {
+    let mut fields = metadata.list().ok()?.into_iter();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        if name.text().is_ok_and(|name| name == "ip") {
+            return value.text().ok().filter(|ip| !ip.is_empty());
+        }
+    }
+    None
 }
 
 fn connection_info(url: &str, config: &RedisConfig) -> Result<ConnectionInfo, ConnectError> {
@@ -281,5 +297,36 @@ fn address_of(info: &ConnectionInfo) -> Result<Address, ConnectError> {
             Ok(Address { host: host.clone(), port: *port })
         }
         _ => Err(ConnectError::Config { field: "nodes", rule: NODES_RULE }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    /// The host of the master of a range, asked for at `asked`.
+    fn host(master: Vec<Value>) -> String {
+        let range = Value::Array(vec![Value::Int(0), Value::Int(5460), Value::Array(master)]);
+        let asked = Address { host: "asked".to_owned(), port: 1 };
+        let (first, last, address) = read_range(range, &asked).expect("a range");
+        assert_eq!((first, last, address.port), (0, 5460, 6379));
+        address.host
+    }
+
+    #[test]
+    fn a_node_goes_by_its_name_and_by_its_address_until_its_name_is_known() {
+        let metadata = |ip: &str| Value::Array(vec![text("ip"), text(ip)]);
+        let node = |name: Value, rest: Vec<Value>| [vec![name, Value::Int(6379), text("id")], rest].concat();
+        assert_eq!(host(node(text("redis-1"), vec![metadata("192.0.2.1")])), "redis-1");
+        assert_eq!(host(node(text("?"), vec![metadata("192.0.2.1")])), "192.0.2.1");
+        for unknown in [vec![], vec![metadata("")], vec![Value::Array(Vec::new())]] {
+            assert_eq!(host(node(text("?"), unknown)), "asked");
+        }
+        assert_eq!(host(node(Value::Nil, vec![])), "asked");
+        assert_eq!(host(node(text(""), vec![])), "asked");
     }
 }
