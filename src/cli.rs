@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use files::private::Readers;
 
@@ -13,7 +14,7 @@ use crate::edge::EdgeTier;
 use crate::exit::Failure;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
-use crate::{dev_certs, logging, passwd, process, shutdown};
+use crate::{dev_certs, healthcheck, init, logging, passwd, process, shutdown};
 
 /// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
 ///
@@ -39,6 +40,13 @@ enum Command {
     Lb,
     /// A worker: speaks MQTT to edges over links, and keeps everything in Redis.
     Broker,
+    /// Ask a process on this machine whether it is ready, by its admin endpoint; exits with 0 or 1. It takes the same
+    /// configuration as the process.
+    Healthcheck {
+        /// The command that the process was started with.
+        #[arg(value_name = "COMMAND", default_value = "standalone", value_parser = tier_parser())]
+        tier: Tier,
+    },
     /// Set or delete a user's password in a password file.
     Passwd(Passwd),
     /// Make certificates and keys for development: for devices, for links between tiers, for passports; what is there already
@@ -47,6 +55,44 @@ enum Command {
         /// Where to put them.
         dir: PathBuf,
     },
+    /// Make what a stack of several processes needs, for a start: what `certs` makes, a secret for TLS tickets, and a first user; what
+    /// is there already is kept.
+    Init(Init),
+    /// Say how the first user that `init` has made connects.
+    Welcome(Welcome),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where to put everything.
+    pub(crate) dir: PathBuf,
+    /// A DNS name or address by which devices reach the edges, for their certificate, beside those of this machine; can be given
+    /// more than once.
+    #[arg(long = "name", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// The first user, whose password is made.
+    #[arg(long, value_name = "NAME", default_value = "device")]
+    pub(crate) user: String,
+}
+
+/// Arguments of `welcome`.
+#[derive(Debug, Args)]
+pub(crate) struct Welcome {
+    /// Where `init` has put everything.
+    pub(crate) dir: PathBuf,
+    /// The name or address by which devices reach the edges.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub(crate) host: String,
+    /// Where edges listen for MQTT over TLS: a port, or the first and the last of several (8883-8884).
+    #[arg(long, value_name = "PORTS", default_value = "8883")]
+    pub(crate) mqtts_ports: String,
+    /// The same for MQTT over WebSocket and TLS.
+    #[arg(long, value_name = "PORTS", default_value = "8084")]
+    pub(crate) wss_ports: String,
+    /// The command that copies the authority's certificate to ca.pem, where `cp` is not enough.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) copy: Option<String>,
 }
 
 /// Arguments of `passwd`. The password is asked for on a terminal, or read from the first line of standard input.
@@ -85,6 +131,9 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
     let tier = match &cli.command {
         Some(Command::Passwd(arguments)) => return passwd::run(arguments),
         Some(Command::Certs { dir }) => return certs(dir),
+        Some(Command::Init(arguments)) => return init::run(arguments),
+        Some(Command::Welcome(arguments)) => return init::welcome(arguments),
+        Some(Command::Healthcheck { tier }) => return healthcheck(&cli, *tier),
         None | Some(Command::Standalone) => Tier::Standalone,
         Some(Command::Lb) => Tier::Edge,
         Some(Command::Broker) => Tier::Worker,
@@ -103,10 +152,25 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
 }
 
 fn load(cli: &Cli, tier: Tier) -> Result<Config, Failure> {
-    // A name or value that is not Unicode is none of ours, or will be missed where it is needed.
-    let unicode =
-        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    Config::load(tier, cli.config.as_deref(), std::env::vars_os().filter_map(unicode)).map_err(Failure::usage)
+    Config::load(tier, cli.config.as_deref(), environment()).map_err(Failure::usage)
+}
+
+fn healthcheck(cli: &Cli, tier: Tier) -> Result<(), Failure> {
+    let listen = Config::admin_address(tier, cli.config.as_deref(), environment()).map_err(Failure::usage)?;
+    healthcheck::run(&listen)
+}
+
+/// A name or value that is not Unicode is none of ours, or will be missed where it is needed.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Takes the command that runs a tier.
+fn tier_parser() -> impl TypedValueParser<Value = Tier> {
+    let named = |name: String| Tier::ALL.into_iter().find(|tier| tier.command() == name);
+    PossibleValuesParser::new(Tier::ALL.map(Tier::command))
+        .map(move |name| named(name).unwrap_or(Tier::Standalone))
 }
 
 fn certs(dir: &std::path::Path) -> Result<(), Failure> {

@@ -96,8 +96,17 @@ pub(crate) enum DevCertError {
 /// Makes what is missing in `dir` for devices' connections and answers the names of the files made. A pair of which one half
 /// is missing is made anew, and with a new authority everything. What is not secret is for `readers`.
 pub(crate) fn ensure(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, DevCertError> {
+    ensure_for(&[], dir, readers)
+}
+
+/// The same; a server's certificate that is made bears `names` (DNS names and addresses) too.
+pub(crate) fn ensure_for(
+    names: &[String],
+    dir: &Path,
+    readers: Readers,
+) -> Result<Vec<&'static str>, DevCertError> {
     let mut made = Made { files: Vec::new(), dir, readers };
-    let leaves = [([SERVER, SERVER_KEY], server(None)?), ([CLIENT, CLIENT_KEY], client("device")?)];
+    let leaves = [([SERVER, SERVER_KEY], server(None, names)?), ([CLIENT, CLIENT_KEY], client("device")?)];
     ensure_authority([CA, CA_KEY], CA_NAME, leaves, &mut made)?;
     Ok(made.files)
 }
@@ -105,7 +114,8 @@ pub(crate) fn ensure(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, 
 /// The same for the links between edges and workers, and for passports.
 pub(crate) fn ensure_links(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, DevCertError> {
     let mut made = Made { files: Vec::new(), dir, readers };
-    let leaves = [([EDGE, EDGE_KEY], client("edge")?), ([WORKER, WORKER_KEY], server(Some(WORKER_NAME))?)];
+    let leaves =
+        [([EDGE, EDGE_KEY], client("edge")?), ([WORKER, WORKER_KEY], server(Some(WORKER_NAME), &[])?)];
     ensure_authority([LINK_CA, LINK_CA_KEY], LINK_CA_NAME, leaves, &mut made)?;
     if [PASSPORT, PASSPORT_KEY].iter().any(|file| !dir.join(file).exists()) {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
@@ -151,15 +161,25 @@ fn authority(name: &str) -> CertificateParams {
     with_validity(parameters)
 }
 
-/// For this machine, and for `name` if it has one.
-fn server(name: Option<&str>) -> Result<CertificateParams, rcgen::Error> {
+/// For this machine, for `name` if it has one, and for `others`.
+fn server(name: Option<&str>, others: &[String]) -> Result<CertificateParams, rcgen::Error> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     names.extend(host_name().filter(|host| host != "localhost" && Some(host.as_str()) != name));
     names.extend(name.map(str::to_owned));
-    let mut parameters = CertificateParams::new(names)?;
+    let mut parameters = CertificateParams::new(distinct(names, others))?;
     parameters.distinguished_name.push(DnType::CommonName, name.unwrap_or("localhost"));
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     Ok(leaf(parameters))
+}
+
+/// `names` and those of `others` that are not among them.
+fn distinct(mut names: Vec<String>, others: &[String]) -> Vec<String> {
+    for other in others {
+        if !names.contains(other) {
+            names.push(other.clone());
+        }
+    }
+    names
 }
 
 fn client(name: &str) -> Result<CertificateParams, rcgen::Error> {

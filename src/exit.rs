@@ -11,6 +11,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// 1, as container engines want it: a process that was asked is not ready, or not there.
+    pub(crate) fn unhealthy(line: impl Display) -> Self {
+        Self { code: 1, line: line.to_string() }
+    }
+
     /// EX_USAGE: the command line or the configuration is wrong.
     pub(crate) fn usage(line: impl Display) -> Self {
         Self { code: 64, line: line.to_string() }

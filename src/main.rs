@@ -10,6 +10,8 @@ mod dev_certs;
 mod edge;
 mod exit;
 mod front;
+mod healthcheck;
+mod init;
 mod logging;
 mod passwd;
 mod process;

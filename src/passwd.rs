@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Passwd) -> Result<(), Failure> {
     print(&format!("{did} {} in {}\n", arguments.user, arguments.file.display()))
 }
 
-fn failure(error: AuthError) -> Failure {
+pub(crate) fn failure(error: AuthError) -> Failure {
     match error {
         AuthError::Read { .. } | AuthError::Write { .. } => Failure::io(error),
         error => Failure::usage(error),

@@ -384,3 +384,89 @@ fn certs_makes_what_is_missing() {
     let second = run(dir.path(), &["certs", "pki"]);
     assert_eq!(stdout(&second).lines().filter(|line| line.starts_with("kept")).count(), 14, "{second:?}");
 }
+
+/// `tidegate healthcheck` of whoever has its admin endpoint at `address`.
+fn healthcheck(dir: &Path, address: &str) -> (i32, String) {
+    let mut command = tidegate(dir, &["healthcheck", "--config", "tidegate.toml"]);
+    let output = command.env("TIDEGATE__ADMIN__LISTEN", address).output().unwrap();
+    let (code, line) = failure(&output);
+    (code, if code == 0 { stdout(&output) } else { line })
+}
+
+#[test]
+fn healthcheck_tells_by_its_exit_code_whether_a_process_is_ready() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::start(dir.path(), "");
+    let address = server.addresses["admin"].as_str().unwrap().to_owned();
+    assert_eq!(healthcheck(dir.path(), &address), (0, "ready\n".to_owned()));
+    let everywhere = address.replace("127.0.0.1", "0.0.0.0");
+    assert_eq!(healthcheck(dir.path(), &everywhere), (0, "ready\n".to_owned()));
+    server.signal("TERM");
+    server.wait();
+    let (code, line) = healthcheck(dir.path(), &address);
+    let expected = format!("tidegate: no answer from http://{address}/readyz: Connection refused");
+    assert!(code == 1 && line.starts_with(&expected), "{code} {line}");
+    let (code, line) = healthcheck(dir.path(), "127.0.0.1:0");
+    assert!(code == 64 && line.contains("admin.listen has no port"), "{code} {line}");
+}
+
+#[test]
+fn healthcheck_says_why_a_process_is_not_ready() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path(), "");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answers =
+        ["503 Service Unavailable\r\n\r\ndraining\n", "200 OK\r\n\r\nok\n", "404 Not Found\r\n\r\n"];
+    let serving = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut question = Vec::new();
+            while !question.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                question.extend(byte);
+            }
+            assert!(question.starts_with(b"GET /readyz HTTP/1.1\r\n"), "{question:?}");
+            write!(stream, "HTTP/1.1 {answer}").unwrap();
+        }
+    });
+    assert_eq!(healthcheck(dir.path(), &address), (1, "tidegate: not ready: draining".to_owned()));
+    assert_eq!(healthcheck(dir.path(), &address), (0, "ready\n".to_owned()));
+    let line = format!("tidegate: http://{address}/readyz is no admin endpoint of tidegate");
+    assert_eq!(healthcheck(dir.path(), &address), (1, line));
+    serving.join().unwrap();
+}
+
+#[test]
+fn init_makes_what_a_stack_needs_and_welcome_says_how_to_connect() {
+    let dir = TempDir::new().unwrap();
+    let init = ["init", "pki", "--name", "broker.example.com", "--name", "192.0.2.1", "--user", "first"];
+    let first = stdout(&run(dir.path(), &init));
+    for file in
+        ["ca.pem", "server.key", "worker.pem", "passport.key", "tickets.secret", "users", "first-user"]
+    {
+        assert!(first.contains(&format!("made  pki/{file}\n")), "{file} in {first}");
+    }
+    let before = fs::read(dir.path().join("pki/users")).unwrap();
+    assert_eq!(stdout(&run(dir.path(), &init)), "everything is there already in pki\n");
+    assert_eq!(fs::read(dir.path().join("pki/users")).unwrap(), before);
+    let open = open_to_others(&dir.path().join("pki"));
+    assert!(open.iter().all(|line| line.ends_with(".pem 644") || line.ends_with("/pki 755")), "{open:?}");
+
+    let copy = "docker cp welcome:/pki/ca.pem ca.pem";
+    let text = stdout(&run(dir.path(), &["welcome", "pki", "--mqtts-ports", "8885-8886", "--copy", copy]));
+    let stored = fs::read_to_string(dir.path().join("pki/first-user")).unwrap();
+    let password = stored.trim().strip_prefix("first:").unwrap();
+    let options = format!("-h localhost -p 8885 --cafile ca.pem -u first -P {password}");
+    assert!(text.contains(&format!("  {copy}\n  mosquitto_sub {options} -t 'hello/#' -v\n")), "{text}");
+    assert!(text.contains(&format!("  mosquitto_pub {options} -t hello/world -m 'hi'\n")), "{text}");
+    assert!(text.contains("wss://localhost:8084/mqtt"), "{text}");
+
+    let server = Server::start(dir.path(), "[auth]\npassword_file = 'pki/users'\n");
+    assert_eq!(reason_code(&server, "first", password), 0x00);
+    assert_eq!(reason_code(&server, "first", "wrong"), 0x86);
+    fs::remove_file(dir.path().join("pki/first-user")).unwrap();
+    assert_eq!(stdout(&run(dir.path(), &init)), "everything is there already in pki\n");
+    assert!(stdout(&run(dir.path(), &["welcome", "pki"])).contains("-u USER -P PASSWORD"));
+}

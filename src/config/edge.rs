@@ -4,10 +4,10 @@ use lb::upstream::WorkersConfig;
 use link::PassportSigner;
 use serde::Serialize;
 
-use super::Problem;
 use super::front::Front;
 use super::process::ProcessConfig;
 use super::source::Source;
+use super::{Problem, Tier};
 use crate::exit::chain;
 
 /// Its sections.
@@ -31,7 +31,7 @@ impl EdgeTierConfig {
     /// Takes what was given and checks everything that can be checked without binding.
     pub(super) fn read(mut source: Source) -> Result<Self, Problem> {
         let mut workers: WorkersConfig = source.section("workers")?;
-        let process = ProcessConfig::read(&source, 9101, true)?;
+        let process = ProcessConfig::read(&source, Tier::Edge)?;
         let front = Front::read(&mut source, None)?;
         workers.packet_bytes_max = front.edge.packet_bytes_max;
         check_workers(&workers, &source)?;

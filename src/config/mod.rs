@@ -14,6 +14,7 @@ mod worker;
 use std::path::Path;
 
 use broker::BrokerConfig;
+use link::Bind;
 
 pub(crate) use edge::EdgeTierConfig;
 pub(crate) use front::Front;
@@ -35,7 +36,8 @@ pub(crate) enum Tier {
 }
 
 impl Tier {
-    const ALL: [Self; 3] = [Self::Standalone, Self::Edge, Self::Worker];
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Standalone, Self::Edge, Self::Worker];
 
     /// The command that runs it.
     pub(crate) fn command(self) -> &'static str {
@@ -43,6 +45,14 @@ impl Tier {
             Self::Standalone => "standalone",
             Self::Edge => "lb",
             Self::Worker => "broker",
+        }
+    }
+
+    /// Where its admin endpoint listens by default, so that an edge and a worker fit on one machine.
+    fn admin_port(self) -> u16 {
+        match self {
+            Self::Standalone | Self::Edge => 9101,
+            Self::Worker => 9102,
         }
     }
 
@@ -83,6 +93,18 @@ impl Config {
             Tier::Edge => Self::Edge(Box::new(EdgeTierConfig::read(source)?)),
             Tier::Worker => Self::Worker(Box::new(WorkerConfig::read(&source)?)),
         })
+    }
+
+    /// Where the admin endpoint of such a process listens; nothing else is looked at.
+    ///
+    /// # Errors
+    /// As of [`Config::load`].
+    pub(crate) fn admin_address(
+        tier: Tier,
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Bind, Problem> {
+        process::admin_address(&Source::read(file, environment)?, tier)
     }
 
     /// What is in force, as TOML.

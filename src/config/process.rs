@@ -7,8 +7,8 @@ use std::time::Duration;
 use link::Bind;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
 use super::source::Source;
+use super::{Problem, Tier};
 
 /// What every process has, whatever it runs.
 #[derive(Clone, Debug, Serialize)]
@@ -22,13 +22,11 @@ pub(crate) struct ProcessConfig {
 }
 
 impl ProcessConfig {
-    /// Takes its sections; `admin_port` is where a process of this kind listens by default, on loopback. A tier is one process of
-    /// several.
-    pub(super) fn read(source: &Source, admin_port: u16, is_tier: bool) -> Result<Self, Problem> {
-        let admin: AdminSection = source.section("admin")?;
-        let listen = admin.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], admin_port)).into());
+    /// Takes its sections.
+    pub(super) fn read(source: &Source, tier: Tier) -> Result<Self, Problem> {
+        let is_tier = tier != Tier::Standalone;
         let process = Self {
-            admin: AdminConfig { listen },
+            admin: AdminConfig { listen: admin_address(source, tier)? },
             log: source.section("log")?,
             runtime: RuntimeConfig { is_tier, ..source.section("runtime")? },
         };
@@ -46,6 +44,13 @@ impl ProcessConfig {
         }
         Ok(())
     }
+}
+
+/// Where the admin endpoint of `tier` listens: on loopback, if nothing is said.
+pub(super) fn admin_address(source: &Source, tier: Tier) -> Result<Bind, Problem> {
+    let admin: AdminSection = source.section("admin")?;
+    let default = || SocketAddr::from(([127, 0, 0, 1], tier.admin_port())).into();
+    Ok(admin.listen.unwrap_or_else(default))
 }
 
 /// `[admin]` as it is given.

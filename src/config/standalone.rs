@@ -9,7 +9,7 @@ use state::{EmbeddedConfig, OpenError};
 use super::front::Front;
 use super::process::ProcessConfig;
 use super::source::Source;
-use super::{Problem, check_broker};
+use super::{Problem, Tier, check_broker};
 
 /// Its sections.
 pub(super) const SECTIONS: &[&str] = &[
@@ -75,7 +75,7 @@ impl StandaloneConfig {
             OpenError::Config { field, rule } => source.problem(&format!("state.{field}"), rule),
             error => source.problem("state", error),
         })?;
-        let process = ProcessConfig::read(&source, 9101, false)?;
+        let process = ProcessConfig::read(&source, Tier::Standalone)?;
         Ok(Self { front, broker, data, state, process })
     }
 

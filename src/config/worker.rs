@@ -10,7 +10,7 @@ use state::{ConnectError, RedisConfig, WhenShort};
 
 use super::process::ProcessConfig;
 use super::source::Source;
-use super::{Problem, check_broker};
+use super::{Problem, Tier, check_broker};
 use crate::exit::chain;
 
 /// Its sections.
@@ -77,7 +77,7 @@ impl WorkerConfig {
             durability: source.section("durability")?,
             cluster: source.section("cluster")?,
             broker: source.section("broker")?,
-            process: ProcessConfig::read(source, 9102, true)?,
+            process: ProcessConfig::read(source, Tier::Worker)?,
         };
         config.redis.is_shared = true;
         config.redis.replicas = config.durability.replicas;

@@ -73,6 +73,17 @@ fn both_certificates_are_accepted_for_every_name_of_this_machine() {
 }
 
 #[test]
+fn a_server_is_certified_for_the_names_that_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["mqtt.example.com", "192.0.2.7", "localhost"].map(str::to_owned);
+    ensure_for(&names, dir.path(), Readers::Everybody).unwrap();
+    for name in ["mqtt.example.com", "192.0.2.7", "127.0.0.1"] {
+        handshake(dir.path(), name).unwrap();
+    }
+    assert!(handshake(dir.path(), "www.example.com").is_err());
+}
+
+#[test]
 fn edges_and_workers_get_an_authority_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     ensure(dir.path(), Readers::Everybody).unwrap();
