@@ -25,7 +25,7 @@ pub use contract::{
 pub use error::AuthError;
 pub use exchange::{LocalExchange, SCRAM_ITERATIONS};
 pub use http_client::HttpClientConfig;
-pub use inquiry::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
+pub use inquiry::{BreakerConfig, CacheConfig, QueueConfig};
 pub use local::Local;
 pub use scram::METHOD as SCRAM_METHOD;
 pub use source::http::{AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode};

@@ -192,6 +192,8 @@ pub(crate) fn unknown_advice(name: &str, parent: &str, known: &[&str]) -> String
     let near = nearest.filter(|known| strsim::damerau_levenshtein(known, name) <= 1 + known.len() / 3);
     match near {
         Some(known) => format!("unknown key; did you mean {}?", join(parent, known)),
+        // Serde does not tell them of a section that shares keys with others.
+        None if known.is_empty() => "unknown key".to_owned(),
         None => format!("unknown key; known are {}", known.join(", ")),
     }
 }

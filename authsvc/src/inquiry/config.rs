@@ -4,18 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AuthError, WhenAway};
 
-/// How questions are asked; flattened into a section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct InquiryConfig {
-    /// What becomes of a client whose question has no answer. Default `refuse`.
-    pub when_away: WhenAway,
+/// How questions are asked: keys that a section has among its own.
+#[derive(Clone, Copy)]
+pub(crate) struct InquiryConfig<'a> {
+    /// What becomes of a client whose question has no answer.
+    pub(crate) when_away: WhenAway,
     /// What is remembered.
-    pub cache: CacheConfig,
+    pub(crate) cache: &'a CacheConfig,
     /// Who waits.
-    pub queue: QueueConfig,
+    pub(crate) queue: &'a QueueConfig,
     /// When the service is left alone.
-    pub breaker: BreakerConfig,
+    pub(crate) breaker: &'a BreakerConfig,
 }
 
 /// `cache`: answers that are remembered. Kept are keyed digests of questions, never passwords.
@@ -68,12 +67,12 @@ impl Default for BreakerConfig {
     }
 }
 
-impl InquiryConfig {
-    /// Checks the bounds; `section` is where it was flattened into.
+impl InquiryConfig<'_> {
+    /// Checks the bounds; `section` is where they stand.
     ///
     /// # Errors
     /// The first setting that is out of bounds.
-    pub(crate) fn check(&self, section: &'static str) -> Result<(), AuthError> {
+    pub(crate) fn check(self, section: &'static str) -> Result<(), AuthError> {
         let Self { cache, queue, breaker, .. } = self;
         let checks = [
             (cache.allowed_ttl_s <= 86_400, "cache.allowed_ttl_s", "must be at most 86400"),

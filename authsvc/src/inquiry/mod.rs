@@ -18,7 +18,8 @@ use moka::future::Cache;
 use tower::retry::budget::{Budget, TpsBudget};
 
 use breaker::{Breaker, Change};
-pub use config::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
+pub(crate) use config::InquiryConfig;
+pub use config::{BreakerConfig, CacheConfig, QueueConfig};
 pub(crate) use metrics::InquiryMetrics;
 use metrics::{OfService, Outcome};
 use turns::Turns;
@@ -145,7 +146,7 @@ impl Inquiry {
     /// `attempt_timeout` by itself.
     pub(crate) fn new(
         name: &'static str,
-        config: &InquiryConfig,
+        config: InquiryConfig<'_>,
         concurrent_max: usize,
         attempt_timeout: Duration,
         shared: &Shared,

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 
 use super::contract::Contract;
 use super::template::{Syntax, Template};
-use crate::AuthError;
 use crate::http_client::HttpClientConfig;
-use crate::inquiry::InquiryConfig;
+use crate::inquiry::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
+use crate::{AuthError, WhenAway};
 
 /// Where the keys are.
 pub(super) const SECTION: &str = "auth.http";
@@ -57,9 +57,18 @@ pub struct HttpConfig {
     /// How it is called.
     #[serde(flatten)]
     pub client: HttpClientConfig,
-    /// How questions are asked.
-    #[serde(flatten)]
-    pub inquiry: InquiryConfig,
+    /// What becomes of a client whose question has no answer. Default `refuse`.
+    #[serde(default)]
+    pub when_away: WhenAway,
+    /// What is remembered.
+    #[serde(default)]
+    pub cache: CacheConfig,
+    /// Who waits.
+    #[serde(default)]
+    pub queue: QueueConfig,
+    /// When the service is left alone.
+    #[serde(default)]
+    pub breaker: BreakerConfig,
 }
 
 /// The contract of an endpoint.
@@ -166,12 +175,22 @@ impl Serialize for HeaderConfig {
 }
 
 impl HttpConfig {
+    /// How questions are asked.
+    pub(super) fn inquiry(&self) -> InquiryConfig<'_> {
+        InquiryConfig {
+            when_away: self.when_away,
+            cache: &self.cache,
+            queue: &self.queue,
+            breaker: &self.breaker,
+        }
+    }
+
     /// Checks everything that can be checked without asking, and reads the files that it names.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub(crate) fn check(&self) -> Result<(), AuthError> {
-        self.inquiry.check(SECTION)?;
+        self.inquiry().check(SECTION)?;
         self.check_keys()?;
         crate::http_client::HttpClient::new(SECTION, &self.client)?;
         Contract::new(self).map(|_| ())

@@ -35,7 +35,7 @@ impl HttpSource {
         let contract = Contract::new(config)?;
         let attempt_timeout = Duration::from_millis(config.client.timeout_ms) * contract.requests_max();
         let inquiry =
-            Inquiry::new("http", &config.inquiry, config.client.connections_max, attempt_timeout, shared);
+            Inquiry::new("http", config.inquiry(), config.client.connections_max, attempt_timeout, shared);
         Ok(Self { contract, client: HttpClient::new(config::SECTION, &config.client)?, inquiry })
     }
 

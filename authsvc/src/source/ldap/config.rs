@@ -6,9 +6,9 @@ use hyper::Uri;
 use serde::{Deserialize, Serialize};
 
 use super::template::{Field, Template};
-use crate::AuthError;
 use crate::http_client::{TlsFiles, is_loopback};
-use crate::inquiry::InquiryConfig;
+use crate::inquiry::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
+use crate::{AuthError, WhenAway};
 
 /// Where the keys are.
 pub(super) const SECTION: &str = "auth.ldap";
@@ -75,9 +75,18 @@ pub struct LdapConfig {
     /// PEM file of its private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
-    /// How questions are asked.
-    #[serde(flatten)]
-    pub inquiry: InquiryConfig,
+    /// What becomes of a client whose question has no answer. Default `refuse`.
+    #[serde(default)]
+    pub when_away: WhenAway,
+    /// What is remembered.
+    #[serde(default)]
+    pub cache: CacheConfig,
+    /// Who waits.
+    #[serde(default)]
+    pub queue: QueueConfig,
+    /// When the service is left alone.
+    #[serde(default)]
+    pub breaker: BreakerConfig,
 }
 
 fn uid() -> String {
@@ -132,12 +141,22 @@ fn filter(key: &'static str, text: &str, known: &[Field]) -> Result<Template, Au
 }
 
 impl LdapConfig {
+    /// How questions are asked.
+    pub(super) fn inquiry(&self) -> InquiryConfig<'_> {
+        InquiryConfig {
+            when_away: self.when_away,
+            cache: &self.cache,
+            queue: &self.queue,
+            breaker: &self.breaker,
+        }
+    }
+
     /// Checks everything that can be checked without asking.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub(crate) fn check(&self) -> Result<(), AuthError> {
-        self.inquiry.check(SECTION)?;
+        self.inquiry().check(SECTION)?;
         let bounds = [
             ((1..=300_000).contains(&self.timeout_ms), "timeout_ms", "must be 1 to 300000"),
             ((1..=300_000).contains(&self.connect_timeout_ms), "connect_timeout_ms", "must be 1 to 300000"),

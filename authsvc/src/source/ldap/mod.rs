@@ -78,7 +78,7 @@ impl LdapSource {
             grouping: config.grouping()?,
             username_attribute: config.username_attribute.clone(),
             attributes: config.attributes.clone(),
-            inquiry: Inquiry::new("ldap", &config.inquiry, config.connections_max, timeout, shared),
+            inquiry: Inquiry::new("ldap", config.inquiry(), config.connections_max, timeout, shared),
             timeout,
         })
     }

@@ -408,6 +408,9 @@ fn keys_of_other_contracts_and_wrong_ones_are_named() {
     assert!(both.starts_with("auth.http.params must be \"json\""));
     let unknown = toml::from_str::<HttpConfig>("contract = 'emqx5'\nurl = 'x'\nurll = 'y'").unwrap_err();
     assert!(unknown.to_string().contains("unknown field `urll`"), "{unknown}");
+    let below = "contract = 'emqx5'\nurl = 'x'\ncache = { ttl = 1 }";
+    let below = toml::from_str::<HttpConfig>(below).unwrap_err().to_string();
+    assert!(below.contains("unknown field `ttl`, expected one of `allowed_ttl_s`"), "{below}");
 }
 
 #[test]
