@@ -37,10 +37,15 @@ impl Tier for Standalone {
         make_certificates(config)?;
         let auth = front::authentication(&config.front, registry)?;
         let store = open_store(config).await?;
-        let asked = auth.clone();
-        let rules: broker::Rules = Arc::new(move |subject, client_id| asked.passport_of(subject, client_id));
+        // What a source brought along is not known of who is away: then Wills keep to the last passport.
+        let rules = config.front.auth.rules_follow_from_names().then(|| {
+            let asked = auth.clone();
+            let rules: broker::Rules =
+                Arc::new(move |subject, client_id| asked.passport_of(subject, client_id));
+            rules
+        });
         let shared = store.clone() as Arc<dyn Store>;
-        let broker = Broker::start_with(Some(rules), config.broker.clone(), shared, registry)
+        let broker = Broker::start_with(rules, config.broker.clone(), shared, registry)
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
         let edge = front::edge(&config.front, broker.clone(), &auth, Beside::Store, registry)?;

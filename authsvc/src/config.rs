@@ -165,6 +165,12 @@ impl AuthConfig {
         SourceName::ALL.iter().any(|name| self.has(*name))
     }
 
+    /// Whether what a client may do follows from its user name alone: no source brings rules, attributes or a superuser.
+    pub fn rules_follow_from_names(&self) -> bool {
+        let bring = |name: &SourceName| !matches!(name, SourceName::Certificate | SourceName::PasswordFile);
+        !SourceName::ALL.iter().any(|name| bring(name) && self.has(*name))
+    }
+
     /// The sources that are configured, in the order in which they are asked.
     pub(crate) fn sources_in_force(&self) -> Vec<SourceName> {
         let configured = || SourceName::ALL.into_iter().filter(|name| self.has(*name)).collect();

@@ -77,7 +77,7 @@ impl Local {
     }
 
     /// What the rules allow now to a client that comes as `subject` (empty: without credentials), whether it still could: for
-    /// what it left behind. `None` if they let nobody come so.
+    /// what it left behind. `None` if they let nobody come so. Not the whole truth unless [`AuthConfig::rules_follow_from_names`].
     pub fn passport_of(&self, subject: &str, client_id: &str) -> Option<Arc<Passport>> {
         let identity =
             if subject.is_empty() { Identity::Anonymous } else { Identity::User(Grant::of(subject.into())) };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use tempfile::TempDir;
 
-use crate::harness::bytes::{Connect, PUBACK, Publish, auth};
+use crate::harness::bytes::{Connect, PUBACK, Publish, Will, auth};
 use crate::harness::property as p;
 use crate::harness::{Client, DEADLINE, Server, Target, Transport, unique};
 use crate::process::get;
@@ -19,12 +19,17 @@ const SECRET: &[u8] = b"known to nobody but those who issue tokens";
 
 /// A server that takes tokens, which may bring rules.
 fn server() -> (TempDir, Server) {
+    server_with("")
+}
+
+/// The same with more settings.
+fn server_with(more: &str) -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("secret");
     std::fs::write(&file, SECRET).unwrap();
     let server = Server::start(&format!(
         "[log]\nlevel = \"info,authsvc=debug\"\n[auth.jwt]\nsecret_file = \"{}\"\naudience = [\"mqtt\"]\nissuer = [\"https://id.example\"]\n\
-         leeway_s = 0\nmethod = \"{METHOD}\"\nrules_claim = \"acl\"\n",
+         leeway_s = 0\nmethod = \"{METHOD}\"\nrules_claim = \"acl\"\n{more}",
         file.display()
     ));
     (dir, server)
@@ -179,4 +184,21 @@ fn a_device_renews_its_token_on_the_open_connection() {
     other.send(&auth(0x19, &data(&token(60, &json!({"sub": "pump-8"})))));
     assert_eq!(other.read_packet().auth().reason, 0);
     other.expect_disconnect(0x87);
+}
+
+// The rules of a token are gone with its device, so that they cannot be looked up when the Will is due.
+#[test]
+fn a_will_that_a_token_allows_is_published_when_its_device_is_away() {
+    let rule = "[[authorization.rule]]\nwho = [\"somebody\"]\neffect = \"allow\"\naction = \"all\"\ntopics = [\"x\"]\n";
+    let (_dir, server) = server_with(rule);
+    let at = Target { server: &server, transport: Transport::Tcp };
+    let mut observer = at.connect(&Connect::v5(&unique("c")).password_only(&with_rules(60)));
+    assert_eq!(observer.subscribe("plant/pump-7/#", 0), 0);
+    let will = |topic: &str| Will::new(topic, "gone").delay(1);
+    let allowed =
+        Connect::stored(&unique("c")).password_only(&with_rules(60)).will(will("plant/pump-7/will"));
+    at.connect(&allowed).vanish();
+    assert_eq!(observer.expect_message("gone").topic, "plant/pump-7/will");
+    let other = Connect::stored(&unique("c")).password_only(&with_rules(60)).will(will("plant/pump-8/will"));
+    assert_eq!(at.refused(&other.bytes(), 5).code, 0x87);
 }
