@@ -1,7 +1,9 @@
 //! The passport: what authentication decided about a client, carried with its session to any worker.
 
+use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::QosSet;
@@ -20,6 +22,24 @@ pub struct Passport {
     pub rules: Arc<[Rule]>,
     /// When it ends, seconds since the Unix epoch; `None` for never. An expired one ends the connection with 0x87.
     pub expires_at_s: Option<u64>,
+    /// The identifier of the token (`jti`) by which the client showed who it is, if it did by one: so that the token can be
+    /// revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<Arc<str>>,
+    /// The signed form that it came in, for workers, which verify it; `None` where it was made in this process.
+    #[serde(skip)]
+    pub token: Option<PassportToken>,
+}
+
+/// The signed form of a [`Passport`]. Who has it is let in as its subject, so that its `Debug` shows nothing of
+/// it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PassportToken(pub Bytes);
+
+impl fmt::Debug for PassportToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PassportToken")
+    }
 }
 
 /// One line of what a client may do. What a rule does not say is left out of its token, so that workers of earlier versions
@@ -86,7 +106,7 @@ pub enum Action {
 impl Passport {
     /// One that allows what `rules` say, for ever.
     pub fn new(subject: Arc<str>, client_id: Arc<str>, rules: Arc<[Rule]>) -> Self {
-        Self { subject, client_id, rules, expires_at_s: None }
+        Self { subject, client_id, rules, expires_at_s: None, token_id: None, token: None }
     }
 
     /// One that allows everything for ever.

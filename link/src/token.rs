@@ -4,19 +4,20 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
-use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use files::pem::{self, Kind, PemError};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use crate::{Passport, Rule};
+use crate::public_key::{Curve, PublicKey};
+use crate::{Passport, PassportToken, Rule};
 
 /// Longest token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -24,20 +25,8 @@ pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
 /// Who issues tokens.
 const ISSUER: &str = "tidegate";
 
-/// Bytes of a key's fingerprint in the header of a token.
-const FINGERPRINT_BYTES: usize = 8;
-
 /// Rule lists that a verifier shares between the passports with equal ones.
 const SHARED_RULES_MAX: usize = 64;
-
-/// What comes before the key in a SubjectPublicKeyInfo: Ed25519, RFC 8410 section 4.
-const ED25519_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
-/// The same for a point of P-256 that is not compressed, RFC 5480 section 2.
-const P256_HEAD: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
-    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
 
 /// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +92,9 @@ pub enum TokenError {
         /// Seconds since the Unix epoch.
         at_s: u64,
     },
+    /// It came without a signature, and there is no key to sign it with.
+    #[error("the passport is not signed, and no signing key is configured here")]
+    NoKey,
     /// Signing failed.
     #[error("the token could not be signed")]
     NotSigned,
@@ -117,6 +109,8 @@ struct Issued<'a> {
     sub: &'a str,
     client_id: &'a str,
     rules: &'a [Rule],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -128,6 +122,8 @@ struct Claims {
     sub: Arc<str>,
     client_id: Arc<str>,
     rules: Arc<[Rule]>,
+    #[serde(default)]
+    token_id: Option<Arc<str>>,
 }
 
 /// Seconds since the Unix epoch, by this machine's clock.
@@ -135,25 +131,24 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The name of a key in tokens: the beginning of the SHA-256 of the public key, in hexadecimal.
-fn fingerprint(public: &[u8]) -> String {
-    let digest = digest(&SHA256, public);
-    digest.as_ref().iter().take(FINGERPRINT_BYTES).map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
     std::fs::read(path).map_err(|source| KeyError::Unreadable { path: path.to_owned(), source })
 }
 
-fn of_file<T>(path: &Path, result: Result<T, KeyError>) -> Result<T, KeyError> {
+pub(crate) fn of_file<T>(path: &Path, result: Result<T, KeyError>) -> Result<T, KeyError> {
     result.map_err(|reason| KeyError::InFile { path: path.to_owned(), reason: Box::new(reason) })
 }
+
+/// What other keys are derived from.
+struct Secret([u8; 32]);
 
 /// Makes tokens of passports.
 pub struct PassportSigner {
     header: Header,
     key: EncodingKey,
+    public: PublicKey,
     public_pem: String,
+    secret: Secret,
 }
 
 impl fmt::Debug for PassportSigner {
@@ -178,17 +173,29 @@ impl PassportSigner {
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         let key = pem::sections(pem, Kind::Pkcs8)?.into_iter().next().ok_or(KeyError::NotPrivate)?;
         let der = key.der.as_slice();
-        let (algorithm, key, head, public) = if let Ok(pair) = Ed25519KeyPair::from_pkcs8(der) {
-            let public = pair.public_key().as_ref().to_vec();
-            (Algorithm::EdDSA, EncodingKey::from_ed_der(der), &ED25519_HEAD[..], public)
+        let (algorithm, key, public) = if let Ok(pair) = Ed25519KeyPair::from_pkcs8(der) {
+            let public = PublicKey::new(Curve::Ed25519, pair.public_key().as_ref());
+            (Algorithm::EdDSA, EncodingKey::from_ed_der(der), public)
         } else if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
-            let public = pair.public_key().as_ref().to_vec();
-            (Algorithm::ES256, EncodingKey::from_ec_der(der), &P256_HEAD[..], public)
+            let public = PublicKey::new(Curve::P256, pair.public_key().as_ref());
+            (Algorithm::ES256, EncodingKey::from_ec_der(der), public)
         } else {
             return Err(KeyError::NotPrivate);
         };
-        let header = Header { kid: Some(fingerprint(&public)), ..Header::new(algorithm) };
-        Ok(Self { header, key, public_pem: pem_of("PUBLIC KEY", &[head, &public].concat()) })
+        let public = public.ok_or(KeyError::NotPrivate)?;
+        let secret = Secret(expand(der, b"tidegate passport key").ok_or(KeyError::NotPrivate)?);
+        let header = Header { kid: Some(public.id()), ..Header::new(algorithm) };
+        Ok(Self { header, key, public_pem: public.to_pem(), public, secret })
+    }
+
+    /// The public key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// A key for another purpose, the same for everybody who has the private key.
+    pub fn derive_key(&self, purpose: &str) -> [u8; 32] {
+        expand(&self.secret.0, purpose.as_bytes()).unwrap_or(self.secret.0)
     }
 
     /// The public key, as [`PassportVerifier::from_pems`] takes it.
@@ -216,6 +223,7 @@ impl PassportSigner {
             sub: &passport.subject,
             client_id: &passport.client_id,
             rules: &passport.rules,
+            token_id: passport.token_id.as_deref(),
         };
         let token =
             jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|_| TokenError::NotSigned)?;
@@ -226,28 +234,55 @@ impl PassportSigner {
     }
 }
 
-/// PEM, RFC 7468.
-fn pem_of(label: &str, der: &[u8]) -> String {
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
+/// What `token` says, without a look at its signature: for one that comes from where passports are made, and goes to those who
+/// verify it. The passport keeps it.
+///
+/// # Errors
+/// It is no token of a passport.
+pub fn read_trusted(token: Bytes) -> Result<Passport, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::TooLong { len: token.len() });
+    }
+    let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Claims>(&token)
+        .map_err(|_| TokenError::Malformed)?;
+    Ok(Passport {
+        subject: claims.sub,
+        client_id: claims.client_id,
+        rules: claims.rules,
+        expires_at_s: claims.exp,
+        token_id: claims.token_id,
+        token: Some(PassportToken(token)),
+    })
+}
+
+/// HKDF, RFC 5869.
+fn expand(secret: &[u8], info: &[u8]) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    let info = [info];
+    let expanded =
+        Salt::new(HKDF_SHA256, b"tidegate").extract(secret).expand(&info, HKDF_SHA256).ok()?.fill(&mut key);
+    expanded.is_ok().then_some(key)
 }
 
 struct Key {
-    fingerprint: String,
+    id: String,
     key: DecodingKey,
     validation: Validation,
 }
 
 /// Reads passports from tokens. Several keys are good at once, so that the signing key can be replaced.
 pub struct PassportVerifier {
-    keys: Vec<Key>,
+    keys: RwLock<Vec<Key>>,
     leeway_s: u64,
+    /// Tokens whose key was not known.
+    unknown: AtomicU64,
     /// Those used last at the end.
     rules: Mutex<Vec<Arc<[Rule]>>>,
 }
 
 impl fmt::Debug for PassportVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self.keys.iter().map(|key| &key.fingerprint).collect();
+        let keys: Vec<_> = self.keys.read().iter().map(|key| key.id.clone()).collect();
         f.debug_struct("PassportVerifier").field("keys", &keys).field("leeway_s", &self.leeway_s).finish()
     }
 }
@@ -261,7 +296,7 @@ impl PassportVerifier {
         let mut keys = Vec::new();
         for path in paths {
             let path = path.as_ref();
-            keys.extend(of_file(path, public_keys(&read(path)?))?);
+            keys.extend(PublicKey::from_file(path)?);
         }
         Self::new(keys, leeway)
     }
@@ -273,16 +308,35 @@ impl PassportVerifier {
     pub fn from_pems<P: AsRef<[u8]>>(pems: &[P], leeway: Duration) -> Result<Self, KeyError> {
         let mut keys = Vec::new();
         for pem in pems {
-            keys.extend(public_keys(pem.as_ref())?);
+            keys.extend(PublicKey::from_pem(pem.as_ref())?);
         }
         Self::new(keys, leeway)
     }
 
-    fn new(keys: Vec<Key>, leeway: Duration) -> Result<Self, KeyError> {
+    fn new(keys: Vec<PublicKey>, leeway: Duration) -> Result<Self, KeyError> {
         if keys.is_empty() {
             return Err(KeyError::NotPublic);
         }
-        Ok(Self { keys, leeway_s: leeway.as_secs(), rules: Mutex::default() })
+        let verifier = Self::without_keys(leeway);
+        verifier.trust(keys.into_iter().map(|key| (key.id(), key)));
+        Ok(verifier)
+    }
+
+    /// One that takes nothing until [`PassportVerifier::trust`] says whose tokens are good.
+    pub fn without_keys(leeway: Duration) -> Self {
+        let (keys, rules) = (RwLock::default(), Mutex::default());
+        Self { keys, leeway_s: leeway.as_secs(), unknown: AtomicU64::new(0), rules }
+    }
+
+    /// From now on these keys are good, by the names that tokens give them, and no others.
+    pub fn trust(&self, keys: impl IntoIterator<Item = (String, PublicKey)>) {
+        let keys = keys.into_iter().map(|(id, public)| trusted(id, &public)).collect();
+        *self.keys.write() = keys;
+    }
+
+    /// How many tokens of unknown keys there were: a sign that a key is new.
+    pub fn unknown_keys(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
     }
 
     /// The passport in `token`, by this machine's clock.
@@ -314,8 +368,11 @@ impl PassportVerifier {
             return Err(TokenError::TooLong { len: token.len() });
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
-        let key = self.keys.iter().find(|key| header.kid.as_ref() == Some(&key.fingerprint));
-        let key = key.ok_or(TokenError::UnknownKey)?;
+        let keys = self.keys.read();
+        let Some(key) = keys.iter().find(|key| header.kid.as_ref() == Some(&key.id)) else {
+            self.unknown.fetch_add(1, Ordering::Relaxed);
+            return Err(TokenError::UnknownKey);
+        };
         let claims = jsonwebtoken::decode::<Claims>(token, &key.key, &key.validation)
             .map_err(|error| match error.kind() {
                 ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::BadSignature,
@@ -337,6 +394,8 @@ impl PassportVerifier {
             client_id: claims.client_id,
             rules: self.share(claims.rules),
             expires_at_s: claims.exp,
+            token_id: claims.token_id,
+            token: None,
         })
     }
 
@@ -357,26 +416,18 @@ impl PassportVerifier {
     }
 }
 
-/// All public keys of `pem`.
-fn public_keys(pem: &[u8]) -> Result<Vec<Key>, KeyError> {
-    pem::sections(pem, Kind::PublicKey)?.iter().map(|section| public_key(&section.der)).collect()
-}
-
-fn public_key(der: &[u8]) -> Result<Key, KeyError> {
-    let (algorithm, key, public) =
-        if let Some(public) = der.strip_prefix(&ED25519_HEAD).filter(|k| k.len() == 32) {
-            (Algorithm::EdDSA, DecodingKey::from_ed_der(public), public)
-        } else if let Some(public) = der.strip_prefix(&P256_HEAD).filter(|k| k.len() == 65 && k[0] == 4) {
-            (Algorithm::ES256, DecodingKey::from_ec_der(public), public)
-        } else {
-            return Err(KeyError::NotPublic);
-        };
+/// What a token of this key is verified with.
+fn trusted(id: String, public: &PublicKey) -> Key {
+    let (algorithm, key) = match public.curve {
+        Curve::Ed25519 => (Algorithm::EdDSA, DecodingKey::from_ed_der(&public.bytes)),
+        Curve::P256 => (Algorithm::ES256, DecodingKey::from_ec_der(&public.bytes)),
+    };
     // Times and issuer are judged above, where the clock is the caller's.
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_aud = false;
-    Ok(Key { fingerprint: fingerprint(public), key, validation })
+    Key { id, key, validation }
 }
 
 #[cfg(test)]

@@ -71,8 +71,11 @@ pub struct HealthConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct PassportConfig {
     /// PEM file of the private key (PKCS #8; Ed25519 or P-256) that passports are signed with. Workers have the public one.
-    /// Needed with `addresses`.
+    /// Needed with `addresses`, unless a service of authentication signs them.
     pub signing_key_file: Option<PathBuf>,
+    /// Passports are signed where they are made, elsewhere.
+    #[serde(skip)]
+    pub comes_signed: bool,
 }
 
 impl Default for WorkersConfig {
@@ -167,7 +170,8 @@ impl WorkersConfig {
         within("health.interval_ms", self.health.interval_ms, 100, 600_000)?;
         within("health.timeout_ms", self.health.timeout_ms, 50, 60_000)?;
         within("health.failures_max", self.health.failures_max.into(), 1, 100)?;
-        if !self.addresses.is_empty() && self.passport.signing_key_file.is_none() {
+        let needs_key = !self.passport.comes_signed && !self.addresses.is_empty();
+        if needs_key && self.passport.signing_key_file.is_none() {
             return wrong("passport.signing_key_file", "is needed");
         }
         Ok(())

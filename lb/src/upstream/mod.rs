@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::link::wire::{self, Text};
-use ::link::{KeyError, LinkTlsConfig, LinkTlsError, Open, PassportSigner, Upstream};
+use ::link::{KeyError, LinkTlsConfig, LinkTlsError, Open, Passport, PassportSigner, TokenError, Upstream};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mqtt::{Connect, ProtocolVersion, ReasonCode};
@@ -80,7 +80,8 @@ pub struct Workers(Arc<Shared>);
 /// What everything here shares.
 struct Shared {
     config: WorkersConfig,
-    signer: PassportSigner,
+    /// For passports that were made here.
+    signer: Option<PassportSigner>,
     reach: Arc<dyn Reach>,
     /// So that a run can be repeated from its seed.
     chance: Mutex<StdRng>,
@@ -119,11 +120,8 @@ impl Workers {
         registry: &mut Registry,
     ) -> Result<Self, WorkersError> {
         config.validate()?;
-        let Some(key_file) = &config.passport.signing_key_file else {
-            let problem = "is needed".to_owned();
-            return Err(WorkersConfigError { key: "passport.signing_key_file", problem }.into());
-        };
-        let signer = PassportSigner::from_file(key_file).map_err(WorkersError::Key)?;
+        let key_file = config.passport.signing_key_file.as_deref();
+        let signer = key_file.map(PassportSigner::from_file).transpose().map_err(WorkersError::Key)?;
         let tls = match &config.tls {
             Some(tls) => Some((tls.client().map_err(WorkersError::Tls)?, tls.clone())),
             None => None,
@@ -195,19 +193,17 @@ impl Upstream for Workers {
         let shared = &self.0;
         let client_id = open.passport.client_id.clone();
         let version = version_of(&open.connect);
-        let token = shared.signer.sign(&open.passport);
-        let is_signed = token.is_ok();
-        let template = Box::new(template(&open, token.unwrap_or_default()));
+        let signed = shared.token_of(&open.passport);
+        let failed = signed.as_ref().err().cloned();
+        let template = Box::new(template(&open, signed.unwrap_or_default()));
         shared.devices.fetch_add(1, Ordering::SeqCst);
         let device =
             Arc::new(Device::new(shared.clone(), client_id, version, template, open.passport.expires_at_s));
-        if is_signed {
-            if !device.route.lock().begin(&device) {
-                shared.mover.push([device.clone()]);
-            }
-        } else {
-            tracing::warn!(client_id = %device.client_id, "passport not signed");
+        if let Some(error) = failed {
+            tracing::warn!(client_id = %device.client_id, %error, "no signed passport for the worker");
             device.route.lock().fail(ReasonCode::ServerUnavailable, &Bytes::new(), &device);
+        } else if !device.route.lock().begin(&device) {
+            shared.mover.push([device.clone()]);
         }
         WorkerStream::new(device)
     }
@@ -257,6 +253,15 @@ impl Shared {
     /// When that is.
     fn instant(&self, elapsed: Duration) -> Instant {
         self.started + elapsed
+    }
+
+    /// The passport as workers take it: as it was signed where it was made, or else signed here.
+    fn token_of(&self, passport: &Passport) -> Result<Bytes, TokenError> {
+        match (&passport.token, &self.signer) {
+            (Some(token), _) => Ok(token.0.clone()),
+            (None, Some(signer)) => signer.sign(passport),
+            (None, None) => Err(TokenError::NoKey),
+        }
     }
 
     /// A link of the best worker for `client_id` that is not among `passed_over`.

@@ -102,6 +102,7 @@ fn serde_claims(passport: &Passport) -> Issued<'_> {
         sub: &passport.subject,
         client_id: &passport.client_id,
         rules: &passport.rules,
+        token_id: None,
     }
 }
 
@@ -154,4 +155,42 @@ fn secrets_are_not_shown() {
     let signer = PassportSigner::from_pem(pair.serialize_pem().as_bytes()).unwrap();
     let shown = format!("{signer:?}");
     assert!(shown.contains(signer.header.kid.as_ref().unwrap()) && !shown.contains("key:"), "{shown}");
+}
+
+#[test]
+fn a_signed_passport_is_read_where_it_is_passed_on() {
+    let signer = signer(&rcgen::PKCS_ED25519);
+    let passport = Passport { token_id: Some("t-1".into()), ..passport() };
+    let token = signer.sign_at(&passport, NOW_S).unwrap();
+    let read = read_trusted(token.clone()).unwrap();
+    assert_eq!(read, Passport { token: Some(PassportToken(token.clone())), ..passport.clone() });
+    let shown = format!("{read:?}");
+    assert!(!shown.contains(str::from_utf8(&token).unwrap()), "{shown}");
+    assert_eq!(verifier(&[&signer]).verify_at(&token, NOW_S), Ok(passport));
+    assert_eq!(read_trusted(Bytes::from_static(b"a.b.c")), Err(TokenError::Malformed));
+    assert!(matches!(read_trusted(vec![b'a'; TOKEN_BYTES_MAX + 1].into()), Err(TokenError::TooLong { .. })));
+}
+
+#[test]
+fn keys_can_be_replaced_while_tokens_are_verified() {
+    let (old, new) = (signer(&rcgen::PKCS_ED25519), signer(&rcgen::PKCS_ED25519));
+    let verifier = PassportVerifier::without_keys(LEEWAY);
+    let tokens = [&old, &new].map(|signer| signer.sign_at(&passport(), NOW_S).unwrap());
+    let good = |n: usize| verifier.verify_at(&tokens[n], NOW_S).is_ok();
+    assert!(!good(0) && verifier.unknown_keys() == 1);
+    let named = |signer: &PassportSigner| (signer.public_key().id(), signer.public_key().clone());
+    verifier.trust([named(&old)]);
+    assert!(good(0) && !good(1));
+    verifier.trust([named(&old), named(&new)]);
+    assert!(good(0) && good(1));
+    verifier.trust([named(&new)]);
+    assert!(!good(0) && good(1) && verifier.unknown_keys() == 3);
+}
+
+#[test]
+fn a_derived_key_belongs_to_the_private_key_and_the_purpose() {
+    let (one, other) = (signer(&rcgen::PKCS_ED25519), signer(&rcgen::PKCS_ED25519));
+    assert_eq!(one.derive_key("a"), one.derive_key("a"));
+    assert_ne!(one.derive_key("a"), one.derive_key("b"));
+    assert_ne!(one.derive_key("a"), other.derive_key("a"));
 }

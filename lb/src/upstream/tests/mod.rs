@@ -40,7 +40,7 @@ fn config(addresses: &[SocketAddr], folder: &TempDir) -> WorkersConfig {
     }
     WorkersConfig {
         addresses: addresses.iter().map(SocketAddr::to_string).collect(),
-        passport: PassportConfig { signing_key_file: Some(key_file) },
+        passport: PassportConfig { signing_key_file: Some(key_file), comes_signed: false },
         ..WorkersConfig::default()
     }
 }
