@@ -113,6 +113,12 @@ pub trait Authenticator: Send + Sync + 'static {
 pub trait Exchange: Send + 'static {
     /// Takes the client's Authentication Data (from CONNECT or AUTH) and says how to go on.
     fn step(&mut self, data: Option<&[u8]>) -> impl Future<Output = Step> + Send;
+
+    /// What has to be remembered until the client answers, for [`crate::Local`] to go on from elsewhere; secret, and not to be
+    /// changed by others. `None` where the exchange cannot go on elsewhere.
+    fn suspend(&self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// How enhanced authentication goes on.

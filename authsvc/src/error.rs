@@ -67,7 +67,7 @@ pub enum AuthError {
         /// What it must be.
         problem: &'static str,
     },
-    /// A setting of a section below `[auth]`, or a file that it names.
+    /// A setting of another section, or a file that it names.
     #[error("{section}.{key} {problem}")]
     Section {
         /// The section, with dots.

@@ -4,6 +4,7 @@
 //! they grant into a passport. Start at `local.rs`. What a client may do once connected is written in its passport and checked by the worker.
 
 mod authorization;
+pub mod client;
 mod config;
 mod contract;
 mod error;
@@ -13,9 +14,14 @@ mod http_client;
 mod inquiry;
 mod local;
 mod metrics;
+mod revocation;
 mod scram;
+pub mod service;
 mod slowdown;
 mod source;
+mod tls;
+mod watched;
+mod wire;
 
 pub use authorization::{AuthorizationConfig, RetainCondition, RuleConfig};
 pub use config::{Anonymous, AuthConfig, CertificateIdentity};
@@ -27,6 +33,7 @@ pub use exchange::{LocalExchange, SCRAM_ITERATIONS};
 pub use http_client::HttpClientConfig;
 pub use inquiry::{BreakerConfig, CacheConfig, QueueConfig};
 pub use local::Local;
+pub use revocation::{Bearer, Revocation, Revocations, RevokeOrder, RevokeReason, Target, Told};
 pub use scram::METHOD as SCRAM_METHOD;
 pub use source::http::{AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode};
 pub use source::introspection::{ClientAuthentication, IntrospectionConfig, WhenInactive};

@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use crate::authorization::{Authorization, AuthorizationConfig, Identity};
 use crate::config::{Anonymous, AuthConfig};
 use crate::metrics::Metrics;
+use crate::revocation::{Revocations, RevokeReason, Target};
 use crate::scram;
 use crate::slowdown::SlowDown;
 use crate::source::jwt::JwtSource;
@@ -28,6 +29,15 @@ pub(crate) struct Inner {
     chain: Chain,
     pub(crate) slow_down: Arc<SlowDown>,
     pub(crate) metrics: Metrics,
+    revocations: Revocations,
+}
+
+/// An Authentication Method that is offered.
+enum MethodKind {
+    /// SCRAM-SHA-256.
+    Scram,
+    /// A token as it stands.
+    Token,
 }
 
 impl Local {
@@ -49,6 +59,7 @@ impl Local {
             chain: Chain::start(config, &shared)?,
             slow_down: shared.slow_down,
             metrics: shared.metrics,
+            revocations: Revocations::default(),
             config: config.clone(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -73,7 +84,29 @@ impl Local {
     /// Looks whether files of sources have changed and settled, and takes them then; what is wrong with one leaves in force
     /// what was. Either is logged. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk.
     pub fn look(&self, now: Instant) {
-        self.inner.chain.look(now);
+        // Whoever is there by what is no longer so has to show who it is again.
+        for user in self.inner.chain.look(now) {
+            let target = Target::User(user);
+            self.inner.revocations.revoke(target, RevokeReason::CredentialsChanged, Duration::ZERO);
+        }
+    }
+
+    /// Who has to go.
+    pub fn revocations(&self) -> &Revocations {
+        &self.inner.revocations
+    }
+
+    /// An exchange that goes on from what [`crate::Exchange::suspend`] gave, in this process or another.
+    pub(crate) fn resume(&self, method: &str, request: Request, state: &[u8]) -> Option<LocalExchange> {
+        let exchange = match self.inner.kind_of(method) {
+            Some(MethodKind::Scram) => LocalExchange::resume_scram(self.inner.clone(), request, state),
+            Some(MethodKind::Token) => LocalExchange::resume_token(self.inner.clone(), request, state),
+            None => None,
+        };
+        if exchange.is_none() {
+            self.inner.metrics.count_deny(DenyReason::BadMethod);
+        }
+        exchange
     }
 
     /// What the rules allow now to a client that comes as `subject` (empty: without credentials), whether it still could: for
@@ -100,14 +133,10 @@ impl Authenticator for Local {
     }
 
     fn begin(&self, method: &str, request: Request) -> Option<LocalExchange> {
-        // v5 section 4.12: the method is compared as it stands.
-        let exchange = if self.inner.offers_scram() && method == scram::METHOD {
-            Some(LocalExchange::scram(self.inner.clone(), request))
-        } else if self.inner.jwt().is_some_and(|source| source.has_method(method)) {
-            Some(LocalExchange::token(self.inner.clone(), request))
-        } else {
-            None
-        };
+        let exchange = self.inner.kind_of(method).map(|kind| match kind {
+            MethodKind::Scram => LocalExchange::scram(self.inner.clone(), request),
+            MethodKind::Token => LocalExchange::token(self.inner.clone(), request),
+        });
         if exchange.is_none() {
             self.inner.metrics.count_deny(DenyReason::BadMethod);
         }
@@ -126,8 +155,13 @@ impl Inner {
         self.chain.jwt()
     }
 
-    fn offers_scram(&self) -> bool {
-        self.config.scram && self.password_file().is_some()
+    /// What a method is, if it is offered.
+    // v5 section 4.12: compared as it stands.
+    fn kind_of(&self, method: &str) -> Option<MethodKind> {
+        if self.config.scram && self.password_file().is_some() && method == scram::METHOD {
+            return Some(MethodKind::Scram);
+        }
+        self.jwt().is_some_and(|source| source.has_method(method)).then_some(MethodKind::Token)
     }
 
     async fn decide(&self, request: &Request) -> Decision {

@@ -100,7 +100,11 @@ impl Authorization {
         let lifetime_ends_s = self.lifetime_s.map(|lifetime_s| now_s.saturating_add(lifetime_s));
         let expires_at_s = lifetime_ends_s.into_iter().chain(granted_until_s).min();
         let passport = Passport::new(subject, client_id.clone(), set.rules);
-        Ok(Arc::new(Passport { expires_at_s, ..passport }))
+        let token_id = match identity {
+            Identity::Anonymous => None,
+            Identity::User(grant) => grant.token_id.clone(),
+        };
+        Ok(Arc::new(Passport { expires_at_s, token_id, ..passport }))
     }
 
     /// What was granted comes first, and ends what is allowed only because there is no rule.

@@ -32,6 +32,18 @@ impl LocalExchange {
         Self { inner, method }
     }
 
+    /// One that goes on from what [`Exchange::suspend`] gave.
+    pub(crate) fn resume_scram(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+        let method = Method::Scram(Box::new(ScramExchange::resume(inner.clone(), request, state)?));
+        Some(Self { inner, method })
+    }
+
+    /// The same.
+    pub(crate) fn resume_token(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+        let method = Method::Token(Box::new(TokenExchange::resume(inner.clone(), request, state)?));
+        Some(Self { inner, method })
+    }
+
     pub(crate) fn token(inner: Arc<Inner>, request: Request) -> Self {
         let method = Method::Token(Box::new(TokenExchange::new(inner.clone(), request)));
         Self { inner, method }
@@ -50,5 +62,11 @@ impl Exchange for LocalExchange {
             Step::Deny(reason) => self.inner.metrics.count_deny(*reason),
         }
         step
+    }
+    fn suspend(&self) -> Option<Vec<u8>> {
+        match &self.method {
+            Method::Scram(exchange) => exchange.suspend(),
+            Method::Token(exchange) => exchange.suspend(),
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::authorization::Identity;
 use crate::local::Inner;
 use crate::scram::{AwaitingProof, ClientFirst, ScramFailure};
-use crate::slowdown::Suspect;
 use crate::source::Grant;
 use crate::{Decision, DenyReason, Request, Step};
 
@@ -21,6 +21,8 @@ pub(super) struct ScramExchange {
     state: State,
 }
 
+/// What is awaited; what is written of it goes where it is sealed only.
+#[derive(Serialize, Deserialize)]
 enum State {
     /// `asked`: an empty challenge was sent because CONNECT had no data.
     AwaitingFirst {
@@ -30,7 +32,6 @@ enum State {
         proof: AwaitingProof,
         user: Arc<str>,
         exists: bool,
-        suspect: Suspect,
     },
     Ended,
 }
@@ -38,6 +39,11 @@ enum State {
 impl ScramExchange {
     pub(super) fn new(inner: Arc<Inner>, request: Request) -> Self {
         Self { inner, request, state: State::AwaitingFirst { asked: false } }
+    }
+
+    /// One that goes on from what [`ScramExchange::suspend`] gave.
+    pub(super) fn resume(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+        Some(Self { inner, request, state: serde_json::from_slice(state).ok()? })
     }
 
     fn first(&mut self, data: &[u8], asked: bool) -> Step {
@@ -60,20 +66,13 @@ impl ScramExchange {
         let nonce: [u8; 18] = rand::random();
         let proof = AwaitingProof::new(&first, verifier, &STANDARD_NO_PAD.encode(nonce));
         let challenge = Bytes::copy_from_slice(proof.server_first().as_bytes());
-        let suspect = self.inner.slow_down.suspect(&first.user, self.request.peer.ip());
-        self.state = State::AwaitingFinal { proof, user: first.user.into(), exists, suspect };
+        self.state = State::AwaitingFinal { proof, user: first.user.into(), exists };
         Step::Continue(challenge)
     }
 
-    fn last(
-        &self,
-        proof: &AwaitingProof,
-        user: Arc<str>,
-        exists: bool,
-        suspect: Suspect,
-        data: &[u8],
-    ) -> Step {
+    fn last(&self, proof: &AwaitingProof, user: Arc<str>, exists: bool, data: &[u8]) -> Step {
         let now = Instant::now();
+        let suspect = self.inner.slow_down.suspect(&user, self.request.peer.ip());
         if !self.inner.slow_down.admit(suspect, now) {
             return Step::Deny(DenyReason::SlowedDown);
         }
@@ -100,10 +99,15 @@ impl ScramExchange {
     pub(super) fn step(&mut self, data: Option<&[u8]>) -> Step {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::AwaitingFirst { asked } => self.first(data.unwrap_or_default(), asked),
-            State::AwaitingFinal { proof, user, exists, suspect } => {
-                self.last(&proof, user, exists, suspect, data.unwrap_or_default())
+            State::AwaitingFinal { proof, user, exists } => {
+                self.last(&proof, user, exists, data.unwrap_or_default())
             }
             State::Ended => Step::Deny(DenyReason::NotAuthorized),
         }
+    }
+
+    /// What has to be remembered until the client answers.
+    pub(super) fn suspend(&self) -> Option<Vec<u8>> {
+        serde_json::to_vec(&self.state).ok()
     }
 }

@@ -9,6 +9,9 @@ use crate::local::Inner;
 use crate::source::Verdict;
 use crate::{Decision, DenyReason, Request, Step};
 
+/// The state of one whose client was sent an empty challenge.
+const ASKED: &[u8] = b"asked";
+
 /// One run of the method that `auth.jwt.method` names.
 pub(super) struct TokenExchange {
     inner: Arc<Inner>,
@@ -21,6 +24,16 @@ pub(super) struct TokenExchange {
 impl TokenExchange {
     pub(super) fn new(inner: Arc<Inner>, request: Request) -> Self {
         Self { inner, request, asked: false, ended: false }
+    }
+
+    /// One that goes on from what [`TokenExchange::suspend`] gave.
+    pub(super) fn resume(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+        (state == ASKED).then(|| Self { inner, request, asked: true, ended: false })
+    }
+
+    /// What has to be remembered until the client answers: that it was asked.
+    pub(super) fn suspend(&self) -> Option<Vec<u8>> {
+        (self.asked && !self.ended).then(|| ASKED.to_vec())
     }
 
     /// Takes the client's next message.

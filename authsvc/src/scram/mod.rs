@@ -10,6 +10,7 @@ pub(crate) use verifier::{Shape, Verifier, hmac};
 use std::sync::Arc;
 
 use message::ClientFinal;
+use serde::{Deserialize, Serialize};
 
 /// The name of the Authentication Method.
 pub const METHOD: &str = "SCRAM-SHA-256";
@@ -24,6 +25,7 @@ pub(crate) enum ScramFailure {
 }
 
 /// The server after its first message: waits for the client's proof.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct AwaitingProof {
     verifier: Arc<Verifier>,
     gs2_header: String,

@@ -5,6 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, Mac as _};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -107,6 +109,19 @@ impl Verifier {
     /// The ServerSignature over `authenticated`.
     pub(crate) fn signature_base64(&self, authenticated: &[u8]) -> String {
         BASE64.encode(hmac(&self.server_key, &[authenticated]))
+    }
+}
+
+impl Serialize for Verifier {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Verifier {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let record = String::deserialize(deserializer)?;
+        Self::parse(&record).ok_or_else(|| D::Error::custom("no record of SCRAM-SHA-256"))
     }
 }
 

@@ -17,6 +17,9 @@ use crate::{AuthError, Request, RuleConfig};
 /// Where RFC 8705 binds a token to a client certificate.
 pub(super) const BOUND_CLAIM: &str = "cnf.x5t#S256";
 
+/// Longest `jti` that can be revoked by its name, bytes.
+const TOKEN_ID_BYTES_MAX: usize = 256;
+
 /// Attributes that one section may define.
 const ATTRIBUTES_MAX: usize = 32;
 
@@ -115,6 +118,7 @@ impl ClaimsConfig {
             rules,
             is_superuser,
             expires_at_s,
+            token_id: token_id(claims),
         })
     }
 
@@ -190,6 +194,12 @@ pub(crate) fn read_rules(rules: &Value) -> Result<Vec<Rule>, String> {
         Ok(rule.compile())
     });
     read.collect()
+}
+
+/// The name by which the token can be revoked, RFC 7519 section 4.1.7.
+fn token_id(claims: &Map<String, Value>) -> Option<Arc<str>> {
+    let id = claims.get("jti")?.as_str()?;
+    (1..=TOKEN_ID_BYTES_MAX).contains(&id.len()).then(|| id.into())
 }
 
 #[cfg(test)]

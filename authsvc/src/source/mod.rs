@@ -59,6 +59,8 @@ pub(crate) struct Grant {
     pub(crate) is_superuser: bool,
     /// Until when, seconds since the Unix epoch: the passport ends no later.
     pub(crate) expires_at_s: Option<u64>,
+    /// The identifier of the token that the client showed.
+    pub(crate) token_id: Option<Arc<str>>,
 }
 
 impl Grant {
@@ -71,6 +73,7 @@ impl Grant {
             rules: Vec::new(),
             is_superuser: false,
             expires_at_s: None,
+            token_id: None,
         }
     }
 }
@@ -247,15 +250,18 @@ impl Chain {
         }
     }
 
-    /// Looks whether files of sources have changed and settled, and takes them then. Blocks on the disk.
-    pub(crate) fn look(&self, now: Instant) {
+    /// Looks whether files of sources have changed and settled, and takes them then. Answers which users are not known any
+    /// more, or by other credentials. Blocks on the disk.
+    pub(crate) fn look(&self, now: Instant) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
         for source in &self.sources {
             match source {
                 Source::Certificate(_) | Source::Introspection(_) | Source::Http(_) | Source::Ldap(_) => {}
-                Source::PasswordFile(source) => source.look(now),
+                Source::PasswordFile(source) => changed.extend(source.look(now)),
                 Source::Jwt(source) => source.look(now),
             }
         }
+        changed
     }
 
     /// What the first one says that does not ignore `request`.

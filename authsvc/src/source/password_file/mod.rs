@@ -187,21 +187,25 @@ impl PasswordSource {
     }
 
     /// Looks whether the file has changed and settled, and takes it then; what is wrong with it leaves the users of before
-    /// in force. Either is logged. Blocks on the disk.
-    pub(crate) fn look(&self, now: Instant) {
+    /// in force. Either is logged. Answers which users are no longer there, or have other passwords. Blocks on the disk.
+    pub(crate) fn look(&self, now: Instant) -> Vec<Arc<str>> {
         match self.users.look(now) {
             Ok(None) => {}
-            Ok(Some(change)) => log_change(&change),
+            Ok(Some(change)) => {
+                log_change(&change);
+                return change.removed.into_iter().chain(change.changed).collect();
+            }
             // Nothing is wrong for those that there are, but somebody has meant something else.
             Err(error @ AuthError::Nobody { .. }) => tracing::warn!(%error, "password file not taken"),
             Err(error) => tracing::error!(%error, "password file not taken, the users of before stay"),
         }
+        Vec::new()
     }
 }
 
 fn log_change(change: &Change) {
     let Change { users, added, changed, removed } = change;
-    tracing::info!(users, added, changed, removed = removed.len(), "password file read");
+    tracing::info!(users, added, changed = changed.len(), removed = removed.len(), "password file read");
     if !removed.is_empty() {
         let names: Vec<&str> = removed.iter().take(NAMES_LOGGED_MAX).map(|name| &**name).collect();
         let more = removed.len() - names.len();

@@ -25,8 +25,8 @@ pub(crate) struct Change {
     pub(crate) users: usize,
     /// Who is new.
     pub(crate) added: usize,
-    /// Who has other records.
-    pub(crate) changed: usize,
+    /// Who has other records, by name.
+    pub(crate) changed: BTreeSet<Arc<str>>,
     /// Who is no longer there, by name.
     pub(crate) removed: BTreeSet<Arc<str>>,
 }
@@ -82,7 +82,8 @@ impl Users {
             changed: file
                 .names()
                 .filter(|name| before.user(name).is_some_and(|old| Some(old) != file.user(name)))
-                .count(),
+                .cloned()
+                .collect(),
             removed: before.names().filter(|name| file.user(name).is_none()).cloned().collect(),
         };
         *self.current.write() = Arc::new(file);
@@ -168,7 +169,8 @@ mod tests {
         file.remove("bob");
         let said = file.looks(&users).remove(0).unwrap();
         let removed = BTreeSet::from([Arc::from("bob")]);
-        assert_eq!(said, Change { users: 2, added: 1, changed: 1, removed });
+        let changed = BTreeSet::from([Arc::from("alice")]);
+        assert_eq!(said, Change { users: 2, added: 1, changed, removed });
         assert!(users.current().user("bob").is_none());
     }
 
@@ -201,7 +203,7 @@ mod tests {
         }
         file.write(&whole);
         let said = file.looks(&users).remove(0).unwrap();
-        assert_eq!(said, Change { users: 2, added: 0, changed: 0, removed: BTreeSet::new() });
+        assert_eq!(said, Change { users: 2, added: 0, changed: BTreeSet::new(), removed: BTreeSet::new() });
     }
 
     #[test]

@@ -1,0 +1,219 @@
+//! Answers that are remembered for the same credentials of the same client, by a keyed hash of everything that was asked: a
+//! password is nowhere in it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use link::Passport;
+use parking_lot::Mutex;
+
+use crate::revocation::{Bearer, Target};
+use crate::wire::Question;
+use crate::{Decision, DenyReason};
+
+/// What was asked, as far as answers depend on it.
+pub(super) type Asked = [u8; 16];
+
+/// What is remembered.
+pub(super) struct Cache {
+    key: Key,
+    answers_max: usize,
+    answers: Mutex<Answers>,
+}
+
+#[derive(Default)]
+struct Answers {
+    by_question: HashMap<Asked, Remembered>,
+    /// The oldest first; those that were replaced are in it still.
+    order: VecDeque<(Asked, u64)>,
+    number: u64,
+}
+
+struct Remembered {
+    number: u64,
+    decision: Decision,
+    certificate: Option<Arc<str>>,
+    /// Until then nobody is asked.
+    fresh_until: Instant,
+    /// Until then it may count while nobody can be asked.
+    good_until: Instant,
+}
+
+impl Cache {
+    pub(super) fn new(answers_max: usize) -> Self {
+        let key = Key::new(HMAC_SHA256, &rand::random::<[u8; 32]>());
+        Self { key, answers_max, answers: Mutex::default() }
+    }
+
+    /// Stands for `question`. The port of the device is another one each time, and says nothing.
+    pub(super) fn asked(&self, question: &Question) -> Asked {
+        let mut question = question.clone();
+        question.peer.set_port(0);
+        // A question can always be written.
+        let json = serde_json::to_vec(&question).unwrap_or_default();
+        let mut asked = Asked::default();
+        asked.copy_from_slice(&sign(&self.key, &json).as_ref()[..size_of::<Asked>()]);
+        asked
+    }
+
+    /// The answer, if it is fresh.
+    pub(super) fn fresh(&self, asked: &Asked, now: Instant) -> Option<Decision> {
+        let answers = self.answers.lock();
+        let found = answers.by_question.get(asked)?;
+        (now < found.fresh_until).then(|| found.decision.clone())
+    }
+
+    /// The passport, if it was one and has not ended.
+    pub(super) fn good(&self, asked: &Asked, now: Instant) -> Option<Arc<Passport>> {
+        let answers = self.answers.lock();
+        let found = answers.by_question.get(asked).filter(|found| now < found.good_until)?;
+        match &found.decision {
+            Decision::Allow(passport) => Some(passport.clone()),
+            Decision::Deny(_) => None,
+        }
+    }
+
+    /// Remembers an answer; `life` is what is left of its passport, `ttl` how long it is fresh at most.
+    pub(super) fn remember(
+        &self,
+        asked: Asked,
+        decision: &Decision,
+        certificate: Option<Arc<str>>,
+        life: Duration,
+        ttl: Duration,
+    ) {
+        if self.answers_max == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let (fresh_until, good_until) = match decision {
+            // A passport that is asked for once more is to be renewed; one in its second half is none for that.
+            Decision::Allow(_) => (now + ttl.min(life / 2), now + life),
+            Decision::Deny(DenyReason::BadCredentials | DenyReason::NotAuthorized | DenyReason::Banned) => {
+                (now + ttl, now)
+            }
+            Decision::Deny(DenyReason::Unavailable | DenyReason::BadMethod | DenyReason::SlowedDown) => {
+                return;
+            }
+        };
+        let mut answers = self.answers.lock();
+        answers.number += 1;
+        let number = answers.number;
+        let decision = decision.clone();
+        answers
+            .by_question
+            .insert(asked, Remembered { number, decision, certificate, fresh_until, good_until });
+        answers.order.push_back((asked, number));
+        answers.make_room(self.answers_max);
+    }
+
+    /// Forgets everything about `target`.
+    pub(super) fn forget(&self, target: &Target) {
+        self.answers.lock().by_question.retain(|_, remembered| match &remembered.decision {
+            Decision::Allow(passport) => !Bearer::new(passport, remembered.certificate.as_deref()).is(target),
+            Decision::Deny(_) => true,
+        });
+    }
+
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.answers.lock().by_question.len()
+    }
+}
+
+impl Answers {
+    fn make_room(&mut self, answers_max: usize) {
+        while self.by_question.len() > answers_max || self.order.len() > answers_max.saturating_mul(2) {
+            let Some((asked, number)) = self.order.pop_front() else { return };
+            if self.by_question.get(&asked).is_some_and(|found| found.number == number) {
+                self.by_question.remove(&asked);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(100);
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn question(json: &str) -> Question {
+        let rest = r#""client_id":"a","protocol":"5","#;
+        serde_json::from_str(&format!("{{{rest}{json}}}")).unwrap()
+    }
+
+    fn allow(subject: &str) -> Decision {
+        Decision::Allow(Arc::new(Passport::unrestricted(subject.into(), "a".into())))
+    }
+
+    #[test]
+    fn whatever_an_answer_may_depend_on_makes_another_question_but_the_port() {
+        let cache = Cache::new(10);
+        let asked = |json: &str| cache.asked(&question(json));
+        let one = asked(r#""peer":"192.0.2.1:1","username":"u","password":"AA==""#);
+        assert_eq!(one, asked(r#""peer":"192.0.2.1:2","username":"u","password":"AA==""#));
+        for other in [
+            r#""peer":"192.0.2.2:1","username":"u","password":"AA==""#,
+            r#""peer":"192.0.2.1:1","username":"v","password":"AA==""#,
+            r#""peer":"192.0.2.1:1","username":"u","password":"AQ==""#,
+            r#""peer":"192.0.2.1:1","username":"u""#,
+            r#""peer":"192.0.2.1:1","username":"u","password":"AA==","listener":"x""#,
+        ] {
+            assert_ne!(one, asked(other), "{other}");
+        }
+        assert_ne!(
+            one,
+            Cache::new(10).asked(&question(r#""peer":"192.0.2.1:1","username":"u","password":"AA==""#))
+        );
+    }
+
+    #[test]
+    fn an_answer_is_fresh_for_a_while_and_good_for_as_long_as_its_passport() {
+        let cache = Cache::new(10);
+        cache.remember([1; 16], &allow("u"), None, LIFE, TTL);
+        let now = Instant::now();
+        assert_eq!(cache.fresh(&[1; 16], now), Some(allow("u")));
+        assert_eq!(cache.fresh(&[1; 16], now + TTL), None);
+        assert!(cache.good(&[1; 16], now + TTL).is_some() && cache.good(&[1; 16], now + LIFE).is_none());
+        cache.remember([2; 16], &allow("u"), None, TTL, LIFE);
+        assert!(
+            cache.fresh(&[2; 16], now + TTL / 2 + Duration::from_secs(1)).is_none(),
+            "not in its second half"
+        );
+        cache.remember([3; 16], &Decision::Deny(DenyReason::BadCredentials), None, LIFE, TTL);
+        assert!(cache.fresh(&[3; 16], now).is_some() && cache.good(&[3; 16], now).is_none());
+        cache.remember([4; 16], &Decision::Deny(DenyReason::Unavailable), None, LIFE, TTL);
+        assert!(cache.fresh(&[4; 16], now).is_none());
+    }
+
+    #[test]
+    fn it_has_a_bound_and_the_oldest_go_first() {
+        let cache = Cache::new(3);
+        for n in 0..10u8 {
+            cache.remember([n; 16], &allow("u"), None, LIFE, TTL);
+            cache.remember([9; 16], &allow("u"), None, LIFE, TTL);
+        }
+        assert_eq!(cache.len(), 3);
+        assert!(cache.answers.lock().order.len() <= 6);
+        let now = Instant::now();
+        assert!(cache.fresh(&[9; 16], now).is_some() && cache.fresh(&[0; 16], now).is_none());
+        let none = Cache::new(0);
+        none.remember([1; 16], &allow("u"), None, LIFE, TTL);
+        assert_eq!(none.len(), 0);
+    }
+
+    #[test]
+    fn what_was_revoked_is_forgotten() {
+        let cache = Cache::new(10);
+        cache.remember([1; 16], &allow("alice"), Some("00".into()), LIFE, TTL);
+        cache.remember([2; 16], &allow("bob"), Some("01".into()), LIFE, TTL);
+        cache.forget(&Target::User("alice".into()));
+        assert_eq!(cache.len(), 1);
+        cache.forget(&Target::Certificate("01".into()));
+        assert_eq!(cache.len(), 0);
+    }
+}

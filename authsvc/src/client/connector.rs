@@ -1,0 +1,147 @@
+//! Connections to one address of the service, up in time or not at all, TLS included.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use files::Snapshot;
+use hyper::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig as TlsConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+
+use super::config::ClientConfig;
+use crate::AuthError;
+use crate::tls::{Named, PROTOCOLS};
+use crate::watched::Watched;
+
+/// What edges do TLS with, if they do.
+pub(super) type Tls = Arc<Watched<Arc<TlsConfig>>>;
+
+/// Reads what `config` names for TLS, and again when it changes.
+pub(super) fn open_tls(config: &ClientConfig) -> Result<Option<Tls>, AuthError> {
+    let Some(ca_file) = config.ca_file.clone() else { return Ok(None) };
+    let pair = config.certificate_file.clone().zip(config.key_file.clone());
+    let mut paths = vec![ca_file.clone()];
+    paths.extend(pair.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]));
+    let parse = move |found: &Snapshot, _: Option<&Arc<TlsConfig>>| tls(&ca_file, pair.as_ref(), found);
+    Ok(Some(Arc::new(Watched::open("certificates for the service of authentication", &paths, parse)?)))
+}
+
+fn tls(
+    ca_file: &std::path::Path,
+    pair: Option<&(PathBuf, PathBuf)>,
+    found: &Snapshot,
+) -> Result<Arc<TlsConfig>, AuthError> {
+    let authorities = Named::new("authsvc", "ca_file", ca_file);
+    let builder = TlsConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| authorities.unusable(&error))?
+        .with_root_certificates(authorities.roots(found)?);
+    let mut config = match pair {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let certificate = Named::new("authsvc", "certificate_file", certificate);
+            let key = Named::new("authsvc", "key_file", key).private_key(found)?;
+            builder
+                .with_client_auth_cert(certificate.certificates(found)?, key)
+                .map_err(|error| certificate.unusable(&error))?
+        }
+    };
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+    Ok(Arc::new(config))
+}
+
+/// Connects to one address, whatever a request names.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) address: SocketAddr,
+    /// With the name that the certificate has to bear.
+    pub(super) tls: Option<(Tls, ServerName<'static>)>,
+    pub(super) timeout: Duration,
+}
+
+impl Connector {
+    async fn connect(self) -> io::Result<Socket> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let Some((tls, name)) = self.tls else {
+            return Ok(Socket { io: Box::new(stream), is_h2: false });
+        };
+        let stream = TlsConnector::from((*tls.current()).clone()).connect(name, stream).await?;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(PROTOCOLS[0]);
+        Ok(Socket { io: Box::new(stream), is_h2 })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Socket>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Socket>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let within = connector.timeout;
+            match tokio::time::timeout(within, connector.connect()).await {
+                Ok(connected) => connected.map(TokioIo::new),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection, with TLS or without.
+pub(super) struct Socket {
+    io: Box<dyn Stream>,
+    is_h2: bool,
+}
+
+impl Connection for Socket {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new();
+        if self.is_h2 { connected.negotiated_h2() } else { connected }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,80 @@
+//! Follows what each service revokes: long questions, one at a time for each address. A service that has no such list is asked
+//! again now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+
+use super::Shared;
+use super::address::{Address, Ask, Fault};
+use crate::revocation::Feed;
+use crate::wire::REVOCATIONS_PATH;
+
+/// How long one question may wait for news; the service answers before.
+const NEWS_WAIT: Duration = Duration::from_secs(30);
+
+/// How long to wait after a question that failed, and before a service is asked again that has no list.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_WITHOUT_LIST: Duration = Duration::from_secs(60);
+
+/// What has been told of a list.
+#[derive(Default)]
+struct Place {
+    replica: String,
+    newest: u64,
+}
+
+/// Follows for as long as the address is there.
+pub(super) async fn run(address: Arc<Address>, shared: Arc<Shared>) {
+    // The address owns this task, so it must not own the address.
+    let (address, shared) = (Arc::downgrade(&address), Arc::downgrade(&shared));
+    let mut place = Place::default();
+    loop {
+        let (Some(address), Some(shared)) = (address.upgrade(), shared.upgrade()) else { return };
+        let pause = match ask(&address, &shared, &place).await {
+            Ok(feed) => {
+                take(feed, &mut place, &shared);
+                continue;
+            }
+            Err(Fault::Status(404 | 405 | 501)) => PAUSE_WITHOUT_LIST,
+            Err(Fault::Down) => {
+                let mut standing = address.standing();
+                drop((address, shared));
+                // An error says that the address is gone, as the next look does.
+                let _ = standing.wait_for(|is_up| *is_up).await;
+                continue;
+            }
+            Err(_) => PAUSE,
+        };
+        drop((address, shared));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn ask(address: &Address, shared: &Shared, place: &Place) -> Result<Feed, Fault> {
+    let path = format!("{REVOCATIONS_PATH}?after={}&replica={}", place.newest, place.replica);
+    let ask = Ask { method: Method::GET, path, body: Bytes::new() };
+    let asking = address.ask(&ask, shared);
+    let body = tokio::time::timeout(NEWS_WAIT, asking).await.map_err(|_| Fault::Broken)??;
+    serde_json::from_slice(&body).map_err(|_| Fault::Broken)
+}
+
+fn take(feed: Feed, place: &mut Place, shared: &Shared) {
+    if feed.has_missed {
+        tracing::warn!(
+            "some of what was revoked was not told in time; its connections end with their passports"
+        );
+    }
+    // The replica goes into the next question: no more of it than a name.
+    place.replica = feed.replica.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    place.newest = feed.newest;
+    for entry in feed.revocations {
+        // Once before: nothing that is remembered may be let in by a connection that comes now; and what is remembered
+        // meanwhile is judged by the list.
+        let target = entry.target.clone();
+        entry.add_to(&shared.revocations);
+        shared.cache.forget(&target);
+    }
+}

@@ -1,0 +1,65 @@
+//! Certificates and keys of HTTP with TLS, out of the files that settings name.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use files::Snapshot;
+use files::pem::{self, Kind, Section};
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::AuthError;
+
+/// What a connection with TLS may speak, the best first.
+pub(crate) const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// A file, and the setting that names it.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    section: &'static str,
+    key: &'static str,
+    path: &'a Path,
+}
+
+impl<'a> Named<'a> {
+    pub(crate) fn new(section: &'static str, key: &'static str, path: &'a Path) -> Self {
+        Self { section, key, path }
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn unusable(self, problem: &dyn Display) -> AuthError {
+        let problem = format!("{}: {problem}", self.path.display());
+        AuthError::Section { section: self.section, key: self.key, problem }
+    }
+
+    fn sections(self, found: &Snapshot, kind: Kind) -> Result<Vec<Section>, AuthError> {
+        let bytes = found.bytes(self.path).map_err(|error| self.unusable(&error))?;
+        pem::sections(bytes, kind).map_err(|error| self.unusable(&error))
+    }
+
+    /// The certificates in it, at least one.
+    pub(crate) fn certificates(self, found: &Snapshot) -> Result<Vec<CertificateDer<'static>>, AuthError> {
+        let sections = self.sections(found, Kind::Certificate)?;
+        Ok(sections.into_iter().map(|section| section.der.into()).collect())
+    }
+
+    /// The certificates in it, as authorities.
+    pub(crate) fn roots(self, found: &Snapshot) -> Result<RootCertStore, AuthError> {
+        let mut roots = RootCertStore::empty();
+        for authority in self.certificates(found)? {
+            roots.add(authority).map_err(|error| self.unusable(&error))?;
+        }
+        Ok(roots)
+    }
+
+    /// The first private key in it.
+    pub(crate) fn private_key(self, found: &Snapshot) -> Result<PrivateKeyDer<'static>, AuthError> {
+        let section = self.sections(found, Kind::PrivateKey)?.into_iter().next();
+        let section = section.ok_or_else(|| self.unusable(&"is empty"))?;
+        Ok(match section.label.as_str() {
+            "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(section.der.into()),
+            "EC PRIVATE KEY" => PrivateKeyDer::Sec1(section.der.into()),
+            _ => PrivateKeyDer::Pkcs8(section.der.into()),
+        })
+    }
+}
