@@ -1,5 +1,6 @@
 //! Why connections are refused and why they end, as data: the variants are the metric labels.
 
+use authsvc::RevokeReason;
 use mqtt::ReasonCode;
 
 use crate::tls;
@@ -110,6 +111,8 @@ pub(crate) enum CloseReason {
     PassportDenied,
     /// Its passport ended before it could be renewed.
     PassportExpired,
+    /// Who it is was revoked.
+    Revoked(RevokeReason),
     /// Another connection has its session.
     TakenOver,
     /// The worker ended it, with this code.
@@ -132,6 +135,8 @@ impl CloseReason {
             Self::ReAuthentication => "re_authentication",
             Self::PassportDenied => "passport_denied",
             Self::PassportExpired => "passport_expired",
+            Self::Revoked(RevokeReason::Administrative) => "revoked",
+            Self::Revoked(RevokeReason::CredentialsChanged) => "credentials_changed",
             Self::BadPacket(reason) | Self::Worker(reason) => reason.label(),
             Self::TakenOver => ReasonCode::SessionTakenOver.label(),
             Self::Shutdown => "server_shutting_down",

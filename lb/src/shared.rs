@@ -1,10 +1,11 @@
 //! What all connections of an edge share: configuration, metrics, counts with their bounds, the clock and the order to
 //! drain.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
+use authsvc::{Revocations, RevokeReason};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,7 +16,7 @@ use crate::admission::SourceRates;
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
-use crate::succession::Successions;
+use crate::succession::{Holder, Successions};
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketConfig;
 
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     relays: Mutex<Wakers>,
     /// Who came last of each client.
     pub(crate) successions: Successions,
+    /// Who has to go, if somebody says so.
+    pub(crate) revocations: OnceLock<Revocations>,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
     receive_buffered: AtomicUsize,
@@ -61,6 +64,7 @@ impl Shared {
             dismissed: AtomicU32::new(0),
             relays: Mutex::default(),
             successions: Successions::default(),
+            revocations: OnceLock::new(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             receive_buffered: AtomicUsize::new(0),
@@ -133,6 +137,11 @@ impl Shared {
         // Dropped after the lock is: it may be the last reference to the task.
         let waker = self.relays.lock().remove(slot);
         drop(waker);
+    }
+
+    /// Why this connection may not be here, if so.
+    pub(crate) fn revoked(&self, holder: &Holder) -> Option<RevokeReason> {
+        self.revocations.get()?.verdict(&holder.bearer(), holder.since)
     }
 
     /// Connected devices and handshakes.
@@ -248,6 +257,11 @@ impl Underway {
             return Err(ShedReason::HandshakesMax);
         }
         Ok(underway)
+    }
+
+    /// When it was accepted.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
     }
 
     /// The session is opened.

@@ -1,5 +1,6 @@
 //! Connections of one client at this edge, one after the other: before the next one asks for the session, the one before it has
-//! handed over what its socket had received, a DISCONNECT above all, and if that ended it, its worker knows.
+//! handed over what its socket had received, a DISCONNECT above all, and if that ended it, its worker knows. Who has to go is
+//! found here, too.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -7,7 +8,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::Poll;
+use std::time::Instant;
 
+use authsvc::{Bearer, Certificate, Revocation, RevokeReason, Target};
 use foldhash::fast::RandomState;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -25,14 +28,107 @@ const ASKED: u8 = 1;
 const READ_OUT: u8 = 2;
 const OVER: u8 = 4;
 const DISMISSED: u8 = 8;
+const REVOKED: u8 = 16;
+const CREDENTIALS_CHANGED: u8 = 32;
 
 /// Who came last, by Client Identifier.
 #[derive(Default)]
 pub(crate) struct Successions(Mutex<HashMap<Arc<str>, Arc<Place>, RandomState>>);
 
+/// Who a connection is, as far as it can be revoked, and since when.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) subject: Arc<str>,
+    pub(crate) token_id: Option<Arc<str>>,
+    pub(crate) certificate: Option<Arc<Certificate>>,
+    pub(crate) since: Instant,
+}
+
+impl Holder {
+    /// A client that has nothing but its name.
+    #[cfg(test)]
+    pub(crate) fn of(client_id: &str) -> Self {
+        let (subject, since) = ("".into(), Instant::now());
+        Self { client_id: client_id.into(), subject, token_id: None, certificate: None, since }
+    }
+
+    pub(crate) fn bearer(&self) -> Bearer<'_> {
+        Bearer {
+            user: &self.subject,
+            client_id: &self.client_id,
+            token_id: self.token_id.as_deref(),
+            certificate: self.certificate.as_ref().map(|certificate| &*certificate.fingerprint),
+        }
+    }
+}
+
+impl Successions {
+    /// Has those connections ended that began before one of these entries and are meant by it. Looks at all connections, unless
+    /// clients are named.
+    pub(crate) fn revoke(&self, entries: &[Revocation], shared: &Shared) {
+        let mut found: Vec<(Arc<Place>, RevokeReason)> = Vec::new();
+        {
+            let places = self.0.lock();
+            let (clients, others): (Vec<_>, Vec<_>) =
+                entries.iter().partition(|entry| matches!(entry.target, Target::ClientId(_)));
+            for entry in clients {
+                let Target::ClientId(client_id) = &entry.target else { continue };
+                let place = places.get(client_id).filter(|place| place.holder.since <= entry.at);
+                found.extend(place.map(|place| (Arc::clone(place), entry.reason)));
+            }
+            let others = Named::new(others);
+            if !others.is_empty() {
+                let named = |place: &Arc<Place>| Some((Arc::clone(place), others.reason_for(&place.holder)?));
+                found.extend(places.values().filter_map(named));
+            }
+        }
+        for (place, reason) in found {
+            place.revoke(reason, shared);
+        }
+    }
+}
+
+/// Entries by what they name.
+struct Named<'a> {
+    users: HashMap<&'a str, &'a Revocation>,
+    tokens: HashMap<&'a str, &'a Revocation>,
+    certificates: HashMap<&'a str, &'a Revocation>,
+}
+
+impl<'a> Named<'a> {
+    fn new(entries: Vec<&'a Revocation>) -> Self {
+        let (users, tokens, certificates) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut named = Self { users, tokens, certificates };
+        for entry in entries {
+            // Of several entries for one name the last is the newest.
+            match &entry.target {
+                Target::User(name) => named.users.insert(name, entry),
+                Target::Token(name) => named.tokens.insert(name, entry),
+                Target::Certificate(name) => named.certificates.insert(name, entry),
+                Target::ClientId(_) => None,
+            };
+        }
+        named
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.tokens.is_empty() && self.certificates.is_empty()
+    }
+
+    fn reason_for(&self, holder: &Holder) -> Option<RevokeReason> {
+        let bearer = holder.bearer();
+        let user = self.users.get(bearer.user).filter(|_| !bearer.user.is_empty());
+        let token = bearer.token_id.and_then(|id| self.tokens.get(id));
+        let certificate = bearer.certificate.and_then(|print| self.certificates.get(print));
+        let found = [user, token, certificate].into_iter().flatten().find(|entry| holder.since <= entry.at);
+        found.map(|entry| entry.reason)
+    }
+}
+
 /// One connection's place among those of its client.
 pub(crate) struct Place {
-    client_id: Arc<str>,
+    holder: Holder,
     flags: AtomicU8,
     /// Where its relay is woken.
     slot: AtomicU32,
@@ -48,6 +144,14 @@ impl Place {
     fn set(&self, flag: u8) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         self.next.wake();
+    }
+
+    /// Has its relay end it.
+    fn revoke(&self, reason: RevokeReason, shared: &Shared) {
+        self.ask(
+            REVOKED | if reason == RevokeReason::CredentialsChanged { CREDENTIALS_CHANGED } else { 0 },
+            shared,
+        );
     }
 
     fn ask(&self, flag: u8, shared: &Shared) {
@@ -77,14 +181,19 @@ pub(crate) struct Tenancy {
 
 impl Tenancy {
     /// Takes the place of whoever came last, which is answered.
-    pub(crate) fn begin(shared: &Arc<Shared>, client_id: &Arc<str>) -> (Self, Option<Arc<Place>>) {
+    pub(crate) fn begin(shared: &Arc<Shared>, holder: Holder) -> (Self, Option<Arc<Place>>) {
+        let client_id = Arc::clone(&holder.client_id);
         let place = Arc::new(Place {
-            client_id: Arc::clone(client_id),
+            holder,
             flags: AtomicU8::new(0),
             slot: AtomicU32::new(NO_SLOT),
             next: AtomicWaker::new(),
         });
-        let before = shared.successions.0.lock().insert(Arc::clone(client_id), Arc::clone(&place));
+        let before = shared.successions.0.lock().insert(client_id, Arc::clone(&place));
+        // What was revoked before it had its place, nobody else tells it.
+        if let Some(reason) = shared.revoked(&place.holder) {
+            place.revoke(reason, shared);
+        }
         let tenancy = Self { place, shared: Arc::clone(shared) };
         (tenancy, before.filter(|before| !before.has(OVER)))
     }
@@ -98,6 +207,17 @@ impl Tenancy {
     #[inline]
     pub(crate) fn is_asked(&self) -> bool {
         self.place.flags.load(Ordering::Acquire) & (ASKED | READ_OUT) == ASKED
+    }
+
+    /// Why it has to go, if somebody said so.
+    #[inline]
+    pub(crate) fn revoked(&self) -> Option<RevokeReason> {
+        let flags = self.place.flags.load(Ordering::Acquire);
+        (flags & REVOKED != 0).then_some(if flags & CREDENTIALS_CHANGED != 0 {
+            RevokeReason::CredentialsChanged
+        } else {
+            RevokeReason::Administrative
+        })
     }
 
     /// Whether another one has waited long enough.
@@ -120,8 +240,8 @@ impl Drop for Tenancy {
     fn drop(&mut self) {
         {
             let mut last = self.shared.successions.0.lock();
-            if last.get(&self.place.client_id).is_some_and(|place| Arc::ptr_eq(place, &self.place)) {
-                last.remove(&self.place.client_id);
+            if last.get(&self.place.holder.client_id).is_some_and(|place| Arc::ptr_eq(place, &self.place)) {
+                last.remove(&self.place.holder.client_id);
             }
         }
         self.place.set(OVER);
@@ -141,14 +261,68 @@ mod tests {
         Arc::new(Shared::new(EdgeConfig::default(), Metrics::register(&mut Registry::default())))
     }
 
+    fn holder(client_id: &str) -> Holder {
+        Holder::of(client_id)
+    }
+
+    #[test]
+    fn those_are_revoked_who_are_named_and_came_before() {
+        let shared = shared();
+        let certificate = |fingerprint: &str| {
+            let (subject, distinguished_name) = ("".into(), "".into());
+            let (alternative_names, fingerprint) = (vec![], fingerprint.into());
+            Some(Arc::new(Certificate { subject, distinguished_name, alternative_names, fingerprint }))
+        };
+        let begin = |client_id: &str, subject: &str, token: &str| {
+            let (subject, token_id) = (subject.into(), Some(token.into()));
+            let certificate = certificate(&format!("{client_id}{client_id}"));
+            let holder = Holder { subject, token_id, certificate, ..holder(client_id) };
+            Tenancy::begin(&shared, holder).0
+        };
+        let tenancies =
+            [begin("a", "alice", "1"), begin("b", "alice", "2"), begin("c", "bob", "3"), begin("d", "", "4")];
+        let revoked = || tenancies.iter().map(|tenancy| tenancy.revoked().is_some()).collect::<Vec<_>>();
+        let revoke = |target, at| {
+            let reason = RevokeReason::CredentialsChanged;
+            shared.successions.revoke(&[Revocation { id: 1, target, reason, at, until: at }], &shared);
+        };
+        let before = std::time::Instant::now() - Duration::from_secs(3600);
+        let now = std::time::Instant::now();
+        for target in [Target::User("".into()), Target::User("a".into()), Target::Token("9".into())] {
+            revoke(target, now);
+        }
+        revoke(Target::User("alice".into()), before);
+        assert_eq!(revoked(), [false; 4]);
+        revoke(Target::ClientId("d".into()), now);
+        assert_eq!(revoked(), [false, false, false, true]);
+        revoke(Target::Certificate("cc".into()), now);
+        assert_eq!(revoked(), [false, false, true, true]);
+        revoke(Target::Token("2".into()), now);
+        assert_eq!(revoked(), [false, true, true, true]);
+        revoke(Target::User("alice".into()), now);
+        assert_eq!(revoked(), [true; 4]);
+        assert_eq!(tenancies[0].revoked(), Some(RevokeReason::CredentialsChanged));
+    }
+
+    #[test]
+    fn who_takes_its_place_after_it_was_revoked_goes_too() {
+        let shared = shared();
+        let list = authsvc::Revocations::default();
+        let _ = shared.revocations.set(list.clone());
+        let early = holder("a");
+        list.revoke(Target::ClientId("a".into()), RevokeReason::Administrative, Duration::ZERO);
+        let (tenancy, _) = Tenancy::begin(&shared, early);
+        assert_eq!(tenancy.revoked(), Some(RevokeReason::Administrative));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_connection_waits_for_the_one_before_it_and_no_other() {
         let shared = shared();
-        let (first, none) = Tenancy::begin(&shared, &"a".into());
+        let (first, none) = Tenancy::begin(&shared, holder("a"));
         assert!(none.is_none());
-        let (_stranger, none) = Tenancy::begin(&shared, &"b".into());
+        let (_stranger, none) = Tenancy::begin(&shared, holder("b"));
         assert!(none.is_none());
-        let (second, before) = Tenancy::begin(&shared, &"a".into());
+        let (second, before) = Tenancy::begin(&shared, holder("a"));
         let before = before.expect("the first");
         let began = Instant::now();
         let (_, end) = tokio::join!(before.give_way(&shared), async {
@@ -158,17 +332,17 @@ mod tests {
         });
         assert_eq!(began.elapsed(), Duration::ZERO);
         drop(end);
-        let (third, before) = Tenancy::begin(&shared, &"a".into());
+        let (third, before) = Tenancy::begin(&shared, holder("a"));
         assert!(Arc::ptr_eq(&before.expect("the second"), &second.place), "the first has not taken it along");
         drop((second, third));
-        assert!(Tenancy::begin(&shared, &"a".into()).1.is_none());
+        assert!(Tenancy::begin(&shared, holder("a")).1.is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_does_not_answer_is_waited_for_no_longer_than_that() {
         let shared = shared();
-        let (silent, _) = Tenancy::begin(&shared, &"a".into());
-        let (_next, before) = Tenancy::begin(&shared, &"a".into());
+        let (silent, _) = Tenancy::begin(&shared, holder("a"));
+        let (_next, before) = Tenancy::begin(&shared, holder("a"));
         let began = Instant::now();
         before.expect("the first").give_way(&shared).await;
         assert_eq!(began.elapsed(), PATIENCE);

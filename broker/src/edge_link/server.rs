@@ -59,7 +59,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) metrics: LinkMetrics,
     broker: Broker,
-    verifier: PassportVerifier,
+    verifier: Arc<PassportVerifier>,
     tls: Option<TlsAcceptor>,
     streams: AtomicUsize,
     links: Mutex<Vec<Weak<Ready>>>,
@@ -215,7 +215,7 @@ impl LinkServer {
     pub async fn start(
         config: LinkConfig,
         broker: Broker,
-        verifier: PassportVerifier,
+        verifier: impl Into<Arc<PassportVerifier>>,
         registry: &mut Registry,
     ) -> Result<Self, LinkStartError> {
         // Before anything is bound.
@@ -223,7 +223,7 @@ impl LinkServer {
         let refused = |(address, source)| LinkStartError::Listen { address, source };
         let sockets = Sockets::bind(&config.listen).map_err(refused)?;
         let addresses = sockets.addresses().map_err(refused)?;
-        Ok(Self::serve(sockets, addresses, tls, config, broker, verifier, registry))
+        Ok(Self::serve(sockets, addresses, tls, config, broker, verifier.into(), registry))
     }
 
     /// As [`LinkServer::start`], with connections from elsewhere: for simulations.
@@ -234,12 +234,12 @@ impl LinkServer {
         listener: impl Accept,
         config: LinkConfig,
         broker: Broker,
-        verifier: PassportVerifier,
+        verifier: impl Into<Arc<PassportVerifier>>,
         registry: &mut Registry,
     ) -> Result<Self, LinkStartError> {
         let tls = checked(&config)?;
         let addresses = config.listen.addresses().to_vec();
-        Ok(Self::serve(listener, addresses, tls, config, broker, verifier, registry))
+        Ok(Self::serve(listener, addresses, tls, config, broker, verifier.into(), registry))
     }
 
     fn serve(
@@ -248,7 +248,7 @@ impl LinkServer {
         tls: Option<TlsAcceptor>,
         config: LinkConfig,
         broker: Broker,
-        verifier: PassportVerifier,
+        verifier: Arc<PassportVerifier>,
         registry: &mut Registry,
     ) -> Self {
         let shared = Arc::new(Shared {

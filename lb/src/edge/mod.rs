@@ -6,11 +6,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use authsvc::Authenticator;
+use authsvc::{Authenticator, Revocations};
 use link::Upstream;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -139,6 +139,14 @@ impl Edge {
         Ok(())
     }
 
+    /// Ends the connections of whoever is revoked in `list` from now on, and refuses those who come while an entry lasts. The
+    /// first list counts. Must be called in a runtime; it follows the list for as long as the edge is there.
+    pub fn follow(&self, list: &Revocations) {
+        if self.shared.revocations.set(list.clone()).is_ok() {
+            tokio::spawn(follow(Arc::downgrade(&self.shared), list.clone()));
+        }
+    }
+
     /// The files of all listeners, to have them read again.
     pub fn certificates(&self) -> Certificates {
         Certificates { listeners: self.listeners.clone().into() }
@@ -221,6 +229,18 @@ impl Certificates {
                 Some(Err(error)) => not_taken(&listener.name, &error),
             }
         }
+    }
+}
+
+async fn follow(shared: Weak<Shared>, list: Revocations) {
+    let mut newest = 0;
+    loop {
+        // Looks now and then whether the edge is still there.
+        let _ = tokio::time::timeout(FORGET_INTERVAL, list.changed(newest)).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let told = list.since(newest);
+        newest = told.newest;
+        shared.successions.revoke(&told.entries, &shared);
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use authsvc::{Authenticator, Certificate, Request};
 use bytes::{Bytes, BytesMut};
-use link::{ConnectionId, Open, Peer, Upstream};
+use link::{ConnectionId, Open, Passport, Peer, Upstream};
 use mqtt::{Connect, OwnedFrame, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -27,7 +27,7 @@ use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
 use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
 use crate::reply;
 use crate::shared::{Admitted, Listener, Underway};
-use crate::succession::Tenancy;
+use crate::succession::{Holder, Tenancy};
 use crate::tls::{TlsError, TlsServer, TlsStream};
 use crate::transport::Transport;
 use crate::websocket::{self, WsError};
@@ -232,7 +232,10 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let failed = |failure| Err(Failed(HandshakeStage::Authentication, failure));
         let (reason, failure) = match result {
             Ok(Ok(authenticated)) => {
-                return self.open(io, packet, &connect, pipelined, identity, authenticated);
+                if self.admitted.shared().revoked(&self.holder(&authenticated.passport)).is_none() {
+                    return self.open(io, packet, &connect, pipelined, identity, authenticated);
+                }
+                (ReasonCode::Banned, HandshakeFailure::Refused)
             }
             Ok(Err(Unauthenticated::Gone)) => return failed(HandshakeFailure::ConnectionLost),
             Ok(Err(Unauthenticated::Refused(reason))) => (reason, HandshakeFailure::Refused),
@@ -293,7 +296,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         };
         let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
         let io = io.rehome(&self.gate.devices).map_err(lost)?;
-        let (tenancy, before) = Tenancy::begin(&self.admitted.0.shared, &open.passport.client_id);
+        let (tenancy, before) = Tenancy::begin(&self.admitted.0.shared, self.holder(&open.passport));
         let handover = Handover {
             admitted: self.admitted,
             tenancy,
@@ -335,6 +338,17 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         // No longer under way, so that a lingering client holds up nobody.
         drop(self.underway);
         refuse::refuse(&mut io, answer, linger).await;
+    }
+
+    /// Who the connection is from now on.
+    fn holder(&self, passport: &Passport) -> Holder {
+        Holder {
+            client_id: passport.client_id.clone(),
+            subject: passport.subject.clone(),
+            token_id: passport.token_id.clone(),
+            certificate: self.certificate.clone(),
+            since: self.underway.since().into_std(),
+        }
     }
 
     fn request(&self, connect: &Connect<'_>, identity: &Identity) -> Request {

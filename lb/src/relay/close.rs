@@ -27,6 +27,7 @@ impl CloseReason {
             Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
                 Some(ReasonCode::NotAuthorized)
             }
+            Self::Revoked(reason) => Some(reason.reason_code()),
             // v5 [MQTT-3.1.4-3]
             Self::TakenOver => Some(ReasonCode::SessionTakenOver),
             Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
@@ -75,6 +76,9 @@ where
         if let Some(code) = reason.farewell().filter(|_| self.version.is_v5() && self.state == State::Serving)
         {
             reply::disconnect(code, out);
+        }
+        if matches!(reason, CloseReason::Revoked(_)) && cause == CloseCause::Unanswered {
+            out.put_slice(&reply::refusal(self.version, ReasonCode::Banned));
         }
         if reason == CloseReason::OpenTimeout {
             out.put_slice(&reply::refusal(self.version, ReasonCode::ServerUnavailable));

@@ -201,6 +201,11 @@ where
             }
         }
         let now = self.shared().now_ms();
+        if self.state.is_open()
+            && let Some(reason) = self.tenancy.as_ref().and_then(Tenancy::revoked)
+        {
+            self.close(CloseReason::Revoked(reason), &mut scratch.out, now);
+        }
         if self.state.is_open() {
             match self.shared().phase() {
                 Phase::Draining if self.shared().is_dismissed(self.slot) => {
