@@ -1,4 +1,5 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Not authenticated, so on loopback by default.
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Not authenticated, so on loopback by default. And for an
+//! operator who shows a token, `POST /v1/revocations`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -6,18 +7,22 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ::authsvc::{Revocations, RevokeOrder};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use link::Bind;
 use prometheus_client::registry::Registry;
+use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+use crate::config::AdminConfig;
 
 /// Connections served at a time; further ones wait in the kernel.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
@@ -80,6 +85,75 @@ impl Readiness {
     }
 }
 
+/// Where an operator says who has to go.
+const REVOCATIONS_PATH: &str = "/v1/revocations";
+
+/// Bytes of what an operator says: names are as long as MQTT has them.
+const ORDER_BYTES_MAX: usize = 512 * 1024;
+
+/// Shortest token, bytes.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// Who may revoke, and where it is written down. Empty until everything is up.
+#[derive(Clone, Default)]
+pub(crate) struct Revoking(Arc<Revoke>);
+
+#[derive(Default)]
+struct Revoke {
+    /// SHA-256 of the token; nobody may without it.
+    token: Option<[u8; 32]>,
+    list: OnceLock<Revocations>,
+}
+
+impl Revoking {
+    /// Reads the token.
+    pub(crate) fn open(config: &AdminConfig) -> Result<Self, String> {
+        let Some(path) = &config.token_file else { return Ok(Self::default()) };
+        let token = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let token = token.trim_ascii();
+        if token.len() < TOKEN_BYTES_MIN {
+            return Err(format!("{}: a token has {TOKEN_BYTES_MIN} bytes or more", path.display()));
+        }
+        Ok(Self(Arc::new(Revoke { token: Some(Sha256::digest(token).into()), list: OnceLock::new() })))
+    }
+
+    /// From now on it is written down in `list`; the first one counts.
+    pub(crate) fn begin(&self, list: Revocations) {
+        // A second one can only come from a second start.
+        let _ = self.0.list.set(list);
+    }
+
+    /// Answers whether this was the operator.
+    fn is_shown(&self, headers: &HeaderMap) -> bool {
+        let shown = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked(7));
+        let Some((scheme, token)) = shown else { return false };
+        let digest: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
+        // Digests of what is not known tell nothing by the time that they take to compare.
+        scheme.eq_ignore_ascii_case(b"bearer ") && self.0.token.is_some_and(|token| token == digest)
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if !self.is_shown(request.headers()) {
+            let why = "the operator's token is needed: admin.token_file, Authorization: Bearer TOKEN\n";
+            return text(StatusCode::UNAUTHORIZED, why);
+        }
+        let Some(list) = self.0.list.get() else {
+            return text(StatusCode::NOT_FOUND, "nothing is revoked here\n");
+        };
+        let reading = Limited::new(request.into_body(), ORDER_BYTES_MAX).collect();
+        let Ok(Ok(body)) = tokio::time::timeout(HEADER_TIMEOUT, reading).await else {
+            return text(StatusCode::BAD_REQUEST, "the body is too long, or does not come\n");
+        };
+        match RevokeOrder::carry_out(&body.to_bytes(), list) {
+            Ok(target) => {
+                tracing::info!(?target, "revoked by the operator");
+                text(StatusCode::OK, "revoked\n")
+            }
+            Err(problem) => text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+        }
+    }
+}
+
 /// What `/metrics` answers from; empty until everything has registered.
 pub(crate) type Metrics = Arc<OnceLock<Registry>>;
 
@@ -108,24 +182,33 @@ impl Admin {
     }
 
     /// Serves until dropped.
-    pub(crate) async fn serve(self, registry: Metrics, readiness: Readiness) {
+    pub(crate) async fn serve(self, registry: Metrics, readiness: Readiness, revoking: Revoking) {
+        let answers = Answers { registry, readiness, revoking };
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut serving = JoinSet::new();
         for listener in self.listeners {
-            serving.spawn(accept(listener, slots.clone(), registry.clone(), readiness.clone()));
+            serving.spawn(accept(listener, slots.clone(), answers.clone()));
         }
         while serving.join_next().await.is_some() {}
     }
 }
 
-async fn accept(listener: TcpListener, slots: Arc<Semaphore>, registry: Metrics, readiness: Readiness) {
+/// What everything is answered from.
+#[derive(Clone)]
+struct Answers {
+    registry: Metrics,
+    readiness: Readiness,
+    revoking: Revoking,
+}
+
+async fn accept(listener: TcpListener, slots: Arc<Semaphore>, answers: Answers) {
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (registry, readiness) = (registry.clone(), readiness.clone());
+                let answers = answers.clone();
                 tokio::spawn(async move {
-                    serve_connection(stream, registry, readiness).await;
+                    serve_connection(stream, answers).await;
                     drop(slot);
                 });
             }
@@ -137,10 +220,16 @@ async fn accept(listener: TcpListener, slots: Arc<Semaphore>, registry: Metrics,
     }
 }
 
-async fn serve_connection(stream: TcpStream, registry: Metrics, readiness: Readiness) {
+async fn serve_connection(stream: TcpStream, answers: Answers) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), registry.get(), readiness.obstacle());
-        async { Ok::<_, Infallible>(response) }
+        let Answers { registry, readiness, revoking } = answers.clone();
+        async move {
+            if request.method() == Method::POST && request.uri().path() == REVOCATIONS_PATH {
+                return Ok::<_, Infallible>(revoking.answer(request).await);
+            }
+            let (method, path) = (request.method(), request.uri().path());
+            Ok(answer(method, path, registry.get(), readiness.obstacle()))
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -245,7 +334,11 @@ mod tests {
     async fn metrics_are_served_over_http() {
         let admin = Admin::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let address = admin.addresses()[0];
-        let server = tokio::spawn(admin.serve(Arc::new(Registry::default().into()), Readiness::default()));
+        let server = tokio::spawn(admin.serve(
+            Arc::new(Registry::default().into()),
+            Readiness::default(),
+            Revoking::default(),
+        ));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut response = String::new();

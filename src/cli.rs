@@ -9,6 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use files::private::Readers;
 
+use crate::authsvc::Authsvc;
 use crate::config::{Config, Tier};
 use crate::edge::EdgeTier;
 use crate::exit::Failure;
@@ -40,6 +41,8 @@ enum Command {
     Lb,
     /// A worker: speaks MQTT to edges over links, and keeps everything in Redis.
     Broker,
+    /// The service of authentication: tells edges who may connect and what they may do, and signs passports for workers.
+    Authsvc,
     /// Ask a process on this machine whether it is ready, by its admin endpoint; exits with 0 or 1. It takes the same
     /// configuration as the process.
     Healthcheck {
@@ -109,7 +112,7 @@ pub(crate) struct Passwd {
     #[arg(long)]
     pub(crate) no_scram: bool,
     /// Iterations of the SCRAM-SHA-256 record (4096 to 10000000): what a login costs the client, and a thief of the file.
-    #[arg(long, value_name = "N", default_value_t = authsvc::SCRAM_ITERATIONS, conflicts_with = "no_scram",
+    #[arg(long, value_name = "N", default_value_t = ::authsvc::SCRAM_ITERATIONS, conflicts_with = "no_scram",
         value_parser = clap::value_parser!(u32).range(4096..=10_000_000))]
     pub(crate) scram_iterations: u32,
 }
@@ -137,6 +140,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         None | Some(Command::Standalone) => Tier::Standalone,
         Some(Command::Lb) => Tier::Edge,
         Some(Command::Broker) => Tier::Worker,
+        Some(Command::Authsvc) => Tier::Authsvc,
     };
     shutdown::outlive_others().map_err(Failure::unavailable)?;
     let config = load(&cli, tier)?;
@@ -148,6 +152,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         Config::Standalone(config) => process::run::<Standalone>(&config, &config.process),
         Config::Edge(config) => process::run::<EdgeTier>(&config, &config.process),
         Config::Worker(config) => process::run::<Worker>(&config, &config.process),
+        Config::Authsvc(config) => process::run::<Authsvc>(&config, &config.process),
     }
 }
 

@@ -1,4 +1,4 @@
-//! For development: a CA with certificates for devices' connections, another for the links between tiers, and the key pair that
+//! For development: a CA with certificates for devices' connections, another for those between tiers, and the key pair that
 //! passports are signed with. ECDSA P-256 (passports: Ed25519), ten years. Not for production: the CAs' keys lie beside
 //! their certificates.
 
@@ -38,26 +38,38 @@ const EDGE_KEY: &str = "edge.key";
 const WORKER: &str = "worker.pem";
 /// Its key.
 const WORKER_KEY: &str = "worker.key";
-/// What edges sign passports with.
+/// The certificate of the service of authentication.
+const AUTHSVC: &str = "authsvc.pem";
+/// Its key.
+const AUTHSVC_KEY: &str = "authsvc.key";
+/// What passports are signed with.
 const PASSPORT_KEY: &str = "passport.key";
 /// What workers verify them with.
 const PASSPORT: &str = "passport.pem";
 
 /// Every file, and what it is.
-pub(crate) const FILES: [(&str, &str); 14] = [
+pub(crate) const FILES: [(&str, &str); 16] = [
     (CA, "the authority: clients trust it (--cafile)"),
     (CA_KEY, "its private key"),
     (SERVER, "the server's certificate"),
     (SERVER_KEY, "its private key"),
     (CLIENT, "a client's certificate (--cert), common name device"),
     (CLIENT_KEY, "its private key (--key)"),
-    (LINK_CA, "the authority of links between edges and workers ([workers.tls], [link.tls] ca_file)"),
+    (
+        LINK_CA,
+        "the authority of what tiers show each other (ca_file of [workers.tls], [link.tls], [authsvc])",
+    ),
     (LINK_CA_KEY, "its private key"),
-    (EDGE, "the certificate that edges show to workers"),
+    (EDGE, "the certificate that edges show to workers, and to the service of authentication"),
     (EDGE_KEY, "its private key"),
     (WORKER, "the certificate that workers show to edges, for this machine and the name worker"),
     (WORKER_KEY, "its private key"),
-    (PASSPORT_KEY, "the private key that edges sign passports with ([workers.passport] signing_key_file)"),
+    (
+        AUTHSVC,
+        "the certificate that the service of authentication shows, for this machine and the name authsvc",
+    ),
+    (AUTHSVC_KEY, "its private key"),
+    (PASSPORT_KEY, "the private key that passports are signed with (signing_key_file)"),
     (PASSPORT, "the public key that workers verify them with ([passport] verify_key_files)"),
 ];
 
@@ -73,6 +85,8 @@ const LINK_CA_NAME: &str = "Tidegate development link CA";
 
 /// The name by which a worker may be known instead of its address.
 const WORKER_NAME: &str = "worker";
+/// The same of the service of authentication.
+const AUTHSVC_NAME: &str = "authsvc";
 
 /// A certificate to be made: its two files and what is in it.
 type Leaf = ([&'static str; 2], CertificateParams);
@@ -111,11 +125,14 @@ pub(crate) fn ensure_for(
     Ok(made.files)
 }
 
-/// The same for the links between edges and workers, and for passports.
+/// The same for what tiers show each other, and for passports.
 pub(crate) fn ensure_links(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, DevCertError> {
     let mut made = Made { files: Vec::new(), dir, readers };
-    let leaves =
-        [([EDGE, EDGE_KEY], client("edge")?), ([WORKER, WORKER_KEY], server(Some(WORKER_NAME), &[])?)];
+    let leaves = [
+        ([EDGE, EDGE_KEY], client("edge")?),
+        ([WORKER, WORKER_KEY], server(Some(WORKER_NAME), &[])?),
+        ([AUTHSVC, AUTHSVC_KEY], server(Some(AUTHSVC_NAME), &[])?),
+    ];
     ensure_authority([LINK_CA, LINK_CA_KEY], LINK_CA_NAME, leaves, &mut made)?;
     if [PASSPORT, PASSPORT_KEY].iter().any(|file| !dir.join(file).exists()) {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
@@ -127,7 +144,7 @@ pub(crate) fn ensure_links(dir: &Path, readers: Readers) -> Result<Vec<&'static 
 fn ensure_authority(
     files: [&'static str; 2],
     name: &str,
-    leaves: [Leaf; 2],
+    leaves: impl IntoIterator<Item = Leaf>,
     made: &mut Made<'_>,
 ) -> Result<(), DevCertError> {
     let dir = made.dir;

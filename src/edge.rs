@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use authsvc::Revocations;
 use lb::Edge;
 use lb::upstream::Workers;
 use prometheus_client::registry::Registry;
 
 use crate::admin::Stalled;
+use crate::authentication::Authentication;
 use crate::config::EdgeTierConfig;
 use crate::descriptors::Beside;
 use crate::exit::{Failure, chain};
-use crate::front::{self, Watch};
+use crate::front;
 use crate::process::Tier;
+use crate::watch::Watch;
 
 /// How long workers may take to hear of the last connections that have ended.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -21,6 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Everything that runs.
 pub(crate) struct EdgeTier {
     edge: Edge,
+    auth: Authentication,
     workers: Workers,
     watch: Watch,
 }
@@ -29,12 +33,15 @@ impl Tier for EdgeTier {
     type Config = EdgeTierConfig;
 
     async fn start(config: &EdgeTierConfig, registry: &mut Registry) -> Result<Self, Failure> {
-        let auth = front::authentication(&config.front, registry)?;
+        let auth = match &config.authsvc {
+            Some(service) => Authentication::Elsewhere(front::ask_elsewhere(service, registry)?),
+            None => Authentication::Here(front::authentication(&config.front, registry)?),
+        };
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
             .map_err(|error| Failure::usage(chain(&error)))?;
         let edge = front::edge(&config.front, workers.clone(), &auth, Beside::Links, registry)?;
-        let watch = Watch::start(&edge, &auth);
-        Ok(Self { edge, workers, watch })
+        let watch = front::watch(&edge, &auth);
+        Ok(Self { edge, auth, workers, watch })
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -46,6 +53,14 @@ impl Tier for EdgeTier {
         Box::new(move || (!workers.is_ready()).then_some("no worker can be reached"))
     }
 
+    /// What a service decides, it revokes too.
+    fn revocations(&self) -> Option<Revocations> {
+        match &self.auth {
+            Authentication::Here(local) => Some(local.revocations().clone()),
+            Authentication::Elsewhere(_) => None,
+        }
+    }
+
     fn welcome(&self, config: &EdgeTierConfig, admin: SocketAddr) -> String {
         let mut text = format!("tidegate {}, edge, is ready.\n\n", env!("CARGO_PKG_VERSION"));
         for (name, address) in self.edge.addresses() {
@@ -53,6 +68,9 @@ impl Tier for EdgeTier {
         }
         let security = if config.workers.tls.is_some() { "mutual TLS" } else { "without TLS" };
         text.push_str(&format!("  Workers ({security}), {}\n", config.workers.addresses.join(", ")));
+        if let Some(service) = &config.authsvc {
+            text.push_str(&format!("  Authentication, {}\n", service.urls.join(", ")));
+        }
         text.push_str(&format!("  Health and metrics, http://{admin}/readyz and /metrics\n\n"));
         text
     }

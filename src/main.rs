@@ -3,6 +3,8 @@
 
 mod addresses;
 mod admin;
+mod authentication;
+mod authsvc;
 mod cli;
 mod config;
 mod descriptors;
@@ -13,6 +15,7 @@ mod front;
 mod healthcheck;
 mod init;
 mod logging;
+mod passport_keys;
 mod passwd;
 mod process;
 mod process_metrics;
@@ -20,6 +23,7 @@ mod shutdown;
 mod standalone;
 mod store_metrics;
 mod threads;
+mod watch;
 mod welcome;
 mod worker;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use link::Bind;
+use ::authsvc::Revocations;
 use prometheus_client::registry::Registry;
 
-use crate::admin::{Admin, Metrics, Phase, Readiness, Stalled};
-use crate::config::ProcessConfig;
+use crate::admin::{Admin, Metrics, Phase, Readiness, Revoking, Stalled};
+use crate::config::{AdminConfig, ProcessConfig};
 use crate::exit::Failure;
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
@@ -30,6 +30,11 @@ pub(crate) trait Tier: Sized {
 
     /// Answers why it cannot serve for now, for `/readyz`.
     fn stalled(&self) -> Stalled;
+
+    /// Who has to go, if an operator may say so here.
+    fn revocations(&self) -> Option<Revocations> {
+        None
+    }
 
     /// What is printed once it is up.
     fn welcome(&self, config: &Self::Config, admin: SocketAddr) -> String;
@@ -59,7 +64,8 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
     let mut signals = Signals::listen().map_err(Failure::unavailable)?;
     let readiness = Readiness::default();
     let metrics = Metrics::default();
-    let admin = bind_admin(&process.admin.listen, &metrics, &readiness)?;
+    let revoking = Revoking::open(&process.admin).map_err(Failure::usage)?;
+    let admin = bind_admin(&process.admin, &metrics, &readiness, &revoking)?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ProcessMetrics));
     let tier = tokio::select! {
@@ -70,6 +76,9 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
     // Nobody else sets it.
     let _ = metrics.set(registry);
     readiness.watch(tier.stalled());
+    if let Some(list) = tier.revocations() {
+        revoking.begin(list);
+    }
     readiness.enter(Phase::Ready);
     announce(&tier, config, process, &admin)?;
     while signals.next().await == Asked::Reload {
@@ -87,14 +96,19 @@ async fn asked_to_stop(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }
 
-fn bind_admin(wanted: &Bind, metrics: &Metrics, readiness: &Readiness) -> Result<Vec<SocketAddr>, Failure> {
-    let admin = Admin::bind(wanted).map_err(|(address, error)| {
+fn bind_admin(
+    config: &AdminConfig,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    revoking: &Revoking,
+) -> Result<Vec<SocketAddr>, Failure> {
+    let admin = Admin::bind(&config.listen).map_err(|(address, error)| {
         Failure::unavailable(format!(
             "admin.listen = \"{address}\": cannot listen: {error}; choose another address"
         ))
     })?;
     let addresses = admin.addresses().to_vec();
-    tokio::spawn(admin.serve(metrics.clone(), readiness.clone()));
+    tokio::spawn(admin.serve(metrics.clone(), readiness.clone(), revoking.clone()));
     Ok(addresses)
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use authsvc::{Local, Revocations};
 use broker::Broker;
 use files::private::Readers;
 use lb::Edge;
@@ -12,11 +13,13 @@ use prometheus_client::registry::Registry;
 use state::{EmbeddedConfig, EmbeddedStore, OpenError, Store};
 
 use crate::admin::Stalled;
+use crate::authentication::Authentication;
 use crate::config::StandaloneConfig;
 use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
-use crate::front::{self, Watch};
+use crate::front;
 use crate::process::Tier;
+use crate::watch::Watch;
 use crate::{dev_certs, welcome};
 
 /// How long the store may take to write what it was given.
@@ -25,6 +28,7 @@ const STORE_CLOSE: Duration = Duration::from_secs(30);
 /// Everything that runs.
 pub(crate) struct Standalone {
     edge: Edge,
+    auth: Local,
     broker: Broker,
     store: Arc<EmbeddedStore>,
     watch: Watch,
@@ -48,9 +52,10 @@ impl Tier for Standalone {
         let broker = Broker::start_with(rules, config.broker.clone(), shared, registry)
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
-        let edge = front::edge(&config.front, broker.clone(), &auth, Beside::Store, registry)?;
-        let watch = Watch::start(&edge, &auth);
-        Ok(Self { edge, broker, store, watch })
+        let here = Authentication::Here(auth.clone());
+        let edge = front::edge(&config.front, broker.clone(), &here, Beside::Store, registry)?;
+        let watch = front::watch(&edge, &here);
+        Ok(Self { edge, auth, broker, store, watch })
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -60,6 +65,10 @@ impl Tier for Standalone {
     fn stalled(&self) -> Stalled {
         let store = self.store.clone();
         Box::new(move || store.is_failing().then_some("the store cannot be written"))
+    }
+
+    fn revocations(&self) -> Option<Revocations> {
+        Some(self.auth.revocations().clone())
     }
 
     fn welcome(&self, config: &StandaloneConfig, admin: SocketAddr) -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broker::{Broker, LinkServer, LinkStartError};
@@ -12,6 +13,7 @@ use state::{ConnectError, RedisConfig, RedisStore, Store};
 use crate::admin::Stalled;
 use crate::config::WorkerConfig;
 use crate::exit::{Failure, chain};
+use crate::passport_keys::PassportKeys;
 use crate::process::Tier;
 use crate::store_metrics::StoreMetrics;
 
@@ -28,13 +30,15 @@ pub(crate) struct Worker {
     links: LinkServer,
     broker: Broker,
     store: Arc<RedisStore>,
+    keys: Option<PassportKeys>,
 }
 
 impl Tier for Worker {
     type Config = WorkerConfig;
 
     async fn start(config: &WorkerConfig, registry: &mut Registry) -> Result<Self, Failure> {
-        let verifier = config.verifier().map_err(Failure::usage)?;
+        let verifier = Arc::new(config.verifier().map_err(Failure::usage)?);
+        let keys = PassportKeys::start(config, &verifier, registry)?;
         let store = Arc::new(connect(&config.redis).await?);
         registry.register_collector(Box::new(StoreMetrics::new(&store)));
         let broker = Broker::start_shared(
@@ -46,11 +50,11 @@ impl Tier for Worker {
         )
         .await
         .map_err(|error| Failure::unavailable(chain(&error)))?;
-        let links = LinkServer::start(config.link.clone(), broker.clone(), verifier, registry)
+        let links = LinkServer::start(config.link.clone(), broker.clone(), verifier.clone(), registry)
             .await
             .map_err(|error| link_failure(&error))?;
         tracing::info!(name = %config.link.name, address = %config.link.listen, "listening for edges");
-        Ok(Self { links, broker, store })
+        Ok(Self { links, broker, store, keys })
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -60,7 +64,14 @@ impl Tier for Worker {
 
     fn stalled(&self) -> Stalled {
         let store = self.store.clone();
-        Box::new(move || store.is_failing().then_some("the store cannot be written"))
+        let has_keys = self.keys.as_ref().map(PassportKeys::has_some);
+        Box::new(move || {
+            if store.is_failing() {
+                return Some("the store cannot be written");
+            }
+            let has_none = has_keys.as_ref().is_some_and(|has_some| !has_some.load(Ordering::Relaxed));
+            has_none.then_some("no key of passports has been announced yet")
+        })
     }
 
     fn welcome(&self, config: &WorkerConfig, admin: SocketAddr) -> String {

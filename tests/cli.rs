@@ -380,9 +380,9 @@ fn passwd_deletes_and_refuses() {
 fn certs_makes_what_is_missing() {
     let dir = TempDir::new().unwrap();
     let first = run(dir.path(), &["certs", "pki"]);
-    assert_eq!(stdout(&first).lines().filter(|line| line.starts_with("made")).count(), 14, "{first:?}");
+    assert_eq!(stdout(&first).lines().filter(|line| line.starts_with("made")).count(), 16, "{first:?}");
     let second = run(dir.path(), &["certs", "pki"]);
-    assert_eq!(stdout(&second).lines().filter(|line| line.starts_with("kept")).count(), 14, "{second:?}");
+    assert_eq!(stdout(&second).lines().filter(|line| line.starts_with("kept")).count(), 16, "{second:?}");
 }
 
 /// `tidegate healthcheck` of whoever has its admin endpoint at `address`.

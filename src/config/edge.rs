@@ -1,10 +1,11 @@
 //! `tidegate lb`: an edge, which holds the devices' connections and hands their sessions to workers.
 
+use authsvc::client::{ClientConfig, Remote};
 use lb::upstream::WorkersConfig;
 use link::PassportSigner;
 use serde::Serialize;
 
-use super::front::Front;
+use super::front::{Front, auth_problem};
 use super::process::ProcessConfig;
 use super::source::Source;
 use super::{Problem, Tier};
@@ -12,7 +13,7 @@ use crate::exit::chain;
 
 /// Its sections.
 pub(super) const SECTIONS: &[&str] =
-    &["listeners", "edge", "tls", "auth", "authorization", "workers", "admin", "log", "runtime"];
+    &["listeners", "edge", "tls", "auth", "authorization", "authsvc", "workers", "admin", "log", "runtime"];
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +21,9 @@ pub(crate) struct EdgeTierConfig {
     /// What faces devices.
     #[serde(flatten)]
     pub(crate) front: Front,
+    /// The service that decides who may connect; without it, this edge does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authsvc: Option<ClientConfig>,
     /// Where workers are, and how passports are signed for them.
     pub(crate) workers: WorkersConfig,
     /// Admin, logs, process.
@@ -32,11 +36,27 @@ impl EdgeTierConfig {
     pub(super) fn read(mut source: Source) -> Result<Self, Problem> {
         let mut workers: WorkersConfig = source.section("workers")?;
         let process = ProcessConfig::read(&source, Tier::Edge)?;
+        let authsvc = read_authsvc(&source)?;
         let front = Front::read(&mut source, None)?;
         workers.packet_bytes_max = front.edge.packet_bytes_max;
+        workers.passport.comes_signed = authsvc.is_some();
         check_workers(&workers, &source)?;
-        Ok(Self { front, workers, process })
+        Ok(Self { front, authsvc, workers, process })
     }
+}
+
+/// The service, if there is one. Then nothing is decided here.
+fn read_authsvc(source: &Source) -> Result<Option<ClientConfig>, Problem> {
+    if source.value("authsvc").is_none() {
+        return Ok(None);
+    }
+    let advice = "is not decided at an edge with [authsvc]; set it at the service (tidegate authsvc)";
+    source.refuse(&[("auth", advice), ("authorization", advice)])?;
+    source
+        .refuse(&[("admin.token_file", "an edge with [authsvc] revokes nothing; set it at the service")])?;
+    let config: ClientConfig = source.section("authsvc")?;
+    Remote::check(&config).map_err(|error| auth_problem(error, source))?;
+    Ok(Some(config))
 }
 
 fn check_workers(workers: &WorkersConfig, source: &Source) -> Result<(), Problem> {
@@ -44,14 +64,17 @@ fn check_workers(workers: &WorkersConfig, source: &Source) -> Result<(), Problem
         let advice = "needed: where workers listen for links, such as [\"127.0.0.1:7883\"]";
         return Err(source.problem("workers.addresses", advice));
     }
-    let Some(key_file) = &workers.passport.signing_key_file else {
-        let advice =
-            "needed: the private key that passports are signed with (tidegate certs DIR makes a pair)";
+    let key_file = &workers.passport.signing_key_file;
+    if key_file.is_none() && !workers.passport.comes_signed {
+        let advice = "needed: the private key that passports are signed with (tidegate certs DIR makes a pair), or \
+                      [authsvc], a service that signs them";
         return Err(source.problem("workers.passport.signing_key_file", advice));
-    };
+    }
     workers.validate().map_err(|error| source.problem(&format!("workers.{}", error.key), error.problem))?;
-    PassportSigner::from_file(key_file)
-        .map_err(|error| source.problem("workers.passport.signing_key_file", chain(&error)))?;
+    if let Some(key_file) = key_file {
+        PassportSigner::from_file(key_file)
+            .map_err(|error| source.problem("workers.passport.signing_key_file", chain(&error)))?;
+    }
     if let Some(tls) = &workers.tls {
         tls.client().map_err(|error| {
             let text = chain(&error);

@@ -26,6 +26,9 @@ pub(crate) struct Front {
     pub(crate) auth: AuthConfig,
     /// What clients may do.
     pub(crate) authorization: AuthorizationConfig,
+    /// A service decides both.
+    #[serde(skip)]
+    asks_elsewhere: bool,
 }
 
 impl Front {
@@ -43,6 +46,7 @@ impl Front {
             tls: source.section("tls")?,
             auth: source.section("auth")?,
             authorization: source.section("authorization")?,
+            asks_elsewhere: source.value("authsvc").is_some(),
         };
         front.complete_edge(development);
         front.check(source, development.is_some())?;
@@ -69,7 +73,8 @@ impl Front {
     fn complete_edge(&mut self, development: Option<&Path>) {
         let mut listeners = self.listeners.clone();
         // A page from anywhere is run by a browser on this machine: being here is no proof of who it is.
-        let trusts_this_machine = self.auth.anonymous_in_force() == Anonymous::Loopback;
+        let trusts_this_machine =
+            !self.asks_elsewhere && self.auth.anonymous_in_force() == Anonymous::Loopback;
         for listener in listeners.values_mut() {
             if trusts_this_machine && listener.origins.is_empty() {
                 listener.origins.push("loopback".to_owned());
@@ -102,18 +107,12 @@ impl Front {
             return Err(source.problem("tls.certificates", advice));
         }
         self.check_tls(source)?;
+        if self.asks_elsewhere {
+            return Ok(());
+        }
         self.check_identity(source)?;
         self.check_exposure(source)?;
-        authsvc::Local::check(&self.auth, &self.authorization).map_err(|error| match error {
-            AuthError::Setting { key, problem } => source.problem(&format!("auth.{key}"), problem),
-            AuthError::Section { section, key, problem } => {
-                source.problem(&format!("{section}.{key}"), problem)
-            }
-            AuthError::Rule { index, key, problem } => {
-                source.problem(&format!("authorization.rule[{index}].{key}"), problem)
-            }
-            error => source.problem("auth.password_file", error),
-        })
+        check_authentication(&self.auth, &self.authorization, source)
     }
 
     /// Reads the files that are named; those made for development may not be there yet.
@@ -158,5 +157,26 @@ impl Front {
                           tidegate passwd), auth.certificate = \"subject\", or auth.anonymous = \"always\"";
             Err(source.problem(&format!("listeners.{name}.bind"), advice))
         })
+    }
+}
+
+/// Checks who may connect and what they may do, without starting anything.
+pub(super) fn check_authentication(
+    auth: &AuthConfig,
+    authorization: &AuthorizationConfig,
+    source: &Source,
+) -> Result<(), Problem> {
+    authsvc::Local::check(auth, authorization).map_err(|error| auth_problem(error, source))
+}
+
+/// What is wrong with a setting of authentication.
+pub(super) fn auth_problem(error: AuthError, source: &Source) -> Problem {
+    match error {
+        AuthError::Setting { key, problem } => source.problem(&format!("auth.{key}"), problem),
+        AuthError::Section { section, key, problem } => source.problem(&format!("{section}.{key}"), problem),
+        AuthError::Rule { index, key, problem } => {
+            source.problem(&format!("authorization.rule[{index}].{key}"), problem)
+        }
+        error => source.problem("auth.password_file", error),
     }
 }

@@ -1,6 +1,7 @@
 //! The whole configuration of each command: each part is defined by the crate that obeys it, this module composes, reads and
 //! checks. What is wrong is one line that names the key; see [`Problem`].
 
+mod authsvc;
 mod edge;
 mod front;
 mod listeners;
@@ -16,10 +17,11 @@ use std::path::Path;
 use broker::BrokerConfig;
 use link::Bind;
 
+pub(crate) use self::authsvc::AuthsvcConfig;
 pub(crate) use edge::EdgeTierConfig;
 pub(crate) use front::Front;
 pub(crate) use problem::Problem;
-pub(crate) use process::{LogConfig, LogFormat, ProcessConfig};
+pub(crate) use process::{AdminConfig, LogConfig, LogFormat, ProcessConfig};
 use source::Source;
 pub(crate) use standalone::StandaloneConfig;
 pub(crate) use worker::WorkerConfig;
@@ -33,11 +35,13 @@ pub(crate) enum Tier {
     Edge,
     /// A worker.
     Worker,
+    /// The service of authentication.
+    Authsvc,
 }
 
 impl Tier {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Standalone, Self::Edge, Self::Worker];
+    pub(crate) const ALL: [Self; 4] = [Self::Standalone, Self::Edge, Self::Worker, Self::Authsvc];
 
     /// The command that runs it.
     pub(crate) fn command(self) -> &'static str {
@@ -45,6 +49,7 @@ impl Tier {
             Self::Standalone => "standalone",
             Self::Edge => "lb",
             Self::Worker => "broker",
+            Self::Authsvc => "authsvc",
         }
     }
 
@@ -53,6 +58,7 @@ impl Tier {
         match self {
             Self::Standalone | Self::Edge => 9101,
             Self::Worker => 9102,
+            Self::Authsvc => 9103,
         }
     }
 
@@ -61,6 +67,7 @@ impl Tier {
             Self::Standalone => standalone::SECTIONS,
             Self::Edge => edge::SECTIONS,
             Self::Worker => worker::SECTIONS,
+            Self::Authsvc => authsvc::SECTIONS,
         }
     }
 }
@@ -74,6 +81,8 @@ pub(crate) enum Config {
     Edge(Box<EdgeTierConfig>),
     /// Of [`Tier::Worker`].
     Worker(Box<WorkerConfig>),
+    /// Of [`Tier::Authsvc`].
+    Authsvc(Box<AuthsvcConfig>),
 }
 
 impl Config {
@@ -92,6 +101,7 @@ impl Config {
             Tier::Standalone => Self::Standalone(Box::new(StandaloneConfig::read(source)?)),
             Tier::Edge => Self::Edge(Box::new(EdgeTierConfig::read(source)?)),
             Tier::Worker => Self::Worker(Box::new(WorkerConfig::read(&source)?)),
+            Tier::Authsvc => Self::Authsvc(Box::new(AuthsvcConfig::read(&source)?)),
         })
     }
 
@@ -114,8 +124,11 @@ impl Config {
     pub(crate) fn shown(&self) -> Result<String, toml::ser::Error> {
         match self {
             Self::Standalone(config) => shown::shown(config, &shown::OF_STANDALONE),
+            // Who may connect is not decided there.
+            Self::Edge(config) if config.authsvc.is_some() => shown::shown(config, &shown::OF_EDGE_THAT_ASKS),
             Self::Edge(config) => shown::shown(config, &shown::OF_EDGE),
             Self::Worker(config) => shown::shown(config, &shown::OF_WORKER),
+            Self::Authsvc(config) => shown::shown(config, &shown::OF_AUTHSVC),
         }
     }
 
@@ -125,6 +138,7 @@ impl Config {
             Self::Standalone(config) => &config.process.log,
             Self::Edge(config) => &config.process.log,
             Self::Worker(config) => &config.process.log,
+            Self::Authsvc(config) => &config.process.log,
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::source::Source;
 use super::{Problem, Tier};
+use crate::admin::Revoking;
 
 /// What every process has, whatever it runs.
 #[derive(Clone, Debug, Serialize)]
@@ -26,7 +27,10 @@ impl ProcessConfig {
     pub(super) fn read(source: &Source, tier: Tier) -> Result<Self, Problem> {
         let is_tier = tier != Tier::Standalone;
         let process = Self {
-            admin: AdminConfig { listen: admin_address(source, tier)? },
+            admin: AdminConfig {
+                listen: admin_address(source, tier)?,
+                token_file: source.section::<AdminSection>("admin")?.token_file,
+            },
             log: source.section("log")?,
             runtime: RuntimeConfig { is_tier, ..source.section("runtime")? },
         };
@@ -38,6 +42,7 @@ impl ProcessConfig {
         if self.runtime.worker_threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
             return Err(source.problem("runtime.worker_threads", "must be 1 to 1024"));
         }
+        Revoking::open(&self.admin).map_err(|problem| source.problem("admin.token_file", problem))?;
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
             let levels = "expected error, warn, info, debug, trace or directives such as info,lb=debug";
             return Err(source.problem("log.level", levels));
@@ -58,14 +63,19 @@ pub(super) fn admin_address(source: &Source, tier: Tier) -> Result<Bind, Problem
 #[serde(default, deny_unknown_fields)]
 struct AdminSection {
     listen: Option<Bind>,
+    token_file: Option<PathBuf>,
 }
 
 /// `[admin]`
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct AdminConfig {
     /// Address of `/livez`, `/readyz` and `/metrics`; they are not authenticated. Default `127.0.0.1:9101`, and port 9102 for a
-    /// worker.
+    /// worker, 9103 for the service of authentication.
     pub(crate) listen: Bind,
+    /// File of the token, 16 bytes at least, by which an operator may revoke (`POST /v1/revocations`); none by default: nobody
+    /// may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// `[log]`
@@ -111,7 +121,7 @@ pub(crate) struct RuntimeConfig {
     /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) addresses_file: Option<PathBuf>,
-    /// It is an edge or a worker.
+    /// It is one process of several.
     #[serde(skip)]
     is_tier: bool,
 }

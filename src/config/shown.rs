@@ -20,12 +20,22 @@ pub(crate) const OF_STANDALONE: [Twin; 4] =
 /// The same.
 pub(crate) const OF_EDGE: [Twin; 2] = [("edge", "listeners"), ("edge", "tls")];
 
+/// The same; without a key, the whole section.
+pub(crate) const OF_EDGE_THAT_ASKS: [Twin; 4] =
+    [("edge", "listeners"), ("edge", "tls"), ("auth", ""), ("authorization", "")];
+
+/// The same.
+pub(crate) const OF_AUTHSVC: [Twin; 1] = [("auth", "passport_lifetime_s")];
+
 /// The same.
 pub(crate) const OF_WORKER: [Twin; 2] = [("cluster", "handoff_grace_ms"), ("cluster", "clean_sessions")];
 
 pub(crate) fn shown(config: &impl Serialize, twins: &[Twin]) -> Result<String, toml::ser::Error> {
     let mut table = Table::try_from(config)?;
     for (section, key) in twins {
+        if key.is_empty() {
+            table.remove(*section);
+        }
         table.get_mut(*section).and_then(Value::as_table_mut).map(|section| section.remove(*key));
     }
     hide(&mut table);

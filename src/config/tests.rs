@@ -279,6 +279,7 @@ const BELOW: &[(Tier, &[&str])] = &[
         ],
     ),
     (Tier::Worker, &["link.tls"]),
+    (Tier::Authsvc, &["service.tls"]),
 ];
 
 #[test]
@@ -305,11 +306,75 @@ fn every_key_is_documented() {
             ];
             for key in keys(*tier, &section) {
                 let full = format!("{section}.{key}");
-                let known = elsewhere.contains(&&*full) || below.contains(&&*full);
+                let has_section = text.contains(&format!("## `[{full}]`"));
+                let known = has_section || elsewhere.contains(&&*full) || below.contains(&&*full);
                 assert!(known || part.contains(&format!("| `{key}` |")), "{heading}.{key} is not documented");
             }
         }
     }
+}
+
+#[test]
+fn an_edge_that_asks_a_service_decides_nothing_and_needs_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::dev_certs::ensure(dir.path(), Readers::Everybody).unwrap();
+    let edge = |extra: &str| {
+        let dir = dir.path().display();
+        let text = format!(
+            "workers.addresses = ['127.0.0.1:7883']\nlisteners.mqtts = '0.0.0.0:8883'\nlisteners.wss = 'off'\n\
+             tls.certificates = [{{ certificate_file = '{dir}/server.pem', key_file = '{dir}/server.key' }}]\n{extra}"
+        );
+        load_as(Tier::Edge, &text, &[]).map(|config| config.shown().unwrap())
+    };
+    let shown = edge("authsvc.urls = ['http://127.0.0.1:8080']\n").unwrap();
+    assert!(
+        shown.contains("[authsvc]") && !shown.contains("[auth]") && !shown.contains("[authorization]"),
+        "{shown}"
+    );
+    for wrong in [
+        "",
+        "authsvc.urls = []\n",
+        "authsvc.urls = ['http://192.0.2.1:8080']\n",
+        "authsvc.urls = ['https://192.0.2.1:8080']\n",
+        "authsvc = { urls = ['http://127.0.0.1:8080'], when_away = 'maybe' }\n",
+        "authsvc.urls = ['http://127.0.0.1:8080']\n[auth]\nanonymous = 'always'\n",
+        "authsvc.urls = ['http://127.0.0.1:8080']\n[admin]\ntoken_file = 'token'\n",
+    ] {
+        assert!(edge(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_service_is_there_for_known_callers_only() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::dev_certs::ensure_links(dir.path(), Readers::Everybody).unwrap();
+    std::fs::write(dir.path().join("secret"), "0123456789abcdef").unwrap();
+    let service = |extra: &str| {
+        let text = format!("passport.signing_key_file = 'pki/passport.key'\n{extra}");
+        let text = text.replace("pki/", &format!("{}/", dir.path().display()));
+        load_as(Tier::Authsvc, &text, &[]).map(|config| config.shown().unwrap())
+    };
+    let shown = service("").unwrap();
+    assert!(shown.contains("127.0.0.1:9103") && !shown.contains("passport_lifetime_s"), "{shown}");
+    let tls = "service.tls = { certificate_file = 'pki/authsvc.pem', key_file = 'pki/authsvc.key' }\n";
+    let beyond = "service.listen = '0.0.0.0:8080'\n";
+    assert!(service(beyond).unwrap_err().contains("need TLS"));
+    assert!(service(&format!("{beyond}{tls}")).unwrap_err().contains("callers must be known"));
+    let mutual = tls.replace(" }", ", client_ca_file = 'pki/link-ca.pem' }");
+    assert!(service(&format!("{beyond}{mutual}")).is_ok());
+    assert!(service(&format!("{beyond}{tls}service.secret_file = 'pki/secret'\n")).is_ok());
+    for wrong in [
+        "service.secret_file = 'pki/nothing'\n",
+        "passport.lifetime_s = 0\n",
+        "passport.next_key_files = ['pki/authsvc.pem']\n",
+        "auth.passport_lifetime_s = 1\n",
+        "service.requests_max = 0\n",
+        "admin.token_file = 'pki/nothing'\n",
+    ] {
+        assert!(service(wrong).is_err(), "{wrong}");
+    }
+    let line = load_as(Tier::Authsvc, "", &[]).unwrap_err();
+    assert!(line.contains("passport.signing_key_file: is needed"), "{line}");
 }
 
 /// What a worker cannot do without, with a key of its own.
@@ -387,8 +452,8 @@ fn a_worker_needs_keys_and_beyond_loopback_certificates() {
         |text: &str| load_as(Tier::Worker, text, &[]).map_err(|line| line.trim_start_matches('/').to_owned());
     assert_eq!(
         load("").unwrap_err(),
-        "tidegate.toml: passport.verify_key_files: needed: the public key of the edges' passports (tidegate certs DIR \
-         makes a pair)"
+        "tidegate.toml: passport.verify_key_files: needed: the public key of the passports (tidegate certs DIR makes \
+         a pair), or passport.jwks_url"
     );
     let Config::Worker(config) = load(&worker_text(dir.path(), "")).unwrap() else { panic!("a worker") };
     assert_eq!(config.link.listen.to_string(), "127.0.0.1:7883");
@@ -433,6 +498,7 @@ fn the_examples_of_the_tiers_are_accepted() {
     let examples = [
         (Tier::Edge, include_str!("../../deploy/edge.example.toml")),
         (Tier::Worker, include_str!("../../deploy/worker.example.toml")),
+        (Tier::Authsvc, include_str!("../../deploy/authsvc.example.toml")),
     ];
     for (tier, example) in examples {
         let text = example.replace("pki/", &format!("{}/", dir.path().display()));

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use authsvc::AuthError;
+use authsvc::client::KeyFetcher;
 use broker::{BrokerConfig, CleanSessions, ClusterSettings, LinkConfig};
 use link::PassportVerifier;
 use serde::{Deserialize, Serialize};
 use state::{ConnectError, RedisConfig, WhenShort};
 
+use super::front::auth_problem;
 use super::process::ProcessConfig;
 use super::source::Source;
 use super::{Problem, Tier, check_broker};
@@ -17,7 +20,7 @@ use crate::exit::chain;
 pub(super) const SECTIONS: &[&str] =
     &["link", "passport", "redis", "durability", "cluster", "broker", "admin", "log", "runtime"];
 
-/// By how much the clocks of edges and workers may differ.
+/// By how much the clocks of those who sign passports and of workers may differ.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
 
 /// Of the machine's name, in the name of a worker.
@@ -44,11 +47,27 @@ pub(crate) struct WorkerConfig {
 }
 
 /// `[passport]` of a worker.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct VerifyConfig {
-    /// PEM files with the public keys of those who sign passports; at least one.
+    /// PEM files with the public keys of those who sign passports; at least one, or `jwks_url`.
     pub(crate) verify_key_files: Vec<PathBuf>,
+    /// URL of the keys that the service of authentication announces (`https://HOST:PORT/.well-known/jwks.json`). They are good
+    /// beside those in files, and those of before while nobody answers there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) jwks_url: Option<String>,
+    /// PEM file of the authorities of that URL's certificate. Default: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) jwks_ca_file: Option<PathBuf>,
+    /// Seconds until the keys are asked for again; a passport of a key that is not known has it done sooner, every five seconds
+    /// at most. Default 30; 1 to 86400.
+    pub(crate) jwks_interval_s: u64,
+}
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        Self { verify_key_files: Vec::new(), jwks_url: None, jwks_ca_file: None, jwks_interval_s: 30 }
+    }
 }
 
 /// `[durability]`
@@ -69,6 +88,7 @@ impl WorkerConfig {
         source.refuse(&[
             ("cluster.handoff_grace_ms", "is set as link.handoff_grace_ms"),
             ("cluster.clean_sessions", "is set as durability.clean_sessions"),
+            ("admin.token_file", "a worker revokes nothing; set it where it is decided who may connect"),
         ])?;
         let mut config = Self {
             link: source.section("link")?,
@@ -85,6 +105,10 @@ impl WorkerConfig {
         config.complete_names(source);
         config.check_link(source)?;
         config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
+        config.fetcher().map_err(|error| auth_problem(error, source))?;
+        if !(1..=86_400).contains(&config.passport.jwks_interval_s) {
+            return Err(source.problem("passport.jwks_interval_s", "must be 1 to 86400"));
+        }
         // Within 3,600,000, as was checked.
         config.cluster.handoff_grace_ms = u32::try_from(config.link.handoff_grace_ms).unwrap_or(u32::MAX);
         config.cluster.clean_sessions = config.durability.clean_sessions;
@@ -138,12 +162,24 @@ impl WorkerConfig {
 
     /// Tells whether a passport was signed by one that is trusted.
     pub(crate) fn verifier(&self) -> Result<PassportVerifier, String> {
-        if self.passport.verify_key_files.is_empty() {
-            return Err(
-                "needed: the public key of the edges' passports (tidegate certs DIR makes a pair)".to_owned()
-            );
+        let files = &self.passport.verify_key_files;
+        if files.is_empty() && self.passport.jwks_url.is_none() {
+            return Err("needed: the public key of the passports (tidegate certs DIR makes a pair), or passport.jwks_url"
+                .to_owned());
         }
-        PassportVerifier::from_files(&self.passport.verify_key_files, CLOCK_LEEWAY)
-            .map_err(|error| chain(&error))
+        if files.is_empty() {
+            return Ok(PassportVerifier::without_keys(CLOCK_LEEWAY));
+        }
+        PassportVerifier::from_files(files, CLOCK_LEEWAY).map_err(|error| chain(&error))
+    }
+
+    /// What asks for the keys that are announced, if they are.
+    pub(crate) fn fetcher(&self) -> Result<Option<KeyFetcher>, AuthError> {
+        let passport = &self.passport;
+        passport
+            .jwks_url
+            .as_deref()
+            .map(|url| KeyFetcher::new(url, passport.jwks_ca_file.clone()))
+            .transpose()
     }
 }

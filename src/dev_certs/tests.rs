@@ -84,13 +84,16 @@ fn a_server_is_certified_for_the_names_that_it_is_given() {
 }
 
 #[test]
-fn edges_and_workers_get_an_authority_of_their_own() {
+fn tiers_get_an_authority_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     ensure(dir.path(), Readers::Everybody).unwrap();
-    assert_eq!(ensure_links(dir.path(), Readers::Everybody).unwrap().len(), 8);
+    assert_eq!(ensure_links(dir.path(), Readers::Everybody).unwrap().len(), 10);
     assert!(ensure_links(dir.path(), Readers::Everybody).unwrap().is_empty());
     for name in ["localhost", "127.0.0.1", WORKER_NAME] {
         handshake_with(dir.path(), LINK_CA, [WORKER, WORKER_KEY], [EDGE, EDGE_KEY], name).unwrap();
+    }
+    for name in ["localhost", AUTHSVC_NAME] {
+        handshake_with(dir.path(), LINK_CA, [AUTHSVC, AUTHSVC_KEY], [EDGE, EDGE_KEY], name).unwrap();
     }
     let device = handshake_with(dir.path(), LINK_CA, [WORKER, WORKER_KEY], [CLIENT, CLIENT_KEY], WORKER_NAME);
     assert!(device.is_err(), "a device's certificate opens no link");

@@ -41,6 +41,7 @@ mod principal;
 mod process;
 mod publish;
 mod retained;
+mod revocation;
 mod session;
 mod settings;
 mod shared;

@@ -16,7 +16,7 @@ use crate::harness::{DEADLINE, Server, Target, Transport, shared, unique};
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
 
 /// The folder with the virtual environments of Python and the modules of Node.
-fn libraries() -> &'static Path {
+pub(crate) fn libraries() -> &'static Path {
     static DONE: OnceLock<PathBuf> = OnceLock::new();
     DONE.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
@@ -26,7 +26,7 @@ fn libraries() -> &'static Path {
     })
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 

@@ -7,6 +7,7 @@ mod harness;
 #[path = "../../state/tests/servers/mod.rs"]
 mod servers;
 
+mod authsvc;
 mod clock;
 mod crash;
 mod cut_off;
@@ -19,6 +20,7 @@ mod interop;
 mod kill_matrix;
 mod moving_many;
 mod one_write;
+mod openapi;
 mod operator;
 mod passport;
 mod principal;

@@ -43,6 +43,8 @@ pub(crate) struct Shape {
     pub(crate) edges: usize,
     /// Edge n knows worker n only, so that a test can say by which worker a device is served.
     pub(crate) is_paired: bool,
+    /// Edges have a key and sign passports themselves.
+    pub(crate) signs_at_edges: bool,
     pub(crate) worker_extra: String,
     pub(crate) edge_extra: String,
 }
@@ -51,7 +53,7 @@ impl Shape {
     /// Every edge knows every worker.
     pub(crate) fn new(workers: usize, edges: usize) -> Self {
         let (worker_extra, edge_extra) = (String::new(), String::new());
-        Self { workers, edges, is_paired: false, worker_extra, edge_extra }
+        Self { workers, edges, is_paired: false, signs_at_edges: true, worker_extra, edge_extra }
     }
 
     /// As many edges as workers, each with one of its own.
@@ -108,7 +110,9 @@ impl Tiers {
         for number in 0..shape.edges {
             let dir = tiers.dir(&format!("edge-{number}"));
             let known = if shape.is_paired { &links[number..=number] } else { &links[..] };
-            let config = edge_config(&dir, &certs, known, &shape.edge_extra);
+            let key = format!("workers.passport.signing_key_file = \"{}/passport.key\"\n", certs.display());
+            let key = if shape.signs_at_edges { key } else { String::new() };
+            let config = edge_config(&dir, &certs, known, &(key + &shape.edge_extra));
             tiers.edges.push(Server::begin("lb", &dir, &certs.join("ca.pem"), &config));
         }
         for edge in &mut tiers.edges {
@@ -188,7 +192,6 @@ fn edge_config(dir: &Path, certs: &Path, links: &[String], extra: &str) -> Strin
          workers.addresses = {links:?}\n\
          workers.tls = {{ certificate_file = \"{certs}/edge.pem\", key_file = \"{certs}/edge.key\", ca_file = \
          \"{certs}/link-ca.pem\" }}\n\
-         workers.passport.signing_key_file = \"{certs}/passport.key\"\n\
          admin.listen = \"127.0.0.1:0\"\nruntime.addresses_file = {:?}\n{extra}",
         addresses_file(dir)
     )
