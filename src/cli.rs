@@ -13,6 +13,7 @@ use crate::authsvc::Authsvc;
 use crate::config::{Config, Tier};
 use crate::edge::EdgeTier;
 use crate::exit::Failure;
+use crate::rules_check::RulesCheck;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
 use crate::{dev_certs, healthcheck, init, logging, passwd, process, shutdown};
@@ -42,7 +43,8 @@ enum Command {
     /// A worker: speaks MQTT to edges over links, and keeps everything in Redis.
     Broker,
     /// The service of authentication: tells edges who may connect and what they may do, and signs passports for workers.
-    Authsvc,
+    /// With --check-rules it only tells what rules allow.
+    Authsvc(RulesCheck),
     /// Ask a process on this machine whether it is ready, by its admin endpoint; exits with 0 or 1. It takes the same
     /// configuration as the process.
     Healthcheck {
@@ -140,7 +142,10 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
         None | Some(Command::Standalone) => Tier::Standalone,
         Some(Command::Lb) => Tier::Edge,
         Some(Command::Broker) => Tier::Worker,
-        Some(Command::Authsvc) => Tier::Authsvc,
+        Some(Command::Authsvc(check)) => match check.run() {
+            Some(told) => return told,
+            None => Tier::Authsvc,
+        },
     };
     shutdown::outlive_others().map_err(Failure::unavailable)?;
     let config = load(&cli, tier)?;

@@ -36,9 +36,16 @@ impl Failure {
         Self { code: 74, line: line.to_string() }
     }
 
+    /// What was asked is not so, which was said already.
+    pub(crate) fn denied() -> Self {
+        Self { code: 1, line: String::new() }
+    }
+
     /// Says so and answers the code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("tidegate: {}", self.line);
+        if !self.line.is_empty() {
+            eprintln!("tidegate: {}", self.line);
+        }
         ExitCode::from(self.code)
     }
 }

@@ -19,6 +19,7 @@ mod passport_keys;
 mod passwd;
 mod process;
 mod process_metrics;
+mod rules_check;
 mod shutdown;
 mod standalone;
 mod store_metrics;

@@ -35,7 +35,7 @@ impl Watch {
 
     /// Has everything read again though it looks the same.
     pub(crate) fn ask(&self) {
-        tracing::info!("certificates, keys and password file are read again when they have settled");
+        tracing::info!("certificates, keys, password and ACL files are read again when they have settled");
         self.all.iter().for_each(|files| files.ask());
     }
 }

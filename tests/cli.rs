@@ -470,3 +470,67 @@ fn init_makes_what_a_stack_needs_and_welcome_says_how_to_connect() {
     assert_eq!(stdout(&run(dir.path(), &init)), "everything is there already in pki\n");
     assert!(stdout(&run(dir.path(), &["welcome", "pki"])).contains("-u USER -P PASSWORD"));
 }
+
+/// File, who, what; exit code and standard output.
+type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str], i32, &'a str);
+
+#[test]
+fn which_rule_decides_is_told() {
+    let dir = TempDir::new().unwrap();
+    fs::write(
+        dir.path().join("tidegate.toml"),
+        "[[authorization.rule]]\nwho = ['group:staff']\neffect = 'deny'\naction = 'all'\ntopics = ['sites/%{site}/x']\n\
+         [[authorization.rule]]\nwho = ['*']\neffect = 'allow'\naction = 'all'\nqos = [0, 1]\n\
+         topics = ['sites/#', 'own/%c']\n",
+    )
+    .unwrap();
+    fs::write(dir.path().join("acl"), "topic read open\nuser alice\ntopic write a/#\ntopic deny a/b\n")
+        .unwrap();
+    let staff = ["--as", "alice", "--client", "c", "--group", "staff", "--attribute", "site=bern"];
+    let alice = ["--as", "alice", "--client", "c"];
+    let cases: &[Case] = &[
+        ("tidegate.toml", &staff, &["publish", "sites/bern/x"], 1, "denied: authorization.rule[0]\n"),
+        ("tidegate.toml", &staff, &["publish", "sites/x/x"], 0, "allowed: authorization.rule[1]\n"),
+        (
+            "tidegate.toml",
+            &alice,
+            &["--qos", "2", "subscribe", "sites/+"],
+            0,
+            "allowed with QoS 1: authorization.rule[1]\n",
+        ),
+        ("tidegate.toml", &alice, &["publish", "own/c", "--qos", "2"], 1, "denied: no rule applies\n"),
+        ("tidegate.toml", &alice, &["publish", "$SYS/x"], 1, "denied: $SYS is the server's\n"),
+        (
+            "tidegate.toml",
+            &["--client", "c"],
+            &["publish", "own/c", "--retain"],
+            1,
+            "denied: no rule applies\n",
+        ),
+        (
+            "tidegate.toml",
+            &["--as", "alice", "--client", "a/b"],
+            &["publish", "x"],
+            1,
+            "denied: it may not connect, since what a rule names of it is missing or no level of a topic\n",
+        ),
+        ("acl", &alice, &["publish", "a/b"], 1, "denied: acl line 4 (topic deny a/b)\n"),
+        ("acl", &alice, &["publish", "a/c"], 0, "allowed: acl line 3 (topic write a/#)\n"),
+        ("acl", &["--client", "c"], &["subscribe", "#"], 0, "allowed: acl line 1 (topic read open)\n"),
+        ("acl", &["--client", "c"], &["receive", "a"], 1, "denied: no rule applies\n"),
+    ];
+    for (file, who, what, code, text) in cases {
+        let arguments = [&["authsvc", "--check-rules", file], *who, what].concat();
+        let output = run(dir.path(), &arguments);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(*code), *text), "{arguments:?}");
+        assert_eq!(failure(&output).1, "", "{arguments:?}");
+    }
+    fs::write(dir.path().join("acl"), "nonsense\n").unwrap();
+    let output = run(dir.path(), &["authsvc", "--check-rules", "acl", "--client", "c", "publish", "a"]);
+    let problem =
+        "tidegate: ACL file \"acl\" line 1: \"nonsense\" is not user, topic, pattern or a comment (#)";
+    assert_eq!(failure(&output), (64, problem.to_owned()));
+    for wrong in [&["--check-rules", "acl", "publish", "a"][..], &["--as", "alice"]] {
+        assert_eq!(failure(&run(dir.path(), &[&["authsvc"], wrong].concat())).0, 64, "{wrong:?}");
+    }
+}

@@ -49,6 +49,30 @@ pub enum AuthError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The ACL file cannot be read.
+    #[error("cannot read ACL file {path:?}: {source}")]
+    AclRead {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line of the ACL file is not understood.
+    #[error("ACL file {path:?} line {line}: {problem}")]
+    AclLine {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No line is left of those that there were.
+    #[error("ACL file {path:?} says nothing any more; what it said stays (a restart would take it as it is)")]
+    AclEmpty {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A rule that can never apply as written.
     #[error("authorization.rule[{index}].{key} {problem}")]
     Rule {

@@ -23,7 +23,7 @@ mod tls;
 mod watched;
 mod wire;
 
-pub use authorization::{AuthorizationConfig, RetainCondition, RuleConfig};
+pub use authorization::{AuthorizationConfig, Origin, RetainCondition, RuleConfig, RuleTrace, Traced};
 pub use config::{Anonymous, AuthConfig, CertificateIdentity};
 pub use contract::{
     AlternativeName, Authenticator, Certificate, Decision, DenyReason, Exchange, Request, Step,

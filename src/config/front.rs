@@ -177,6 +177,9 @@ pub(super) fn auth_problem(error: AuthError, source: &Source) -> Problem {
         AuthError::Rule { index, key, problem } => {
             source.problem(&format!("authorization.rule[{index}].{key}"), problem)
         }
+        AuthError::AclRead { .. } | AuthError::AclLine { .. } => {
+            source.problem("authorization.acl_file", error)
+        }
         error => source.problem("auth.password_file", error),
     }
 }

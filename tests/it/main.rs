@@ -42,6 +42,7 @@ mod process;
 mod publish;
 mod retained;
 mod revocation;
+mod rules;
 mod session;
 mod settings;
 mod shared;

@@ -7,6 +7,7 @@ mod harness;
 #[path = "../../state/tests/servers/mod.rs"]
 mod servers;
 
+mod acl_file;
 mod authsvc;
 mod clock;
 mod crash;

@@ -1,6 +1,7 @@
 //! The settings of authorization (`[authorization]`), and what is wrong with a rule as written.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use link::{Action, Effect, QosSet, Rule};
@@ -8,7 +9,7 @@ use mqtt::topic::validate_filter;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::group::GROUP;
+use super::placeholder;
 use crate::AuthError;
 
 /// What a topic begins with that is meant as it stands.
@@ -21,8 +22,11 @@ pub struct AuthorizationConfig {
     /// `[[authorization.rule]]`, tried in order; the first that applies decides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<RuleConfig>,
-    /// What happens when none applies. Default: `deny` where there is a rule, configured or brought by a client's source;
-    /// `allow` where there is none.
+    /// A Mosquitto ACL file, whose lines come after the rules; none by default. Read again when it changes and on SIGHUP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acl_file: Option<PathBuf>,
+    /// What happens when none applies. Default: `deny` where there is a rule or an ACL file, and for clients whose source
+    /// brings rules; else `allow`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<Effect>,
 }
@@ -31,14 +35,23 @@ impl AuthorizationConfig {
     /// What happens when no rule applies.
     // Why it depends: docs/decisions/0013-what-a-rule-says.md.
     pub fn default_in_force(&self) -> Effect {
-        self.default.unwrap_or(if self.rule.is_empty() { Effect::Allow } else { Effect::Deny })
+        let is_open = self.rule.is_empty() && self.acl_file.is_none();
+        self.default.unwrap_or(if is_open { Effect::Allow } else { Effect::Deny })
     }
 
-    /// Refuses rules that could never apply as written.
-    pub(crate) fn check(&self) -> Result<(), AuthError> {
-        self.rule.iter().enumerate().try_for_each(|(index, rule)| {
-            rule.check().map_err(|(key, problem)| AuthError::Rule { index, key, problem })
-        })
+    /// The rules for passports, and whom each is about.
+    ///
+    /// # Errors
+    /// The first that could never apply as written.
+    pub(super) fn compile(&self) -> Result<Vec<(Vec<Who>, Rule)>, AuthError> {
+        let rules = self.rule.iter().enumerate().map(|(index, config)| {
+            let rule = config.compile().map_err(|(key, problem)| AuthError::Rule { index, key, problem })?;
+            let who = config.who.iter().map(Who::parse);
+            let who = who.collect::<Result<_, _>>();
+            let who = who.map_err(|problem| AuthError::Rule { index, key: "who", problem })?;
+            Ok((who, rule))
+        });
+        rules.collect()
     }
 }
 
@@ -46,15 +59,15 @@ impl AuthorizationConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
-    /// User names; `group:NAME` for the members of a group, `*` for everybody who authenticated, `anonymous` for those who did
-    /// not have to.
+    /// User names; `group:NAME` for those whom their source says to be in it, `*` for everybody who authenticated, `anonymous` for
+    /// those who did not have to.
     pub who: Vec<Arc<str>>,
     /// `allow` or `deny`.
     pub effect: Effect,
     /// `publish`, `subscribe`, `all` (these two) or `receive`.
     pub action: Action,
-    /// Topic Filters; the levels `%c` and `%u` stand for the Client Identifier and the user name. `eq a/+` is the filter
-    /// `a/+` itself, and none of the topics that it matches.
+    /// Topic Filters; the levels `%c` and `%u` stand for the Client Identifier and the user name, `%{name}` for what the
+    /// client's source says of it. `eq a/+` is the filter `a/+` itself, and none of the topics that it matches.
     pub topics: Vec<Arc<str>>,
     /// With which QoS: a number, or a list of them. Default: any.
     #[serde(default, skip_serializing_if = "QosSet::is_all")]
@@ -71,25 +84,26 @@ impl RuleConfig {
     }
 
     /// The rule for passports.
-    pub(crate) fn compile(&self) -> Rule {
+    ///
+    /// # Errors
+    /// It could never apply as written: the key, and what is wrong with it.
+    pub(crate) fn compile(&self) -> Result<Rule, (&'static str, String)> {
+        self.check()?;
         let (literal, topics): (Vec<_>, Vec<_>) =
             self.topics.iter().partition(|topic| topic.starts_with(LITERAL));
         let topics = topics.into_iter().cloned().collect();
-        Rule {
+        Ok(Rule {
             literal: literal.into_iter().map(|topic| topic_of(topic).into()).collect(),
             qos: self.qos,
             retain: self.retain.0,
             ..Rule::new(self.effect, self.action, topics)
-        }
+        })
     }
 
     /// Refuses one that could never apply as written: the key, and what is wrong with it.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         if self.who.is_empty() {
             return Err(("who", "is empty: name users, \"*\" or \"anonymous\"".to_owned()));
-        }
-        if self.who.iter().any(|who| &**who == GROUP) {
-            return Err(("who", "has a group without a name: write \"group:NAME\"".to_owned()));
         }
         if self.topics.is_empty() {
             return Err(("topics", "is empty: \"#\" is every topic".to_owned()));
@@ -109,11 +123,34 @@ fn check_topic(topic: &str) -> Result<(), String> {
     if validate_filter(topic_of(topic)).is_err() {
         return Err(format!("{topic:?} is not a valid Topic Filter"));
     }
-    let partial = |level: &str| (level.contains("%c") || level.contains("%u")) && level.len() > 2;
-    if topic_of(topic).split('/').any(partial) {
-        return Err(format!("{topic:?}: %c and %u stand for whole levels only"));
+    placeholder::check(topic_of(topic))
+}
+
+/// Stands for everybody who authenticated.
+const EVERYBODY: &str = "*";
+
+/// Stands for those who did not have to.
+const ANONYMOUS: &str = "anonymous";
+
+/// Whom a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    Everybody,
+    Anonymous,
+    Group(Arc<str>),
+    User(Arc<str>),
+}
+
+impl Who {
+    pub(super) fn parse(who: &Arc<str>) -> Result<Self, String> {
+        match who.strip_prefix("group:") {
+            Some("") => Err("group: needs a name, as in \"group:staff\"".to_owned()),
+            Some(name) => Ok(Self::Group(name.into())),
+            None if &**who == EVERYBODY => Ok(Self::Everybody),
+            None if &**who == ANONYMOUS => Ok(Self::Anonymous),
+            None => Ok(Self::User(who.clone())),
+        }
     }
-    Ok(())
 }
 
 /// Which messages a rule is about: `true`, `false` or `"all"`.
@@ -181,21 +218,25 @@ mod tests {
             (all("a/#/b"), "topics \"a/#/b\" is not a valid Topic Filter"),
             (all("eq a/#/b"), "topics \"eq a/#/b\" is not a valid Topic Filter"),
             (all("eq "), "topics \"eq \" is not a valid Topic Filter"),
-            (all("a/x%c"), "topics \"a/x%c\": %c and %u stand for whole levels only"),
+            (all("a/x%c"), "topics \"a/x%c\": %c, %u and %{attribute} stand for whole levels only"),
+            (
+                RuleConfig { who: vec!["ok".into(), "group:".into()], ..all("a") },
+                "who group: needs a name, as in \"group:staff\"",
+            ),
             (with_retain(Action::Subscribe), no_retain),
             (with_retain(Action::Receive), no_retain),
         ];
         for (bad, expected) in cases {
-            let config = AuthorizationConfig { rule: vec![all("ok"), bad], default: None };
-            let error = config.check().unwrap_err().to_string();
+            let config = AuthorizationConfig { rule: vec![all("ok"), bad], ..AuthorizationConfig::default() };
+            let error = config.compile().unwrap_err().to_string();
             assert_eq!(error, format!("authorization.rule[1].{expected}"));
         }
-        AuthorizationConfig { rule: vec![with_retain(Action::All)], default: None }.check().unwrap();
+        assert_eq!(with_retain(Action::All).compile().unwrap().retain, Some(true));
     }
 
     #[test]
     fn topics_after_eq_are_literal() {
-        let compiled = rule(Action::All, &["eq a/+", "b/+", "equal", "eq", "eq eq a"]).compile();
+        let compiled = rule(Action::All, &["eq a/+", "b/+", "equal", "eq", "eq eq a"]).compile().unwrap();
         assert_eq!(compiled.literal, ["a/+", "eq a"].map(Arc::from));
         assert_eq!(compiled.topics, ["b/+", "equal", "eq"].map(Arc::from));
     }
@@ -207,10 +248,12 @@ mod tests {
         let mut in_force = Vec::new();
         for default in [None, Some(Allow), Some(Deny)] {
             for rule in rules.clone() {
-                let config = AuthorizationConfig { rule, default };
+                let config = AuthorizationConfig { rule, default, acl_file: None };
                 in_force.push(config.default_in_force());
             }
         }
         assert_eq!(in_force, [Allow, Deny, Allow, Allow, Deny, Deny]);
+        let file = AuthorizationConfig { acl_file: Some("acl".into()), ..AuthorizationConfig::default() };
+        assert_eq!(file.default_in_force(), Deny);
     }
 }

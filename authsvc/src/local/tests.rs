@@ -66,8 +66,8 @@ fn a_passport_of_somebody_who_is_not_there_has_the_rules_of_now() {
             vec![topic.into()],
         )
     };
-    let rule = vec![rule("alice", "a/%c"), rule("anonymous", "open")];
-    let rules = AuthorizationConfig { rule, ..AuthorizationConfig::default() };
+    let own = vec![rule("alice", "a/%c"), rule("anonymous", "open")];
+    let rules = AuthorizationConfig { rule: own, ..AuthorizationConfig::default() };
     let local = Local::start(&AuthConfig::default(), &rules, &mut Registry::default()).unwrap();
     let topics = |subject, client_id| {
         let passport = local.passport_of(subject, client_id)?;
@@ -78,6 +78,14 @@ fn a_passport_of_somebody_who_is_not_there_has_the_rules_of_now() {
     assert_eq!(topics("alice", "d/v"), None, "refused where a rule has %c");
     assert_eq!(topics("", "d/v"), Some(vec!["open".into()]));
     assert_eq!(topics("bob", "dev"), Some(vec![]));
+
+    let staff = vec![rule("group:staff", "a"), rule("anonymous", "open")];
+    let rules = AuthorizationConfig { rule: staff, ..AuthorizationConfig::default() };
+    let local = Local::start(&AuthConfig::default(), &rules, &mut Registry::default()).unwrap();
+    let rules_of = |subject| local.passport_of(subject, "dev").unwrap().rules.clone();
+    let all = Passport::unrestricted("".into(), "".into()).rules;
+    assert_eq!(rules_of("alice"), all, "whether she is in the group is not known");
+    assert_eq!(rules_of("").len(), 1);
 }
 
 fn from(peer: &str, request: Request) -> Request {

@@ -112,9 +112,9 @@ impl ClaimsConfig {
             None => Vec::new(),
         };
         Ok(Grant {
-            groups: Vec::new(),
             subject: subject.into(),
             attributes: self.attributes(claims)?,
+            groups: Vec::new(),
             rules,
             is_superuser,
             expires_at_s,
@@ -190,8 +190,7 @@ pub(crate) fn read_rules(rules: &Value) -> Result<Vec<Rule>, String> {
         if rule.topics.len() > TOPICS_MAX {
             return Err(format!("[{index}].topics are more than {TOPICS_MAX}"));
         }
-        rule.check().map_err(|(key, problem)| format!("[{index}].{key} {problem}"))?;
-        Ok(rule.compile())
+        rule.compile().map_err(|(key, problem)| format!("[{index}].{key} {problem}"))
     });
     read.collect()
 }

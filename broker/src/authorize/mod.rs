@@ -4,6 +4,7 @@
 //! compared is in `pattern`; why SUBSCRIBE is granted a lower QoS rather than refused is in
 //! `docs/decisions/0013-what-a-rule-says.md`.
 
+mod explain;
 mod pattern;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use mqtt::QoS;
 use mqtt::topic::SharedFilter;
 use state::Message;
 
+pub use self::explain::{Attempt, Decider, Explanation};
 use self::pattern::{covers, is_same, overlaps};
 
 /// A passport, ready to be asked.

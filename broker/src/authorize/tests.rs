@@ -285,3 +285,40 @@ fn what_is_allowed_without_a_look_is_what_a_look_allows() {
     let apart = vec![plain((Effect::Deny, Action::Receive, &["x"])), plain_all];
     assert!(!of_rules("c", "u", apart).subscribe_all);
 }
+
+#[test]
+fn an_explanation_says_what_a_client_is_answered() {
+    let low = link::QosSet::up_to(QoS::AtLeastOnce);
+    let rules = vec![
+        plain((Effect::Deny, Action::All, &["a/secret"])),
+        Rule { qos: low, ..plain((Effect::Allow, Action::All, &["a/#"])) },
+        Rule { retain: Some(true), ..plain((Effect::Allow, Action::Publish, &["b"])) },
+        plain((Effect::Allow, Action::Receive, &["c/+"])),
+        plain((Effect::Allow, Action::Publish, &["$SYS/#"])),
+    ];
+    let some = of_rules("c", "u", rules);
+    let explain = |attempt| Explanation::of(Arc::clone(&some.passport), attempt);
+    for topic in ["a/secret", "a/b", "b", "c/d", "$SYS/x", "$SYS/broker/connection/x/state", "d"] {
+        for (qos, retain) in LEVELS.into_iter().flat_map(|qos| [(qos, false), (qos, true)]) {
+            let explanation = explain(Attempt::Publish { topic, qos, retain });
+            let is_allowed = some.may_publish(Publication { topic, qos, retain });
+            assert_eq!(explanation.granted.is_some(), is_allowed, "{topic} {qos:?} {retain}");
+        }
+        assert_eq!(explain(Attempt::Receive { topic }).granted.is_some(), some.may_receive(topic), "{topic}");
+    }
+    for filter in ["a/+", "a/b", "a/#", "c/#", "$share/g/c/#", "$share/g/a/b", "$share/", "#"] {
+        for qos in LEVELS {
+            let explanation = explain(Attempt::Subscribe { filter, qos });
+            assert_eq!(explanation.granted, some.granted_qos(filter, qos), "{filter}");
+        }
+    }
+    let decider = |attempt| explain(attempt).decider;
+    let publish = |topic, qos, retain| decider(Attempt::Publish { topic, qos, retain });
+    assert_eq!(publish("a/secret", QoS::AtMostOnce, false), Decider::Rule(0));
+    assert_eq!(publish("a/b", QoS::AtLeastOnce, false), Decider::Rule(1));
+    assert_eq!(publish("a/b", QoS::ExactlyOnce, false), Decider::Nothing);
+    assert_eq!(publish("b", QoS::AtMostOnce, true), Decider::Rule(2));
+    assert_eq!(publish("$SYS/x", QoS::AtMostOnce, false), Decider::Server);
+    assert_eq!(decider(Attempt::Subscribe { filter: "$share/", qos: QoS::AtMostOnce }), Decider::Invalid);
+    assert_eq!(decider(Attempt::Subscribe { filter: "#", qos: QoS::AtMostOnce }), Decider::Rule(0));
+}
