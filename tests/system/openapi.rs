@@ -40,7 +40,8 @@ fn the_service_is_what_its_description_says() {
         .args(["run", DESCRIPTION, "--url", &format!("http://{}", server.address_of("service"))])
         .args(["--header", &format!("Authorization: Bearer {SECRET}")])
         .args(["--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "40"])
-        .args(["--seed", "1", "--request-timeout", "60", "--no-color"])
+        // A question for revocations may wait for news.
+        .args(["--seed", "1", "--request-timeout", "60", "--max-response-time", "60", "--no-color"])
         .current_dir(dir.path())
         .output()
         .unwrap();
