@@ -31,6 +31,7 @@ fn run_command(command: Command) -> Result<()> {
         Command::Stored(args) => (scenario::stored::run(&args)?, args.target.json),
         Command::Retained(args) => (scenario::retained::run(&args)?, args.target.json),
         Command::Subscribe(args) => (scenario::subscribe::run(&args)?, args.target.json),
+        Command::Authenticate(args) => (scenario::authenticate::run(&args)?, args.json),
         Command::Idle(args) => (scenario::idle::run(&args)?, args.target.json),
     };
     print!("{report}");

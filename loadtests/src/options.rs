@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Retained(scenario::retained::RetainedArgs),
     /// Subscriptions, one after the other, and how long each SUBACK takes.
     Subscribe(scenario::subscribe::SubscribeArgs),
+    /// Questions to the service of authentication.
+    Authenticate(scenario::authenticate::AuthenticateArgs),
     /// Idle connections and the broker's memory for each.
     Idle(scenario::idle::IdleArgs),
 }

@@ -1,5 +1,6 @@
 //! The scenarios, one file or directory each.
 
+pub(crate) mod authenticate;
 pub(crate) mod bulk;
 pub(crate) mod connect;
 pub(crate) mod idle;
