@@ -190,7 +190,7 @@ impl Revocations {
         self.0.newest.send_replace(newest);
     }
 
-    /// The entries after `after`, [`TOLD_MAX`] at most.
+    /// The entries after `after`, `TOLD_MAX` at most.
     pub fn since(&self, after: u64) -> Told {
         let mut list = self.0.list.lock();
         list.forget(Instant::now());
