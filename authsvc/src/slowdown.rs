@@ -21,6 +21,15 @@ pub(crate) struct SlowDown {
     hasher: RandomState,
     start: Instant,
     budgets: Mutex<Budgets>,
+    /// Secrets that are being looked at: whose, and which.
+    guesses: Mutex<HashMap<(u64, u64), UnderWay>>,
+}
+
+/// One secret of one user at one address, however many clients have come with it.
+#[derive(Default)]
+struct UnderWay {
+    attempts: usize,
+    is_wrong: bool,
 }
 
 /// What an attempt is counted against. A digest, so that long user names cost nothing to remember.
@@ -47,19 +56,33 @@ struct Budgets {
 pub(crate) struct Guess<'a> {
     slow_down: &'a SlowDown,
     suspect: Suspect,
-    is_wrong: bool,
+    secret: u64,
 }
 
 impl Guess<'_> {
     /// It counts.
-    pub(crate) fn was_wrong(mut self) {
-        self.is_wrong = true;
+    pub(crate) fn was_wrong(self) {
+        if let Some(under_way) = self.slow_down.guesses.lock().get_mut(&self.key()) {
+            under_way.is_wrong = true;
+        }
+    }
+
+    fn key(&self) -> (u64, u64) {
+        (self.suspect.pair, self.secret)
     }
 }
 
 impl Drop for Guess<'_> {
     fn drop(&mut self) {
-        if self.is_wrong {
+        let mut guesses = self.slow_down.guesses.lock();
+        let Some(under_way) = guesses.get_mut(&self.key()) else { return };
+        under_way.attempts -= 1;
+        if under_way.attempts > 0 {
+            return;
+        }
+        let is_wrong = under_way.is_wrong;
+        guesses.remove(&self.key());
+        if is_wrong {
             self.slow_down.confirm(self.suspect, Instant::now());
         } else {
             self.slow_down.refund(self.suspect, Instant::now());
@@ -78,6 +101,7 @@ impl SlowDown {
             hasher,
             start: Instant::now(),
             budgets: Mutex::default(),
+            guesses: Mutex::default(),
         }
     }
 
@@ -108,9 +132,17 @@ impl SlowDown {
         admitted
     }
 
-    /// The same, to be given back unless it turns out wrong, whatever becomes of who waits for it.
-    pub(crate) fn guess(&self, suspect: Suspect) -> Option<Guess<'_>> {
-        self.admit(suspect, Instant::now()).then(|| Guess { slow_down: self, suspect, is_wrong: false })
+    /// The same, to be given back unless it turns out wrong, whatever becomes of who waits for it. Those who come with the same
+    /// secret while it is looked at are one guess: a fleet that shares a user, and an address, comes all at once.
+    pub(crate) fn guess(&self, suspect: Suspect, secret: &[u8]) -> Option<Guess<'_>> {
+        let secret = self.hasher.hash_one(secret);
+        let mut guesses = self.guesses.lock();
+        let key = (suspect.pair, secret);
+        if !guesses.contains_key(&key) && !self.admit(suspect, Instant::now()) {
+            return None;
+        }
+        guesses.entry(key).or_default().attempts += 1;
+        Some(Guess { slow_down: self, suspect, secret })
     }
 
     /// The admitted attempt was right, or was not looked at: it costs nothing.
@@ -207,6 +239,31 @@ mod tests {
         assert!(!wrong(&slow, "alice", "192.0.2.1", now + INTERVAL / 2));
         assert!(wrong(&slow, "alice", "192.0.2.1", now + INTERVAL));
         assert!(!wrong(&slow, "alice", "192.0.2.1", now + INTERVAL));
+    }
+
+    #[test]
+    fn one_secret_is_one_guess_however_many_come_with_it_at_once() {
+        let slow = SlowDown::new(3, INTERVAL, 100);
+        let suspect = slow.suspect("fleet", "192.0.2.1".parse().unwrap());
+        let fleet: Vec<_> = (0..100).map(|_| slow.guess(suspect, b"right").unwrap()).collect();
+        let wrong = [&b"a"[..], b"b"].map(|secret| slow.guess(suspect, secret).unwrap());
+        assert!(slow.guess(suspect, b"c").is_none(), "the burst is under way");
+        wrong.into_iter().for_each(Guess::was_wrong);
+        drop(fleet);
+        slow.guess(suspect, b"c").unwrap().was_wrong();
+        assert!(slow.guess(suspect, b"d").is_none(), "three were wrong");
+        assert!(slow.guesses.lock().is_empty());
+    }
+
+    #[test]
+    fn a_wrong_secret_counts_once_when_the_last_who_came_with_it_is_told() {
+        let slow = SlowDown::new(3, INTERVAL, 100);
+        let suspect = slow.suspect("fleet", "192.0.2.1".parse().unwrap());
+        for secret in [&b"a"[..], b"b", b"c"] {
+            let fleet: Vec<_> = (0..10).map(|_| slow.guess(suspect, secret).unwrap()).collect();
+            fleet.into_iter().for_each(Guess::was_wrong);
+        }
+        assert!(slow.guess(suspect, b"d").is_none());
     }
 
     // A window that each refused retry extends is a ban for ever (blitzortung#302).

@@ -198,7 +198,7 @@ impl Inquiry {
             self.metrics.count(Outcome::cached);
             return known.verdict;
         }
-        let find_out = self.find_out(subject, request.peer.ip(), attempt);
+        let find_out = self.find_out(subject, request, attempt);
         let answer = self.cache.entry(fingerprint).or_try_insert_with(find_out);
         let away = match tokio::time::timeout(self.wait_max, answer).await {
             Ok(Ok(entry)) => {
@@ -217,13 +217,16 @@ impl Inquiry {
         }
     }
 
-    async fn find_out<A, F>(&self, subject: &str, address: IpAddr, attempt: A) -> Result<Known, Away>
+    async fn find_out<A, F>(&self, subject: &str, request: &Request, attempt: A) -> Result<Known, Away>
     where
         A: Fn() -> F,
         F: Future<Output = Result<Answer, Fault>>,
     {
-        // Only who asks pays: equal questions are one guess.
-        let Some(guess) = self.slow_down.guess(self.slow_down.suspect(subject, address)) else {
+        let address = request.peer.ip();
+        let suspect = self.slow_down.suspect(subject, address);
+        // Only who asks pays: equal questions are one guess, and so are other clients' with the same password.
+        let secret = request.password.as_deref().unwrap_or_default();
+        let Some(guess) = self.slow_down.guess(suspect, secret) else {
             return Err(Away::SlowedDown);
         };
         let known = self.find_out_in_turn(address, attempt).await?;

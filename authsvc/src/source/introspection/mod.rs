@@ -168,8 +168,8 @@ impl Inner {
         if asking.len() >= ASKING_MAX {
             return Err(DenyReason::Unavailable);
         }
-        let who = request.username.as_ref().unwrap_or(&request.client_id);
-        let suspect = self.slow_down.suspect(who, request.peer.ip());
+        // A fleet may share its user name, as where it says no more than that a token follows.
+        let suspect = self.slow_down.suspect(&request.client_id, request.peer.ip());
         if !self.slow_down.admit(suspect, Instant::now()) {
             return Err(DenyReason::SlowedDown);
         }
