@@ -8,6 +8,8 @@ pub mod client;
 mod config;
 mod contract;
 mod error;
+#[cfg(test)]
+mod eventually;
 mod exchange;
 mod fair;
 mod http_client;

@@ -17,7 +17,7 @@ pub(crate) mod wall_clock;
 pub(crate) mod websocket;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use client::Client;
 pub(crate) use server::{Server, shared};
@@ -88,6 +88,18 @@ impl Target<'_> {
 pub(crate) fn unique(stem: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{stem}{:x}x{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Looks until there is something to see, and answers it; panics with what `otherwise` says after three times [`DEADLINE`].
+pub(crate) fn until<T>(mut look: impl FnMut() -> Option<T>, otherwise: impl Fn() -> String) -> T {
+    let deadline = Instant::now() + 3 * DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not in time: {}", otherwise());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Lets time pass where time itself is what is tested (Keep Alive, expiry, delay), never to wait for a result.

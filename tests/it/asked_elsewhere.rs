@@ -4,12 +4,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use tempfile::TempDir;
 
 use crate::harness::bytes::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, Will, ack};
-use crate::harness::{Client, DEADLINE, Server, Target, Transport, unique};
+use crate::harness::{Client, Server, Target, Transport, unique, until};
 use crate::process::get;
 
 const PASSWORD: &str = "only in this test";
@@ -243,11 +242,7 @@ impl Directory {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + DEADLINE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "slapd does not come up");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        until(|| TcpStream::connect(("127.0.0.1", port)).ok(), || "slapd listens".to_owned());
         Self(slapd, dir, port)
     }
 }

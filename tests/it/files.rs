@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::bytes::Connect;
 use crate::harness::users::{PASSWORD, passwd};
-use crate::harness::{Client, DEADLINE, Server, Target, Transport, let_pass, unique};
+use crate::harness::{Client, Server, Target, Transport, let_pass, unique, until};
 
 /// For less than this, something that is not meant may be in a file.
 const PAUSE: Duration = Duration::from_millis(2_200);
@@ -23,15 +23,11 @@ fn by_password(user: &str) -> Connect {
 
 /// Waits until the log has a line with all of these.
 fn logged(server: &Server, words: &[&str]) -> String {
-    let deadline = Instant::now() + 3 * DEADLINE;
-    loop {
-        let log = server.log();
-        if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
-            return line.to_owned();
-        }
-        assert!(Instant::now() < deadline, "{words:?} in\n{log}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let is_told = |line: &&str| words.iter().all(|word| line.contains(word));
+    until(
+        || server.log().lines().find(is_told).map(str::to_owned),
+        || format!("{words:?} in\n{}", server.log()),
+    )
 }
 
 /// Rewrites a file in place, as an editor does that truncates it first; `between` runs at each state of it.

@@ -6,13 +6,12 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::harness::bytes::{Connect, PUBACK, Publish};
 use crate::harness::users::{PASSWORD, passwd};
-use crate::harness::{Client, Server, Transport};
+use crate::harness::{Client, Server, Transport, until};
 
 /// Every kind of line. Everybody may read `mark`, by which a reader knows that nothing more is to come.
 const ACL: &str = "\
@@ -135,12 +134,8 @@ fn mosquitto(dir: &Path, users: &[&str]) -> (Running, SocketAddr) {
         .find(|program| Command::new(program).arg("-h").output().is_ok())
         .expect("mosquitto is installed");
     let running = Running(Command::new(program).arg("-c").arg(&config).stderr(log).spawn().unwrap());
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Client::try_open(address).is_none() {
-        let log = || fs::read_to_string(dir.join("mosquitto.log")).unwrap_or_default();
-        assert!(Instant::now() < deadline, "mosquitto does not listen:\n{}", log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let log = || fs::read_to_string(dir.join("mosquitto.log")).unwrap_or_default();
+    until(|| Client::try_open(address), || format!("mosquitto listens:\n{}", log()));
     (running, address)
 }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::eventually::until;
 use crate::service::tests::{Running, SECRET};
 use crate::{Exchange as _, RevokeReason, Step, Target};
 
@@ -30,17 +31,8 @@ fn config(addresses: &[SocketAddr]) -> ClientConfig {
 /// A client that has found its addresses.
 async fn remote(config: ClientConfig) -> Remote {
     let remote = Remote::start(config, &mut Registry::default()).unwrap();
-    until(|| !remote.shared.addresses.load().is_empty()).await;
+    until("addresses are known", async || !remote.shared.addresses.load().is_empty()).await;
     remote
-}
-
-async fn until(mut is_so: impl FnMut() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("in time");
 }
 
 fn request(user: &str, password: &str) -> Request {
@@ -130,10 +122,10 @@ async fn a_dead_or_silent_service_is_passed_over_until_it_answers() {
     let is_up = |address: SocketAddr| {
         remote.shared.addresses.load().iter().any(|known| known.socket == address && known.is_up())
     };
-    until(|| !is_up(addresses[2])).await;
+    until("the third is down", async || !is_up(addresses[2])).await;
     drop(one);
     ask_all().await;
-    until(|| !is_up(addresses[0])).await;
+    until("the first is down", async || !is_up(addresses[0])).await;
     // Somebody listens there again.
     let again = TcpListener::bind(addresses[0]).await.unwrap();
     tokio::spawn(async move {
@@ -146,7 +138,7 @@ async fn a_dead_or_silent_service_is_passed_over_until_it_answers() {
             drop(http.serve_connection(TokioIo::new(stream), service).await);
         }
     });
-    until(|| is_up(addresses[0])).await;
+    until("the first is up", async || is_up(addresses[0])).await;
 }
 
 #[tokio::test]
@@ -157,7 +149,7 @@ async fn without_any_service_clients_are_refused_at_once_or_known_ones_let_in() 
         let remote = remote(config).await;
         assert_eq!(subject(&remote.authenticate(request("alice", "secret")).await), Ok("alice"));
         drop(running);
-        until(|| remote.shared.choose(&[]).is_none()).await;
+        until("none is up", async || remote.shared.choose(&[]).is_none()).await;
         let since = Instant::now();
         let known = remote.authenticate(request("alice", "secret")).await;
         let expected = if when_away == WhenAway::Cached { Ok("alice") } else { Err(DenyReason::Unavailable) };
@@ -318,8 +310,8 @@ async fn what_a_service_revokes_the_edge_knows_and_no_longer_remembers() {
     let list = running.local().revocations();
     list.revoke(Target::User("alice".into()), RevokeReason::Administrative, Duration::from_secs(60));
     let alice = Bearer { user: "alice", client_id: "dev", token_id: None, certificate: None };
-    until(|| remote.revocations().verdict(&alice, since).is_some()).await;
-    until(|| remote.shared.cache.len() == 1).await;
+    until("she is revoked", async || remote.revocations().verdict(&alice, since).is_some()).await;
+    until("she is forgotten", async || remote.shared.cache.len() == 1).await;
     assert_eq!(subject(&remote.authenticate(request("alice", "secret")).await), Err(DenyReason::Banned));
     assert_eq!(subject(&remote.authenticate(request("bob", "secret")).await), Ok("bob"));
 }

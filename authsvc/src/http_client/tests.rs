@@ -7,6 +7,7 @@ use std::time::Instant;
 use hyper::Version;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::server::{Certificates, Server, answer};
@@ -164,12 +165,13 @@ async fn nobody_there_is_told_from_an_answer_that_does_not_come() {
 #[tokio::test]
 async fn requests_at_a_time_and_connections_are_bounded() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (counted, highest) = (now.clone(), most.clone());
+    let (counted, highest, together) = (now.clone(), most.clone(), Arc::new(Barrier::new(3)));
     let server = Server::start(move |_| {
-        let (now, most) = (counted.clone(), highest.clone());
+        let (now, most, together) = (counted.clone(), highest.clone(), together.clone());
         async move {
             most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // With fewer at a time nobody would get an answer.
+            together.wait().await;
             now.fetch_sub(1, Ordering::SeqCst);
             answer(204, "text/plain", "")
         }

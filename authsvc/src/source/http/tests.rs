@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::DenyReason;
+use crate::eventually::until;
 use crate::http_client::server::{Server, answer};
 use crate::metrics::Metrics;
 use crate::slowdown::SlowDown;
@@ -107,10 +108,7 @@ fn is_open(registry: &Registry) -> bool {
 /// Waits until the breaker is as it should be, and says how long that took.
 async fn until_open(registry: &Registry, open: bool) -> Duration {
     let begun = Instant::now();
-    while is_open(registry) != open {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the breaker does not come to be open: {open}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(&format!("the breaker is open: {open}"), async || is_open(registry) == open).await;
     begun.elapsed()
 }
 
@@ -216,17 +214,15 @@ async fn nobody_waits_for_ever_and_the_breaker_opens_and_closes() {
         assert!(took < wait_max, "{stage}: {took:?}");
         assert!(endpoint.asked() - asked < 200, "{stage}: it is left alone");
         endpoint.is(WELL);
+        let (begun, mut n) = (Instant::now(), 0);
         // Somebody comes from time to time, and is the probe.
-        let probes = async {
-            for n in 0.. {
-                source.decide(&request(&format!("probe-{stage}-{n}"), "right")).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let is_let_in = async || {
+            n += 1;
+            let verdict = source.decide(&request(&format!("probe-{stage}-{n}"), "right")).await;
+            matches!(verdict, Verdict::Allow(_))
         };
-        tokio::select! {
-            () = probes => {}
-            closed = until_open(&registry, false) => assert!(closed < Duration::from_secs(5), "{closed:?}"),
-        }
+        until("somebody is let in", is_let_in).await;
+        assert!(begun.elapsed() < Duration::from_secs(5) && !is_open(&registry), "{:?}", begun.elapsed());
     }
     let (ended, took) = storm(&source, 1000, "back").await;
     assert_eq!(has(&ended, true, &allow("")) + has(&ended, false, &allow("")), 1000);

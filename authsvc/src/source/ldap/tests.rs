@@ -12,6 +12,7 @@ use mqtt::ProtocolVersion;
 use prometheus_client::registry::Registry;
 
 use super::*;
+use crate::eventually::until;
 use crate::http_client::server::Certificates;
 use crate::metrics::Metrics;
 use crate::slowdown::SlowDown;
@@ -336,11 +337,7 @@ async fn a_directory_that_is_away_is_asked_again_when_it_is_back() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
     directory.start_again();
-    let begun = Instant::now();
-    while decide(&source, "alice", "right").await != grant("alice", &[]) {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it is not asked again");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("it is asked again", async || decide(&source, "alice", "right").await == grant("alice", &[])).await;
 }
 
 #[tokio::test]

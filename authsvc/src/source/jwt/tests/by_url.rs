@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::HttpClientConfig;
+use crate::eventually::until;
 use crate::http_client::server::{Server, answer};
 
 /// What a server answers, and how often it was asked.
@@ -86,17 +87,19 @@ fn token(pair: &Pair, algorithm: Algorithm, kid: &str) -> String {
     sign(algorithm, Some(kid), &claims(), &pair.signing)
 }
 
-/// Asks until it is answered so; panics after ten seconds.
-async fn until(source: &JwtSource, token: &str, expected: Result<(), TokenProblem>) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let found = granted(source, token).await.map(drop);
-        if found == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{found:?} instead of {expected:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Shows the token until it is good.
+async fn until_good(source: &JwtSource, token: &str) {
+    until("the token is good", async || granted(source, token).await.is_ok()).await;
+}
+
+/// Shows the token, which is refused so, until its keys were asked for once more.
+async fn until_asked(place: &Place, source: &JwtSource, token: &str, problem: TokenProblem) {
+    let before = place.asked();
+    let is_asked = async || {
+        assert_eq!(granted(source, token).await, Err(problem.clone()));
+        place.asked() > before
+    };
+    until("keys are asked for", is_asked).await;
 }
 
 #[tokio::test]
@@ -128,7 +131,7 @@ async fn a_key_that_is_new_is_fetched_when_a_token_names_it() {
     let source = start(&config(server.url("/keys")));
     assert!(granted(&source, &token(p256(), Algorithm::ES256, "old")).await.is_ok());
     place.set(set(&[jwk(ed25519(), Algorithm::EdDSA, "new")]));
-    until(&source, &token(ed25519(), Algorithm::EdDSA, "new"), Ok(())).await;
+    until_good(&source, &token(ed25519(), Algorithm::EdDSA, "new")).await;
     assert_eq!(place.asked(), 2);
     let gone = granted(&source, &token(p256(), Algorithm::ES256, "old")).await;
     assert_eq!(gone, Err(TokenProblem::UnknownKey), "what is no longer in the set");
@@ -173,14 +176,8 @@ async fn keys_stay_in_force_whatever_becomes_of_their_place() {
     ];
     for answer in broken {
         place.set(answer);
-        let before = place.asked();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while place.asked() == before {
-            assert!(Instant::now() < deadline, "it is not asked again");
-            let unknown = granted(&source, &token(ed25519(), Algorithm::EdDSA, "x")).await;
-            assert_eq!(unknown, Err(TokenProblem::UnknownKey));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let unknown = token(ed25519(), Algorithm::EdDSA, "x");
+        until_asked(&place, &source, &unknown, TokenProblem::UnknownKey).await;
         assert!(granted(&source, &kept).await.is_ok());
     }
     let published = sign(Algorithm::HS256, Some("kept"), &claims(), &EncodingKey::from_secret(SECRET));
@@ -201,7 +198,7 @@ async fn without_keys_nobody_is_decided_about() {
     let lax = start(&JwtConfig { when_away: WhenAway::Ignore, ..config });
     assert_eq!(lax.decide(&request).await, Verdict::Ignore);
     place.set(set(&[jwk(p256(), Algorithm::ES256, "one")]));
-    until(&source, &token, Ok(())).await;
+    until_good(&source, &token).await;
 }
 
 #[tokio::test]
@@ -229,17 +226,11 @@ async fn an_issuer_says_where_its_keys_are() {
         Answer::Body(200, "{}".to_owned()),
     ] {
         discovery.set(wrong);
-        let before = discovery.asked();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while discovery.asked() == before {
-            assert!(Instant::now() < deadline, "it is not asked again");
-            assert_eq!(granted(&source, &token).await, Err(TokenProblem::NoKeys));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_asked(&discovery, &source, &token, TokenProblem::NoKeys).await;
     }
     assert_eq!(place.asked(), 0);
     discovery.set(document(&issuer));
-    until(&source, &token, Ok(())).await;
+    until_good(&source, &token).await;
     let other = sign(Algorithm::ES256, Some("one"), &with(&json!({})), &p256().signing);
     assert_eq!(
         granted(&source, &other).await,
