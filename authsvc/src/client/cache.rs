@@ -20,7 +20,9 @@ pub(super) type Asked = [u8; 16];
 pub(super) struct Cache {
     key: Key,
     answers_max: usize,
-    answers: Mutex<Answers>,
+    allowed: Mutex<Answers>,
+    /// Apart: whoever guesses would push out what others need while nobody can be asked.
+    denied: Mutex<Answers>,
 }
 
 #[derive(Default)]
@@ -44,7 +46,7 @@ struct Remembered {
 impl Cache {
     pub(super) fn new(answers_max: usize) -> Self {
         let key = Key::new(HMAC_SHA256, &rand::random::<[u8; 32]>());
-        Self { key, answers_max, answers: Mutex::default() }
+        Self { key, answers_max, allowed: Mutex::default(), denied: Mutex::default() }
     }
 
     /// Stands for `question`. The port of the device is another one each time, and says nothing.
@@ -60,14 +62,17 @@ impl Cache {
 
     /// The answer, if it is fresh.
     pub(super) fn fresh(&self, asked: &Asked, now: Instant) -> Option<Decision> {
-        let answers = self.answers.lock();
-        let found = answers.by_question.get(asked)?;
-        (now < found.fresh_until).then(|| found.decision.clone())
+        let fresh_in = |answers: &Mutex<Answers>| {
+            let answers = answers.lock();
+            let found = answers.by_question.get(asked).filter(|found| now < found.fresh_until)?;
+            Some(found.decision.clone())
+        };
+        fresh_in(&self.allowed).or_else(|| fresh_in(&self.denied))
     }
 
     /// The passport, if it was one and has not ended.
     pub(super) fn good(&self, asked: &Asked, now: Instant) -> Option<Arc<Passport>> {
-        let answers = self.answers.lock();
+        let answers = self.allowed.lock();
         let found = answers.by_question.get(asked).filter(|found| now < found.good_until)?;
         match &found.decision {
             Decision::Allow(passport) => Some(passport.clone()),
@@ -98,7 +103,13 @@ impl Cache {
                 return;
             }
         };
-        let mut answers = self.answers.lock();
+        let (answers, others) = match decision {
+            Decision::Allow(_) => (&self.allowed, &self.denied),
+            Decision::Deny(_) => (&self.denied, &self.allowed),
+        };
+        // What was answered before holds no longer.
+        others.lock().by_question.remove(&asked);
+        let mut answers = answers.lock();
         answers.number += 1;
         let number = answers.number;
         let decision = decision.clone();
@@ -111,7 +122,7 @@ impl Cache {
 
     /// Forgets everything about `target`.
     pub(super) fn forget(&self, target: &Target) {
-        self.answers.lock().by_question.retain(|_, remembered| match &remembered.decision {
+        self.allowed.lock().by_question.retain(|_, remembered| match &remembered.decision {
             Decision::Allow(passport) => !Bearer::new(passport, remembered.certificate.as_deref()).is(target),
             Decision::Deny(_) => true,
         });
@@ -119,7 +130,7 @@ impl Cache {
 
     /// How many are remembered.
     pub(super) fn len(&self) -> usize {
-        self.answers.lock().by_question.len()
+        self.allowed.lock().by_question.len() + self.denied.lock().by_question.len()
     }
 }
 
@@ -198,12 +209,25 @@ mod tests {
             cache.remember([9; 16], &allow("u"), None, LIFE, TTL);
         }
         assert_eq!(cache.len(), 3);
-        assert!(cache.answers.lock().order.len() <= 6);
+        assert!(cache.allowed.lock().order.len() <= 6);
         let now = Instant::now();
         assert!(cache.fresh(&[9; 16], now).is_some() && cache.fresh(&[0; 16], now).is_none());
         let none = Cache::new(0);
         none.remember([1; 16], &allow("u"), None, LIFE, TTL);
         assert_eq!(none.len(), 0);
+    }
+
+    #[test]
+    fn who_guesses_pushes_nobody_out() {
+        let cache = Cache::new(3);
+        cache.remember([0; 16], &allow("u"), None, LIFE, TTL);
+        let wrong = Decision::Deny(DenyReason::BadCredentials);
+        (1..=100).for_each(|n| cache.remember([n; 16], &wrong, None, LIFE, TTL));
+        let now = Instant::now();
+        assert!(cache.good(&[0; 16], now).is_some() && cache.fresh(&[100; 16], now).is_some());
+        assert_eq!(cache.len(), 4);
+        cache.remember([0; 16], &wrong, None, LIFE, TTL);
+        assert!(cache.good(&[0; 16], now).is_none(), "the last answer holds");
     }
 
     #[test]

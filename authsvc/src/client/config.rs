@@ -49,7 +49,8 @@ pub struct ClientConfig {
     pub allowed_ttl_ms: u64,
     /// The same for a refusal. Default 2000; at most 60000.
     pub denied_ttl_ms: u64,
-    /// Answers that are remembered, about 1 KB each. Default 100000; at most 10000000.
+    /// Answers that are remembered: so many that let a client in, and as many that did not, about 1 KB each. Default 100000; at most
+    /// 10000000.
     pub answers_max: usize,
     /// What happens while no service can be reached. Default `refuse`.
     pub when_away: WhenAway,
