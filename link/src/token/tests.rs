@@ -3,6 +3,8 @@
 use super::*;
 use crate::{Action, Effect};
 
+mod upgrade;
+
 const NOW_S: u64 = 1_000_000;
 const LEEWAY: Duration = Duration::from_secs(5);
 
