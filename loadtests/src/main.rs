@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 fn run_command(command: Command) -> Result<()> {
     let (report, json) = match command {
         Command::Connect(args) => (scenario::connect::run(&args)?, args.target.json),
+        Command::Storm(args) => (scenario::storm::run(&args)?, args.target.json),
         Command::Throughput(args) => (scenario::throughput::run(&args)?, args.target.json),
         Command::Stored(args) => (scenario::stored::run(&args)?, args.target.json),
         Command::Retained(args) => (scenario::retained::run(&args)?, args.target.json),

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 
 use crate::net::dial::{Dial, TlsDial};
+use crate::net::packet::Login;
 use crate::net::tls::{self, TlsVersion};
 use crate::scenario;
 use mqtt::{ProtocolVersion, QoS};
@@ -26,6 +27,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Connect, full or resumed TLS handshakes, CONNECT, disconnect: as fast as a bound allows.
     Connect(scenario::connect::ConnectArgs),
+    /// Devices that all come back at once and try until they are in, beside pairs that go on talking.
+    Storm(scenario::storm::StormArgs),
     /// Publishers to subscribers, 1:1, fan-in or fan-out, closed loop or at a rate.
     Throughput(scenario::throughput::ThroughputArgs),
     /// Messages for offline sessions: queue them, then reconnect and drain.
@@ -46,12 +49,24 @@ pub(crate) struct Target {
     /// Host name or address of the broker.
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// Port; 1883, or 8883 with --tls.
+    /// Port; 1883, 8883 with --tls, 8083 with --ws, 8084 with both.
     #[arg(long)]
     pub(crate) port: Option<u16>,
     /// Use TLS.
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Use a WebSocket; over TLS with --tls.
+    #[arg(long)]
+    pub(crate) ws: bool,
+    /// Path to ask for over a WebSocket.
+    #[arg(long, default_value = "/mqtt")]
+    pub(crate) path: String,
+    /// User Name of every client; `%c` in it stands for the Client Identifier.
+    #[arg(long, requires = "password")]
+    pub(crate) user: Option<String>,
+    /// Password of every client.
+    #[arg(long, requires = "user")]
+    pub(crate) password: Option<String>,
     /// Check the broker's certificate against these CAs (PEM); without it any certificate is accepted.
     #[arg(long)]
     pub(crate) cafile: Option<PathBuf>,
@@ -114,7 +129,12 @@ impl Target {
     /// # Errors
     /// When the host has no address, or the CA file or server name is not usable.
     pub(crate) fn dial(&self, resume: bool) -> Result<Dial> {
-        let port = self.port.unwrap_or(if self.tls { 8883 } else { 1883 });
+        let port = self.port.unwrap_or(match (self.ws, self.tls) {
+            (false, false) => 1883,
+            (false, true) => 8883,
+            (true, false) => 8083,
+            (true, true) => 8084,
+        });
         let tls = if self.tls {
             Some(TlsDial {
                 config: tls::client_config(self.cafile.as_deref(), self.tls_version, resume)?,
@@ -123,13 +143,25 @@ impl Target {
         } else {
             None
         };
-        Ok(Dial { address: resolve(&self.host, port)?, tls, source: None })
+        let login = self.user.clone().zip(self.password.clone());
+        Ok(Dial {
+            address: resolve(&self.host, port)?,
+            tls,
+            websocket_path: self.ws.then(|| self.path.clone()),
+            login: login.map(|(user, password)| Login { user, password }),
+            source: None,
+        })
     }
 
-    /// `tcp` or `tls`.
+    /// `tcp`, `tls`, `ws` or `wss`.
     #[must_use]
     pub(crate) fn transport(&self) -> &'static str {
-        if self.tls { "tls" } else { "tcp" }
+        match (self.ws, self.tls) {
+            (false, false) => "tcp",
+            (false, true) => "tls",
+            (true, false) => "ws",
+            (true, true) => "wss",
+        }
     }
 }
 
@@ -156,6 +188,10 @@ mod tests {
             panic!("not throughput");
         };
         assert_eq!(tls.target.dial(false).unwrap().address.port(), 8883);
+        let Command::Connect(wss) = parse("tidegate-load connect --tls --ws").unwrap().command else {
+            panic!("not connect");
+        };
+        assert_eq!((wss.target.dial(false).unwrap().address.port(), wss.target.transport()), (8084, "wss"));
         let Command::Idle(other) = parse("tidegate-load idle --tls --port 9000 --mqtt 5").unwrap().command
         else {
             panic!("not idle");
@@ -178,6 +214,7 @@ mod tests {
         assert!(parse("tidegate-load throughput --payload 3").is_err());
         assert!(parse("tidegate-load throughput --threads 0").is_err());
         assert!(parse("tidegate-load throughput --mqtt 4").is_err());
+        assert!(parse("tidegate-load connect --user name").is_err());
         assert!(parse("tidegate-load").is_err());
     }
 }

@@ -10,6 +10,9 @@ use crate::measure::latency::LatencySummary;
 use crate::measure::process::Usage;
 use crate::measure::sequence::Tally;
 
+/// Length of the longest bar of a chart.
+const CHART_COLUMNS: f64 = 60.0;
+
 /// Named figures in the order in which they were added. Names end in their unit.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
@@ -92,12 +95,26 @@ impl fmt::Display for Report {
         writeln!(out, "{}", self.scenario)?;
         for (name, value) in &self.figures {
             match value {
+                Value::Array(per_s) => write_chart(out, name, per_s)?,
                 Value::String(text) => writeln!(out, "  {name:width$}  {text:>14}")?,
                 other => writeln!(out, "  {name:width$}  {:>14}", other.to_string())?,
             }
         }
         Ok(())
     }
+}
+
+/// A figure for each second as a line with a bar.
+fn write_chart(out: &mut fmt::Formatter<'_>, name: &str, per_s: &[Value]) -> fmt::Result {
+    let most = per_s.iter().filter_map(Value::as_f64).fold(1.0, f64::max);
+    writeln!(out, "  {name}")?;
+    for (second, value) in per_s.iter().enumerate() {
+        let value = value.as_f64().unwrap_or(0.0);
+        // Never negative, and never more than the width.
+        let bar = "#".repeat((value / most * CHART_COLUMNS).round() as usize);
+        writeln!(out, "  {second:>5} s {value:>8.0} {bar}")?;
+    }
+    Ok(())
 }
 
 /// What a measured span cost.
@@ -134,6 +151,15 @@ mod tests {
         assert_eq!(read["lost"], 2);
         assert_eq!(read["broker_cpu_us_per_message"], 125_000.0);
         assert_eq!(read["messages_per_s"], 4.0);
+    }
+
+    #[test]
+    fn figures_per_second_become_a_chart() {
+        let mut report = Report::new("storm");
+        report.add("admitted_per_s", vec![10, 0, 5]);
+        let table = report.to_string();
+        let bars: Vec<usize> = table.lines().skip(2).map(|line| line.matches('#').count()).collect();
+        assert_eq!(bars, [60, 0, 30], "{table}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where to connect to, and from which loopback address.
+//! Where to connect to, as whom, and from which loopback address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,7 +9,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::packet::Login;
 use super::transport::Transport;
+use super::websocket::WebSocket;
 
 /// Connections that share one source address; well below the ephemeral ports there are.
 const CONNECTIONS_PER_SOURCE: u32 = 4_000;
@@ -30,22 +32,38 @@ pub(crate) struct Dial {
     pub(crate) address: SocketAddr,
     /// TLS, or plain TCP.
     pub(crate) tls: Option<TlsDial>,
+    /// Path to ask for over a WebSocket, or MQTT without one.
+    pub(crate) websocket_path: Option<String>,
+    /// User Name and Password of every CONNECT.
+    pub(crate) login: Option<Login>,
     /// First of the source addresses, or the system's choice. A loopback address; the next ones follow it.
     pub(crate) source: Option<Ipv4Addr>,
 }
 
 impl Dial {
-    /// Starts connecting; `number` spreads connections over source addresses.
+    /// The source address of connection number `number`: connections are spread over as many as their ports need.
+    #[must_use]
+    pub(crate) fn source_of(&self, number: u32) -> Option<Ipv4Addr> {
+        self.source.map(|first| Ipv4Addr::from_bits(u32::from(first) + number / CONNECTIONS_PER_SOURCE))
+    }
+
+    /// A WebSocket that is not open yet, if one is wanted.
+    #[must_use]
+    pub(super) fn websocket(&self) -> Option<Box<WebSocket>> {
+        let path = self.websocket_path.as_ref()?;
+        Some(Box::new(WebSocket::new(&self.address.to_string(), path)))
+    }
+
+    /// Starts connecting, from `source` if it is given.
     ///
     /// # Errors
     /// When a socket cannot be made, bound or connected.
-    pub(crate) fn start(&self, number: u32) -> io::Result<Transport> {
+    pub(crate) fn start(&self, source: Option<Ipv4Addr>) -> io::Result<Transport> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(source) = self.source {
-            let address = Ipv4Addr::from_bits(u32::from(source) + number / CONNECTIONS_PER_SOURCE);
-            socket.bind(&SocketAddr::new(IpAddr::V4(address), 0).into())?;
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
         }
         match socket.connect(&self.address.into()) {
             Ok(()) => {}

@@ -7,3 +7,4 @@ pub(crate) mod packet;
 pub(crate) mod reactor;
 pub(crate) mod tls;
 pub(crate) mod transport;
+pub(crate) mod websocket;

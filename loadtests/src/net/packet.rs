@@ -21,9 +21,19 @@ pub(crate) struct ConnectOptions {
     pub(crate) keep_alive_s: u16,
 }
 
+/// User Name and Password of CONNECT.
+#[derive(Debug, Clone)]
+pub(crate) struct Login {
+    /// User Name; `%c` in it stands for the Client Identifier.
+    pub(crate) user: String,
+    /// Password.
+    pub(crate) password: String,
+}
+
 /// Encodes CONNECT.
 #[must_use]
-pub(crate) fn connect(options: &ConnectOptions) -> Vec<u8> {
+pub(crate) fn connect(options: &ConnectOptions, login: Option<&Login>) -> Vec<u8> {
+    let user = login.map(|login| login.user.replace("%c", &options.client_id));
     let mut properties = PropertiesBuf::new();
     if !options.clean && options.version.is_v5() {
         properties.push(Property::SessionExpiryInterval(u32::MAX));
@@ -36,8 +46,8 @@ pub(crate) fn connect(options: &ConnectOptions) -> Vec<u8> {
         properties: properties.as_properties(),
         client_id: &options.client_id,
         will: None,
-        user_name: None,
-        password: None,
+        user_name: user.as_deref(),
+        password: login.map(|login| login.password.as_bytes()),
     };
     let mut bytes = Vec::new();
     connect.encode(&mut bytes);
@@ -187,7 +197,7 @@ mod tests {
             clean: false,
             keep_alive_s: 7,
         };
-        let bytes = connect(&options);
+        let bytes = connect(&options, None);
         let Packet::Connect(read) = decode(ProtocolVersion::V5, &bytes) else {
             panic!("not a CONNECT");
         };
@@ -195,7 +205,23 @@ mod tests {
         let expiry = read.properties.find(PropertyId::SessionExpiryInterval);
         assert_eq!(expiry, Some(Property::SessionExpiryInterval(u32::MAX)));
         options.version = ProtocolVersion::V311;
-        assert!(matches!(decode(ProtocolVersion::V311, &connect(&options)), Packet::Connect(_)));
+        assert!(matches!(decode(ProtocolVersion::V311, &connect(&options, None)), Packet::Connect(_)));
+    }
+
+    #[test]
+    fn each_client_may_have_a_user_name_of_its_own() {
+        let options = ConnectOptions {
+            version: ProtocolVersion::V311,
+            client_id: "c-7".to_owned(),
+            clean: true,
+            keep_alive_s: 0,
+        };
+        let login = Login { user: "device-%c".to_owned(), password: "p".to_owned() };
+        let bytes = connect(&options, Some(&login));
+        let Packet::Connect(read) = decode(ProtocolVersion::V311, &bytes) else {
+            panic!("not a CONNECT");
+        };
+        assert_eq!((read.user_name, read.password), (Some("device-c-7"), Some(&b"p"[..])));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! connection that has something to say.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -12,6 +13,7 @@ use mqtt::{Disconnect, Packet, ProtocolVersion, ReasonCode, Receiver, frame};
 
 use super::packet::{self, ConnectOptions};
 use super::transport::{PARTIAL_BYTES_MAX, Scratch};
+use super::websocket::Unframed;
 
 const EVENTS_PER_TURN: usize = 4_096;
 
@@ -82,17 +84,33 @@ impl Reactor {
     /// # Errors
     /// When no socket can be made.
     pub(crate) fn open(&mut self, dial: &Dial, options: &ConnectOptions) -> io::Result<ConnectionId> {
-        let opened_ns = self.now_ns();
-        let mut transport = dial.start(self.dialled)?;
+        let source = dial.source_of(self.dialled);
         self.dialled += 1;
+        self.open_from(dial, source, options)
+    }
+
+    /// As [`Self::open`], from the given source address.
+    ///
+    /// # Errors
+    /// When no socket can be made.
+    pub(crate) fn open_from(
+        &mut self,
+        dial: &Dial,
+        source: Option<Ipv4Addr>,
+        options: &ConnectOptions,
+    ) -> io::Result<ConnectionId> {
+        let opened_ns = self.now_ns();
+        let mut transport = dial.start(source)?;
         let id = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
         });
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(transport.socket(), Token(id), interest)?;
-        let connect = packet::connect(options);
-        self.connections[id] = Some(Connection::new(transport, options.version, &connect, opened_ns));
+        let connect = packet::connect(options, dial.login.as_ref());
+        let websocket = dial.websocket();
+        let connection = Connection::new(transport, websocket, options.version, &connect, opened_ns);
+        self.connections[id] = Some(connection);
         Ok(id)
     }
 
@@ -183,7 +201,7 @@ impl Reactor {
         let Some(Some(connection)) = self.connections.get_mut(id) else {
             return;
         };
-        match connection.transport.send(&mut connection.out, &mut connection.out_sent) {
+        match connection.send() {
             Ok(all) => connection.blocked = !all,
             Err(error) => self.close(id, Some(error), handler),
         }
@@ -203,16 +221,24 @@ impl Reactor {
                 Err(error) => return self.close(id, Some(error), handler),
             };
             let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let input = &self.scratch.plain[..kept + received.plain];
+            let arrived = &mut self.scratch.plain[kept..kept + received.plain];
+            let unframed = match &mut connection.websocket {
+                None => Ok(Unframed { bytes: received.plain, closed: false }),
+                Some(websocket) => websocket.unframe(arrived),
+            };
+            let unframed = match unframed {
+                Ok(unframed) => unframed,
+                Err(error) => return self.close(id, Some(error), handler),
+            };
+            let input = &self.scratch.plain[..kept + unframed.bytes];
             if let Err(error) = parse(connection, id, input, now_ns, handler) {
                 return self.close(id, Some(error), handler);
             }
-            let tls_wants_write = connection.transport.tls().is_some_and(|tls| tls.wants_write());
-            if (tls_wants_write || !connection.out.is_empty()) && !connection.queued {
+            if connection.wants_write() && !connection.queued {
                 connection.queued = true;
                 self.to_flush.push(id);
             }
-            if received.closed {
+            if received.closed || unframed.closed {
                 let expected = connection.stage == Stage::AwaitingClose;
                 let error = (!expected).then(|| io::Error::from(io::ErrorKind::UnexpectedEof));
                 return self.close(id, error, handler);

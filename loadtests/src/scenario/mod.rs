@@ -7,6 +7,7 @@ pub(crate) mod idle;
 pub(crate) mod publisher;
 pub(crate) mod retained;
 pub(crate) mod stored;
+pub(crate) mod storm;
 pub(crate) mod subscribe;
 pub(crate) mod throughput;
 
