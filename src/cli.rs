@@ -60,8 +60,8 @@ enum Command {
         /// Where to put them.
         dir: PathBuf,
     },
-    /// Make what a stack of several processes needs, for a start: what `certs` makes, a secret for TLS tickets, and a first user; what
-    /// is there already is kept.
+    /// Make what a stack of several processes needs, for a start: what `certs` makes, a secret for TLS tickets, an operator's token,
+    /// and a first user; what is there already is kept.
     Init(Init),
     /// Say how the first user that `init` has made connects.
     Welcome(Welcome),

@@ -1,5 +1,5 @@
 //! `tidegate init`: makes, once, what a stack of several processes needs before any of it starts: certificates and keys for all tiers,
-//! the secret of TLS tickets, and a first user. `tidegate welcome` says how that user connects.
+//! the secret of TLS tickets, the operator's token, and a first user. `tidegate welcome` says how that user connects.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,6 +17,8 @@ use crate::passwd;
 
 /// The secret that edges derive their ticket keys from.
 const TICKETS: &str = "tickets.secret";
+/// What an operator shows to `admin.token_file`.
+const TOKEN: &str = "admin.token";
 /// The password file.
 const USERS: &str = "users";
 /// The first user's name and password, `USER:PASSWORD`, until the operator removes it.
@@ -26,6 +28,8 @@ const FIRST_USER: &str = "first-user";
 const SECRET_BYTES: usize = 32;
 /// Characters of the first password: 119 bits.
 const PASSWORD_CHARS: usize = 20;
+/// Characters of the operator's token: 190 bits.
+const TOKEN_CHARS: usize = 32;
 /// What is read of [`FIRST_USER`].
 const FIRST_USER_BYTES_MAX: u64 = 1024;
 
@@ -37,6 +41,10 @@ pub(crate) fn run(arguments: &Init) -> Result<(), Failure> {
     if !dir.join(TICKETS).exists() {
         write(dir, TICKETS, &rand::random::<[u8; SECRET_BYTES]>())?;
         made.push(TICKETS);
+    }
+    if !dir.join(TOKEN).exists() {
+        write(dir, TOKEN, format!("{}\n", letters(TOKEN_CHARS)).as_bytes())?;
+        made.push(TOKEN);
     }
     if !dir.join(USERS).exists() {
         make_user(dir, &arguments.user)?;
@@ -53,12 +61,16 @@ pub(crate) fn run(arguments: &Init) -> Result<(), Failure> {
 
 /// The password in the clear comes first: where only it was written, both are made anew.
 fn make_user(dir: &Path, user: &str) -> Result<(), Failure> {
-    let password: String =
-        rand::rng().sample_iter(Alphanumeric).take(PASSWORD_CHARS).map(char::from).collect();
+    let password = letters(PASSWORD_CHARS);
     let mut editor = Editor::open(&dir.join(USERS)).map_err(passwd::failure)?;
     editor.set(user, password.as_bytes(), Some(authsvc::SCRAM_ITERATIONS)).map_err(passwd::failure)?;
     write(dir, FIRST_USER, format!("{user}:{password}\n").as_bytes())?;
     editor.save().map_err(passwd::failure)
+}
+
+/// Random letters and digits.
+fn letters(count: usize) -> String {
+    rand::rng().sample_iter(Alphanumeric).take(count).map(char::from).collect()
 }
 
 fn write(dir: &Path, file: &str, content: &[u8]) -> Result<(), Failure> {

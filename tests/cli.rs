@@ -443,9 +443,16 @@ fn init_makes_what_a_stack_needs_and_welcome_says_how_to_connect() {
     let dir = TempDir::new().unwrap();
     let init = ["init", "pki", "--name", "broker.example.com", "--name", "192.0.2.1", "--user", "first"];
     let first = stdout(&run(dir.path(), &init));
-    for file in
-        ["ca.pem", "server.key", "worker.pem", "passport.key", "tickets.secret", "users", "first-user"]
-    {
+    for file in [
+        "ca.pem",
+        "server.key",
+        "worker.pem",
+        "passport.key",
+        "tickets.secret",
+        "admin.token",
+        "users",
+        "first-user",
+    ] {
         assert!(first.contains(&format!("made  pki/{file}\n")), "{file} in {first}");
     }
     let before = fs::read(dir.path().join("pki/users")).unwrap();
@@ -463,6 +470,7 @@ fn init_makes_what_a_stack_needs_and_welcome_says_how_to_connect() {
     assert!(text.contains(&format!("  mosquitto_pub {options} -t hello/world -m 'hi'\n")), "{text}");
     assert!(text.contains("wss://localhost:8084/mqtt"), "{text}");
 
+    assert_eq!(fs::read_to_string(dir.path().join("pki/admin.token")).unwrap().trim_end().len(), 32);
     let server = Server::start(dir.path(), "[auth]\npassword_file = 'pki/users'\n");
     assert_eq!(reason_code(&server, "first", password), 0x00);
     assert_eq!(reason_code(&server, "first", "wrong"), 0x86);
@@ -533,4 +541,35 @@ fn which_rule_decides_is_told() {
     for wrong in [&["--check-rules", "acl", "publish", "a"][..], &["--as", "alice"]] {
         assert_eq!(failure(&run(dir.path(), &[&["authsvc"], wrong].concat())).0, 64, "{wrong:?}");
     }
+}
+
+// Where systemd is: units that it would read otherwise than meant.
+#[test]
+fn units_of_systemd_are_understood() {
+    let dir = TempDir::new().unwrap();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no"]);
+    let mut count = 0;
+    for unit in fs::read_dir(units).unwrap().map(|entry| entry.unwrap().path()) {
+        if unit.extension().is_some_and(|extension| extension == "service") {
+            let text = fs::read_to_string(&unit).unwrap();
+            let installed = "ExecStart=/usr/bin/tidegate";
+            assert!(text.contains(installed), "{unit:?}");
+            let here = format!("ExecStart={}", env!("CARGO_BIN_EXE_tidegate"));
+            let copy = dir.path().join(unit.file_name().unwrap());
+            fs::write(&copy, text.replace(installed, &here)).unwrap();
+            command.arg(copy);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 4, "units");
+    let Ok(output) = command.output() else {
+        println!("SKIPPED: systemd-analyze is missing");
+        return;
+    };
+    // What it says of other units of this machine does not count.
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("tidegate")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
 }
