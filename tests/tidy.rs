@@ -258,3 +258,66 @@ fn no_path_of_one_machine_is_in_the_tree() {
     }
     expect_none("paths that exist on one machine only", &found);
 }
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).expect(file)
+}
+
+/// The layer of dependencies is made of manifests alone: one that is missing breaks the build of the image.
+#[test]
+fn the_image_is_built_of_all_members() {
+    let members: BTreeSet<String> = {
+        let workspace = read("Cargo.toml");
+        let line = workspace.lines().find(|line| line.starts_with("members")).unwrap().to_owned();
+        line.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let (dockerfile, ignored) = (read("deploy/Dockerfile"), read(".dockerignore"));
+    let copied: BTreeSet<String> = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY ")?.split_once("/Cargo.toml "))
+        .map(|(member, _)| member.to_owned())
+        .collect();
+    assert_eq!(copied, members, "deploy/Dockerfile copies the manifest of each member");
+    let stubs = dockerfile.lines().find_map(|line| line.strip_prefix("RUN for crate in ")).unwrap();
+    let stubs: BTreeSet<&str> = stubs.split_once(';').unwrap().0.split(' ').collect();
+    let libraries: BTreeSet<&str> =
+        members.iter().map(String::as_str).filter(|member| *member != "loadtests").collect();
+    assert_eq!(stubs, libraries, "deploy/Dockerfile makes an empty library for each member that is one");
+    for member in &members {
+        assert!(
+            ignored.lines().any(|line| line == format!("!{member}")),
+            ".dockerignore leaves {member} out"
+        );
+    }
+}
+
+fn alerts() -> Vec<String> {
+    let alert = |line: &str| line.trim().strip_prefix("- alert: ").map(str::to_owned);
+    read("deploy/monitoring/alerts.yml").lines().filter_map(alert).collect()
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_a_fault_that_makes_it_fire() {
+    let (rules, page, test) = (
+        read("deploy/monitoring/alerts.yml"),
+        read("docs/operations.md"),
+        read("tests/system/monitoring.rs"),
+    );
+    let sections: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### Tidegate"))
+        .map(|rest| format!("Tidegate{rest}"))
+        .collect();
+    let alerts = alerts();
+    assert_eq!(alerts.iter().cloned().collect::<BTreeSet<_>>(), sections, "sections of docs/operations.md");
+    let mut found = Vec::new();
+    for alert in alerts {
+        if !rules.contains(&format!("runbook: docs/operations.md#{}\n", alert.to_lowercase())) {
+            found.push(format!("{alert} does not name its section"));
+        }
+        if !test.contains(&format!("\"{alert}\"")) {
+            found.push(format!("{alert} is not in tests/system/monitoring.rs"));
+        }
+    }
+    expect_none("alerts", &found);
+}
