@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
-use link::Rule;
+use link::{Attributes, Rule};
 use mqtt::ProtocolVersion;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -220,6 +220,8 @@ pub(crate) struct Allowed {
     pub(crate) rules: Option<Vec<Rule>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_id: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) attributes: Option<Arc<Attributes>>,
     /// Seconds; without it, the passport never ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires_in: Option<u64>,

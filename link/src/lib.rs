@@ -16,7 +16,7 @@ pub mod wire;
 
 pub use bind::{Bind, BindError, name_of_nth, split_host_port};
 pub use outgoing::{Outgoing, SHARED_BYTES_MIN};
-pub use passport::{Action, Effect, Passport, PassportToken, Rule};
+pub use passport::{Action, Attributes, Effect, Passport, PassportToken, Rule};
 pub use public_key::{KEYS_MAX, KeySet, PublicKey};
 pub use qos_set::QosSet;
 pub use tls::{LinkTlsConfig, LinkTlsError};

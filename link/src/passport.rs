@@ -1,5 +1,6 @@
 //! The passport: what authentication decided about a client, carried with its session to any worker.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,6 +8,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::QosSet;
+
+/// Names and values that a client's source says of it.
+pub type Attributes = BTreeMap<Arc<str>, Arc<str>>;
 
 /// What a client may do, until when, and who it is. The claims of the token that a worker verifies; in one process the
 /// edge hands it over as it is.
@@ -26,6 +30,10 @@ pub struct Passport {
     /// revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<Arc<str>>,
+    /// What is told of the client beside its name when an action is asked about ([`Effect::Ask`]). Bounded in number and bytes by
+    /// the source that says it; `None` for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Arc<Attributes>>,
     /// The signed form that it came in, for workers, which verify it; `None` where it was made in this process.
     #[serde(skip)]
     pub token: Option<PassportToken>,
@@ -79,7 +87,7 @@ impl Rule {
     }
 }
 
-/// Whether a [`Rule`] permits or forbids.
+/// Whether a [`Rule`] permits, forbids, or leaves it to who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
@@ -87,6 +95,8 @@ pub enum Effect {
     Allow,
     /// Forbids.
     Deny,
+    /// Neither: a source is asked about the single action. A rule that asks applies to a SUBSCRIBE as one that permits does.
+    Ask,
 }
 
 /// What a [`Rule`] is about.
@@ -106,7 +116,7 @@ pub enum Action {
 impl Passport {
     /// One that allows what `rules` say, for ever.
     pub fn new(subject: Arc<str>, client_id: Arc<str>, rules: Arc<[Rule]>) -> Self {
-        Self { subject, client_id, rules, expires_at_s: None, token_id: None, token: None }
+        Self { subject, client_id, rules, expires_at_s: None, token_id: None, attributes: None, token: None }
     }
 
     /// One that allows everything for ever.

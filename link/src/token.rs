@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::public_key::{Curve, PublicKey};
-use crate::{Passport, PassportToken, Rule};
+use crate::{Attributes, Passport, PassportToken, Rule};
 
 /// Longest token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -111,6 +111,8 @@ struct Issued<'a> {
     rules: &'a [Rule],
     #[serde(skip_serializing_if = "Option::is_none")]
     token_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<&'a Attributes>,
 }
 
 #[derive(Deserialize)]
@@ -124,6 +126,8 @@ struct Claims {
     rules: Arc<[Rule]>,
     #[serde(default)]
     token_id: Option<Arc<str>>,
+    #[serde(default)]
+    attributes: Option<Arc<Attributes>>,
 }
 
 /// Seconds since the Unix epoch, by this machine's clock.
@@ -224,6 +228,7 @@ impl PassportSigner {
             client_id: &passport.client_id,
             rules: &passport.rules,
             token_id: passport.token_id.as_deref(),
+            attributes: passport.attributes.as_deref(),
         };
         let token =
             jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|_| TokenError::NotSigned)?;
@@ -251,6 +256,7 @@ pub fn read_trusted(token: Bytes) -> Result<Passport, TokenError> {
         rules: claims.rules,
         expires_at_s: claims.exp,
         token_id: claims.token_id,
+        attributes: claims.attributes,
         token: Some(PassportToken(token)),
     })
 }
@@ -395,6 +401,7 @@ impl PassportVerifier {
             rules: self.share(claims.rules),
             expires_at_s: claims.exp,
             token_id: claims.token_id,
+            attributes: claims.attributes,
             token: None,
         })
     }

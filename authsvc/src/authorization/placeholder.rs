@@ -135,7 +135,7 @@ fn fill_topic(
                 tracing::debug!(attribute = name, "refused: its value is no level of a topic");
                 return Err(DenyReason::NotAuthorized);
             }
-            None if effect == Effect::Allow => return Ok(None),
+            None if effect != Effect::Deny => return Ok(None),
             None => {
                 tracing::debug!(attribute = name, "refused: a rule that forbids names what the client lacks");
                 return Err(DenyReason::NotAuthorized);

@@ -44,6 +44,10 @@ impl AuthorizationConfig {
     /// # Errors
     /// The first that could never apply as written.
     pub(super) fn compile(&self) -> Result<Vec<(Vec<Who>, Rule)>, AuthError> {
+        if self.default == Some(Effect::Ask) {
+            let problem = "must be \"allow\" or \"deny\": what is asked about, sources say".to_owned();
+            return Err(AuthError::Section { section: "authorization", key: "default", problem });
+        }
         let rules = self.rule.iter().enumerate().map(|(index, config)| {
             let rule = config.compile().map_err(|(key, problem)| AuthError::Rule { index, key, problem })?;
             let who = config.who.iter().map(Who::parse);
@@ -102,6 +106,12 @@ impl RuleConfig {
 
     /// Refuses one that could never apply as written: the key, and what is wrong with it.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.effect == Effect::Ask {
+            return Err((
+                "effect",
+                "must be \"allow\" or \"deny\": what is asked about, sources say".to_owned(),
+            ));
+        }
         if self.who.is_empty() {
             return Err(("who", "is empty: name users, \"*\" or \"anonymous\"".to_owned()));
         }
@@ -232,6 +242,14 @@ mod tests {
             assert_eq!(error, format!("authorization.rule[1].{expected}"));
         }
         assert_eq!(with_retain(Action::All).compile().unwrap().retain, Some(true));
+    }
+
+    #[test]
+    fn only_sources_have_actions_asked_about() {
+        let asks = RuleConfig { effect: Effect::Ask, ..rule(Action::All, &["#"]) };
+        assert_eq!(asks.check().unwrap_err().0, "effect");
+        let asks = AuthorizationConfig { default: Some(Effect::Ask), ..AuthorizationConfig::default() };
+        assert!(asks.compile().unwrap_err().to_string().starts_with("authorization.default"));
     }
 
     #[test]

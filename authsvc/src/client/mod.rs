@@ -357,6 +357,7 @@ fn passport(allowed: Allowed, question: &Question) -> Result<Passport, &'static 
         rules: rules.into(),
         expires_at_s: allowed.expires_in.map(|life_s| now_s().saturating_add(life_s)),
         token_id: allowed.token_id,
+        attributes: allowed.attributes,
         token: None,
     })
 }

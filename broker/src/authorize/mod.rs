@@ -55,7 +55,7 @@ impl Authority {
                 let is_about_all = || rule.topics.iter().any(|topic| &**topic == "#");
                 match rule.effect {
                     Effect::Allow if rule.is_unconditional() && is_about_all() => return true,
-                    Effect::Deny if !is_only_about_dollar(rule) => return false,
+                    Effect::Deny | Effect::Ask if !is_only_about_dollar(rule) => return false,
                     _ => {}
                 }
             }
@@ -158,8 +158,8 @@ impl Authority {
         }
         let is_checked_later = rule.action == Action::Receive && !is_shared;
         let applies = match (rule.effect, is_checked_later) {
-            (Effect::Allow, false) | (Effect::Deny, true) => covers,
-            (Effect::Deny, false) | (Effect::Allow, true) => overlaps,
+            (Effect::Allow | Effect::Ask, false) | (Effect::Deny, true) => covers,
+            (Effect::Deny, false) | (Effect::Allow | Effect::Ask, true) => overlaps,
         };
         self.any(&rule.topics, filter, applies) || self.any(&rule.literal, filter, is_same)
     }
@@ -171,7 +171,7 @@ impl Authority {
         }
         let literally = match (rule.action, rule.effect) {
             (Action::Receive, _) => self.any(&rule.literal, topic, is_same),
-            (_, Effect::Allow) => self.any(&rule.literal, topic, covers),
+            (_, Effect::Allow | Effect::Ask) => self.any(&rule.literal, topic, covers),
             // Another filter, which was not forbidden, may match the same.
             (_, Effect::Deny) => false,
         };

@@ -105,6 +105,7 @@ fn serde_claims(passport: &Passport) -> Issued<'_> {
         client_id: &passport.client_id,
         rules: &passport.rules,
         token_id: None,
+        attributes: None,
     }
 }
 
@@ -162,7 +163,14 @@ fn secrets_are_not_shown() {
 #[test]
 fn a_signed_passport_is_read_where_it_is_passed_on() {
     let signer = signer(&rcgen::PKCS_ED25519);
-    let passport = Passport { token_id: Some("t-1".into()), ..passport() };
+    let attributes = Attributes::from([("site".into(), "north".into())]);
+    let rules = [Rule::new(Effect::Ask, Action::All, vec!["#".into()])].into();
+    let passport = Passport {
+        token_id: Some("t-1".into()),
+        attributes: Some(Arc::new(attributes)),
+        rules,
+        ..passport()
+    };
     let token = signer.sign_at(&passport, NOW_S).unwrap();
     let read = read_trusted(token.clone()).unwrap();
     assert_eq!(read, Passport { token: Some(PassportToken(token.clone())), ..passport.clone() });
