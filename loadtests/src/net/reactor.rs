@@ -131,6 +131,9 @@ impl Reactor {
         }
         if let Some(Some(connection)) = self.connections.get_mut(id) {
             connection.stage = Stage::AwaitingClose;
+            if let Some(websocket) = &mut connection.websocket {
+                websocket.close_after();
+            }
         }
     }
 

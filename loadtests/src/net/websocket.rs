@@ -17,6 +17,8 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 const FIN: u8 = 0x80;
+/// Status code 1000.
+const NORMAL_CLOSURE: [u8; 2] = [0x03, 0xE8];
 
 /// What is left of received bytes once the frames around them are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(crate) struct Unframed {
 pub(crate) struct WebSocket {
     /// The broker's answer as far as it is here; `None` once the WebSocket is open.
     answer: Option<Vec<u8>>,
+    /// Whether Close follows what is framed next.
+    closes: bool,
     /// Bytes for the socket.
     pub(super) framed: Vec<u8>,
     /// Head of the frame that arrives, as far as it is here.
@@ -53,6 +57,7 @@ impl WebSocket {
         );
         Self {
             answer: Some(Vec::new()),
+            closes: false,
             framed: request.into_bytes(),
             head: Vec::new(),
             opcode: BINARY,
@@ -66,7 +71,15 @@ impl WebSocket {
         if self.answer.is_none() && !out.is_empty() {
             append_frame(&mut self.framed, BINARY, out);
             out.clear();
+            if std::mem::take(&mut self.closes) {
+                append_frame(&mut self.framed, CLOSE, &NORMAL_CLOSURE);
+            }
         }
+    }
+
+    /// Has Close follow the bytes that are framed next.
+    pub(super) fn close_after(&mut self) {
+        self.closes = true;
     }
 
     /// Whether bytes wait for the socket.
@@ -250,6 +263,10 @@ mod tests {
         assert!(out.is_empty());
         assert_eq!(socket.framed[..2], [FIN | BINARY, 0x80 | 7]);
         assert_eq!(socket.framed[6] ^ MASK[0], b'c');
+        let before = socket.framed.len();
+        socket.close_after();
+        socket.frame(&mut b"go".to_vec());
+        assert_eq!(socket.framed[before + 8..before + 10], [FIN | CLOSE, 0x80 | 2]);
     }
 
     #[test]

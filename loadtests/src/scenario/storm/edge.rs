@@ -1,4 +1,4 @@
-//! What the edge itself counts, from its `/metrics`: how many sessions it has opened, whoever was still there to see it.
+//! What the edge itself counts, from its `/metrics`: what it has done for connections, whoever was still there to see it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -8,18 +8,40 @@ use anyhow::{Context, Result};
 
 /// Counts one for each session opened, from the accept on.
 const OPENED: &str = "tidegate_edge_handshake_seconds_count";
+/// TLS handshakes completed.
+const HANDSHAKES: &str = "tidegate_edge_tls_handshakes_total";
 const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Sessions that the edge at this admin address has opened since it started.
+/// What an edge has done, since it started or within a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Sessions opened.
+    pub(super) opened: u64,
+    /// TLS handshakes completed, if the edge counts them.
+    pub(super) handshakes: Option<u64>,
+}
+
+impl Done {
+    /// What was done after `before`.
+    #[must_use]
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let handshakes = self.handshakes.map(|now| now.saturating_sub(before.handshakes.unwrap_or(0)));
+        Self { opened: self.opened.saturating_sub(before.opened), handshakes }
+    }
+}
+
+/// Asks the edge at this admin address.
 ///
 /// # Errors
-/// When it cannot be asked, or counts no such thing.
-pub(super) fn sessions_opened(admin: &str) -> Result<u64> {
+/// When it cannot be asked, or does not count the sessions that it opens.
+pub(super) fn done(admin: &str) -> Result<Done> {
     let address = admin.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
     let address = address.with_context(|| format!("--admin: {admin} is no address"))?;
     let text = ask(address).with_context(|| format!("read the metrics at {address}"))?;
-    sum(&text, OPENED).with_context(|| format!("the metrics at {address} have no {OPENED}"))
+    let opened = sum(&text, OPENED).with_context(|| format!("the metrics at {address} have no {OPENED}"))?;
+    // A counter with labels has no sample before it first counts, so that none is not nothing.
+    Ok(Done { opened, handshakes: sum(&text, HANDSHAKES) })
 }
 
 fn ask(address: SocketAddr) -> Result<String> {
@@ -44,6 +66,14 @@ fn sum(text: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_done_before_does_not_count() {
+        let done = |opened, handshakes| Done { opened, handshakes };
+        assert_eq!(done(9, Some(7)).since(&done(4, None)), done(5, Some(7)));
+        assert_eq!(done(9, Some(7)).since(&done(4, Some(3))), done(5, Some(4)));
+        assert_eq!(done(9, None).since(&done(4, None)), done(5, None));
+    }
 
     #[test]
     fn a_metric_is_summed_over_its_labels() {

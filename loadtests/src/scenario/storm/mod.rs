@@ -75,7 +75,7 @@ enum Outcome {
 /// The storm itself, as the watching thread saw it.
 struct Watched {
     cost: Cost,
-    opened_before: Option<u64>,
+    done_before: Option<edge::Done>,
 }
 
 /// Runs the scenario.
@@ -103,14 +103,14 @@ pub(crate) fn run(args: &StormArgs) -> Result<Report> {
                 let end = board.started().elapsed() + calm;
                 board.watch("calm", |_| board.started().elapsed() >= end)?;
             }
-            let opened_before = args.admin.as_deref().map(edge::sessions_opened).transpose()?;
+            let done_before = args.admin.as_deref().map(edge::done).transpose()?;
             let meter = Meter::start(&args.target.pids)?;
             board.enter(Phase::Measure);
             let end = board.started().elapsed() + storm;
             board.watch("storm", |totals| {
                 totals.done >= u64::from(args.devices) || board.started().elapsed() >= end
             })?;
-            Ok(Watched { cost: meter.stop()?, opened_before })
+            Ok(Watched { cost: meter.stop()?, done_before })
         },
     )?;
     report(args, outcomes, &watched)
@@ -145,12 +145,12 @@ fn report(args: &StormArgs, outcomes: Vec<Outcome>, watched: &Watched) -> Result
     add_return(&mut report, &series, watched.cost.elapsed_s);
     add_attempts(&mut report, &devices)?;
     let admitted: u64 = devices.iter().map(|outcome| outcome.admitted).sum();
-    if let (Some(admin), Some(before)) = (&args.admin, watched.opened_before) {
-        let opened = edge::sessions_opened(admin)?.saturating_sub(before);
-        let nobody = opened.saturating_sub(admitted);
-        report.add("sessions_opened", opened);
-        report.add("opened_for_nobody", nobody);
-        report.add_some("opened_for_nobody_percent", Some(nobody as f64 * 100.0 / opened.max(1) as f64));
+    if let (Some(admin), Some(before)) = (&args.admin, watched.done_before) {
+        let done = edge::done(admin)?.since(&before);
+        add_nobody(&mut report, ["sessions_opened", "opened_for_nobody"], done.opened, admitted);
+        if let Some(handshakes) = done.handshakes {
+            add_nobody(&mut report, ["handshakes", "handshakes_for_nobody"], handshakes, admitted);
+        }
     }
     report.add_cost("", "connection", admitted, &watched.cost);
     if let Some(pairs) = &pairs {
@@ -158,6 +158,14 @@ fn report(args: &StormArgs, outcomes: Vec<Outcome>, watched: &Watched) -> Result
     }
     report.add("admitted_per_s", series.admitted_per_s());
     Ok(report)
+}
+
+/// How many were done, and how many of these for nobody: all but those for devices that were let in.
+fn add_nobody(report: &mut Report, [all, name]: [&str; 2], done: u64, admitted: u64) {
+    let nobody = done.saturating_sub(admitted);
+    report.add(all, done);
+    report.add(name, nobody);
+    report.add_some(format!("{name}_percent"), Some(nobody as f64 * 100.0 / done.max(1) as f64));
 }
 
 fn add_return(report: &mut Report, series: &Series, elapsed_s: f64) {
