@@ -22,6 +22,11 @@ pub struct EdgeConfig {
     /// How long a connection may take until its CONNECT packet is complete, TLS and WebSocket handshakes included;
     /// milliseconds. Default 10,000; 100 to 300,000.
     pub connect_timeout_ms: u64,
+    /// How long a connection may be silent before its first byte; milliseconds. Default 5,000; 100 to 300,000.
+    pub first_byte_timeout_ms: u64,
+    /// How long a connection may wait until a core does its TLS handshake, from accept; milliseconds. Clients that come again
+    /// after some seconds have then gone, and others are told early to come again. Default 4,000; 100 to 300,000.
+    pub admission_wait_ms: u64,
     /// How long authentication may take after CONNECT, the client's answers included; milliseconds. Default 10,000; 100 to
     /// 300,000.
     pub authenticate_timeout_ms: u64,
@@ -43,8 +48,12 @@ pub struct EdgeConfig {
     pub client_id_bytes_max: u16,
     /// Connected devices and handshakes together. Default 1,000,000; at least 1.
     pub connections_max: usize,
-    /// Handshakes under way, from accept until the session is opened. Default 8,192; at least 1.
+    /// Handshakes under way, from accept until the session is opened. For one more, the one that has gone longest without
+    /// progress is given up, of the source that has most. Default 32,768; at least 1.
     pub handshakes_max: usize,
+    /// Handshakes under way of one source (an IPv4 address, an IPv6 /64); for one more, its oldest is given up. Default 16,384;
+    /// at least 1.
+    pub source_handshakes_max: usize,
     /// Threads for handshakes. Default 0: one per core. At most 256.
     pub handshake_threads: usize,
     /// By how much the scheduler favours connected devices over handshakes: the niceness of handshake threads. Default 5; 0
@@ -75,6 +84,12 @@ pub struct EdgeConfig {
     pub source_connections_per_s: u32,
     /// How many connections one source may open at once before the rate holds. Default 10,000; at least 1.
     pub source_connections_burst: u32,
+    /// How often connections of one Client Identifier take each other over at this edge, once they have done so
+    /// `takeover_burst` times at once; milliseconds from one to the next. Who comes sooner waits, and is not refused. Default
+    /// 1,000; 0 for no limit; at most 60,000.
+    pub takeover_interval_ms: u64,
+    /// Takeovers of one Client Identifier that do not have to wait. Default 5; 1 to 1,000.
+    pub takeover_burst: u32,
     /// Sources whose rate is kept apart; further ones share 4,096 rates by hash. Default 100,000; 16 to 10,000,000.
     pub sources_max: usize,
 }
@@ -85,6 +100,8 @@ impl Default for EdgeConfig {
             listeners: BTreeMap::new(),
             tls: None,
             connect_timeout_ms: 10_000,
+            first_byte_timeout_ms: 5_000,
+            admission_wait_ms: 4_000,
             authenticate_timeout_ms: 10_000,
             open_timeout_ms: 10_000,
             renewals_max: 256,
@@ -93,7 +110,8 @@ impl Default for EdgeConfig {
             packet_bytes_max: 1_179_648,
             client_id_bytes_max: 1_024,
             connections_max: 1_000_000,
-            handshakes_max: 8_192,
+            handshakes_max: 32_768,
+            source_handshakes_max: 16_384,
             handshake_threads: 0,
             handshake_niceness: 5,
             keep_alive_max_s: 0,
@@ -105,6 +123,8 @@ impl Default for EdgeConfig {
             drain_per_s: 1_000,
             source_connections_per_s: 1_000,
             source_connections_burst: 10_000,
+            takeover_interval_ms: 1_000,
+            takeover_burst: 5,
             sources_max: 100_000,
         }
     }
@@ -229,6 +249,8 @@ impl EdgeConfig {
     /// The first key that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         within("connect_timeout_ms", self.connect_timeout_ms, 100, 300_000)?;
+        within("first_byte_timeout_ms", self.first_byte_timeout_ms, 100, 300_000)?;
+        within("admission_wait_ms", self.admission_wait_ms, 100, 300_000)?;
         within("authenticate_timeout_ms", self.authenticate_timeout_ms, 100, 300_000)?;
         within("renewals_max", self.renewals_max as u64, 1, 65_536)?;
         within("passport_grace_ms", self.passport_grace_ms, 0, 86_400_000)?;
@@ -238,6 +260,7 @@ impl EdgeConfig {
         within("client_id_bytes_max", self.client_id_bytes_max.into(), 23, 65_535)?;
         within("connections_max", self.connections_max as u64, 1, u64::MAX)?;
         within("handshakes_max", self.handshakes_max as u64, 1, u64::MAX)?;
+        within("source_handshakes_max", self.source_handshakes_max as u64, 1, u64::MAX)?;
         within("handshake_threads", self.handshake_threads as u64, 0, 256)?;
         within("handshake_niceness", self.handshake_niceness.into(), 0, 19)?;
         within("outgoing_bytes_max", self.outgoing_bytes_max as u64, 4_096, 1 << 30)?;
@@ -250,6 +273,8 @@ impl EdgeConfig {
         within("write_timeout_s", self.write_timeout_s.into(), 1, 3_600)?;
         within("linger_ms", self.linger_ms, 10, 60_000)?;
         within("source_connections_burst", self.source_connections_burst.into(), 1, u64::MAX)?;
+        within("takeover_interval_ms", self.takeover_interval_ms, 0, 60_000)?;
+        within("takeover_burst", self.takeover_burst.into(), 1, 1_000)?;
         within("sources_max", self.sources_max as u64, 16, 10_000_000)?;
         within("listeners", self.listeners.len() as u64, 0, 64)?;
         for (name, listener) in &self.listeners {
@@ -266,6 +291,26 @@ impl EdgeConfig {
 
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(crate) fn first_byte_timeout(&self) -> Duration {
+        Duration::from_millis(self.first_byte_timeout_ms)
+    }
+
+    pub(crate) fn admission_wait(&self) -> Duration {
+        Duration::from_millis(self.admission_wait_ms)
+    }
+
+    pub(crate) fn takeover_interval(&self) -> Duration {
+        Duration::from_millis(self.takeover_interval_ms)
+    }
+
+    /// Threads for handshakes, as many as there are.
+    pub(crate) fn handshake_threads(&self) -> usize {
+        match self.handshake_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
     }
 
     pub(crate) fn authenticate_timeout(&self) -> Duration {

@@ -8,6 +8,8 @@ use crate::tls;
 /// How far a handshake had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeStage {
+    /// Waiting for the first byte.
+    FirstByte,
     /// Waiting for the PROXY protocol header.
     ProxyHeader,
     /// In the TLS handshake.
@@ -24,6 +26,7 @@ impl HandshakeStage {
     /// As metrics and logs write it.
     pub(crate) fn label(self) -> &'static str {
         match self {
+            Self::FirstByte => "first_byte",
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",
             Self::WebSocket => "websocket",
@@ -38,6 +41,8 @@ impl HandshakeStage {
 pub(crate) enum HandshakeFailure {
     /// It took longer than its deadline.
     Timeout,
+    /// It had no turn in time.
+    Overload,
     /// The peer broke off.
     ConnectionLost,
     /// The peer broke the rules of the stage.
@@ -53,6 +58,7 @@ impl HandshakeFailure {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
+            Self::Overload => "overload",
             Self::ConnectionLost => "connection_lost",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
@@ -61,12 +67,12 @@ impl HandshakeFailure {
     }
 }
 
-/// Why a connection is turned away as soon as it is accepted, before anything is paid for it.
+/// Why a connection is turned away as soon as it is accepted, or given up for others, before anything is paid for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShedReason {
     /// `connections_max` is reached.
     ConnectionsMax,
-    /// `handshakes_max` is reached.
+    /// `handshakes_max` is reached: given up for one that came later.
     HandshakesMax,
     /// Its source connects too often.
     SourceRate,

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
 
-use crate::admission::SourceRates;
+use crate::admission::{GivenUp, Handshakes, Source, SourceRates, Ticket, Turns};
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
@@ -25,6 +25,9 @@ pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
     pub(crate) metrics: Metrics,
     pub(crate) rates: Option<SourceRates>,
+    handshakes: Handshakes,
+    /// At the work of a handshake that keeps a core busy.
+    pub(crate) turns: Arc<Turns>,
     /// Passports that may be renewed at once.
     pub(crate) renewals: Arc<Semaphore>,
     started: Instant,
@@ -37,7 +40,6 @@ pub(crate) struct Shared {
     /// Who has to go, if somebody says so.
     pub(crate) revocations: OnceLock<Revocations>,
     connections: AtomicUsize,
-    handshakes: AtomicUsize,
     receive_buffered: AtomicUsize,
     empty: Notify,
 }
@@ -56,6 +58,8 @@ impl Shared {
     pub(crate) fn new(config: EdgeConfig, metrics: Metrics) -> Self {
         Self {
             rates: SourceRates::new(&config),
+            handshakes: Handshakes::new(config.handshakes_max, config.source_handshakes_max),
+            turns: Turns::new(config.handshake_threads()),
             renewals: Arc::new(Semaphore::new(config.renewals_max)),
             config,
             metrics,
@@ -66,7 +70,6 @@ impl Shared {
             successions: Successions::default(),
             revocations: OnceLock::new(),
             connections: AtomicUsize::new(0),
-            handshakes: AtomicUsize::new(0),
             receive_buffered: AtomicUsize::new(0),
             empty: Notify::new(),
         }
@@ -242,26 +245,47 @@ impl Drop for Admitted {
     }
 }
 
-/// A handshake within `handshakes_max`, from accept until the session is opened.
+/// A handshake under way, from accept until the session is opened.
 pub(crate) struct Underway {
     shared: Arc<Shared>,
+    ticket: Ticket,
     since: Instant,
 }
 
 impl Underway {
-    /// Counts a handshake in, or says why not.
-    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<Self, ShedReason> {
-        let underway = Self { shared: shared.clone(), since: Instant::now() };
-        shared.metrics.handshakes.inc();
-        if shared.handshakes.fetch_add(1, Ordering::Relaxed) >= shared.config.handshakes_max {
-            return Err(ShedReason::HandshakesMax);
+    /// Begins one from this source. Where there are too many, another one is given up for it.
+    pub(crate) fn begin(shared: &Arc<Shared>, source: Source) -> Self {
+        let (ticket, is_instead) = shared.handshakes.begin(source);
+        if is_instead {
+            shared.metrics.shed(ShedReason::HandshakesMax);
         }
-        Ok(underway)
+        shared.metrics.handshakes.inc();
+        Self { shared: shared.clone(), ticket, since: Instant::now() }
     }
 
     /// When it was accepted.
     pub(crate) fn since(&self) -> Instant {
         self.since
+    }
+
+    /// Where it comes from.
+    pub(crate) fn source(&self) -> Source {
+        self.ticket.source()
+    }
+
+    /// To be waited for beside it.
+    pub(crate) fn given_up(&self) -> Arc<GivenUp> {
+        self.ticket.given_up()
+    }
+
+    /// It has come further.
+    pub(crate) fn progress(&mut self) {
+        self.shared.handshakes.progress(&mut self.ticket);
+    }
+
+    /// It is from there, as a load balancer in front says.
+    pub(crate) fn belongs_to(&mut self, source: Source) {
+        self.shared.handshakes.belongs_to(&mut self.ticket, source);
     }
 
     /// The session is opened.
@@ -272,7 +296,7 @@ impl Underway {
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        self.shared.handshakes.fetch_sub(1, Ordering::Relaxed);
+        self.shared.handshakes.end(&self.ticket);
         self.shared.metrics.handshakes.dec();
     }
 }

@@ -1,6 +1,6 @@
-//! Connections of one client at this edge, one after the other: before the next one asks for the session, the one before it has
-//! handed over what its socket had received, a DISCONNECT above all, and if that ended it, its worker knows. Who has to go is
-//! found here, too.
+//! Connections of one client at this edge, one after the other, in the order in which they were accepted, and not too often:
+//! before the next one asks for the session, the one before it has handed over what its socket had received, a DISCONNECT above
+//! all, and if that ended it, its worker knows. Who has to go is found here, too.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use authsvc::{Bearer, Certificate, Revocation, RevokeReason, Target};
 use foldhash::fast::RandomState;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, timeout, timeout_at};
 
 use crate::shared::Shared;
 
@@ -30,6 +30,7 @@ const OVER: u8 = 4;
 const DISMISSED: u8 = 8;
 const REVOKED: u8 = 16;
 const CREDENTIALS_CHANGED: u8 = 32;
+const SERVED: u8 = 64;
 
 /// Who came last, by Client Identifier.
 #[derive(Default)]
@@ -134,6 +135,18 @@ pub(crate) struct Place {
     slot: AtomicU32,
     /// The one that comes next.
     next: AtomicWaker,
+    standing: Mutex<Standing>,
+}
+
+/// Where a connection stands among those of its client.
+#[derive(Clone)]
+enum Standing {
+    /// Nobody is before it, or it has been served.
+    First,
+    /// It waits for this one.
+    Behind(Arc<Place>),
+    /// It has taken over; by then the takeovers of its client have been made up for.
+    Took(Instant),
 }
 
 impl Place {
@@ -159,16 +172,37 @@ impl Place {
         shared.wake_relay(self.slot.load(Ordering::Acquire));
     }
 
+    /// Returns when one of these is so.
+    async fn becomes(&self, flags: u8) {
+        poll_fn(|cx| {
+            self.next.register(cx.waker());
+            if self.has(flags) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Waits until it has handed over what it had received and goes on, or is over; not for ever. One that has no CONNACK by
     /// then is dismissed.
-    pub(crate) async fn give_way(&self, shared: &Shared) {
+    async fn give_way(&self, shared: &Shared) {
         self.ask(ASKED, shared);
-        let given = poll_fn(|cx| {
-            self.next.register(cx.waker());
-            if self.has(READ_OUT | OVER) { Poll::Ready(()) } else { Poll::Pending }
-        });
-        if timeout(PATIENCE, given).await.is_err() {
+        if timeout(PATIENCE, self.becomes(READ_OUT | OVER)).await.is_err() {
             self.ask(DISMISSED, shared);
+        }
+    }
+
+    /// The one that it waits for.
+    fn before(&self) -> Option<Arc<Self>> {
+        match &*self.standing.lock() {
+            Standing::Behind(before) => Some(Arc::clone(before)),
+            Standing::First | Standing::Took(_) => None,
+        }
+    }
+
+    /// When the takeovers of its client have been made up for.
+    fn made_up(&self) -> Option<Instant> {
+        match &*self.standing.lock() {
+            Standing::Took(made_up) => Some(*made_up),
+            Standing::First | Standing::Behind(_) => None,
         }
     }
 }
@@ -180,22 +214,69 @@ pub(crate) struct Tenancy {
 }
 
 impl Tenancy {
-    /// Takes the place of whoever came last, which is answered.
-    pub(crate) fn begin(shared: &Arc<Shared>, holder: Holder) -> (Self, Option<Arc<Place>>) {
-        let client_id = Arc::clone(&holder.client_id);
-        let place = Arc::new(Place {
-            holder,
-            flags: AtomicU8::new(0),
-            slot: AtomicU32::new(NO_SLOT),
-            next: AtomicWaker::new(),
-        });
-        let before = shared.successions.0.lock().insert(client_id, Arc::clone(&place));
+    /// Takes the place of whoever came last. `None` if that one was accepted later: this one's client has tried again meanwhile.
+    pub(crate) fn begin(shared: &Arc<Shared>, holder: Holder) -> Option<Self> {
+        let place = {
+            let mut last = shared.successions.0.lock();
+            let before = last.get(&holder.client_id).filter(|before| !before.has(OVER));
+            if before.is_some_and(|before| before.holder.since > holder.since) {
+                return None;
+            }
+            let place = Arc::new(Place {
+                flags: AtomicU8::new(0),
+                slot: AtomicU32::new(NO_SLOT),
+                next: AtomicWaker::new(),
+                standing: Mutex::new(before.cloned().map_or(Standing::First, Standing::Behind)),
+                holder,
+            });
+            last.insert(Arc::clone(&place.holder.client_id), Arc::clone(&place));
+            place
+        };
         // What was revoked before it had its place, nobody else tells it.
         if let Some(reason) = shared.revoked(&place.holder) {
             place.revoke(reason, shared);
         }
-        let tenancy = Self { place, shared: Arc::clone(shared) };
-        (tenancy, before.filter(|before| !before.has(OVER)))
+        Some(Self { place, shared: Arc::clone(shared) })
+    }
+
+    /// Whether it has to wait for another one.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.place.before().is_some()
+    }
+
+    /// Waits until it may take the place over. It asks nobody to go before [`Tenancy::take_over`].
+    pub(crate) async fn wait(&self) {
+        while let Some(before) = self.place.before() {
+            before.becomes(SERVED | OVER).await;
+            let Some(earlier) = before.before() else {
+                let config = &self.shared.config;
+                let ahead = config.takeover_interval() * config.takeover_burst;
+                if let Some(at) = before.made_up().and_then(|made_up| made_up.checked_sub(ahead)) {
+                    // Not longer than it lasts.
+                    let _ = timeout_at(at.into(), before.becomes(OVER)).await;
+                }
+                return;
+            };
+            // It has gone before it was served; the one that it waited for may be there.
+            *self.place.standing.lock() = Standing::Behind(earlier);
+        }
+    }
+
+    /// Has whoever was there before hand over what it had received.
+    pub(crate) async fn take_over(&self) {
+        if let Some(before) = self.place.before() {
+            before.give_way(&self.shared).await;
+        }
+    }
+
+    /// The session is asked for.
+    pub(crate) fn is_served(&self) {
+        if let Some(before) = self.place.before() {
+            let now = Instant::now();
+            let made_up = before.made_up().map_or(now, |made_up| made_up.max(now));
+            *self.place.standing.lock() = Standing::Took(made_up + self.shared.config.takeover_interval());
+        }
+        self.place.set(SERVED);
     }
 
     /// Its relay is woken by this slot from now on.
@@ -277,7 +358,7 @@ mod tests {
             let (subject, token_id) = (subject.into(), Some(token.into()));
             let certificate = certificate(&format!("{client_id}{client_id}"));
             let holder = Holder { subject, token_id, certificate, ..holder(client_id) };
-            Tenancy::begin(&shared, holder).0
+            Tenancy::begin(&shared, holder).expect("the last")
         };
         let tenancies =
             [begin("a", "alice", "1"), begin("b", "alice", "2"), begin("c", "bob", "3"), begin("d", "", "4")];
@@ -311,41 +392,99 @@ mod tests {
         let _ = shared.revocations.set(list.clone());
         let early = holder("a");
         list.revoke(Target::ClientId("a".into()), RevokeReason::Administrative, Duration::ZERO);
-        let (tenancy, _) = Tenancy::begin(&shared, early);
+        let tenancy = Tenancy::begin(&shared, early).expect("the last");
         assert_eq!(tenancy.revoked(), Some(RevokeReason::Administrative));
+    }
+
+    fn begin(shared: &Arc<Shared>, client_id: &str) -> Tenancy {
+        Tenancy::begin(shared, holder(client_id)).expect("the last")
+    }
+
+    /// Waits for its turn and takes over.
+    async fn take_over(tenancy: &Tenancy) {
+        tenancy.wait().await;
+        tenancy.take_over().await;
+        tenancy.is_served();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_waits_for_the_one_before_it_and_no_other() {
         let shared = shared();
-        let (first, none) = Tenancy::begin(&shared, holder("a"));
-        assert!(none.is_none());
-        let (_stranger, none) = Tenancy::begin(&shared, holder("b"));
-        assert!(none.is_none());
-        let (second, before) = Tenancy::begin(&shared, holder("a"));
-        let before = before.expect("the first");
+        let first = begin(&shared, "a");
+        first.is_served();
+        assert!(!begin(&shared, "b").is_behind());
+        let second = begin(&shared, "a");
+        assert!(second.is_behind());
         let began = Instant::now();
-        let (_, end) = tokio::join!(before.give_way(&shared), async {
+        let (_, end) = tokio::join!(take_over(&second), async {
             assert!(!second.is_asked());
             first.has_read_out();
             first.into_end()
         });
         assert_eq!(began.elapsed(), Duration::ZERO);
         drop(end);
-        let (third, before) = Tenancy::begin(&shared, holder("a"));
-        assert!(Arc::ptr_eq(&before.expect("the second"), &second.place), "the first has not taken it along");
+        let third = begin(&shared, "a");
+        let before = third.place.before().expect("the second");
+        assert!(Arc::ptr_eq(&before, &second.place), "the first has not taken it along");
         drop((second, third));
-        assert!(Tenancy::begin(&shared, holder("a")).1.is_none());
+        assert!(!begin(&shared, "a").is_behind());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_does_not_answer_is_waited_for_no_longer_than_that() {
         let shared = shared();
-        let (silent, _) = Tenancy::begin(&shared, holder("a"));
-        let (_next, before) = Tenancy::begin(&shared, holder("a"));
+        let silent = begin(&shared, "a");
+        silent.is_served();
+        let next = begin(&shared, "a");
         let began = Instant::now();
-        before.expect("the first").give_way(&shared).await;
+        take_over(&next).await;
         assert_eq!(began.elapsed(), PATIENCE);
         assert!(silent.is_asked() && silent.is_dismissed());
+    }
+
+    #[test]
+    fn one_that_was_accepted_earlier_takes_nothing_over() {
+        let shared = shared();
+        let early = holder("a");
+        let late = begin(&shared, "a");
+        assert!(Tenancy::begin(&shared, early.clone()).is_none());
+        drop(late);
+        assert!(Tenancy::begin(&shared, early).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn takeovers_have_a_pace() {
+        let shared = shared();
+        let config = &shared.config;
+        let (interval, burst) = (config.takeover_interval(), config.takeover_burst);
+        let mut last = begin(&shared, "a");
+        last.is_served();
+        let mut made_up = Instant::now();
+        for number in 0..burst + 3 {
+            let next = begin(&shared, "a");
+            let waited = Instant::now();
+            last.has_read_out();
+            take_over(&next).await;
+            last = next;
+            // The clock of places does not stand still.
+            let expected = if number > burst { interval } else { Duration::ZERO };
+            assert!(waited.elapsed().abs_diff(expected) < interval / 5, "{number}: {:?}", waited.elapsed());
+            made_up += interval;
+        }
+        assert!(made_up > Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_while_it_waits_leaves_its_place_to_the_next() {
+        let shared = shared();
+        let first = begin(&shared, "a");
+        first.is_served();
+        let (gone, next) = (begin(&shared, "a"), begin(&shared, "a"));
+        drop(gone);
+        next.wait().await;
+        assert!(Arc::ptr_eq(&next.place.before().expect("the first"), &first.place));
+        first.has_read_out();
+        take_over(&next).await;
+        assert!(next.place.has(SERVED) && first.place.has(READ_OUT));
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -17,6 +18,9 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// Whether the system has received something that was not read, or the end. Reading says so only when the runtime has heard
     /// of it, which may be a moment later.
     fn has_unread(&self) -> bool;
+
+    /// Whether the peer has closed or reset the connection, whatever it sent before that and was not read.
+    fn has_gone(&self) -> bool;
 }
 
 impl Wire for TcpStream {
@@ -25,11 +29,22 @@ impl Wire for TcpStream {
         let peeked = SockRef::from(self).peek(&mut byte);
         !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    fn has_gone(&self) -> bool {
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut asked = [PollFd::new(self, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&at_once)).is_ok() && asked[0].revents().intersects(gone)
+    }
 }
 
 impl<IO: Wire> Wire for TlsStream<IO> {
     fn has_unread(&self) -> bool {
         self.io().has_unread()
+    }
+
+    fn has_gone(&self) -> bool {
+        self.io().has_gone()
     }
 }
 
@@ -37,12 +52,20 @@ impl<IO: Wire> Wire for WsStream<IO> {
     fn has_unread(&self) -> bool {
         self.io().has_unread()
     }
+
+    fn has_gone(&self) -> bool {
+        self.io().has_gone()
+    }
 }
 
 /// One in memory, where nothing is late.
 #[cfg(test)]
 impl Wire for tokio::io::DuplexStream {
     fn has_unread(&self) -> bool {
+        false
+    }
+
+    fn has_gone(&self) -> bool {
         false
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
 use crate::handshake::{self, Gate};
-use crate::listener;
+use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
 use crate::shared::{Listener, Phase, Shared};
 use crate::tls::{Application, TlsConfigError, TlsServer};
@@ -62,8 +62,8 @@ pub enum EdgeError {
         #[source]
         source: TlsConfigError,
     },
-    /// The handshake threads could not be started.
-    #[error("cannot start the handshake threads")]
+    /// The threads that accept and do handshakes could not be started.
+    #[error("cannot start the threads that accept and do handshakes")]
     Threads(#[source] io::Error),
 }
 
@@ -74,7 +74,38 @@ pub struct Edge {
     listeners: Vec<Arc<Listener>>,
     accepting: Vec<JoinHandle<()>>,
     /// `None` once drained.
-    handshakes: Option<Runtime>,
+    threads: Option<Threads>,
+}
+
+/// What an edge runs beside the threads of connected devices.
+struct Threads {
+    /// Accepts, and waits for nothing else.
+    accept: Runtime,
+    handshakes: Runtime,
+}
+
+impl Threads {
+    fn start(config: &EdgeConfig) -> io::Result<Self> {
+        let number = AtomicUsize::new(0);
+        let niceness = i32::from(config.handshake_niceness);
+        let handshakes = Builder::new_multi_thread()
+            .worker_threads(config.handshake_threads())
+            .thread_name_fn(move || format!("handshake-{}", number.fetch_add(1, Ordering::Relaxed)))
+            .on_thread_start(move || {
+                // Linux counts niceness per thread. Without it handshakes compete with devices as equals, nothing worse.
+                let _ = rustix::process::nice(niceness);
+            })
+            .enable_all()
+            .build()?;
+        let accept =
+            Builder::new_multi_thread().worker_threads(1).thread_name("accept").enable_all().build()?;
+        Ok(Self { accept, handshakes })
+    }
+
+    fn stop(self) {
+        self.accept.shutdown_background();
+        self.handshakes.shutdown_background();
+    }
 }
 
 impl Edge {
@@ -106,10 +137,10 @@ impl Edge {
             sockets.push(bound);
             listeners.push(Arc::new(Listener::new(name, config.clone(), tls, shared.clone())));
         }
-        let handshakes = handshake_threads(&shared.config).map_err(EdgeError::Threads)?;
+        let threads = Threads::start(&shared.config).map_err(EdgeError::Threads)?;
         let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
         let accepting = Vec::new();
-        let mut edge = Self { shared, addresses, listeners, accepting, handshakes: Some(handshakes) };
+        let mut edge = Self { shared, addresses, listeners, accepting, threads: Some(threads) };
         edge.serve(sockets, &gate)?;
         Ok(edge)
     }
@@ -119,8 +150,8 @@ impl Edge {
         sockets: Vec<Vec<std::net::TcpListener>>,
         gate: &Arc<Gate<U, A>>,
     ) -> Result<(), EdgeError> {
-        let Some(handshakes) = &self.handshakes else { return Ok(()) };
-        let _entered = handshakes.enter();
+        let Some(threads) = &self.threads else { return Ok(()) };
+        let _entered = threads.accept.enter();
         for (bound, listener) in sockets.into_iter().zip(&self.listeners) {
             for (n, socket) in bound.into_iter().enumerate() {
                 let (name, kind) = (link::name_of_nth(&listener.name, n), listener.config.kind);
@@ -129,13 +160,15 @@ impl Edge {
                     .map_err(|source| bind_error(&listener.name, address, source))?;
                 tracing::info!(listener = %name, %address, ?kind, "listening");
                 let (listener, gate) = (listener.clone(), gate.clone());
+                let handshakes = threads.handshakes.handle().clone();
+                let listening = Listening { socket, handshakes: handshakes.clone() };
                 let serve = move |io, peer, admitted, underway| {
-                    tokio::spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
+                    handshakes.spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
                 };
-                self.accepting.push(handshakes.spawn(listener::accept_loop(socket, listener, serve)));
+                self.accepting.push(threads.accept.spawn(listener::accept_loop(listening, listener, serve)));
             }
         }
-        handshakes.spawn(keep_house(self.shared.clone()));
+        threads.accept.spawn(keep_house(self.shared.clone()));
         Ok(())
     }
 
@@ -174,8 +207,8 @@ impl Edge {
             // An error says that it was aborted. The thread that runs it may be busy, but not for long.
             let _ = tokio::time::timeout(ABORT_WAIT, accepting).await;
         }
-        if let Some(handshakes) = self.handshakes.take() {
-            handshakes.shutdown_background();
+        if let Some(threads) = self.threads.take() {
+            threads.stop();
         }
         self.shared.enter(Phase::Draining);
         let emptied = async {
@@ -196,8 +229,8 @@ impl Edge {
 impl Drop for Edge {
     fn drop(&mut self) {
         self.shared.enter(Phase::Aborting);
-        if let Some(handshakes) = self.handshakes.take() {
-            handshakes.shutdown_background();
+        if let Some(threads) = self.threads.take() {
+            threads.stop();
         }
     }
 }
@@ -269,24 +302,6 @@ fn load_tls(edge: &EdgeConfig, name: &str, config: &ListenerConfig) -> Result<Op
     };
     let application = if config.kind.is_websocket() { Application::WebSocket } else { Application::Mqtt };
     TlsServer::load(tls.clone(), application).map(Some).map_err(|source| tls_error(name, config, source))
-}
-
-fn handshake_threads(config: &EdgeConfig) -> io::Result<Runtime> {
-    let threads = match config.handshake_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
-    let number = AtomicUsize::new(0);
-    let niceness = i32::from(config.handshake_niceness);
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name_fn(move || format!("handshake-{}", number.fetch_add(1, Ordering::Relaxed)))
-        .on_thread_start(move || {
-            // Linux counts niceness per thread. Without it handshakes compete with devices as equals, nothing worse.
-            let _ = rustix::process::nice(niceness);
-        })
-        .enable_all()
-        .build()
 }
 
 /// Has all devices go, paced, so that those who take them do not get them all at once.

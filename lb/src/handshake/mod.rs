@@ -1,19 +1,22 @@
-//! From an accepted socket to an opened session: PROXY protocol, TLS, WebSocket, CONNECT, authentication, each with its
-//! deadline. Runs on the handshake threads; the future is gone when the device is connected.
+//! From an accepted socket to an opened session: the first byte, PROXY protocol, TLS, WebSocket, CONNECT, authentication, each
+//! with its deadline, and a look whether the peer is there before what is expensive. Runs on the handshake threads; the future is gone when the device is connected.
 
 mod authenticate;
 mod client_id;
 mod peek;
 mod refuse;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use authsvc::{Authenticator, Certificate, Request};
 use bytes::{Bytes, BytesMut};
 use link::{ConnectionId, Open, Passport, Peer, Upstream};
 use mqtt::{Connect, OwnedFrame, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
@@ -21,6 +24,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use self::authenticate::{Authenticated, Unauthenticated};
 use self::client_id::Identity;
 use self::peek::{PeekError, Peeked};
+use crate::admission::{Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
@@ -28,9 +32,12 @@ use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
 use crate::reply;
 use crate::shared::{Admitted, Listener, Underway};
 use crate::succession::{Holder, Tenancy};
-use crate::tls::{TlsError, TlsServer, TlsStream};
-use crate::transport::Transport;
+use crate::tls::{Accept, TlsError, TlsServer, TlsStream};
+use crate::transport::{Transport, Wire};
 use crate::websocket::{self, WsError};
+
+/// What a client that has closed the connection may have sent behind CONNECT; beyond that it is served like one that has not.
+const LAST_WORDS_BYTES_MAX: usize = 65_536;
 
 /// What handshakes need besides their socket.
 pub(crate) struct Gate<U, A> {
@@ -41,6 +48,27 @@ pub(crate) struct Gate<U, A> {
 }
 
 impl<U: Upstream, A: Authenticator> Gate<U, A> {
+    /// The same after whoever has the place of the client, unless the device has gone by then.
+    fn serve_in_turn<T: Transport>(self: Arc<Self>, mut io: T, open: Open, mut handover: Handover<A>) {
+        if !handover.tenancy.is_behind() {
+            handover.tenancy.is_served();
+            return self.serve(io, open, handover);
+        }
+        self.devices.clone().spawn(async move {
+            handover.tenancy.wait().await;
+            let mut said = BytesMut::new();
+            if handover.pipelined.is_empty() && has_gone_without_a_word(&mut io, &mut said).await {
+                return;
+            }
+            if !said.is_empty() {
+                handover.pipelined = said.freeze();
+            }
+            handover.tenancy.take_over().await;
+            handover.tenancy.is_served();
+            self.serve(io, open, handover);
+        });
+    }
+
     /// Asks for the session of a device, and relays between the two.
     fn serve<T: Transport>(&self, io: T, open: Open, handover: Handover<A>) {
         let stream = {
@@ -76,10 +104,16 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
     underway: Underway,
 ) {
     let listener = admitted.0.clone();
-    let deadline = Instant::now() + listener.shared.config.connect_timeout();
+    let deadline = underway.since() + listener.shared.config.connect_timeout();
     let is_local = is_loopback(peer);
+    let given_up = underway.given_up();
     let arrival = Arrival { gate, admitted, underway, peer, is_local, deadline, certificate: None };
-    if let Err(Failed(stage, failure)) = arrival.shake_hands(io).await {
+    let ended = tokio::select! {
+        biased;
+        () = given_up.wait() => return,
+        ended = arrival.shake_hands(io) => ended,
+    };
+    if let Err(Failed(stage, failure)) = ended {
         listener.shared.metrics.handshake_failed(stage, failure);
         tracing::debug!(
             listener = %listener.name,
@@ -108,6 +142,7 @@ async fn stage<O, E>(
 impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     async fn shake_hands(mut self, mut io: TcpStream) -> Result<(), Failed> {
         let listener = self.admitted.0.clone();
+        self.first_byte(&io).await?;
         if listener.config.is_trusted(self.peer.ip()) {
             let header = proxy::read_header(&mut io);
             let failure = |error| match error {
@@ -119,6 +154,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             // loopback is not ours.
             self.is_local &= source.is_some_and(is_loopback);
             self.peer = source.unwrap_or(self.peer);
+            self.underway.belongs_to(Source::of(self.peer));
             if listener.shared.rates.as_ref().is_some_and(|rates| !rates.admits(self.peer)) {
                 listener.shared.metrics.shed(ShedReason::SourceRate);
                 return Ok(());
@@ -134,13 +170,66 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         }
     }
 
+    /// Waits until the client says something, which until then costs a socket.
+    async fn first_byte(&mut self, io: &TcpStream) -> Result<(), Failed> {
+        const STAGE: HandshakeStage = HandshakeStage::FirstByte;
+        let by = self.deadline.min(self.underway.since() + self.config().first_byte_timeout());
+        let lost = |_| HandshakeFailure::ConnectionLost;
+        // Peeking, since the runtime takes a socket for readable until it has looked.
+        if stage(STAGE, by, io.peek(&mut [0]), lost).await? == 0 {
+            return Err(Failed(STAGE, HandshakeFailure::ConnectionLost));
+        }
+        self.underway.progress();
+        Ok(())
+    }
+
     /// Does the TLS handshake.
     async fn secure(&mut self, io: TcpStream, tls: &TlsServer) -> Result<TlsStream<TcpStream>, Failed> {
         let failed = |error: TlsError| HandshakeFailure::Tls(error.failure());
-        let mut io = stage(HandshakeStage::Tls, self.deadline, tls.acceptor().accept(io), failed).await?;
+        let mut accept = tls.acceptor().accept(io);
+        let mut done = None;
+        while done.is_none() && accept.before_signature().is_some() {
+            done = self.sign(&mut accept).await?;
+        }
+        self.underway.progress();
+        let rest = async {
+            match done {
+                Some(done) => done,
+                None => accept.await,
+            }
+        };
+        let mut io = stage(HandshakeStage::Tls, self.deadline, rest, failed).await?;
         let facts = io.facts().map_err(|error| Failed(HandshakeStage::Tls, failed(error)))?;
         self.certificate = facts.certificate;
         Ok(io)
+    }
+
+    /// Does the part of a TLS handshake that keeps a core busy, when it has a turn and the client is still there.
+    async fn sign(
+        &self,
+        accept: &mut Accept<TcpStream>,
+    ) -> Result<Option<Result<TlsStream<TcpStream>, TlsError>>, Failed> {
+        const STAGE: HandshakeStage = HandshakeStage::Tls;
+        let lost = |_| HandshakeFailure::ConnectionLost;
+        if let Some(io) = accept.before_signature() {
+            stage(STAGE, self.deadline, io.readable(), lost).await?;
+        }
+        let _turn = self.turn(STAGE).await?;
+        if accept.before_signature().is_some_and(Wire::has_gone) {
+            return Err(Failed(STAGE, HandshakeFailure::ConnectionLost));
+        }
+        Ok(poll_fn(|cx| match Pin::new(&mut *accept).poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await)
+    }
+
+    /// Waits for a turn, no longer than a client would.
+    async fn turn(&self, stage: HandshakeStage) -> Result<Turn, Failed> {
+        let by = self.deadline.min(self.underway.since() + self.config().admission_wait());
+        let turn = self.admitted.shared().turns.turn(self.underway.source());
+        timeout_at(by, turn).await.map_err(|_| Failed(stage, HandshakeFailure::Overload))
     }
 
     /// Does the WebSocket upgrade, then goes on with CONNECT.
@@ -155,8 +244,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     }
 
     /// Reads CONNECT and decides about it.
-    async fn connect<T: Transport>(self, mut io: T) -> Result<(), Failed> {
-        let config = &self.config();
+    async fn connect<T: Transport>(mut self, mut io: T) -> Result<(), Failed> {
         let failed = |failure| Err(Failed(HandshakeStage::Connect, failure));
         let shared = self.admitted.0.shared.clone();
         let peeked = match timeout_at(self.deadline, peek::connect(&mut io, &shared)).await {
@@ -171,7 +259,11 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             }
             Err(_) => return failed(HandshakeFailure::Timeout),
         };
-        let Peeked { connect: packet, pipelined } = peeked;
+        self.underway.progress();
+        let Peeked { connect: packet, mut pipelined } = peeked;
+        if has_gone_without_a_word(&mut io, &mut pipelined).await {
+            return failed(HandshakeFailure::ConnectionLost);
+        }
         let connect = match Connect::decode(packet.as_frame()) {
             Ok(connect) => connect,
             Err(error) => {
@@ -191,7 +283,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             connect.client_id,
             connect.clean_start,
             connect.version,
-            config.client_id_bytes_max,
+            self.config().client_id_bytes_max,
         );
         match identity {
             Ok(identity) => self.authenticate(io, &packet, connect, pipelined, identity).await,
@@ -232,10 +324,18 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let failed = |failure| Err(Failed(HandshakeStage::Authentication, failure));
         let (reason, failure) = match result {
             Ok(Ok(authenticated)) => {
-                if self.admitted.shared().revoked(&self.holder(&authenticated.passport)).is_none() {
-                    return self.open(io, packet, &connect, pipelined, identity, authenticated);
+                if has_gone_without_a_word(&mut io, &mut pipelined).await {
+                    return failed(HandshakeFailure::ConnectionLost);
                 }
-                (ReasonCode::Banned, HandshakeFailure::Refused)
+                let holder = self.holder(&authenticated.passport);
+                if self.admitted.shared().revoked(&holder).is_some() {
+                    (ReasonCode::Banned, HandshakeFailure::Refused)
+                } else if let Some(tenancy) = Tenancy::begin(&self.admitted.0.shared, holder) {
+                    return self.open(io, packet, &connect, pipelined, identity, (authenticated, tenancy));
+                } else {
+                    // Its client has connected anew meanwhile; if it is another client, that one is to try again.
+                    (ReasonCode::ServerBusy, HandshakeFailure::Refused)
+                }
             }
             Ok(Err(Unauthenticated::Gone)) => return failed(HandshakeFailure::ConnectionLost),
             Ok(Err(Unauthenticated::Refused(reason))) => (reason, HandshakeFailure::Refused),
@@ -253,7 +353,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         connect: &Connect<'_>,
         pipelined: BytesMut,
         identity: Identity,
-        authenticated: Authenticated,
+        (authenticated, tenancy): (Authenticated, Tenancy),
     ) -> Result<(), Failed> {
         let Authenticated { passport, outcome } = authenticated;
         let server_keep_alive_s = server_keep_alive(self.config(), connect);
@@ -296,7 +396,6 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         };
         let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
         let io = io.rehome(&self.gate.devices).map_err(lost)?;
-        let (tenancy, before) = Tenancy::begin(&self.admitted.0.shared, self.holder(&open.passport));
         let handover = Handover {
             admitted: self.admitted,
             tenancy,
@@ -308,16 +407,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             tenure,
         };
         self.underway.succeed();
-        let gate = self.gate;
-        let Some(before) = before else {
-            gate.serve(io, open, handover);
-            return Ok(());
-        };
-        let (devices, shared) = (gate.devices.clone(), handover.admitted.0.shared.clone());
-        devices.spawn(async move {
-            before.give_way(&shared).await;
-            gate.serve(io, open, handover);
-        });
+        self.gate.serve_in_turn(io, open, handover);
         Ok(())
     }
 
@@ -368,6 +458,22 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     fn config(&self) -> &EdgeConfig {
         &self.admitted.shared().config
     }
+}
+
+/// Whether the client has closed the connection and said nothing behind CONNECT: nobody would read CONNACK, and its session is
+/// left to who has it.
+async fn has_gone_without_a_word<T: Transport>(io: &mut T, pipelined: &mut BytesMut) -> bool {
+    if !pipelined.is_empty() || !io.has_gone() {
+        return false;
+    }
+    // What it has sent is here; reading ends.
+    while pipelined.len() < LAST_WORDS_BYTES_MAX {
+        match io.read_buf(pipelined).await {
+            Ok(count) if count > 0 => {}
+            _ => return pipelined.is_empty(),
+        }
+    }
+    false
 }
 
 fn is_loopback(address: SocketAddr) -> bool {

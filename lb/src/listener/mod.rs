@@ -3,6 +3,7 @@
 
 mod reserve;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,8 +11,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 use self::reserve::Reserve;
+use crate::admission::Source;
 use crate::config::ListenerConfig;
 use crate::reason::ShedReason;
 use crate::shared::{Admitted, Listener, Underway};
@@ -60,14 +63,31 @@ fn bind_one(
     Ok(socket.into())
 }
 
+/// A listening socket, and where its connections live.
+pub(crate) struct Listening {
+    pub(crate) socket: TcpListener,
+    pub(crate) handshakes: Handle,
+}
+
+impl Listening {
+    /// Accepts one, which is registered with the runtime of handshakes and not with that of the accept loop.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| {
+            let _entered = self.handshakes.enter();
+            self.socket.poll_accept(cx)
+        })
+        .await
+    }
+}
+
 /// Accepts for ever. `serve` gets what is admitted; it must return at once.
-pub(crate) async fn accept_loop<F>(socket: TcpListener, listener: Arc<Listener>, serve: F)
+pub(crate) async fn accept_loop<F>(listening: Listening, listener: Arc<Listener>, serve: F)
 where
     F: Fn(TcpStream, SocketAddr, Admitted, Underway) + Send + Sync,
 {
     let mut reserve = Reserve::new();
     loop {
-        match socket.accept().await {
+        match listening.accept().await {
             Ok((io, peer)) => {
                 listener.accepted.inc();
                 match admit(&listener, peer) {
@@ -76,7 +96,7 @@ where
                 }
             }
             Err(error) if is_out_of_descriptors(&error) => {
-                shed_one(&socket, &mut reserve, &listener).await;
+                shed_one(&listening, &mut reserve, &listener).await;
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
@@ -94,18 +114,17 @@ fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, Underw
         return Err(ShedReason::SourceRate);
     }
     let admitted = Admitted::admit(listener)?;
-    let underway = Underway::begin(&listener.shared)?;
-    Ok((admitted, underway))
+    Ok((admitted, Underway::begin(&listener.shared, Source::of(peer))))
 }
 
 /// Accepts one connection with the descriptor kept in reserve and closes it.
-async fn shed_one(socket: &TcpListener, reserve: &mut Reserve, listener: &Listener) {
+async fn shed_one(listening: &Listening, reserve: &mut Reserve, listener: &Listener) {
     if !reserve.release() {
         reserve.restore();
         tokio::time::sleep(EXHAUSTED_REST).await;
         return;
     }
-    let accepted = tokio::time::timeout(EXHAUSTED_REST, socket.accept()).await;
+    let accepted = tokio::time::timeout(EXHAUSTED_REST, listening.accept()).await;
     let is_shed = matches!(accepted, Ok(Ok(_)));
     drop(accepted);
     reserve.restore();

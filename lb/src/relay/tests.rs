@@ -112,7 +112,7 @@ impl Setup {
         let (device, io) = tokio::io::duplex(self.pipe_bytes);
         let stream = self.worker.open(open(self.version));
         let session = self.worker.session(0).await;
-        let (tenancy, _) = Tenancy::begin(&shared, crate::succession::Holder::of("a"));
+        let tenancy = Tenancy::begin(&shared, crate::succession::Holder::of("a")).expect("the first");
         let handover = Handover {
             admitted,
             tenancy,

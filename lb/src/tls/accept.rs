@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arc_swap::ArcSwap;
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::TlsError;
@@ -31,7 +31,7 @@ impl TlsAcceptor {
             Ok(session) => State::AwaitingClient(TlsStream::new(io, Box::new(session))),
             Err(error) => State::Failed(error, None),
         };
-        Accept { state }
+        Accept { state, answers: 0 }
     }
 }
 
@@ -39,6 +39,8 @@ impl TlsAcceptor {
 #[must_use = "a handshake makes progress only when it is polled"]
 pub struct Accept<IO> {
     state: State<IO>,
+    /// Flights that were made for the client.
+    answers: u8,
 }
 
 enum State<IO> {
@@ -54,7 +56,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Accept<IO> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match std::mem::replace(&mut self.state, State::Done) {
-                State::AwaitingClient(mut stream) => match advance(&mut stream, cx) {
+                State::AwaitingClient(mut stream) => match advance(&mut stream, &mut self.answers, cx) {
                     Poll::Pending => {
                         self.state = State::AwaitingClient(stream);
                         return Poll::Pending;
@@ -76,8 +78,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Accept<IO> {
     }
 }
 
+impl<IO> Accept<IO> {
+    /// The transport, if what is expensive is still to be done: the server's key exchange and signature, which answer a
+    /// ClientHello, the second one where the first was answered by HelloRetryRequest (RFC 8446 section 4.1.4).
+    pub(crate) fn before_signature(&mut self) -> Option<&IO> {
+        let State::AwaitingClient(stream) = &mut self.state else { return None };
+        let retried = stream.session().tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
+        (self.answers < 1 + u8::from(retried)).then_some(stream.get_ref())
+    }
+}
+
 fn advance<IO: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut TlsStream<IO>,
+    answers: &mut u8,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), TlsError>> {
     loop {
@@ -96,5 +109,6 @@ fn advance<IO: AsyncRead + AsyncWrite + Unpin>(
         if ready!(stream.poll_batch(cx, &mut ReadBuf::new(&mut [])))? == 0 {
             return Poll::Ready(Err(TlsError::WentAway));
         }
+        *answers = answers.saturating_add(u8::from(stream.has_unsent()));
     }
 }

@@ -326,18 +326,45 @@ async fn connections_over_the_bound_are_closed_and_room_is_used_again() {
 }
 
 #[tokio::test]
-async fn handshakes_over_the_bound_are_closed_and_devices_do_not_count() {
+async fn silent_connections_keep_nobody_out_and_devices_do_not_count() {
     let (edge, _worker, address) = start(|config| config.handshakes_max = 1);
     let mut devices = Vec::new();
-    for _ in 0..3 {
+    for number in 0..3 {
+        let silent = dial(address).await;
+        eventually("the silent one is counted", || edge.connections() == devices.len() + 1).await;
         let mut device = dial(address).await;
-        device.write_all(&connect(5)).await.expect("written");
+        device.write_all(&connect_as(5, &number.to_string(), 0x02, b"", "")).await.expect("written");
         expect(&mut device, CONNACK_5).await;
         devices.push(device);
+        expect_end(silent, b"").await;
     }
-    let _idle = dial(address).await;
-    eventually("the idle one is counted", || edge.connections() == 4).await;
-    expect_end(dial(address).await, b"").await;
+}
+
+#[tokio::test]
+async fn silence_has_a_deadline_of_its_own() {
+    let (edge, _worker, address) = start(|config| config.first_byte_timeout_ms = 100);
+    let silent = dial(address).await;
+    let mut slow = dial(address).await;
+    slow.write_all(b"\x10").await.expect("written");
+    expect_end(silent, b"").await;
+    slow.write_all(&connect(5)[1..]).await.expect("written");
+    expect(&mut slow, CONNACK_5).await;
+    assert_eq!(edge.connections(), 1);
+}
+
+#[tokio::test]
+async fn who_has_gone_is_not_served_unless_it_left_a_word() {
+    let (edge, worker, address) = start(|_| {});
+    for (behind, is_served) in [(&b""[..], false), (b"\xE0\0", true)] {
+        let before = worker.sessions().len();
+        let mut device = dial(address).await;
+        device.write_all(&[&connect(5)[..], behind].concat()[..10]).await.expect("written");
+        device.write_all(&[&connect(5)[..], behind].concat()[10..]).await.expect("written");
+        device.shutdown().await.expect("closed");
+        expect_end(device, if is_served { CONNACK_5 } else { b"" }).await;
+        eventually("nobody is left", || edge.connections() == 0).await;
+        assert_eq!(worker.sessions().len() - before, usize::from(is_served));
+    }
 }
 
 #[tokio::test]

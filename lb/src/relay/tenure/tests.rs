@@ -136,7 +136,8 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
     let tenure = Tenure::new(&open.passport, clerk, (!method).then_some(asker), &shared);
     let stream = worker.open(open);
     let session = worker.session(0).await;
-    let (tenancy, _) = crate::succession::Tenancy::begin(&shared, crate::succession::Holder::of("a"));
+    let tenancy =
+        crate::succession::Tenancy::begin(&shared, crate::succession::Holder::of("a")).expect("the first");
     let handover = Handover {
         admitted,
         tenancy,

@@ -1,14 +1,14 @@
-//! Admission before anything is paid for a connection: a rate per source, a bound on connections and one on handshakes
-//! under way. A refusal costs the refused nothing later: no penalty grows by being hit.
+//! How often a source may connect. A refusal costs the refused nothing later: no penalty grows by being hit.
 
 use std::hash::BuildHasher;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use foldhash::fast::RandomState;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter, clock::DefaultClock};
 
+use super::source::Source;
 use crate::config::EdgeConfig;
 
 /// Rates that sources share once `sources_max` of them are kept apart.
@@ -40,11 +40,10 @@ impl SourceRates {
 
     /// Whether this source may open a connection now. Loopback always may: whoever is there can do worse.
     pub(crate) fn admits(&self, peer: SocketAddr) -> bool {
-        let address = peer.ip().to_canonical();
-        if address.is_loopback() {
+        if peer.ip().to_canonical().is_loopback() {
             return true;
         }
-        let source = source(address);
+        let Source(source) = Source::of(peer);
         if self.own.len() < self.sources_max {
             return self.own.check_key(&source).is_ok();
         }
@@ -57,14 +56,6 @@ impl SourceRates {
         self.own.retain_recent();
         self.own.shrink_to_fit();
         self.shared.retain_recent();
-    }
-}
-
-/// What counts as one source: an IPv4 address, an IPv6 /64.
-fn source(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits() >> 64 << 64,
     }
 }
 

@@ -1,0 +1,236 @@
+//! Handshakes under way, within their bounds. Where one too many comes, the one that has gone longest without progress goes, of
+//! the source that has most: connections that say nothing, however many, keep nobody out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use foldhash::fast::RandomState;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use super::source::Source;
+
+/// Those of one edge.
+pub(crate) struct Handshakes {
+    /// In all, and of one source.
+    bounds: (usize, usize),
+    underway: Mutex<Underway>,
+}
+
+#[derive(Default)]
+struct Underway {
+    /// By source, and there by when they last made progress.
+    sources: HashMap<Source, BTreeMap<u64, Arc<GivenUp>>, RandomState>,
+    by_count: BTreeSet<(usize, Source)>,
+    count: usize,
+    /// The next moment of progress.
+    moment: u64,
+}
+
+/// The place of one handshake among those under way.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    source: Source,
+    progress: u64,
+    given_up: Arc<GivenUp>,
+}
+
+/// Whether a handshake is given up for others.
+#[derive(Debug, Default)]
+pub(crate) struct GivenUp {
+    is_given_up: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl GivenUp {
+    fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Returns when it is.
+    pub(crate) async fn wait(&self) {
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            if self.is_given_up.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Ticket {
+    /// Where its connection comes from.
+    pub(crate) fn source(&self) -> Source {
+        self.source
+    }
+
+    /// To be waited for.
+    pub(crate) fn given_up(&self) -> Arc<GivenUp> {
+        Arc::clone(&self.given_up)
+    }
+}
+
+impl Handshakes {
+    /// Bounds in all and for each source.
+    pub(crate) fn new(max: usize, source_max: usize) -> Self {
+        Self { bounds: (max, source_max), underway: Mutex::default() }
+    }
+
+    /// Begins one, for which another is given up where there are too many; says whether one was.
+    pub(crate) fn begin(&self, source: Source) -> (Ticket, bool) {
+        let (max, source_max) = self.bounds;
+        let mut underway = self.underway.lock();
+        let most = underway.by_count.last().map(|&(_, source)| source);
+        let gives = if underway.count >= max {
+            most
+        } else {
+            Some(source).filter(|source| underway.of(*source) >= source_max)
+        };
+        if let Some(gives) = gives {
+            underway.give_up_oldest(gives);
+        }
+        let mut ticket = Ticket { source, progress: 0, given_up: Arc::default() };
+        underway.insert(&mut ticket);
+        (ticket, gives.is_some())
+    }
+
+    /// It has made progress: others are given up before it.
+    pub(crate) fn progress(&self, ticket: &mut Ticket) {
+        let mut underway = self.underway.lock();
+        if underway.remove(ticket) {
+            underway.insert(ticket);
+        }
+    }
+
+    /// It is from there, as a load balancer in front says.
+    pub(crate) fn belongs_to(&self, ticket: &mut Ticket, source: Source) {
+        let mut underway = self.underway.lock();
+        if underway.remove(ticket) {
+            ticket.source = source;
+            underway.insert(ticket);
+        }
+    }
+
+    /// It has ended, either way.
+    pub(crate) fn end(&self, ticket: &Ticket) {
+        self.underway.lock().remove(ticket);
+    }
+}
+
+impl Underway {
+    /// How many there are of a source.
+    fn of(&self, source: Source) -> usize {
+        self.sources.get(&source).map_or(0, BTreeMap::len)
+    }
+
+    fn insert(&mut self, ticket: &mut Ticket) {
+        self.moment += 1;
+        ticket.progress = self.moment;
+        let of_source = self.sources.entry(ticket.source).or_default();
+        of_source.insert(ticket.progress, Arc::clone(&ticket.given_up));
+        let count = of_source.len();
+        self.count += 1;
+        self.recount(ticket.source, count - 1, count);
+    }
+
+    /// `false` if it is not there: it was given up.
+    fn remove(&mut self, ticket: &Ticket) -> bool {
+        self.take(ticket.source, |of_source| of_source.remove(&ticket.progress)).is_some()
+    }
+
+    fn give_up_oldest(&mut self, source: Source) {
+        if let Some((_, given_up)) = self.take(source, BTreeMap::pop_first) {
+            // Under the lock: whoever has ended before is not told any more.
+            given_up.give_up();
+        }
+    }
+
+    fn take<T>(
+        &mut self,
+        source: Source,
+        one: impl FnOnce(&mut BTreeMap<u64, Arc<GivenUp>>) -> Option<T>,
+    ) -> Option<T> {
+        let of_source = self.sources.get_mut(&source)?;
+        let taken = one(of_source)?;
+        let count = of_source.len();
+        if count == 0 {
+            self.sources.remove(&source);
+        }
+        self.count -= 1;
+        self.recount(source, count + 1, count);
+        Some(taken)
+    }
+
+    fn recount(&mut self, source: Source, before: usize, after: usize) {
+        self.by_count.remove(&(before, source));
+        if after > 0 {
+            self.by_count.insert((after, source));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOUD: Source = Source(1);
+    const QUIET: Source = Source(2);
+
+    fn is_given_up(ticket: &Ticket) -> bool {
+        ticket.given_up.is_given_up.load(Ordering::Acquire)
+    }
+
+    fn given_up(tickets: &[Ticket]) -> Vec<usize> {
+        (0..tickets.len()).filter(|&n| is_given_up(&tickets[n])).collect()
+    }
+
+    #[test]
+    fn the_source_that_has_most_gives_its_oldest() {
+        let handshakes = Handshakes::new(6, 6);
+        let loud: Vec<_> = (0..5).map(|_| handshakes.begin(LOUD).0).collect();
+        let quiet = handshakes.begin(QUIET).0;
+        for (source, gone) in [(QUIET, vec![0]), (Source(3), vec![0, 1])] {
+            assert!(handshakes.begin(source).1);
+            assert_eq!(given_up(&loud), gone);
+        }
+        assert!(!is_given_up(&quiet));
+    }
+
+    #[test]
+    fn who_makes_progress_stays_longer() {
+        let handshakes = Handshakes::new(3, 3);
+        let mut tickets: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD).0).collect();
+        handshakes.progress(&mut tickets[0]);
+        let _new = handshakes.begin(LOUD);
+        assert_eq!(given_up(&tickets), [1]);
+        // One that was given up does not come back.
+        handshakes.progress(&mut tickets[1]);
+        handshakes.belongs_to(&mut tickets[1], QUIET);
+        assert_eq!((handshakes.underway.lock().count, tickets[1].source), (3, LOUD));
+    }
+
+    #[test]
+    fn a_source_has_a_bound_of_its_own() {
+        let handshakes = Handshakes::new(10, 2);
+        let loud: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD).0).collect();
+        assert_eq!(given_up(&loud), [0]);
+        let mut proxied = handshakes.begin(QUIET).0;
+        handshakes.belongs_to(&mut proxied, LOUD);
+        assert_eq!((proxied.source(), handshakes.underway.lock().of(LOUD)), (LOUD, 3));
+    }
+
+    #[test]
+    fn nothing_is_left_of_those_that_ended() {
+        let handshakes = Handshakes::new(10, 10);
+        let tickets: Vec<_> = (0..20).map(|n| handshakes.begin(Source(n % 3)).0).collect();
+        for ticket in &tickets {
+            handshakes.end(ticket);
+            handshakes.end(ticket);
+        }
+        let underway = handshakes.underway.lock();
+        assert_eq!((underway.count, underway.sources.len(), underway.by_count.len()), (0, 0, 0));
+    }
+}

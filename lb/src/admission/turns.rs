@@ -1,0 +1,224 @@
+//! Turns at what is expensive. There are as many as can be carried out at once; who has to wait for one is served newest first,
+//! and of several sources each in its turn.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::source::Source;
+
+/// Turns at one kind of work.
+pub(crate) struct Turns {
+    queue: Mutex<Queue>,
+}
+
+struct Queue {
+    /// Turns that nobody has.
+    free: usize,
+    /// Who waits, by source; none is empty.
+    waiting: HashMap<Source, Waiting, RandomState>,
+    /// The sources of `waiting` by their place; the first one is next.
+    order: BTreeMap<i64, Source>,
+    /// The number of the next one to wait.
+    number: u64,
+    /// The next place in front of all, and the next one behind all.
+    places: (i64, i64),
+}
+
+/// Those of one source.
+struct Waiting {
+    place: i64,
+    /// The newest is the last.
+    turns: BTreeMap<u64, oneshot::Sender<Turn>>,
+}
+
+/// A turn; when it is dropped, the next one has it.
+pub(crate) struct Turn(Option<Arc<Turns>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(turns) = self.0.take() {
+            turns.pass_on();
+        }
+    }
+}
+
+/// One that waits, until it has its turn or gives up.
+struct Waiter<'a> {
+    turns: &'a Turns,
+    source: Source,
+    number: u64,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.turns.queue.lock().remove(self.source, self.number);
+    }
+}
+
+impl Turns {
+    /// So many at once.
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        let queue = Queue {
+            free: count,
+            waiting: HashMap::default(),
+            order: BTreeMap::new(),
+            number: 0,
+            places: (-1, 0),
+        };
+        Arc::new(Self { queue: Mutex::new(queue) })
+    }
+
+    /// Waits for a turn. Cancel safe.
+    pub(crate) async fn turn(self: &Arc<Self>, source: Source) -> Turn {
+        let (told, waiter) = {
+            let mut queue = self.queue.lock();
+            if queue.free > 0 {
+                queue.free -= 1;
+                return Turn(Some(Arc::clone(self)));
+            }
+            let (tell, told) = oneshot::channel();
+            (told, Waiter { turns: self, source, number: queue.push(source, tell) })
+        };
+        let turn = told.await;
+        drop(waiter);
+        // Nobody drops the sender of one that waits; without it there is nobody to wait for.
+        turn.unwrap_or(Turn(None))
+    }
+
+    fn pass_on(self: &Arc<Self>) {
+        while let Some(next) = self.next_or_free() {
+            let Err(mut turn) = next.send(Turn(Some(Arc::clone(self)))) else { return };
+            // It has gone in this moment; the turn is the one after it's.
+            turn.0 = None;
+        }
+    }
+
+    /// Whose turn it is; without anybody it is free.
+    fn next_or_free(&self) -> Option<oneshot::Sender<Turn>> {
+        let mut queue = self.queue.lock();
+        let next = queue.pop();
+        if next.is_none() {
+            queue.free += 1;
+        }
+        next
+    }
+}
+
+impl Queue {
+    /// Has one more wait. A source that has nobody waiting comes before the others.
+    fn push(&mut self, source: Source, tell: oneshot::Sender<Turn>) -> u64 {
+        self.number += 1;
+        let waiting = self.waiting.entry(source).or_insert_with(|| {
+            let place = self.places.0;
+            self.places.0 -= 1;
+            self.order.insert(place, source);
+            Waiting { place, turns: BTreeMap::new() }
+        });
+        waiting.turns.insert(self.number, tell);
+        self.number
+    }
+
+    /// Takes the newest of the source whose turn it is, which goes behind the others.
+    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let (_, source) = self.order.pop_first()?;
+        let waiting = self.waiting.get_mut(&source)?;
+        let (_, next) = waiting.turns.pop_last()?;
+        if waiting.turns.is_empty() {
+            self.waiting.remove(&source);
+        } else {
+            waiting.place = self.places.1;
+            self.places.1 += 1;
+            self.order.insert(waiting.place, source);
+        }
+        Some(next)
+    }
+
+    fn remove(&mut self, source: Source, number: u64) {
+        let Some(waiting) = self.waiting.get_mut(&source) else { return };
+        waiting.turns.remove(&number);
+        if waiting.turns.is_empty() {
+            self.order.remove(&waiting.place);
+            self.waiting.remove(&source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Has `sources` wait in this order and tells in which they have their turns.
+    fn order(turns: &Arc<Turns>, sources: &[u128]) -> Vec<usize> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let held = match pin!(turns.turn(Source(0))).poll(&mut cx) {
+            Poll::Ready(turn) => turn,
+            Poll::Pending => panic!("there is a free turn"),
+        };
+        let mut waiting: Vec<_> =
+            sources.iter().map(|&source| Some(Box::pin(turns.turn(Source(source))))).collect();
+        let mut poll_all = |had: &mut Vec<usize>| {
+            let mut given = None;
+            for (n, slot) in waiting.iter_mut().enumerate() {
+                if let Some(future) = slot
+                    && let Poll::Ready(turn) = future.as_mut().poll(&mut cx)
+                {
+                    assert!(given.is_none(), "one at a time");
+                    (given, *slot) = (Some(turn), None);
+                    had.push(n);
+                }
+            }
+            given
+        };
+        let mut had = Vec::new();
+        assert!(poll_all(&mut had).is_none());
+        drop(held);
+        while let Some(turn) = poll_all(&mut had) {
+            drop(turn);
+        }
+        had
+    }
+
+    #[test]
+    fn the_newest_comes_first_and_sources_take_turns() {
+        let turns = Turns::new(1);
+        for (sources, expected) in [
+            (&[1, 1, 1, 1][..], &[3, 2, 1, 0][..]),
+            (&[1, 2, 3, 4], &[3, 2, 1, 0]),
+            (&[1, 1, 1, 2, 2], &[4, 2, 3, 1, 0]),
+        ] {
+            assert_eq!(order(&turns, sources), expected, "{sources:?}");
+        }
+        let queue = turns.queue.lock();
+        assert_eq!((queue.free, queue.waiting.len(), queue.order.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn who_gives_up_leaves_nothing_and_takes_no_turn() {
+        let turns = Turns::new(1);
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(held) = pin!(turns.turn(Source(0))).poll(&mut cx) else { panic!("free") };
+        let mut patient = Box::pin(turns.turn(Source(1)));
+        assert!(patient.as_mut().poll(&mut cx).is_pending());
+        for source in [1, 2] {
+            let mut hasty = Box::pin(turns.turn(Source(source)));
+            assert!(hasty.as_mut().poll(&mut cx).is_pending());
+        }
+        assert_eq!(turns.queue.lock().order.len(), 1);
+        // Told, and gone before it could take notice.
+        let mut late = Box::pin(turns.turn(Source(1)));
+        assert!(late.as_mut().poll(&mut cx).is_pending());
+        drop(held);
+        assert!(patient.as_mut().poll(&mut cx).is_pending());
+        drop(late);
+        assert!(patient.as_mut().poll(&mut cx).is_ready());
+        drop(patient);
+        assert_eq!(turns.queue.lock().free, 1);
+    }
+}
