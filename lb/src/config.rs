@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use link::Bind;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,9 @@ pub struct EdgeConfig {
     pub source_connections_per_s: u32,
     /// How many connections one source may open at once before the rate holds. Default 10,000; at least 1.
     pub source_connections_burst: u32,
+    /// Connections that one source (an IPv4 address, an IPv6 /64) may have at a time. Loopback is exempt. Default 0: no limit
+    /// but `connections_max`.
+    pub source_connections_max: usize,
     /// How often connections of one Client Identifier take each other over at this edge, once they have done so
     /// `takeover_burst` times at once; milliseconds from one to the next. Who comes sooner waits, and is not refused. Default
     /// 1,000; 0 for no limit; at most 60,000.
@@ -123,6 +128,7 @@ impl Default for EdgeConfig {
             drain_per_s: 1_000,
             source_connections_per_s: 1_000,
             source_connections_burst: 10_000,
+            source_connections_max: 0,
             takeover_interval_ms: 1_000,
             takeover_burst: 5,
             sources_max: 100_000,
@@ -158,6 +164,10 @@ pub struct ListenerConfig {
     /// `SO_REUSEPORT`, so that another process can bind the same port. Default false.
     #[serde(default)]
     pub reuse_port: bool,
+    /// Connections per second that are let in; others are closed at once, and a second's worth may come together. Default 0: no
+    /// limit.
+    #[serde(default)]
+    pub connections_per_s: u32,
     /// Connections that wait in the kernel to be accepted. Default 4,096; 1 to 65,535.
     #[serde(default = "default_backlog")]
     pub backlog: u16,
@@ -175,12 +185,18 @@ impl ListenerConfig {
             proxy_protocol: ProxyProtocol::Off,
             trusted: Vec::new(),
             reuse_port: false,
+            connections_per_s: 0,
             backlog: default_backlog(),
         }
     }
 }
 
 impl ListenerConfig {
+    /// How often it lets one in, if there is a limit.
+    pub(crate) fn rate(&self) -> Option<DefaultDirectRateLimiter> {
+        NonZeroU32::new(self.connections_per_s).map(|rate| RateLimiter::direct(Quota::per_second(rate)))
+    }
+
     /// Whether the PROXY protocol is required from this peer.
     pub(crate) fn is_trusted(&self, peer: IpAddr) -> bool {
         self.proxy_protocol == ProxyProtocol::V1v2 && self.trusted.iter().any(|prefix| prefix.contains(peer))

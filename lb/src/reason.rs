@@ -74,8 +74,12 @@ pub(crate) enum ShedReason {
     ConnectionsMax,
     /// `handshakes_max` is reached: given up for one that came later.
     HandshakesMax,
+    /// Its listener has taken as many as it may in this second.
+    ListenerRate,
     /// Its source connects too often.
     SourceRate,
+    /// Its source has `source_connections_max` connections.
+    SourceConnectionsMax,
     /// The process has no descriptor left.
     Descriptors,
 }
@@ -86,7 +90,9 @@ impl ShedReason {
         match self {
             Self::ConnectionsMax => "connections_max",
             Self::HandshakesMax => "handshakes_max",
+            Self::ListenerRate => "listener_rate",
             Self::SourceRate => "source_rate",
+            Self::SourceConnectionsMax => "source_connections_max",
             Self::Descriptors => "descriptors",
         }
     }

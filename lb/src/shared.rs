@@ -1,18 +1,20 @@
 //! What all connections of an edge share: configuration, metrics, counts with their bounds, the clock and the order to
 //! drain.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use authsvc::{Revocations, RevokeReason};
+use governor::DefaultDirectRateLimiter;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
 
-use crate::admission::{GivenUp, Handshakes, Source, SourceRates, Ticket, Turns};
+use crate::admission::{GivenUp, Handshakes, Seat, Seats, Source, SourceRates, Ticket, Turns};
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
@@ -25,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
     pub(crate) metrics: Metrics,
     pub(crate) rates: Option<SourceRates>,
+    seats: Option<Arc<Seats>>,
     handshakes: Handshakes,
     /// At the work of a handshake that keeps a core busy.
     pub(crate) turns: Arc<Turns>,
@@ -58,6 +61,7 @@ impl Shared {
     pub(crate) fn new(config: EdgeConfig, metrics: Metrics) -> Self {
         Self {
             rates: SourceRates::new(&config),
+            seats: Seats::new(config.source_connections_max),
             handshakes: Handshakes::new(config.handshakes_max, config.source_handshakes_max),
             turns: Turns::new(config.handshake_threads()),
             renewals: Arc::new(Semaphore::new(config.renewals_max)),
@@ -186,6 +190,7 @@ pub(crate) struct Listener {
     pub(crate) name: Arc<str>,
     pub(crate) config: ListenerConfig,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) rate: Option<DefaultDirectRateLimiter>,
     pub(crate) connected: Gauge,
     pub(crate) accepted: Counter,
     /// For listeners with TLS.
@@ -203,6 +208,7 @@ impl Listener {
     ) -> Self {
         Self {
             name: name.into(),
+            rate: config.rate(),
             tls,
             websocket: WebSocketConfig {
                 path: config.path.clone(),
@@ -217,18 +223,30 @@ impl Listener {
     }
 }
 
-/// A connection within `connections_max`, from accept to close.
-pub(crate) struct Admitted(pub(crate) Arc<Listener>);
+/// A connection within `connections_max` and `source_connections_max`, from accept to close.
+pub(crate) struct Admitted(pub(crate) Arc<Listener>, Option<Box<Seat>>);
 
 impl Admitted {
     /// Counts a connection in, or says why not.
     pub(crate) fn admit(listener: &Arc<Listener>) -> Result<Self, ShedReason> {
         let shared = &listener.shared;
-        let admitted = Self(listener.clone());
+        let admitted = Self(listener.clone(), None);
         if shared.connections.fetch_add(1, Ordering::SeqCst) >= shared.config.connections_max {
             return Err(ShedReason::ConnectionsMax);
         }
         Ok(admitted)
+    }
+
+    /// Counts it in where it comes from, or says why not.
+    pub(crate) fn comes_from(&mut self, peer: SocketAddr) -> Result<(), ShedReason> {
+        let shared = &self.0.shared;
+        if shared.rates.as_ref().is_some_and(|rates| !rates.admits(peer)) {
+            return Err(ShedReason::SourceRate);
+        }
+        if let Some(seats) = &shared.seats {
+            self.1 = seats.take(peer).map_err(|_| ShedReason::SourceConnectionsMax)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn shared(&self) -> &Shared {

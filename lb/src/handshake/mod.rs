@@ -27,7 +27,7 @@ use self::peek::{PeekError, Peeked};
 use crate::admission::{Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
-use crate::reason::{HandshakeFailure, HandshakeStage, ShedReason};
+use crate::reason::{HandshakeFailure, HandshakeStage};
 use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
 use crate::reply;
 use crate::shared::{Admitted, Listener, Underway};
@@ -155,8 +155,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             self.is_local &= source.is_some_and(is_loopback);
             self.peer = source.unwrap_or(self.peer);
             self.underway.belongs_to(Source::of(self.peer));
-            if listener.shared.rates.as_ref().is_some_and(|rates| !rates.admits(self.peer)) {
-                listener.shared.metrics.shed(ShedReason::SourceRate);
+            if let Err(reason) = self.admitted.comes_from(self.peer) {
+                listener.shared.metrics.shed(reason);
                 return Ok(());
             }
         }

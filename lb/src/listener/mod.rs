@@ -108,12 +108,14 @@ where
 }
 
 fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, Underway), ShedReason> {
-    // Behind a trusted load balancer the source is known only after the PROXY protocol header.
-    let is_proxied = listener.config.is_trusted(peer.ip());
-    if !is_proxied && listener.shared.rates.as_ref().is_some_and(|rates| !rates.admits(peer)) {
-        return Err(ShedReason::SourceRate);
+    if listener.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
+        return Err(ShedReason::ListenerRate);
     }
-    let admitted = Admitted::admit(listener)?;
+    let mut admitted = Admitted::admit(listener)?;
+    // Behind a trusted load balancer the source is known only after the PROXY protocol header.
+    if !listener.config.is_trusted(peer.ip()) {
+        admitted.comes_from(peer)?;
+    }
     Ok((admitted, Underway::begin(&listener.shared, Source::of(peer))))
 }
 

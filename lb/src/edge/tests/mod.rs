@@ -341,6 +341,46 @@ async fn silent_connections_keep_nobody_out_and_devices_do_not_count() {
 }
 
 #[tokio::test]
+async fn a_listener_has_a_rate_of_its_own() {
+    let (_edge, _worker, address) = start(|config| {
+        config.listeners.get_mut("plain").expect("listener").connections_per_s = 2;
+    });
+    let mut served = 0;
+    for _ in 0..20 {
+        let mut device = dial(address).await;
+        // One that is closed at once may be reset.
+        let _ = device.write_all(&connect(5)).await;
+        let mut connack = [0; 5];
+        let read = timeout(PATIENCE, device.read_exact(&mut connack)).await.expect("in time");
+        served += usize::from(read.is_ok());
+    }
+    assert!((2..20).contains(&served), "{served}");
+}
+
+#[tokio::test]
+async fn a_source_behind_a_load_balancer_has_so_many_connections() {
+    let (_edge, _worker, address) = start(|config| {
+        config.source_connections_max = 1;
+        let listener = config.listeners.get_mut("plain").expect("listener");
+        listener.proxy_protocol = ProxyProtocol::V1v2;
+        listener.trusted = vec!["127.0.0.1".parse().expect("prefix")];
+    });
+    let mut devices = Vec::new();
+    for (source, is_served) in [("192.0.2.7", true), ("192.0.2.7", false), ("192.0.2.8", true)] {
+        let mut device = dial(address).await;
+        let header = format!("PROXY TCP4 {source} 10.0.0.1 4711 1883\r\n");
+        device.write_all(header.as_bytes()).await.expect("written");
+        if is_served {
+            device.write_all(&connect_as(5, source, 2, b"", "")).await.expect("written");
+            expect(&mut device, CONNACK_5).await;
+            devices.push(device);
+        } else {
+            expect_end(device, b"").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn silence_has_a_deadline_of_its_own() {
     let (edge, _worker, address) = start(|config| config.first_byte_timeout_ms = 100);
     let silent = dial(address).await;
