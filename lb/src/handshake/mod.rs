@@ -229,7 +229,11 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     async fn turn(&self, stage: HandshakeStage) -> Result<Turn, Failed> {
         let by = self.deadline.min(self.underway.since() + self.config().admission_wait());
         let turn = self.admitted.shared().turns.turn(self.underway.source());
-        timeout_at(by, turn).await.map_err(|_| Failed(stage, HandshakeFailure::Overload))
+        let turn = timeout_at(by, turn).await.map_err(|_| Failed(stage, HandshakeFailure::Overload))?;
+        // Behind everything else that this thread can do: handshakes that have had their turn are to end before others begin, and who
+        // has come by then is newer.
+        tokio::task::yield_now().await;
+        Ok(turn)
     }
 
     /// Does the WebSocket upgrade, then goes on with CONNECT.
