@@ -14,7 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
 
-use crate::admission::{GivenUp, Handshakes, Seat, Seats, Source, SourceRates, Ticket, Turns};
+use crate::admission::{
+    GivenUp, Handshakes, Source, SourceConnection, SourceConnections, SourceRates, Ticket, Turns,
+};
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
@@ -27,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
     pub(crate) metrics: Metrics,
     pub(crate) rates: Option<SourceRates>,
-    seats: Option<Arc<Seats>>,
+    source_connections: Option<Arc<SourceConnections>>,
     handshakes: Handshakes,
     /// At the work of a handshake that keeps a core busy.
     pub(crate) turns: Arc<Turns>,
@@ -61,7 +63,7 @@ impl Shared {
     pub(crate) fn new(config: EdgeConfig, metrics: Metrics) -> Self {
         Self {
             rates: SourceRates::new(&config),
-            seats: Seats::new(config.source_connections_max),
+            source_connections: SourceConnections::new(config.source_connections_max),
             handshakes: Handshakes::new(config.handshakes_max, config.source_handshakes_max),
             turns: Turns::new(config.handshake_threads()),
             renewals: Arc::new(Semaphore::new(config.renewals_max)),
@@ -224,7 +226,7 @@ impl Listener {
 }
 
 /// A connection within `connections_max` and `source_connections_max`, from accept to close.
-pub(crate) struct Admitted(pub(crate) Arc<Listener>, Option<Box<Seat>>);
+pub(crate) struct Admitted(pub(crate) Arc<Listener>, Option<Box<SourceConnection>>);
 
 impl Admitted {
     /// Counts a connection in, or says why not.
@@ -243,8 +245,8 @@ impl Admitted {
         if shared.rates.as_ref().is_some_and(|rates| !rates.admits(peer)) {
             return Err(ShedReason::SourceRate);
         }
-        if let Some(seats) = &shared.seats {
-            self.1 = seats.take(peer).map_err(|_| ShedReason::SourceConnectionsMax)?;
+        if let Some(connections) = &shared.source_connections {
+            self.1 = connections.take(peer).map_err(|_| ShedReason::SourceConnectionsMax)?;
         }
         Ok(())
     }

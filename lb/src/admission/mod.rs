@@ -1,19 +1,19 @@
 //! Admission: whom an edge serves when more come than it can serve.
 //!
 //! Before anything is paid for a connection it has to be within rates for its listener and its source ([`SourceRates`]) and
-//! within bounds on connections, in all and of its source ([`Seats`]), and on handshakes under way ([`Handshakes`]). What a handshake costs, it pays when it has a turn ([`Turns`]), of
+//! within bounds on connections, in all and of its source ([`SourceConnections`]), and on handshakes under way ([`Handshakes`]). What a handshake costs, it pays when it has a turn ([`Turns`]), of
 //! which there are as many as threads for them. Those who wait for one are served newest first: a client that has waited long
 //! is about to give up, and what is paid for it is lost, so that first come, first served is an outage that feeds itself. Sources
 //! take turns, so that nobody gets in the way of others by asking often.
 
 mod handshakes;
 mod rates;
-mod seats;
 mod source;
+mod source_connections;
 mod turns;
 
 pub(crate) use self::handshakes::{GivenUp, Handshakes, Ticket};
 pub(crate) use self::rates::SourceRates;
-pub(crate) use self::seats::{Seat, Seats};
 pub(crate) use self::source::Source;
+pub(crate) use self::source_connections::{SourceConnection, SourceConnections};
 pub(crate) use self::turns::{Turn, Turns};
