@@ -32,6 +32,7 @@ mod read_your_subscription;
 mod retained;
 mod stalled;
 mod store_away;
+mod storm;
 mod succession;
 mod takeover;
 mod tiers;
