@@ -140,7 +140,7 @@ impl Server {
     }
 
     /// A broker that somebody else runs.
-    fn running(addresses_file: &Path) -> Server {
+    pub(crate) fn running(addresses_file: &Path) -> Server {
         let addresses = read_addresses(addresses_file);
         let ca = addresses.get("ca").map(PathBuf::from).unwrap_or_default();
         let (dir, env) = (PathBuf::new(), Vec::new());

@@ -30,6 +30,7 @@ mod protocol;
 mod proxy;
 mod read_your_subscription;
 mod retained;
+mod stack;
 mod stalled;
 mod store_away;
 mod storm;

@@ -91,6 +91,8 @@ pub(crate) struct Scene {
     /// Where each edge listens; `None` while it is known to be gone.
     pub(super) edges: Mutex<Vec<Option<Place>>>,
     pub(super) trust: Trust,
+    /// Name and password of all of them.
+    pub(super) user: Option<(String, String)>,
 }
 
 /// Where an edge listens, by transport.
@@ -201,7 +203,11 @@ impl Device {
     /// `None` if the CONNECT was refused.
     async fn try_connect(&mut self, address: SocketAddr) -> io::Result<Option<(Wire, Vec<Packet>)>> {
         let mut wire = Wire::open(address, self.plan.transport, &self.scene.trust).await?;
-        wire.write(&self.plan.connect().bytes()).await?;
+        let mut connect = self.plan.connect();
+        if let Some((user, password)) = &self.scene.user {
+            connect = connect.user(user, password);
+        }
+        wire.write(&connect.bytes()).await?;
         let mut packets = loop {
             let packets = wire.read().await?;
             if !packets.is_empty() {

@@ -49,10 +49,16 @@ impl Member {
 impl Fleet {
     /// Devices for these edges.
     pub(crate) fn new(edges: &[&Server]) -> Fleet {
+        Self::of_user(edges, None)
+    }
+
+    /// The same with a user name and a password, all of them.
+    pub(crate) fn of_user(edges: &[&Server], user: Option<(String, String)>) -> Fleet {
         let scene = Scene {
             start: Instant::now(),
             edges: Mutex::new(edges.iter().map(|edge| Some(place(edge))).collect()),
             trust: Trust::read(edges[0].ca_file()),
+            user,
         };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
