@@ -1,6 +1,7 @@
 //! Handshakes under way, within their bounds. Where one too many comes, the one that has gone longest without progress goes, of
 //! the source that has most: connections that say nothing, however many, keep nobody out.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -24,11 +25,15 @@ pub(crate) struct Handshakes {
 struct Underway {
     /// By source, and there by when they last made progress.
     sources: HashMap<Source, BTreeMap<u64, Arc<GivenUp>>, RandomState>,
-    by_count: BTreeSet<(usize, Source)>,
+    /// The same by what they take: the last one gives way first.
+    by_share: BTreeSet<(Share, Source)>,
     count: usize,
     /// The next moment of progress.
     moment: u64,
 }
+
+/// What a source takes: how many there are, and, the less the more, when its oldest last made progress.
+type Share = (usize, Reverse<u64>);
 
 /// The place of one handshake among those under way.
 #[derive(Debug)]
@@ -83,7 +88,7 @@ impl Handshakes {
     pub(crate) fn begin(&self, source: Source) -> (Ticket, bool) {
         let (max, source_max) = self.bounds;
         let mut underway = self.underway.lock();
-        let most = underway.by_count.last().map(|&(_, source)| source);
+        let most = underway.by_share.last().map(|&(_, source)| source);
         let gives = if underway.count >= max {
             most
         } else {
@@ -130,10 +135,11 @@ impl Underway {
         self.moment += 1;
         ticket.progress = self.moment;
         let of_source = self.sources.entry(ticket.source).or_default();
+        let before = share(of_source);
         of_source.insert(ticket.progress, Arc::clone(&ticket.given_up));
-        let count = of_source.len();
+        let after = share(of_source);
         self.count += 1;
-        self.recount(ticket.source, count - 1, count);
+        self.rank(ticket.source, before, after);
     }
 
     /// `false` if it is not there: it was given up.
@@ -154,22 +160,30 @@ impl Underway {
         one: impl FnOnce(&mut BTreeMap<u64, Arc<GivenUp>>) -> Option<T>,
     ) -> Option<T> {
         let of_source = self.sources.get_mut(&source)?;
+        let before = share(of_source);
         let taken = one(of_source)?;
-        let count = of_source.len();
-        if count == 0 {
+        let after = share(of_source);
+        if after.is_none() {
             self.sources.remove(&source);
         }
         self.count -= 1;
-        self.recount(source, count + 1, count);
+        self.rank(source, before, after);
         Some(taken)
     }
 
-    fn recount(&mut self, source: Source, before: usize, after: usize) {
-        self.by_count.remove(&(before, source));
-        if after > 0 {
-            self.by_count.insert((after, source));
+    fn rank(&mut self, source: Source, before: Option<Share>, after: Option<Share>) {
+        if let Some(share) = before {
+            self.by_share.remove(&(share, source));
+        }
+        if let Some(share) = after {
+            self.by_share.insert((share, source));
         }
     }
+}
+
+/// `None` for nothing.
+fn share(of_source: &BTreeMap<u64, Arc<GivenUp>>) -> Option<Share> {
+    of_source.first_key_value().map(|(progress, _)| (of_source.len(), Reverse(*progress)))
 }
 
 #[cfg(test)]
@@ -213,6 +227,13 @@ mod tests {
     }
 
     #[test]
+    fn of_sources_that_have_as_much_the_oldest_gives_whatever_its_address() {
+        let handshakes = Handshakes::new(3, 3);
+        let tickets: Vec<_> = [5, 9, 1, 8, 2].map(|source| handshakes.begin(Source(source)).0).into();
+        assert_eq!(given_up(&tickets), [0, 1]);
+    }
+
+    #[test]
     fn a_source_has_a_bound_of_its_own() {
         let handshakes = Handshakes::new(10, 2);
         let loud: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD).0).collect();
@@ -231,6 +252,6 @@ mod tests {
             handshakes.end(ticket);
         }
         let underway = handshakes.underway.lock();
-        assert_eq!((underway.count, underway.sources.len(), underway.by_count.len()), (0, 0, 0));
+        assert_eq!((underway.count, underway.sources.len(), underway.by_share.len()), (0, 0, 0));
     }
 }
