@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::authsvc::Revocations;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::admin::{Admin, Metrics, Phase, Readiness, Revoking, Stalled};
@@ -68,6 +69,8 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
     let admin = bind_admin(&process.admin, &metrics, &readiness, &revoking)?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ProcessMetrics));
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("tidegate_build", "Version of the process", build);
     let tier = tokio::select! {
         tier = T::start(config, &mut registry) => tier?,
         // Nothing is served yet, so there is nothing to end in good order.
@@ -108,7 +111,7 @@ fn bind_admin(
         ))
     })?;
     let addresses = admin.addresses().to_vec();
-    tokio::spawn(admin.serve(metrics.clone(), readiness.clone(), revoking.clone()));
+    tokio::spawn(admin.serve(metrics.clone(), config.metrics, readiness.clone(), revoking.clone()));
     Ok(addresses)
 }
 

@@ -6,7 +6,7 @@ use link::PassportSigner;
 use serde::Serialize;
 
 use super::front::{Front, auth_problem};
-use super::process::ProcessConfig;
+use super::process::{ProcessConfig, refuse_idle_token};
 use super::source::Source;
 use super::{Problem, Tier};
 use crate::exit::chain;
@@ -52,8 +52,7 @@ fn read_authsvc(source: &Source) -> Result<Option<ClientConfig>, Problem> {
     }
     let advice = "is not decided at an edge with [authsvc]; set it at the service (tidegate authsvc)";
     source.refuse(&[("auth", advice), ("authorization", advice)])?;
-    source
-        .refuse(&[("admin.token_file", "an edge with [authsvc] revokes nothing; set it at the service")])?;
+    refuse_idle_token(source, "an edge with [authsvc] revokes nothing; set it at the service")?;
     let config: ClientConfig = source.section("authsvc")?;
     Remote::check(&config).map_err(|error| auth_problem(error, source))?;
     Ok(Some(config))

@@ -21,7 +21,7 @@ pub(crate) use self::authsvc::AuthsvcConfig;
 pub(crate) use edge::EdgeTierConfig;
 pub(crate) use front::Front;
 pub(crate) use problem::Problem;
-pub(crate) use process::{AdminConfig, LogConfig, LogFormat, ProcessConfig};
+pub(crate) use process::{AdminConfig, LogConfig, LogFormat, MetricsAccess, ProcessConfig};
 use source::Source;
 pub(crate) use standalone::StandaloneConfig;
 pub(crate) use worker::WorkerConfig;

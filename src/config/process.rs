@@ -26,11 +26,9 @@ impl ProcessConfig {
     /// Takes its sections.
     pub(super) fn read(source: &Source, tier: Tier) -> Result<Self, Problem> {
         let is_tier = tier != Tier::Standalone;
+        let AdminSection { token_file, metrics, .. } = source.section("admin")?;
         let process = Self {
-            admin: AdminConfig {
-                listen: admin_address(source, tier)?,
-                token_file: source.section::<AdminSection>("admin")?.token_file,
-            },
+            admin: AdminConfig { listen: admin_address(source, tier)?, token_file, metrics },
             log: source.section("log")?,
             runtime: RuntimeConfig { is_tier, ..source.section("runtime")? },
         };
@@ -41,6 +39,9 @@ impl ProcessConfig {
     fn check(&self, source: &Source) -> Result<(), Problem> {
         if self.runtime.worker_threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
             return Err(source.problem("runtime.worker_threads", "must be 1 to 1024"));
+        }
+        if self.admin.metrics == MetricsAccess::Token && self.admin.token_file.is_none() {
+            return Err(source.problem("admin.metrics", "needs admin.token_file, which has the token"));
         }
         Revoking::open(&self.admin).map_err(|problem| source.problem("admin.token_file", problem))?;
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
@@ -58,24 +59,47 @@ pub(super) fn admin_address(source: &Source, tier: Tier) -> Result<Bind, Problem
     Ok(admin.listen.unwrap_or_else(default))
 }
 
+/// Refuses a token where nothing asks for it. `why` it revokes nothing here.
+pub(super) fn refuse_idle_token(source: &Source, why: &str) -> Result<(), Problem> {
+    let AdminSection { metrics, .. } = source.section("admin")?;
+    if metrics == MetricsAccess::Token {
+        return Ok(());
+    }
+    source.refuse(&[("admin.token_file", why)])
+}
+
 /// `[admin]` as it is given.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct AdminSection {
     listen: Option<Bind>,
     token_file: Option<PathBuf>,
+    metrics: MetricsAccess,
 }
 
 /// `[admin]`
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct AdminConfig {
-    /// Address of `/livez`, `/readyz` and `/metrics`; they are not authenticated. Default `127.0.0.1:9101`, and port 9102 for a
+    /// Address of `/livez`, `/readyz` and `/metrics`. Default `127.0.0.1:9101`, and port 9102 for a
     /// worker, 9103 for the service of authentication.
     pub(crate) listen: Bind,
     /// File of the token, 16 bytes at least, by which an operator may revoke (`POST /v1/revocations`); none by default: nobody
     /// may.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Who may see `/metrics`. Default `open`.
+    pub(crate) metrics: MetricsAccess,
+}
+
+/// Who may see metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MetricsAccess {
+    /// Whoever reaches the admin endpoint.
+    #[default]
+    Open,
+    /// Who is on this machine, or shows the operator's token.
+    Token,
 }
 
 /// `[log]`

@@ -339,6 +339,8 @@ fn an_edge_that_asks_a_service_decides_nothing_and_needs_no_key() {
         "authsvc = { urls = ['http://127.0.0.1:8080'], when_away = 'maybe' }\n",
         "authsvc.urls = ['http://127.0.0.1:8080']\n[auth]\nanonymous = 'always'\n",
         "authsvc.urls = ['http://127.0.0.1:8080']\n[admin]\ntoken_file = 'token'\n",
+        "authsvc.urls = ['http://127.0.0.1:8080']\n[admin]\nmetrics = 'token'\n",
+        "authsvc.urls = ['http://127.0.0.1:8080']\n[admin]\nmetrics = 'loopback'\n",
     ] {
         assert!(edge(wrong).is_err(), "{wrong}");
     }
@@ -381,6 +383,20 @@ fn a_service_is_there_for_known_callers_only() {
 fn worker_text(dir: &Path, extra: &str) -> String {
     crate::dev_certs::ensure_links(dir, Readers::Everybody).unwrap();
     format!("passport.verify_key_files = [{:?}]\n{extra}", dir.join("passport.pem"))
+}
+
+#[test]
+fn a_token_for_metrics_is_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "0123456789abcdef").unwrap();
+    let admin = |metrics: &str| {
+        let text = format!("[admin]\ntoken_file = {:?}\n{metrics}", dir.path().join("token"));
+        load_as(Tier::Worker, &worker_text(dir.path(), &text), &[]).map(|config| config.shown().unwrap())
+    };
+    assert!(admin("metrics = 'token'\n").unwrap().contains("metrics = \"token\""));
+    assert!(admin("").unwrap_err().contains("admin.token_file"), "a worker revokes nothing");
+    let line = load_as(Tier::Worker, &worker_text(dir.path(), "[admin]\nmetrics = 'token'\n"), &[]);
+    assert!(line.unwrap_err().contains("needs admin.token_file"));
 }
 
 #[test]

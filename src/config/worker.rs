@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use state::{ConnectError, RedisConfig, WhenShort};
 
 use super::front::auth_problem;
-use super::process::ProcessConfig;
+use super::process::{ProcessConfig, refuse_idle_token};
 use super::source::Source;
 use super::{Problem, Tier, check_broker};
 use crate::exit::chain;
@@ -88,8 +88,9 @@ impl WorkerConfig {
         source.refuse(&[
             ("cluster.handoff_grace_ms", "is set as link.handoff_grace_ms"),
             ("cluster.clean_sessions", "is set as durability.clean_sessions"),
-            ("admin.token_file", "a worker revokes nothing; set it where it is decided who may connect"),
         ])?;
+        let advice = "a worker revokes nothing; set it where it is decided who may connect";
+        refuse_idle_token(source, advice)?;
         let mut config = Self {
             link: source.section("link")?,
             passport: source.section("passport")?,

@@ -1,5 +1,8 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Not authenticated, so on loopback by default. And for an
-//! operator who shows a token, `POST /v1/revocations`.
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Not authenticated, so on loopback by default; metrics may ask
+//! for the operator's token beyond it. And for an operator who shows a token, `POST /v1/revocations`.
+
+mod exposition;
+mod slots;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,24 +19,23 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use link::Bind;
-use prometheus_client::registry::Registry;
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::config::AdminConfig;
+pub(crate) use self::exposition::Metrics;
+use self::exposition::{Exposition, Format};
+use self::slots::{Slot, Slots};
+use crate::config::{AdminConfig, MetricsAccess};
 
-/// Connections served at a time; further ones wait in the kernel.
-pub(crate) const CONNECTIONS_MAX: usize = 16;
+/// Connections served at a time; who comes then gets the place of one that stands still.
+pub(crate) const CONNECTIONS_MAX: usize = 64;
 
 /// A client must have sent its request by then.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How far the process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,9 +156,6 @@ impl Revoking {
     }
 }
 
-/// What `/metrics` answers from; empty until everything has registered.
-pub(crate) type Metrics = Arc<OnceLock<Registry>>;
-
 /// The bound but not yet serving admin server.
 pub(crate) struct Admin {
     listeners: Vec<TcpListener>,
@@ -181,10 +180,16 @@ impl Admin {
         &self.addresses
     }
 
-    /// Serves until dropped.
-    pub(crate) async fn serve(self, registry: Metrics, readiness: Readiness, revoking: Revoking) {
-        let answers = Answers { registry, readiness, revoking };
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    /// Serves until dropped; metrics to whom `access` lets see them.
+    pub(crate) async fn serve(
+        self,
+        metrics: Metrics,
+        access: MetricsAccess,
+        readiness: Readiness,
+        revoking: Revoking,
+    ) {
+        let answers = Answers { metrics: Exposition::new(metrics), access, readiness, revoking };
+        let slots = Arc::new(Slots::default());
         let mut serving = JoinSet::new();
         for listener in self.listeners {
             serving.spawn(accept(listener, slots.clone(), answers.clone()));
@@ -193,24 +198,11 @@ impl Admin {
     }
 }
 
-/// What everything is answered from.
-#[derive(Clone)]
-struct Answers {
-    registry: Metrics,
-    readiness: Readiness,
-    revoking: Revoking,
-}
-
-async fn accept(listener: TcpListener, slots: Arc<Semaphore>, answers: Answers) {
+async fn accept(listener: TcpListener, slots: Arc<Slots>, answers: Answers) {
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let answers = answers.clone();
-                tokio::spawn(async move {
-                    serve_connection(stream, answers).await;
-                    drop(slot);
-                });
+            Ok((stream, peer)) => {
+                tokio::spawn(serve_connection(stream, peer, slots.take(CONNECTIONS_MAX), answers.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin: accept failed");
@@ -220,54 +212,78 @@ async fn accept(listener: TcpListener, slots: Arc<Semaphore>, answers: Answers) 
     }
 }
 
-async fn serve_connection(stream: TcpStream, answers: Answers) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, slot: Slot, answers: Answers) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let Answers { registry, readiness, revoking } = answers.clone();
+        let answers = answers.clone();
         async move {
             if request.method() == Method::POST && request.uri().path() == REVOCATIONS_PATH {
-                return Ok::<_, Infallible>(revoking.answer(request).await);
+                return Ok::<_, Infallible>(answers.revoking.answer(request).await);
             }
-            let (method, path) = (request.method(), request.uri().path());
-            Ok(answer(method, path, registry.get(), readiness.obstacle()))
+            Ok(answers.answer(request.method(), request.uri().path(), request.headers(), peer))
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "admin: connection failed");
-    }
-}
-
-fn answer(
-    method: &Method,
-    path: &str,
-    registry: Option<&Registry>,
-    obstacle: Option<&str>,
-) -> Response<Full<Bytes>> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match (path, obstacle) {
-        ("/livez", _) | ("/readyz", None) => text(StatusCode::OK, "ok\n"),
-        ("/readyz", Some(obstacle)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")),
-        ("/metrics", _) => {
-            registry.map_or_else(|| text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"), metrics)
+        .serve_connection(TokioIo::new(slot.watch(stream)), service);
+    tokio::select! {
+        served = served => {
+            if let Err(error) = served {
+                tracing::debug!(%error, %peer, "admin: connection failed");
+            }
         }
-        _ => text(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /metrics\n"),
+        why = slot.leave() => tracing::debug!(?why, %peer, "admin: connection closed"),
     }
 }
 
-fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
-    let mut body = String::with_capacity(16 * 1024);
-    if prometheus_client::encoding::text::encode(&mut body, registry).is_err() {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n");
+/// What everything is answered from.
+#[derive(Clone)]
+struct Answers {
+    metrics: Exposition,
+    access: MetricsAccess,
+    readiness: Readiness,
+    revoking: Revoking,
+}
+
+impl Answers {
+    fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+    ) -> Response<Full<Bytes>> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match (path, self.readiness.obstacle()) {
+            ("/livez", _) | ("/readyz", None) => text(StatusCode::OK, "ok\n"),
+            ("/readyz", Some(obstacle)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")),
+            ("/metrics", _) if !self.may_see_metrics(headers, peer) => {
+                let why = "from here metrics need the operator's token: Authorization: Bearer TOKEN\n";
+                text(StatusCode::UNAUTHORIZED, why)
+            }
+            ("/metrics", _) => self.metrics(Format::wanted(headers)),
+            _ => text(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /metrics\n"),
+        }
     }
-    with_type(StatusCode::OK, body, METRICS_TYPE)
+
+    fn may_see_metrics(&self, headers: &HeaderMap, peer: SocketAddr) -> bool {
+        self.access == MetricsAccess::Open
+            || peer.ip().to_canonical().is_loopback()
+            || self.revoking.is_shown(headers)
+    }
+
+    fn metrics(&self, format: Format) -> Response<Full<Bytes>> {
+        match self.metrics.write(format) {
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            Some(Ok(body)) => with_type(StatusCode::OK, body, format.media_type()),
+            Some(Err(_)) => text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n"),
+        }
+    }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -282,69 +298,4 @@ fn with_type(status: StatusCode, body: impl Into<Bytes>, kind: &'static str) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    fn status(method: &Method, path: &str, readiness: &Readiness) -> u16 {
-        answer(method, path, Some(&Registry::default()), readiness.obstacle()).status().as_u16()
-    }
-
-    fn ready() -> Readiness {
-        let readiness = Readiness::default();
-        readiness.enter(Phase::Ready);
-        readiness
-    }
-
-    #[test]
-    fn readiness_follows_the_phase_and_liveness_does_not() {
-        let readiness = Readiness::default();
-        for (phase, ready) in [(Phase::Starting, 503), (Phase::Ready, 200), (Phase::Draining, 503)] {
-            readiness.enter(phase);
-            assert_eq!(status(&Method::GET, "/readyz", &readiness), ready);
-            assert_eq!(status(&Method::GET, "/livez", &readiness), 200);
-        }
-    }
-
-    #[test]
-    fn what_cannot_serve_is_not_ready() {
-        let readiness = ready();
-        let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let watched = fails.clone();
-        readiness.watch(Box::new(move || watched.load(Ordering::SeqCst).then_some("the store is away")));
-        for (failing, ready) in [(false, 200), (true, 503), (false, 200)] {
-            fails.store(failing, Ordering::SeqCst);
-            assert_eq!(status(&Method::GET, "/readyz", &readiness), ready);
-        }
-        fails.store(true, Ordering::SeqCst);
-        assert_eq!(readiness.obstacle(), Some("the store is away"));
-        readiness.enter(Phase::Draining);
-        assert_eq!(readiness.obstacle(), Some("draining"));
-    }
-
-    #[test]
-    fn other_paths_and_methods_are_refused() {
-        assert_eq!(status(&Method::GET, "/", &ready()), 404);
-        assert_eq!(status(&Method::POST, "/readyz", &ready()), 405);
-        assert_eq!(status(&Method::HEAD, "/readyz", &ready()), 200);
-    }
-
-    #[tokio::test]
-    async fn metrics_are_served_over_http() {
-        let admin = Admin::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        let address = admin.addresses()[0];
-        let server = tokio::spawn(admin.serve(
-            Arc::new(Registry::default().into()),
-            Readiness::default(),
-            Revoking::default(),
-        ));
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
-        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-        assert!(response.contains(METRICS_TYPE) && response.ends_with("# EOF\n"), "{response}");
-        server.abort();
-    }
-}
+mod tests;
