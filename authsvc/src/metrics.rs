@@ -3,6 +3,7 @@
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::inquiry::InquiryMetrics;
@@ -10,10 +11,12 @@ use crate::source::{ProblemLabel, TokenProblem};
 use crate::{Decision, DenyReason};
 
 /// The counters; clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     refused_tokens: Family<RefusedTokenLabels, Counter>,
+    /// From a question about a client to its answer, AUTH exchanges apart.
+    pub(crate) seconds: Histogram,
     /// Passwords that were hashed to decide.
     pub(crate) hashed: Counter,
     /// Passwords known from lately.
@@ -44,12 +47,28 @@ enum DecisionLabel {
     slowed_down,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            decisions: Family::default(),
+            refused_tokens: Family::default(),
+            // 0.1 ms to 13 s.
+            seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            hashed: Counter::default(),
+            recent_hits: Counter::default(),
+            inquiries: InquiryMetrics::default(),
+        }
+    }
+}
+
 impl Metrics {
     /// Registers under `tidegate_auth_`.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let auth = registry.sub_registry_with_prefix("tidegate_auth");
         auth.register("decisions", "Clients allowed and denied, by result", metrics.decisions.clone());
+        let help = "From a question about a client to its answer, AUTH exchanges apart";
+        auth.register("decision_seconds", help, metrics.seconds.clone());
         auth.register(
             "passwords_hashed",
             "Passwords hashed to decide about a client",

@@ -123,6 +123,11 @@ impl Work {
 }
 
 impl Held {
+    /// Pieces of work that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.work.len() + self.sessions.work.len()
+    }
+
     fn take_ticket(&mut self) -> Ticket {
         self.next += 1;
         Ticket(self.next, 0)

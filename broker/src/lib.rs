@@ -12,11 +12,13 @@ mod connect;
 mod departure;
 mod disconnect;
 mod edge_link;
+mod gauges;
 mod handler;
 mod held;
 mod housekeeping;
 mod hub;
 mod index;
+mod latency;
 mod metrics;
 mod principal;
 mod publish;
@@ -32,6 +34,8 @@ mod share;
 mod stream;
 mod sys;
 mod tally;
+mod timed_store;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -51,8 +55,10 @@ pub use edge_link::{Accept, LinkConfig, LinkConfigError, LinkServer, LinkStartEr
 pub use principal::Rules;
 pub use stream::WorkerStream;
 
+use gauges::Gauges;
 use hub::Hub;
 use metrics::Metrics;
+use timed_store::TimedStore;
 
 /// Sessions read from the store at once when starting.
 const ROUTE_PAGE_SESSIONS: usize = 1000;
@@ -117,9 +123,11 @@ impl Broker {
     ) -> Result<Self, StartError> {
         config.validate()?;
         let (metrics, time) = (Metrics::register(registry), store.time());
+        let store = Arc::new(TimedStore::new(store, registry));
         let mut hub = Hub::new(config, store, metrics, None, time);
         hub.rules = rules;
         let hub = Arc::new(hub);
+        registry.register_collector(Box::new(Gauges::new(&hub)));
         load_routes(&hub).await.map_err(StartError::Routes)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: None })
@@ -156,7 +164,9 @@ impl Broker {
         settings.validate()?;
         let cluster = Arc::new(cluster::Cluster::new(cluster, settings, registry));
         let metrics = Metrics::register(registry);
+        let store = Arc::new(TimedStore::new(store, registry));
         let hub = Arc::new(Hub::new(config, store, metrics, Some(Arc::clone(&cluster)), time));
+        registry.register_collector(Box::new(Gauges::new(&hub)));
         let tasks = cluster::join(&hub, &cluster).await.map_err(StartError::Join)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: Some(Arc::new(tasks)) })

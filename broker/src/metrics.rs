@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::latency::Latency;
 use crate::session::DropReason;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,6 +40,8 @@ pub(crate) struct Metrics {
     pub received: [Counter; 3],
     /// PUBLISH packets handed to clients, by QoS.
     pub sent: [Counter; 3],
+    /// From a QoS 1 or 2 PUBLISH to its PUBACK or PUBREC.
+    pub acknowledge_seconds: Latency,
     /// Payload bytes received and sent.
     pub bytes_received: Counter,
     pub bytes_sent: Counter,
@@ -65,6 +68,7 @@ impl Metrics {
         let metrics = Self {
             received: [0, 1, 2].map(|qos| received.get_or_create(&QosLabels { qos }).clone()),
             sent: [0, 1, 2].map(|qos| sent.get_or_create(&QosLabels { qos }).clone()),
+            acknowledge_seconds: Latency::default(),
             bytes_received: Counter::default(),
             bytes_sent: Counter::default(),
             connected: Gauge::default(),
@@ -78,6 +82,8 @@ impl Metrics {
         };
         registry.register("messages_received", "PUBLISH packets from clients", received);
         registry.register("messages_sent", "PUBLISH packets to clients", sent);
+        let help = "From a QoS 1 or 2 PUBLISH until it is acknowledged";
+        registry.register("acknowledge_seconds", help, metrics.acknowledge_seconds.clone());
         registry.register(
             "payload_bytes_received",
             "Payload bytes from clients",

@@ -10,13 +10,15 @@ use parking_lot::Mutex;
 use state::{
     Delivery, DueWill, Enqueued, Fence, Message, Number, Origin, Publish, Published, QueuePage, StoreError,
 };
+use tokio::time::Instant;
 
 use crate::cluster::Told;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::route::{Found, Routed, Sent, Share};
 use crate::session::DropReason;
-use crate::session_handle::{Item, SessionHandle};
+use crate::session_handle::SessionHandle;
+pub(crate) use crate::waiting::Waiting;
 
 /// The connection that publishes.
 pub(crate) struct Publisher<'a> {
@@ -55,82 +57,8 @@ pub(crate) struct Awaited {
     then: Box<dyn FnOnce() + Send>,
 }
 
-/// Who waits for the answer, until every part of the work is durable.
-pub(crate) struct Waiting {
-    /// `None`: nobody (QoS 0, the server's own messages).
-    publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>,
-    /// Its own, if another worker can have its session.
-    fence: Option<Fence>,
-    qos: QoS,
-    /// As in [`Publish::identity`].
-    identity: Option<[u8; 16]>,
-    matched: AtomicBool,
-    parts: AtomicUsize,
-    failed: Mutex<Option<StoreError>>,
-    /// Runs once all of it is durable.
-    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl Waiting {
-    /// Of a message that no client waits for, with one part to be done; then `then`.
-    pub(crate) fn of_nobody(qos: QoS, then: Option<Box<dyn FnOnce() + Send>>) -> Arc<Self> {
-        Arc::new(Self {
-            publisher: None,
-            fence: None,
-            qos,
-            identity: None,
-            matched: AtomicBool::new(true),
-            parts: AtomicUsize::new(1),
-            failed: Mutex::default(),
-            then: Mutex::new(then),
-        })
-    }
-
-    /// The session that publishes it.
-    pub(crate) fn publisher(&self) -> Option<u64> {
-        self.publisher.as_ref().map(|(session, ..)| session.id)
-    }
-
-    pub(crate) fn part_done(&self, hub: &Hub, result: Result<(), StoreError>) {
-        if let Err(error) = result {
-            *self.failed.lock() = Some(error);
-        }
-        if self.parts.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        let failed = self.failed.lock().take();
-        // Not only if it went well: a Will that cannot be retained would be published again for ever. What a store that is
-        // closed could not take comes again when it is open.
-        if let Some(then) = self.then.lock().take()
-            && !matches!(failed, Some(StoreError::Closed))
-        {
-            then();
-        }
-        let Some((session, connection, packet_id)) = &self.publisher else { return };
-        if self.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
-            return;
-        }
-        if hub.cluster.is_some()
-            && let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&self.fence, &failed)
-        {
-            return hub.doubt(session, *connection, fence.epoch);
-        }
-        let answer = match failed {
-            None if self.matched.load(Ordering::Acquire) => Ok(ReasonCode::Success),
-            None => Ok(ReasonCode::NoMatchingSubscribers),
-            Some(StoreError::RetainedQuota) => Ok(ReasonCode::QuotaExceeded),
-            Some(StoreError::Fenced) => {
-                session.answer(*connection, Item::End(ReasonCode::SessionTakenOver));
-                return;
-            }
-            Some(error) => Err(error),
-        };
-        session.answer(*connection, Item::Published(*packet_id, self.qos, answer));
-    }
-}
-
 impl Hub {
-    /// Routes a message. `Some`: that is the answer already. `None`: the answer will be an [`Item::Published`] for the
+    /// Routes a message. `Some`: that is the answer already. `None`: the answer will be an [`crate::session_handle::Item::Published`] for the
     /// publisher's connection.
     pub(crate) fn publish(
         self: &Arc<Self>,
@@ -174,6 +102,7 @@ impl Hub {
         let waiting = |matched, parts, then| {
             Arc::new(Waiting {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
+                since: Instant::now(),
                 fence: fence.clone().filter(|_| self.cluster.is_some()),
                 qos: message.qos(),
                 identity,

@@ -102,7 +102,10 @@ impl Serving {
         let answer = hub.publish(Some(publisher), packet_id, message);
         let Some(packet_id) = packet_id else { return };
         match answer {
-            Some(code) => self.session.handle(Input::Published(packet_id, qos, Ok(code)), hub.now(), out),
+            Some(code) => {
+                tally::acknowledged();
+                self.session.handle(Input::Published(packet_id, qos, Ok(code)), hub.now(), out);
+            }
             None => self.awaiting_store += 1,
         }
     }
@@ -257,7 +260,10 @@ impl Serving {
                 self.session.handle(Input::DeliverStored(number, delivery), now, out);
             }
             Item::Missed(number) => self.session.handle(Input::Missed(number), now, out),
-            Item::Published(packet_id, qos, result) => {
+            Item::Published(packet_id, qos, result, since) => {
+                if result.is_ok() {
+                    hub.metrics.acknowledge_seconds.observe(since.elapsed());
+                }
                 self.awaiting_store = self.awaiting_store.saturating_sub(1);
                 self.session.handle(Input::Published(packet_id, qos, result), now, out);
             }

@@ -13,6 +13,7 @@ use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
 use state::{Delivery, Number, Position, Principal, QueuePage, StoreError, StoredSession};
+use tokio::time::Instant;
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub(crate) enum Item {
     DeliverStored(Number, Delivery),
     /// Messages up to this number are in the store's queue, and some were too many to be posted.
     Missed(Number),
-    /// A publish of this session is durable, or failed.
-    Published(PacketId, QoS, Result<ReasonCode, StoreError>),
+    /// A publish of this session, which came at that time, is durable, or failed.
+    Published(PacketId, QoS, Result<ReasonCode, StoreError>, Instant),
     /// The store has these subscriptions.
     Subscribed(PacketId, Result<Vec<bool>, StoreError>),
     /// The store has removed these subscriptions.

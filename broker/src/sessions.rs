@@ -60,6 +60,11 @@ impl Sessions {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
     /// How many there are, and how many of them are connected.
     pub(crate) fn count(&self) -> (usize, usize) {
         let mut counts = (0, 0);

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 struct Tally {
     received: [u32; 3],
     sent: [u32; 3],
+    acknowledged: u32,
     bytes_received: u64,
     bytes_sent: u64,
 }
@@ -23,6 +24,13 @@ pub(crate) fn received(qos: QoS, payload_bytes: usize) {
     let mut tally = TALLY.get();
     tally.received[qos as usize] += 1;
     tally.bytes_received += payload_bytes as u64;
+    TALLY.set(tally);
+}
+
+/// A PUBLISH was acknowledged in the turn in which it came.
+pub(crate) fn acknowledged() {
+    let mut tally = TALLY.get();
+    tally.acknowledged += 1;
     TALLY.set(tally);
 }
 
@@ -43,6 +51,9 @@ pub(crate) fn flush(metrics: &Metrics) {
     let counters = metrics.received.iter().zip(tally.received).chain(metrics.sent.iter().zip(tally.sent));
     for (counter, count) in counters.filter(|(_, count)| *count > 0) {
         counter.inc_by(u64::from(count));
+    }
+    if tally.acknowledged > 0 {
+        metrics.acknowledge_seconds.observe_at_once(u64::from(tally.acknowledged));
     }
     metrics.bytes_received.inc_by(tally.bytes_received);
     metrics.bytes_sent.inc_by(tally.bytes_sent);

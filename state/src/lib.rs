@@ -4,6 +4,7 @@
 mod answer;
 pub mod clock;
 mod cluster;
+mod durations;
 mod embedded;
 mod error;
 mod memory;
@@ -16,11 +17,12 @@ pub use cluster::{
     Cluster, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position, RouteChange,
     Stamp, WorkerId,
 };
+pub use durations::{DurationCounts, Durations};
 pub use embedded::{Damage, EmbeddedConfig, EmbeddedStore, Fsync, OnDamage, OpenError};
 pub use error::StoreError;
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs, Via};
-pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, Secret, WhenShort};
+pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, ReplicaLag, Secret, WhenShort};
 pub use store::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER,
     Enqueued, Fence, Number, Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish, Published,

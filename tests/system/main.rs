@@ -19,6 +19,7 @@ mod fleet;
 mod hostile;
 mod interop;
 mod kill_matrix;
+mod metrics;
 mod monitoring;
 mod moving_many;
 mod one_write;

@@ -125,6 +125,8 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
                     tracing::info!("the route lease begins");
                 }
                 cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
+                let lag = log_end.0.saturating_sub(cluster.lease.applied().0);
+                cluster.metrics.route_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
                 cluster.pass(call, &members, log_end);
                 hub.end_doubted(doubted);
                 bury_silent(&hub, &cluster, &members, &burying);

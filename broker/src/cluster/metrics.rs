@@ -42,6 +42,8 @@ pub(crate) struct ClusterMetrics {
     pub(super) lease: Gauge,
     /// Workers in the registry, this one included.
     pub(super) members: Gauge,
+    /// Changes of routes that others have written and this worker has not applied.
+    pub(super) route_lag: Gauge,
     pub(super) notes_sent: Counter,
     pub(super) notes_received: Counter,
     pub(super) buried: Counter,
@@ -61,6 +63,7 @@ impl ClusterMetrics {
         let metrics = Self {
             lease: Gauge::default(),
             members: Gauge::default(),
+            route_lag: Gauge::default(),
             notes_sent: Counter::default(),
             notes_received: Counter::default(),
             buried: Counter::default(),
@@ -76,6 +79,8 @@ impl ClusterMetrics {
             metrics.lease.clone(),
         );
         registry.register("members", "Workers in the registry", metrics.members.clone());
+        let help = "Entries of the log of routes that this worker has not applied yet";
+        registry.register("route_lag_entries", help, metrics.route_lag.clone());
         registry.register("notes_sent", "Notes put into inboxes of others", metrics.notes_sent.clone());
         registry.register("notes_received", "Notes from this worker's inbox", metrics.notes_received.clone());
         registry.register(

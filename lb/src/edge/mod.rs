@@ -22,7 +22,7 @@ use crate::handshake::{self, Gate};
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
 use crate::shared::{Listener, Phase, Shared};
-use crate::tls::{Application, TlsConfigError, TlsServer};
+use crate::tls::{Application, TlsConfigError, TlsMetrics, TlsServer};
 
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
@@ -137,6 +137,10 @@ impl Edge {
             sockets.push(bound);
             listeners.push(Arc::new(Listener::new(name, config.clone(), tls, shared.clone())));
         }
+        let with_tls =
+            listeners.iter().filter_map(|listener| Some((listener.name.clone(), listener.tls.as_ref()?)));
+        let edge_registry = registry.sub_registry_with_prefix("edge");
+        edge_registry.register_collector(Box::new(TlsMetrics::of(with_tls)));
         let threads = Threads::start(&shared.config).map_err(EdgeError::Threads)?;
         let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
         let accepting = Vec::new();

@@ -12,17 +12,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::error::TlsError;
 use super::session::Session;
 use super::stream::TlsStream;
+use super::telemetry::Telemetry;
 
 /// Accepts TLS connections by the configuration in force at the moment.
 #[derive(Clone)]
 pub struct TlsAcceptor {
     config: Arc<ArcSwap<ServerConfig>>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl TlsAcceptor {
     /// An acceptor over a configuration that may be exchanged. Handshakes under way keep the one they began with.
     pub fn new(config: Arc<ArcSwap<ServerConfig>>) -> Self {
-        Self { config }
+        Self::counted(config, Arc::default())
+    }
+
+    /// The same, and has handshakes counted.
+    pub(super) fn counted(config: Arc<ArcSwap<ServerConfig>>, telemetry: Arc<Telemetry>) -> Self {
+        Self { config, telemetry }
     }
 
     /// Begins a handshake.
@@ -31,7 +38,7 @@ impl TlsAcceptor {
             Ok(session) => State::AwaitingClient(TlsStream::new(io, Box::new(session))),
             Err(error) => State::Failed(error, None),
         };
-        Accept { state, answers: 0 }
+        Accept { state, answers: 0, telemetry: Arc::clone(&self.telemetry) }
     }
 }
 
@@ -41,6 +48,7 @@ pub struct Accept<IO> {
     state: State<IO>,
     /// Flights that were made for the client.
     answers: u8,
+    telemetry: Arc<Telemetry>,
 }
 
 enum State<IO> {
@@ -61,7 +69,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Accept<IO> {
                         self.state = State::AwaitingClient(stream);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(stream)),
+                    Poll::Ready(Ok(())) => {
+                        self.telemetry.count(&stream.session().tls);
+                        return Poll::Ready(Ok(stream));
+                    }
                     Poll::Ready(Err(error)) => self.state = State::Failed(error, Some(stream)),
                 },
                 State::Failed(error, Some(mut stream)) => {

@@ -17,6 +17,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use super::config::{ClientCertificateConfig, ClientCertificateMode};
 use super::error::TlsConfigError;
 use super::identity::{read_file, read_sections};
+use super::telemetry::{Ends, end_of_certificate, end_of_list, first};
 
 /// DER of a revocation list begins so, and no PEM does.
 const DER_SEQUENCE: u8 = 0x30;
@@ -28,6 +29,8 @@ pub(super) struct ClientVerification {
     pub(super) digest: [u8; 32],
     /// The subjects of the authorities, for the log.
     pub(super) authorities: BTreeSet<String>,
+    /// When the first authority ends, and when the first list does.
+    pub(super) ends: Ends,
 }
 
 impl ClientVerification {
@@ -36,7 +39,7 @@ impl ClientVerification {
         provider: &Arc<CryptoProvider>,
         found: &Snapshot,
     ) -> Result<Self, TlsConfigError> {
-        let mut authorities = BTreeSet::new();
+        let (mut authorities, mut ends) = (BTreeSet::new(), Ends::default());
         let mut inputs = digest::Context::new(&digest::SHA256);
         inputs.update(match config.mode {
             ClientCertificateMode::Off => b"off",
@@ -46,12 +49,12 @@ impl ClientVerification {
         let verifier = if config.mode == ClientCertificateMode::Off {
             Arc::new(NoClientAuth)
         } else {
-            let (roots, lists) = read_trust(config, found, &mut inputs, &mut authorities)?;
+            let (roots, lists) = read_trust(config, found, &mut inputs, &mut authorities, &mut ends)?;
             build_verifier(config, provider, roots, lists)?
         };
         let mut digest = [0; 32];
         digest.copy_from_slice(inputs.finish().as_ref());
-        Ok(Self { verifier, digest, authorities })
+        Ok(Self { verifier, digest, authorities, ends })
     }
 }
 
@@ -66,6 +69,7 @@ fn read_trust(
     found: &Snapshot,
     inputs: &mut digest::Context,
     authorities: &mut BTreeSet<String>,
+    ends: &mut Ends,
 ) -> Result<(RootCertStore, RevocationLists), TlsConfigError> {
     let Some(ca_file) = &config.ca_file else {
         return Err(TlsConfigError::Invalid {
@@ -76,6 +80,7 @@ fn read_trust(
     let mut roots = RootCertStore::empty();
     for Section { line, der, .. } in read_sections(CA_KEY, ca_file, found, Kind::Certificate)? {
         absorb(inputs, &der);
+        ends.client_authority = first(ends.client_authority, end_of_certificate(&der));
         authorities.extend(X509Certificate::from_der(&der).map(|(_, ca)| ca.subject().to_string()));
         roots.add(CertificateDer::from(der)).map_err(|error| TlsConfigError::Unusable {
             key: CA_KEY,
@@ -83,7 +88,7 @@ fn read_trust(
             problem: format!("line {line}: the certificate cannot be used as an authority: {error}"),
         })?;
     }
-    Ok((roots, load_revocation_lists(config, found, inputs)?))
+    Ok((roots, load_revocation_lists(config, found, inputs, ends)?))
 }
 
 fn build_verifier(
@@ -112,6 +117,7 @@ fn load_revocation_lists(
     config: &ClientCertificateConfig,
     found: &Snapshot,
     inputs: &mut digest::Context,
+    ends: &mut Ends,
 ) -> Result<RevocationLists, TlsConfigError> {
     let mut lists = Vec::new();
     for path in &config.crl_files {
@@ -123,11 +129,13 @@ fn load_revocation_lists(
             read_sections(CRL_KEY, path, found, Kind::RevocationList)?
         };
         for Section { line, der, .. } in sections {
-            CertificateRevocationList::from_der(&der).map_err(|error| TlsConfigError::Unusable {
-                key: CRL_KEY,
-                path: path.clone(),
-                problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
-            })?;
+            let (_, list) =
+                CertificateRevocationList::from_der(&der).map_err(|error| TlsConfigError::Unusable {
+                    key: CRL_KEY,
+                    path: path.clone(),
+                    problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
+                })?;
+            ends.revocation_list = first(ends.revocation_list, end_of_list(&list));
             absorb(inputs, &der);
             lists.push(CertificateRevocationListDer::from(der));
         }

@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::config::CertificateFiles;
 use super::error::TlsConfigError;
 use super::facts::Own;
+use super::telemetry::end_of_certificate;
 
 const CERTIFICATE_KEY: &str = "certificates.certificate_file";
 const PRIVATE_KEY_KEY: &str = "certificates.key_file";
@@ -39,6 +40,8 @@ pub(super) fn take_server_name() -> Option<Box<str>> {
 pub(super) struct Identities {
     default: Arc<CertifiedKey>,
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+    /// When the first of all certificates ends, Unix seconds.
+    ends: Option<i64>,
 }
 
 impl Identities {
@@ -64,7 +67,14 @@ impl Identities {
             key: "certificates",
             problem: "at least one certificate is needed".to_owned(),
         })?;
-        Ok(Self { default, by_name })
+        let all = by_name.values().chain([&default]);
+        let ends = all.flat_map(|key| &key.cert).filter_map(|der| end_of_certificate(der)).min();
+        Ok(Self { default, by_name, ends })
+    }
+
+    /// When the first certificate ends, Unix seconds.
+    pub(super) fn ends(&self) -> Option<i64> {
+        self.ends
     }
 
     fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {

@@ -15,6 +15,7 @@ mod server;
 mod session;
 mod stream;
 mod subject;
+mod telemetry;
 mod ticket;
 pub(crate) mod writer;
 
@@ -26,6 +27,7 @@ pub use error::{HandshakeFailure, TlsConfigError, TlsError};
 pub use facts::TlsFacts;
 pub use server::{Application, TlsChange, TlsServer};
 pub use stream::TlsStream;
+pub use telemetry::TlsMetrics;
 
 #[cfg(test)]
 mod tests;

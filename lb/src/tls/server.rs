@@ -16,6 +16,7 @@ use super::client::ClientVerification;
 use super::config::{MinVersion, TlsConfig};
 use super::error::TlsConfigError;
 use super::identity::{Identities, read_file};
+use super::telemetry::{Ends, Telemetry};
 use super::ticket::{TicketSecret, Tickets};
 
 /// What the listener carries inside TLS: it decides which application protocols are agreed to.
@@ -44,6 +45,7 @@ pub struct TlsServer {
     tickets: Mutex<Option<Arc<Tickets>>>,
     current: Arc<ArcSwap<ServerConfig>>,
     files: Mutex<Files>,
+    telemetry: Arc<Telemetry>,
 }
 
 /// The files of a listener, to be read again.
@@ -67,6 +69,7 @@ pub struct TlsChange {
 struct Built {
     config: ServerConfig,
     authorities: BTreeSet<String>,
+    ends: Ends,
 }
 
 impl TlsServer {
@@ -78,7 +81,10 @@ impl TlsServer {
         let provider = Arc::new(provider());
         let tickets = Mutex::new(None);
         let found = Snapshot::take(config.files());
-        let Built { config: first, authorities } = build(&config, application, &provider, &tickets, &found)?;
+        let Built { config: first, authorities, ends } =
+            build(&config, application, &provider, &tickets, &found)?;
+        let telemetry = Arc::new(Telemetry::default());
+        telemetry.took(ends);
         let settling = Settling::new(&found);
         let files = Files { settling, is_asked: false, started: Some(Instant::now()), authorities };
         Ok(Self {
@@ -88,6 +94,7 @@ impl TlsServer {
             tickets,
             current: Arc::new(ArcSwap::from_pointee(first)),
             files: Mutex::new(files),
+            telemetry,
         })
     }
 
@@ -122,6 +129,7 @@ impl TlsServer {
         files.is_asked = true;
         Some(build(&self.config, self.application, &self.provider, &self.tickets, &found).map(|built| {
             self.current.store(Arc::new(built.config));
+            self.telemetry.took(built.ends);
             (files.is_asked, files.started) = (false, None);
             let before = std::mem::replace(&mut files.authorities, built.authorities);
             TlsChange { authorities_gone: before.difference(&files.authorities).cloned().collect() }
@@ -130,7 +138,12 @@ impl TlsServer {
 
     /// An acceptor that follows reloads.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::new(Arc::clone(&self.current))
+        TlsAcceptor::counted(Arc::clone(&self.current), Arc::clone(&self.telemetry))
+    }
+
+    /// What metrics say of it.
+    pub(super) fn telemetry(&self) -> Arc<Telemetry> {
+        Arc::clone(&self.telemetry)
     }
 }
 
@@ -163,6 +176,7 @@ fn build(
 ) -> Result<Built, TlsConfigError> {
     check_bounds(config)?;
     let identities = Identities::load(&config.certificates, provider, found)?;
+    let server_certificate = identities.ends();
     let clients = ClientVerification::load(&config.client_certificates, provider, found)?;
     let tickets = prepare_tickets(config, &clients.digest, tickets, found)?;
     let mut built = ServerConfig::builder_with_provider(Arc::clone(provider))
@@ -180,7 +194,8 @@ fn build(
     if let Some(tickets) = tickets {
         built.ticketer = tickets;
     }
-    Ok(Built { config: built, authorities: clients.authorities })
+    let ends = Ends { server_certificate, ..clients.ends };
+    Ok(Built { config: built, authorities: clients.authorities, ends })
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {

@@ -22,6 +22,7 @@ use super::life::OVERDUE;
 use super::node::Kept;
 use super::op::{Answer, Op, Result};
 use super::order::{Gate, Order, Pending, Ticket};
+use super::replica::Replicas;
 use super::router::Router;
 use crate::{Done, StoreError, StoreStats, UnixMs, WorkerId};
 
@@ -82,6 +83,7 @@ pub(super) struct Engine {
     timed: Timed,
     pub(super) retained_sweep: RetainedSweep,
     pub(super) clocks: Clocks,
+    pub(super) replicas: Replicas,
     pub(super) runtime: Handle,
     /// This run of this worker.
     pub(super) worker: WorkerId,
@@ -109,6 +111,7 @@ impl Engine {
             order: Order::default(),
             counts: Counts::default(),
             clocks: Clocks::new(),
+            replicas: Replicas::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
             timed,
             retained_sweep: RetainedSweep::default(),

@@ -23,6 +23,7 @@ mod publish;
 mod queue;
 mod received;
 mod recovery;
+mod replica;
 mod replication;
 mod retained;
 mod router;
@@ -38,11 +39,12 @@ use mqtt::PacketId;
 
 pub use cluster::RedisCluster;
 pub use config::{ConnectError, RedisConfig, Secret, WhenShort};
+pub use replica::ReplicaLag;
 
 use crate::{
-    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, Message, Number, Publish, Published,
-    QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession, Subscription,
-    UnixMs,
+    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, DurationCounts, Fence, Message, Number, Publish,
+    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
+    Subscription, UnixMs,
 };
 use change::Settled;
 use engine::{Engine, Timed};
@@ -96,12 +98,25 @@ impl RedisStore {
                 }
             }
         });
+        tokio::spawn(replica::follow(Arc::downgrade(&engine)));
         Ok(Self { engine })
     }
 
     /// Batches of writes that were accepted although fewer replicas than wanted had them ([`WhenShort::Degrade`]).
     pub fn degraded_batches(&self) -> u64 {
         self.engine.router.topology.replication().degraded()
+    }
+
+    /// How long batches of writes took, from when they were sent until as many replicas as are wanted have them; `None` if copies
+    /// are not counted.
+    pub fn batches(&self) -> Option<DurationCounts> {
+        let replication = self.engine.router.topology.replication();
+        replication.is_on().then(|| replication.batches.read())
+    }
+
+    /// How far the replicas of each master are behind it, as of a few seconds ago.
+    pub fn replica_lags(&self) -> Vec<ReplicaLag> {
+        self.engine.replicas.heard()
     }
 
     /// Has the store take the clocks of all servers for others, by so many milliseconds: for tests.

@@ -249,6 +249,7 @@ async fn carry_out(shared: &Shared, name: &str, batch: Vec<Request>, copies: Opt
         pipeline.add_command(wait);
     }
     let mut connection = shared.connection.clone();
+    let sent = Instant::now();
     let answers = match connection.send_packed_commands(&pipeline, 0, pipeline.len()).await {
         Ok(answers) if answers.len() == pipeline.len() => answers,
         Ok(_) => {
@@ -264,6 +265,7 @@ async fn carry_out(shared: &Shared, name: &str, batch: Vec<Request>, copies: Opt
     let mut answers = answers.into_iter();
     let mut short = None;
     if let Some(Copies { replication, seen }) = copies {
+        replication.batches.observe(sent.elapsed());
         let have = match answers.next_back() {
             Some(Value::Int(have)) => u32::try_from(have).unwrap_or(0),
             // It is no master any more.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::config::{RedisConfig, WhenShort};
 use super::node::BATCHES_UNDER_WAY_MAX;
+use crate::Durations;
 
 /// How long replicas have to confirm a batch, at most.
 const CONFIRM_MAX: Duration = Duration::from_millis(500);
@@ -24,6 +25,8 @@ pub(super) struct Replication {
     confirm: Duration,
     /// Batches that were accepted with too few copies.
     degraded: AtomicU64,
+    /// From sending a batch of writes until its answers, those of replicas included.
+    pub(super) batches: Durations,
 }
 
 /// What was seen at one node.
@@ -43,6 +46,7 @@ impl Replication {
             when_short: config.when_short,
             confirm: CONFIRM_MAX.min(turn),
             degraded: AtomicU64::new(0),
+            batches: Durations::default(),
         }
     }
 
