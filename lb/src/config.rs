@@ -78,6 +78,9 @@ pub struct EdgeConfig {
     /// How long a closing connection may take to send its last bytes and to see the peer close, milliseconds. Default
     /// 2,000; 10 to 60,000.
     pub linger_ms: u64,
+    /// Log lines in a second about connections that were refused, or ended other than by the device's wish; 0 for none. Default
+    /// 20; at most 1,000,000.
+    pub log_lines_per_s: u32,
     /// Connections that are closed in a second when the edge ends in good order, so that they do not come to others all at
     /// once; more when the time for that would not do. Default 1,000; 0 for no limit.
     pub drain_per_s: usize,
@@ -125,6 +128,7 @@ impl Default for EdgeConfig {
             write_timeout_s: 30,
             tcp_keep_alive_s: 600,
             linger_ms: 2_000,
+            log_lines_per_s: 20,
             drain_per_s: 1_000,
             source_connections_per_s: 1_000,
             source_connections_burst: 10_000,
@@ -288,6 +292,7 @@ impl EdgeConfig {
         )?;
         within("write_timeout_s", self.write_timeout_s.into(), 1, 3_600)?;
         within("linger_ms", self.linger_ms, 10, 60_000)?;
+        within("log_lines_per_s", self.log_lines_per_s.into(), 0, 1_000_000)?;
         within("source_connections_burst", self.source_connections_burst.into(), 1, u64::MAX)?;
         within("takeover_interval_ms", self.takeover_interval_ms, 0, 60_000)?;
         within("takeover_burst", self.takeover_burst.into(), 1, 1_000)?;

@@ -13,6 +13,7 @@ mod proxy;
 mod reason;
 mod relay;
 mod reply;
+mod report;
 mod shared;
 mod succession;
 pub mod tls;

@@ -134,6 +134,25 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
+    /// The Reason Code that says it, if there is one.
+    pub(crate) fn code(self) -> Option<ReasonCode> {
+        match self {
+            Self::BadPacket(reason) | Self::Worker(reason) => Some(reason),
+            Self::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
+            Self::OpenTimeout => Some(ReasonCode::ServerUnavailable),
+            Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
+            Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
+                Some(ReasonCode::NotAuthorized)
+            }
+            Self::Revoked(reason) => Some(reason.reason_code()),
+            Self::TakenOver => Some(ReasonCode::SessionTakenOver),
+            Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
+            Self::ClientDisconnect | Self::ConnectionClosed | Self::ConnectionLost | Self::WriteTimeout => {
+                None
+            }
+        }
+    }
+
     /// As metrics and logs write it.
     pub(crate) fn label(self) -> &'static str {
         match self {

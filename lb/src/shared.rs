@@ -20,6 +20,7 @@ use crate::admission::{
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
+use crate::report::Reports;
 use crate::succession::{Holder, Successions};
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketConfig;
@@ -28,6 +29,8 @@ use crate::websocket::WebSocketConfig;
 pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
     pub(crate) metrics: Metrics,
+    /// Lines about connections that were not served, or no longer.
+    pub(crate) reports: Reports,
     pub(crate) rates: Option<SourceRates>,
     source_connections: Option<Arc<SourceConnections>>,
     handshakes: Handshakes,
@@ -66,6 +69,7 @@ impl Shared {
             source_connections: SourceConnections::new(config.source_connections_max),
             handshakes: Handshakes::new(config.handshakes_max, config.source_handshakes_max),
             turns: Turns::new(config.handshake_threads()),
+            reports: Reports::new(config.log_lines_per_s),
             renewals: Arc::new(Semaphore::new(config.renewals_max)),
             config,
             metrics,

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::Poll;
@@ -43,6 +44,8 @@ pub(crate) struct Holder {
     pub(crate) subject: Arc<str>,
     pub(crate) token_id: Option<Arc<str>>,
     pub(crate) certificate: Option<Arc<Certificate>>,
+    /// Where it comes from.
+    pub(crate) peer: SocketAddr,
     pub(crate) since: Instant,
 }
 
@@ -51,7 +54,8 @@ impl Holder {
     #[cfg(test)]
     pub(crate) fn of(client_id: &str) -> Self {
         let (subject, since) = ("".into(), Instant::now());
-        Self { client_id: client_id.into(), subject, token_id: None, certificate: None, since }
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        Self { client_id: client_id.into(), subject, token_id: None, certificate: None, peer, since }
     }
 
     pub(crate) fn bearer(&self) -> Bearer<'_> {
@@ -277,6 +281,11 @@ impl Tenancy {
             *self.place.standing.lock() = Standing::Took(made_up + self.shared.config.takeover_interval());
         }
         self.place.set(SERVED);
+    }
+
+    /// Who the connection is.
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.place.holder
     }
 
     /// Its relay is woken by this slot from now on.

@@ -40,6 +40,7 @@ mod power_loss;
 mod principal;
 mod process;
 mod publish;
+mod report;
 mod retained;
 mod revocation;
 mod rules;

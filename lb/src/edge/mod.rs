@@ -337,6 +337,7 @@ async fn keep_house(shared: Arc<Shared>) {
         if let Some(rates) = &shared.rates {
             rates.forget_idle();
         }
+        shared.reports.sum_up();
         shared.metrics.receive_buffer_bytes.set(shared.receive_buffered() as i64);
     }
 }

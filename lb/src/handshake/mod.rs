@@ -9,7 +9,7 @@ mod refuse;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use authsvc::{Authenticator, Certificate, Request};
@@ -30,6 +30,7 @@ use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
 use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
 use crate::reply;
+use crate::report::Report;
 use crate::shared::{Admitted, Listener, Underway};
 use crate::succession::{Holder, Tenancy};
 use crate::tls::{Accept, TlsError, TlsServer, TlsStream};
@@ -88,6 +89,8 @@ struct Arrival<U, A> {
     admitted: Admitted,
     underway: Underway,
     peer: SocketAddr,
+    /// The peer, where it is known from a load balancer.
+    behind: Arc<OnceLock<SocketAddr>>,
     /// It is known to be on this machine.
     is_local: bool,
     /// By when CONNECT is complete.
@@ -107,14 +110,27 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
     let deadline = underway.since() + listener.shared.config.connect_timeout();
     let is_local = is_loopback(peer);
     let given_up = underway.given_up();
-    let arrival = Arrival { gate, admitted, underway, peer, is_local, deadline, certificate: None };
+    let behind = Arc::<OnceLock<SocketAddr>>::default();
+    let arrival = Arrival {
+        gate,
+        admitted,
+        underway,
+        peer,
+        behind: behind.clone(),
+        is_local,
+        deadline,
+        certificate: None,
+    };
     let ended = tokio::select! {
         biased;
         () = given_up.wait() => return,
         ended = arrival.shake_hands(io) => ended,
     };
     if let Err(Failed(stage, failure)) = ended {
+        let peer = behind.get().copied().unwrap_or(peer);
         listener.shared.metrics.handshake_failed(stage, failure);
+        let report = Report { listener: &listener.name, peer, client_id: None, user: None };
+        listener.shared.reports.failed(&report, stage, failure);
         tracing::debug!(
             listener = %listener.name,
             %peer,
@@ -154,6 +170,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             // loopback is not ours.
             self.is_local &= source.is_some_and(is_loopback);
             self.peer = source.unwrap_or(self.peer);
+            // Nobody else sets it.
+            let _ = self.behind.set(self.peer);
             self.underway.belongs_to(Source::of(self.peer));
             if let Err(reason) = self.admitted.comes_from(self.peer) {
                 listener.shared.metrics.shed(reason);
@@ -255,9 +273,16 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             Ok(Ok(peeked)) => peeked,
             Ok(Err(PeekError::Lost(_))) => return failed(HandshakeFailure::ConnectionLost),
             // v5 [MQTT-3.1.0-1]
-            Ok(Err(PeekError::NotConnect)) => return failed(HandshakeFailure::Invalid),
-            Ok(Err(PeekError::NoRoom)) => return failed(HandshakeFailure::Refused),
+            Ok(Err(PeekError::NotConnect)) => {
+                self.tell_refused(None, ReasonCode::ProtocolError);
+                return failed(HandshakeFailure::Invalid);
+            }
+            Ok(Err(PeekError::NoRoom)) => {
+                self.tell_refused(None, ReasonCode::QuotaExceeded);
+                return failed(HandshakeFailure::Refused);
+            }
             Ok(Err(PeekError::Malformed(error, level))) => {
+                self.tell_refused(None, error.reason_code());
                 self.refuse(io, refuse::answer_to_fault(error, level)).await;
                 return failed(HandshakeFailure::Invalid);
             }
@@ -272,6 +297,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             Ok(connect) => connect,
             Err(error) => {
                 let level = refuse::level_of(&packet.raw);
+                self.tell_refused(None, error.reason_code());
                 self.refuse(io, refuse::answer_to_fault(error, level)).await;
                 return failed(HandshakeFailure::Invalid);
             }
@@ -417,6 +443,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
 
     /// Refuses a CONNECT that is as it must be.
     async fn refuse_connect<T: Transport>(self, io: T, connect: &Connect<'_>, reason: ReasonCode) {
+        self.tell_refused(Some(connect), reason);
         let fits = reply::refusal(connect.version, reason).len() <= reply::packet_bytes_max(connect);
         if !fits {
             self.admitted.shared().metrics.refused(reason.label());
@@ -434,6 +461,17 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         refuse::refuse(&mut io, answer, linger).await;
     }
 
+    /// Has it said that CONNECT is refused, and whose it is as far as it could be read.
+    fn tell_refused(&self, connect: Option<&Connect<'_>>, reason: ReasonCode) {
+        let report = Report {
+            listener: &self.admitted.0.name,
+            peer: self.peer,
+            client_id: connect.map(|connect| connect.client_id),
+            user: connect.and_then(|connect| connect.user_name),
+        };
+        self.admitted.shared().reports.refused(&report, reason);
+    }
+
     /// Who the connection is from now on.
     fn holder(&self, passport: &Passport) -> Holder {
         Holder {
@@ -441,6 +479,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             subject: passport.subject.clone(),
             token_id: passport.token_id.clone(),
             certificate: self.certificate.clone(),
+            peer: self.peer,
             since: self.underway.since().into_std(),
         }
     }

@@ -12,6 +12,8 @@ use super::scratch::Scratch;
 use super::{Relay, State};
 use crate::reason::CloseReason;
 use crate::reply;
+use crate::report::Report;
+use crate::succession::Tenancy;
 use crate::transport::Wire;
 
 /// Reads of discarded bytes in one turn; then others have theirs.
@@ -21,22 +23,9 @@ impl CloseReason {
     /// What DISCONNECT tells the device; `None` when it knows, cannot hear, or was told by the worker.
     fn farewell(self) -> Option<ReasonCode> {
         match self {
-            Self::BadPacket(reason) => Some(reason),
-            Self::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
-            Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
-            Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
-                Some(ReasonCode::NotAuthorized)
-            }
-            Self::Revoked(reason) => Some(reason.reason_code()),
-            // v5 [MQTT-3.1.4-3]
-            Self::TakenOver => Some(ReasonCode::SessionTakenOver),
-            Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
-            Self::OpenTimeout
-            | Self::ClientDisconnect
-            | Self::ConnectionClosed
-            | Self::ConnectionLost
-            | Self::WriteTimeout
-            | Self::Worker(_) => None,
+            Self::OpenTimeout | Self::Worker(_) => None,
+            // v5 [MQTT-3.1.4-3], for one
+            reason => reason.code(),
         }
     }
 }
@@ -68,6 +57,7 @@ where
             _ if is_shutdown => CloseCause::Shutdown,
             _ => CloseCause::Abnormal,
         };
+        self.tell(reason);
         match self.tenancy.take() {
             Some(tenancy) => stream.close_then(cause, tenancy.into_end()),
             None => stream.close(cause),
@@ -83,9 +73,6 @@ where
         if reason == CloseReason::OpenTimeout {
             out.put_slice(&reply::refusal(self.version, ReasonCode::ServerUnavailable));
         }
-        let listener = &self.admitted.0;
-        listener.shared.metrics.closed(reason);
-        tracing::debug!(listener = %listener.name, reason = reason.label(), "connection closed");
         self.enhanced = None;
         self.tenure = None;
         self.abandon_ms = now.wrapping_add(self.shared().config.linger_ms as u32);
@@ -93,6 +80,22 @@ where
             CloseReason::ConnectionLost | CloseReason::WriteTimeout => State::Ended,
             _ => State::Flushing,
         };
+    }
+
+    /// Counts the end, and says who it is whose connection ends.
+    fn tell(&self, reason: CloseReason) {
+        let listener = &self.admitted.0;
+        listener.shared.metrics.closed(reason);
+        let Some(holder) = self.tenancy.as_ref().map(Tenancy::holder) else { return };
+        let (client_id, peer) = (&*holder.client_id, holder.peer);
+        tracing::debug!(listener = %listener.name, client_id, %peer, reason = reason.label(), "connection closed");
+        let report = Report {
+            listener: &listener.name,
+            peer,
+            client_id: Some(client_id),
+            user: Some(&holder.subject),
+        };
+        listener.shared.reports.ended(&report, reason);
     }
 
     /// Hands the worker what a device had sent that is gone, as it takes it. Ready when the connection is closed. What the worker
