@@ -321,3 +321,31 @@ fn every_alert_has_a_runbook_and_a_fault_that_makes_it_fire() {
     }
     expect_none("alerts", &found);
 }
+
+/// Names of metrics in a text: `tidegate_…` and `process_…`, without what a histogram's series have behind its name.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let ours = words.filter(|word| word.starts_with("tidegate_") || word.starts_with("process_"));
+    let name = |word: &str| {
+        let series = ["_bucket", "_sum", "_count"];
+        series.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+    };
+    ours.map(name).collect()
+}
+
+#[test]
+fn every_metric_of_boards_and_alerts_is_documented() {
+    let documented: BTreeSet<String> = read("docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let boards = files().into_iter().filter(|file| file.starts_with("deploy/monitoring"));
+    let mut found = Vec::new();
+    for file in boards {
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        let unknown = metrics(&text).into_iter().filter(|name| !documented.contains(name));
+        found.extend(unknown.map(|name| format!("{}: {name}", file.display())));
+    }
+    expect_none("metrics that docs/metrics.md does not have", &found);
+}

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::bytes::Connect;
+use crate::harness::bytes::{self, Connect};
 use crate::harness::server::addresses_file;
 use crate::harness::transport::tcp;
 use crate::harness::users::{PASSWORD, passwd};
 use crate::harness::{Client, Server, Target, Transport, let_pass, unique};
 use crate::servers::{Server as RedisServer, free_port, until};
-use crate::tiers::{Shape, Tiers, wait_until_ready, within};
+use crate::tiers::{Shape, Tiers, metric, wait_until_ready, within};
 
 /// By how much time passes faster for rules than for an operator.
 const FASTER: u32 = 30;
@@ -286,19 +286,20 @@ impl Watched {
     /// Messages at each QoS to a stored session, for so long.
     fn traffic(&self, time: Duration) {
         let mut subscriber = self.connect(Connect::stored(&unique("s")));
-        subscriber.subscribe("calm/#", 2);
+        let topic = unique("calm/");
+        subscriber.subscribe(&topic, 2);
         let mut publisher = self.connect(Connect::stored(&unique("p")));
         let end = Instant::now() + time;
         while Instant::now() < end {
             for qos in 0..3 {
-                publisher.publish("calm/a", "x", qos);
+                publisher.publish(&topic, "x", qos);
                 subscriber.take();
             }
             let_pass(Duration::from_millis(50));
         }
         publisher.leave();
         // Or its queue would fill up.
-        subscriber.unsubscribe(&["calm/#"]);
+        subscriber.unsubscribe(&[&topic]);
         subscriber.leave();
     }
 
@@ -309,7 +310,8 @@ impl Watched {
             for fault in faults {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        fault();
+                        // What devices may lose or wait for meanwhile is the matter of other tests.
+                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fault));
                     }
                 });
             }
@@ -389,16 +391,19 @@ fn trouble_at_the_door(watched: &Watched, seen: &mut BTreeSet<String>) {
     watched.while_doing(seen, &alerts, &faults);
 }
 
-/// More connections than the edge takes.
+/// More devices than the edge takes.
 fn too_many(watched: &Watched, seen: &mut BTreeSet<String>) {
-    let address = watched.edge().address_of("mqtt");
-    let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| tcp(address)).collect();
+    let at = Target { server: watched.edge(), transport: Transport::Tcp };
+    let device = || at.connect(&Connect::v5(&unique("m")).user("anna", PASSWORD));
+    let here = || metric(watched.edge(), "tidegate_edge_connections");
+    within("those of before have gone", FIRES_WITHIN, || (here() == 0.0).then_some(()));
+    let devices: Vec<Client> = (0..CONNECTIONS_MAX).map(|_| device()).collect();
     let knock = || {
-        let _ = tcp(address).read(&mut [0; 16]);
+        let _ = tcp(watched.edge().address_of("mqtt")).read(&mut [0; 16]);
         let_pass(Duration::from_millis(50));
     };
     watched.while_doing(seen, &["TidegateConnectionsShed"], &[&knock]);
-    drop(silent);
+    devices.into_iter().for_each(Client::leave);
 }
 
 fn authentication_stands_still(watched: &Watched, seen: &mut BTreeSet<String>) {
@@ -444,6 +449,51 @@ fn redis_stands_still(watched: &Watched, seen: &mut BTreeSet<String>) {
     });
 }
 
+/// Redis answers in fits and starts.
+fn redis_is_slow(watched: &Watched, seen: &mut BTreeSet<String>) {
+    let master = &watched.tiers.redis.servers()[0];
+    let stutter = || {
+        master.pause();
+        let_pass(Duration::from_millis(1300));
+        master.go_on();
+        let_pass(Duration::from_millis(500));
+    };
+    let publish = || watched.traffic(Duration::from_secs(1));
+    watched.while_doing(
+        seen,
+        &["TidegateStoreSlow", "TidegateAcknowledgeSlow"],
+        &[&stutter, &publish, &publish],
+    );
+}
+
+/// A replica that stands still while much is written, then dies.
+fn replica_is_behind_and_dies(watched: &Watched, seen: &mut BTreeSet<String>) {
+    watched.replica.pause();
+    let payload = "x".repeat(60_000);
+    let write = || {
+        let mut publisher = watched.connect(Connect::v5(&unique("w")));
+        for number in 0..20 {
+            let publish = bytes::Publish::new(format!("large/{number}"), &payload).retain();
+            publisher.publish_as(publish, 1);
+        }
+    };
+    watched.while_doing(seen, &["TidegateReplicaLags"], &[&write]);
+    watched.replica.kill();
+    watched.prometheus.expect(&["TidegateReplicaMissing"], seen);
+    watched.replica.run();
+}
+
+/// The edge is given a certificate that ends in five days.
+fn a_certificate_ends(watched: &Watched, seen: &mut BTreeSet<String>) {
+    let certs = watched.edge().ca_file().parent().unwrap();
+    let line = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 5 -subj /CN=localhost \
+                -keyout server.key -out server.pem";
+    let made = Command::new("sh").current_dir(certs).args(["-c", line]).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    watched.edge().signal("HUP");
+    watched.prometheus.expect(&["TidegateCertificateEnds"], seen);
+}
+
 /// Every query of every board, over the whole run.
 fn boards_have_data(prometheus: &Prometheus) {
     let mut empty = Vec::new();
@@ -483,6 +533,9 @@ fn alerts_fire_for_their_faults_alone_and_boards_have_data() {
     authentication_stands_still(&watched, &mut seen);
     workers_stand_still(&watched, &mut seen);
     redis_stands_still(&watched, &mut seen);
+    redis_is_slow(&watched, &mut seen);
+    replica_is_behind_and_dies(&watched, &mut seen);
+    a_certificate_ends(&watched, &mut seen);
     let rules = fs::read_to_string(deployed("alerts.yml")).unwrap();
     let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     assert_eq!(alerts.map(str::to_owned).collect::<BTreeSet<_>>(), seen, "each alert has its fault");
