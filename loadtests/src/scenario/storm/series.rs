@@ -3,7 +3,7 @@
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// A device is connected, or no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Change {
     /// Nanoseconds since the storm began.
     pub(super) at_ns: u64,
@@ -19,10 +19,11 @@ pub(super) struct Series {
 }
 
 impl Series {
-    /// What happened to `devices` devices.
+    /// What happened to `devices` devices; the changes of one device in their order.
     #[must_use]
     pub(super) fn new(mut changes: Vec<Change>, devices: u32) -> Self {
-        changes.sort_unstable();
+        // Stable: a device may come and go at the same moment, as far as it was noted.
+        changes.sort_by_key(|change| change.at_ns);
         Self { changes, devices: u64::from(devices) }
     }
 
@@ -95,6 +96,12 @@ mod tests {
         assert_eq!(storm.up(), 3);
         assert_eq!(storm.admitted_per_s(), [3, 0, 1]);
         assert_eq!(series(&[(100, true)], 2).back_s(100), None);
+    }
+
+    #[test]
+    fn a_device_may_come_and_go_at_the_same_moment() {
+        let storm = series(&[(100, true), (100, false), (300, true)], 1);
+        assert_eq!((storm.back_s(100), storm.up()), (Some(0.1), 1));
     }
 
     #[test]
