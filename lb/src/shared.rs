@@ -25,6 +25,10 @@ use crate::succession::{Holder, Successions};
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketConfig;
 
+/// Of so many connections one is left for those that come while handshakes are given up for them, and so many at most.
+const SPARE_PART: usize = 16;
+const SPARE_MAX: usize = 256;
+
 /// Shared by everything of one edge.
 pub(crate) struct Shared {
     pub(crate) config: EdgeConfig,
@@ -48,6 +52,8 @@ pub(crate) struct Shared {
     /// Who has to go, if somebody says so.
     pub(crate) revocations: OnceLock<Revocations>,
     connections: AtomicUsize,
+    /// Told when a connection ends of which there were `connections_max`.
+    room: Notify,
     receive_buffered: AtomicUsize,
     empty: Notify,
 }
@@ -80,9 +86,28 @@ impl Shared {
             successions: Successions::default(),
             revocations: OnceLock::new(),
             connections: AtomicUsize::new(0),
+            room: Notify::new(),
             receive_buffered: AtomicUsize::new(0),
             empty: Notify::new(),
         }
+    }
+
+    /// Whether so few connections are left of `connections_max` that handshakes are given up for those that come: who has
+    /// connections only to be silent is to keep nobody out.
+    fn is_scarce(&self) -> bool {
+        let max = self.config.connections_max;
+        let spare = (max / SPARE_PART).min(SPARE_MAX);
+        self.connections.load(Ordering::SeqCst) > max - spare
+    }
+
+    /// Where `connections_max` is reached: waits until handshakes that are given up have made room. `false` if there are none, or
+    /// not until `deadline`.
+    pub(crate) async fn makes_room(&self, deadline: Instant) -> bool {
+        let room = self.room.notified();
+        if self.connections.load(Ordering::SeqCst) < self.config.connections_max {
+            return true;
+        }
+        self.handshakes.are_leaving() && tokio::time::timeout_at(deadline, room).await.is_ok()
     }
 
     /// Milliseconds since the edge started, in 32 bits: wraps after 49 days, so that only differences below 24 days mean
@@ -263,8 +288,13 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let shared = &self.0.shared;
-        if shared.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let before = shared.connections.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 {
             shared.empty.notify_waiters();
+        }
+        // Above it were those that are turned away.
+        if before == shared.config.connections_max {
+            shared.room.notify_waiters();
         }
     }
 }
@@ -279,9 +309,11 @@ pub(crate) struct Underway {
 impl Underway {
     /// Begins one from this source. Where there are too many, another one is given up for it.
     pub(crate) fn begin(shared: &Arc<Shared>, source: Source) -> Self {
-        let (ticket, is_instead) = shared.handshakes.begin(source);
+        let is_scarce = shared.is_scarce();
+        let (ticket, is_instead) = shared.handshakes.begin(source, is_scarce);
         if is_instead {
-            shared.metrics.shed(ShedReason::HandshakesMax);
+            let reason = if is_scarce { ShedReason::ConnectionsMax } else { ShedReason::HandshakesMax };
+            shared.metrics.shed(reason);
         }
         shared.metrics.handshakes.inc();
         Self { shared: shared.clone(), ticket, since: Instant::now() }

@@ -182,6 +182,8 @@ fn all_devices_come_back_from_a_storm() {
 // --- Connections that say nothing, or one byte at a time ----------------------------------------------------------------
 
 const SILENT: usize = 8_300;
+/// Descriptors of an edge that has fewer of them than an attacker has connections.
+const FILES: u32 = 2_000;
 const SLOW_PER_STAGE: usize = 1_400;
 const BYTE_INTERVAL: Duration = Duration::from_secs(1);
 /// So many bytes each have said before good clients come, if they have any to say.
@@ -260,8 +262,9 @@ async fn behind_a_proxy(to: SocketAddr, connect: &Connect) -> io::Result<bool> {
     Ok(connack[0] == 0x20 && connack[3] == 0)
 }
 
+/// `each` connections for each of these places and what is said there, until `enough` are open: some are closed and come again.
 /// Every connection of an attack is from one address, which has all its ports: no earlier attack was from there.
-fn start_attack(runtime: &Runtime, stages: &[(SocketAddr, Vec<u8>)], each: usize) {
+fn start_attack(runtime: &Runtime, stages: &[(SocketAddr, Vec<u8>)], each: usize, enough: usize) {
     static ATTACKS: AtomicU32 = AtomicU32::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();
     let network = 66 + u8::try_from(ATTACKS.fetch_add(1, Ordering::Relaxed) % 8).unwrap();
@@ -275,11 +278,9 @@ fn start_attack(runtime: &Runtime, stages: &[(SocketAddr, Vec<u8>)], each: usize
             runtime.spawn(attack(from, *to, bytes.clone(), seen.clone()));
         }
     }
-    // All are there, but for those that were closed and come again.
-    let enough = (stages.len() * each) as u64 * 3 / 4;
     until(
         || {
-            let is_open = seen.open.load(Ordering::Relaxed) >= enough;
+            let is_open = seen.open.load(Ordering::Relaxed) >= enough as u64;
             (is_open && seen.said.load(Ordering::Relaxed) >= BYTES_BEFORE * talkers).then_some(())
         },
         || format!("{} connections of the attacker", seen.open.load(Ordering::Relaxed)),
@@ -290,12 +291,21 @@ fn start_attack(runtime: &Runtime, stages: &[(SocketAddr, Vec<u8>)], each: usize
 fn silent_connections_of_one_address_keep_nobody_out() {
     let server = Server::start(PROXIED);
     let runtime = runtime();
-    start_attack(&runtime, &[(server.address(Transport::Tls), Vec::new())], SILENT);
+    start_attack(&runtime, &[(server.address(Transport::Tls), Vec::new())], SILENT, SILENT * 3 / 4);
     assert_eq!(
         good_clients(&server, &runtime, TRIES),
         TRIES,
         "of {TRIES} good clients beside {SILENT} silent ones"
     );
+}
+
+#[test]
+fn silent_connections_beyond_the_descriptors_keep_nobody_out() {
+    let server = Server::start_with_files(FILES, PROXIED);
+    let runtime = runtime();
+    start_attack(&runtime, &[(server.address(Transport::Tls), Vec::new())], SILENT, FILES as usize / 2);
+    let let_in = good_clients(&server, &runtime, TRIES);
+    assert_eq!(let_in, TRIES, "of {TRIES} good clients, with {FILES} descriptors for {SILENT} silent ones");
 }
 
 #[test]
@@ -314,7 +324,7 @@ fn slow_connections_at_every_stage_keep_nobody_out() {
         (server.address(Transport::Wss), hello),
     ];
     let runtime = runtime();
-    start_attack(&runtime, &stages, SLOW_PER_STAGE);
+    start_attack(&runtime, &stages, SLOW_PER_STAGE, SLOW_PER_STAGE * stages.len() * 3 / 4);
     assert_eq!(
         good_clients(&server, &runtime, TRIES),
         TRIES,

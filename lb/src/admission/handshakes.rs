@@ -28,6 +28,8 @@ struct Underway {
     /// The same by what they take: the last one gives way first.
     by_share: BTreeSet<(Share, Source)>,
     count: usize,
+    /// Those that are given up and have not ended.
+    leaving: usize,
     /// The next moment of progress.
     moment: u64,
 }
@@ -84,12 +86,12 @@ impl Handshakes {
         Self { bounds: (max, source_max), underway: Mutex::default() }
     }
 
-    /// Begins one, for which another is given up where there are too many; says whether one was.
-    pub(crate) fn begin(&self, source: Source) -> (Ticket, bool) {
+    /// Begins one, for which another is given up where there are too many, or where room `is_scarce`; says whether one was.
+    pub(crate) fn begin(&self, source: Source, is_scarce: bool) -> (Ticket, bool) {
         let (max, source_max) = self.bounds;
         let mut underway = self.underway.lock();
         let most = underway.by_share.last().map(|&(_, source)| source);
-        let gives = if underway.count >= max {
+        let gives = if is_scarce || underway.count >= max {
             most
         } else {
             Some(source).filter(|source| underway.of(*source) >= source_max)
@@ -121,7 +123,15 @@ impl Handshakes {
 
     /// It has ended, either way.
     pub(crate) fn end(&self, ticket: &Ticket) {
-        self.underway.lock().remove(ticket);
+        let mut underway = self.underway.lock();
+        if !underway.remove(ticket) && ticket.given_up.is_given_up.load(Ordering::Acquire) {
+            underway.leaving = underway.leaving.saturating_sub(1);
+        }
+    }
+
+    /// Whether some are given up and have not ended yet.
+    pub(crate) fn are_leaving(&self) -> bool {
+        self.underway.lock().leaving > 0
     }
 }
 
@@ -149,6 +159,7 @@ impl Underway {
 
     fn give_up_oldest(&mut self, source: Source) {
         if let Some((_, given_up)) = self.take(source, BTreeMap::pop_first) {
+            self.leaving += 1;
             // Under the lock: whoever has ended before is not told any more.
             given_up.give_up();
         }
@@ -204,10 +215,10 @@ mod tests {
     #[test]
     fn the_source_that_has_most_gives_its_oldest() {
         let handshakes = Handshakes::new(6, 6);
-        let loud: Vec<_> = (0..5).map(|_| handshakes.begin(LOUD).0).collect();
-        let quiet = handshakes.begin(QUIET).0;
+        let loud: Vec<_> = (0..5).map(|_| handshakes.begin(LOUD, false).0).collect();
+        let quiet = handshakes.begin(QUIET, false).0;
         for (source, gone) in [(QUIET, vec![0]), (Source(3), vec![0, 1])] {
-            assert!(handshakes.begin(source).1);
+            assert!(handshakes.begin(source, false).1);
             assert_eq!(given_up(&loud), gone);
         }
         assert!(!is_given_up(&quiet));
@@ -216,9 +227,9 @@ mod tests {
     #[test]
     fn who_makes_progress_stays_longer() {
         let handshakes = Handshakes::new(3, 3);
-        let mut tickets: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD).0).collect();
+        let mut tickets: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD, false).0).collect();
         handshakes.progress(&mut tickets[0]);
-        let _new = handshakes.begin(LOUD);
+        let _new = handshakes.begin(LOUD, false);
         assert_eq!(given_up(&tickets), [1]);
         // One that was given up does not come back.
         handshakes.progress(&mut tickets[1]);
@@ -229,16 +240,30 @@ mod tests {
     #[test]
     fn of_sources_that_have_as_much_the_oldest_gives_whatever_its_address() {
         let handshakes = Handshakes::new(3, 3);
-        let tickets: Vec<_> = [5, 9, 1, 8, 2].map(|source| handshakes.begin(Source(source)).0).into();
+        let tickets: Vec<_> = [5, 9, 1, 8, 2].map(|source| handshakes.begin(Source(source), false).0).into();
         assert_eq!(given_up(&tickets), [0, 1]);
+    }
+
+    #[test]
+    fn where_room_is_scarce_one_is_given_up_for_each_that_comes() {
+        let handshakes = Handshakes::new(10, 10);
+        assert!(!handshakes.begin(QUIET, true).1, "there is none to give up");
+        let loud: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD, false).0).collect();
+        assert!(handshakes.begin(QUIET, true).1);
+        assert_eq!(given_up(&loud), [0]);
+        assert!(handshakes.are_leaving());
+        handshakes.end(&loud[1]);
+        assert!(handshakes.are_leaving());
+        handshakes.end(&loud[0]);
+        assert!(!handshakes.are_leaving());
     }
 
     #[test]
     fn a_source_has_a_bound_of_its_own() {
         let handshakes = Handshakes::new(10, 2);
-        let loud: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD).0).collect();
+        let loud: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD, false).0).collect();
         assert_eq!(given_up(&loud), [0]);
-        let mut proxied = handshakes.begin(QUIET).0;
+        let mut proxied = handshakes.begin(QUIET, false).0;
         handshakes.belongs_to(&mut proxied, LOUD);
         assert_eq!((proxied.source(), handshakes.underway.lock().of(LOUD)), (LOUD, 3));
     }
@@ -246,12 +271,13 @@ mod tests {
     #[test]
     fn nothing_is_left_of_those_that_ended() {
         let handshakes = Handshakes::new(10, 10);
-        let tickets: Vec<_> = (0..20).map(|n| handshakes.begin(Source(n % 3)).0).collect();
+        let tickets: Vec<_> = (0..20).map(|n| handshakes.begin(Source(n % 3), false).0).collect();
         for ticket in &tickets {
             handshakes.end(ticket);
             handshakes.end(ticket);
         }
         let underway = handshakes.underway.lock();
         assert_eq!((underway.count, underway.sources.len(), underway.by_share.len()), (0, 0, 0));
+        assert_eq!(underway.leaving, 0);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use self::reserve::Reserve;
 use crate::admission::Source;
@@ -24,6 +25,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Probes without an answer after which a connection has failed.
 const PROBES_MAX: u32 = 4;
+
+/// How long a connection waits for room that others, which are given up, are about to make. Further ones wait in the kernel.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the accept loop rests when the system is out of something and nothing can be shed.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
@@ -90,7 +94,7 @@ where
         match listening.accept().await {
             Ok((io, peer)) => {
                 listener.accepted.inc();
-                match admit(&listener, peer) {
+                match admit(&listener, peer).await {
                     Ok((admitted, underway)) => serve(io, peer, admitted, underway),
                     Err(reason) => listener.shared.metrics.shed(reason),
                 }
@@ -107,11 +111,17 @@ where
     }
 }
 
-fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, Underway), ShedReason> {
+async fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, Underway), ShedReason> {
     if listener.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
         return Err(ShedReason::ListenerRate);
     }
-    let mut admitted = Admitted::admit(listener)?;
+    let deadline = Instant::now() + ROOM_PATIENCE;
+    let mut admitted = loop {
+        match Admitted::admit(listener) {
+            Err(ShedReason::ConnectionsMax) if listener.shared.makes_room(deadline).await => {}
+            other => break other?,
+        }
+    };
     // Behind a trusted load balancer the source is known only after the PROXY protocol header.
     if !listener.config.is_trusted(peer.ip()) {
         admitted.comes_from(peer)?;

@@ -326,6 +326,20 @@ async fn connections_over_the_bound_are_closed_and_room_is_used_again() {
 }
 
 #[tokio::test]
+async fn silent_connections_up_to_the_bound_keep_nobody_out() {
+    let (edge, _worker, address) = start(|config| config.connections_max = 32);
+    let mut silent = Vec::new();
+    for number in 0..40_usize {
+        silent.push(dial(address).await);
+        eventually("the silent one is counted", || edge.connections() >= number.min(29)).await;
+    }
+    let mut device = dial(address).await;
+    device.write_all(&connect(5)).await.expect("written");
+    expect(&mut device, CONNACK_5).await;
+    expect_end(silent.remove(0), b"").await;
+}
+
+#[tokio::test]
 async fn silent_connections_keep_nobody_out_and_devices_do_not_count() {
     let (edge, _worker, address) = start(|config| config.handshakes_max = 1);
     let mut devices = Vec::new();
