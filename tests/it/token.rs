@@ -197,3 +197,68 @@ fn a_will_that_a_token_allows_is_published_when_its_device_is_away() {
     let other = Connect::stored(&unique("c")).password_only(&with_rules(60)).will(will("plant/pump-8/will"));
     assert_eq!(at.refused(&other.bytes(), 5).code, 0x87);
 }
+
+#[test]
+fn groups_of_a_token_are_those_that_rules_name() {
+    let rule = "groups_claim = \"realm.roles\"\n[[authorization.rule]]\nwho = [\"group:crew\"]\neffect = \"allow\"\n\
+                action = \"all\"\ntopics = [\"crew/%u/#\"]\n";
+    let (_dir, server) = server_with(rule);
+    let at = Target { server: &server, transport: Transport::Tcp };
+    let connect = |roles: Value| {
+        let token = token(60, &json!({"realm": {"roles": roles}}));
+        at.connect(&Connect::v5(&unique("c")).password_only(&token))
+    };
+    let mut member = connect(json!(["guests", "crew"]));
+    assert_eq!((publish(&mut member, "crew/pump-7/x"), publish(&mut member, "crew/pump-8/x")), (0x10, 0x87));
+    let mut other = connect(json!(["guests"]));
+    assert_eq!(publish(&mut other, "crew/pump-7/x"), 0x87);
+    let wrong = token(60, &json!({"realm": {"roles": ["crew", 7]}}));
+    let refused = at.refused(&Connect::v5(&unique("c")).password_only(&wrong).bytes(), 5);
+    assert_eq!(refused.code, 0x86);
+}
+
+// Both would let in whoever knows what everybody may know.
+#[test]
+fn neither_a_public_key_nor_one_that_a_token_brings_along_signs_for_anybody() {
+    let (dir, elsewhere) = (TempDir::new().unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let pair = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let (ours, theirs) = (pair(), pair());
+    let pem = ours.public_key_pem();
+    let file = dir.path().join("key.pem");
+    std::fs::write(&file, &pem).unwrap();
+    std::fs::write(dir.path().join("theirs.pem"), theirs.public_key_pem()).unwrap();
+    let server = Server::start(&format!(
+        "[log]\nlevel = \"info,authsvc=debug\"\n[auth.jwt]\npublic_key_files = [{file:?}]\naudience = [\"mqtt\"]\nissuer = []\n"
+    ));
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims = encode(&json!({"sub": "pump-7", "aud": "mqtt", "exp": 9_999_999_999_u64}).to_string());
+    let signed = |head: Value, key: &rcgen::KeyPair| {
+        let text = format!("{}.{claims}", encode(&head.to_string()));
+        let signature = rcgen::SigningKey::sign(key, text.as_bytes()).unwrap();
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+    };
+    let by_public_key = {
+        let text = format!("{}.{claims}", encode("{\"alg\":\"HS256\"}"));
+        let mut mac = Hmac::<Sha256>::new_from_slice(pem.as_bytes()).unwrap();
+        mac.update(text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+    };
+    let place = format!("http://{}/keys", elsewhere.local_addr().unwrap());
+    let x = URL_SAFE_NO_PAD.encode(theirs.public_key_raw());
+    let their_key = json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "theirs"});
+    let heads = [
+        json!({"alg": "EdDSA", "kid": "theirs", "jwk": their_key}),
+        json!({"alg": "EdDSA", "kid": "theirs", "jku": place, "x5u": place}),
+        json!({"alg": "EdDSA", "kid": dir.path().join("theirs.pem")}),
+        json!({"alg": "EdDSA", "kid": "../theirs.pem"}),
+    ];
+    let at = Target { server: &server, transport: Transport::Tcp };
+    for token in heads.into_iter().map(|head| signed(head, &theirs)).chain([by_public_key]) {
+        let refused = at.refused(&Connect::v5(&unique("c")).password_only(&token).bytes(), 5);
+        assert_eq!((refused.code, refused.properties.text(p::REASON_STRING)), (0x86, None));
+    }
+    elsewhere.set_nonblocking(true).unwrap();
+    assert!(elsewhere.accept().is_err(), "nobody was asked for a key");
+    let good = signed(json!({"alg": "EdDSA", "kid": "theirs"}), &ours);
+    at.connect(&Connect::v5(&unique("c")).password_only(&good)).leave();
+}

@@ -26,6 +26,10 @@ const ATTRIBUTES_MAX: usize = 32;
 /// Bytes of an attribute's value.
 const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
+/// Groups that one token may bring along, and bytes of the name of one.
+const GROUPS_MAX: usize = 256;
+const GROUP_BYTES_MAX: usize = 256;
+
 /// Rules that one token may bring along.
 const RULES_MAX: usize = 256;
 
@@ -43,6 +47,9 @@ pub struct ClaimsConfig {
     /// Claims that rules may name: `%{site}` is the claim that `site` names here.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub attribute_claims: BTreeMap<Arc<str>, String>,
+    /// The claim with the groups that `group:NAME` in rules refers to: a list of names, or one name. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups_claim: Option<String>,
     /// The claim with rules of the token's own, in the form of `[[authorization.rule]]` without `who`; they come before the
     /// configured ones. None by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +65,7 @@ impl Default for ClaimsConfig {
             username_claim: "sub".to_owned(),
             username_must_match: false,
             attribute_claims: BTreeMap::new(),
+            groups_claim: None,
             rules_claim: None,
             superuser_claim: None,
         }
@@ -77,6 +85,7 @@ impl ClaimsConfig {
             (!self.username_claim.is_empty(), "username_claim", "must not be empty"),
             (self.attribute_claims.len() <= ATTRIBUTES_MAX, "attribute_claims", "must be at most 32"),
             (names(), "attribute_claims", "must be NAME = \"claim\", NAME of letters, digits, _ - and ."),
+            (is_set(&self.groups_claim), "groups_claim", "must not be empty"),
             (is_set(&self.rules_claim), "rules_claim", "must not be empty"),
             (is_set(&self.superuser_claim), "superuser_claim", "must not be empty"),
         ];
@@ -114,7 +123,7 @@ impl ClaimsConfig {
         Ok(Grant {
             subject: subject.into(),
             attributes: self.attributes(claims)?,
-            groups: Vec::new(),
+            groups: self.groups(claims)?,
             rules,
             is_superuser,
             expires_at_s,
@@ -126,6 +135,28 @@ impl ClaimsConfig {
     pub(super) fn check_username(&self, subject: &str, request: &Request) -> Result<(), TokenProblem> {
         let is_other = request.username.as_ref().is_some_and(|name| **name != *subject);
         if self.username_must_match && is_other { Err(TokenProblem::UserName) } else { Ok(()) }
+    }
+
+    /// The names that the claim has, each once. What is none is not passed over: a rule that denies by group would be, too.
+    fn groups(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, TokenProblem> {
+        let Some(claim) = &self.groups_claim else { return Ok(Vec::new()) };
+        let names = match find(claims, claim) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(names)) => &names[..],
+            Some(name) => std::slice::from_ref(name),
+        };
+        if names.len() > GROUPS_MAX {
+            return Err(TokenProblem::claim(claim, "has more than 256 groups"));
+        }
+        let name = |name: &Value| {
+            let is_name = |name: &&str| (1..=GROUP_BYTES_MAX).contains(&name.len());
+            name.as_str().filter(is_name).map(Arc::from)
+        };
+        let names: Option<Vec<Arc<str>>> = names.iter().map(name).collect();
+        let mut names = names.ok_or_else(|| TokenProblem::claim(claim, "is no list of names of groups"))?;
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
     }
 
     /// Text, numbers, and true or false; other claims are no attributes.
@@ -271,6 +302,39 @@ mod tests {
         assert_eq!(attributes, expected.map(|(name, value)| (name.into(), value.into())).into());
         let long = json!({"sub": "p", "site": "x".repeat(1025)});
         assert_eq!(granted(&config, &long, None), Err("claim \"site\" is longer than 1024 bytes".to_owned()));
+    }
+
+    #[test]
+    fn a_claim_names_groups() {
+        let by =
+            |claim: &str| ClaimsConfig { groups_claim: Some(claim.to_owned()), ..ClaimsConfig::default() };
+        let claims = json!({"sub": "p", "groups": ["staff", "crew", "staff"], "realm": {"roles": ["one"]}, "role": "single",
+            "none": [], "null": null});
+        let cases: [(&str, &[&str]); 6] = [
+            ("groups", &["crew", "staff"]),
+            ("realm.roles", &["one"]),
+            ("role", &["single"]),
+            ("none", &[]),
+            ("null", &[]),
+            ("missing", &[]),
+        ];
+        for (claim, expected) in cases {
+            let groups = granted(&by(claim), &claims, None).unwrap().groups;
+            assert_eq!(groups.iter().map(|name| &**name).collect::<Vec<_>>(), expected, "{claim}");
+        }
+        assert!(granted(&ClaimsConfig::default(), &claims, None).unwrap().groups.is_empty());
+        let many: Vec<_> = (0..257).map(|n| n.to_string()).collect();
+        for wrong in [
+            json!(7),
+            json!({"a": 1}),
+            json!(["a", 7]),
+            json!(["a", ""]),
+            json!(["x".repeat(257)]),
+            json!(many),
+        ] {
+            let problem = granted(&by("groups"), &json!({"sub": "p", "groups": wrong}), None).unwrap_err();
+            assert!(problem.starts_with("claim \"groups\" "), "{problem}");
+        }
     }
 
     #[test]
