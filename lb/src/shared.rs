@@ -179,6 +179,9 @@ impl Shared {
 
     /// Why this connection may not be here, if so.
     pub(crate) fn revoked(&self, holder: &Holder) -> Option<RevokeReason> {
+        if holder.is_listed() {
+            return Some(RevokeReason::CredentialsChanged);
+        }
         self.revocations.get()?.verdict(&holder.bearer(), holder.since)
     }
 

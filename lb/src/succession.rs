@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::{Duration, timeout, timeout_at};
 
 use crate::shared::Shared;
+use crate::tls::Shown;
 
 /// How long a connection waits for the one before it. A worker that has lost its store, or is dead, takes that long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ pub(crate) struct Holder {
     pub(crate) subject: Arc<str>,
     pub(crate) token_id: Option<Arc<str>>,
     pub(crate) certificate: Option<Arc<Certificate>>,
+    /// What revocation lists may name of it.
+    pub(crate) shown: Option<Arc<Shown>>,
     /// Where it comes from.
     pub(crate) peer: SocketAddr,
     pub(crate) since: Instant,
@@ -55,7 +58,19 @@ impl Holder {
     pub(crate) fn of(client_id: &str) -> Self {
         let (subject, since) = ("".into(), Instant::now());
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        Self { client_id: client_id.into(), subject, token_id: None, certificate: None, peer, since }
+        Self {
+            client_id: client_id.into(),
+            subject,
+            token_id: None,
+            certificate: None,
+            shown: None,
+            peer,
+            since,
+        }
+    }
+
+    pub(crate) fn is_listed(&self) -> bool {
+        self.shown.as_ref().is_some_and(|shown| shown.is_listed())
     }
 
     pub(crate) fn bearer(&self) -> Bearer<'_> {
@@ -91,6 +106,14 @@ impl Successions {
         for (place, reason) in found {
             place.revoke(reason, shared);
         }
+    }
+
+    /// Has those connections ended whose certificates revocation lists have come to name. Answers how many.
+    pub(crate) fn revoke_listed(&self, shared: &Shared) -> usize {
+        let with_certificate = |place: &&Arc<Place>| place.holder.shown.is_some();
+        let places: Vec<_> = self.0.lock().values().filter(with_certificate).map(Arc::clone).collect();
+        let listed = places.iter().filter(|place| place.holder.is_listed());
+        listed.map(|place| place.revoke(RevokeReason::CredentialsChanged, shared)).count()
     }
 }
 

@@ -1,8 +1,9 @@
 //! A raw MQTT client: it sends the bytes it is given and states what must come back.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::authority::Identity;
 use super::bytes::{self, PUBACK, PUBCOMP, PUBREC, PUBREL, V5};
 use super::packet::{Connack, Granted, Packet, Publish, Reply};
 use super::server::Server;
@@ -21,6 +22,27 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn open(server: &Server, transport: Transport) -> Client {
         Client { stream: Stream::open(server, transport), version: V5, received: Vec::new(), closed: false }
+    }
+
+    /// A connection over TLS with a client certificate.
+    pub(crate) fn open_as(server: &Server, transport: Transport, identity: &Identity) -> Client {
+        let stream = Stream::open_as(server, transport, identity);
+        Client { stream, version: V5, received: Vec::new(), closed: false }
+    }
+
+    /// A connection from this address of loopback; a server tells clients apart by it.
+    pub(crate) fn open_from(source: Ipv4Addr, address: SocketAddr) -> Client {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let connecting = async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from((source, 0))).unwrap();
+            socket.connect(address).await.expect("connect to the server under test").into_std().unwrap()
+        };
+        let socket = runtime.block_on(connecting);
+        socket.set_nonblocking(false).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_write_timeout(Some(DEADLINE)).unwrap();
+        Client { stream: Stream::over(socket), version: V5, received: Vec::new(), closed: false }
     }
 
     /// A connection to a server that may be down.

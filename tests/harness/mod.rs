@@ -1,6 +1,7 @@
 //! What the whole-system tests stand on: the real binary as a process, raw bytes over every transport.
 //! Packets are built and read here byte by byte on purpose: a client library would hide violations.
 
+pub(crate) mod authority;
 pub(crate) mod bytes;
 pub(crate) mod client;
 #[cfg(feature = "system-tests")]

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::DEADLINE;
+use super::authority::Identity;
 use super::server::Server;
 use super::websocket::WebSocket;
 
@@ -47,8 +48,9 @@ impl Wire {
         let socket = tcp(server.address(transport));
         match transport {
             Transport::Tcp | Transport::Ws => Wire::Tcp(socket),
-            Transport::Tls => Wire::Tls(Box::new(tls(server, socket, b"mqtt"))),
-            Transport::Wss => Wire::Tls(Box::new(tls(server, socket, b"http/1.1"))),
+            Transport::Tls | Transport::Wss => {
+                Wire::Tls(Box::new(tls(server, socket, transport, None).expect("TLS handshake")))
+            }
         }
     }
 
@@ -69,25 +71,36 @@ pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     socket
 }
 
-fn tls(server: &Server, socket: TcpStream, alpn: &[u8]) -> StreamOwned<ClientConnection, TcpStream> {
+fn tls(
+    server: &Server,
+    socket: TcpStream,
+    transport: Transport,
+    identity: Option<&Identity>,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(server.ca_file()).expect("the server's CA file") {
         roots.add(certificate.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some(Identity { certificate, key }) => {
+            config.with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap()
+        }
+    };
+    let alpn: &[u8] = if transport == Transport::Wss { b"http/1.1" } else { b"mqtt" };
     config.alpn_protocols = vec![alpn.to_vec()];
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, socket);
     while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock).expect("TLS handshake");
+        stream.conn.complete_io(&mut stream.sock)?;
     }
-    stream
+    Ok(stream)
 }
 
 impl Read for Wire {
@@ -136,6 +149,24 @@ impl Stream {
             Transport::Tcp | Transport::Tls => None,
         };
         Stream { wire, websocket }
+    }
+
+    /// Over TLS with a client certificate, which the server takes.
+    pub(crate) fn open_as(server: &Server, transport: Transport, identity: &Identity) -> Stream {
+        let socket = tcp(server.address(transport));
+        let mut wire =
+            Wire::Tls(Box::new(tls(server, socket, transport, Some(identity)).expect("TLS handshake")));
+        let websocket = (transport == Transport::Wss).then(|| WebSocket::upgrade(&mut wire));
+        Stream { wire, websocket }
+    }
+
+    /// The server does not take a client certificate. In TLS 1.3 it says so after the client's handshake.
+    pub(crate) fn expect_refused(server: &Server, transport: Transport, identity: &Identity) {
+        let Ok(mut stream) = tls(server, tcp(server.address(transport)), transport, Some(identity)) else {
+            return;
+        };
+        let error = stream.read(&mut [0]).expect_err("an alert");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 
     /// Plain MQTT over a socket that is there already.

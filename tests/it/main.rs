@@ -43,6 +43,7 @@ mod publish;
 mod report;
 mod retained;
 mod revocation;
+mod revocation_list;
 mod rules;
 mod session;
 mod settings;

@@ -252,13 +252,21 @@ impl Certificates {
     }
 
     /// Takes what was asked for and has settled, for each listener all of it or none; either is logged. New handshakes use
-    /// it; connections stay. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk.
+    /// it; connections stay, but for those whose certificate is on a revocation list now. To be called every
+    /// [`files::LOOK_INTERVAL`]; blocks on the disk.
     pub fn look(&self, now: std::time::Instant) {
         for listener in self.listeners.iter() {
             match listener.tls.as_ref().and_then(|tls| tls.look(now)) {
                 None => {}
                 Some(Ok(change)) => {
                     tracing::info!(listener = %listener.name, "certificates read");
+                    let ended = listener.shared.successions.revoke_listed(&listener.shared);
+                    if ended > 0 {
+                        tracing::info!(
+                            connections = ended,
+                            "connections end whose certificates are on a revocation list"
+                        );
+                    }
                     for authority in change.authorities_gone {
                         tracing::info!(listener = %listener.name, authority, "no certificates of it are taken any more");
                     }

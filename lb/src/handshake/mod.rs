@@ -33,7 +33,7 @@ use crate::reply;
 use crate::report::Report;
 use crate::shared::{Admitted, Listener, Underway};
 use crate::succession::{Holder, Tenancy};
-use crate::tls::{Accept, TlsError, TlsServer, TlsStream};
+use crate::tls::{Accept, Shown, TlsError, TlsServer, TlsStream};
 use crate::transport::{Transport, Wire};
 use crate::websocket::{self, WsError};
 
@@ -96,6 +96,7 @@ struct Arrival<U, A> {
     /// By when CONNECT is complete.
     deadline: Instant,
     certificate: Option<Arc<Certificate>>,
+    shown: Option<Arc<Shown>>,
 }
 
 /// Serves one accepted connection until its session is opened or it is refused.
@@ -120,6 +121,7 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
         is_local,
         deadline,
         certificate: None,
+        shown: None,
     };
     let ended = tokio::select! {
         biased;
@@ -219,6 +221,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let mut io = stage(HandshakeStage::Tls, self.deadline, rest, failed).await?;
         let facts = io.facts().map_err(|error| Failed(HandshakeStage::Tls, failed(error)))?;
         self.certificate = facts.certificate;
+        let shown = tls.shown(&mut io).map_err(|error| Failed(HandshakeStage::Tls, failed(error)))?;
+        self.shown = shown.map(Arc::new);
         Ok(io)
     }
 
@@ -480,6 +484,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             token_id: passport.token_id.clone(),
             certificate: self.certificate.clone(),
             peer: self.peer,
+            shown: self.shown.clone(),
             since: self.underway.since().into_std(),
         }
     }

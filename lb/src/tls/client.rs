@@ -17,6 +17,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use super::config::{ClientCertificateConfig, ClientCertificateMode};
 use super::error::TlsConfigError;
 use super::identity::{read_file, read_sections};
+use super::listed::{Listed, Listing};
 use super::telemetry::{Ends, end_of_certificate, end_of_list, first};
 
 /// DER of a revocation list begins so, and no PEM does.
@@ -31,6 +32,8 @@ pub(super) struct ClientVerification {
     pub(super) authorities: BTreeSet<String>,
     /// When the first authority ends, and when the first list does.
     pub(super) ends: Ends,
+    /// Certificates that are revoked.
+    pub(super) listed: Listed,
 }
 
 impl ClientVerification {
@@ -46,15 +49,17 @@ impl ClientVerification {
             ClientCertificateMode::Optional => b"optional",
             ClientCertificateMode::Required => b"required",
         });
+        let mut listing = Listing::default();
         let verifier = if config.mode == ClientCertificateMode::Off {
             Arc::new(NoClientAuth)
         } else {
-            let (roots, lists) = read_trust(config, found, &mut inputs, &mut authorities, &mut ends)?;
+            let (roots, lists) =
+                read_trust(config, found, &mut inputs, &mut authorities, &mut listing, &mut ends)?;
             build_verifier(config, provider, roots, lists)?
         };
         let mut digest = [0; 32];
         digest.copy_from_slice(inputs.finish().as_ref());
-        Ok(Self { verifier, digest, authorities, ends })
+        Ok(Self { verifier, digest, authorities, ends, listed: listing.finish() })
     }
 }
 
@@ -69,6 +74,7 @@ fn read_trust(
     found: &Snapshot,
     inputs: &mut digest::Context,
     authorities: &mut BTreeSet<String>,
+    listing: &mut Listing,
     ends: &mut Ends,
 ) -> Result<(RootCertStore, RevocationLists), TlsConfigError> {
     let Some(ca_file) = &config.ca_file else {
@@ -88,7 +94,7 @@ fn read_trust(
             problem: format!("line {line}: the certificate cannot be used as an authority: {error}"),
         })?;
     }
-    Ok((roots, load_revocation_lists(config, found, inputs, ends)?))
+    Ok((roots, load_revocation_lists(config, found, inputs, listing, ends)?))
 }
 
 fn build_verifier(
@@ -117,6 +123,7 @@ fn load_revocation_lists(
     config: &ClientCertificateConfig,
     found: &Snapshot,
     inputs: &mut digest::Context,
+    listing: &mut Listing,
     ends: &mut Ends,
 ) -> Result<RevocationLists, TlsConfigError> {
     let mut lists = Vec::new();
@@ -135,6 +142,7 @@ fn load_revocation_lists(
                     path: path.clone(),
                     problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
                 })?;
+            listing.add(&list);
             ends.revocation_list = first(ends.revocation_list, end_of_list(&list));
             absorb(inputs, &der);
             lists.push(CertificateRevocationListDer::from(der));

@@ -10,6 +10,7 @@ mod error;
 mod facts;
 mod hello;
 mod identity;
+mod listed;
 mod scratch;
 mod server;
 mod session;
@@ -25,6 +26,7 @@ pub use config::{
 };
 pub use error::{HandshakeFailure, TlsConfigError, TlsError};
 pub use facts::TlsFacts;
+pub(crate) use listed::Shown;
 pub use server::{Application, TlsChange, TlsServer};
 pub use stream::TlsStream;
 pub use telemetry::TlsMetrics;

@@ -14,8 +14,10 @@ use rustls::{CipherSuite, ProtocolVersion, ServerConfig, SupportedProtocolVersio
 use super::accept::TlsAcceptor;
 use super::client::ClientVerification;
 use super::config::{MinVersion, TlsConfig};
-use super::error::TlsConfigError;
+use super::error::{TlsConfigError, TlsError};
 use super::identity::{Identities, read_file};
+use super::listed::{Listed, Shown};
+use super::stream::TlsStream;
 use super::telemetry::{Ends, Telemetry};
 use super::ticket::{TicketSecret, Tickets};
 
@@ -44,6 +46,8 @@ pub struct TlsServer {
     provider: Arc<CryptoProvider>,
     tickets: Mutex<Option<Arc<Tickets>>>,
     current: Arc<ArcSwap<ServerConfig>>,
+    /// What the revocation lists name that `current` goes by.
+    listed: Arc<ArcSwap<Listed>>,
     files: Mutex<Files>,
     telemetry: Arc<Telemetry>,
 }
@@ -70,6 +74,7 @@ struct Built {
     config: ServerConfig,
     authorities: BTreeSet<String>,
     ends: Ends,
+    listed: Listed,
 }
 
 impl TlsServer {
@@ -81,7 +86,7 @@ impl TlsServer {
         let provider = Arc::new(provider());
         let tickets = Mutex::new(None);
         let found = Snapshot::take(config.files());
-        let Built { config: first, authorities, ends } =
+        let Built { config: first, authorities, ends, listed } =
             build(&config, application, &provider, &tickets, &found)?;
         let telemetry = Arc::new(Telemetry::default());
         telemetry.took(ends);
@@ -93,6 +98,7 @@ impl TlsServer {
             provider,
             tickets,
             current: Arc::new(ArcSwap::from_pointee(first)),
+            listed: Arc::new(ArcSwap::from_pointee(listed)),
             files: Mutex::new(files),
             telemetry,
         })
@@ -105,9 +111,10 @@ impl TlsServer {
         files.settling.ask();
     }
 
-    /// Takes the files if that was asked for, or they change right after they were loaded, and they have settled. New handshakes use what they say now; connections and
-    /// handshakes under way go on as they are. Tickets stay good unless the secret, or what clients' certificates are
-    /// verified by, has changed. To be called every [`files::LOOK_INTERVAL`]; blocks on the disk. `None`: nothing to say.
+    /// Takes the files if that was asked for, or they change right after they were loaded, and they have settled. New
+    /// handshakes use what they say now; connections and handshakes under way go on as they are, but for those that `Shown`
+    /// finds listed. Tickets stay good unless the secret, or what clients' certificates are verified by, has changed. To be
+    /// called every [`files::LOOK_INTERVAL`]; blocks on the disk. `None`: nothing to say.
     ///
     /// # Errors
     /// As for [`TlsServer::load`]; the configuration in force then stays, and the files are taken when they have changed
@@ -128,12 +135,26 @@ impl TlsServer {
         // What cannot be used is waited for to be mended.
         files.is_asked = true;
         Some(build(&self.config, self.application, &self.provider, &self.tickets, &found).map(|built| {
+            // In this order: whoever was let in by what was in force before finds itself listed.
             self.current.store(Arc::new(built.config));
+            self.listed.store(Arc::new(built.listed));
             self.telemetry.took(built.ends);
             (files.is_asked, files.started) = (false, None);
             let before = std::mem::replace(&mut files.authorities, built.authorities);
             TlsChange { authorities_gone: before.difference(&files.authorities).cloned().collect() }
         }))
+    }
+
+    /// The certificates that a client has shown, where revocation lists may come to name them. To be taken before the first use of
+    /// the connection.
+    ///
+    /// # Errors
+    /// As [`TlsStream::facts`].
+    pub(crate) fn shown<IO>(&self, stream: &mut TlsStream<IO>) -> Result<Option<Shown>, TlsError> {
+        if self.config.client_certificates.crl_files.is_empty() {
+            return Ok(None);
+        }
+        Shown::new(stream.session().tls.peer_certificates().unwrap_or_default(), &self.listed)
     }
 
     /// An acceptor that follows reloads.
@@ -195,7 +216,7 @@ fn build(
         built.ticketer = tickets;
     }
     let ends = Ends { server_certificate, ..clients.ends };
-    Ok(Built { config: built, authorities: clients.authorities, ends })
+    Ok(Built { config: built, authorities: clients.authorities, ends, listed: clients.listed })
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
