@@ -43,6 +43,13 @@ impl Authentication {
 impl Authenticator for Authentication {
     type Exchange = AuthenticationExchange;
 
+    fn rules_may_change(&self) -> bool {
+        match self {
+            Self::Here(local) => local.rules_may_change(),
+            Self::Elsewhere(remote) => remote.rules_may_change(),
+        }
+    }
+
     async fn authenticate(&self, request: Request) -> Decision {
         match self {
             Self::Here(local) => local.authenticate(request).await,

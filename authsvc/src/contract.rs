@@ -107,6 +107,12 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Begins enhanced authentication (v5 section 4.12) with a CONNECT's, or a re-authentication's, Authentication
     /// Method. `None`: the method is not supported, refuse with 0x8C.
     fn begin(&self, method: &str, request: Request) -> Option<Self::Exchange>;
+
+    /// Whether what a client may do can become something else before its passport ends: then [`crate::Revocations`] tells, and
+    /// it is asked about anew.
+    fn rules_may_change(&self) -> bool {
+        false
+    }
 }
 
 /// One run of an Authentication Method.

@@ -62,6 +62,7 @@ impl Local {
             revocations: Revocations::default(),
             config: config.clone(),
         };
+        inner.revocations.name_rules(&inner.authorization.name());
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -91,6 +92,7 @@ impl Local {
             self.inner.revocations.revoke(target, RevokeReason::CredentialsChanged, Duration::ZERO);
         }
         self.inner.authorization.look(now);
+        self.inner.revocations.name_rules(&self.inner.authorization.name());
     }
 
     /// Who has to go.
@@ -132,6 +134,10 @@ impl Local {
 
 impl Authenticator for Local {
     type Exchange = LocalExchange;
+
+    fn rules_may_change(&self) -> bool {
+        self.inner.authorization.may_change()
+    }
 
     async fn authenticate(&self, request: Request) -> Decision {
         let asked = Instant::now();

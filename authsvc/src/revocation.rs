@@ -1,6 +1,7 @@
 //! Who has to go: users, clients, tokens and certificates that were revoked, by an operator or by a source that has changed.
 //! Edges follow the list, end the connections that it is about, and refuse new ones until an entry ends. An entry is told for a
-//! while after its end, so that who follows late misses nothing.
+//! while after its end, so that who follows late misses nothing. It is told here, too, that rules have changed, so that what
+//! connected clients may do is asked about anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -134,6 +135,10 @@ struct List {
     newest: u64,
     /// Up to here they were forgotten.
     forgotten: u64,
+    /// Names the rules in force; empty where nobody has said.
+    rules: Arc<str>,
+    /// The number at which they became others; 0: not since the start.
+    rules_changed: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -160,6 +165,8 @@ pub struct Told {
     pub entries: Vec<Revocation>,
     /// Entries in between were forgotten already.
     pub has_missed: bool,
+    /// The number at which rules became others last; 0: not since the start.
+    pub rules_changed: u64,
 }
 
 impl Revocations {
@@ -196,8 +203,34 @@ impl Revocations {
         list.forget(Instant::now());
         let first = list.entries.partition_point(|entry| entry.id <= after);
         let entries: Vec<_> = list.entries.range(first..).take(TOLD_MAX).cloned().collect();
-        let newest = entries.last().map_or(list.newest, |entry| entry.id);
-        Told { newest, entries, has_missed: after > 0 && after < list.forgotten }
+        // Rules have numbers without entries.
+        let newest =
+            entries.last().filter(|_| entries.len() == TOLD_MAX).map_or(list.newest, |entry| entry.id);
+        let has_missed = after > 0 && after < list.forgotten;
+        Told { newest, entries, has_missed, rules_changed: list.rules_changed }
+    }
+
+    /// Tells that rules became others: what connected clients may do is to be asked about anew.
+    pub(crate) fn tell_of_rules(&self) {
+        let newest = {
+            let mut list = self.0.list.lock();
+            list.newest += 1;
+            list.rules_changed = list.newest;
+            list.newest
+        };
+        self.0.newest.send_replace(newest);
+    }
+
+    /// Says what names the rules in force: what differs where they do. Who follows asks anew when it is another name.
+    pub(crate) fn name_rules(&self, name: &Arc<str>) {
+        let was = std::mem::replace(&mut self.0.list.lock().rules, name.clone());
+        if !was.is_empty() && was != *name {
+            self.tell_of_rules();
+        }
+    }
+
+    fn rules(&self) -> Arc<str> {
+        self.0.list.lock().rules.clone()
     }
 
     /// Returns when there is an entry after `after`. Cancel safe.
@@ -264,6 +297,9 @@ pub(crate) struct Feed {
     pub(crate) replica: String,
     pub(crate) newest: u64,
     pub(crate) has_missed: bool,
+    /// Names the rules in force.
+    #[serde(default)]
+    pub(crate) rules: String,
     pub(crate) revocations: Vec<Entry>,
 }
 
@@ -284,6 +320,7 @@ impl Feed {
             replica: list.replica().to_owned(),
             newest: told.newest,
             has_missed: told.has_missed,
+            rules: list.rules().to_string(),
             revocations: told.entries.into_iter().map(entry).collect(),
         }
     }
@@ -419,6 +456,25 @@ mod tests {
         assert!(follower.verdict(&bearer("x", "a"), before).is_some());
         let feed = Feed::new(&list, 1);
         assert!(feed.revocations.is_empty() && feed.newest == 1);
+    }
+
+    #[tokio::test]
+    async fn other_rules_are_told_without_an_entry() {
+        let list = Revocations::default();
+        list.name_rules(&"one".into());
+        list.name_rules(&"one".into());
+        assert_eq!((list.since(0).newest, list.since(0).rules_changed), (0, 0));
+        list.revoke(Target::ClientId("a".into()), RevokeReason::Administrative, Duration::ZERO);
+        list.name_rules(&"two".into());
+        list.changed(1).await;
+        let told = list.since(0);
+        assert_eq!((told.newest, told.rules_changed, told.entries.len()), (2, 2, 1));
+        assert!(list.since(2).entries.is_empty() && list.since(2).newest == 2);
+        assert_eq!(Feed::new(&list, 2).rules, "two");
+        let older: Feed =
+            serde_json::from_str(r#"{"replica":"r","newest":0,"has_missed":false,"revocations":[]}"#)
+                .unwrap();
+        assert_eq!(older.rules, "", "a service need not say");
     }
 
     #[test]

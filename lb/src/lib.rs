@@ -14,6 +14,7 @@ mod reason;
 mod relay;
 mod reply;
 mod report;
+mod round;
 mod shared;
 mod succession;
 pub mod tls;

@@ -21,6 +21,7 @@ use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
 use crate::report::Reports;
+use crate::round::Round;
 use crate::succession::{Holder, Successions};
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketConfig;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// While draining, relays with a slot below this have to go.
     dismissed: AtomicU32,
     relays: Mutex<Wakers>,
+    /// Whom other rules reach, and when.
+    pub(crate) round: Round,
     /// Who came last of each client.
     pub(crate) successions: Successions,
     /// Who has to go, if somebody says so.
@@ -83,6 +86,7 @@ impl Shared {
             phase: AtomicU8::new(Phase::Serving as u8),
             dismissed: AtomicU32::new(0),
             relays: Mutex::default(),
+            round: Round::default(),
             successions: Successions::default(),
             revocations: OnceLock::new(),
             connections: AtomicUsize::new(0),
@@ -146,6 +150,17 @@ impl Shared {
         let through = relays.skip(from as usize, count);
         // Told before they are woken, so that they see it.
         self.dismissed.store(through.unwrap_or(u32::MAX), Ordering::SeqCst);
+        relays.wake(from as usize, through.map_or(usize::MAX, |through| through as usize));
+        through.is_some()
+    }
+
+    /// Has `count` more relays called by the round. `false` when there are no more.
+    pub(crate) fn call(&self, count: usize) -> bool {
+        let relays = self.relays.lock();
+        let from = self.round.reached();
+        let through = relays.skip(from as usize, count);
+        // Told before they are woken, so that they see it.
+        self.round.reach(through.unwrap_or(u32::MAX));
         relays.wake(from as usize, through.map_or(usize::MAX, |through| through as usize));
         through.is_some()
     }

@@ -11,6 +11,7 @@ mod trace;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aws_lc_rs::digest;
 use link::Passport;
 use parking_lot::RwLock;
 
@@ -45,6 +46,19 @@ pub(crate) struct Authorization {
 struct InForce {
     acl: Arc<AclFile>,
     lists: Lists,
+    name: Arc<str>,
+}
+
+impl InForce {
+    fn new(config: &AuthorizationConfig, acl: Arc<AclFile>) -> Result<Self, AuthError> {
+        let lists = Lists::new(config, &acl)?;
+        let mut rules = digest::Context::new(&digest::SHA256);
+        // A configuration can always be written.
+        rules.update(&serde_json::to_vec(config).unwrap_or_default());
+        rules.update(&acl.digest);
+        let name = rules.finish().as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Ok(Self { acl, lists, name: name.into() })
+    }
 }
 
 impl Authorization {
@@ -52,11 +66,11 @@ impl Authorization {
     pub(crate) fn new(config: &AuthorizationConfig, auth: &AuthConfig) -> Result<Self, AuthError> {
         let opened = config.acl_file.as_deref().map(AclWatch::open).transpose()?;
         let (acl, file) = opened.map_or_else(|| (None, Arc::default()), |(watch, file)| (Some(watch), file));
-        let lists = Lists::new(config, &file)?;
+        let in_force = InForce::new(config, file)?;
         Ok(Self {
             config: config.clone(),
             acl,
-            in_force: RwLock::new(Arc::new(InForce { acl: file, lists })),
+            in_force: RwLock::new(Arc::new(in_force)),
             nobody: "".into(),
             lifetime_s: auth.passport_lifetime_s,
         })
@@ -84,13 +98,23 @@ impl Authorization {
     }
 
     fn take(&self, acl: Arc<AclFile>) {
-        match Lists::new(&self.config, &acl) {
-            Ok(lists) => {
-                tracing::info!(users = acl.users.len(), "ACL file read");
-                *self.in_force.write() = Arc::new(InForce { acl, lists });
+        match InForce::new(&self.config, acl) {
+            Ok(in_force) => {
+                tracing::info!(users = in_force.acl.users.len(), "ACL file read");
+                *self.in_force.write() = Arc::new(in_force);
             }
             Err(error) => tracing::error!(%error, "ACL file not taken, what it said before stays"),
         }
+    }
+
+    /// Whether rules may become others while the process runs.
+    pub(crate) fn may_change(&self) -> bool {
+        self.acl.is_some()
+    }
+
+    /// Names the rules in force: processes with the same rules have the same name for them.
+    pub(crate) fn name(&self) -> Arc<str> {
+        self.in_force.read().name.clone()
     }
 
     /// Whether rules go by what only a client's source can say of it: its groups and attributes.

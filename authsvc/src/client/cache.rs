@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
@@ -23,6 +24,8 @@ pub(super) struct Cache {
     allowed: Mutex<Answers>,
     /// Apart: whoever guesses would push out what others need while nobody can be asked.
     denied: Mutex<Answers>,
+    /// Counts how often rules became others.
+    epoch: AtomicU64,
 }
 
 #[derive(Default)]
@@ -46,7 +49,13 @@ struct Remembered {
 impl Cache {
     pub(super) fn new(answers_max: usize) -> Self {
         let key = Key::new(HMAC_SHA256, &rand::random::<[u8; 32]>());
-        Self { key, answers_max, allowed: Mutex::default(), denied: Mutex::default() }
+        Self {
+            key,
+            answers_max,
+            allowed: Mutex::default(),
+            denied: Mutex::default(),
+            epoch: AtomicU64::new(0),
+        }
     }
 
     /// Stands for `question`. The port of the device is another one each time, and says nothing.
@@ -58,6 +67,23 @@ impl Cache {
         let mut asked = Asked::default();
         asked.copy_from_slice(&sign(&self.key, &json).as_ref()[..size_of::<Asked>()]);
         asked
+    }
+
+    /// Of the rules by which answers are given now.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Rules became others: what was answered, and what was asked by now, is fresh no more. It may count still while nobody can be
+    /// asked.
+    pub(super) fn put_behind(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let now = Instant::now();
+        for answers in [&self.allowed, &self.denied] {
+            for remembered in answers.lock().by_question.values_mut() {
+                remembered.fresh_until = remembered.fresh_until.min(now);
+            }
+        }
     }
 
     /// The answer, if it is fresh.
@@ -80,10 +106,11 @@ impl Cache {
         }
     }
 
-    /// Remembers an answer; `life` is what is left of its passport, `ttl` how long it is fresh at most.
+    /// Remembers an answer to what was asked in that epoch; `life` is what is left of its passport, `ttl` how long it is
+    /// fresh at most.
     pub(super) fn remember(
         &self,
-        asked: Asked,
+        (asked, epoch): (Asked, u64),
         decision: &Decision,
         certificate: Option<Arc<str>>,
         life: Duration,
@@ -110,6 +137,8 @@ impl Cache {
         // What was answered before holds no longer.
         others.lock().by_question.remove(&asked);
         let mut answers = answers.lock();
+        // Looked at under the lock, which `put_behind` takes after it has counted.
+        let fresh_until = if epoch == self.epoch() { fresh_until } else { now };
         answers.number += 1;
         let number = answers.number;
         let decision = decision.clone();
@@ -185,19 +214,19 @@ mod tests {
     #[test]
     fn an_answer_is_fresh_for_a_while_and_good_for_as_long_as_its_passport() {
         let cache = Cache::new(10);
-        cache.remember([1; 16], &allow("u"), None, LIFE, TTL);
+        cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
         let now = Instant::now();
         assert_eq!(cache.fresh(&[1; 16], now), Some(allow("u")));
         assert_eq!(cache.fresh(&[1; 16], now + TTL), None);
         assert!(cache.good(&[1; 16], now + TTL).is_some() && cache.good(&[1; 16], now + LIFE).is_none());
-        cache.remember([2; 16], &allow("u"), None, TTL, LIFE);
+        cache.remember(([2; 16], 0), &allow("u"), None, TTL, LIFE);
         assert!(
             cache.fresh(&[2; 16], now + TTL / 2 + Duration::from_secs(1)).is_none(),
             "not in its second half"
         );
-        cache.remember([3; 16], &Decision::Deny(DenyReason::BadCredentials), None, LIFE, TTL);
+        cache.remember(([3; 16], 0), &Decision::Deny(DenyReason::BadCredentials), None, LIFE, TTL);
         assert!(cache.fresh(&[3; 16], now).is_some() && cache.good(&[3; 16], now).is_none());
-        cache.remember([4; 16], &Decision::Deny(DenyReason::Unavailable), None, LIFE, TTL);
+        cache.remember(([4; 16], 0), &Decision::Deny(DenyReason::Unavailable), None, LIFE, TTL);
         assert!(cache.fresh(&[4; 16], now).is_none());
     }
 
@@ -205,36 +234,51 @@ mod tests {
     fn it_has_a_bound_and_the_oldest_go_first() {
         let cache = Cache::new(3);
         for n in 0..10u8 {
-            cache.remember([n; 16], &allow("u"), None, LIFE, TTL);
-            cache.remember([9; 16], &allow("u"), None, LIFE, TTL);
+            cache.remember(([n; 16], 0), &allow("u"), None, LIFE, TTL);
+            cache.remember(([9; 16], 0), &allow("u"), None, LIFE, TTL);
         }
         assert_eq!(cache.len(), 3);
         assert!(cache.allowed.lock().order.len() <= 6);
         let now = Instant::now();
         assert!(cache.fresh(&[9; 16], now).is_some() && cache.fresh(&[0; 16], now).is_none());
         let none = Cache::new(0);
-        none.remember([1; 16], &allow("u"), None, LIFE, TTL);
+        none.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
         assert_eq!(none.len(), 0);
     }
 
     #[test]
     fn who_guesses_pushes_nobody_out() {
         let cache = Cache::new(3);
-        cache.remember([0; 16], &allow("u"), None, LIFE, TTL);
+        cache.remember(([0; 16], 0), &allow("u"), None, LIFE, TTL);
         let wrong = Decision::Deny(DenyReason::BadCredentials);
-        (1..=100).for_each(|n| cache.remember([n; 16], &wrong, None, LIFE, TTL));
+        (1..=100).for_each(|n| cache.remember(([n; 16], 0), &wrong, None, LIFE, TTL));
         let now = Instant::now();
         assert!(cache.good(&[0; 16], now).is_some() && cache.fresh(&[100; 16], now).is_some());
         assert_eq!(cache.len(), 4);
-        cache.remember([0; 16], &wrong, None, LIFE, TTL);
+        cache.remember(([0; 16], 0), &wrong, None, LIFE, TTL);
         assert!(cache.good(&[0; 16], now).is_none(), "the last answer holds");
+    }
+
+    #[test]
+    fn what_was_asked_before_rules_became_others_is_not_fresh_after() {
+        let cache = Cache::new(10);
+        let wrong = Decision::Deny(DenyReason::NotAuthorized);
+        cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
+        cache.remember(([2; 16], 0), &wrong, None, LIFE, TTL);
+        cache.put_behind();
+        cache.remember(([3; 16], 0), &allow("u"), None, LIFE, TTL);
+        cache.remember(([4; 16], cache.epoch()), &allow("u"), None, LIFE, TTL);
+        let now = Instant::now();
+        let fresh = [1, 2, 3, 4].map(|n| cache.fresh(&[n; 16], now).is_some());
+        assert_eq!(fresh, [false, false, false, true]);
+        assert!(cache.good(&[1; 16], now).is_some() && cache.good(&[3; 16], now).is_some());
     }
 
     #[test]
     fn what_was_revoked_is_forgotten() {
         let cache = Cache::new(10);
-        cache.remember([1; 16], &allow("alice"), Some("00".into()), LIFE, TTL);
-        cache.remember([2; 16], &allow("bob"), Some("01".into()), LIFE, TTL);
+        cache.remember(([1; 16], 0), &allow("alice"), Some("00".into()), LIFE, TTL);
+        cache.remember(([2; 16], 0), &allow("bob"), Some("01".into()), LIFE, TTL);
         cache.forget(&Target::User("alice".into()));
         assert_eq!(cache.len(), 1);
         cache.forget(&Target::Certificate("01".into()));

@@ -1,5 +1,5 @@
-//! Follows what each service revokes: long questions, one at a time for each address. A service that has no such list is asked
-//! again now and then.
+//! Follows what each service revokes, and whether its rules become others: long questions, one at a time for each address. A
+//! service that has no such list is asked again now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ const PAUSE_WITHOUT_LIST: Duration = Duration::from_secs(60);
 struct Place {
     replica: String,
     newest: u64,
+    /// The name of the rules that the service goes by.
+    rules: String,
 }
 
 /// Follows for as long as the address is there.
@@ -68,7 +70,8 @@ fn take(feed: Feed, place: &mut Place, shared: &Shared) {
         );
     }
     // The replica goes into the next question: no more of it than a name.
-    place.replica = feed.replica.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    let name = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).take(64).collect::<String>();
+    place.replica = name(&feed.replica);
     place.newest = feed.newest;
     for entry in feed.revocations {
         // Once before: nothing that is remembered may be let in by a connection that comes now; and what is remembered
@@ -76,5 +79,11 @@ fn take(feed: Feed, place: &mut Place, shared: &Shared) {
         let target = entry.target.clone();
         entry.add_to(&shared.revocations);
         shared.cache.forget(&target);
+    }
+    // Last: who has to go is not asked about.
+    let rules = name(&feed.rules);
+    if !rules.is_empty() && rules != place.rules {
+        shared.see_rules(&rules, &place.rules);
+        place.rules = rules;
     }
 }

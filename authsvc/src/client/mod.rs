@@ -75,13 +75,18 @@ struct Shared {
     addresses: ArcSwap<Vec<Arc<Address>>>,
     cache: Cache,
     /// Questions whose answer others wait for too.
-    flights: Mutex<HashMap<Asked, watch::Receiver<Option<Decision>>>>,
+    flights: Mutex<HashMap<Flight, watch::Receiver<Option<Decision>>>>,
     /// One permit for each question.
     turns: Arc<Semaphore>,
     revocations: Revocations,
+    /// What names the rules that a service was last seen to go by; empty before.
+    rules: Mutex<String>,
     /// It was told that none is up.
     is_away: AtomicBool,
 }
+
+/// A question that is under way, and of which rules its answer will be at the earliest.
+type Flight = (Asked, u64);
 
 /// No service has given an answer.
 struct Away;
@@ -115,6 +120,7 @@ impl Remote {
             flights: Mutex::default(),
             turns: Arc::new(Semaphore::new(config.requests_max)),
             revocations: Revocations::default(),
+            rules: Mutex::default(),
             is_away: AtomicBool::new(false),
             config,
         });
@@ -149,6 +155,10 @@ impl Authenticator for Remote {
         decision
     }
 
+    fn rules_may_change(&self) -> bool {
+        true
+    }
+
     /// Which methods there are, the service knows.
     fn begin(&self, method: &str, request: Request) -> Option<RemoteExchange> {
         Some(RemoteExchange::new(self.shared.clone(), method, &request))
@@ -177,8 +187,9 @@ impl Shared {
         asked: Asked,
         question: Question,
     ) -> Option<watch::Receiver<Option<Decision>>> {
+        let epoch = self.cache.epoch();
         let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(&asked) {
+        if let Some(flight) = flights.get(&(asked, epoch)) {
             self.metrics.answered("shared");
             return Some(flight.clone());
         }
@@ -188,19 +199,19 @@ impl Shared {
             return None;
         };
         let (landed, flight) = watch::channel(None);
-        flights.insert(asked, flight.clone());
+        flights.insert((asked, epoch), flight.clone());
         drop(flights);
         let shared = self.clone();
         tokio::spawn(async move {
-            let decision = shared.ask_about(asked, &question).await;
-            shared.flights.lock().remove(&asked);
+            let decision = shared.ask_about(asked, epoch, &question).await;
+            shared.flights.lock().remove(&(asked, epoch));
             landed.send_replace(Some(decision));
             drop(turn);
         });
         Some(flight)
     }
 
-    async fn ask_about(&self, asked: Asked, question: &Question) -> Decision {
+    async fn ask_about(&self, asked: Asked, epoch: u64, question: &Question) -> Decision {
         let since = Instant::now();
         let decision = match self.ask(question).await {
             Ok(answer) => {
@@ -216,11 +227,11 @@ impl Shared {
                 return known.map_or(Decision::Deny(DenyReason::Unavailable), Decision::Allow);
             }
         };
-        self.remember(asked, &decision, question, since);
+        self.remember((asked, epoch), &decision, question, since);
         decision
     }
 
-    fn remember(&self, asked: Asked, decision: &Decision, question: &Question, since: Instant) {
+    fn remember(&self, asked: Flight, decision: &Decision, question: &Question, since: Instant) {
         let certificate = question.tls.as_ref().map(|tls| tls.fingerprint.clone());
         let (life, ttl_ms) = match decision {
             Decision::Allow(passport) => {
@@ -240,6 +251,20 @@ impl Shared {
             self.cache.remember(asked, decision, certificate, life, Duration::from_millis(ttl_ms));
         }
         self.metrics.remembered.set(self.cache.len() as i64);
+    }
+
+    /// A service goes by these rules, and went by those `before` (empty: not known). Where they are others, no answer of
+    /// before is given any more, and those who are connected are asked about anew.
+    fn see_rules(&self, rules: &str, before: &str) {
+        let others = |was: &str| !was.is_empty() && was != rules;
+        let seen = std::mem::replace(&mut *self.rules.lock(), rules.to_owned());
+        // One that was not seen before may bring other rules along.
+        if others(if before.is_empty() { seen.as_str() } else { before }) {
+            tracing::info!("a service of authentication has other rules: clients are asked about anew");
+            // First, so that nobody is asked about anew and answered from before.
+            self.cache.put_behind();
+            self.revocations.tell_of_rules();
+        }
     }
 
     /// The answer of whichever service gives one, in time.

@@ -21,6 +21,7 @@ use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
 use crate::handshake::{self, Gate};
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
+use crate::round;
 use crate::shared::{Listener, Phase, Shared};
 use crate::tls::{Application, TlsConfigError, TlsMetrics, TlsServer};
 
@@ -176,8 +177,8 @@ impl Edge {
         Ok(())
     }
 
-    /// Ends the connections of whoever is revoked in `list` from now on, and refuses those who come while an entry lasts. The
-    /// first list counts. Must be called in a runtime; it follows the list for as long as the edge is there.
+    /// Ends the connections of whoever is revoked in `list` from now on, and refuses those who come while an entry lasts; has
+    /// devices asked about anew when the list says that rules became others. The first list counts. Must be called in a runtime; it follows the list for as long as the edge is there.
     pub fn follow(&self, list: &Revocations) {
         if self.shared.revocations.set(list.clone()).is_ok() {
             tokio::spawn(follow(Arc::downgrade(&self.shared), list.clone()));
@@ -278,7 +279,7 @@ impl Certificates {
 }
 
 async fn follow(shared: Weak<Shared>, list: Revocations) {
-    let mut newest = 0;
+    let (mut newest, mut rules_changed) = (0, 0);
     loop {
         // Looks now and then whether the edge is still there.
         let _ = tokio::time::timeout(FORGET_INTERVAL, list.changed(newest)).await;
@@ -286,6 +287,10 @@ async fn follow(shared: Weak<Shared>, list: Revocations) {
         let told = list.since(newest);
         newest = told.newest;
         shared.successions.revoke(&told.entries, &shared);
+        if told.rules_changed != rules_changed {
+            rules_changed = told.rules_changed;
+            round::begin(&shared);
+        }
     }
 }
 

@@ -97,6 +97,8 @@ struct Arrival<U, A> {
     deadline: Instant,
     certificate: Option<Arc<Certificate>>,
     shown: Option<Arc<Shown>>,
+    /// The round of other rules that was on when it came.
+    round: u16,
 }
 
 /// Serves one accepted connection until its session is opened or it is refused.
@@ -109,7 +111,7 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
 ) {
     let listener = admitted.0.clone();
     let deadline = underway.since() + listener.shared.config.connect_timeout();
-    let is_local = is_loopback(peer);
+    let (is_local, round) = (is_loopback(peer), listener.shared.round.number());
     let given_up = underway.given_up();
     let behind = Arc::<OnceLock<SocketAddr>>::default();
     let arrival = Arrival {
@@ -122,6 +124,7 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
         deadline,
         certificate: None,
         shown: None,
+        round,
     };
     let ended = tokio::select! {
         biased;
@@ -412,7 +415,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             listener: self.admitted.0.name.clone(),
             certificate: self.certificate.clone(),
         });
-        let tenure = Tenure::new(&passport, &self.gate.authenticator, asker, self.admitted.shared());
+        let tenure =
+            Tenure::new(&passport, &self.gate.authenticator, asker, self.round, self.admitted.shared());
         let open = Open {
             connection_id: ConnectionId(rand::random()),
             attempt: 1,

@@ -68,7 +68,7 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) pipelined: Bytes,
     /// What re-authentication needs, if CONNECT had an Authentication Method.
     pub(crate) enhanced: Option<Box<Enhanced<A>>>,
-    /// Of a passport that ends.
+    /// Of a passport that ends, or whose rules may become others.
     pub(crate) tenure: Option<Box<Tenure<A>>>,
 }
 
@@ -390,7 +390,7 @@ where
                 }
                 if self.tenure.is_none() {
                     let authenticator = enhanced.authenticator();
-                    self.tenure = Tenure::new(&passport, authenticator, None, self.admitted.shared());
+                    self.tenure = Tenure::new(&passport, authenticator, None, 0, self.admitted.shared());
                 }
                 self.renew(passport);
             }
@@ -401,7 +401,7 @@ where
     /// Renews the passport when it is time, and ends the connection of a device that may not stay.
     fn check_tenure(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
         let Some(tenure) = &mut self.tenure else { return };
-        match tenure.poll(cx, self.admitted.shared(), now) {
+        match tenure.poll(cx, self.admitted.shared(), self.slot, now) {
             Poll::Pending => {}
             Poll::Ready(Verdict::Renewed(passport)) => self.renew(passport),
             Poll::Ready(Verdict::Denied) => self.close(CloseReason::PassportDenied, out, now),

@@ -1,6 +1,6 @@
 //! For how long a device may stay: until its passport ends. What CONNECT said is asked about again before that, early and at a
-//! moment of each connection's own; who used an Authentication Method has to renew it by AUTH. Connections whose passport
-//! never ends have none of this.
+//! moment of each connection's own, and when rules became others; who used an Authentication Method has to renew it by AUTH.
+//! Connections whose passport never ends have none of this, unless rules may become others.
 
 #[cfg(test)]
 mod tests;
@@ -82,7 +82,7 @@ pub(super) enum Verdict {
     Expired,
 }
 
-/// Of a connection whose passport ends.
+/// Of a connection whose passport ends, or whose rules may become others.
 pub(crate) struct Tenure<A> {
     authenticator: Arc<A>,
     /// `None`: only the device can renew it.
@@ -91,19 +91,25 @@ pub(crate) struct Tenure<A> {
     renew_at: Instant,
     /// When there is something to look at, on the edge's clock.
     pub(super) look_ms: u32,
-    failures: u32,
+    /// The last round in which it was asked about.
+    round: u16,
+    failures: u8,
     renewing: Option<Renewing>,
 }
 
 impl<A: Authenticator> Tenure<A> {
-    /// `None` for a passport that never ends. Without `asker` it is not renewed here.
+    /// `None` for a passport that never ends, where rules stay as they are. Without `asker` it is not renewed here. `round` was
+    /// on before the passport was asked for.
     pub(crate) fn new(
         passport: &Passport,
         authenticator: &Arc<A>,
         asker: Option<Asker>,
+        round: u16,
         shared: &Shared,
     ) -> Option<Box<Self>> {
-        passport.expires_at_s?;
+        if passport.expires_at_s.is_none() && !(asker.is_some() && authenticator.rules_may_change()) {
+            return None;
+        }
         let now = Instant::now();
         let mut tenure = Box::new(Self {
             authenticator: authenticator.clone(),
@@ -111,15 +117,20 @@ impl<A: Authenticator> Tenure<A> {
             ends_at: now,
             renew_at: now,
             look_ms: 0,
+            round,
             failures: 0,
             renewing: None,
         });
         tenure.extend(passport, shared).then_some(tenure)
     }
 
-    /// Counts from a new passport. `false` if it never ends.
+    /// Counts from a new passport. `false` if nothing is to be done about it any more.
     pub(super) fn extend(&mut self, passport: &Passport, shared: &Shared) -> bool {
-        let Some(expires_at_s) = passport.expires_at_s else { return false };
+        let expires_at_s = match passport.expires_at_s {
+            Some(expires_at_s) => expires_at_s,
+            None if self.asker.is_some() && self.authenticator.rules_may_change() => u64::MAX,
+            None => return false,
+        };
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_most = since_epoch + Duration::from_secs(LIFE_S_MAX);
         let life = Duration::from_secs(expires_at_s).min(at_most).saturating_sub(since_epoch);
@@ -134,14 +145,27 @@ impl<A: Authenticator> Tenure<A> {
     }
 
     /// Pending while nothing is to be done. The task is woken by what is under way; what is due is the timer's to tell.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, now_ms: u32) -> Poll<Verdict> {
+    /// `slot` is where its relay is woken.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        shared: &Shared,
+        slot: u32,
+        now_ms: u32,
+    ) -> Poll<Verdict> {
         if self.renewing.is_some() {
             let verdict = self.poll_renewal(cx, shared);
             if verdict.is_ready() {
+                if shared.round.calls(slot, self.round) {
+                    // Rules became others after that was asked.
+                    cx.waker().wake_by_ref();
+                }
                 return verdict;
             }
         }
-        if (self.look_ms.wrapping_sub(now_ms) as i32) > 0 {
+        let is_called =
+            self.renewing.is_none() && self.asker.is_some() && shared.round.calls(slot, self.round);
+        if !is_called && (self.look_ms.wrapping_sub(now_ms) as i32) > 0 {
             return Poll::Pending;
         }
         let now = Instant::now();
@@ -149,9 +173,10 @@ impl<A: Authenticator> Tenure<A> {
             return Poll::Ready(Verdict::Expired);
         }
         if self.renewing.is_none()
-            && now >= self.renew_at
+            && (is_called || now >= self.renew_at)
             && let Some(asker) = &self.asker
         {
+            self.round = shared.round.number();
             let seats = shared.renewals.clone();
             let within = shared.config.authenticate_timeout();
             self.renewing = Some(Box::pin(renew(self.authenticator.clone(), asker.clone(), seats, within)));
@@ -175,7 +200,7 @@ impl<A: Authenticator> Tenure<A> {
             Decision::Deny(DenyReason::Unavailable | DenyReason::SlowedDown) => {
                 shared.metrics.renewed("unavailable");
                 let now = Instant::now();
-                self.renew_at = now + backoff(self.failures);
+                self.renew_at = now + backoff(self.failures.into());
                 self.failures = self.failures.saturating_add(1);
                 self.look_again(now, shared);
                 Poll::Pending

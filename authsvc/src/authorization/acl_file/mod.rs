@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use link::{Action, Effect, Rule};
 use mqtt::topic::validate_filter;
 
@@ -30,6 +31,8 @@ pub(super) struct AclFile {
     pub(super) patterns: Section,
     /// Lines that mean nothing, from 1: Mosquitto knows no placeholders there, and no topic has what they name.
     pub(super) ignored: Vec<usize>,
+    /// Of its bytes.
+    pub(super) digest: [u8; 32],
 }
 
 /// Lines about the same clients.
@@ -149,6 +152,7 @@ impl AclFile {
             let line = std::str::from_utf8(line).map_err(|_| wrong(number, "is not UTF-8".to_owned()))?;
             file.take(line.trim(), number, &mut whose).map_err(|problem| wrong(number, problem))?;
         }
+        file.digest.copy_from_slice(digest(&SHA256, bytes).as_ref());
         Ok(file)
     }
 

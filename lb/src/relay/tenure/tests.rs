@@ -24,11 +24,18 @@ struct Clerk {
     asked: Mutex<Vec<(Instant, Request)>>,
     /// Holds every answer back until it is told.
     holds: Option<Notify>,
+    /// Passports never end, and rules may become others.
+    is_lasting: bool,
 }
 
 impl Clerk {
     fn denies(answers: &[DenyReason]) -> Self {
         Self { answers: Mutex::new(answers.iter().copied().collect()), ..Self::default() }
+    }
+
+    fn passport(&self, client_id: &str) -> Passport {
+        let passport = passport(client_id);
+        Passport { expires_at_s: passport.expires_at_s.filter(|_| !self.is_lasting), ..passport }
     }
 
     fn times(&self) -> Vec<Instant> {
@@ -47,8 +54,12 @@ impl Authenticator for Clerk {
         }
         match self.answers.lock().pop_front() {
             Some(reason) => Decision::Deny(reason),
-            None => Decision::Allow(Arc::new(passport(&client_id))),
+            None => Decision::Allow(Arc::new(self.passport(&client_id))),
         }
+    }
+
+    fn rules_may_change(&self) -> bool {
+        self.is_lasting
     }
 
     fn begin(&self, _method: &str, _request: Request) -> Option<Word> {
@@ -126,14 +137,14 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
         connection_id: link::ConnectionId(1),
         attempt: 1,
         peer: link::Peer { address: asker.peer.into(), listener: "test".into(), certificate_subject: None },
-        passport: Arc::new(passport("a")),
+        passport: Arc::new(clerk.passport("a")),
         connect: asker.connect.clone(),
         assigned_client_id: None,
         server_keep_alive_s: None,
         authentication: None,
         resume: None,
     };
-    let tenure = Tenure::new(&open.passport, clerk, (!method).then_some(asker), &shared);
+    let tenure = Tenure::new(&open.passport, clerk, (!method).then_some(asker), 0, &shared);
     let stream = worker.open(open);
     let session = worker.session(0).await;
     let tenancy =
@@ -217,6 +228,62 @@ async fn devices_that_came_at_once_are_not_renewed_at_once() {
     }
     // One second of rounding may lie on either side.
     assert!(in_tenth[7] > 60 && in_tenth[8] > 60 && in_tenth[6] + in_tenth[9] < 10, "{in_tenth:?}");
+}
+
+/// So many devices, whose passports never end.
+async fn lasting(clerk: Clerk, count: usize) -> (Arc<Clerk>, Vec<Running>) {
+    let clerk = Arc::new(Clerk { is_lasting: true, ..clerk });
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(start(&clerk, EdgeConfig::default(), ProtocolVersion::V5, false).await);
+    }
+    (clerk, all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_is_asked_about_anew_when_rules_became_others() {
+    let (clerk, all) = lasting(Clerk::denies(&[DenyReason::Unavailable]), 1).await;
+    tokio::time::sleep(Duration::from_secs(100 * 86_400)).await;
+    assert!(clerk.times().is_empty(), "a passport that never ends is not renewed");
+    crate::round::begin(&all[0].shared);
+    eventually("it is renewed", || all[0].session.renewed() == 1).await;
+    assert_eq!(clerk.times().len(), 2, "what could not be decided was asked again");
+    tokio::time::sleep(Duration::from_secs(86_400)).await;
+    assert_eq!(clerk.times().len(), 2, "once is enough");
+    crate::round::begin(&all[0].shared);
+    eventually("it is renewed again", || all[0].session.renewed() == 2).await;
+    assert_eq!(all[0].session.closed(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_asked_about_as_rules_became_others_is_asked_about_once_more() {
+    let (clerk, all) = lasting(Clerk { holds: Some(Notify::new()), ..Clerk::default() }, 1).await;
+    let release = || clerk.holds.as_ref().expect("held").notify_one();
+    crate::round::begin(&all[0].shared);
+    eventually("it is asked about", || clerk.times().len() == 1).await;
+    crate::round::begin(&all[0].shared);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    release();
+    eventually("it is asked about once more", || clerk.times().len() == 2).await;
+    release();
+    eventually("it is renewed twice", || all[0].session.renewed() == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_came_as_rules_became_others_is_asked_about_anew() {
+    let (clerk, shared) =
+        (Arc::new(Clerk { is_lasting: true, ..Clerk::default() }), fake::admitted(EdgeConfig::default()));
+    let shared = &shared.0.shared;
+    let round = shared.round.number();
+    crate::round::begin(shared);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let passport = clerk.passport("a");
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for (round, asked) in [(round, 1), (shared.round.number(), 1)] {
+        let mut tenure = Tenure::new(&passport, &clerk, Some(asker()), round, shared).expect("it may change");
+        let _ = tenure.poll(&mut cx, shared, 7, shared.now_ms());
+        assert_eq!(clerk.times().len(), asked, "{round}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,10 +378,10 @@ async fn a_passport_for_another_client_is_none() {
         crate::metrics::Metrics::register(&mut Default::default()),
     ));
     let asker = asker();
-    let mut tenure = Tenure::new(&passport("a"), &clerk, Some(asker), &shared).expect("it ends");
+    let mut tenure = Tenure::new(&passport("a"), &clerk, Some(asker), 0, &shared).expect("it ends");
     tenure.renewing = Some(Box::pin(async { Decision::Allow(Arc::new(passport("b"))) }));
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    assert_eq!(tenure.poll(&mut cx, &shared, shared.now_ms()), Poll::Ready(Verdict::Denied));
+    assert_eq!(tenure.poll(&mut cx, &shared, 0, shared.now_ms()), Poll::Ready(Verdict::Denied));
 }
 
 #[tokio::test(start_paused = true)]
@@ -323,21 +390,21 @@ async fn the_clock_is_right_however_long_a_passport_lasts() {
     let shared =
         Shared::new(EdgeConfig::default(), crate::metrics::Metrics::register(&mut Default::default()));
     let passport = |expires_at_s| Passport { expires_at_s, ..passport("a") };
-    assert!(Tenure::new(&passport(None), &clerk, None, &shared).is_none());
-    let tenure = Tenure::new(&passport(Some(u64::MAX)), &clerk, None, &shared).expect("it ends");
+    assert!(Tenure::new(&passport(None), &clerk, None, 0, &shared).is_none());
+    let tenure = Tenure::new(&passport(Some(u64::MAX)), &clerk, None, 0, &shared).expect("it ends");
     assert!(tenure.ends_at > Instant::now() + Duration::from_secs(LIFE_S_MAX - 1));
-    let ended = Tenure::new(&passport(Some(1)), &clerk, None, &shared).expect("it ends");
+    let ended = Tenure::new(&passport(Some(1)), &clerk, None, 0, &shared).expect("it ends");
     assert!(ended.ends_at <= Instant::now());
 
     // Longer than the clock of 32 bits counts: nothing happens too early.
     let days = |days: u64| Duration::from_secs(days * 86_400);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + days(100);
-    let mut long = Tenure::new(&passport(Some(now.as_secs())), &clerk, None, &shared).expect("it ends");
+    let mut long = Tenure::new(&passport(Some(now.as_secs())), &clerk, None, 0, &shared).expect("it ends");
     let mut cx = Context::from_waker(std::task::Waker::noop());
     for _ in 0..99 {
         tokio::time::sleep(days(1)).await;
-        assert_eq!(long.poll(&mut cx, &shared, shared.now_ms()), Poll::Pending);
+        assert_eq!(long.poll(&mut cx, &shared, 0, shared.now_ms()), Poll::Pending);
     }
     tokio::time::sleep(days(2)).await;
-    assert_eq!(long.poll(&mut cx, &shared, shared.now_ms()), Poll::Ready(Verdict::Expired));
+    assert_eq!(long.poll(&mut cx, &shared, 0, shared.now_ms()), Poll::Ready(Verdict::Expired));
 }
