@@ -30,9 +30,10 @@ const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two services with the same users and keys.
-struct Services {
-    servers: Vec<Server>,
+pub(crate) struct Services {
+    pub(crate) servers: Vec<Server>,
     dir: TempDir,
+    extra: String,
 }
 
 fn certs(dir: &Path) {
@@ -42,7 +43,11 @@ fn certs(dir: &Path) {
 
 impl Services {
     fn start() -> Self {
-        let dir = TempDir::new().unwrap();
+        Self::start_in(TempDir::new().unwrap(), "")
+    }
+
+    /// The same with what else their configuration is to say, in a directory whose files it may name.
+    pub(crate) fn start_in(dir: TempDir, extra: &str) -> Self {
         let (keys, next) = (dir.path().join("keys"), dir.path().join("next"));
         certs(&keys);
         certs(&next);
@@ -51,7 +56,7 @@ impl Services {
             passwd(&dir.path().join("users"), user, &[]);
         }
         fs::write(dir.path().join("token"), TOKEN).unwrap();
-        let mut services = Self { servers: Vec::new(), dir };
+        let mut services = Self { servers: Vec::new(), dir, extra: extra.to_owned() };
         for number in 0..2 {
             let dir = services.path(&format!("authsvc-{number}"));
             fs::create_dir(&dir).unwrap();
@@ -65,7 +70,7 @@ impl Services {
         services
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -78,32 +83,51 @@ impl Services {
              client_ca_file = \"{keys}/link-ca.pem\" }}\n\
              passport.signing_key_file = \"{keys}/passport.key\"\npassport.next_key_files = [\"{keys}/next.key\"]\n\
              auth.password_file = {users:?}\nauth.hash_timeout_ms = 60000\nservice.request_timeout_ms = 60000\n\
-             admin.listen = \"127.0.0.1:0\"\nadmin.token_file = {token:?}\nruntime.addresses_file = {:?}\n",
-            addresses_file(dir)
+             admin.listen = \"127.0.0.1:0\"\nadmin.token_file = {token:?}\nruntime.addresses_file = {:?}\n{}",
+            addresses_file(dir),
+            self.extra
         )
     }
 
     /// What an edge says of them.
     fn of_edge(&self) -> String {
+        self.of_edge_that_remembers(100)
+    }
+
+    /// The same, with how long an answer that lets in is remembered, milliseconds.
+    pub(crate) fn of_edge_that_remembers(&self, ttl_ms: u64) -> String {
         let keys = self.path("keys");
         let keys = keys.display();
         let urls: Vec<_> =
             self.servers.iter().map(|s| format!("https://{}", s.address_of("service"))).collect();
         format!(
             "authsvc = {{ urls = {urls:?}, ca_file = \"{keys}/link-ca.pem\", certificate_file = \"{keys}/edge.pem\", \
-             key_file = \"{keys}/edge.key\", timeout_ms = 20000, allowed_ttl_ms = 100, denied_ttl_ms = 100 }}\n\
+             key_file = \"{keys}/edge.key\", timeout_ms = 20000, allowed_ttl_ms = {ttl_ms}, denied_ttl_ms = 100 }}\n\
              edge.authenticate_timeout_ms = 60000\n"
         )
     }
 
     /// What a worker says of them: the keys are announced, beside the one in a file that it has anyway.
-    fn of_worker(&self) -> String {
+    pub(crate) fn of_worker(&self) -> String {
         let url = format!("https://{}/.well-known/jwks.json", self.servers[1].address_of("service"));
         let ca = self.path("keys/link-ca.pem");
         format!("passport.jwks_url = {url:?}\npassport.jwks_ca_file = {ca:?}\npassport.jwks_interval_s = 1\n")
     }
 
-    fn revoke(&self, number: usize, order: &str) {
+    /// The next key signs, and the one of before is announced still.
+    pub(crate) fn replace_key(&self) {
+        let keys = self.path("keys");
+        let old = fs::read(keys.join("passport.key")).unwrap();
+        fs::copy(keys.join("next.key"), keys.join("passport.key")).unwrap();
+        fs::write(keys.join("next.key"), old).unwrap();
+        for server in &self.servers {
+            let has_read = || server.log().contains("keys of passports read");
+            within("a service takes the next key", PATIENCE, || has_read().then_some(()));
+        }
+    }
+
+    /// An operator says so to one of them.
+    pub(crate) fn revoke(&self, number: usize, order: &str) {
         let mut stream = tcp(self.servers[number].address_of("admin"));
         let length = order.len();
         write!(
@@ -189,7 +213,8 @@ fn devices_come_and_stay_whatever_becomes_of_a_service() {
     see(&tiers, 2);
     all_come_in(&tiers, "both are back");
 
-    replace_key(&services, &mut tiers, &mut devices);
+    services.replace_key();
+    after_another_key(&mut tiers, &mut devices);
     revoke(&services, &tiers, devices);
 }
 
@@ -208,16 +233,8 @@ fn exchange(tiers: &Tiers) {
     client.leave();
 }
 
-/// The next key signs; devices that came by the old one stay, and go on elsewhere when their worker dies.
-fn replace_key(services: &Services, tiers: &mut Tiers, devices: &mut Vec<Client>) {
-    let keys = services.path("keys");
-    let old = fs::read(keys.join("passport.key")).unwrap();
-    fs::copy(keys.join("next.key"), keys.join("passport.key")).unwrap();
-    fs::write(keys.join("next.key"), old).unwrap();
-    for server in &services.servers {
-        let has_read = || server.log().contains("keys of passports read");
-        within("a service takes the next key", PATIENCE, || has_read().then_some(()));
-    }
+/// Devices that came by the old key stay, and go on elsewhere when their worker dies.
+fn after_another_key(tiers: &mut Tiers, devices: &mut Vec<Client>) {
     devices.extend((0..2).map(|edge| connect(tiers, edge, "bert")));
     tiers.kill_worker(0);
     for device in devices {

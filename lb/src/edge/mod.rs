@@ -178,7 +178,8 @@ impl Edge {
     }
 
     /// Ends the connections of whoever is revoked in `list` from now on, and refuses those who come while an entry lasts; has
-    /// devices asked about anew when the list says that rules became others. The first list counts. Must be called in a runtime; it follows the list for as long as the edge is there.
+    /// devices asked about anew when the list says that rules became others. The first list counts. Must be called in a
+    /// runtime; it follows the list for as long as the edge is there.
     pub fn follow(&self, list: &Revocations) {
         if self.shared.revocations.set(list.clone()).is_ok() {
             tokio::spawn(follow(Arc::downgrade(&self.shared), list.clone()));
