@@ -308,7 +308,8 @@ impl Watched {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for fault in faults {
-                scope.spawn(|| {
+                let over = &over;
+                scope.spawn(move || {
                     while !over.load(Ordering::Relaxed) {
                         // What devices may lose or wait for meanwhile is the matter of other tests.
                         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fault));
