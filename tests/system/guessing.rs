@@ -123,7 +123,7 @@ fn expect_unharmed(what: &str, address: SocketAddr, guess: impl Fn(usize) -> (Ip
 #[test]
 fn who_guesses_harms_nobody_else() {
     let dir = TempDir::new().unwrap();
-    let server = start(&dir, "");
+    let server = start(&dir, "hash_timeout_ms = 20000\n");
     let address = server.address(Transport::Tcp);
     for number in 0..8 {
         assert_eq!(answer(address, OTHERS, &format!("user-{number:02}"), PASSWORD).0, 0);
