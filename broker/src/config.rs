@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// Most of [`BrokerConfig::answers_max`].
+const ANSWERS_MAX: usize = 100_000;
+
 /// What a worker offers and its bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +39,9 @@ pub struct BrokerConfig {
     pub subscriptions_max: usize,
     /// Levels of a Topic Name or Topic Filter. 1 to 65,535; default 128.
     pub topic_levels_max: usize,
+    /// Answers that are remembered for one connection about actions that are asked about, about 150 bytes and the topic each. At
+    /// most 100,000; default 64; 0 asks each time.
+    pub answers_max: usize,
     /// Publish `$SYS/broker/...` every so many seconds; 0 turns it off. Default 10.
     pub sys_interval_s: u32,
     /// Shared Subscriptions offered. Default true.
@@ -61,6 +67,7 @@ impl Default for BrokerConfig {
             qos0_bytes_max: 16 << 20,
             subscriptions_max: 10_000,
             topic_levels_max: 128,
+            answers_max: 64,
             sys_interval_s: 10,
             shared_subscriptions: true,
             packet_bytes_max: 1_179_648,
@@ -124,6 +131,10 @@ impl BrokerConfig {
             if value == 0 {
                 return Err(BrokerConfigError { key, value, expected: "must be at least 1" });
             }
+        }
+        if self.answers_max > ANSWERS_MAX {
+            let value = self.answers_max as u64;
+            return Err(BrokerConfigError { key: "answers_max", value, expected: "must be at most 100000" });
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! What all sessions of a worker share: the index, the registry, the store, the counters.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use link::ConnectionId;
 use mqtt::ReasonCode;
@@ -11,6 +11,7 @@ use state::{
     Message, Principal, RouteChange, Store, StoredSession, Subscription, SubscriptionOptions, UnixMs,
 };
 
+use crate::authorizer::Authorizer;
 use crate::clock::{Clock, TimeSource};
 use crate::cluster::Cluster;
 use crate::config::BrokerConfig;
@@ -39,6 +40,8 @@ pub(crate) struct Hub {
     pub cluster: Option<Arc<Cluster>>,
     /// The rules in force, where this process knows them without a passport.
     pub rules: Option<Rules>,
+    /// Who is asked about single actions.
+    pub authorizer: OnceLock<Arc<dyn Authorizer>>,
     /// Held from the look for a session until one that was made has its place: made twice, it would get every message twice.
     /// Only the registry and the strays are locked meanwhile.
     naming: Mutex<()>,
@@ -80,6 +83,7 @@ impl Hub {
             clock: Clock::new(time),
             cluster,
             rules: None,
+            authorizer: OnceLock::new(),
             naming: Mutex::default(),
             next_session: AtomicU64::new(1),
         }

@@ -3,7 +3,9 @@
 //! with others (`cluster/`). Start reading at [`Broker`], then `stream.rs` (what drives a session), `publish.rs` (the path of
 //! a PUBLISH) and `session/` (the pure core).
 
+mod asking;
 mod authorize;
+mod authorizer;
 mod call;
 mod clock;
 mod cluster;
@@ -48,6 +50,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub use authorize::{Attempt, Decider, Explanation};
+pub use authorizer::{AskedAction, Authorizer, Question, Reply, Ruling, Verdict};
 pub use clock::TimeSource;
 pub use cluster::{ClusterSettings, ClusterSettingsError};
 pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession};
@@ -170,6 +173,13 @@ impl Broker {
         let tasks = cluster::join(&hub, &cluster).await.map_err(StartError::Join)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: Some(Arc::new(tasks)) })
+    }
+
+    /// Has `authorizer` asked about the actions that rules leave undecided; to be said before there are clients. Without one these
+    /// actions are refused. Only the first one counts.
+    pub fn ask_by(&self, authorizer: Arc<dyn Authorizer>) {
+        let is_first = self.hub.authorizer.set(authorizer).is_ok();
+        debug_assert!(is_first, "who is asked does not change");
     }
 
     /// Has `hook` called when other workers took this one for dead and have let go of its sessions: its links are to be

@@ -7,6 +7,7 @@ use link::ConnectionId;
 use mqtt::{PacketId, QoS};
 use state::{Delivery, Fence, UnixMs, Will};
 
+use crate::asking::Asking;
 use crate::call::{Call, Op};
 use crate::held::Work;
 use crate::hub::Hub;
@@ -43,6 +44,8 @@ pub(crate) struct Rare {
     pub will: Option<Will>,
     /// SUBSCRIBE and UNSUBSCRIBE packets that the store is busy with, in the order in which they came.
     pub requests: Vec<Request>,
+    /// What the packet waits for that is asked about.
+    pub asking: Asking,
     /// They were let through by an earlier passport.
     pub is_to_revoke: bool,
     pub retained: RetainedReader,
@@ -290,6 +293,7 @@ impl Serving {
                     self.session.handle(Input::Writable, now, out);
                 }
             }
+            Item::Answered(answered) => self.take_ruling(hub, &answered),
             Item::Durable(frame) => self.rare().durable.push(frame),
             Item::End(reason) => self.session.handle(Input::End(reason), now, out),
         }

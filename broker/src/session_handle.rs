@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use state::{Delivery, Number, Position, Principal, QueuePage, StoreError, StoredSession};
 use tokio::time::Instant;
 
+use crate::asking::Answered;
+
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
 pub(crate) enum Item {
@@ -40,6 +42,8 @@ pub(crate) enum Item {
     Released(Number, Result<(), StoreError>),
     /// A received Packet Identifier is forgotten.
     Forgotten(PacketId, Result<(), StoreError>),
+    /// An action of this session's client was asked about.
+    Answered(Box<Answered>),
     /// The effect of this frame of the edge is in the store.
     Durable(u64),
     /// The store refused a write because somebody else owns the session, or the server ends the connection.

@@ -4,6 +4,8 @@
 mod last_words;
 
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -12,8 +14,11 @@ use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
 use state::{Delivery, Number, ResumeRefusal, Will};
+use tokio::sync::oneshot;
 
+use crate::asking::refusal_by;
 use crate::authorize::Authority;
+use crate::authorizer::Ruling;
 use crate::connect::{self, ClaimSlot, Granted, NotGranted, Unserved, Wanted};
 use crate::departure::Departure;
 use crate::disconnect::Leaving;
@@ -42,7 +47,7 @@ pub struct WorkerStream {
 }
 
 enum State {
-    /// The store has been asked for the session.
+    /// The store has been asked for the session, or is when its Will was asked about.
     AwaitingClaim(Box<Pending>),
     Serving(Serving),
     Ended(ReasonCode),
@@ -53,6 +58,8 @@ struct Pending {
     will: Option<Will>,
     expiry_s: u32,
     slot: ClaimSlot,
+    /// The Will was asked about; the store is asked when that is answered.
+    asked: Option<oneshot::Receiver<Ruling>>,
     /// Nothing was asked of the store: this is the answer.
     refused: Option<ReasonCode>,
     /// The store was asked on behalf of somebody whom the passport is not about any more.
@@ -77,7 +84,9 @@ impl WorkerStream {
                 let wanted = Wanted::new(&open, &packet, &hub.config, now);
                 let slot = ClaimSlot::default();
                 let refused = open.resume.is_none().then(|| refuse_early(&hub, &open, &packet)).flatten();
-                if refused.is_none() {
+                let is_to_ask = refused.is_none() && open.resume.is_none();
+                let asked = is_to_ask.then(|| hub.ask_about_will(&open, &packet)).flatten();
+                if refused.is_none() && asked.is_none() {
                     hub.claim(&wanted, &slot);
                 }
                 State::AwaitingClaim(Box::new(Pending {
@@ -85,6 +94,7 @@ impl WorkerStream {
                     will: wanted.will,
                     expiry_s: wanted.expiry_s,
                     slot,
+                    asked,
                     refused,
                     is_anothers: false,
                 }))
@@ -185,6 +195,22 @@ impl WorkerStream {
                 self.state = State::Ended(reason);
             }
         }
+    }
+
+    /// Goes on with a CONNECT whose Will was asked about, once that is answered.
+    fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::AwaitingClaim(pending) = &mut self.state else { return Poll::Ready(()) };
+        let Some(asked) = &mut pending.asked else { return Poll::Ready(()) };
+        let ruling = std::task::ready!(Pin::new(asked).poll(cx)).unwrap_or(Ruling::NONE);
+        pending.asked = None;
+        if let Ok(Some(connect)) = connect::decode(&pending.open.connect) {
+            pending.refused = refusal_by(ruling, &pending.open, &connect);
+            if pending.refused.is_none() {
+                let wanted = Wanted::new(&pending.open, &connect, &self.hub.config, self.hub.now());
+                self.hub.claim(&wanted, &pending.slot);
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Answers CONNECT with an error.
@@ -364,9 +390,21 @@ impl link::Stream for WorkerStream {
         }
     }
 
+    fn looks_ahead(&self) -> bool {
+        matches!(&self.state, State::Serving(serving) if serving.asks())
+    }
+
+    fn clears(&mut self, packet: Frame<'_>) -> bool {
+        match &mut self.state {
+            State::Serving(serving) => serving.clears(&self.hub, self.connection, packet),
+            _ => true,
+        }
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
         self.hub.clock.tick();
         let before = out.len();
+        std::task::ready!(self.poll_asked(cx));
         if let State::AwaitingClaim(pending) = &self.state {
             if let Some(reason) = pending.refused {
                 self.refuse(reason, out);
@@ -418,6 +456,7 @@ impl link::Stream for WorkerStream {
         let mut none = Outgoing::new();
         self.drive(Input::Renewed(passport), &mut none);
         if let State::Serving(serving) = &mut self.state {
+            serving.ask_anew();
             serving.revoke(&self.hub, self.connection);
         }
     }

@@ -122,6 +122,16 @@ pub trait Stream: Send + Unpin + 'static {
         true
     }
 
+    /// Whether packets are to be shown whole to [`Stream::clears`] before they are handed over.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// As [`Stream::takes`], for one whole packet: what it says may have to be asked about first.
+    fn clears(&mut self, _packet: mqtt::frame::Frame<'_>) -> bool {
+        true
+    }
+
     /// Whether it takes more packets now. While it is pending the edge stops reading from the device, so that TCP pushes
     /// back; the task is woken when that changes.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;

@@ -31,6 +31,8 @@ pub(crate) struct Authority {
     tells_qos_apart: bool,
     /// Some rule is about single messages: a subscription may match what the client may not have.
     tells_messages_apart: bool,
+    /// Some rule leaves it to who is asked.
+    asks: bool,
 }
 
 /// What a client sends to be published, as far as rules look at it.
@@ -66,20 +68,39 @@ impl Authority {
             subscribe_all: allows_all(is_about_receiving),
             tells_qos_apart: passport.rules.iter().any(|rule| !rule.qos.is_all()),
             tells_messages_apart: passport.rules.iter().any(|rule| rule.action == Action::Receive),
+            asks: passport.rules.iter().any(|rule| rule.effect == Effect::Ask),
             passport,
         }
     }
 
-    /// Whether this may be published. `$SYS` is the server's alone, whatever the rules say, but for the state of bridges,
+    /// What the rules say about publishing this. `$SYS` is the server's alone, whatever they say, but for the state of bridges,
     /// which another broker tells there.
     // The specification leaves `$SYS` to implementations (v5 section 4.7.2); clients that could write there could forge
     // what operators watch.
-    pub(crate) fn may_publish(&self, publication: Publication<'_>) -> bool {
+    pub(crate) fn on_publish(&self, publication: Publication<'_>) -> Effect {
+        self.publishing(publication, |_| true)
+    }
+
+    /// The same where who was asked has no say in it.
+    pub(crate) fn on_publish_unasked(&self, publication: Publication<'_>) -> Effect {
+        self.publishing(publication, is_no_question)
+    }
+
+    fn publishing(&self, publication: Publication<'_>, counts: fn(&Rule) -> bool) -> Effect {
         let Publication { topic, .. } = publication;
-        if topic.starts_with('$') {
-            return !is_server_only(topic) && self.allows(|rule| self.is_about(rule, publication));
+        let is_plain = !topic.starts_with('$');
+        if is_plain && self.publish_all {
+            return Effect::Allow;
         }
-        self.publish_all || self.allows(|rule| self.is_about(rule, publication))
+        if !is_plain && is_server_only(topic) {
+            return Effect::Deny;
+        }
+        self.effect(|rule| counts(rule) && self.is_about(rule, publication))
+    }
+
+    /// Whether this may be published, or might if it was asked about: for what was asked about when the client left it.
+    pub(crate) fn may_publish(&self, publication: Publication<'_>) -> bool {
+        self.on_publish(publication) != Effect::Deny
     }
 
     /// The QoS with which this Topic Filter may be subscribed to: the highest up to `wanted`; `None` if there is none. For a
@@ -89,22 +110,46 @@ impl Authority {
     /// when it overlaps: there is no second check per message, so a subscription to `#` must not slip past a rule that
     /// forbids `secret/#`. With rules about [`Action::Receive`] there is one, so it is the other way round for them, but
     /// for Shared Subscriptions: what one member may not have would be lost to the group.
-    pub(crate) fn granted_qos(&self, filter: &str, wanted: QoS) -> Option<QoS> {
+    ///
+    /// It comes with [`Effect::Allow`], or with [`Effect::Ask`] where that has to be asked about first.
+    pub(crate) fn on_subscribe(&self, filter: &str, wanted: QoS) -> Option<(QoS, Effect)> {
+        self.subscribing(filter, wanted, |_| true)
+    }
+
+    /// The same where who was asked has no say in it.
+    pub(crate) fn on_subscribe_unasked(&self, filter: &str, wanted: QoS) -> Option<QoS> {
+        self.subscribing(filter, wanted, is_no_question).map(|(qos, _)| qos)
+    }
+
+    fn subscribing(&self, filter: &str, wanted: QoS, counts: fn(&Rule) -> bool) -> Option<(QoS, Effect)> {
         let (filter, is_shared) = match SharedFilter::parse(filter) {
             Ok(Some(shared)) => (shared.filter, true),
             Ok(None) => (filter, false),
             Err(_) => return None,
         };
         if self.subscribe_all && !filter.starts_with('$') {
-            return Some(wanted);
+            return Some((wanted, Effect::Allow));
         }
-        let may_have = |&qos: &QoS| self.allows(|rule| self.grants(rule, filter, is_shared, qos));
-        if self.tells_qos_apart { levels_from(wanted).find(may_have) } else { Some(wanted).filter(may_have) }
+        let grant = |qos: QoS| {
+            let effect = self.effect(|rule| counts(rule) && self.grants(rule, filter, is_shared, qos));
+            (effect != Effect::Deny).then_some((qos, effect))
+        };
+        if self.tells_qos_apart { levels_from(wanted).find_map(grant) } else { grant(wanted) }
     }
 
-    /// Whether this Topic Filter may be subscribed to, with some QoS.
+    /// Whether this Topic Filter may be subscribed to, with some QoS, or might if it was asked about: for subscriptions that were.
     pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
-        self.granted_qos(filter, QoS::ExactlyOnce).is_some()
+        self.on_subscribe(filter, QoS::ExactlyOnce).is_some()
+    }
+
+    /// Whether some actions are to be asked about.
+    pub(crate) fn asks(&self) -> bool {
+        self.asks
+    }
+
+    /// The passport.
+    pub(crate) fn passport(&self) -> &Arc<Passport> {
+        &self.passport
     }
 
     /// Whether messages are to be looked at one by one, though every subscription was granted by this passport.
@@ -118,7 +163,8 @@ impl Authority {
         if self.subscribe_all && !topic.starts_with('$') {
             return true;
         }
-        let may_have = |qos| self.allows(|rule| self.lets_through(rule, topic, qos));
+        // What a rule asks about was asked about when it was subscribed to.
+        let may_have = |qos| self.effect(|rule| self.lets_through(rule, topic, qos)) != Effect::Deny;
         // With which QoS it was subscribed to is not known here.
         if self.tells_qos_apart {
             levels_from(QoS::ExactlyOnce).any(may_have)
@@ -140,8 +186,8 @@ impl Authority {
     }
 
     /// What the first rule that applies says.
-    fn allows(&self, applies: impl Fn(&Rule) -> bool) -> bool {
-        self.passport.rules.iter().find(|rule| applies(rule)).is_some_and(|rule| rule.effect == Effect::Allow)
+    fn effect(&self, applies: impl Fn(&Rule) -> bool) -> Effect {
+        self.passport.rules.iter().find(|rule| applies(rule)).map_or(Effect::Deny, |rule| rule.effect)
     }
 
     fn is_about(&self, rule: &Rule, Publication { topic, qos, retain }: Publication<'_>) -> bool {
@@ -186,6 +232,10 @@ impl Authority {
 /// From `highest` down.
 fn levels_from(highest: QoS) -> impl Iterator<Item = QoS> {
     [QoS::ExactlyOnce, QoS::AtLeastOnce, QoS::AtMostOnce].into_iter().filter(move |&qos| qos <= highest)
+}
+
+fn is_no_question(rule: &Rule) -> bool {
+    rule.effect != Effect::Ask
 }
 
 fn is_about_publishing(action: Action) -> bool {

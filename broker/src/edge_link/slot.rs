@@ -478,7 +478,13 @@ impl Slot {
 /// Whether the session takes this packet now, or has something to do before.
 fn takes(stream: &mut WorkerStream, packet: &[u8]) -> bool {
     let packet_type = packet.first().and_then(|first_byte| PacketType::from_first_byte(*first_byte));
-    packet_type.is_none_or(|packet_type| stream.takes(packet_type))
+    if packet_type.is_some_and(|packet_type| !stream.takes(packet_type)) {
+        return false;
+    }
+    match frame::split(packet, u32::MAX) {
+        Ok(Some(frame)) if stream.looks_ahead() => stream.clears(frame),
+        _ => true,
+    }
 }
 
 /// Whether a CONNACK accepts the connection.

@@ -7,10 +7,24 @@ use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode, topic};
 use state::{Delivery, Message, StoreError, UnixMs};
 
 use crate::authorize::Publication;
-use crate::session::{AliasUse, DropReason, Effect, Fault, Outputs, Receipt, Session};
+use crate::authorizer::{AskedAction, Verdict};
+use crate::session::{AliasUse, DropReason, Effect, Fault, Manner, Outputs, Receipt, Session};
 
 /// Acknowledgements that may be owed to a client of MQTT 3, which knows no Receive Maximum.
 const OWED_MAX: usize = 65_535;
+
+/// As what a message with this Reason Code counts that is acknowledged, and goes nowhere.
+fn dropped_for(code: ReasonCode) -> Option<DropReason> {
+    match code {
+        ReasonCode::NotAuthorized => Some(DropReason::NotAuthorized),
+        ReasonCode::ImplementationSpecificError => Some(DropReason::Undecided),
+        _ => None,
+    }
+}
+
+fn manner_of(publication: Publication<'_>) -> Manner {
+    Manner { action: AskedAction::Publish, qos: publication.qos, retain: publication.retain }
+}
 
 impl Session {
     pub(crate) fn on_publish(
@@ -21,7 +35,8 @@ impl Session {
     ) -> Result<(), Fault> {
         let properties = publish.properties.publish_summary();
         let topic = self.topic_of(publish.topic, properties.topic_alias)?;
-        let refused = self.refusal_of(Publication { topic, qos: publish.qos, retain: publish.retain });
+        let publication = Publication { topic, qos: publish.qos, retain: publish.retain };
+        let refused = self.refusal_of(publication, now);
         let message = || {
             let message = Message::new(
                 topic,
@@ -39,8 +54,8 @@ impl Session {
                 self.note_own(&message);
                 out.effects.push(Effect::Publish(None, message));
             }
-            (None, Some(ReasonCode::NotAuthorized)) => {
-                out.effects.push(Effect::Dropped(DropReason::NotAuthorized, QoS::AtMostOnce));
+            (None, Some(code)) if let Some(reason) = dropped_for(code) => {
+                out.effects.push(Effect::Dropped(reason, QoS::AtMostOnce));
             }
             (None, Some(code)) => return Err(Fault::Violation(code, "too many topic levels")),
             (Some(id), None) => {
@@ -97,17 +112,36 @@ impl Session {
         known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
     }
 
-    fn refusal_of(&self, publication: Publication<'_>) -> Option<ReasonCode> {
-        let topic = publication.topic;
+    fn refusal_of(&self, publication: Publication<'_>, now: UnixMs) -> Option<ReasonCode> {
+        if self.has_too_many_levels(publication.topic) {
+            return Some(ReasonCode::TopicNameInvalid);
+        }
+        let effect = match self.authority.on_publish(publication) {
+            link::Effect::Ask => match self.answer_to(publication.topic, manner_of(publication), now) {
+                Some(Verdict::Allow(_)) => link::Effect::Allow,
+                Some(Verdict::Deny) => link::Effect::Deny,
+                Some(Verdict::Ignore) => self.authority.on_publish_unasked(publication),
+                // The specification has no code for it; the message is valid, and not accepted.
+                Some(Verdict::Unavailable) | None => return Some(ReasonCode::ImplementationSpecificError),
+            },
+            effect => effect,
+        };
+        (effect != link::Effect::Allow).then_some(ReasonCode::NotAuthorized)
+    }
+
+    fn has_too_many_levels(&self, topic: &str) -> bool {
         // A topic of no more bytes than that cannot have more levels.
         let levels_max = self.config.topic_levels_max;
-        if topic.len() >= levels_max && topic::levels(topic).count() > levels_max {
-            Some(ReasonCode::TopicNameInvalid)
-        } else if self.authority.may_publish(publication) {
-            None
-        } else {
-            Some(ReasonCode::NotAuthorized)
-        }
+        topic.len() >= levels_max && topic::levels(topic).count() > levels_max
+    }
+
+    /// What is to be asked about before this is handled, if anything is.
+    pub(crate) fn question_of_publish<'a>(&'a self, publish: &Publish<'a>) -> Option<(&'a str, Manner)> {
+        let topic = self.topic_of(publish.topic, publish.properties.publish_summary().topic_alias).ok()?;
+        let publication = Publication { topic, qos: publish.qos, retain: publish.retain };
+        let asks =
+            !self.has_too_many_levels(topic) && self.authority.on_publish(publication) == link::Effect::Ask;
+        asks.then(|| (topic, manner_of(publication)))
     }
 
     /// Takes a Packet Identifier in use. `false`: the message came before, or may not come, and is acknowledged without
@@ -155,7 +189,8 @@ impl Session {
         code: ReasonCode,
         out: &mut Outputs<'_>,
     ) -> Result<(), Fault> {
-        if !self.version.is_v5() && code != ReasonCode::NotAuthorized {
+        let dropped = dropped_for(code);
+        if !self.version.is_v5() && dropped.is_none() {
             return Err(Fault::Violation(code, "refused"));
         }
         let inbound = self.inbound();
@@ -164,8 +199,8 @@ impl Session {
         }
         inbound.owe(id, qos, Some(code));
         self.put_owed(out);
-        if code == ReasonCode::NotAuthorized {
-            out.effects.push(Effect::Dropped(DropReason::NotAuthorized, qos));
+        if let Some(reason) = dropped {
+            out.effects.push(Effect::Dropped(reason, qos));
         }
         Ok(())
     }

@@ -3,10 +3,24 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use mqtt::topic::SharedFilter;
 use mqtt::{PacketId, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
 use state::{Subscription, SubscriptionOptions, UnixMs};
 
-use crate::session::{Answer, Effect, Outputs, RequestKind, Session, SubscribeItem};
+use crate::authorizer::{AskedAction, Verdict};
+use crate::session::{Answer, Effect, Manner, Outputs, RequestKind, Session, SubscribeItem};
+
+/// The filter that a subscription is about, without the Share Name.
+fn plain(filter: &str) -> &str {
+    match SharedFilter::parse(filter) {
+        Ok(Some(shared)) => shared.filter,
+        _ => filter,
+    }
+}
+
+fn manner_of(qos: QoS) -> Manner {
+    Manner { action: AskedAction::Subscribe, qos, retain: false }
+}
 
 impl Session {
     pub(crate) fn on_subscribe(&mut self, subscribe: &Subscribe<'_>, now: UnixMs, out: &mut Outputs<'_>) {
@@ -29,7 +43,7 @@ impl Session {
         for (filter, options) in subscribe.iter() {
             let hash = self.filters.get_or_insert_default().hash(filter);
             hashes.push(hash);
-            let subscription = match self.vet_filter(filter, options.qos, hash, &added) {
+            let subscription = match self.vet_filter((filter, options.qos), hash, &added, now) {
                 Err(code) => Err(code),
                 Ok(qos) => {
                     added.insert(hash);
@@ -118,13 +132,19 @@ impl Session {
     /// The QoS that is granted, which may be lower than the one that is asked for (v5 section 3.8.4), or why there is none.
     fn vet_filter(
         &self,
-        filter: &str,
-        wanted: QoS,
+        (filter, wanted): (&str, QoS),
         hash: u64,
         added: &HashSet<u64>,
+        now: UnixMs,
     ) -> Result<QoS, ReasonCode> {
         let filters_room =
             self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
+        self.check_filter(filter)?;
+        let qos = self.granted_qos(filter, wanted, now)?;
+        if filters_room { Ok(qos) } else { Err(ReasonCode::QuotaExceeded) }
+    }
+
+    fn check_filter(&self, filter: &str) -> Result<(), ReasonCode> {
         // `$share` and the Share Name are no levels of the topic.
         let share_levels = if topic::is_shared(filter) { 2 } else { 0 };
         if topic::levels(filter).count() > self.config.topic_levels_max + share_levels {
@@ -133,8 +153,31 @@ impl Session {
         if topic::is_shared(filter) && !self.config.shared_subscriptions {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
-        let qos = self.authority.granted_qos(filter, wanted).ok_or(ReasonCode::NotAuthorized)?;
-        if filters_room { Ok(qos) } else { Err(ReasonCode::QuotaExceeded) }
+        Ok(())
+    }
+
+    fn granted_qos(&self, filter: &str, wanted: QoS, now: UnixMs) -> Result<QoS, ReasonCode> {
+        let granted = match self.authority.on_subscribe(filter, wanted) {
+            Some((qos, link::Effect::Ask)) => match self.answer_to(plain(filter), manner_of(qos), now) {
+                Some(Verdict::Allow(qos_max)) => Some(qos.min(qos_max)),
+                Some(Verdict::Deny) => None,
+                Some(Verdict::Ignore) => self.authority.on_subscribe_unasked(filter, wanted),
+                // The specification has no code for it; the request is valid, and not accepted.
+                Some(Verdict::Unavailable) | None => return Err(ReasonCode::ImplementationSpecificError),
+            },
+            Some((qos, _)) => Some(qos),
+            None => None,
+        };
+        granted.ok_or(ReasonCode::NotAuthorized)
+    }
+
+    /// What is to be asked about before this is handled, if anything is.
+    pub(crate) fn question_of_filter<'a>(&self, filter: &'a str, wanted: QoS) -> Option<(&'a str, Manner)> {
+        self.check_filter(filter).ok()?;
+        match self.authority.on_subscribe(filter, wanted)? {
+            (qos, link::Effect::Ask) => Some((plain(filter), manner_of(qos))),
+            _ => None,
+        }
     }
 
     // v5 [MQTT-3.9.3-1]

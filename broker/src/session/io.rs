@@ -129,6 +129,8 @@ pub(crate) enum DropReason {
     Refused,
     /// The publisher's passport does not allow it.
     NotAuthorized,
+    /// Whoever is asked about it gave no answer.
+    Undecided,
     /// The passport of who was to get it does not allow it any more.
     ReceiverNotAuthorized,
 }

@@ -3,6 +3,7 @@
 //! the client, and [`delivery`] for the messages to it.
 
 mod alias;
+mod answers;
 mod closing;
 mod delivery;
 mod filters;
@@ -26,16 +27,19 @@ use mqtt::{Connect, Packet, ProtocolVersion, ReasonCode, Receiver};
 use state::{Message, Number, StoreError, UnixMs};
 
 use crate::authorize::Authority;
+use crate::authorizer::{Ruling, Verdict};
 use crate::config::BrokerConfig;
 use crate::handler::connect::Terms;
 
 use self::alias::ClientAliases;
+use self::answers::Answers;
 use self::delivery::StoredQueue;
 use self::handoff::Resuming;
 use self::outbound::Outbound;
 use self::outdated::Outdated;
 
 pub(crate) use self::alias::{AliasUse, ServerAliases};
+pub(crate) use self::answers::Manner;
 pub(crate) use self::closing::Fault;
 pub(crate) use self::filters::{Answer, Filters, RequestKind};
 pub(crate) use self::inbound::{Inbound, Receipt};
@@ -56,6 +60,8 @@ pub(crate) struct Session {
     /// Of a connection that goes on here, until nothing is left of what was before.
     resuming: Option<Box<Resuming>>,
     pub(crate) filters: Option<Box<Filters>>,
+    /// What was answered about actions that are asked about, under this passport.
+    answers: Option<Box<Answers>>,
     pub(crate) client_aliases: Option<Box<ClientAliases>>,
     pub(crate) server_aliases: Option<Box<ServerAliases>>,
     /// The client's Maximum Packet Size, bytes.
@@ -120,6 +126,7 @@ impl Session {
             inbound: None,
             resuming: None,
             filters: None,
+            answers: None,
             client_aliases: None,
             server_aliases: None,
             packet_bytes_max: terms.packet_bytes_max,
@@ -187,6 +194,7 @@ impl Session {
             Input::Renewed(passport) => {
                 self.vets |= !self.authority.is_as_before(&passport);
                 self.authority = Authority::new(passport);
+                self.answers = None;
             }
             Input::Writable => self.on_writable(now, out),
         }
@@ -210,6 +218,54 @@ impl Session {
             _ => return Err(Fault::Violation(ReasonCode::ProtocolError, "unexpected packet")),
         }
         Ok(())
+    }
+
+    /// What of this packet is to be asked about and is not answered yet; and how many answers of it are known.
+    pub(crate) fn questions(&self, frame: Frame<'_>, now: UnixMs) -> (Vec<(Arc<str>, Manner)>, u64) {
+        let (mut open, mut known) = (Vec::new(), 0);
+        let mut look = |topic: &str, manner: Manner| {
+            if self.answer_to(topic, manner, now).is_some() {
+                known += 1;
+            } else {
+                open.push((Arc::from(topic), manner));
+            }
+        };
+        match Packet::decode(self.version, Receiver::Server, frame) {
+            Ok(Packet::Publish(publish)) => {
+                if let Some((topic, manner)) = self.question_of_publish(&publish) {
+                    look(topic, manner);
+                }
+            }
+            Ok(Packet::Subscribe(subscribe)) => {
+                for (filter, options) in subscribe.iter() {
+                    if let Some((topic, manner)) = self.question_of_filter(filter, options.qos) {
+                        look(topic, manner);
+                    }
+                }
+            }
+            // What is wrong with it is said when it is handled.
+            _ => {}
+        }
+        (open, known)
+    }
+
+    /// What was answered about an action.
+    pub(crate) fn answer_to(&self, topic: &str, manner: Manner, now: UnixMs) -> Option<Verdict> {
+        self.answers.as_ref()?.find(topic, manner, now)
+    }
+
+    /// Takes an answer that a packet waits for.
+    pub(crate) fn learn(&mut self, topic: &str, manner: Manner, ruling: Ruling, now: UnixMs) {
+        let answers_max = self.config.answers_max;
+        let answers = self.answers.get_or_insert_with(|| Box::new(Answers::new(answers_max)));
+        answers.learn(topic, manner, ruling, now);
+    }
+
+    /// No packet waits for answers any more.
+    pub(crate) fn settle_answers(&mut self, now: UnixMs) {
+        if let Some(answers) = &mut self.answers {
+            answers.settle(now);
+        }
     }
 
     /// From now on each message is looked at before it is sent. What comes by a subscription that this passport covers need

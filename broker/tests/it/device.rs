@@ -211,7 +211,7 @@ impl Device {
         let mut has_taken = false;
         while let (Some(stream), None, Some(packet)) = (&mut self.stream, self.closed, self.sending.front()) {
             let frame = frame::split(packet, u32::MAX).unwrap().unwrap();
-            if !stream.takes(frame.packet_type()) {
+            if !stream.takes(frame.packet_type()) || (stream.looks_ahead() && !stream.clears(frame)) {
                 break;
             }
             if let Err(reason) = stream.send(frame, &mut self.out) {

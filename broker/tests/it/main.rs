@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected should stop at once")]
 
+mod ask;
 mod cluster;
 mod device;
 mod edge;

@@ -36,6 +36,19 @@ where
                 (self.has_whole, self.is_paused) = (true, true);
                 break;
             }
+            if stream.looks_ahead() {
+                match frames.peek_frame() {
+                    Ok(Some(frame)) if !stream.clears(frame) => {
+                        (self.has_whole, self.is_paused) = (true, true);
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        end = Some(CloseReason::BadPacket(error.reason_code()));
+                        break;
+                    }
+                }
+            }
             match frames.next_frame() {
                 Ok(Some(frame)) => {
                     packets += 1;

@@ -112,6 +112,25 @@ impl Frames<'_> {
         PacketType::from_first_byte(*first_byte)
     }
 
+    /// The Control Packet that [`Frames::next_frame`] will give, without taking it.
+    ///
+    /// # Errors
+    /// As [`Frames::next_frame`] would have.
+    pub fn peek_frame(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
+        if self.lent < self.buffer.partial.len() {
+            let Some(len) = self.next_in_buffer()?.map(|frame| frame.raw.len()) else { return Ok(None) };
+            self.lent -= len;
+        }
+        let bytes = match &self.buffer.partial[self.lent..] {
+            [] => self.chunk,
+            held => held,
+        };
+        match Header::parse(bytes, self.packet_size_max, self.flags)? {
+            Some(header) if header.total <= bytes.len() => Ok(Some(header.frame(&bytes[..header.total]))),
+            _ => Ok(None),
+        }
+    }
+
     fn next_in_chunk(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
         match Header::parse(self.chunk, self.packet_size_max, self.flags) {
             Ok(Some(header)) if header.total <= self.chunk.len() => {

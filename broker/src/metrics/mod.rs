@@ -1,5 +1,7 @@
 //! What a worker counts. `$SYS` and the metrics endpoint read the same counters.
 
+mod asks;
+
 use std::sync::atomic::AtomicU64;
 
 use mqtt::QoS;
@@ -10,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::latency::Latency;
+use self::asks::AskMetrics;
 use crate::session::DropReason;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -26,6 +29,7 @@ enum DropLabel {
     TooLarge,
     Refused,
     NotAuthorized,
+    Undecided,
     ReceiverNotAuthorized,
 }
 
@@ -55,6 +59,9 @@ pub(crate) struct Metrics {
     pub expired: Counter,
     /// Will Messages published.
     pub wills: Counter,
+    /// Actions that were asked about, and those of which the answer was known.
+    pub asks: AskMetrics,
+    pub answers_known: Counter,
     dropped: Family<DropLabels, Counter>,
 }
 
@@ -78,6 +85,8 @@ impl Metrics {
             taken_over: Counter::default(),
             expired: Counter::default(),
             wills: Counter::default(),
+            asks: AskMetrics::default(),
+            answers_known: Counter::default(),
             dropped,
         };
         registry.register("messages_received", "PUBLISH packets from clients", received);
@@ -109,6 +118,12 @@ impl Metrics {
             "Messages that did not reach a session",
             metrics.dropped.clone(),
         );
+        registry.register(
+            "asks_known",
+            "Actions that are asked about, and whose answer was remembered",
+            metrics.answers_known.clone(),
+        );
+        metrics.asks.register(registry);
         metrics
     }
 
@@ -121,6 +136,7 @@ impl Metrics {
             DropReason::TooLarge => DropLabel::TooLarge,
             DropReason::Refused => DropLabel::Refused,
             DropReason::NotAuthorized => DropLabel::NotAuthorized,
+            DropReason::Undecided => DropLabel::Undecided,
             DropReason::ReceiverNotAuthorized => DropLabel::ReceiverNotAuthorized,
         };
         self.dropped.get_or_create(&DropLabels { reason, qos: qos as u8 }).inc();
@@ -136,6 +152,7 @@ impl Metrics {
             DropLabel::TooLarge,
             DropLabel::Refused,
             DropLabel::NotAuthorized,
+            DropLabel::Undecided,
             DropLabel::ReceiverNotAuthorized,
         ] {
             for qos in 0..3 {
