@@ -1,7 +1,9 @@
 //! Who decides whether a client may connect: this process, or a service that it asks.
 
 use authsvc::client::{Remote, RemoteExchange};
-use authsvc::{Authenticator, Decision, Exchange, Local, LocalExchange, Request, Revocations, Step};
+use authsvc::{
+    Action, ActionRuling, Authenticator, Decision, Exchange, Local, LocalExchange, Request, Revocations, Step,
+};
 
 use crate::watch::Files;
 
@@ -28,6 +30,14 @@ impl Authentication {
         match self {
             Self::Here(local) => local.revocations(),
             Self::Elsewhere(remote) => remote.revocations(),
+        }
+    }
+
+    /// What is said of an action that rules leave undecided.
+    pub(crate) async fn authorize(&self, action: &Action) -> ActionRuling {
+        match self {
+            Self::Here(local) => local.authorize(action).await,
+            Self::Elsewhere(remote) => remote.authorize(action).await,
         }
     }
 

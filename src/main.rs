@@ -3,6 +3,7 @@
 
 mod addresses;
 mod admin;
+mod asking;
 mod authentication;
 mod authsvc;
 mod cli;

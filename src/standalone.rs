@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use state::{EmbeddedConfig, EmbeddedStore, OpenError, Store};
 
 use crate::admin::Stalled;
+use crate::asking::ActionAuthorizer;
 use crate::authentication::Authentication;
 use crate::config::StandaloneConfig;
 use crate::descriptors::{self, Beside};
@@ -53,6 +54,7 @@ impl Tier for Standalone {
             .await
             .map_err(|error| Failure::io(chain(&error)))?;
         let here = Authentication::Here(auth.clone());
+        broker.ask_by(ActionAuthorizer::new(here.clone()));
         let edge = front::edge(&config.front, broker.clone(), &here, Beside::Store, registry)?;
         let watch = front::watch(&edge, &here);
         Ok(Self { edge, auth, broker, store, watch })

@@ -11,11 +11,15 @@ use prometheus_client::registry::Registry;
 use state::{ConnectError, RedisConfig, RedisStore, Store};
 
 use crate::admin::Stalled;
+use crate::asking::ActionAuthorizer;
+use crate::authentication::Authentication;
 use crate::config::WorkerConfig;
 use crate::exit::{Failure, chain};
+use crate::front;
 use crate::passport_keys::PassportKeys;
 use crate::process::Tier;
 use crate::store_metrics::StoreMetrics;
+use crate::watch::Watch;
 
 /// How long the store may take to let a worker leave the others.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -31,6 +35,8 @@ pub(crate) struct Worker {
     broker: Broker,
     store: Arc<RedisStore>,
     keys: Option<PassportKeys>,
+    /// The files of who asks about actions, if somebody does.
+    watch: Option<Watch>,
 }
 
 impl Tier for Worker {
@@ -50,11 +56,17 @@ impl Tier for Worker {
         )
         .await
         .map_err(|error| Failure::unavailable(chain(&error)))?;
+        let asked =
+            config.authsvc.as_ref().map(|service| front::ask_elsewhere(service, registry)).transpose()?;
+        let watch = asked.as_ref().map(|remote| Watch::start(vec![Box::new(remote.clone())]));
+        if let Some(remote) = asked {
+            broker.ask_by(ActionAuthorizer::new(Authentication::Elsewhere(remote)));
+        }
         let links = LinkServer::start(config.link.clone(), broker.clone(), verifier.clone(), registry)
             .await
             .map_err(|error| link_failure(&error))?;
         tracing::info!(name = %config.link.name, address = %config.link.listen, "listening for edges");
-        Ok(Self { links, broker, store, keys })
+        Ok(Self { links, broker, store, keys, watch })
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -86,7 +98,10 @@ impl Tier for Worker {
     }
 
     fn reload(&self) {
-        tracing::info!("a worker has nothing to read again");
+        match &self.watch {
+            Some(watch) => watch.ask(),
+            None => tracing::info!("a worker has nothing to read again"),
+        }
     }
 
     /// Devices first, which go on elsewhere; the store last, when nobody writes any more.

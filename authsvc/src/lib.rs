@@ -3,6 +3,7 @@
 //! [`Local`] answers in the same process: it asks the sources of identities in their order (`source/mod.rs`), and turns what
 //! they grant into a passport. Start at `local.rs`. What a client may do once connected is written in its passport and checked by the worker.
 
+mod action;
 mod authorization;
 pub mod client;
 mod config;
@@ -25,6 +26,7 @@ mod tls;
 mod watched;
 mod wire;
 
+pub use action::{Action, ActionName, ActionRuling, ActionVerdict};
 pub use authorization::{AuthorizationConfig, Origin, RetainCondition, RuleConfig, RuleTrace, Traced};
 pub use config::{Anonymous, AuthConfig, CertificateIdentity};
 pub use contract::{
@@ -37,7 +39,9 @@ pub use inquiry::{BreakerConfig, CacheConfig, QueueConfig};
 pub use local::Local;
 pub use revocation::{Bearer, Revocation, Revocations, RevokeOrder, RevokeReason, Target, Told};
 pub use scram::METHOD as SCRAM_METHOD;
-pub use source::http::{AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode};
+pub use source::http::{
+    AclCacheConfig, AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode,
+};
 pub use source::introspection::{ClientAuthentication, IntrospectionConfig, WhenInactive};
 pub use source::jwt::{JwtConfig, SecretEncoding};
 pub use source::ldap::LdapConfig;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use link::Passport;
 use prometheus_client::registry::Registry;
 
+use crate::action::{Action, ActionRuling};
 use crate::authorization::{Authorization, AuthorizationConfig, Identity};
 use crate::config::{Anonymous, AuthConfig};
 use crate::metrics::Metrics;
@@ -124,6 +125,17 @@ impl Local {
         let identity =
             if subject.is_empty() { Identity::Anonymous } else { Identity::User(Grant::of(subject.into())) };
         self.inner.authorization.passport(&identity, &client_id.into(), now_s()).ok()
+    }
+
+    /// What the source says of an action that rules leave to it. Ends within a time that its settings bound. Cancel safe.
+    pub async fn authorize(&self, action: &Action) -> ActionRuling {
+        match self.inner.chain.http() {
+            Some(source) => source.rule(action).await,
+            None => {
+                tracing::debug!(client_id = %action.client_id, "asked about an action, and no source decides about those");
+                ActionRuling::UNAVAILABLE
+            }
+        }
     }
 
     /// Passwords that wait to be hashed.

@@ -15,6 +15,8 @@ use crate::{AlternativeName, Certificate, DenyReason, Request};
 
 /// Where clients are asked about.
 pub(crate) const AUTHENTICATE_PATH: &str = "/v1/authenticate";
+/// Where single actions are asked about.
+pub(crate) const AUTHORIZE_PATH: &str = "/v1/authorize";
 /// Where it is told who has to go.
 pub(crate) const REVOCATIONS_PATH: &str = "/v1/revocations";
 /// Where the keys of passports are.

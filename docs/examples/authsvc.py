@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A service of authentication of one's own, in place of `tidegate authsvc`: authsvc.py [PORT]
 
-It answers POST /v1/authenticate (docs/openapi/authsvc.yaml) and needs nothing but Python. It signs no passports: the edge does,
+It answers POST /v1/authenticate and POST /v1/authorize (docs/openapi/authsvc.yaml) and needs nothing but Python. It signs no passports: the edge does,
 by workers.passport.signing_key_file. An edge asks it by
 
     [authsvc]
@@ -39,10 +39,21 @@ def decide(question):
         "rules": [
             {"effect": "allow", "action": "all", "topics": ["devices/%c/#"]},
             {"effect": "allow", "action": "subscribe", "topics": ["news/#"]},
+            # Asked about one by one, by workers that have the section too; see rule() below.
+            {"effect": "ask", "action": "all", "topics": ["orders/#"]},
         ],
         # The edge asks again before this has passed.
         "expires_in": 3600,
     }
+
+
+def rule(action):
+    """The answer about one action."""
+    is_own = action["topic"].startswith("orders/" + action["subject"] + "/")
+    return {"result": "allow" if is_own else "deny", "max_age": 30}
+
+
+QUESTIONS = {"/v1/authenticate": decide, "/v1/authorize": rule}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -63,10 +74,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self.answer(413, {"error": "the body is too long"})
         body = self.rfile.read(length)
-        if self.path != "/v1/authenticate":
+        decides = QUESTIONS.get(self.path)
+        if decides is None:
             return self.answer(404, {"error": "there is nothing here"})
         try:
-            answer = decide(json.loads(body))
+            answer = decides(json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError):
             return self.answer(400, {"error": "not a question"})
         self.answer(200, answer)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use authsvc::AuthError;
-use authsvc::client::KeyFetcher;
+use authsvc::client::{ClientConfig, KeyFetcher, Remote};
 use broker::{BrokerConfig, CleanSessions, ClusterSettings, LinkConfig};
 use link::PassportVerifier;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::exit::chain;
 
 /// Its sections.
 pub(super) const SECTIONS: &[&str] =
-    &["link", "passport", "redis", "durability", "cluster", "broker", "admin", "log", "runtime"];
+    &["link", "passport", "authsvc", "redis", "durability", "cluster", "broker", "admin", "log", "runtime"];
 
 /// By how much the clocks of those who sign passports and of workers may differ.
 const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
@@ -33,6 +33,9 @@ pub(crate) struct WorkerConfig {
     pub(crate) link: LinkConfig,
     /// Whose passports are taken.
     pub(crate) passport: VerifyConfig,
+    /// The service that is asked about actions which rules leave undecided; without it they are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) authsvc: Option<ClientConfig>,
     /// The store.
     pub(crate) redis: RedisConfig,
     /// What outlives what.
@@ -82,6 +85,23 @@ pub(crate) struct DurabilityConfig {
     pub(crate) when_short: WhenShort,
 }
 
+/// The service that is asked about actions, if there is one.
+fn read_authsvc(source: &Source) -> Result<Option<ClientConfig>, Problem> {
+    if source.value("authsvc").is_none() {
+        return Ok(None);
+    }
+    let advice = "is about who may connect, which is asked at edges";
+    source.refuse(&[
+        ("authsvc.allowed_ttl_ms", advice),
+        ("authsvc.denied_ttl_ms", advice),
+        ("authsvc.answers_max", "is about who may connect; broker.answers_max is about actions"),
+        ("authsvc.when_away", advice),
+    ])?;
+    let config: ClientConfig = source.section("authsvc")?;
+    Remote::check(&config).map_err(|error| auth_problem(error, source))?;
+    Ok(Some(config))
+}
+
 impl WorkerConfig {
     /// Takes what was given and checks everything that can be checked without binding.
     pub(super) fn read(source: &Source) -> Result<Self, Problem> {
@@ -94,6 +114,7 @@ impl WorkerConfig {
         let mut config = Self {
             link: source.section("link")?,
             passport: source.section("passport")?,
+            authsvc: read_authsvc(source)?,
             redis: source.section("redis")?,
             durability: source.section("durability")?,
             cluster: source.section("cluster")?,

@@ -4,6 +4,7 @@
 pub(crate) mod authority;
 pub(crate) mod bytes;
 pub(crate) mod client;
+pub(crate) mod endpoint;
 #[cfg(feature = "system-tests")]
 pub(crate) mod fleet;
 pub(crate) mod packet;

@@ -28,6 +28,7 @@ macro_rules! over_every_transport {
 }
 
 mod acl_change;
+mod asked_actions;
 mod asked_elsewhere;
 mod connect;
 mod enhanced_auth;

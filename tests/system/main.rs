@@ -8,6 +8,7 @@ mod harness;
 mod servers;
 
 mod acl_file;
+mod asked_actions;
 mod authsvc;
 mod clock;
 mod crash;

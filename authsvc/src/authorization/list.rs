@@ -104,12 +104,13 @@ impl Lists {
         if grant.is_superuser {
             return Ok(self.unrestricted.clone());
         }
-        if grant.rules.is_empty() {
+        if grant.rules.is_empty() && grant.asks.is_empty() {
             return self.shared_or_own(&self.list_of(grant), asker, &grant.attributes);
         }
         let mut head = grant.rules.clone();
         head.extend(self.head_of(&grant.subject, &grant.groups));
-        self.own(&head, Uses::of(&head), &self.last_if_granted, asker, &grant.attributes)
+        let last: Vec<Rule> = grant.asks.iter().chain(&self.last_if_granted).cloned().collect();
+        self.own(&head, Uses::of(&head), &last, asker, &grant.attributes)
     }
 
     /// The list of a user without rules of its own, made when the first one with the same name or groups comes.

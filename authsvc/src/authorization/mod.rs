@@ -140,6 +140,7 @@ impl Authorization {
         let expires_at_s = lifetime_ends_s.into_iter().chain(granted_until_s).min();
         let token_id = grant.and_then(|grant| grant.token_id.clone());
         let passport = Passport::new(subject.clone(), client_id.clone(), rules);
-        Ok(Arc::new(Passport { expires_at_s, token_id, ..passport }))
+        let attributes = grant.and_then(|grant| grant.told.clone());
+        Ok(Arc::new(Passport { expires_at_s, token_id, attributes, ..passport }))
     }
 }

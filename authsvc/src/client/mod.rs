@@ -27,6 +27,7 @@ use link::Passport;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rand::Rng as _;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -38,9 +39,10 @@ use self::address::{Address, Ask, Fault};
 use self::cache::{Asked, Cache};
 use self::connector::Tls;
 use self::metrics::Metrics;
+use crate::action::{Action, ActionRuling, WrittenRuling};
 use crate::revocation::{Bearer, Revocations};
 use crate::watched::Watched;
-use crate::wire::{AUTHENTICATE_PATH, Allowed, Answer, Question};
+use crate::wire::{AUTHENTICATE_PATH, AUTHORIZE_PATH, Allowed, Answer, Question};
 use crate::{AuthError, Authenticator, Decision, DenyReason, Request};
 
 /// Services that one question is put to, one after the other.
@@ -138,6 +140,20 @@ impl Remote {
     pub fn look(&self, now: Instant) {
         self.shared.secret.iter().for_each(|secret| secret.look(now));
         self.shared.tls.iter().for_each(|tls| tls.look(now));
+    }
+
+    /// What a service says of an action that rules leave to it; once for each call. Ends within `timeout_ms`. Cancel safe.
+    pub async fn authorize(&self, action: &Action) -> ActionRuling {
+        let Ok(_turn) = self.shared.turns.try_acquire() else {
+            self.shared.metrics.asked("too_many");
+            return ActionRuling::UNAVAILABLE;
+        };
+        // A question can always be written.
+        let body = serde_json::to_vec(action).unwrap_or_default();
+        match self.shared.ask_at::<WrittenRuling>(AUTHORIZE_PATH, body.into()).await {
+            Ok(ruling) => ruling.into(),
+            Err(Away) => ActionRuling::UNAVAILABLE,
+        }
     }
 
     /// Who has to go, as the services say.
@@ -269,10 +285,14 @@ impl Shared {
 
     /// The answer of whichever service gives one, in time.
     async fn ask(&self, question: &Question) -> Result<Answer, Away> {
-        let since = Instant::now();
         // A question can always be written.
-        let body: Bytes = serde_json::to_vec(question).unwrap_or_default().into();
-        let ask = Ask { method: Method::POST, path: AUTHENTICATE_PATH.to_owned(), body };
+        let body = serde_json::to_vec(question).unwrap_or_default();
+        self.ask_at(AUTHENTICATE_PATH, body.into()).await
+    }
+
+    async fn ask_at<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Away> {
+        let since = Instant::now();
+        let ask = Ask { method: Method::POST, path: path.to_owned(), body };
         self.metrics.waiting.inc();
         let asking = tokio::time::timeout(self.config.timeout(), self.put(&ask)).await;
         self.metrics.waiting.dec();

@@ -10,8 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::breaker::Change;
-use super::{Answer, Fault};
-use crate::source::Verdict;
+use super::{Answer, Decided, Fault};
 
 /// Upper bounds of the histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -38,7 +37,7 @@ struct SourceLabel {
 /// How a question ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "variants are the label values")]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Asked: yes.
     allowed,
     /// Asked: no.
@@ -110,12 +109,10 @@ impl OfService {
         self.outcomes.get_or_create(&Labels { source: self.source, outcome }).inc();
     }
 
-    pub(super) fn observe(&self, answered: &Result<Answer, Fault>, took: Duration) {
+    pub(super) fn observe<V: Decided>(&self, answered: &Result<Answer<V>, Fault>, took: Duration) {
         self.seconds.observe(took.as_secs_f64());
         self.count(match answered {
-            Ok(Answer { verdict: Verdict::Allow(_), .. }) => Outcome::allowed,
-            Ok(Answer { verdict: Verdict::Deny(_), .. }) => Outcome::denied,
-            Ok(Answer { verdict: Verdict::Ignore, .. }) => Outcome::ignored,
+            Ok(answer) => answer.verdict.outcome(),
             Err(Fault::Unreachable) => Outcome::unreachable,
             Err(Fault::Timeout) => Outcome::timeout,
             Err(Fault::Failing) => Outcome::failing,

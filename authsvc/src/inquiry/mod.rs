@@ -9,7 +9,6 @@ mod turns;
 
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,8 @@ use tower::retry::budget::{Budget, TpsBudget};
 use breaker::{Breaker, Change};
 pub(crate) use config::InquiryConfig;
 pub use config::{BreakerConfig, CacheConfig, QueueConfig};
-pub(crate) use metrics::InquiryMetrics;
-use metrics::{OfService, Outcome};
+use metrics::OfService;
+pub(crate) use metrics::{InquiryMetrics, Outcome};
 use turns::Turns;
 
 use crate::scram::hmac;
@@ -41,16 +40,27 @@ const RETRY_WINDOW: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint([u8; 32]);
 
+/// What is found out by a question.
+pub(crate) trait Decided: Clone + Send + Sync + 'static {
+    /// As what it is counted.
+    fn outcome(&self) -> Outcome;
+
+    /// For how long it can hold at all.
+    fn left(&self) -> Duration {
+        Duration::MAX
+    }
+}
+
 /// What a service said.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) verdict: Verdict,
+pub(crate) struct Answer<V = Verdict> {
+    pub(crate) verdict: V,
     /// For how long it holds, if the service said so.
     pub(crate) lifetime: Option<Duration>,
 }
 
-impl From<Verdict> for Answer {
-    fn from(verdict: Verdict) -> Self {
+impl<V> From<V> for Answer<V> {
+    fn from(verdict: V) -> Self {
         Self { verdict, lifetime: None }
     }
 }
@@ -81,7 +91,7 @@ impl Fault {
 
 /// Why a question has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
+pub(crate) enum Away {
     /// Too many wrong passwords lately.
     SlowedDown,
     /// Too many ask.
@@ -95,10 +105,10 @@ enum Away {
 }
 
 /// Asks one service.
-pub(crate) struct Inquiry {
+pub(crate) struct Inquiry<V: Decided = Verdict> {
     name: &'static str,
     key: [u8; 32],
-    cache: Cache<Fingerprint, Known>,
+    cache: Cache<Fingerprint, Known<V>>,
     lifetimes: Lifetimes,
     turns: Turns,
     breaker: Breaker,
@@ -112,8 +122,8 @@ pub(crate) struct Inquiry {
 
 /// An answer for a time.
 #[derive(Clone, Debug)]
-struct Known {
-    verdict: Verdict,
+struct Known<V> {
+    verdict: V,
     lifetime: Duration,
 }
 
@@ -125,15 +135,15 @@ struct Lifetimes {
 
 struct ByLifetime;
 
-impl Expiry<Fingerprint, Known> for ByLifetime {
-    fn expire_after_create(&self, _: &Fingerprint, known: &Known, _: Instant) -> Option<Duration> {
+impl<V> Expiry<Fingerprint, Known<V>> for ByLifetime {
+    fn expire_after_create(&self, _: &Fingerprint, known: &Known<V>, _: Instant) -> Option<Duration> {
         Some(known.lifetime)
     }
 
     fn expire_after_update(
         &self,
         _: &Fingerprint,
-        known: &Known,
+        known: &Known<V>,
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
@@ -141,7 +151,7 @@ impl Expiry<Fingerprint, Known> for ByLifetime {
     }
 }
 
-impl Inquiry {
+impl<V: Decided> Inquiry<V> {
     /// Questions to the service of source `name`: `concurrent_max` at a time, each attempt of which ends within
     /// `attempt_timeout` by itself.
     pub(crate) fn new(
@@ -181,71 +191,58 @@ impl Inquiry {
         Fingerprint(hmac(&self.key, &parts))
     }
 
-    /// What the service says of `request`, which comes as `subject`: known from lately, or asked by `attempt`, twice if need be.
-    /// To drop the future is safe: who waits for the same answer asks in its place.
-    pub(crate) async fn ask<A, F>(
+    /// What is known from lately.
+    async fn known(&self, fingerprint: Fingerprint) -> Option<V> {
+        let known = self.cache.get(&fingerprint).await?;
+        self.metrics.count(Outcome::cached);
+        Some(known.verdict)
+    }
+
+    /// What is found out by `find_out`, which others may wait for. To drop the future is safe: who waits for the same answer asks in
+    /// its place.
+    async fn find_by(
         &self,
         fingerprint: Fingerprint,
-        subject: &str,
-        request: &Request,
-        attempt: A,
-    ) -> Verdict
-    where
-        A: Fn() -> F,
-        F: Future<Output = Result<Answer, Fault>>,
-    {
-        if let Some(known) = self.cache.get(&fingerprint).await {
-            self.metrics.count(Outcome::cached);
-            return known.verdict;
-        }
-        let find_out = self.find_out(subject, request, attempt);
+        find_out: impl Future<Output = Result<Known<V>, Away>>,
+    ) -> Result<V, Away> {
         let answer = self.cache.entry(fingerprint).or_try_insert_with(find_out);
         let away = match tokio::time::timeout(self.wait_max, answer).await {
             Ok(Ok(entry)) => {
                 if !entry.is_fresh() {
                     self.metrics.count(Outcome::shared);
                 }
-                return entry.into_value().verdict;
+                return Ok(entry.into_value().verdict);
             }
             Ok(Err(away)) => *away,
             Err(_) => Away::Overdue,
         };
         tracing::debug!(source = self.name, ?away, "a source cannot decide");
-        match away {
-            Away::SlowedDown => Verdict::Deny(DenyReason::SlowedDown),
-            Away::Shed | Away::Broken | Away::Faulty(_) | Away::Overdue => self.when_away.verdict(),
-        }
+        Err(away)
     }
 
-    async fn find_out<A, F>(&self, subject: &str, request: &Request, attempt: A) -> Result<Known, Away>
+    /// What the service says: known from lately, or asked by `attempt`, twice if need be. Those of one `from` wait for each other.
+    /// Cancel safe as [`Inquiry::ask`].
+    pub(crate) async fn find<A, F>(&self, fingerprint: Fingerprint, from: u64, attempt: A) -> Result<V, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer, Fault>>,
+        F: Future<Output = Result<Answer<V>, Fault>>,
     {
-        let address = request.peer.ip();
-        let suspect = self.slow_down.suspect(subject, address);
-        // Only who asks pays: equal questions are one guess, and so are other clients' with the same password.
-        let secret = request.password.as_deref().unwrap_or_default();
-        let Some(guess) = self.slow_down.guess(suspect, secret) else {
-            return Err(Away::SlowedDown);
-        };
-        let known = self.find_out_in_turn(address, attempt).await?;
-        if known.verdict == Verdict::Deny(DenyReason::BadCredentials) {
-            guess.was_wrong();
+        if let Some(known) = self.known(fingerprint).await {
+            return Ok(known);
         }
-        Ok(known)
+        self.find_by(fingerprint, Box::pin(self.find_out_in_turn(from, attempt))).await
     }
 
-    async fn find_out_in_turn<A, F>(&self, address: IpAddr, attempt: A) -> Result<Known, Away>
+    async fn find_out_in_turn<A, F>(&self, from: u64, attempt: A) -> Result<Known<V>, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer, Fault>>,
+        F: Future<Output = Result<Answer<V>, Fault>>,
     {
         if self.breaker.is_open(Instant::now()) {
             self.metrics.count(Outcome::broken);
             return Err(Away::Broken);
         }
-        let Some(_turn) = self.turns.take(source_of(address), self.queue_timeout).await else {
+        let Some(_turn) = self.turns.take(from, self.queue_timeout).await else {
             self.metrics.count(Outcome::shed);
             return Err(Away::Shed);
         };
@@ -259,10 +256,10 @@ impl Inquiry {
         self.attempt(&attempt).await
     }
 
-    async fn attempt<A, F>(&self, attempt: &A) -> Result<Known, Away>
+    async fn attempt<A, F>(&self, attempt: &A) -> Result<Known<V>, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer, Fault>>,
+        F: Future<Output = Result<Answer<V>, Fault>>,
     {
         let begun = Instant::now();
         let Some(pass) = self.breaker.admit(begun) else {
@@ -289,26 +286,86 @@ impl Inquiry {
     }
 }
 
+impl Inquiry {
+    /// What the service says of `request`, which comes as `subject`: known from lately, or asked by `attempt`, twice if need be.
+    /// To drop the future is safe: who waits for the same answer asks in its place.
+    pub(crate) async fn ask<A, F>(
+        &self,
+        fingerprint: Fingerprint,
+        subject: &str,
+        request: &Request,
+        attempt: A,
+    ) -> Verdict
+    where
+        A: Fn() -> F,
+        F: Future<Output = Result<Answer, Fault>>,
+    {
+        if let Some(known) = self.known(fingerprint).await {
+            return known;
+        }
+        match self.find_by(fingerprint, Box::pin(self.find_out(subject, request, attempt))).await {
+            Ok(verdict) => verdict,
+            Err(Away::SlowedDown) => Verdict::Deny(DenyReason::SlowedDown),
+            Err(Away::Shed | Away::Broken | Away::Faulty(_) | Away::Overdue) => self.when_away.verdict(),
+        }
+    }
+
+    async fn find_out<A, F>(
+        &self,
+        subject: &str,
+        request: &Request,
+        attempt: A,
+    ) -> Result<Known<Verdict>, Away>
+    where
+        A: Fn() -> F,
+        F: Future<Output = Result<Answer, Fault>>,
+    {
+        let address = request.peer.ip();
+        let suspect = self.slow_down.suspect(subject, address);
+        // Only who asks pays: equal questions are one guess, and so are other clients' with the same password.
+        let secret = request.password.as_deref().unwrap_or_default();
+        let Some(guess) = self.slow_down.guess(suspect, secret) else {
+            return Err(Away::SlowedDown);
+        };
+        let known = self.find_out_in_turn(hashed(&address), attempt).await?;
+        if known.verdict == Verdict::Deny(DenyReason::BadCredentials) {
+            guess.was_wrong();
+        }
+        Ok(known)
+    }
+}
+
 impl Lifetimes {
-    fn of(&self, answer: Answer) -> Known {
-        let allowed = matches!(answer.verdict, Verdict::Allow(_));
-        let lifetime = answer.lifetime.unwrap_or(if allowed { self.allowed } else { self.denied });
-        Known { lifetime: lifetime.min(left_of(&answer.verdict)), verdict: answer.verdict }
+    fn of<V: Decided>(&self, answer: Answer<V>) -> Known<V> {
+        let is_allowed = answer.verdict.outcome() == Outcome::allowed;
+        let lifetime = answer.lifetime.unwrap_or(if is_allowed { self.allowed } else { self.denied });
+        Known { lifetime: lifetime.min(answer.verdict.left()), verdict: answer.verdict }
     }
 }
 
-/// No answer outlives what it grants.
-fn left_of(verdict: &Verdict) -> Duration {
-    match verdict {
-        Verdict::Allow(grant) => grant.expires_at_s.map_or(Duration::MAX, |expires_at_s| {
-            Duration::from_secs(expires_at_s.saturating_sub(crate::source::now_s()))
-        }),
-        Verdict::Deny(_) | Verdict::Ignore => Duration::MAX,
+impl Decided for Verdict {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Allow(_) => Outcome::allowed,
+            Self::Deny(_) => Outcome::denied,
+            Self::Ignore => Outcome::ignored,
+        }
+    }
+
+    /// No answer outlives what it grants.
+    fn left(&self) -> Duration {
+        match self {
+            Self::Allow(grant) => grant.expires_at_s.map_or(Duration::MAX, |expires_at_s| {
+                Duration::from_secs(expires_at_s.saturating_sub(crate::source::now_s()))
+            }),
+            Self::Deny(_) | Self::Ignore => Duration::MAX,
+        }
     }
 }
 
-fn source_of(address: IpAddr) -> u64 {
+/// A number that stands for `value` among those who wait.
+pub(crate) fn hashed(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
-    address.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }

@@ -12,10 +12,13 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::SemaphorePermit;
 
 use super::Shared;
+use crate::action::{Action, ActionRuling, WrittenRuling};
 use crate::revocation::Feed;
-use crate::wire::{AUTHENTICATE_PATH, KEYS_PATH, LIVE_PATH, Question, REVOCATIONS_PATH};
+use crate::wire::{AUTHENTICATE_PATH, AUTHORIZE_PATH, KEYS_PATH, LIVE_PATH, Question, REVOCATIONS_PATH};
 
 /// Whether it takes requests.
 const READY_PATH: &str = "/readyz";
@@ -49,6 +52,7 @@ impl Shared {
     ) -> Result<Answer, Infallible> {
         let path = match request.uri().path() {
             AUTHENTICATE_PATH => AUTHENTICATE_PATH,
+            AUTHORIZE_PATH => AUTHORIZE_PATH,
             REVOCATIONS_PATH => REVOCATIONS_PATH,
             KEYS_PATH => KEYS_PATH,
             LIVE_PATH => LIVE_PATH,
@@ -73,6 +77,11 @@ impl Shared {
                 allow_only(&[Method::POST], request.method())?;
                 self.check_caller(request.headers(), has_certificate)?;
                 self.authenticate(request).await
+            }
+            AUTHORIZE_PATH => {
+                allow_only(&[Method::POST], request.method())?;
+                self.check_caller(request.headers(), has_certificate)?;
+                self.authorize(request).await
             }
             REVOCATIONS_PATH => {
                 allow_only(&[Method::GET, Method::HEAD], request.method())?;
@@ -109,24 +118,40 @@ impl Shared {
 
     async fn authenticate(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
         let since = Instant::now();
-        let Ok(_turn) = self.turns.try_acquire() else {
+        let _turn = self.turn()?;
+        let question: Question = self.question(request).await?;
+        let within = self.config.request_timeout().saturating_sub(since.elapsed());
+        let answer = self.decide(&question, within, since).await;
+        self.metrics.seconds.observe(since.elapsed().as_secs_f64());
+        written(&answer)
+    }
+
+    async fn authorize(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let since = Instant::now();
+        let _turn = self.turn()?;
+        let action: Action = self.question(request).await?;
+        let within = self.config.request_timeout().saturating_sub(since.elapsed());
+        let ruling = tokio::time::timeout(within, self.local.authorize(&action)).await;
+        written(&WrittenRuling::from(ruling.unwrap_or(ActionRuling::UNAVAILABLE)))
+    }
+
+    fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.turns.try_acquire().map_err(|_| {
             let refusal = problem(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time");
-            return Err(Box::new(with(*refusal, RETRY_AFTER, "1")));
-        };
+            Box::new(with(*refusal, RETRY_AFTER, "1"))
+        })
+    }
+
+    /// The JSON of a request, once it has come.
+    async fn question<Q: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<Q, Refusal> {
         check_type(request.headers())?;
         let body = tokio::time::timeout(self.config.request_timeout(), self.body(request)).await;
         let body =
             body.map_err(|_| problem(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))??;
-        let question: Question = serde_json::from_slice(&body).map_err(|error| {
+        serde_json::from_slice(&body).map_err(|error| {
             // Its text shows no value that may be secret: wrong types are named, base64 is not shown.
             problem(StatusCode::BAD_REQUEST, &format!("not a question: {error}"))
-        })?;
-        let within = self.config.request_timeout().saturating_sub(since.elapsed());
-        let answer = self.decide(&question, within, since).await;
-        self.metrics.seconds.observe(since.elapsed().as_secs_f64());
-        let body = serde_json::to_vec(&answer)
-            .map_err(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"))?;
-        Ok(with(json(StatusCode::OK, body.into()), CACHE_CONTROL, "no-store"))
+        })
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
@@ -165,10 +190,14 @@ impl Shared {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
-        let feed = serde_json::to_vec(&Feed::new(list, after))
-            .map_err(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"))?;
-        Ok(with(json(StatusCode::OK, feed.into()), CACHE_CONTROL, "no-store"))
+        written(&Feed::new(list, after))
     }
+}
+
+fn written(answer: &impl Serialize) -> Result<Answer, Refusal> {
+    let body = serde_json::to_vec(answer)
+        .map_err(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"))?;
+    Ok(with(json(StatusCode::OK, body.into()), CACHE_CONTROL, "no-store"))
 }
 
 fn allow_only(methods: &[Method], method: &Method) -> Result<(), Refusal> {

@@ -128,6 +128,7 @@ impl ClaimsConfig {
             is_superuser,
             expires_at_s,
             token_id: token_id(claims),
+            ..Grant::of(subject.into())
         })
     }
 

@@ -20,7 +20,7 @@ use http::{HttpConfig, HttpSource};
 use introspection::IntrospectionSource;
 use jwt::JwtSource;
 use ldap::{LdapConfig, LdapSource};
-use link::Rule;
+use link::{Attributes, Rule};
 use password_file::PasswordSource;
 pub(crate) use problem::{ProblemLabel, TokenProblem};
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,10 @@ pub(crate) struct Grant {
     pub(crate) expires_at_s: Option<u64>,
     /// The identifier of the token that the client showed.
     pub(crate) token_id: Option<Arc<str>>,
+    /// Rules that ask, which come after all others but the default; what no rule decides is denied then.
+    pub(crate) asks: Vec<Rule>,
+    /// What is told of it when it is asked about.
+    pub(crate) told: Option<Arc<Attributes>>,
 }
 
 impl Grant {
@@ -74,6 +78,8 @@ impl Grant {
             is_superuser: false,
             expires_at_s: None,
             token_id: None,
+            asks: Vec::new(),
+            told: None,
         }
     }
 }
@@ -222,6 +228,14 @@ impl Chain {
     pub(crate) fn jwt(&self) -> Option<&JwtSource> {
         self.sources.iter().find_map(|source| match source {
             Source::Jwt(source) => Some(&**source),
+            _ => None,
+        })
+    }
+
+    /// The HTTP endpoint, if it is among them.
+    pub(crate) fn http(&self) -> Option<&HttpSource> {
+        self.sources.iter().find_map(|source| match source {
+            Source::Http(source) => Some(&**source),
             _ => None,
         })
     }

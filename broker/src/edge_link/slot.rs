@@ -481,10 +481,11 @@ fn takes(stream: &mut WorkerStream, packet: &[u8]) -> bool {
     if packet_type.is_some_and(|packet_type| !stream.takes(packet_type)) {
         return false;
     }
-    match frame::split(packet, u32::MAX) {
-        Ok(Some(frame)) if stream.looks_ahead() => stream.clears(frame),
-        _ => true,
+    if !stream.looks_ahead() {
+        return true;
     }
+    // One whole packet, or the link would have ended.
+    !matches!(frame::split(packet, u32::MAX), Ok(Some(frame)) if !stream.clears(frame))
 }
 
 /// Whether a CONNACK accepts the connection.

@@ -36,7 +36,7 @@ impl Session {
         let properties = publish.properties.publish_summary();
         let topic = self.topic_of(publish.topic, properties.topic_alias)?;
         let publication = Publication { topic, qos: publish.qos, retain: publish.retain };
-        let refused = self.refusal_of(publication, now);
+        let refused = self.refusal_of(publication);
         let message = || {
             let message = Message::new(
                 topic,
@@ -112,12 +112,12 @@ impl Session {
         known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
     }
 
-    fn refusal_of(&self, publication: Publication<'_>, now: UnixMs) -> Option<ReasonCode> {
+    fn refusal_of(&self, publication: Publication<'_>) -> Option<ReasonCode> {
         if self.has_too_many_levels(publication.topic) {
             return Some(ReasonCode::TopicNameInvalid);
         }
         let effect = match self.authority.on_publish(publication) {
-            link::Effect::Ask => match self.answer_to(publication.topic, manner_of(publication), now) {
+            link::Effect::Ask => match self.answer_to(publication.topic, manner_of(publication)) {
                 Some(Verdict::Allow(_)) => link::Effect::Allow,
                 Some(Verdict::Deny) => link::Effect::Deny,
                 Some(Verdict::Ignore) => self.authority.on_publish_unasked(publication),

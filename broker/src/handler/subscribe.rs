@@ -43,7 +43,7 @@ impl Session {
         for (filter, options) in subscribe.iter() {
             let hash = self.filters.get_or_insert_default().hash(filter);
             hashes.push(hash);
-            let subscription = match self.vet_filter((filter, options.qos), hash, &added, now) {
+            let subscription = match self.vet_filter(filter, options.qos, hash, &added) {
                 Err(code) => Err(code),
                 Ok(qos) => {
                     added.insert(hash);
@@ -132,15 +132,15 @@ impl Session {
     /// The QoS that is granted, which may be lower than the one that is asked for (v5 section 3.8.4), or why there is none.
     fn vet_filter(
         &self,
-        (filter, wanted): (&str, QoS),
+        filter: &str,
+        wanted: QoS,
         hash: u64,
         added: &HashSet<u64>,
-        now: UnixMs,
     ) -> Result<QoS, ReasonCode> {
         let filters_room =
             self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
         self.check_filter(filter)?;
-        let qos = self.granted_qos(filter, wanted, now)?;
+        let qos = self.granted_qos(filter, wanted)?;
         if filters_room { Ok(qos) } else { Err(ReasonCode::QuotaExceeded) }
     }
 
@@ -156,9 +156,9 @@ impl Session {
         Ok(())
     }
 
-    fn granted_qos(&self, filter: &str, wanted: QoS, now: UnixMs) -> Result<QoS, ReasonCode> {
+    fn granted_qos(&self, filter: &str, wanted: QoS) -> Result<QoS, ReasonCode> {
         let granted = match self.authority.on_subscribe(filter, wanted) {
-            Some((qos, link::Effect::Ask)) => match self.answer_to(plain(filter), manner_of(qos), now) {
+            Some((qos, link::Effect::Ask)) => match self.answer_to(plain(filter), manner_of(qos)) {
                 Some(Verdict::Allow(qos_max)) => Some(qos.min(qos_max)),
                 Some(Verdict::Deny) => None,
                 Some(Verdict::Ignore) => self.authority.on_subscribe_unasked(filter, wanted),

@@ -36,6 +36,8 @@ pub(crate) struct Answers {
     by_topic: HashMap<Box<str>, Vec<Known>, RandomState>,
     count: usize,
     has_awaited: bool,
+    /// When it was looked last whether all is known that a packet needs: what was known then is known to its end.
+    looked_at: UnixMs,
     next: u64,
     max: usize,
 }
@@ -43,13 +45,18 @@ pub(crate) struct Answers {
 impl Answers {
     /// None yet, and never more than `max` that no packet waits for.
     pub(crate) fn new(max: usize) -> Self {
-        Self { by_topic: HashMap::default(), count: 0, has_awaited: false, next: 0, max }
+        Self { by_topic: HashMap::default(), count: 0, has_awaited: false, looked_at: 0, next: 0, max }
     }
 
     /// What was answered, if that still holds. Allocates nothing.
     pub(crate) fn find(&self, topic: &str, manner: Manner, now: UnixMs) -> Option<Verdict> {
         let known = self.by_topic.get(topic)?.iter().find(|known| known.manner == manner)?;
         (known.is_awaited || now < known.until).then_some(known.verdict)
+    }
+
+    /// What was answered, for the packet that was let through last.
+    pub(crate) fn known(&self, topic: &str, manner: Manner) -> Option<Verdict> {
+        self.find(topic, manner, self.looked_at)
     }
 
     /// Takes an answer that a packet waits for.
@@ -69,8 +76,9 @@ impl Answers {
         }
     }
 
-    /// The packet that waited has been handled: only what still holds is kept, as far as there is room.
+    /// Another packet comes, and the one that waited has been handled: only what still holds is kept, as far as there is room.
     pub(crate) fn settle(&mut self, now: UnixMs) {
+        self.looked_at = now;
         if !std::mem::take(&mut self.has_awaited) {
             return;
         }
@@ -123,6 +131,12 @@ mod tests {
         assert_eq!(answers.find("b", PUBLISH, NOW + 1_000), Some(Verdict::Deny), "it waits");
         answers.settle(NOW);
         assert_eq!(answers.find("b", PUBLISH, NOW), None);
+        answers.settle(NOW + 99);
+        assert_eq!(
+            answers.known("a", PUBLISH),
+            Some(Verdict::Allow(QoS::ExactlyOnce)),
+            "and while it is handled"
+        );
         assert_eq!(answers.find("a", PUBLISH, NOW + 99), Some(Verdict::Allow(QoS::ExactlyOnce)));
         assert_eq!(answers.find("a", PUBLISH, NOW + 100), None);
         for other in [

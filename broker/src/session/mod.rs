@@ -224,7 +224,7 @@ impl Session {
     pub(crate) fn questions(&self, frame: Frame<'_>, now: UnixMs) -> (Vec<(Arc<str>, Manner)>, u64) {
         let (mut open, mut known) = (Vec::new(), 0);
         let mut look = |topic: &str, manner: Manner| {
-            if self.answer_to(topic, manner, now).is_some() {
+            if self.answers.as_ref().and_then(|answers| answers.find(topic, manner, now)).is_some() {
                 known += 1;
             } else {
                 open.push((Arc::from(topic), manner));
@@ -249,9 +249,9 @@ impl Session {
         (open, known)
     }
 
-    /// What was answered about an action.
-    pub(crate) fn answer_to(&self, topic: &str, manner: Manner, now: UnixMs) -> Option<Verdict> {
-        self.answers.as_ref()?.find(topic, manner, now)
+    /// What was answered about an action of the packet that is handled.
+    pub(crate) fn answer_to(&self, topic: &str, manner: Manner) -> Option<Verdict> {
+        self.answers.as_ref()?.known(topic, manner)
     }
 
     /// Takes an answer that a packet waits for.
@@ -261,7 +261,7 @@ impl Session {
         answers.learn(topic, manner, ruling, now);
     }
 
-    /// No packet waits for answers any more.
+    /// Another packet comes: none waits for answers any more.
     pub(crate) fn settle_answers(&mut self, now: UnixMs) {
         if let Some(answers) = &mut self.answers {
             answers.settle(now);

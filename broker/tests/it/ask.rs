@@ -50,8 +50,7 @@ const YES: Verdict = Verdict::Allow(QoS::ExactlyOnce);
 /// `free/#` without a question, everything else by one; what the oracle has no say in goes by the last rule, for `open/#`.
 fn asking(how: &How<'_>) -> Passport {
     let rule = |effect, topic: &str| Rule::new(effect, Action::All, vec![topic.into()]);
-    let rules =
-        [rule(Effect::Allow, "free/#"), rule(Effect::Ask, "#"), rule(Effect::Allow, "open/#")].into();
+    let rules = [rule(Effect::Allow, "free/#"), rule(Effect::Ask, "#"), rule(Effect::Allow, "open/#")].into();
     Passport { rules, ..how.passport() }
 }
 

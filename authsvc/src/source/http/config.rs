@@ -54,6 +54,22 @@ pub struct HttpConfig {
     /// `http_response_mode` of mosquitto-go-auth: `status` (the default), `json` or `text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<AnswerMode>,
+    /// Whom to ask about single actions, those that rules leave undecided: the URL of EMQX's authorizer, `http_aclcheck_uri`,
+    /// RabbitMQ's `topic_path`, VerneMQ's endpoint of `auth_on_publish` and `auth_on_subscribe`. Not asked by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl_url: Option<String>,
+    /// `post`, `get` or `put`; as `method` by default. EMQX only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl_method: Option<MethodName>,
+    /// Headers for that, with variables. EMQX only.
+    #[serde(default, skip_serializing_if = "HeaderConfig::is_empty")]
+    pub acl_headers: HeaderConfig,
+    /// The body for that, with variables; the query with `get`. EMQX only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl_body: Option<Map<String, Value>>,
+    /// For how long those answers are remembered.
+    #[serde(default)]
+    pub acl_cache: AclCacheConfig,
     /// How it is called.
     #[serde(flatten)]
     pub client: HttpClientConfig,
@@ -69,6 +85,22 @@ pub struct HttpConfig {
     /// When the service is left alone.
     #[serde(default)]
     pub breaker: BreakerConfig,
+}
+
+/// `acl_cache`: for how long answers about actions are remembered where they are asked for; `broker.answers_max` says how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AclCacheConfig {
+    /// Seconds for which an action that was allowed is not asked about again; 0 asks each time. Default 30.
+    pub allowed_ttl_s: u64,
+    /// The same for one that was not. Default 5.
+    pub denied_ttl_s: u64,
+}
+
+impl Default for AclCacheConfig {
+    fn default() -> Self {
+        Self { allowed_ttl_s: 30, denied_ttl_s: 5 }
+    }
 }
 
 /// The contract of an endpoint.
@@ -199,7 +231,7 @@ impl HttpConfig {
     /// Refuses keys that the contract would not look at.
     fn check_keys(&self) -> Result<(), AuthError> {
         use ContractName::{Emqx4, Emqx5, GoAuth, RabbitMq};
-        let keys: [(&'static str, bool, &[ContractName]); 9] = [
+        let keys: [(&'static str, bool, &[ContractName]); 12] = [
             ("method", self.method.is_some(), &[Emqx5, Emqx4, GoAuth, RabbitMq]),
             ("headers", !self.headers.is_empty(), &[Emqx5, Emqx4]),
             ("body", self.body.is_some(), &[Emqx5, Emqx4]),
@@ -207,6 +239,9 @@ impl HttpConfig {
             ("superuser_body", self.superuser_body.is_some(), &[Emqx4]),
             ("vhost_url", self.vhost_url.is_some(), &[RabbitMq]),
             ("vhost", self.vhost.is_some(), &[RabbitMq]),
+            ("acl_method", self.acl_method.is_some(), &[Emqx5, Emqx4]),
+            ("acl_headers", !self.acl_headers.is_empty(), &[Emqx5, Emqx4]),
+            ("acl_body", self.acl_body.is_some(), &[Emqx5, Emqx4]),
             ("params", self.params.is_some(), &[GoAuth]),
             ("answer", self.answer.is_some(), &[GoAuth]),
         ];
@@ -220,6 +255,20 @@ impl HttpConfig {
         }
         if self.superuser_body.is_some() && self.superuser_url.is_none() {
             return wrong("superuser_body", "needs superuser_url");
+        }
+        let needs_acl_url = [
+            ("acl_method", self.acl_method.is_some()),
+            ("acl_headers", !self.acl_headers.is_empty()),
+            ("acl_body", self.acl_body.is_some()),
+            ("acl_cache", self.acl_cache != AclCacheConfig::default()),
+        ];
+        if let Some((key, _)) =
+            needs_acl_url.into_iter().find(|(_, is_set)| *is_set && self.acl_url.is_none())
+        {
+            return wrong(key, "needs acl_url");
+        }
+        if self.acl_cache.allowed_ttl_s.max(self.acl_cache.denied_ttl_s) > 86_400 {
+            return wrong("acl_cache", "has allowed_ttl_s and denied_ttl_s of at most 86400");
         }
         if self.contract == GoAuth
             && self.method == Some(MethodName::Get)

@@ -1,7 +1,8 @@
-//! An HTTP endpoint of the enterprise as a source, by a contract that it already keeps with another broker. Here it is asked at
-//! CONNECT; `contract/` says what and how, `inquiry/` how often.
+//! An HTTP endpoint of the enterprise as a source, by a contract that it already keeps with another broker. It is asked at
+//! CONNECT, and about single actions where `acl_url` is set (`actions.rs`); `contract/` says what and how, `inquiry/` how often.
 
 mod acl;
+mod actions;
 mod config;
 mod contract;
 mod facts;
@@ -9,20 +10,25 @@ mod template;
 
 use std::time::Duration;
 
-pub use config::{AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode};
+use actions::Actions;
+pub use config::{
+    AclCacheConfig, AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode,
+};
 use contract::Contract;
 use facts::{Facts, Variable};
 
 use super::{Shared, Verdict};
+use crate::action::{Action, ActionRuling};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Fingerprint, Inquiry};
-use crate::{AuthError, Request};
+use crate::{AuthError, DenyReason, Request};
 
 /// See the module.
-pub(super) struct HttpSource {
+pub(crate) struct HttpSource {
     contract: Contract,
     client: HttpClient,
     inquiry: Inquiry,
+    actions: Option<Actions>,
 }
 
 impl HttpSource {
@@ -36,7 +42,8 @@ impl HttpSource {
         let attempt_timeout = Duration::from_millis(config.client.timeout_ms) * contract.requests_max();
         let inquiry =
             Inquiry::new("http", config.inquiry(), config.client.connections_max, attempt_timeout, shared);
-        Ok(Self { contract, client: HttpClient::new(config::SECTION, &config.client)?, inquiry })
+        let actions = Actions::start(config, &contract, shared)?;
+        Ok(Self { contract, client: HttpClient::new(config::SECTION, &config.client)?, inquiry, actions })
     }
 
     /// Ignores who has neither a user name nor a certificate with a name.
@@ -44,7 +51,28 @@ impl HttpSource {
         let Some(facts) = Facts::of(request) else { return Verdict::Ignore };
         let fingerprint = self.fingerprint(&facts);
         let ask = || self.contract.ask(&facts, &self.client);
-        self.inquiry.ask(fingerprint, &facts.subject(), request, ask).await
+        let verdict = self.inquiry.ask(fingerprint, &facts.subject(), request, ask).await;
+        match (verdict, &self.actions) {
+            (Verdict::Allow(grant), Some(actions)) => {
+                let grant = actions.have_asked(grant, &self.contract, &facts);
+                grant.map_or_else(
+                    || {
+                        tracing::warn!(client_id = %request.client_id, "refused: too much is to be told of it when it is asked about");
+                        Verdict::Deny(DenyReason::NotAuthorized)
+                    },
+                    Verdict::Allow,
+                )
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// What it says of an action of a client.
+    pub(crate) async fn rule(&self, action: &Action) -> ActionRuling {
+        match &self.actions {
+            Some(actions) => actions.rule(action, &self.contract).await,
+            None => ActionRuling::UNAVAILABLE,
+        }
     }
 
     fn fingerprint(&self, facts: &Facts) -> Fingerprint {

@@ -28,6 +28,8 @@ pub(super) struct Template(Vec<Piece>);
 enum Piece {
     Text(String),
     Value(Variable),
+    /// An attribute of the client's source, by name.
+    Attribute(String),
 }
 
 /// Where a value stands.
@@ -61,11 +63,15 @@ impl Template {
             let Some((name, behind)) = after.split_once('}') else {
                 return Err("has a ${ without a }".to_owned());
             };
+            rest = behind;
+            if let Some(name) = name.strip_prefix(Facts::ATTRIBUTE) {
+                template.0.push(Piece::Attribute(name.to_owned()));
+                continue;
+            }
             let variable = Variable::by_name(name).ok_or_else(|| {
                 format!("has the variable ${{{name}}}; known are {}", Variable::names().join(", "))
             })?;
             template.0.push(Piece::Value(variable));
-            rest = behind;
         }
         template.push_text(rest);
         Ok(template)
@@ -80,7 +86,9 @@ impl Template {
             let Some((letter, variable)) =
                 letter.and_then(|letter| Some((letter, Variable::by_letter(letter)?)))
             else {
-                return Err("has a % that is none of %u, %c, %a, %r, %P, %p, %C and %d".to_owned());
+                return Err(
+                    "has a % that is none of %u, %c, %a, %r, %P, %p, %C, %d, %m, %t and %A".to_owned()
+                );
             };
             template.0.push(Piece::Value(variable));
             rest = &after[letter.len_utf8()..];
@@ -100,11 +108,22 @@ impl Template {
         self.0.contains(&Piece::Value(variable))
     }
 
+    /// Adds the names of the attributes that it asks for.
+    pub(super) fn put_attributes(&self, names: &mut Vec<String>) {
+        names.extend(self.0.iter().filter_map(|piece| match piece {
+            Piece::Attribute(name) => Some(name.clone()),
+            _ => None,
+        }));
+    }
+
     /// Its text for a client.
     pub(super) fn render(&self, facts: &Facts, place: Place) -> Vec<u8> {
         let mut rendered = Vec::new();
         for piece in &self.0 {
             match piece {
+                Piece::Attribute(name) => {
+                    rendered.extend_from_slice(&encode(facts.attribute(name).as_bytes(), place));
+                }
                 Piece::Text(text) => rendered.extend_from_slice(text.as_bytes()),
                 Piece::Value(variable) => {
                     rendered.extend_from_slice(&encode(&facts.value(*variable), place));
@@ -171,6 +190,19 @@ impl Body {
             Self::Fields(fields) => {
                 fields.iter().any(|(name, body)| name.uses(variable) || body.uses(variable))
             }
+        }
+    }
+
+    /// As [`Template::put_attributes`].
+    pub(super) fn put_attributes(&self, names: &mut Vec<String>) {
+        match self {
+            Self::Fixed(_) => {}
+            Self::Text(text) => text.put_attributes(names),
+            Self::List(list) => list.iter().for_each(|body| body.put_attributes(names)),
+            Self::Fields(fields) => fields.iter().for_each(|(name, body)| {
+                name.put_attributes(names);
+                body.put_attributes(names);
+            }),
         }
     }
 
@@ -250,6 +282,12 @@ impl Target {
     /// Whether it asks for this variable.
     pub(super) fn uses(&self, variable: Variable) -> bool {
         self.path.uses(variable) || self.query.as_ref().is_some_and(|query| query.uses(variable))
+    }
+
+    /// As [`Template::put_attributes`].
+    pub(super) fn put_attributes(&self, names: &mut Vec<String>) {
+        self.path.put_attributes(names);
+        self.query.iter().for_each(|query| query.put_attributes(names));
     }
 
     /// The URL for a client, `more` (a form) behind its query.

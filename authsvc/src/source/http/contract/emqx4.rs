@@ -1,5 +1,5 @@
 //! EMQX 4 and NanoMQ: the status code decides; 200 with the body `ignore` leaves the client to the next source. A second request
-//! tells whether who was let in may do everything.
+//! tells whether who was let in may do everything. Of an action the status code says the same.
 // https://docs.emqx.com/en/emqx/v4.4/advanced/auth-http.html, https://nanomq.io/docs/en/latest/access-control/http.html
 
 use std::time::Duration;
@@ -8,8 +8,9 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::request::{Encoding, Parts, RequestTemplate};
-use super::{malformed, send};
+use super::request::{About, Encoding, Parts, RequestTemplate};
+use super::{ALLOWED, Ruled, malformed, send};
+use crate::action::ActionVerdict;
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::HttpConfig;
@@ -21,15 +22,17 @@ use crate::{AuthError, DenyReason};
 pub(in crate::source::http) struct Emqx4 {
     request: RequestTemplate,
     superuser: Option<RequestTemplate>,
+    acl: Option<RequestTemplate>,
 }
 
 impl Emqx4 {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
         let template = |url, body| {
             let parts = Parts {
+                about: About::Connect,
                 method: config.method.unwrap_or_default(),
                 url,
-                headers: &config.headers,
+                headers: ("headers", &config.headers),
                 body,
                 syntax: Syntax::Percent,
                 encoding: Encoding::Form,
@@ -50,7 +53,26 @@ impl Emqx4 {
         Ok(Self {
             request: template(("url", &config.url), ("body", body))?,
             superuser: superuser.transpose()?,
+            acl: config.acl_url.as_deref().map(|url| acl_of(config, url)).transpose()?,
         })
+    }
+
+    pub(super) fn action_uses(&self, variable: Variable) -> bool {
+        self.acl.as_ref().is_some_and(|acl| acl.uses(variable))
+    }
+
+    pub(super) async fn rule(&self, facts: &Facts, client: &HttpClient) -> Result<Ruled, Fault> {
+        let request = self.acl.as_ref().and_then(|acl| acl.make(facts)).ok_or(Fault::Malformed)?;
+        let answer = send(client, request).await?;
+        Ok((
+            match answer.status() {
+                StatusCode::OK if answer.body().trim_ascii() == b"ignore" => ActionVerdict::Ignore,
+                StatusCode::OK => ALLOWED,
+                status if status.is_client_error() => ActionVerdict::Deny,
+                _ => return Err(malformed("has a status that is none of 200, 4xx and 5xx")),
+            },
+            None,
+        ))
     }
 
     pub(super) fn uses(&self, variable: Variable) -> bool {
@@ -78,6 +100,20 @@ impl Emqx4 {
             Err(_) => Answer { verdict, lifetime: Some(Duration::ZERO) },
         })
     }
+}
+
+fn acl_of(config: &HttpConfig, url: &str) -> Result<RequestTemplate, AuthError> {
+    let default = || json!({"access": "%A", "username": "%u", "clientid": "%c", "ipaddr": "%a", "topic": "%t", "mountpoint": "%m"});
+    let parts = Parts {
+        about: About::Action,
+        method: config.acl_method.or(config.method).unwrap_or_default(),
+        url: ("acl_url", url),
+        headers: ("acl_headers", &config.acl_headers),
+        body: ("acl_body", config.acl_body.clone().map_or_else(default, Value::Object)),
+        syntax: Syntax::Percent,
+        encoding: Encoding::Form,
+    };
+    RequestTemplate::new(parts, &config.client)
 }
 
 fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Verdict, Fault> {

@@ -1,7 +1,8 @@
-//! EMQX 5, "HTTP server" of password authentication: 204 lets in; 200 says what in `result`, and with it attributes, rules, an
+//! EMQX 5. "HTTP server" of password authentication: 204 lets in; 200 says what in `result`, and with it attributes, rules, an
 //! end. 4xx leaves the client to the next source. What EMQX takes for `ignore` beyond that, a service that fails or does not
 //! answer, is `when_away` here.
-// https://docs.emqx.com/en/emqx/latest/access-control/authn/http.html
+//! Its authorizer: 204 allows, 200 says `allow`, `deny` or `ignore`, 4xx has no say.
+// https://docs.emqx.com/en/emqx/latest/access-control/authn/http.html, .../authz/http.html
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::request::{Encoding, Parts, RequestTemplate};
-use super::{malformed, send, warn_seldom};
+use super::request::{About, Encoding, Parts, RequestTemplate};
+use super::{ALLOWED, Ruled, malformed, send, warn_seldom};
+use crate::action::ActionVerdict;
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::acl;
@@ -27,20 +29,49 @@ const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
 pub(in crate::source::http) struct Emqx5 {
     request: RequestTemplate,
+    acl: Option<RequestTemplate>,
 }
 
 impl Emqx5 {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
         let default = json!({"username": "${username}", "password": "${password}"});
         let parts = Parts {
+            about: About::Connect,
             method: config.method.unwrap_or_default(),
             url: ("url", &config.url),
-            headers: &config.headers,
+            headers: ("headers", &config.headers),
             body: ("body", config.body.clone().map_or(default, Value::Object)),
             syntax: Syntax::Braces,
             encoding: Encoding::Json,
         };
-        Ok(Self { request: RequestTemplate::new(parts, &config.client)? })
+        let request = RequestTemplate::new(parts, &config.client)?;
+        let default = json!({"username": "${username}", "topic": "${topic}", "action": "${action}"});
+        let acl = config.acl_url.as_deref().map(|url| {
+            let parts = Parts {
+                about: About::Action,
+                method: config.acl_method.or(config.method).unwrap_or_default(),
+                url: ("acl_url", url),
+                headers: ("acl_headers", &config.acl_headers),
+                body: ("acl_body", config.acl_body.clone().map_or(default, Value::Object)),
+                syntax: Syntax::Braces,
+                encoding: Encoding::Json,
+            };
+            RequestTemplate::new(parts, &config.client)
+        });
+        Ok(Self { request, acl: acl.transpose()? })
+    }
+
+    pub(super) fn action_uses(&self, variable: Variable) -> bool {
+        self.acl.as_ref().is_some_and(|acl| acl.uses(variable))
+    }
+
+    pub(super) fn action_attributes(&self) -> Vec<String> {
+        self.acl.as_ref().map_or_else(Vec::new, RequestTemplate::attributes)
+    }
+
+    pub(super) async fn rule(&self, facts: &Facts, client: &HttpClient) -> Result<Ruled, Fault> {
+        let request = self.acl.as_ref().and_then(|acl| acl.make(facts)).ok_or(Fault::Malformed)?;
+        Ok((ruling(&send(client, request).await?)?, None))
     }
 
     pub(super) fn uses(&self, variable: Variable) -> bool {
@@ -68,6 +99,20 @@ fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Verdict, Fault> {
         }
         StatusCode::TOO_MANY_REQUESTS => Err(Fault::Failing),
         status if status.is_client_error() => Ok(Verdict::Ignore),
+        _ => Err(malformed("has a status that is none of 200, 204, 4xx and 5xx")),
+    }
+}
+
+fn ruling(answer: &Response<Bytes>) -> Result<ActionVerdict, Fault> {
+    match answer.status() {
+        StatusCode::NO_CONTENT => Ok(ALLOWED),
+        StatusCode::OK => Ok(match fields_of(answer)?.get("result").and_then(Value::as_str) {
+            Some("allow") => ALLOWED,
+            Some("deny") => ActionVerdict::Deny,
+            _ => ActionVerdict::Ignore,
+        }),
+        StatusCode::TOO_MANY_REQUESTS => Err(Fault::Failing),
+        status if status.is_client_error() => Ok(ActionVerdict::Ignore),
         _ => Err(malformed("has a status that is none of 200, 204, 4xx and 5xx")),
     }
 }

@@ -1,5 +1,6 @@
 //! The HTTP backend of mosquitto-go-auth: `getuser`, then `superuser`; parameters as JSON or a form, answers by status, as JSON
-//! (`{"ok": true}`) or as text (`ok`).
+//! (`{"ok": true}`) or as text (`ok`). `aclcheck` is asked with `acc` 2 for a PUBLISH; for a SUBSCRIBE with 4, which says whether to
+//! subscribe, and then with 1, as which Mosquitto asks for each message and here the filter stands for them all.
 // https://github.com/iegomez/mosquitto-go-auth#http
 
 use std::time::Duration;
@@ -10,7 +11,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::request::{Encoding, form, request};
-use super::{malformed, send};
+use super::{ALLOWED, Ruled, malformed, send};
+use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::{AnswerMode, HttpConfig, ParamsMode, SECTION};
@@ -21,10 +23,16 @@ use crate::{AuthError, DenyReason};
 pub(in crate::source::http) struct GoAuth {
     user_url: Uri,
     superuser_url: Option<Uri>,
+    acl_url: Option<Uri>,
     method: Method,
     encoding: Encoding,
     answer: AnswerMode,
 }
+
+/// `acc` of mosquitto-go-auth.
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+const SUBSCRIBE: u8 = 4;
 
 /// A JSON answer.
 #[derive(Deserialize)]
@@ -40,6 +48,11 @@ impl GoAuth {
             user_url: config.client.url(SECTION, "url", &config.url)?,
             superuser_url: superuser_url
                 .map(|url| config.client.url(SECTION, "superuser_url", url))
+                .transpose()?,
+            acl_url: config
+                .acl_url
+                .as_deref()
+                .map(|url| config.client.url(SECTION, "acl_url", url))
                 .transpose()?,
             method: config.method.unwrap_or_default().into(),
             encoding: match config.params.unwrap_or_default() {
@@ -67,6 +80,39 @@ impl GoAuth {
         let lifetime = is_superuser.is_err().then_some(Duration::ZERO);
         let is_superuser = is_superuser.unwrap_or(false);
         Ok(Answer { verdict: Verdict::Allow(Grant { is_superuser, ..grant }), lifetime })
+    }
+
+    pub(super) async fn rule(&self, action: &Action, client: &HttpClient) -> Result<Ruled, Fault> {
+        let accesses: &[u8] = match action.action {
+            ActionName::Publish => &[WRITE],
+            ActionName::Subscribe => &[SUBSCRIBE, READ],
+        };
+        for access in accesses {
+            let request = self.acl_request(action, *access).ok_or(Fault::Malformed)?;
+            if !self.is_yes(&send(client, request).await?)? {
+                return Ok((ActionVerdict::Deny, None));
+            }
+        }
+        Ok((ALLOWED, None))
+    }
+
+    fn acl_request(&self, action: &Action, access: u8) -> Option<Request<Bytes>> {
+        let url = self.acl_url.clone()?;
+        let Action { client_id, subject, topic, .. } = action;
+        let body = match self.encoding {
+            Encoding::Json => {
+                json!({"acc": access, "clientid": &**client_id, "topic": &**topic, "username": &**subject})
+                    .to_string()
+                    .into_bytes()
+            }
+            Encoding::Form => form(&[
+                ("acc", access.to_string().as_bytes()),
+                ("clientid", client_id.as_bytes()),
+                ("topic", topic.as_bytes()),
+                ("username", subject.as_bytes()),
+            ]),
+        };
+        Some(request(self.method.clone(), url, Some(self.encoding), body))
     }
 
     fn user_request(&self, facts: &Facts) -> Option<Request<Bytes>> {

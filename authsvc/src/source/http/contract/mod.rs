@@ -1,5 +1,5 @@
-//! The contracts that endpoints already keep with other brokers: what each is asked, and what its answers mean. They are about
-//! CONNECT; what the same endpoints are asked of a PUBLISH or a SUBSCRIBE is not.
+//! The contracts that endpoints already keep with other brokers: what each is asked at CONNECT, and of a PUBLISH or a SUBSCRIBE
+//! where that is configured (`rule`), and what its answers mean.
 
 mod emqx4;
 mod emqx5;
@@ -9,18 +9,27 @@ mod request;
 mod vernemq;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
+use mqtt::QoS;
 
 use super::config::{ContractName, HttpConfig};
 use super::facts::{Facts, Variable};
 use crate::AuthError;
+use crate::action::{Action, ActionVerdict};
 use crate::http_client::{HttpClient, HttpError};
 use crate::inquiry::{Answer, Fault};
 
 /// Between two lines of the log about answers that cannot be understood, in seconds.
 const WARN_INTERVAL_S: u64 = 10;
+
+/// What is said of an action, and for how long it holds if that is said too.
+pub(super) type Ruled = (ActionVerdict, Option<Duration>);
+
+/// Allowed, with whatever QoS.
+const ALLOWED: ActionVerdict = ActionVerdict::Allow(QoS::ExactlyOnce);
 
 /// One contract.
 pub(super) enum Contract {
@@ -51,6 +60,54 @@ impl Contract {
         match self {
             Self::Emqx5(_) | Self::VerneMq(_) => 1,
             Self::Emqx4(_) | Self::GoAuth(_) | Self::RabbitMq(_) => 2,
+        }
+    }
+
+    /// The same for an action.
+    pub(super) fn action_requests_max(&self) -> u32 {
+        if matches!(self, Self::GoAuth(_)) { 2 } else { 1 }
+    }
+
+    /// Whether the answer about an action may depend on this.
+    pub(super) fn action_uses(&self, variable: Variable) -> bool {
+        match self {
+            Self::Emqx5(contract) => contract.action_uses(variable),
+            Self::Emqx4(contract) => contract.action_uses(variable),
+            Self::GoAuth(_) | Self::RabbitMq(_) | Self::VerneMq(_) => false,
+        }
+    }
+
+    /// The attributes on which the answer about an action may depend.
+    pub(super) fn action_attributes(&self) -> Vec<String> {
+        match self {
+            Self::Emqx5(contract) => contract.action_attributes(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the groups of a client are told when it is asked about an action.
+    pub(super) fn action_tells_groups(&self) -> bool {
+        matches!(self, Self::RabbitMq(_))
+    }
+
+    /// The same for the version of the protocol.
+    pub(super) fn action_tells_version(&self) -> bool {
+        matches!(self, Self::VerneMq(_))
+    }
+
+    /// Asks about an action of the client that `facts` are about.
+    pub(super) async fn rule(
+        &self,
+        facts: &Facts,
+        action: &Action,
+        client: &HttpClient,
+    ) -> Result<Ruled, Fault> {
+        match self {
+            Self::Emqx5(contract) => contract.rule(facts, client).await,
+            Self::Emqx4(contract) => contract.rule(facts, client).await,
+            Self::GoAuth(contract) => contract.rule(action, client).await,
+            Self::RabbitMq(contract) => contract.rule(facts, action, client).await,
+            Self::VerneMq(contract) => contract.rule(facts, action, client).await,
         }
     }
 

@@ -1,12 +1,13 @@
 //! RabbitMQ's HTTP authentication backend: `user_path`, then `vhost_path`; both answer `allow` or `deny` in the body, the former
-//! with tags, which become groups.
+//! with tags, which become groups. `topic_path` is asked about actions: as of the exchange `amq.topic`, in RabbitMQ's spelling of topics.
 // https://www.rabbitmq.com/docs/access-control, rabbitmq_auth_backend_http/README.md
 
 use bytes::Bytes;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use super::request::{Encoding, form, request};
-use super::{malformed, send};
+use super::{ALLOWED, Ruled, malformed, send};
+use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::{HttpConfig, SECTION};
@@ -14,12 +15,16 @@ use crate::source::http::facts::Facts;
 use crate::source::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
+/// The exchange that MQTT is behind there.
+const EXCHANGE: &str = "amq.topic";
+
 /// Tags that one answer may hold.
 const TAGS_MAX: usize = 64;
 
 pub(in crate::source::http) struct RabbitMq {
     user_url: Uri,
     vhost_url: Option<Uri>,
+    topic_url: Option<Uri>,
     vhost: String,
     method: Method,
 }
@@ -30,6 +35,11 @@ impl RabbitMq {
         Ok(Self {
             user_url: config.client.url(SECTION, "url", &config.url)?,
             vhost_url: vhost_url.map(|url| config.client.url(SECTION, "vhost_url", url)).transpose()?,
+            topic_url: config
+                .acl_url
+                .as_deref()
+                .map(|url| config.client.url(SECTION, "acl_url", url))
+                .transpose()?,
             vhost: config.vhost.clone().unwrap_or_else(|| "/".to_owned()),
             method: config.method.unwrap_or_default().into(),
         })
@@ -66,6 +76,34 @@ impl RabbitMq {
         }
         let groups = tags.into_iter().map(Into::into).collect();
         Ok(Verdict::Allow(Grant { groups, ..Grant::of(subject) }).into())
+    }
+
+    pub(super) async fn rule(
+        &self,
+        facts: &Facts,
+        action: &Action,
+        client: &HttpClient,
+    ) -> Result<Ruled, Fault> {
+        let url = self.topic_url.as_ref().ok_or(Fault::Malformed)?;
+        let permission = match action.action {
+            ActionName::Publish => "write",
+            ActionName::Subscribe => "read",
+        };
+        let routing_key = action.topic.replace('/', ".").replace('+', "*");
+        let fields: [(&str, &[u8]); 10] = [
+            ("username", action.subject.as_bytes()),
+            ("vhost", self.vhost.as_bytes()),
+            ("resource", b"topic"),
+            ("name", EXCHANGE.as_bytes()),
+            ("permission", permission.as_bytes()),
+            ("tags", facts.groups().as_bytes()),
+            ("routing_key", routing_key.as_bytes()),
+            ("variable_map.client_id", action.client_id.as_bytes()),
+            ("variable_map.username", action.subject.as_bytes()),
+            ("variable_map.vhost", self.vhost.as_bytes()),
+        ];
+        let answer = send(client, self.request(url, &fields)?).await?;
+        Ok((if allowed(&answer)?.is_some() { ALLOWED } else { ActionVerdict::Deny }, None))
     }
 
     fn request(&self, url: &Uri, fields: &[(&str, &[u8])]) -> Result<Request<Bytes>, Fault> {

@@ -31,11 +31,19 @@ pub(super) struct RequestTemplate {
     encoding: Encoding,
 }
 
+/// What is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    Connect,
+    Action,
+}
+
 /// What it is made of, and the key that each part comes from.
 pub(super) struct Parts<'a> {
+    pub(super) about: About,
     pub(super) method: MethodName,
     pub(super) url: (&'static str, &'a str),
-    pub(super) headers: &'a HeaderConfig,
+    pub(super) headers: (&'static str, &'a HeaderConfig),
     pub(super) body: (&'static str, serde_json::Value),
     pub(super) syntax: Syntax,
     /// Where no header says it.
@@ -48,21 +56,45 @@ impl RequestTemplate {
     /// # Errors
     /// A part that is not as it should be.
     pub(super) fn new(parts: Parts<'_>, client: &HttpClientConfig) -> Result<Self, AuthError> {
-        let Parts { method, url: (url_key, url), headers, body: (body_key, body), syntax, encoding } = parts;
+        let Parts { about, method, url: (url_key, url), headers, body: (body_key, body), syntax, encoding } =
+            parts;
+        let (headers_key, headers) = headers;
         let wrong =
             |key: &'static str, problem: String| AuthError::Section { section: SECTION, key, problem };
         let target = Target::parse(url, syntax).map_err(|problem| wrong(url_key, problem))?;
         // With values in it, as it will be sent.
         let filled = target.render(&Facts::nobody(), b"");
         client.url(SECTION, url_key, &String::from_utf8_lossy(&filled))?;
-        let headers = headers.read(syntax).map_err(|problem| wrong("headers", problem))?;
+        let headers = headers.read(syntax).map_err(|problem| wrong(headers_key, problem))?;
         let encoding =
-            encoding_of(&headers, encoding).map_err(|problem| wrong("headers", problem.to_owned()))?;
+            encoding_of(&headers, encoding).map_err(|problem| wrong(headers_key, problem.to_owned()))?;
         let body = Body::parse(&body, syntax).map_err(|problem| wrong(body_key, problem))?;
         if (encoding == Encoding::Form || method == MethodName::Get) && !body.is_flat() {
             return Err(wrong(body_key, "has values within values, which only JSON can have".to_owned()));
         }
-        Ok(Self { method: method.into(), target, headers, body, encoding })
+        let made = Self { method: method.into(), target, headers, body, encoding };
+        let unknown: &[Variable] = match about {
+            About::Connect => &Variable::OF_ACTIONS,
+            About::Action => &Variable::OF_CONNECT,
+        };
+        let has_unknown = unknown.iter().any(|variable| made.uses(*variable));
+        if has_unknown || (about == About::Connect && !made.attributes().is_empty()) {
+            let when = if about == About::Connect { "a client connects" } else { "an action is asked about" };
+            return Err(wrong(
+                body_key,
+                format!("has, as its URL or headers may, a variable without a value when {when}"),
+            ));
+        }
+        Ok(made)
+    }
+
+    /// The attributes that it asks for.
+    pub(super) fn attributes(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        self.target.put_attributes(&mut names);
+        self.body.put_attributes(&mut names);
+        self.headers.iter().for_each(|(_, value)| value.put_attributes(&mut names));
+        names
     }
 
     /// Whether it asks for this variable.

@@ -17,6 +17,8 @@ use crate::source::{Grant, Verdict};
 
 mod odd;
 
+mod actions;
+
 /// A server that gives `answers` one after the other, and what it was asked.
 struct Reference {
     address: std::net::SocketAddr,

@@ -1,4 +1,5 @@
-//! VerneMQ's webhooks `auth_on_register` and `auth_on_register_m5`: `ok` with modifiers, `next`, or an error. An answer is
+//! VerneMQ's webhooks, by the names before MQTT 5 and with `_m5`. `auth_on_publish` and `auth_on_subscribe` are asked about actions, the
+//! latter of one filter at a time and the former without the payload. `auth_on_register` and `auth_on_register_m5`: `ok` with modifiers, `next`, or an error. An answer is
 //! remembered if it says so (`cache-control: max-age`), as there.
 // https://docs.vernemq.com/plugin-development/webhookplugins
 
@@ -6,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Method, Request, Response, StatusCode, Uri};
-use link::{Action, Effect, Rule};
-use mqtt::ProtocolVersion;
+use link::{Effect, Rule};
+use mqtt::{ProtocolVersion, QoS};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::request::{Encoding, request};
-use super::{malformed, send, warn_seldom};
+use super::{ALLOWED, Ruled, malformed, send, warn_seldom};
+use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::{HttpConfig, SECTION};
@@ -21,11 +23,37 @@ use crate::source::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
 /// Modifiers that are obeyed; each takes away what rules would allow.
-const OBEYED: [(&str, Action); 2] =
-    [("allow_publish", Action::Publish), ("allow_subscribe", Action::Subscribe)];
+const OBEYED: [(&str, link::Action); 2] =
+    [("allow_publish", link::Action::Publish), ("allow_subscribe", link::Action::Subscribe)];
 
 pub(in crate::source::http) struct VerneMq {
     url: Uri,
+    acl_url: Option<Uri>,
+}
+
+/// `auth_on_publish`; with properties, that of MQTT 5.
+#[derive(Serialize)]
+struct PublishHook<'a> {
+    username: &'a str,
+    client_id: &'a str,
+    mountpoint: &'a str,
+    qos: u8,
+    topic: &'a str,
+    payload: &'a str,
+    retain: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<Map<String, Value>>,
+}
+
+/// `auth_on_subscribe`, as above.
+#[derive(Serialize)]
+struct SubscribeHook<'a> {
+    client_id: &'a str,
+    mountpoint: &'a str,
+    username: &'a str,
+    topics: [Value; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<Map<String, Value>>,
 }
 
 /// Of MQTT 3.1 and 3.1.1.
@@ -58,11 +86,63 @@ struct Registered {
     result: Value,
     #[serde(default)]
     modifiers: Map<String, Value>,
+    /// Of `auth_on_subscribe`; that of MQTT 5 has it among the modifiers.
+    #[serde(default)]
+    topics: Option<Value>,
 }
 
 impl VerneMq {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
-        Ok(Self { url: config.client.url(SECTION, "url", &config.url)? })
+        let acl_url = config.acl_url.as_deref();
+        Ok(Self {
+            url: config.client.url(SECTION, "url", &config.url)?,
+            acl_url: acl_url.map(|url| config.client.url(SECTION, "acl_url", url)).transpose()?,
+        })
+    }
+
+    pub(super) async fn rule(
+        &self,
+        facts: &Facts,
+        action: &Action,
+        client: &HttpClient,
+    ) -> Result<Ruled, Fault> {
+        let request = self.acl_request(facts, action).ok_or(Fault::Malformed)?;
+        let answer = send(client, request).await?;
+        let verdict = ruling(&answer, action)?;
+        let is_allowed = matches!(verdict, ActionVerdict::Allow(_));
+        let lifetime = is_allowed.then(|| max_age(&answer)).flatten().unwrap_or_default();
+        Ok((verdict, Some(lifetime)))
+    }
+
+    fn acl_request(&self, facts: &Facts, action: &Action) -> Option<Request<Bytes>> {
+        let is_v5 = facts.version == ProtocolVersion::V5;
+        let properties = is_v5.then(Map::new);
+        let Action { client_id, subject, topic, .. } = action;
+        let (hook, body) = match action.action {
+            ActionName::Publish => {
+                let hook = PublishHook {
+                    username: subject,
+                    client_id,
+                    mountpoint: "",
+                    qos: action.qos.as_u8(),
+                    topic,
+                    payload: "",
+                    retain: action.retain,
+                    properties,
+                };
+                let name = if is_v5 { "auth_on_publish_m5" } else { "auth_on_publish" };
+                (name, serde_json::to_vec(&hook))
+            }
+            ActionName::Subscribe => {
+                let topics = [json!({"topic": &**topic, "qos": action.qos.as_u8()})];
+                let hook = SubscribeHook { client_id, mountpoint: "", username: subject, topics, properties };
+                let name = if is_v5 { "auth_on_subscribe_m5" } else { "auth_on_subscribe" };
+                (name, serde_json::to_vec(&hook))
+            }
+        };
+        let mut request = request(Method::POST, self.acl_url.clone()?, Some(Encoding::Json), body.ok()?);
+        request.headers_mut().insert("vernemq-hook", hyper::header::HeaderValue::from_static(hook));
+        Some(request)
     }
 
     pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
@@ -111,7 +191,7 @@ fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Answer, Fault> {
     if answer.status() != StatusCode::OK {
         return Err(malformed("has a status other than 200"));
     }
-    let Registered { result, modifiers } =
+    let Registered { result, modifiers, .. } =
         serde_json::from_slice(answer.body()).map_err(|_| malformed("is no JSON with a result"))?;
     let verdict = match &result {
         Value::String(result) if result == "ok" => {
@@ -125,6 +205,60 @@ fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Answer, Fault> {
     let is_allowed = matches!(verdict, Verdict::Allow(_));
     let lifetime = is_allowed.then(|| max_age(answer)).flatten().unwrap_or_default();
     Ok(Answer { verdict, lifetime: Some(lifetime) })
+}
+
+fn ruling(answer: &Response<Bytes>, action: &Action) -> Result<ActionVerdict, Fault> {
+    if answer.status() != StatusCode::OK {
+        return Err(malformed("has a status other than 200"));
+    }
+    let Registered { result, modifiers, topics } =
+        serde_json::from_slice(answer.body()).map_err(|_| malformed("is no JSON with a result"))?;
+    Ok(match &result {
+        Value::String(result) if result == "ok" => match action.action {
+            ActionName::Publish => published(&modifiers, action),
+            ActionName::Subscribe => subscribed(topics.as_ref().or(modifiers.get("topics")), action),
+        },
+        Value::String(result) if result == "next" => ActionVerdict::Ignore,
+        Value::Object(_) => ActionVerdict::Deny,
+        _ => return Err(malformed("has a result that is none of ok, next and an error")),
+    })
+}
+
+/// A message that is to be another one may not be published as it is.
+fn published(modifiers: &Map<String, Value>, action: &Action) -> ActionVerdict {
+    let is_as_it_is = |(name, value): (&String, &Value)| match name.as_str() {
+        "topic" => value.as_str() == Some(&action.topic),
+        "qos" => value.as_u64() == Some(action.qos.as_u8().into()),
+        "retain" => value.as_bool() == Some(action.retain),
+        // How fast it may go on; that is not obeyed.
+        "throttle" => true,
+        _ => false,
+    };
+    if modifiers.iter().all(is_as_it_is) {
+        return ALLOWED;
+    }
+    warn_seldom("a PUBLISH is refused which the HTTP endpoint would change", "messages are not changed");
+    ActionVerdict::Deny
+}
+
+/// The QoS of the one filter, from 128 on a Reason Code.
+fn subscribed(topics: Option<&Value>, action: &Action) -> ActionVerdict {
+    let Some(topics) = topics else { return ALLOWED };
+    let granted = match topics.as_array().map(Vec::as_slice) {
+        Some([one]) if one.get("topic").and_then(Value::as_str) == Some(&action.topic) => one.get("qos"),
+        _ => {
+            warn_seldom(
+                "a SUBSCRIBE is refused which the HTTP endpoint would change",
+                "filters are not changed",
+            );
+            return ActionVerdict::Deny;
+        }
+    };
+    let granted = granted.and_then(Value::as_u64).and_then(|level| u8::try_from(level).ok());
+    match granted.map(QoS::try_from) {
+        Some(Ok(qos)) => ActionVerdict::Allow(qos),
+        _ => ActionVerdict::Deny,
+    }
 }
 
 /// The words of VerneMQ; others mean no more than no.
