@@ -3,7 +3,7 @@
 use link::Attributes;
 
 use super::*;
-use crate::action::ActionName;
+use crate::action::{Action, ActionName, ActionVerdict};
 
 const TOPIC: &str = "site/a b&c/ü";
 
@@ -53,6 +53,8 @@ async fn says(settings: &str, action: &Action, answers: &[String], expected: Res
 const YES: Result<ActionVerdict, Fault> = Ok(ALLOWED);
 const NO: Result<ActionVerdict, Fault> = Ok(ActionVerdict::Deny);
 const NO_SAY: Result<ActionVerdict, Fault> = Ok(ActionVerdict::Ignore);
+const FAILING: Result<ActionVerdict, Fault> = Err(Fault::Failing);
+const MALFORMED: Result<ActionVerdict, Fault> = Err(Fault::Malformed);
 
 const EMQX5: &str = "contract = 'emqx5'\nurl = 'BASE/auth'\nacl_url = 'BASE/authz'";
 
