@@ -11,6 +11,7 @@ pub(crate) mod packet;
 pub(crate) mod process;
 pub(crate) mod property;
 pub(crate) mod scram;
+pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod transport;
 pub(crate) mod users;

@@ -103,5 +103,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
+        super::secret::look_through(&self.dir.join("log"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The password of each of them.
-pub(crate) const PASSWORD: &str = "pencil of oak";
+pub(crate) const PASSWORD: &str = "tg-secret-pencil of oak";
 
 /// `tidegate passwd FILE USER ...` with the password.
 pub(crate) fn passwd(file: &Path, user: &str, more: &[&str]) {

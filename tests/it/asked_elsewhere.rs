@@ -11,7 +11,7 @@ use crate::harness::bytes::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, W
 use crate::harness::{Client, Server, Target, Transport, unique, until};
 use crate::process::get;
 
-const PASSWORD: &str = "only in this test";
+const PASSWORD: &str = "tg-secret-only in this test";
 
 /// Answers each POST with what `answer` makes of its path and body, and counts nothing: threads end with the test.
 fn endpoint(answer: fn(&str, &str) -> (u16, String)) -> SocketAddr {
@@ -162,7 +162,7 @@ const BY_GROUP: &str = "[[authorization.rule]]\nwho = ['group:everything']\neffe
 #[test]
 fn tags_of_a_rabbitmq_endpoint_are_groups_of_rules() {
     let address = endpoint(|_, body| {
-        let knows = body.contains("password=only+in+this+test");
+        let knows = body.contains("password=tg-secret-only+in+this+test");
         let said = match (body.contains("username=alice"), body.contains("username=observer")) {
             (true, _) if knows => "allow staff",
             (_, true) if knows => "allow everything",

@@ -11,7 +11,7 @@ use crate::harness::transport::tcp;
 use crate::harness::users::{PASSWORD, passwd};
 use crate::harness::{Client, DEADLINE, Server, Target, Transport, unique};
 
-const TOKEN: &str = "the operator's token";
+const TOKEN: &str = "tg-secret-the operator's token";
 /// How long it may take until who was revoked has gone.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 

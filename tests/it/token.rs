@@ -15,7 +15,7 @@ use crate::harness::{Client, Server, Target, Transport, unique, until};
 use crate::process::get;
 
 const METHOD: &str = "JWT";
-const SECRET: &[u8] = b"known to nobody but those who issue tokens";
+const SECRET: &[u8] = b"tg-secret-known to nobody but those who issue tokens";
 
 /// A server that takes tokens, which may bring rules.
 fn server() -> (TempDir, Server) {

@@ -21,7 +21,7 @@ use crate::servers::free_port;
 use crate::tiers::{Shape, Tiers, metric, wait_until_ready, within};
 
 /// What the operator shows.
-const TOKEN: &str = "the operator's token";
+const TOKEN: &str = "tg-secret-the operator's token";
 
 /// How long it may take until who was revoked has gone.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);

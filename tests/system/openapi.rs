@@ -13,7 +13,7 @@ use crate::harness::users::passwd;
 use crate::interop::{libraries, text};
 
 const DESCRIPTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi/authsvc.yaml");
-const SECRET: &str = "a secret of enough bytes";
+const SECRET: &str = "tg-secret-of enough bytes";
 
 fn start(dir: &Path) -> Server {
     let keys = dir.join("keys");
