@@ -4,12 +4,14 @@
 pub(crate) mod authority;
 pub(crate) mod bytes;
 pub(crate) mod client;
+pub(crate) mod directory;
 pub(crate) mod endpoint;
 #[cfg(feature = "system-tests")]
 pub(crate) mod fleet;
 pub(crate) mod packet;
 pub(crate) mod process;
 pub(crate) mod property;
+pub(crate) mod reference;
 pub(crate) mod scram;
 pub(crate) mod secret;
 pub(crate) mod server;

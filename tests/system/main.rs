@@ -34,6 +34,7 @@ mod proxy;
 mod read_your_subscription;
 mod retained;
 mod revocation;
+mod sources;
 mod stack;
 mod stalled;
 mod store_away;
