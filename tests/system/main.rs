@@ -43,4 +43,5 @@ mod succession;
 mod takeover;
 mod tiers;
 mod two_owners;
+mod worked_examples;
 mod worker_start;
