@@ -15,6 +15,8 @@ use crate::eventually::until;
 use crate::service::tests::{Running, SECRET};
 use crate::{Exchange as _, RevokeReason, Step, Target};
 
+mod asked;
+
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
