@@ -1,23 +1,21 @@
-//! The worked examples of `docs/auth.md`, run as they are written: each from nothing to a client that is let in and one that is not.
-//! Only ports are others, so that nothing else on the machine is in the way.
+//! The worked examples of `docs/auth.md` and `docs/authsvc.md`, run as they are written: each from nothing to a client that is let in and
+//! one that is not. Only ports are others, so that nothing else on the machine is in the way.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::servers::free_port;
-
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/auth.md");
+use crate::servers::{Server as Redis, free_port};
 
 /// What a client is told that is not let in, or may not do something, in lower case.
-const REFUSALS: [&str; 3] = ["not authorized", "bad user name or password", "denied"];
+const REFUSALS: [&str; 4] = ["not authorized", "bad user name or password", "denied", "refused"];
 
-/// Ports that the page names.
-const PORTS: [&str; 5] = ["8883", "8080", "8085", "3890", "1883"];
+/// Ports that the pages name.
+const PORTS: [&str; 7] = ["8883", "8080", "8085", "3890", "1883", "7883", "6379"];
 
 /// A fenced block: its language, and its lines.
 struct Block<'a> {
@@ -93,18 +91,17 @@ impl Block<'_> {
         while let Some(line) = lines.next() {
             let (command, comment) = line.split_once("# ").unwrap_or((line, ""));
             let mut command = command.trim_end().to_owned();
-            if let Some((_, end)) = line.split_once("<<'") {
-                let typed = lines.by_ref().take_while(|line| **line != end.trim_end_matches('\''));
-                let typed: Vec<&str> = typed.copied().collect();
-                let end = end.trim_end_matches('\'');
+            if let Some((_, end)) = line.split_once("<<") {
+                let end = end.trim_matches('\'');
+                let typed: Vec<&str> = lines.by_ref().take_while(|line| **line != end).copied().collect();
                 write!(command, "\n{}\n{end}", typed.join("\n")).unwrap();
             }
             let again = comment.strip_prefix("and once more for ").map(|name| {
                 let first = command.rsplit_once(' ').map_or("", |(first, _)| first);
                 Step { command: format!("{first} {name}"), ..Step::default() }
             });
-            let printed =
-                if again.is_none() && !comment.is_empty() { vec![comment.to_owned()] } else { Vec::new() };
+            let is_told = again.is_none() && !comment.is_empty() && comment != "let in";
+            let printed = if is_told { vec![comment.to_owned()] } else { Vec::new() };
             match steps.last_mut() {
                 Some(step) if command.is_empty() => step.printed.extend(printed),
                 _ => steps.push(Step { command, printed }),
@@ -115,13 +112,33 @@ impl Block<'_> {
     }
 }
 
-/// In place of the programs of these names: the binary under test, which reads its password, and a slapd that stays.
+/// In place of the programs of these names: the binary under test, which listens elsewhere and reads its password where nobody types
+/// one, and a slapd that stays.
 const PROGRAMS: [(&str, &str); 2] = [
     (
         "tidegate",
-        "if [ \"$1\" = passwd ]; then printf '%s\\n' \"$PASSWORD\" | \"$TIDEGATE\" \"$@\"; else exec \"$TIDEGATE\" \"$@\"; fi\n",
+        "export TIDEGATE__ADMIN__LISTEN=127.0.0.1:0\n\
+         case \"$1 ${2-}\" in\n\
+         'passwd '*) [ \"$(readlink /proc/self/fd/0)\" != /dev/null ] || { echo \"$PASSWORD\" | \"$TIDEGATE\" \"$@\"; exit; };;\n\
+         'broker --config') export TIDEGATE__LINK__LISTEN=127.0.0.1:$P7883;;\n\
+         'authsvc --config') export TIDEGATE__SERVICE__LISTEN=127.0.0.1:$P8080;;\n\
+         'lb --config' | '--config '*)\n\
+         export TIDEGATE__LISTENERS__MQTT=127.0.0.1:$P1883 TIDEGATE__LISTENERS__MQTTS=127.0.0.1:$P8883\n\
+         export TIDEGATE__LISTENERS__WS=off TIDEGATE__LISTENERS__WSS=off;;\n\
+         esac\nexec \"$TIDEGATE\" \"$@\"\n",
     ),
     ("slapd", "/usr/sbin/slapd -d 0 \"$@\" >/dev/null 2>&1 & echo $! >>pids\n"),
+];
+
+/// Which port a command in the background comes to listen at, by what it has in it.
+const LISTENS: [(&str, &str); 7] = [
+    ("authsvc --config", "8080"),
+    ("broker --config", "7883"),
+    ("lb --config", "8883"),
+    ("tidegate --config", "1883"),
+    ("slapd -f", "3890"),
+    ("authority.py", "8085"),
+    ("endpoint.py", "8080"),
 ];
 
 /// What waits until somebody listens at a port.
@@ -129,30 +146,19 @@ const UNTIL: &str = "listens() { for _ in $(seq 600); do (exec 3<>/dev/tcp/127.0
                      echo \"nobody listens at $1\" >&2; }\n";
 
 /// The script that runs `steps`, each with its output in a file of its own.
-fn script(steps: &[Step], ports: &[(String, String)]) -> String {
-    let mqtt = &ports[PORTS.len() - 1].1;
-    let mqtts = &ports[0].1;
+fn script(steps: &[Step]) -> String {
     let mut script = format!(
         "set -u\ntrap 'kill $(jobs -p) $(cat pids) 2>/dev/null; wait' EXIT\n: >pids\n{UNTIL}\
          export PATH=\"$PWD/programs:$PATH:/usr/sbin\" PASSWORD='tg-secret-of the page'\n\
-         export TIDEGATE__LISTENERS__MQTT=127.0.0.1:{mqtt} TIDEGATE__LISTENERS__MQTTS=127.0.0.1:{mqtts}\n\
-         export TIDEGATE__DATA__DIR=data TIDEGATE__LISTENERS__WS=off TIDEGATE__LISTENERS__WSS=off TIDEGATE__ADMIN__LISTEN=127.0.0.1:0\n\
-         mosquitto_pub() {{ case \" $* \" in *' -p '*) command mosquitto_pub \"$@\";; *) command mosquitto_pub -p {mqtt} \"$@\";; esac; }}\n"
+         mosquitto_pub() {{ case \" $* \" in *' -p '*) command mosquitto_pub \"$@\";; \
+         *) command mosquitto_pub -p $P1883 \"$@\";; esac; }}\n"
     );
     for (number, step) in steps.iter().enumerate() {
         writeln!(script, "{{ {}\n}} >out.{number} 2>&1", step.command).unwrap();
-        let port = if step.command.starts_with("tidegate --config") {
-            Some(mqtt)
-        } else if step.command.starts_with("slapd ") {
-            Some(&ports[3].1)
-        } else if step.command.ends_with('&') {
-            let endpoint = if step.command.contains("authority") { 2 } else { 1 };
-            Some(&ports[endpoint].1)
-        } else {
-            None
-        };
-        if let Some(port) = port {
-            writeln!(script, "listens {port}").unwrap();
+        let is_service = step.command.ends_with('&') || step.command.starts_with("slapd ");
+        let listens = LISTENS.iter().find(|(part, _)| is_service && step.command.contains(part));
+        if let Some((_, port)) = listens {
+            writeln!(script, "listens $P{port}").unwrap();
         }
     }
     script
@@ -160,8 +166,13 @@ fn script(steps: &[Step], ports: &[(String, String)]) -> String {
 
 fn run(title: &str, blocks: &[Block<'_>]) -> Vec<Step> {
     let dir = TempDir::new().unwrap();
-    let ports: Vec<(String, String)> =
-        PORTS.iter().map(|port| ((*port).to_owned(), free_port().to_string())).collect();
+    let needs_redis = blocks.iter().any(|block| block.lines.iter().any(|line| line.contains("6379")));
+    let redis = needs_redis.then(|| Redis::start(&[]));
+    let port = |page: &str| match &redis {
+        Some(redis) if page == "6379" => redis.port,
+        _ => free_port(),
+    };
+    let ports: Vec<(&str, String)> = PORTS.iter().map(|page| (*page, port(page).to_string())).collect();
     // By way of a mark: one free port may hold the digits of another of the page.
     let mark = |index: usize| format!("<port {index}>");
     let by_ports = |text: &str| {
@@ -183,10 +194,12 @@ fn run(title: &str, blocks: &[Block<'_>]) -> Vec<Step> {
         fs::write(&file, format!("#!/bin/sh\n{text}")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let script = script(&steps, &ports);
+    let script = script(&steps);
     let ran = Command::new("bash")
         .args(["-c", &script])
         .env("TIDEGATE", env!("CARGO_BIN_EXE_tidegate"))
+        .envs(ports.iter().map(|(page, free)| (format!("P{page}"), free)))
+        .stdin(Stdio::null())
         .current_dir(dir.path())
         .output()
         .unwrap();
@@ -212,12 +225,12 @@ fn everything(dir: &Path, steps: usize) -> String {
     (0..steps).map(|number| format!("-- {number}\n{}", read(number))).collect()
 }
 
-#[test]
-fn each_worked_example_lets_a_client_in_and_another_not() {
-    let page = fs::read_to_string(PAGE).unwrap();
+/// Runs the examples of a page in the sections of which the title begins so, and says how many there were.
+fn run_page(page: &str, begins: &str) -> usize {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let mut examples = 0;
     for (title, blocks) in sections(&page) {
-        if blocks.iter().all(|block| block.steps().is_empty()) {
+        if !title.starts_with(begins) || blocks.iter().all(|block| block.steps().is_empty()) {
             continue;
         }
         examples += 1;
@@ -229,7 +242,14 @@ fn each_worked_example_lets_a_client_in_and_another_not() {
         };
         assert!(refused.iter().any(is_refused) && !let_in.is_empty(), "{title}: {refused:?} {let_in:?}");
     }
+    examples
+}
+
+#[test]
+fn each_worked_example_lets_a_client_in_and_another_not() {
+    let examples = run_page("docs/auth.md", "");
     assert_eq!(examples, 7, "a password file, tokens, introspection, certificates, HTTP, a directory, rules");
+    assert_eq!(run_page("docs/authsvc.md", "From nothing"), 1);
 }
 
 #[test]

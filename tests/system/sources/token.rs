@@ -97,21 +97,38 @@ fn by_public_key() -> Setup {
     Setup::new("tokens by a public key in a file", config, alice, admin).refuses(refused).keeping(dir)
 }
 
-/// EdDSA, with the key in a set at a URL.
-fn by_url() -> Setup {
-    let (key, other) =
-        (KeyPair::generate_for(&PKCS_ED25519).unwrap(), KeyPair::generate_for(&PKCS_ED25519).unwrap());
+/// EdDSA, with the key in a set at a URL, which an OpenID Connect issuer may name.
+fn by_url(name: &str, setting: &str) -> Setup {
+    let new_key = || KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let (key, other) = (new_key(), new_key());
     let set = json!({"keys": [
         {"kty": "OKP", "crv": "Ed25519", "kid": "a", "use": "sig", "x": URL_SAFE_NO_PAD.encode(key.der_bytes())},
     ]});
-    let address = endpoint(move |_| (200, set.to_string()));
-    let eddsa = |key: &KeyPair, kid: &str, user: &str| {
+    let address = endpoint(move |asked| {
+        let issuer = format!("http://{}", asked.headers["host"]);
+        match asked.path.as_str() {
+            "/keys" => (200, set.to_string()),
+            "/.well-known/openid-configuration" => {
+                (200, json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}).to_string())
+            }
+            _ => (404, String::new()),
+        }
+    });
+    let issuer = format!("http://{address}");
+    let eddsa = |key: &KeyPair, kid: &str, user: &str, issuer: &str| {
+        let claims = with(claims(user), "iss", json!(issuer));
         let head = json!({"alg": "EdDSA", "kid": kid});
-        Credential::Token(token(&head, &claims(user), |signed| key.sign(signed).unwrap()))
+        Credential::Token(token(&head, &claims, |signed| key.sign(signed).unwrap()))
     };
-    let config = format!("[auth.jwt]\njwks_url = 'http://{address}/keys'\n{COMMON}");
-    Setup::new("tokens by a key at a URL", config, eddsa(&key, "a", "alice"), eddsa(&key, "a", "admin"))
-        .refuses([(eddsa(&other, "a", "alice"), WRONG), (eddsa(&other, "b", "alice"), WRONG)])
+    let settings = setting.replace("BASE", &issuer);
+    let config =
+        format!("[auth.jwt]\n{settings}issuer = ['{issuer}']\naudience = ['mqtt']\nrules_claim = 'acl'\n");
+    let good = |user: &str| eddsa(&key, "a", user, &issuer);
+    Setup::new(name, config, good("alice"), good("admin")).refuses([
+        (eddsa(&other, "a", "alice", &issuer), WRONG),
+        (eddsa(&other, "b", "alice", &issuer), WRONG),
+        (eddsa(&key, "a", "alice", "https://id.example.net"), WRONG),
+    ])
 }
 
 #[test]
@@ -120,7 +137,8 @@ fn signed_tokens_by_every_kind_of_key_and_in_an_exchange() {
         by_secret("tokens by a secret", Credential::Token),
         by_secret("tokens in an exchange", |token| Credential::Exchange(METHOD, token)),
         by_public_key(),
-        by_url(),
+        by_url("tokens by a key at a URL", "jwks_url = 'BASE/keys'\n"),
+        by_url("tokens of an OpenID Connect issuer", "oidc_issuer = 'BASE'\n"),
     ]);
 }
 
