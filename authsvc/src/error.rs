@@ -83,6 +83,16 @@ pub enum AuthError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Limits that can never apply as written.
+    #[error("authorization.limits[{index}].{key} {problem}")]
+    Limits {
+        /// Which entry, from 0.
+        index: usize,
+        /// Which key of it.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A setting of `[auth]` out of its bounds.
     #[error("auth.{key} {problem}")]
     Setting {

@@ -27,7 +27,9 @@ mod watched;
 mod wire;
 
 pub use action::{Action, ActionName, ActionRuling, ActionVerdict};
-pub use authorization::{AuthorizationConfig, Origin, RetainCondition, RuleConfig, RuleTrace, Traced};
+pub use authorization::{
+    AuthorizationConfig, LimitsConfig, Origin, RetainCondition, RuleConfig, RuleTrace, Traced,
+};
 pub use config::{Anonymous, AuthConfig, CertificateIdentity};
 pub use contract::{
     AlternativeName, Authenticator, Certificate, Decision, DenyReason, Exchange, Request, Step,

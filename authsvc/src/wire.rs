@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
-use link::{Attributes, Rule};
+use link::{Attributes, Limits, Rule};
 use mqtt::ProtocolVersion;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -224,6 +224,8 @@ pub(crate) struct Allowed {
     pub(crate) token_id: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) attributes: Option<Arc<Attributes>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) limits: Option<Limits>,
     /// Seconds; without it, the passport never ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires_in: Option<u64>,
@@ -320,6 +322,7 @@ mod tests {
     fn answers_are_written_as_they_were_published() {
         for answer in [
             r#"{"result":"allow","passport":"a.b.c","expires_in":3600}"#,
+            r#"{"result":"allow","subject":"alice","rules":[],"limits":{"connections_max":2,"qos_max":1}}"#,
             r##"{"result":"allow","subject":"alice","rules":[{"effect":"allow","action":"publish","topics":["#"]}],"expires_in":60,"data":"AA=="}"##,
             r#"{"result":"continue","data":"","state":"x"}"#,
             r#"{"result":"deny","reason":"bad_credentials"}"#,

@@ -4,6 +4,7 @@
 //! of devices.
 
 mod bind;
+mod limits;
 pub mod mux;
 mod outgoing;
 mod passport;
@@ -15,6 +16,7 @@ mod upstream;
 pub mod wire;
 
 pub use bind::{Bind, BindError, name_of_nth, split_host_port};
+pub use limits::Limits;
 pub use outgoing::{Outgoing, SHARED_BYTES_MIN};
 pub use passport::{Action, Attributes, Effect, Passport, PassportToken, Rule};
 pub use public_key::{KEYS_MAX, KeySet, PublicKey};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::QosSet;
+use crate::{Limits, QosSet};
 
 /// Names and values that a client's source says of it.
 pub type Attributes = BTreeMap<Arc<str>, Arc<str>>;
@@ -34,6 +34,9 @@ pub struct Passport {
     /// the source that says it; `None` for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Arc<Attributes>>,
+    /// What it is bounded by beyond what everybody is. Shared between clients with equal limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Arc<Limits>>,
     /// The signed form that it came in, for workers, which verify it; `None` where it was made in this process.
     #[serde(skip)]
     pub token: Option<PassportToken>,
@@ -116,7 +119,16 @@ pub enum Action {
 impl Passport {
     /// One that allows what `rules` say, for ever.
     pub fn new(subject: Arc<str>, client_id: Arc<str>, rules: Arc<[Rule]>) -> Self {
-        Self { subject, client_id, rules, expires_at_s: None, token_id: None, attributes: None, token: None }
+        Self {
+            subject,
+            client_id,
+            rules,
+            expires_at_s: None,
+            token_id: None,
+            attributes: None,
+            limits: None,
+            token: None,
+        }
     }
 
     /// One that allows everything for ever.

@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::public_key::{Curve, PublicKey};
-use crate::{Attributes, Passport, PassportToken, Rule};
+use crate::{Attributes, Limits, Passport, PassportToken, Rule};
 
 /// Longest token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -25,8 +25,8 @@ pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
 /// Who issues tokens.
 const ISSUER: &str = "tidegate";
 
-/// Rule lists that a verifier shares between the passports with equal ones.
-const SHARED_RULES_MAX: usize = 64;
+/// Rule lists, and limits, that a verifier shares between the passports with equal ones.
+const SHARED_MAX: usize = 64;
 
 /// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,8 @@ struct Issued<'a> {
     token_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: Option<&'a Attributes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<&'a Limits>,
 }
 
 #[derive(Deserialize)]
@@ -128,6 +130,8 @@ struct Claims {
     token_id: Option<Arc<str>>,
     #[serde(default)]
     attributes: Option<Arc<Attributes>>,
+    #[serde(default)]
+    limits: Option<Arc<Limits>>,
 }
 
 /// Seconds since the Unix epoch, by this machine's clock.
@@ -229,6 +233,7 @@ impl PassportSigner {
             rules: &passport.rules,
             token_id: passport.token_id.as_deref(),
             attributes: passport.attributes.as_deref(),
+            limits: passport.limits.as_deref(),
         };
         let token =
             jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|_| TokenError::NotSigned)?;
@@ -257,6 +262,7 @@ pub fn read_trusted(token: Bytes) -> Result<Passport, TokenError> {
         expires_at_s: claims.exp,
         token_id: claims.token_id,
         attributes: claims.attributes,
+        limits: claims.limits,
         token: Some(PassportToken(token)),
     })
 }
@@ -282,8 +288,9 @@ pub struct PassportVerifier {
     leeway_s: u64,
     /// Tokens whose key was not known.
     unknown: AtomicU64,
-    /// Those used last at the end.
+    /// Those used last at the end, as with the next.
     rules: Mutex<Vec<Arc<[Rule]>>>,
+    limits: Mutex<Vec<Arc<Limits>>>,
 }
 
 impl fmt::Debug for PassportVerifier {
@@ -330,8 +337,8 @@ impl PassportVerifier {
 
     /// One that takes nothing until [`PassportVerifier::trust`] says whose tokens are good.
     pub fn without_keys(leeway: Duration) -> Self {
-        let (keys, rules) = (RwLock::default(), Mutex::default());
-        Self { keys, leeway_s: leeway.as_secs(), unknown: AtomicU64::new(0), rules }
+        let (keys, rules, limits) = (RwLock::default(), Mutex::default(), Mutex::default());
+        Self { keys, leeway_s: leeway.as_secs(), unknown: AtomicU64::new(0), rules, limits }
     }
 
     /// From now on these keys are good, by the names that tokens give them, and no others.
@@ -398,29 +405,30 @@ impl PassportVerifier {
         Ok(Passport {
             subject: claims.sub,
             client_id: claims.client_id,
-            rules: self.share(claims.rules),
+            rules: share(&self.rules, claims.rules),
             expires_at_s: claims.exp,
             token_id: claims.token_id,
             attributes: claims.attributes,
+            limits: claims.limits.map(|limits| share(&self.limits, limits)),
             token: None,
         })
     }
+}
 
-    /// The list that an earlier passport had, if it is equal: most clients have one of a few.
-    fn share(&self, rules: Arc<[Rule]>) -> Arc<[Rule]> {
-        let mut known = self.rules.lock();
-        let shared = match known.iter().rposition(|other| *other == rules) {
-            Some(at) => known.remove(at),
-            None => {
-                if known.len() >= SHARED_RULES_MAX {
-                    known.remove(0);
-                }
-                rules
+/// What an earlier passport had, if it is equal: most clients have one of a few.
+fn share<T: ?Sized + PartialEq>(known: &Mutex<Vec<Arc<T>>>, found: Arc<T>) -> Arc<T> {
+    let mut known = known.lock();
+    let shared = match known.iter().rposition(|other| *other == found) {
+        Some(at) => known.remove(at),
+        None => {
+            if known.len() >= SHARED_MAX {
+                known.remove(0);
             }
-        };
-        known.push(shared.clone());
-        shared
-    }
+            found
+        }
+    };
+    known.push(shared.clone());
+    shared
 }
 
 /// What a token of this key is verified with.

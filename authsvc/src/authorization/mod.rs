@@ -1,6 +1,7 @@
 //! From configured rules, a Mosquitto ACL file and what sources grant to passports. Clients with the same rules share them.
 
 mod acl_file;
+mod limits;
 mod list;
 mod placeholder;
 mod settings;
@@ -19,8 +20,11 @@ use crate::source::Grant;
 use crate::{AuthConfig, AuthError, DenyReason};
 
 use self::acl_file::{AclFile, AclWatch};
+use self::limits::LimitsTable;
 use self::list::{Asker, Lists};
 
+pub use self::limits::LimitsConfig;
+pub(crate) use self::limits::read_limits;
 pub use self::settings::{AuthorizationConfig, RetainCondition, RuleConfig};
 pub use self::trace::{Origin, RuleTrace, Traced};
 
@@ -38,6 +42,7 @@ pub(crate) struct Authorization {
     config: AuthorizationConfig,
     acl: Option<AclWatch>,
     in_force: RwLock<Arc<InForce>>,
+    limits: LimitsTable,
     /// The subject of anonymous clients, shared by them.
     nobody: Arc<str>,
     lifetime_s: Option<u64>,
@@ -71,6 +76,7 @@ impl Authorization {
             config: config.clone(),
             acl,
             in_force: RwLock::new(Arc::new(in_force)),
+            limits: LimitsTable::new(&config.limits)?,
             nobody: "".into(),
             lifetime_s: auth.passport_lifetime_s,
         })
@@ -141,6 +147,7 @@ impl Authorization {
         let token_id = grant.and_then(|grant| grant.token_id.clone());
         let passport = Passport::new(subject.clone(), client_id.clone(), rules);
         let attributes = grant.and_then(|grant| grant.told.clone());
-        Ok(Arc::new(Passport { expires_at_s, token_id, attributes, ..passport }))
+        let limits = self.limits.of(grant);
+        Ok(Arc::new(Passport { expires_at_s, token_id, attributes, limits, ..passport }))
     }
 }

@@ -9,6 +9,7 @@ use mqtt::topic::validate_filter;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::limits::LimitsConfig;
 use super::placeholder;
 use crate::AuthError;
 
@@ -29,6 +30,9 @@ pub struct AuthorizationConfig {
     /// brings rules; else `allow`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<Effect>,
+    /// `[[authorization.limits]]`, tried in order; for each limit the first counts that is about the client and has it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitsConfig>,
 }
 
 impl AuthorizationConfig {
@@ -266,7 +270,7 @@ mod tests {
         let mut in_force = Vec::new();
         for default in [None, Some(Allow), Some(Deny)] {
             for rule in rules.clone() {
-                let config = AuthorizationConfig { rule, default, acl_file: None };
+                let config = AuthorizationConfig { rule, default, ..AuthorizationConfig::default() };
                 in_force.push(config.default_in_force());
             }
         }

@@ -36,7 +36,7 @@ fn without_rules_everything_is_allowed() {
 fn what_no_rule_is_about_is_as_the_default_says() {
     let with = |default| {
         let rule = vec![rule(&["*"], Action::Publish, &["a"])];
-        let config = AuthorizationConfig { rule, default, acl_file: None };
+        let config = AuthorizationConfig { rule, default, ..AuthorizationConfig::default() };
         let all = Authorization::new(&config, &AuthConfig::default()).unwrap();
         [user("alice"), Identity::Anonymous]
             .map(|who| all.passport(&who, &"c".into(), 0).unwrap().rules.len())
@@ -167,7 +167,7 @@ const ACL: &str = "topic read open/#\npattern write dev/%c/#\npattern deny dev/%
 fn with_acl(dir: &Path, text: &str, rule: Vec<RuleConfig>) -> AuthorizationConfig {
     let path = dir.join("acl");
     std::fs::write(&path, text).unwrap();
-    AuthorizationConfig { rule, acl_file: Some(path), default: None }
+    AuthorizationConfig { rule, acl_file: Some(path), ..AuthorizationConfig::default() }
 }
 
 /// What a passport says of publishing (`w`) and receiving (`r`), worked out here from its rules.

@@ -396,6 +396,9 @@ fn passport(allowed: Allowed, question: &Question) -> Result<Passport, &'static 
     let (Some(subject), Some(rules)) = (allowed.subject, allowed.rules) else {
         return Err("it allows with neither a passport nor a subject and rules");
     };
+    let limits = allowed.limits.unwrap_or_default();
+    limits.check().map_err(|_| "its limits are out of bounds")?;
+    let limits = (!limits.is_empty()).then(|| Arc::new(limits));
     Ok(Passport {
         subject,
         client_id: question.client_id.clone(),
@@ -403,6 +406,7 @@ fn passport(allowed: Allowed, question: &Question) -> Result<Passport, &'static 
         expires_at_s: allowed.expires_in.map(|life_s| now_s().saturating_add(life_s)),
         token_id: allowed.token_id,
         attributes: allowed.attributes,
+        limits,
         token: None,
     })
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::problem::TokenProblem;
 use super::{Grant, certificate, is_subject};
+use crate::authorization::read_limits;
 use crate::config::CertificateIdentity;
 use crate::{AuthError, Request, RuleConfig};
 
@@ -54,6 +55,10 @@ pub struct ClaimsConfig {
     /// configured ones. None by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules_claim: Option<String>,
+    /// The claim with limits of the token's own, in the form of `[[authorization.limits]]` without `who`; they come before the
+    /// configured ones. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits_claim: Option<String>,
     /// The claim that lets everything be done where it is `true`. None by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub superuser_claim: Option<String>,
@@ -67,6 +72,7 @@ impl Default for ClaimsConfig {
             attribute_claims: BTreeMap::new(),
             groups_claim: None,
             rules_claim: None,
+            limits_claim: None,
             superuser_claim: None,
         }
     }
@@ -87,6 +93,7 @@ impl ClaimsConfig {
             (names(), "attribute_claims", "must be NAME = \"claim\", NAME of letters, digits, _ - and ."),
             (is_set(&self.groups_claim), "groups_claim", "must not be empty"),
             (is_set(&self.rules_claim), "rules_claim", "must not be empty"),
+            (is_set(&self.limits_claim), "limits_claim", "must not be empty"),
             (is_set(&self.superuser_claim), "superuser_claim", "must not be empty"),
         ];
         match checks.into_iter().find(|(is_right, ..)| !is_right) {
@@ -120,6 +127,12 @@ impl ClaimsConfig {
             },
             None => Vec::new(),
         };
+        let limits = match self.limits_claim.as_ref().map(|claim| (claim, find(claims, claim))) {
+            Some((claim, Some(limits))) => {
+                read_limits(limits).map_err(|problem| TokenProblem::claim(claim, problem))?
+            }
+            _ => None,
+        };
         Ok(Grant {
             subject: subject.into(),
             attributes: self.attributes(claims)?,
@@ -128,6 +141,7 @@ impl ClaimsConfig {
             is_superuser,
             expires_at_s,
             token_id: token_id(claims),
+            limits,
             ..Grant::of(subject.into())
         })
     }
@@ -355,6 +369,24 @@ mod tests {
         let unset = ClaimsConfig::default();
         let grant = granted(&unset, &json!({"sub": "p", "acl": "x", "admin": 1}), None).unwrap();
         assert!(grant.rules.is_empty() && !grant.is_superuser, "what is not configured means nothing");
+    }
+
+    #[test]
+    fn a_token_may_bring_limits_and_bad_ones_let_nobody_in() {
+        let config = ClaimsConfig { limits_claim: Some("plan.mqtt".to_owned()), ..ClaimsConfig::default() };
+        let brought = |limits: Value| {
+            granted(&config, &json!({"sub": "p", "plan": {"mqtt": limits}}), None).map(|grant| grant.limits)
+        };
+        let limits = brought(json!({"qos_max": 1, "retain": false})).unwrap().unwrap();
+        assert_eq!((limits.qos_max, limits.retain, limits.sessions_max), (Some(1), Some(false), None));
+        assert_eq!(brought(json!({})), Ok(None));
+        assert_eq!(granted(&config, &json!({"sub": "p"}), None).unwrap().limits, None);
+        for wrong in [json!([]), json!({"qos_max": 3}), json!({"qos": 1}), json!({"retain": 1})] {
+            let problem = brought(wrong).unwrap_err();
+            assert!(problem.starts_with("claim \"plan.mqtt\" are "), "{problem}");
+        }
+        let unset = ClaimsConfig::default();
+        assert_eq!(granted(&unset, &json!({"sub": "p", "plan": {"mqtt": 1}}), None).unwrap().limits, None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use http::{HttpConfig, HttpSource};
 use introspection::IntrospectionSource;
 use jwt::JwtSource;
 use ldap::{LdapConfig, LdapSource};
-use link::{Attributes, Rule};
+use link::{Attributes, Limits, Rule};
 use password_file::PasswordSource;
 pub(crate) use problem::{ProblemLabel, TokenProblem};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,8 @@ pub(crate) struct Grant {
     pub(crate) asks: Vec<Rule>,
     /// What is told of it when it is asked about.
     pub(crate) told: Option<Arc<Attributes>>,
+    /// What bounds it; comes before the configured limits.
+    pub(crate) limits: Option<Box<Limits>>,
 }
 
 impl Grant {
@@ -80,6 +82,7 @@ impl Grant {
             token_id: None,
             asks: Vec::new(),
             told: None,
+            limits: None,
         }
     }
 }

@@ -163,12 +163,14 @@ fn secrets_are_not_shown() {
 #[test]
 fn a_signed_passport_is_read_where_it_is_passed_on() {
     let signer = signer(&rcgen::PKCS_ED25519);
+    let limits = Some(Arc::new(Limits { qos_max: Some(1), ..Limits::default() }));
     let attributes = Attributes::from([("site".into(), "north".into())]);
     let rules = [Rule::new(Effect::Ask, Action::All, vec!["#".into()])].into();
     let passport = Passport {
         token_id: Some("t-1".into()),
         attributes: Some(Arc::new(attributes)),
         rules,
+        limits,
         ..passport()
     };
     let token = signer.sign_at(&passport, NOW_S).unwrap();

@@ -1,5 +1,5 @@
 //! EMQX 5. "HTTP server" of password authentication: 204 lets in; 200 says what in `result`, and with it attributes, rules, an
-//! end. 4xx leaves the client to the next source. What EMQX takes for `ignore` beyond that, a service that fails or does not
+//! end, and limits, which EMQX does not know. 4xx leaves the client to the next source. What EMQX takes for `ignore` beyond that, a service that fails or does not
 //! answer, is `when_away` here.
 //! Its authorizer: 204 allows, 200 says `allow`, `deny` or `ignore`, 4xx has no say.
 // https://docs.emqx.com/en/emqx/latest/access-control/authn/http.html, .../authz/http.html
@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::request::{About, Encoding, Parts, RequestTemplate};
 use super::{ALLOWED, Ruled, malformed, send, warn_seldom};
 use crate::action::ActionVerdict;
+use crate::authorization::read_limits;
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::acl;
@@ -133,7 +134,7 @@ fn fields_of(answer: &Response<Bytes>) -> Result<Map<String, Value>, Fault> {
 }
 
 fn grant(fields: &Map<String, Value>, facts: &Facts) -> Result<Verdict, Fault> {
-    let refused = |problem| {
+    let refused = |problem: &str| {
         warn_seldom("a client is refused for what the HTTP endpoint grants it", problem);
         Ok(Verdict::Deny(DenyReason::BadCredentials))
     };
@@ -150,11 +151,17 @@ fn grant(fields: &Map<String, Value>, facts: &Facts) -> Result<Verdict, Fault> {
         Some(Ok(rules)) => rules,
         Some(Err(problem)) => return refused(problem),
     };
+    let limits = match fields.get("limits").map(read_limits) {
+        None => None,
+        Some(Ok(limits)) => limits,
+        Some(Err(problem)) => return refused(&format!("limits {problem}")),
+    };
     Ok(Verdict::Allow(Grant {
         attributes: attributes(fields.get("client_attrs"))?,
         rules,
         is_superuser: is_true(fields.get("is_superuser")),
         expires_at_s,
+        limits,
         ..Grant::of(facts.subject())
     }))
 }

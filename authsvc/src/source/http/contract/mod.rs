@@ -157,7 +157,7 @@ fn malformed(problem: &'static str) -> Fault {
     Fault::Malformed
 }
 
-fn warn_seldom(what: &'static str, problem: &'static str) {
+fn warn_seldom(what: &'static str, problem: &str) {
     static NEXT_S: AtomicU64 = AtomicU64::new(0);
     let now_s = crate::source::now_s();
     let next_s = NEXT_S.load(Ordering::Relaxed);

@@ -210,6 +210,9 @@ async fn emqx5_answers_mean_what_is_documented() {
         ..alice()
     };
     means(EMQX5, &[whole], Ok(Verdict::Allow(grant))).await;
+    let bounded = json(r#"{"result": "allow", "limits": {"qos_max": 1}}"#);
+    let limits = Some(Box::new(link::Limits { qos_max: Some(1), ..link::Limits::default() }));
+    means(EMQX5, &[bounded], Ok(Verdict::Allow(Grant { limits, ..alice() }))).await;
 }
 
 #[tokio::test]
@@ -218,6 +221,8 @@ async fn emqx5_answers_that_cannot_be_kept_let_nobody_in() {
     means(EMQX5, &[json(r#"{"result": "allow", "expire_at": 1}"#)], refused()).await;
     means(EMQX5, &[json(r#"{"result": "allow", "expire_at": "soon"}"#)], refused()).await;
     means(EMQX5, &[json(r#"{"result": "allow", "acl": [{"permission": "allow"}]}"#)], refused()).await;
+    means(EMQX5, &[json(r#"{"result": "allow", "limits": {"qos_max": 3}}"#)], refused()).await;
+    means(EMQX5, &[json(r#"{"result": "allow", "limits": {"quality": 1}}"#)], refused()).await;
     means(EMQX5, &[json("{\"result\": \"allow\"")], MALFORMED).await;
     means(EMQX5, &[json("[1]")], MALFORMED).await;
     means(EMQX5, &[answer("200 OK", "text/html", "<html>")], MALFORMED).await;
