@@ -37,6 +37,14 @@ pub struct BrokerConfig {
     pub qos0_bytes_max: usize,
     /// Subscriptions of one session; a SUBSCRIBE beyond is answered with 0x97. At least 1; default 10,000.
     pub subscriptions_max: usize,
+    /// Shared Subscriptions of one session, each of which gets messages of its own; one beyond is answered with 0x97. At least 1;
+    /// default 1,000.
+    pub shared_groups_max: usize,
+    /// Those of one session that differ in their Share Name only, so that each message is one more for each. At least 1; default
+    /// 16.
+    pub shared_groups_per_filter_max: usize,
+    /// Bytes of a Topic Name or Topic Filter. 1 to 65,535; default 65,535.
+    pub topic_bytes_max: usize,
     /// Levels of a Topic Name or Topic Filter. 1 to 65,535; default 128.
     pub topic_levels_max: usize,
     /// Answers that are remembered for one connection about actions that are asked about, about 150 bytes and the topic each. At
@@ -66,6 +74,9 @@ impl Default for BrokerConfig {
             queue_bytes_max: 64 << 20,
             qos0_bytes_max: 16 << 20,
             subscriptions_max: 10_000,
+            shared_groups_max: 1_000,
+            shared_groups_per_filter_max: 16,
+            topic_bytes_max: 65_535,
             topic_levels_max: 128,
             answers_max: 64,
             sys_interval_s: 10,
@@ -123,6 +134,9 @@ impl BrokerConfig {
             ("queue_messages_max", self.queue_messages_max as u64),
             ("queue_bytes_max", self.queue_bytes_max as u64),
             ("subscriptions_max", self.subscriptions_max as u64),
+            ("shared_groups_max", self.shared_groups_max as u64),
+            ("shared_groups_per_filter_max", self.shared_groups_per_filter_max as u64),
+            ("topic_bytes_max", self.topic_bytes_max as u64),
             ("topic_levels_max", self.topic_levels_max as u64),
             ("packet_bytes_max", u64::from(self.packet_bytes_max)),
             ("session_expiry_v3_s", u64::from(self.session_expiry_v3_s)),

@@ -12,6 +12,7 @@ use state::{
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::bounds::Bounds;
 use crate::config::{BrokerConfig, CleanSessions};
 use crate::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
@@ -67,7 +68,7 @@ impl NotGranted {
     /// For CONNACK, or for the end of a connection that cannot go on.
     pub(crate) fn reason_code(&self) -> ReasonCode {
         match self {
-            Self::Store(StoreError::SessionQuota) => ReasonCode::QuotaExceeded,
+            Self::Store(StoreError::SessionQuota | StoreError::PrincipalQuota) => ReasonCode::QuotaExceeded,
             Self::Store(StoreError::Closed) => ReasonCode::ServerShuttingDown,
             Self::Store(_) => ReasonCode::ServerUnavailable,
             Self::NotResumed(ResumeRefusal::TakenOver) => ReasonCode::SessionTakenOver,
@@ -252,6 +253,8 @@ impl Hub {
             return self.answer_claim(&slot, Err(foreign.into()), Unserved { connection, expiry_s, resume });
         }
         let is_passing = wanted.clean_start && wanted.is_ephemeral();
+        let limits = wanted.passport.limits.as_deref();
+        let bounds = Bounds::new(&self.config, limits);
         let claim = Claim {
             client_id: Arc::clone(&wanted.client_id),
             principal: principal.clone(),
@@ -262,9 +265,10 @@ impl Hub {
             expiry_s: wanted.expiry_s,
             will: wanted.will.clone(),
             limits: QueueLimits {
-                messages_max: self.config.queue_messages_max as u64,
-                bytes_max: self.config.queue_bytes_max as u64,
+                messages_max: bounds.queue_messages_max() as u64,
+                bytes_max: bounds.queue_bytes_max() as u64,
             },
+            principal_sessions_max: limits.and_then(|limits| limits.sessions_max).map(u64::from),
             protocol: wanted.version,
             receive_maximum: wanted.receive_maximum,
             memory_queue: is_passing && self.keeps_clean_sessions_in_memory(),

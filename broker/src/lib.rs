@@ -6,6 +6,7 @@
 mod asking;
 mod authorize;
 mod authorizer;
+mod bounds;
 mod call;
 mod clock;
 mod cluster;

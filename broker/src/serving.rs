@@ -134,6 +134,11 @@ impl Serving {
             Effect::MarkReleased(number) => self.call(hub, connection, frame, Op::MarkReleased(number)),
             Effect::ForgetReceived(packet_id) => self.call(hub, connection, 0, Op::ForgetReceived(packet_id)),
             Effect::Dropped(reason, qos) => hub.metrics.drop_message(reason, qos),
+            Effect::Limited(bound) => {
+                hub.metrics.limit(bound);
+                let (client_id, limit) = (&*self.handle.client_id, bound.label());
+                tracing::debug!(client_id, limit, "a client is refused what is beyond its bounds");
+            }
             Effect::Publish(..) | Effect::Close(_) => {}
         }
     }

@@ -13,12 +13,13 @@ use std::task::{Context, Poll};
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
-use state::{Delivery, Number, ResumeRefusal, Will};
+use state::{Delivery, Number, ResumeRefusal, StoreError, Will};
 use tokio::sync::oneshot;
 
 use crate::asking::refusal_by;
 use crate::authorize::Authority;
 use crate::authorizer::Ruling;
+use crate::bounds::Bound;
 use crate::connect::{self, ClaimSlot, Granted, NotGranted, Unserved, Wanted};
 use crate::departure::Departure;
 use crate::disconnect::Leaving;
@@ -131,6 +132,10 @@ impl WorkerStream {
                     if is_foreign {
                         let principal = &*pending.open.passport.subject;
                         tracing::debug!(client_id, principal, "the session is another principal's");
+                    } else if matches!(error, NotGranted::Store(StoreError::PrincipalQuota)) {
+                        self.hub.metrics.limit(Bound::Sessions);
+                        let principal = &*pending.open.passport.subject;
+                        tracing::debug!(client_id, principal, %error, "no session");
                     } else {
                         tracing::warn!(client_id, %error, "no session from the store");
                     }
@@ -345,6 +350,9 @@ impl WorkerStream {
 /// What must not cost a stored session its owner, so it is looked at before the store is asked.
 fn refuse_early(hub: &Hub, open: &Open, connect: &Connect<'_>) -> Option<ReasonCode> {
     let authority = Authority::new(Arc::clone(&open.passport));
+    if let Some(bound) = Session::bound_of_will(connect, &authority, &hub.config) {
+        hub.metrics.limit(bound);
+    }
     Session::check_will(connect, &authority, &hub.config)
         .and_then(|()| Session::check_connack(connect, &Told::by_edge(open), &hub.config))
         .err()

@@ -15,6 +15,7 @@ mod relay;
 mod reply;
 mod report;
 mod round;
+mod seats;
 mod shared;
 mod succession;
 pub mod tls;

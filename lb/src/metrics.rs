@@ -31,6 +31,11 @@ struct FailureLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
 /// The edge's metrics, registered once.
 pub(crate) struct Metrics {
     connections: Family<ListenerLabel, Gauge>,
@@ -40,6 +45,7 @@ pub(crate) struct Metrics {
     handshake_failures: Family<FailureLabels, Counter>,
     closes: Family<ReasonLabel, Counter>,
     renewals: Family<ResultLabel, Counter>,
+    limited: Family<LimitLabel, Counter>,
     /// From accept until the session is opened, seconds.
     pub(crate) handshake_seconds: Histogram,
     /// Handshakes under way.
@@ -64,6 +70,7 @@ impl Metrics {
             handshake_failures: Family::default(),
             closes: Family::default(),
             renewals: Family::default(),
+            limited: Family::default(),
             handshake_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             handshakes: Gauge::default(),
             received_bytes: Counter::default(),
@@ -87,6 +94,7 @@ impl Metrics {
             "Answers to renewals of passports: renewed, denied, unavailable",
             metrics.renewals.clone(),
         );
+        edge.register("limited", "Devices held back or refused beyond a limit", metrics.limited.clone());
         edge.register(
             "handshake_seconds",
             "From accept until the session is opened",
@@ -132,6 +140,10 @@ impl Metrics {
     #[cfg(test)]
     pub(crate) fn renewals_of(&self, result: &'static str) -> u64 {
         self.renewals.get_or_create(&ResultLabel { result }).get()
+    }
+
+    pub(crate) fn limit(&self, limit: &'static str) {
+        self.limited.get_or_create(&LimitLabel { limit }).inc();
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {

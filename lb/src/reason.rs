@@ -115,6 +115,8 @@ pub(crate) enum CloseReason {
     WriteTimeout,
     /// It sent what framing or the edge's own packets do not allow; the code says what.
     BadPacket(ReasonCode),
+    /// It has sent more than it may for too long, though it was held back.
+    TooFast,
     /// Incomplete packets of all connections went past their bound, by this one.
     ReceiveBufferFull,
     /// Re-authentication failed.
@@ -140,6 +142,7 @@ impl CloseReason {
             Self::BadPacket(reason) | Self::Worker(reason) => Some(reason),
             Self::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Self::OpenTimeout => Some(ReasonCode::ServerUnavailable),
+            Self::TooFast => Some(ReasonCode::MessageRateTooHigh),
             Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
             Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
                 Some(ReasonCode::NotAuthorized)
@@ -162,6 +165,7 @@ impl CloseReason {
             Self::KeepAliveTimeout => "keep_alive_timeout",
             Self::OpenTimeout => "open_timeout",
             Self::WriteTimeout => "write_timeout",
+            Self::TooFast => ReasonCode::MessageRateTooHigh.label(),
             Self::ReceiveBufferFull => "receive_buffer_full",
             Self::ReAuthentication => "re_authentication",
             Self::PassportDenied => "passport_denied",

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::reason::ShedReason;
 use crate::report::Reports;
 use crate::round::Round;
+use crate::seats::Seats;
 use crate::succession::{Holder, Successions};
 use crate::tls::TlsServer;
 use crate::websocket::WebSocketConfig;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) round: Round,
     /// Who came last of each client.
     pub(crate) successions: Successions,
+    /// Of principals that may have so many connections.
+    pub(crate) seats: Seats,
     /// Who has to go, if somebody says so.
     pub(crate) revocations: OnceLock<Revocations>,
     connections: AtomicUsize,
@@ -88,6 +91,7 @@ impl Shared {
             relays: Mutex::default(),
             round: Round::default(),
             successions: Successions::default(),
+            seats: Seats::default(),
             revocations: OnceLock::new(),
             connections: AtomicUsize::new(0),
             room: Notify::new(),

@@ -160,6 +160,8 @@ pub(crate) struct Place {
     flags: AtomicU8,
     /// Where its relay is woken.
     slot: AtomicU32,
+    /// Until when the one that comes next has to wait for what this one has sent too fast, on the edge's clock; 0: not at all.
+    owes_until_ms: AtomicU32,
     /// The one that comes next.
     next: AtomicWaker,
     standing: Mutex<Standing>,
@@ -197,6 +199,12 @@ impl Place {
     fn ask(&self, flag: u8, shared: &Shared) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         shared.wake_relay(self.slot.load(Ordering::Acquire));
+    }
+
+    /// Until when the next connection of the client is held back for what this one has sent too fast, on the edge's clock, if it
+    /// is.
+    fn owes_until_ms(&self) -> Option<u32> {
+        Some(self.owes_until_ms.load(Ordering::Acquire)).filter(|until| *until != 0)
     }
 
     /// Returns when one of these is so.
@@ -252,6 +260,7 @@ impl Tenancy {
             let place = Arc::new(Place {
                 flags: AtomicU8::new(0),
                 slot: AtomicU32::new(NO_SLOT),
+                owes_until_ms: AtomicU32::new(0),
                 next: AtomicWaker::new(),
                 standing: Mutex::new(before.cloned().map_or(Standing::First, Standing::Behind)),
                 holder,
@@ -296,6 +305,11 @@ impl Tenancy {
         }
     }
 
+    /// Until when it is held back for what the one before it has sent too fast, on the edge's clock, if it is.
+    pub(crate) fn owed_until_ms(&self) -> Option<u32> {
+        self.place.before()?.owes_until_ms()
+    }
+
     /// The session is asked for.
     pub(crate) fn is_served(&self) {
         if let Some(before) = self.place.before() {
@@ -336,6 +350,11 @@ impl Tenancy {
     /// Whether another one has waited long enough.
     pub(crate) fn is_dismissed(&self) -> bool {
         self.place.has(DISMISSED)
+    }
+
+    /// It has sent so much that its client is to be held back until then.
+    pub(crate) fn owe_until(&self, until_ms: u32) {
+        self.place.owes_until_ms.store(until_ms, Ordering::Release);
     }
 
     /// All that it had received was handed over, and it is there still.

@@ -120,6 +120,7 @@ fn claim(client_id: &str) -> Claim {
         attempt: 1,
         age_ms: 0,
         valid_ms: u64::MAX,
+        principal_sessions_max: None,
         will_wait_ms: 0,
         now: 1,
     }

@@ -22,6 +22,9 @@ pub enum StoreError {
     /// One stored session too many.
     #[error("the bound on stored sessions is reached")]
     SessionQuota,
+    /// One stored session too many for its principal.
+    #[error("the bound on stored sessions of a principal is reached")]
+    PrincipalQuota,
     /// One subscription too many for this session.
     #[error("the bound on subscriptions of a session is reached")]
     SubscriptionQuota,

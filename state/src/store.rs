@@ -88,6 +88,10 @@ pub struct Claim {
     pub expiry_s: u32,
     /// Kept with the session, so that it is published when the process dies.
     pub will: Option<Will>,
+    /// Sessions that the principal may have, this one included: with as many, none is made
+    /// ([`StoreError::PrincipalQuota`]). `None`: any number, and so for a principal without a name. A store of several workers
+    /// does not count them.
+    pub principal_sessions_max: Option<u64>,
     /// Bounds of its queue from now on.
     pub limits: QueueLimits,
     /// The protocol of the connection.

@@ -11,10 +11,10 @@ use crate::harness::bytes::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, W
 use crate::harness::{Client, Server, Target, Transport, unique, until};
 use crate::process::get;
 
-const PASSWORD: &str = "tg-secret-only in this test";
+pub(crate) const PASSWORD: &str = "tg-secret-only in this test";
 
 /// Answers each POST with what `answer` makes of its path and body, and counts nothing: threads end with the test.
-fn endpoint(answer: fn(&str, &str) -> (u16, String)) -> SocketAddr {
+pub(crate) fn endpoint(answer: fn(&str, &str) -> (u16, String)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

@@ -30,6 +30,7 @@ macro_rules! over_every_transport {
 mod acl_change;
 mod asked_actions;
 mod asked_elsewhere;
+mod bounds;
 mod connect;
 mod enhanced_auth;
 mod files;

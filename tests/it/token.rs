@@ -23,7 +23,7 @@ fn server() -> (TempDir, Server) {
 }
 
 /// The same with more settings.
-fn server_with(more: &str) -> (TempDir, Server) {
+pub(crate) fn server_with(more: &str) -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("secret");
     std::fs::write(&file, SECRET).unwrap();
@@ -36,7 +36,7 @@ fn server_with(more: &str) -> (TempDir, Server) {
 }
 
 /// A token of pump-7 that ends after `life_s`, with what else `claims` has.
-fn token(life_s: u64, claims: &Value) -> String {
+pub(crate) fn token(life_s: u64, claims: &Value) -> String {
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut all = json!({"sub": "pump-7", "aud": "mqtt", "iss": "https://id.example", "exp": now_s + life_s});
     claims.as_object().unwrap().iter().for_each(|(name, value)| all[name] = value.clone());
@@ -52,7 +52,7 @@ fn with_rules(life_s: u64) -> String {
     token(life_s, &json!({"acl": [{"effect": "allow", "action": "all", "topics": ["plant/%u/#"]}]}))
 }
 
-fn data(token: &str) -> Vec<u8> {
+pub(crate) fn data(token: &str) -> Vec<u8> {
     [p::text(p::AUTH_METHOD, METHOD), p::text(p::AUTH_DATA, token)].concat()
 }
 

@@ -11,7 +11,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use link::{Action, Effect, Passport, Rule};
+use link::{Action, Effect, Limits, Passport, Rule};
 use mqtt::QoS;
 use mqtt::topic::SharedFilter;
 use state::Message;
@@ -33,6 +33,8 @@ pub(crate) struct Authority {
     tells_messages_apart: bool,
     /// Some rule leaves it to who is asked.
     asks: bool,
+    /// The passport has limits.
+    is_limited: bool,
 }
 
 /// What a client sends to be published, as far as rules look at it.
@@ -67,6 +69,7 @@ impl Authority {
             publish_all: allows_all(is_about_publishing),
             subscribe_all: allows_all(is_about_receiving),
             tells_qos_apart: passport.rules.iter().any(|rule| !rule.qos.is_all()),
+            is_limited: passport.limits.is_some(),
             tells_messages_apart: passport.rules.iter().any(|rule| rule.action == Action::Receive),
             asks: passport.rules.iter().any(|rule| rule.effect == Effect::Ask),
             passport,
@@ -178,6 +181,12 @@ impl Authority {
         let (rules, others) = (&self.passport.rules, &passport.rules);
         // Clients with equal rules mostly share them.
         (Arc::ptr_eq(rules, others) || rules == others) && self.passport.client_id == passport.client_id
+    }
+
+    /// What its passport bounds the client by.
+    #[inline]
+    pub(crate) fn limits(&self) -> Option<&Limits> {
+        if self.is_limited { self.passport.limits.as_deref() } else { None }
     }
 
     /// Whose passport it is.

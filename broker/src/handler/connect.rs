@@ -1,9 +1,10 @@
 //! CONNECT is answered here: whether its Will Message is acceptable, and what CONNACK promises.
 
-use link::Outgoing;
-use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, ReasonCode, topic};
+use link::{Limits, Outgoing};
+use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, QoS, ReasonCode};
 
 use crate::authorize::{Authority, Publication};
+use crate::bounds::{Bound, Bounds};
 use crate::config::BrokerConfig;
 use crate::session::{Opening, Outputs, Session};
 
@@ -65,6 +66,8 @@ pub(crate) struct Told<'a> {
     pub server_keep_alive_s: Option<u16>,
     /// The outcome of enhanced authentication.
     pub authentication: Option<&'a link::AuthenticationOutcome>,
+    /// What its passport bounds it by.
+    pub limits: Option<&'a Limits>,
 }
 
 impl<'a> Told<'a> {
@@ -74,6 +77,7 @@ impl<'a> Told<'a> {
             assigned_client_id: open.assigned_client_id.as_deref(),
             server_keep_alive_s: open.server_keep_alive_s,
             authentication: open.authentication.as_ref(),
+            limits: open.passport.limits.as_deref(),
         }
     }
 
@@ -82,6 +86,7 @@ impl<'a> Told<'a> {
             assigned_client_id: opening.assigned.then_some(&opening.client_id),
             server_keep_alive_s: opening.server_keep_alive_s,
             authentication: opening.authentication.as_ref(),
+            limits: opening.passport.limits.as_deref(),
         }
     }
 }
@@ -109,15 +114,22 @@ impl Session {
         authority: &Authority,
         config: &BrokerConfig,
     ) -> Result<(), ReasonCode> {
-        let Some(will) = &connect.will else { return Ok(()) };
-        if topic::levels(will.topic).count() > config.topic_levels_max {
-            return Err(ReasonCode::TopicNameInvalid);
+        if let Some(bound) = Self::bound_of_will(connect, authority, config) {
+            return Err(bound.reason_code());
         }
-        let publication = Publication { topic: will.topic, qos: will.qos, retain: will.retain };
-        if !authority.may_publish(publication) {
-            return Err(ReasonCode::NotAuthorized);
+        match will_of(connect) {
+            Some(will) if !authority.may_publish(will) => Err(ReasonCode::NotAuthorized),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The bound that the Will Message is beyond.
+    pub(crate) fn bound_of_will(
+        connect: &Connect<'_>,
+        authority: &Authority,
+        config: &BrokerConfig,
+    ) -> Option<Bound> {
+        Bounds::new(config, authority.limits()).exceeded_by(will_of(connect)?)
     }
 
     /// Whether the client takes the CONNACK that would accept it.
@@ -179,13 +191,26 @@ impl Session {
     }
 }
 
+fn will_of<'a>(connect: &Connect<'a>) -> Option<Publication<'a>> {
+    let will = connect.will.as_ref()?;
+    Some(Publication { topic: will.topic, qos: will.qos, retain: will.retain })
+}
+
 /// What differs from the defaults of section 3.2.2.3.
 fn promise(told: &Told<'_>, terms: &Terms, config: &BrokerConfig, properties: &mut PropertiesBuf) {
     if terms.expiry_wanted_s != Some(terms.expiry_s) {
         properties.push(Property::SessionExpiryInterval(terms.expiry_s));
     }
     properties.push(Property::ReceiveMaximum(config.receive_maximum));
-    properties.push(Property::MaximumPacketSize(config.packet_bytes_max));
+    let bounds = Bounds::new(config, told.limits);
+    properties.push(Property::MaximumPacketSize(bounds.packet_bytes_max()));
+    // v5 [MQTT-3.2.2-9]
+    if bounds.qos_max() < QoS::ExactlyOnce {
+        properties.push(Property::MaximumQoS(bounds.qos_max()));
+    }
+    if !bounds.retain() {
+        properties.push(Property::RetainAvailable(false));
+    }
     if let Some(client_id) = told.assigned_client_id {
         // v5 [MQTT-3.2.2-16]
         properties.push(Property::AssignedClientIdentifier(client_id));
@@ -193,7 +218,7 @@ fn promise(told: &Told<'_>, terms: &Terms, config: &BrokerConfig, properties: &m
     if config.topic_alias_max > 0 {
         properties.push(Property::TopicAliasMaximum(config.topic_alias_max));
     }
-    if !config.shared_subscriptions {
+    if !bounds.shared_subscriptions() {
         properties.push(Property::SharedSubscriptionAvailable(false));
     }
     if let Some(seconds) = told.server_keep_alive_s {

@@ -3,12 +3,22 @@
 use std::sync::Arc;
 
 use link::SHARED_BYTES_MIN;
-use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode, topic};
+use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode};
 use state::{Delivery, Message, StoreError, UnixMs};
 
 use crate::authorize::Publication;
 use crate::authorizer::{AskedAction, Verdict};
+use crate::bounds::Bound;
 use crate::session::{AliasUse, DropReason, Effect, Fault, Manner, Outputs, Receipt, Session};
+
+/// Why a message is not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It is acknowledged with this Reason Code, and goes nowhere.
+    Drop(DropReason, ReasonCode),
+    /// It is beyond this.
+    Bound(Bound),
+}
 
 /// Acknowledgements that may be owed to a client of MQTT 3, which knows no Receive Maximum.
 const OWED_MAX: usize = 65_535;
@@ -54,10 +64,9 @@ impl Session {
                 self.note_own(&message);
                 out.effects.push(Effect::Publish(None, message));
             }
-            (None, Some(code)) if let Some(reason) = dropped_for(code) => {
+            (None, Some(Refusal::Drop(reason, _))) => {
                 out.effects.push(Effect::Dropped(reason, QoS::AtMostOnce));
             }
-            (None, Some(code)) => return Err(Fault::Violation(code, "too many topic levels")),
             (Some(id), None) => {
                 // Built before the session changes, since the topic may be one of its aliases.
                 let message = message();
@@ -66,7 +75,8 @@ impl Session {
                     out.effects.push(Effect::Publish(Some(id), message));
                 }
             }
-            (Some(id), Some(code)) => self.reject(id, publish.qos, code, out)?,
+            (Some(id), Some(Refusal::Drop(_, code))) => self.reject(id, publish.qos, code, out)?,
+            (id, Some(Refusal::Bound(bound))) => self.refuse_beyond(bound, id, publish.qos, out)?,
         }
         if let (Some(alias), false) = (properties.topic_alias, publish.topic.is_empty()) {
             self.client_aliases.get_or_insert_default().set(alias, publish.topic);
@@ -112,9 +122,9 @@ impl Session {
         known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
     }
 
-    fn refusal_of(&self, publication: Publication<'_>) -> Option<ReasonCode> {
-        if self.has_too_many_levels(publication.topic) {
-            return Some(ReasonCode::TopicNameInvalid);
+    fn refusal_of(&self, publication: Publication<'_>) -> Option<Refusal> {
+        if let Some(bound) = self.bounds().exceeded_by(publication) {
+            return Some(Refusal::Bound(bound));
         }
         let effect = match self.authority.on_publish(publication) {
             link::Effect::Ask => match self.answer_to(publication.topic, manner_of(publication)) {
@@ -122,26 +132,39 @@ impl Session {
                 Some(Verdict::Deny) => link::Effect::Deny,
                 Some(Verdict::Ignore) => self.authority.on_publish_unasked(publication),
                 // The specification has no code for it; the message is valid, and not accepted.
-                Some(Verdict::Unavailable) | None => return Some(ReasonCode::ImplementationSpecificError),
+                Some(Verdict::Unavailable) | None => {
+                    let code = ReasonCode::ImplementationSpecificError;
+                    return Some(Refusal::Drop(DropReason::Undecided, code));
+                }
             },
             effect => effect,
         };
-        (effect != link::Effect::Allow).then_some(ReasonCode::NotAuthorized)
-    }
-
-    fn has_too_many_levels(&self, topic: &str) -> bool {
-        // A topic of no more bytes than that cannot have more levels.
-        let levels_max = self.config.topic_levels_max;
-        topic.len() >= levels_max && topic::levels(topic).count() > levels_max
+        let denied = Refusal::Drop(DropReason::NotAuthorized, ReasonCode::NotAuthorized);
+        (effect != link::Effect::Allow).then_some(denied)
     }
 
     /// What is to be asked about before this is handled, if anything is.
     pub(crate) fn question_of_publish<'a>(&'a self, publish: &Publish<'a>) -> Option<(&'a str, Manner)> {
         let topic = self.topic_of(publish.topic, publish.properties.publish_summary().topic_alias).ok()?;
         let publication = Publication { topic, qos: publish.qos, retain: publish.retain };
-        let asks =
-            !self.has_too_many_levels(topic) && self.authority.on_publish(publication) == link::Effect::Ask;
+        let asks = self.authority.on_publish(publication) == link::Effect::Ask
+            && self.bounds().exceeded_by(publication).is_none();
         asks.then(|| (topic, manner_of(publication)))
+    }
+
+    /// Tells the client that a message is beyond a bound: by its acknowledgement, where it has one that can say so.
+    fn refuse_beyond(
+        &mut self,
+        bound: Bound,
+        id: Option<PacketId>,
+        qos: QoS,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), Fault> {
+        out.effects.push(Effect::Limited(bound));
+        match id {
+            Some(id) if !bound.ends_connection() => self.reject(id, qos, bound.reason_code(), out),
+            _ => Err(Fault::Violation(bound.reason_code(), bound.text())),
+        }
     }
 
     /// Takes a Packet Identifier in use. `false`: the message came before, or may not come, and is acknowledged without

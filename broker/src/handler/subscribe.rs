@@ -1,6 +1,5 @@
 //! SUBSCRIBE: each filter is checked by itself; those that pass go to the driver, and SUBACK tells of all.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use mqtt::topic::SharedFilter;
@@ -8,7 +7,14 @@ use mqtt::{PacketId, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscr
 use state::{Subscription, SubscriptionOptions, UnixMs};
 
 use crate::authorizer::{AskedAction, Verdict};
-use crate::session::{Answer, Effect, Manner, Outputs, RequestKind, Session, SubscribeItem};
+use crate::bounds::Bound;
+use crate::session::{Added, Answer, Effect, Manner, Outputs, RequestKind, Session, SubscribeItem};
+
+/// Why there is no subscription.
+enum Unfit {
+    Bound(Bound),
+    Code(ReasonCode),
+}
 
 /// The filter that a subscription is about, without the Share Name.
 fn plain(filter: &str) -> &str {
@@ -39,12 +45,16 @@ impl Session {
             return;
         }
         let subscription_id = subscribe.subscription_id().unwrap_or(0);
-        let (mut items, mut hashes, mut added) = (Vec::new(), Vec::new(), HashSet::new());
+        let (mut items, mut hashes, mut added) = (Vec::new(), Vec::new(), Added::default());
         for (filter, options) in subscribe.iter() {
             let hash = self.filters.get_or_insert_default().hash(filter);
             hashes.push(hash);
             let subscription = match self.vet_filter(filter, options.qos, hash, &added) {
-                Err(code) => Err(code),
+                Err(Unfit::Code(code)) => Err(code),
+                Err(Unfit::Bound(bound)) => {
+                    out.effects.push(Effect::Limited(bound));
+                    Err(bound.of_filter())
+                }
                 Ok(qos) => {
                     added.insert(hash);
                     let options = SubscriptionOptions {
@@ -125,33 +135,29 @@ impl Session {
 
     /// Whether so much of SUBSCRIBE and UNSUBSCRIBE is under way that no more is taken.
     pub(crate) fn has_no_room_for_request(&self) -> bool {
-        let max = self.config.subscriptions_max;
+        let max = self.bounds().subscriptions_max();
         self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request(max))
     }
 
     /// The QoS that is granted, which may be lower than the one that is asked for (v5 section 3.8.4), or why there is none.
-    fn vet_filter(
-        &self,
-        filter: &str,
-        wanted: QoS,
-        hash: u64,
-        added: &HashSet<u64>,
-    ) -> Result<QoS, ReasonCode> {
-        let filters_room =
-            self.filters.as_ref().is_none_or(|f| f.has_room(hash, added, self.config.subscriptions_max));
+    fn vet_filter(&self, filter: &str, wanted: QoS, hash: u64, added: &Added) -> Result<QoS, Unfit> {
+        let bounds = self.bounds();
         self.check_filter(filter)?;
-        let qos = self.granted_qos(filter, wanted)?;
-        if filters_room { Ok(qos) } else { Err(ReasonCode::QuotaExceeded) }
+        // v5 [MQTT-3.2.2-10]: what is asked for is no reason to refuse.
+        let qos = self.granted_qos(filter, wanted.min(bounds.qos_max())).map_err(Unfit::Code)?;
+        let bound = self.filters.as_ref().and_then(|filters| filters.bound_of(hash, added, bounds));
+        bound.map_or(Ok(qos), |bound| Err(Unfit::Bound(bound)))
     }
 
-    fn check_filter(&self, filter: &str) -> Result<(), ReasonCode> {
+    fn check_filter(&self, filter: &str) -> Result<(), Unfit> {
+        let bounds = self.bounds();
         // `$share` and the Share Name are no levels of the topic.
         let share_levels = if topic::is_shared(filter) { 2 } else { 0 };
-        if topic::levels(filter).count() > self.config.topic_levels_max + share_levels {
-            return Err(ReasonCode::TopicFilterInvalid);
+        if let Some(bound) = bounds.exceeded_by_topic(filter, share_levels) {
+            return Err(Unfit::Bound(bound));
         }
-        if topic::is_shared(filter) && !self.config.shared_subscriptions {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        if topic::is_shared(filter) && !bounds.shared_subscriptions() {
+            return Err(Unfit::Code(ReasonCode::SharedSubscriptionsNotSupported));
         }
         Ok(())
     }
@@ -174,7 +180,7 @@ impl Session {
     /// What is to be asked about before this is handled, if anything is.
     pub(crate) fn question_of_filter<'a>(&self, filter: &'a str, wanted: QoS) -> Option<(&'a str, Manner)> {
         self.check_filter(filter).ok()?;
-        match self.authority.on_subscribe(filter, wanted)? {
+        match self.authority.on_subscribe(filter, wanted.min(self.bounds().qos_max()))? {
             (qos, link::Effect::Ask) => Some((plain(filter), manner_of(qos))),
             _ => None,
         }

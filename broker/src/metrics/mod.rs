@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use self::asks::AskMetrics;
+use crate::bounds::Bound;
 use crate::latency::Latency;
 use crate::session::DropReason;
 
@@ -36,6 +37,11 @@ enum DropLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QosLabels {
     qos: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
 }
 
 /// Counters and gauges of one worker.
@@ -63,6 +69,7 @@ pub(crate) struct Metrics {
     pub asks: AskMetrics,
     pub answers_known: Counter,
     dropped: Family<DropLabels, Counter>,
+    limited: Family<LimitLabels, Counter>,
 }
 
 impl Metrics {
@@ -88,6 +95,7 @@ impl Metrics {
             asks: AskMetrics::default(),
             answers_known: Counter::default(),
             dropped,
+            limited: Family::default(),
         };
         registry.register("messages_received", "PUBLISH packets from clients", received);
         registry.register("messages_sent", "PUBLISH packets to clients", sent);
@@ -124,6 +132,7 @@ impl Metrics {
             metrics.answers_known.clone(),
         );
         metrics.asks.register(registry);
+        registry.register("limited", "What clients were refused beyond a bound", metrics.limited.clone());
         metrics
     }
 
@@ -140,6 +149,11 @@ impl Metrics {
             DropReason::ReceiverNotAuthorized => DropLabel::ReceiverNotAuthorized,
         };
         self.dropped.get_or_create(&DropLabels { reason, qos: qos as u8 }).inc();
+    }
+
+    /// Counts what was refused since it is beyond a bound.
+    pub(crate) fn limit(&self, bound: Bound) {
+        self.limited.get_or_create(&LimitLabels { limit: bound.label() }).inc();
     }
 
     /// Messages dropped in all.

@@ -77,7 +77,8 @@ impl Session {
         }
         let messages = self.outbound.waiting() + self.outbound.inflight() as usize;
         let bytes = self.outbound.waiting_bytes() + delivery.message.size();
-        if messages >= self.config.queue_messages_max || bytes > self.config.queue_bytes_max {
+        let bounds = self.bounds();
+        if messages >= bounds.queue_messages_max() || bytes > bounds.queue_bytes_max() {
             out.effects.push(Effect::Dropped(DropReason::QueueFull, delivery.qos));
             return;
         }

@@ -5,7 +5,10 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use mqtt::topic::SharedFilter;
 use mqtt::{PacketId, ReasonCode};
+
+use crate::bounds::{Bound, Bounds};
 
 /// SUBSCRIBE and UNSUBSCRIBE packets that one client may have under way.
 pub(crate) const REQUESTS_MAX: usize = 256;
@@ -16,6 +19,8 @@ pub(crate) struct Filters {
     hasher: RandomState,
     /// Sorted.
     hashes: Vec<u64>,
+    /// How many of them are of Shared Subscriptions.
+    shared: usize,
     /// Those that were not answered to the client, in the order in which they came.
     requests: VecDeque<Request>,
 }
@@ -26,10 +31,46 @@ struct Request {
     kind: RequestKind,
     /// Of the filters, in the order of the packet.
     hashes: Box<[u64]>,
+    /// How many of them are of Shared Subscriptions.
+    shared: usize,
     /// Acknowledgements of messages that the client is owed from before it.
     acks_before: usize,
     /// What it is told, once that is known.
     answer: Option<Box<[ReasonCode]>>,
+}
+
+/// New subscriptions of one packet.
+#[derive(Debug, Default)]
+pub(crate) struct Added {
+    hashes: HashSet<u64>,
+    shared: usize,
+}
+
+impl Added {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    pub(crate) fn insert(&mut self, hash: u64) {
+        self.shared += usize::from(self.hashes.insert(hash) && is_shared(hash));
+    }
+}
+
+/// The lowest bit of a hash says whether it is of a Shared Subscription. Then its upper half is that of the filter alone, so that
+/// those which differ in their Share Name only are next to each other.
+fn is_shared(hash: u64) -> bool {
+    hash & 1 == 1
+}
+
+const FILTER_HALF: u64 = 0xFFFF_FFFF << 32;
+
+fn hash_of(hasher: &RandomState, filter: &str) -> u64 {
+    match SharedFilter::parse(filter) {
+        Ok(Some(shared)) => {
+            (hasher.hash_one(shared.filter) & FILTER_HALF) | (hasher.hash_one(shared.share_name) >> 32) | 1
+        }
+        _ => hasher.hash_one(filter) & !1,
+    }
 }
 
 /// What a client is told about a request.
@@ -55,14 +96,20 @@ pub(crate) enum RequestKind {
 impl Filters {
     /// Notes the subscriptions that a stored session has already.
     pub(crate) fn restore<'a>(&mut self, filters: impl Iterator<Item = &'a str>) {
-        self.hashes.extend(filters.map(|filter| self.hasher.hash_one(filter)));
+        let hasher = &self.hasher;
+        self.hashes.extend(filters.map(|filter| hash_of(hasher, filter)));
         self.hashes.sort_unstable();
         self.hashes.dedup();
+        self.count_shared();
     }
 
     /// A number that stands for `filter` here.
     pub(crate) fn hash(&self, filter: &str) -> u64 {
-        self.hasher.hash_one(filter)
+        hash_of(&self.hasher, filter)
+    }
+
+    fn count_shared(&mut self) {
+        self.shared = self.hashes.iter().filter(|hash| is_shared(**hash)).count();
     }
 
     /// Whether nothing is noted.
@@ -96,28 +143,55 @@ impl Filters {
             && self.requests.iter().map(|request| request.hashes.len()).sum::<usize>() < filters_max
     }
 
-    /// Whether a subscription may be added to `added` new ones of the same packet without having more than `max`;
-    /// requests under way count as granted. Replacing one is always allowed.
+    /// The bound that a subscription would be beyond, added to `added` new ones of the same packet; requests under way count as
+    /// granted. Replacing one is always allowed.
     // v5 [MQTT-3.8.4-3]
-    pub(crate) fn has_room(&self, hash: u64, added: &HashSet<u64>, max: usize) -> bool {
-        if self.hashes.binary_search(&hash).is_ok() || added.contains(&hash) {
-            return true;
+    pub(crate) fn bound_of(&self, hash: u64, added: &Added, bounds: Bounds<'_>) -> Option<Bound> {
+        if self.hashes.binary_search(&hash).is_ok() || added.hashes.contains(&hash) {
+            return None;
         }
         let is_asked =
             |request: &&Request| request.kind == RequestKind::Subscribe && request.answer.is_none();
-        let asked = self.requests.iter().filter(is_asked);
-        self.hashes.len() + asked.map(|request| request.hashes.len()).sum::<usize>() + added.len() < max
+        let asked = || self.requests.iter().filter(is_asked);
+        let all = self.hashes.len() + asked().map(|request| request.hashes.len()).sum::<usize>();
+        if all + added.hashes.len() >= bounds.subscriptions_max() {
+            return Some(Bound::Subscriptions);
+        }
+        if !is_shared(hash) {
+            return None;
+        }
+        let shared = self.shared + asked().map(|request| request.shared).sum::<usize>();
+        if shared + added.shared >= bounds.shared_groups_max() {
+            return Some(Bound::SharedGroups);
+        }
+        let is_alike = |other: &&u64| is_shared(**other) && **other & FILTER_HALF == hash & FILTER_HALF;
+        let from = self.hashes.partition_point(|other| *other < hash & FILTER_HALF);
+        let alike =
+            self.hashes[from..].iter().take_while(|other| **other & FILTER_HALF == hash & FILTER_HALF);
+        let under_way = asked().filter(|request| request.shared > 0).flat_map(|request| &request.hashes);
+        let under_way = under_way.chain(&added.hashes).filter(is_alike).count();
+        let is_beyond = alike.filter(is_alike).count() + under_way >= bounds.shared_groups_per_filter_max();
+        is_beyond.then_some(Bound::SharedGroupsPerFilter)
     }
 
     /// Subscriptions are gone without a request of the client.
     pub(crate) fn forget<'a>(&mut self, filters: impl Iterator<Item = &'a str>) {
-        let gone: HashSet<u64> = filters.map(|filter| self.hasher.hash_one(filter)).collect();
+        let gone: HashSet<u64> = filters.map(|filter| self.hash(filter)).collect();
         self.hashes.retain(|hash| !gone.contains(hash));
+        self.count_shared();
     }
 
     /// A request is under way, behind so many acknowledgements of messages that are owed.
     pub(crate) fn begin(&mut self, id: PacketId, kind: RequestKind, hashes: Vec<u64>, acks_before: usize) {
-        self.requests.push_back(Request { id, kind, hashes: hashes.into(), acks_before, answer: None });
+        let shared = hashes.iter().filter(|hash| is_shared(**hash)).count();
+        self.requests.push_back(Request {
+            id,
+            kind,
+            hashes: hashes.into(),
+            shared,
+            acks_before,
+            answer: None,
+        });
     }
 
     /// The answer to a request is known: notes what changed. `false` when there is no such request.
@@ -133,9 +207,11 @@ impl Filters {
                         self.hashes.reserve_exact(1);
                     }
                     self.hashes.insert(place, *hash);
+                    self.shared += usize::from(is_shared(*hash));
                 }
                 (RequestKind::Unsubscribe, Ok(place)) if !code.is_error() => {
                     self.hashes.remove(place);
+                    self.shared -= usize::from(is_shared(*hash));
                 }
                 _ => {}
             }
@@ -165,9 +241,58 @@ impl Filters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BrokerConfig;
 
     fn id(id: u16) -> PacketId {
         PacketId::new(id).unwrap()
+    }
+
+    /// Whether one more may be added without having more than `max`.
+    fn has_room(filters: &Filters, hash: u64, max: usize) -> bool {
+        let config = BrokerConfig { subscriptions_max: max, ..BrokerConfig::default() };
+        filters.bound_of(hash, &Added::default(), Bounds::new(&config, None)).is_none()
+    }
+
+    #[test]
+    fn shared_subscriptions_are_bounded_for_each_filter_and_in_all() {
+        let config = BrokerConfig {
+            shared_groups_max: 4,
+            shared_groups_per_filter_max: 2,
+            subscriptions_max: 7,
+            ..BrokerConfig::default()
+        };
+        let bounds = Bounds::new(&config, None);
+        let mut filters = Filters::default();
+        filters.restore(["$share/a/x/#", "x/#", "$share/a/y"].into_iter());
+        let mut added = Added::default();
+        let mut bound_of = |filters: &Filters, filter: &str| {
+            let hash = filters.hash(filter);
+            let bound = filters.bound_of(hash, &added, bounds);
+            if bound.is_none() {
+                added.insert(hash);
+            }
+            bound
+        };
+        assert_eq!(bound_of(&filters, "$share/b/x/#"), None);
+        assert_eq!(bound_of(&filters, "$share/c/x/#"), Some(Bound::SharedGroupsPerFilter));
+        assert_eq!(bound_of(&filters, "$share/a/x/#"), None, "replaced");
+        assert_eq!(bound_of(&filters, "$share/c/z"), None);
+        assert_eq!(bound_of(&filters, "$share/d/q"), Some(Bound::SharedGroups));
+        assert_eq!(bound_of(&filters, "q"), None);
+        assert_eq!(bound_of(&filters, "r"), None);
+        assert_eq!(bound_of(&filters, "s"), Some(Bound::Subscriptions));
+        // What is under way counts, and what is gone does not.
+        let more = Added::default();
+        let [b, c, d] = ["$share/b/x/#", "$share/c/x/#", "$share/d/q"].map(|filter| filters.hash(filter));
+        filters.begin(id(1), RequestKind::Subscribe, vec![b], 0);
+        assert_eq!(filters.bound_of(c, &more, bounds), Some(Bound::SharedGroupsPerFilter));
+        filters.finish(id(1), RequestKind::Subscribe, &[ReasonCode::granted(mqtt::QoS::AtMostOnce)]);
+        assert_eq!(filters.bound_of(c, &more, bounds), Some(Bound::SharedGroupsPerFilter));
+        filters.begin(id(2), RequestKind::Unsubscribe, vec![b], 0);
+        filters.finish(id(2), RequestKind::Unsubscribe, &[ReasonCode::Success]);
+        assert_eq!(filters.bound_of(c, &more, bounds), None);
+        filters.forget(["$share/a/x/#", "$share/a/y"].into_iter());
+        assert_eq!((filters.shared, filters.bound_of(d, &more, bounds)), (0, None));
     }
 
     #[test]
@@ -175,11 +300,11 @@ mod tests {
         let mut filters = Filters::default();
         filters.restore(["a", "b"].into_iter());
         let (a, c) = (filters.hash("a"), filters.hash("c"));
-        assert!(filters.has_room(a, &HashSet::new(), 2));
-        assert!(!filters.has_room(c, &HashSet::new(), 2));
+        assert!(has_room(&filters, a, 2));
+        assert!(!has_room(&filters, c, 2));
         filters.begin(id(1), RequestKind::Unsubscribe, vec![a], 0);
         assert!(filters.finish(id(1), RequestKind::Unsubscribe, &[ReasonCode::Success]));
-        assert!(filters.has_room(c, &HashSet::new(), 2));
+        assert!(has_room(&filters, c, 2));
     }
 
     #[test]
@@ -188,10 +313,10 @@ mod tests {
         let (a, b) = (filters.hash("a"), filters.hash("b"));
         filters.begin(id(1), RequestKind::Subscribe, vec![a], 0);
         assert!(filters.uses(id(1)));
-        assert!(!filters.has_room(b, &HashSet::new(), 1));
+        assert!(!has_room(&filters, b, 1));
         assert!(!filters.finish(id(1), RequestKind::Unsubscribe, &[]));
         assert!(filters.finish(id(1), RequestKind::Subscribe, &[ReasonCode::NotAuthorized]));
-        assert!(filters.has_room(b, &HashSet::new(), 1));
+        assert!(has_room(&filters, b, 1));
         assert!(filters.next_answer().is_some());
         assert!(filters.is_empty());
     }

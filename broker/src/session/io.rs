@@ -7,6 +7,8 @@ use link::{Outgoing, Passport};
 use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Message, Number, QueuePage, StoreError, Subscription, UnixMs};
 
+use crate::bounds::Bound;
+
 /// What happened to a session.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
@@ -71,6 +73,8 @@ pub(crate) enum Effect {
     ForgetReceived(PacketId),
     /// A message was dropped, to be counted.
     Dropped(DropReason, QoS),
+    /// The client was refused what is beyond a bound, to be counted.
+    Limited(Bound),
     /// The connection ends; what is on the wire is to be written first. Nothing comes after this.
     Close(Closing),
 }

@@ -28,6 +28,7 @@ use state::{Message, Number, StoreError, UnixMs};
 
 use crate::authorize::Authority;
 use crate::authorizer::{Ruling, Verdict};
+use crate::bounds::Bounds;
 use crate::config::BrokerConfig;
 use crate::handler::connect::Terms;
 
@@ -41,7 +42,7 @@ use self::outdated::Outdated;
 pub(crate) use self::alias::{AliasUse, ServerAliases};
 pub(crate) use self::answers::Manner;
 pub(crate) use self::closing::Fault;
-pub(crate) use self::filters::{Answer, Filters, RequestKind};
+pub(crate) use self::filters::{Added, Answer, Filters, RequestKind};
 pub(crate) use self::inbound::{Inbound, Receipt};
 pub(crate) use self::io::{Closing, DropReason, Effect, Input, Opening, Outputs, SubscribeItem, WillFate};
 pub(crate) use self::number::packet_id;
@@ -278,6 +279,12 @@ impl Session {
     pub(crate) fn may_receive(&self, message: &Message) -> bool {
         let is_looked_at = self.vets || self.authority.tells_messages_apart();
         !is_looked_at || self.authority.may_receive(message.topic())
+    }
+
+    /// What bounds it.
+    #[inline]
+    pub(crate) fn bounds(&self) -> Bounds<'_> {
+        Bounds::new(&self.config, self.authority.limits())
     }
 
     /// Messages below this number may have been sent, now or on an earlier connection: what [`state::Release::sent`] is

@@ -229,6 +229,7 @@ fn name(effect: &Effect) -> String {
         Effect::Acknowledge(number) => format!("acknowledge {}", number.0),
         Effect::MarkReleased(number) => format!("release {}", number.0),
         Effect::ForgetReceived(id) => format!("forget {id}"),
+        Effect::Limited(bound) => format!("limited {}", bound.label()),
         Effect::Dropped(reason, qos) => format!("dropped {reason:?} {}", qos.as_u8()),
         Effect::Close(closing) => format!("close {:#04x}", closing.reason.as_u8()),
     }

@@ -28,9 +28,10 @@ use crate::admission::{Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
-use crate::relay::{Asker, Enhanced, Handover, Relay, Tenure};
+use crate::relay::{Asker, Enhanced, Handover, Pace, Relay, Tenure};
 use crate::reply;
 use crate::report::Report;
+use crate::seats::Seat;
 use crate::shared::{Admitted, Listener, Underway};
 use crate::succession::{Holder, Tenancy};
 use crate::tls::{Accept, Shown, TlsError, TlsServer, TlsStream};
@@ -65,6 +66,9 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
                 handover.pipelined = said.freeze();
             }
             handover.tenancy.take_over().await;
+            if let (Some(pace), Some(until_ms)) = (&mut handover.pace, handover.tenancy.owed_until_ms()) {
+                pace.owe_until(until_ms, handover.admitted.shared().now_ms());
+            }
             handover.tenancy.is_served();
             self.serve(io, open, handover);
         });
@@ -99,6 +103,8 @@ struct Arrival<U, A> {
     shown: Option<Arc<Shown>>,
     /// The round of other rules that was on when it came.
     round: u16,
+    /// Its place among the connections of its principal, if those are bounded.
+    seat: Option<Seat>,
 }
 
 /// Serves one accepted connection until its session is opened or it is refused.
@@ -125,6 +131,7 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
         certificate: None,
         shown: None,
         round,
+        seat: None,
     };
     let ended = tokio::select! {
         biased;
@@ -332,7 +339,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     }
 
     async fn authenticate<T: Transport>(
-        self,
+        mut self,
         mut io: T,
         packet: &OwnedFrame,
         connect: Connect<'_>,
@@ -367,6 +374,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 let holder = self.holder(&authenticated.passport);
                 if self.admitted.shared().revoked(&holder).is_some() {
                     (ReasonCode::Banned, HandshakeFailure::Refused)
+                } else if !self.is_seated(&authenticated.passport) {
+                    (ReasonCode::QuotaExceeded, HandshakeFailure::Refused)
                 } else if let Some(tenancy) = Tenancy::begin(&self.admitted.0.shared, holder) {
                     return self.open(io, packet, &connect, pipelined, identity, (authenticated, tenancy));
                 } else {
@@ -384,7 +393,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
 
     /// Opens the session and hands the connection over to its relay.
     fn open<T: Transport>(
-        self,
+        mut self,
         io: T,
         packet: &OwnedFrame,
         connect: &Connect<'_>,
@@ -393,6 +402,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         (authenticated, tenancy): (Authenticated, Tenancy),
     ) -> Result<(), Failed> {
         let Authenticated { passport, outcome } = authenticated;
+        let pace = Pace::new(&passport, self.seat.take(), self.admitted.shared().now_ms());
         let server_keep_alive_s = server_keep_alive(self.config(), connect);
         let enhanced = authenticate::method(connect).map(|authenticate::Method { name: method, .. }| {
             // Who it is stays so, whether CONNECT named the user or the exchange did.
@@ -443,10 +453,23 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             pipelined: pipelined.freeze(),
             enhanced,
             tenure,
+            pace,
         };
         self.underway.succeed();
         self.gate.serve_in_turn(io, open, handover);
         Ok(())
+    }
+
+    /// Whether its principal may have one connection more, which it is from then on.
+    fn is_seated(&mut self, passport: &Passport) -> bool {
+        if let Ok(seat) = Seat::take(&self.admitted.0.shared, passport) {
+            self.seat = seat;
+            return true;
+        }
+        self.admitted.shared().metrics.limit("connections_max");
+        let (client_id, principal) = (&*passport.client_id, &*passport.subject);
+        tracing::debug!(client_id, principal, "a principal has as many connections as it may have");
+        false
     }
 
     /// Refuses a CONNECT that is as it must be.

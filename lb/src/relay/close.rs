@@ -42,6 +42,7 @@ where
         if is_lost && self.has_whole && self.state == State::Serving {
             // What came before the end was received, a DISCONNECT perhaps.
             self.state = State::Deserted;
+            self.lift_pace(true, now);
             return;
         }
         let Some(stream) = self.stream.take() else {

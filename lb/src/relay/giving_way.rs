@@ -27,6 +27,15 @@ where
 {
     /// Hands over what the socket has received by now. To be called when the worker may take something.
     pub(super) fn give_way(&mut self, cx: &mut Context<'_>, input: &mut [u8], out: &mut Outgoing, now: u32) {
+        // The next one is not to wait for who is held back; it waits itself for what went too fast.
+        self.lift_pace(true, now);
+        self.hand_over(cx, input, out, now);
+        if self.state == State::Serving {
+            self.lift_pace(false, now);
+        }
+    }
+
+    fn hand_over(&mut self, cx: &mut Context<'_>, input: &mut [u8], out: &mut Outgoing, now: u32) {
         for _ in 0..READS_MAX {
             if !self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready()) {
                 return;
@@ -54,6 +63,9 @@ where
             return self.close(CloseReason::TakenOver, out, now);
         }
         if let Some(tenancy) = &self.tenancy {
+            if let Some(pace) = &self.pace {
+                tenancy.owe_until(pace.owes_until_ms(now));
+            }
             tenancy.has_read_out();
         }
     }

@@ -8,6 +8,7 @@
 mod close;
 mod enhanced;
 mod giving_way;
+mod pace;
 mod packet;
 mod scratch;
 mod tenure;
@@ -30,6 +31,7 @@ use tokio::time::Sleep;
 
 pub(crate) use self::enhanced::Enhanced;
 use self::enhanced::Outcome;
+pub(crate) use self::pace::Pace;
 use self::scratch::Scratch;
 use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
@@ -70,6 +72,8 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) enhanced: Option<Box<Enhanced<A>>>,
     /// Of a passport that ends, or whose rules may become others.
     pub(crate) tenure: Option<Box<Tenure<A>>>,
+    /// Of a passport that bounds it.
+    pub(crate) pace: Option<Box<Pace>>,
 }
 
 /// What is awaited.
@@ -108,6 +112,7 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     timer: Option<Pin<Box<Sleep>>>,
     enhanced: Option<Box<Enhanced<A>>>,
     tenure: Option<Box<Tenure<A>>>,
+    pace: Option<Box<Pace>>,
     admitted: Admitted,
     /// `None` once closed.
     tenancy: Option<Tenancy>,
@@ -151,8 +156,17 @@ where
 {
     /// A relay between a device and its session; to be spawned on the runtime that `io` is registered with.
     pub(crate) fn new(io: T, stream: S, handover: Handover<A>) -> Self {
-        let Handover { admitted, tenancy, version, keep_alive_s, has_expiry, pipelined, enhanced, tenure } =
-            handover;
+        let Handover {
+            admitted,
+            tenancy,
+            version,
+            keep_alive_s,
+            has_expiry,
+            pipelined,
+            enhanced,
+            tenure,
+            pace,
+        } = handover;
         let now = admitted.shared().now_ms();
         admitted.0.connected.inc();
         let mut frames = FrameBuffer::new();
@@ -165,6 +179,7 @@ where
             timer: None,
             enhanced,
             tenure,
+            pace,
             received_bytes: pipelined.len() as u32,
             received_packets: 0,
             sent_bytes: 0,
@@ -269,7 +284,7 @@ where
             // A device that has taken what it was left with gets more in the same turn: the worker was not asked while
             // it had not, so nothing else would wake the task.
             let was_unsent = self.is_unsent();
-            let may_have_more = was_unsent || self.receive(cx, out, now);
+            let may_have_more = was_unsent || self.receive_in_turn(cx, out, now);
             self.write(cx, out, now);
             if !may_have_more || self.is_unsent() || !self.state.is_open() {
                 break;
@@ -278,13 +293,13 @@ where
                 cx.waker().wake_by_ref();
             }
         }
-        if self.is_unsent() {
+        if self.is_unsent() || self.is_sent_held() {
             self.look_for_end(cx, out, now);
         }
         if self.state == State::Serving && self.is_taken_over {
             self.give_way(cx, input, out, now);
         }
-        if self.is_paused && self.state == State::Serving && self.can_read(cx, out) {
+        if self.is_paused && self.state == State::Serving && self.can_read(cx, out, now) {
             // What this turn took or wrote made room, so that nothing else would wake the task to read on.
             cx.waker().wake_by_ref();
         }
@@ -324,7 +339,7 @@ where
 
     /// Whether the device may send more now.
     fn may_read(&mut self, cx: &mut Context<'_>, out: &Outgoing, now: u32) -> bool {
-        let can_read = self.can_read(cx, out);
+        let can_read = self.can_read(cx, out, now);
         if can_read && self.is_paused {
             // Keep Alive stood still.
             self.received_ms = now;
@@ -333,20 +348,26 @@ where
         can_read
     }
 
-    /// Not while the worker is full, nor while the device leaves our answers unread.
-    fn can_read(&mut self, cx: &mut Context<'_>, out: &Outgoing) -> bool {
+    /// Not while the worker is full, nor while the device leaves our answers unread, nor while it is held back.
+    fn can_read(&mut self, cx: &mut Context<'_>, out: &Outgoing, now: u32) -> bool {
         let unsent = out.len() + self.leftover.as_ref().map_or(0, |leftover| leftover.len());
         unsent <= self.shared().config.outgoing_bytes_max
+            && self.pace.as_ref().is_none_or(|pace| pace.may_read(now))
             && self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready())
     }
 
     /// Takes what the worker has for the device. Whether it may have more. Not to be called while the device leaves bytes
     /// unread: then the session queues, by its own bounds and policy.
     fn receive(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) -> bool {
-        while out.len() < WRITE_BYTES {
+        self.receive_up_to(WRITE_BYTES, cx, out, now)
+    }
+
+    /// The same until `out` holds so many bytes.
+    fn receive_up_to(&mut self, budget: usize, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) -> bool {
+        while out.len() < budget {
             let Some(stream) = &mut self.stream else { return false };
             let used = out.len();
-            match stream.poll_recv(cx, out, WRITE_BYTES) {
+            match stream.poll_recv(cx, out, budget) {
                 Poll::Pending => return false,
                 Poll::Ready(Event::Wrote) if self.state == State::AwaitingConnAck => {
                     self.state = State::Serving;
@@ -392,7 +413,7 @@ where
                     let authenticator = enhanced.authenticator();
                     self.tenure = Tenure::new(&passport, authenticator, None, 0, self.admitted.shared());
                 }
-                self.renew(passport);
+                self.renew(passport, now);
             }
             Poll::Ready(Outcome::Failed) => self.close(CloseReason::ReAuthentication, out, now),
         }
@@ -403,13 +424,14 @@ where
         let Some(tenure) = &mut self.tenure else { return };
         match tenure.poll(cx, self.admitted.shared(), self.slot, now) {
             Poll::Pending => {}
-            Poll::Ready(Verdict::Renewed(passport)) => self.renew(passport),
+            Poll::Ready(Verdict::Renewed(passport)) => self.renew(passport, now),
             Poll::Ready(Verdict::Denied) => self.close(CloseReason::PassportDenied, out, now),
             Poll::Ready(Verdict::Expired) => self.close(CloseReason::PassportExpired, out, now),
         }
     }
 
-    fn renew(&mut self, passport: Arc<Passport>) {
+    fn renew(&mut self, passport: Arc<Passport>, now: u32) {
+        self.keep_pace_with(&passport, now);
         self.tenure.take_if(|tenure| !tenure.extend(&passport, self.admitted.shared()));
         if let Some(stream) = &mut self.stream {
             stream.renew(passport);

@@ -6,6 +6,7 @@ use mqtt::{Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, Rea
 
 use super::Relay;
 use super::enhanced::Enhanced;
+use super::pace::Admission;
 use crate::reason::CloseReason;
 use crate::transport::Wire;
 
@@ -27,14 +28,26 @@ where
         let Some(stream) = &mut self.stream else { return };
         let held = self.frames.buffered();
         let rules = Rules { is_v5: self.version.is_v5(), has_expiry: self.has_expiry };
-        let packet_bytes_max = self.admitted.shared().config.packet_bytes_max;
+        let shared = self.admitted.shared();
+        let configured = shared.config.packet_bytes_max;
+        let packet_bytes_max =
+            self.pace.as_ref().map_or(configured, |pace| pace.packet_bytes_max(configured));
         let mut packets = 0;
         let mut end = None;
         let mut frames = self.frames.frames(chunk, packet_bytes_max).of_version(self.version);
         while end.is_none() {
-            if frames.next_type().is_some_and(|packet_type| !stream.takes(packet_type)) {
+            let next_type = frames.next_type();
+            if next_type.is_some_and(|packet_type| !stream.takes(packet_type)) {
                 (self.has_whole, self.is_paused) = (true, true);
                 break;
+            }
+            if let (Some(pace), Some(packet_type)) = (&mut self.pace, next_type) {
+                let admission = pace.admit(packet_type, shared, now);
+                if admission != Admission::Passes {
+                    (self.has_whole, self.is_paused) = (true, true);
+                    end = (admission == Admission::HeldTooLong).then_some(CloseReason::TooFast);
+                    break;
+                }
             }
             if stream.looks_ahead() {
                 match frames.peek_frame() {
@@ -52,10 +65,19 @@ where
             match frames.next_frame() {
                 Ok(Some(frame)) => {
                     packets += 1;
+                    if let Some(pace) = &mut self.pace {
+                        pace.spend(frame.packet_type(), frame.raw.len());
+                    }
                     end = on_frame(frame, stream, &mut self.enhanced, rules, out).err();
                 }
                 Ok(None) => break,
-                Err(error) => end = Some(CloseReason::BadPacket(error.reason_code())),
+                Err(error) => {
+                    let reason = error.reason_code();
+                    if reason == ReasonCode::PacketTooLarge && packet_bytes_max < configured {
+                        shared.metrics.limit("packet_bytes_max");
+                    }
+                    end = Some(CloseReason::BadPacket(reason));
+                }
             }
         }
         drop(frames);

@@ -122,6 +122,7 @@ impl Setup {
             pipelined: Bytes::from_static(self.pipelined),
             enhanced: self.enhanced.then(|| Box::new(enhanced())),
             tenure: None,
+            pace: None,
         };
         let relay = tokio::spawn(Relay::new(io, stream, handover));
         Running { device, session, shared, relay }

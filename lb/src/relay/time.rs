@@ -79,6 +79,11 @@ where
             {
                 due = due.min((tenure.look_ms.wrapping_sub(now) as i32).max(0) as u32);
             }
+            if self.state == State::Serving
+                && let Some(at) = self.pace.as_ref().and_then(|pace| pace.due_ms(now))
+            {
+                due = due.min(at);
+            }
             if self.is_unsent() {
                 due = due.min(left(self.written_ms, self.write_timeout_ms(), now));
             }

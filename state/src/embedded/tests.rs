@@ -78,6 +78,7 @@ fn wanted(principal: &str) -> Claim {
         attempt: 1,
         age_ms: 0,
         valid_ms: u64::MAX,
+        principal_sessions_max: None,
         will_wait_ms: 0,
         now: 1,
     }

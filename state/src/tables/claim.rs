@@ -1,5 +1,6 @@
 //! Who owns a session: claim, discard, release.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use super::session::{HeldWill, OwnerMark, Phase, Session};
 use super::timer::{TimerKind, WILL_RETRY_MS};
 use super::{SessionKey, Tables, Whose};
 use crate::{
-    CLAIM_SLACK_MS, Claim, Claimed, DueWill, Fence, Message, Previous, Release, ResumeRefusal, StoreError,
-    StoredSession, UnixMs, WorkerId,
+    CLAIM_SLACK_MS, Claim, Claimed, DueWill, Fence, Message, Previous, Principal, Release, ResumeRefusal,
+    StoreError, StoredSession, UnixMs, WorkerId,
 };
 
 /// What is left of a session that was discarded.
@@ -56,6 +57,9 @@ impl Tables {
         let goes_on = found.is_some_and(is_same);
         let left_by = found.and_then(|key| self.sessions.get(&key)).and_then(Session::owner_mark);
         let mut answer = Claimed { previous, ..Claimed::default() };
+        if found.is_none() && !claim.resume && claim.create && self.is_beyond_principal(&claim) {
+            return Err(StoreError::PrincipalQuota);
+        }
         match (kept, found) {
             (None, found) if claim.resume => {
                 let refusal = found.map_or(ResumeRefusal::Gone, |_| ResumeRefusal::TakenOver);
@@ -99,7 +103,34 @@ impl Tables {
         self.by_client.insert(Arc::clone(&claim.client_id), key);
         self.order.insert(key);
         self.sessions.insert(key, Session::new(identity, claim));
+        self.count_principal(Some(&claim.principal), true);
         key
+    }
+
+    /// Whether the principal has as many sessions as it may have.
+    fn is_beyond_principal(&mut self, claim: &Claim) -> bool {
+        let Some(max) = claim.principal_sessions_max.filter(|_| !claim.principal.0.is_empty()) else {
+            return false;
+        };
+        let sessions = &self.sessions;
+        let by_principal = self.by_principal.get_or_insert_with(|| {
+            let mut counts: HashMap<Principal, u64> = HashMap::new();
+            for principal in sessions.values().filter_map(|session| session.principal.as_ref()) {
+                *counts.entry(principal.clone()).or_default() += 1;
+            }
+            counts
+        });
+        by_principal.get(&claim.principal).is_some_and(|count| *count >= max)
+    }
+
+    /// A principal has a session more, or less.
+    fn count_principal(&mut self, principal: Option<&Principal>, is_more: bool) {
+        let (Some(by_principal), Some(principal)) = (&mut self.by_principal, principal) else { return };
+        let count = by_principal.entry(principal.clone()).or_default();
+        *count = if is_more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            by_principal.remove(principal);
+        }
     }
 
     /// Whose connection has a session, if it is another worker's.
@@ -116,6 +147,9 @@ impl Tables {
         worker: WorkerId,
         dirty: Dirty,
     ) -> Option<&Session> {
+        if self.sessions.get(&key)?.principal.is_none() {
+            self.count_principal(Some(&claim.principal), true);
+        }
         let session = self.sessions.get_mut(&key)?;
         if let Phase::Away { expires_at: Some(at) } = session.phase {
             self.timers.disarm(at, key, TimerKind::Expiry);
@@ -234,6 +268,7 @@ impl Tables {
     /// (its timer is still in place).
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.sessions.remove(&key)?;
+        self.count_principal(session.principal.as_ref(), false);
         self.bequeath(&session);
         self.by_client.remove(&session.identity.client_id);
         if self.journal.is_on() {

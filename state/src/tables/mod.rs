@@ -87,6 +87,8 @@ pub(crate) struct Tables {
     sessions: HashMap<SessionKey, Session, foldhash::fast::RandomState>,
     /// Keyed by what clients choose: the hasher withstands chosen keys.
     by_client: HashMap<Arc<str>, SessionKey>,
+    /// Sessions of each principal that has a name; counted from when somebody first asks.
+    by_principal: Option<HashMap<Principal, u64>>,
     /// Clients whose session is gone, and the batch that says so on disk.
     departed: HashMap<Arc<str>, u64>,
     /// For paging; new sessions come last.
@@ -116,6 +118,7 @@ impl Tables {
             limits,
             sessions: HashMap::default(),
             by_client: HashMap::new(),
+            by_principal: None,
             departed: HashMap::new(),
             order: BTreeSet::new(),
             timers: Timers::default(),

@@ -65,7 +65,7 @@ fn filters_that_are_not_allowed_are_refused_one_by_one() {
     };
     let mut rig = open(ProtocolVersion::V5);
     let effects = subscribe(&mut rig, 1, &["own/a", "other", "own/a/b/c", "$share/g/own/#"]);
-    assert_eq!(effects, ["subscribe 1 own/a 0x87 0x8f $share/g/own/#"]);
+    assert_eq!(effects, ["limited topic_levels_max", "subscribe 1 own/a 0x87 0x8f $share/g/own/#"]);
     let mut older = open(ProtocolVersion::V311);
     assert!(subscribe(&mut older, 1, &["other"]).is_empty());
     assert_eq!(older.sent(), [0x90, 3, 0, 1, 0x80]);
@@ -93,12 +93,13 @@ fn shared_subscriptions_are_checked() {
 #[test]
 fn one_subscription_too_many_is_refused_and_a_replaced_one_is_not() {
     let mut rig = plan().configure(|c| c.subscriptions_max = 2).open();
-    assert_eq!(subscribe(&mut rig, 1, &["a", "b", "c", "a"]), ["subscribe 1 a b 0x97 a"]);
+    let limited = "limited subscriptions_max";
+    assert_eq!(subscribe(&mut rig, 1, &["a", "b", "c", "a"]), [limited, "subscribe 1 a b 0x97 a"]);
     let codes = [ReasonCode::Success, ReasonCode::Success, ReasonCode::QuotaExceeded, ReasonCode::Success];
     granted(&mut rig, 1, &codes);
     rig.effects();
     assert_eq!(subscribe(&mut rig, 2, &["b"]), ["subscribe 2 b"]);
-    assert!(subscribe(&mut rig, 3, &["d"]).is_empty());
+    assert_eq!(subscribe(&mut rig, 3, &["d"]), [limited]);
     assert!(rig.sent().is_empty(), "in its turn");
     let told = granted(&mut rig, 2, &[ReasonCode::Success]);
     assert_eq!(told, [0x90, 4, 0, 2, 0, 0, 0x90, 4, 0, 3, 0, 0x97]);
@@ -120,7 +121,7 @@ fn a_stored_session_counts_the_subscriptions_it_had() {
         owned.subscriptions = vec![state::Subscription { filter: "a".into(), options }];
     }
     let mut rig = plan.open();
-    assert!(subscribe(&mut rig, 1, &["b"]).is_empty());
+    assert_eq!(subscribe(&mut rig, 1, &["b"]), ["limited subscriptions_max"]);
     assert_eq!(subscribe(&mut rig, 2, &["a"]), ["subscribe 2 a"]);
 }
 

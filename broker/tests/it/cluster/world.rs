@@ -115,6 +115,7 @@ impl Worker {
             attempt: 1,
             age_ms: 0,
             valid_ms: u64::MAX,
+            principal_sessions_max: None,
             will_wait_ms: 0,
             now: 0,
         };

@@ -158,6 +158,7 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
         pipelined: Bytes::new(),
         enhanced: method.then(|| Box::new(Enhanced::new(clerk.clone(), "WORD".into(), usize::MAX, request))),
         tenure,
+        pace: None,
     };
     let since = Instant::now();
     tokio::spawn(Relay::new(io, stream, handover));
