@@ -366,7 +366,7 @@ fn a_renewed_token_has_its_limits_at_once() {
     client.send(&Connect::v5(&unique("c")).with(data(&of_user("pump-7", &json!({"retain": false})))).bytes());
     assert_eq!(client.expect_connack().code, 0);
     let topic = unique("t");
-    let mut renew = |client: &mut Client, limits: &Value| {
+    let renew = |client: &mut Client, limits: &Value| {
         client.send(&auth(0x19, &data(&of_user("pump-7", limits))));
         assert_eq!(client.read_packet().auth().reason, 0);
     };

@@ -17,6 +17,7 @@ mod descriptors;
 mod edge_death;
 mod edge_drain;
 mod fleet;
+mod greedy;
 mod guessing;
 mod hostile;
 mod interop;
