@@ -106,6 +106,7 @@ fn serde_claims(passport: &Passport) -> Issued<'_> {
         rules: &passport.rules,
         token_id: None,
         attributes: None,
+        limits: None,
     }
 }
 
@@ -128,14 +129,14 @@ fn equal_rules_are_shared_and_few_are_remembered() {
         verifier.verify_at(&token, NOW_S).unwrap().rules
     };
     let first = read("a");
-    for topic in 0..SHARED_RULES_MAX - 1 {
+    for topic in 0..SHARED_MAX - 1 {
         read(&topic.to_string());
     }
     assert!(Arc::ptr_eq(&first, &read("a")));
-    assert_eq!(verifier.rules.lock().len(), SHARED_RULES_MAX);
+    assert_eq!(verifier.rules.lock().len(), SHARED_MAX);
     read("one more");
     assert!(Arc::ptr_eq(&first, &read("a")), "it was used last");
-    assert_eq!(verifier.rules.lock().len(), SHARED_RULES_MAX);
+    assert_eq!(verifier.rules.lock().len(), SHARED_MAX);
 }
 
 #[test]
