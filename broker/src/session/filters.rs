@@ -39,10 +39,13 @@ struct Request {
     answer: Option<Box<[ReasonCode]>>,
 }
 
-/// New subscriptions of one packet.
+/// Subscriptions of one packet that are not refused.
 #[derive(Debug, Default)]
 pub(crate) struct Added {
     hashes: HashSet<u64>,
+    /// Those that replace none.
+    new: usize,
+    /// Those of them that are shared.
     shared: usize,
 }
 
@@ -51,8 +54,13 @@ impl Added {
         self.hashes.is_empty()
     }
 
-    pub(crate) fn insert(&mut self, hash: u64) {
-        self.shared += usize::from(self.hashes.insert(hash) && is_shared(hash));
+    /// Adds one, which may replace one of `filters`.
+    pub(crate) fn insert(&mut self, hash: u64, filters: Option<&Filters>) {
+        let replaces = filters.is_some_and(|filters| filters.hashes.binary_search(&hash).is_ok());
+        if self.hashes.insert(hash) && !replaces {
+            self.new += 1;
+            self.shared += usize::from(is_shared(hash));
+        }
     }
 }
 
@@ -154,7 +162,7 @@ impl Filters {
             |request: &&Request| request.kind == RequestKind::Subscribe && request.answer.is_none();
         let asked = || self.requests.iter().filter(is_asked);
         let all = self.hashes.len() + asked().map(|request| request.hashes.len()).sum::<usize>();
-        if all + added.hashes.len() >= bounds.subscriptions_max() {
+        if all + added.new >= bounds.subscriptions_max() {
             return Some(Bound::Subscriptions);
         }
         if !is_shared(hash) {
@@ -269,7 +277,7 @@ mod tests {
             let hash = filters.hash(filter);
             let bound = filters.bound_of(hash, &added, bounds);
             if bound.is_none() {
-                added.insert(hash);
+                added.insert(hash, Some(filters));
             }
             bound
         };
