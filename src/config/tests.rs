@@ -121,8 +121,8 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
         ),
         (
             "[[authorization.rule]]\nwho = ['*']\neffect = 'permit'\naction = 'all'\ntopics = ['a']",
-            "tidegate.toml: authorization.rule[0].effect = \"permit\": unknown variant `permit`, expected `allow` or \
-             `deny`",
+            "tidegate.toml: authorization.rule[0].effect = \"permit\": unknown variant `permit`, expected one of \
+             `allow`, `deny`, `ask`",
         ),
         (
             "[log]\nlevel = 'a=b=c'",

@@ -56,7 +56,7 @@ impl Session {
                     Err(bound.of_filter())
                 }
                 Ok(qos) => {
-                    added.insert(hash, self.filters.as_ref());
+                    added.insert(hash, self.filters.as_deref());
                     let options = SubscriptionOptions {
                         qos,
                         // v5 [MQTT-3.8.3-4]
