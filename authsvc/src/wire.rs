@@ -196,7 +196,7 @@ impl Question {
 #[serde(tag = "result", rename_all = "lowercase")]
 pub(crate) enum Answer {
     /// It may connect.
-    Allow(Allowed),
+    Allow(Box<Allowed>),
     /// Enhanced authentication goes on.
     Continue {
         /// Authentication Data for the client.

@@ -75,10 +75,22 @@ impl Process {
         fs::read_to_string(self.dir.join("code")).ok()?.trim().parse().ok()
     }
 
-    /// Sends a signal by name, such as `TERM`.
+    /// Sends a signal by name, such as `TERM`. After `STOP` no thread of it runs any more.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().unwrap();
         assert!(sent.success(), "kill -{name} {}", self.pid);
+        if name == "STOP" {
+            super::until(|| self.is_stopped().then_some(()), || "its threads go on".to_owned());
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let state = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        };
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        tasks.map_while(Result::ok).all(|task| state(task).is_none_or(|state| state == 'T'))
     }
 
     /// Waits until it has ended and answers how.

@@ -360,7 +360,7 @@ impl Shared {
     fn decision(&self, answer: Answer, question: &Question) -> Decision {
         match answer {
             Answer::Deny { reason } => Decision::Deny(reason.into()),
-            Answer::Allow(allowed) => match passport(allowed, question) {
+            Answer::Allow(allowed) => match passport(*allowed, question) {
                 Ok(passport) => Decision::Allow(Arc::new(passport)),
                 Err(problem) => {
                     tracing::error!(client_id = %question.client_id, problem, "the service of authentication gives an answer that is none");

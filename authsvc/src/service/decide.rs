@@ -68,12 +68,12 @@ impl Shared {
             return deny(DenyReason::Banned);
         }
         match self.keys.current().signer.sign(passport) {
-            Ok(token) => Answer::Allow(Allowed {
+            Ok(token) => Answer::Allow(Box::new(Allowed {
                 passport: Some(String::from_utf8_lossy(&token).into_owned()),
                 expires_in: passport.expires_at_s.map(|at_s| at_s.saturating_sub(now_s())),
                 data: data.map(Base64),
                 ..Allowed::default()
-            }),
+            })),
             Err(error) => {
                 tracing::error!(client_id = %passport.client_id, %error, "a passport cannot be signed");
                 deny(DenyReason::Unavailable)
