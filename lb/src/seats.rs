@@ -10,9 +10,12 @@ use parking_lot::Mutex;
 
 use crate::shared::Shared;
 
+/// How many connections each client of a principal has.
+type Clients = HashMap<Arc<str>, u32>;
+
 /// Connections by principal and Client Identifier.
 #[derive(Default)]
-pub(crate) struct Seats(Mutex<HashMap<Arc<str>, HashMap<Arc<str>, u32>, RandomState>>);
+pub(crate) struct Seats(Mutex<HashMap<Arc<str>, Clients, RandomState>>);
 
 /// A connection that counts, until it is dropped.
 pub(crate) struct Seat {
