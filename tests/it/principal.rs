@@ -208,6 +208,9 @@ fn what_waits_passes_the_rules_of_when_it_is_delivered() {
     device.acknowledge(&live);
     assert_eq!(dropped(&server, "ReceiverNotAuthorized"), 3.0);
     device.leave();
+    // In good order again: what was acknowledged does not come again.
+    server.signal("TERM");
+    assert_eq!(server.wait_for_end(6 * DEADLINE), 0);
     drop((carol, server));
 
     // A right that is given again finds nothing of what was dropped.

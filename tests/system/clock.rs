@@ -62,7 +62,15 @@ impl Absent {
             expect_some_of_its_time(&message);
         }
         device.leave();
+        settle(at);
     }
+}
+
+/// Returns when everything that was done so far is on disk: what is acknowledged later is written later.
+fn settle(at: Target<'_>) {
+    let mut witness = at.connect(&Connect::stored(&unique("s")));
+    witness.publish_as(Publish::new(unique("t"), "settled").retain(), 1);
+    witness.leave();
 }
 
 /// What remains of its Message Expiry Interval is no more than all and no less than a test can have lasted.
