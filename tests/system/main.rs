@@ -10,6 +10,7 @@ mod servers;
 mod acl_file;
 mod asked_actions;
 mod authsvc;
+mod authsvc_faults;
 mod clock;
 mod crash;
 mod cut_off;
