@@ -16,7 +16,7 @@ use super::authsvc::Services;
 use crate::harness::bytes::Connect;
 use crate::harness::fleet::Trust;
 use crate::harness::fleet::talker::Talker;
-use crate::harness::{Server, Transport, unique};
+use crate::harness::{Server, Transport, let_pass, unique};
 use crate::tiers::{Shape, Tiers, metric, within};
 
 /// Devices that wait for their CONNACK at a time.
@@ -85,10 +85,10 @@ impl Endpoint {
                     read.clear();
                     self.asked.fetch_add(1, Ordering::SeqCst);
                     while self.is_now(Mood::Hanging) {
-                        std::thread::sleep(Duration::from_millis(20));
+                        let_pass(Duration::from_millis(20));
                     }
                     if self.is_now(Mood::Slow) {
-                        std::thread::sleep(Duration::from_millis(200));
+                        let_pass(Duration::from_millis(200));
                     }
                     let status = if self.is_now(Mood::Failing) { 500 } else { 200 };
                     let result = if body.contains(PASSWORD) { "allow" } else { "deny" };

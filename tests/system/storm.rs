@@ -152,15 +152,15 @@ fn all_devices_come_back_from_a_storm() {
         runtime.spawn(device.live(tally.clone()));
     }
     let (mut seconds, mut last) = (Vec::new(), 0);
-    while tally.up.load(Ordering::Relaxed) < DEVICES {
+    within("all are back", BACK_WITHIN, || {
         if begin.elapsed().as_secs() > seconds.len() as u64 {
             let admitted = tally.admitted.load(Ordering::Relaxed);
             seconds.push(admitted - last);
             last = admitted;
         }
         assert!(begin.elapsed() < BACK_WITHIN, "only {last} were let in, each second {seconds:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        (tally.up.load(Ordering::Relaxed) >= DEVICES).then_some(())
+    });
     let took = begin.elapsed();
     // Attempts that are dead may still be on their way to a session.
     within("handshakes have ended", BACK_WITHIN, || {
