@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mqtt::PacketId;
-use parking_lot::Mutex;
 use redis::Value;
 
 use super::clock::Term;
@@ -13,7 +12,7 @@ use super::due::WILL_RETRY_MS;
 use super::engine::{Engine, add, pairs, random};
 use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
-use super::order::{Gate, Pending};
+use super::order::{Gate, Pending, Ticket};
 use crate::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal,
     Release, ResumeRefusal, StoreError, StoredSession, Subscription, UnixMs, WorkerId,
@@ -32,6 +31,8 @@ struct Answered {
     is_will_waiting: bool,
     /// It has had no effect.
     late: Option<Late>,
+    /// The subscriptions and received messages of a session that was there, unless they are too many to come along.
+    contents: Option<Value>,
 }
 
 /// Why a claim came too late, by the clock that was thought to be the server's.
@@ -51,7 +52,7 @@ impl From<Claimed> for Answered {
 impl Answered {
     fn claimed(self) -> Result<Claimed> {
         match self.late {
-            None => Ok(self.claimed),
+            None => complete(self.claimed, self.contents),
             Some(Late::Past) => Err(StoreError::TooLate),
             Some(Late::Overtaken) => {
                 Ok(Claimed { refusal: Some(ResumeRefusal::TakenOver), ..Claimed::default() })
@@ -69,8 +70,7 @@ impl Engine {
         self.try_claim(claim, now.checked_sub(age).unwrap_or(now), TRIES, done);
     }
 
-    /// Two operations in a row: the second reads what a new owner is told. When the clock of the server was not known as it is,
-    /// the claim is made once more.
+    /// When the clock of the server was not known as it is, the claim is made once more.
     fn try_claim(self: &Arc<Self>, claim: Claim, asked: Instant, tries: u32, done: Done<Claimed>) {
         let bucket = Bucket::of_client(&claim.client_id);
         let nonce = random();
@@ -80,28 +80,14 @@ impl Engine {
         let may_create = u64::try_from(before).unwrap_or(0) < self.config.sessions_max;
         let term = self.clocks.term(bucket, asked, claim.valid_ms);
         let op = self.claim_op(&claim, nonce, may_create, term);
-        let keys = vec![self.keys.subscriptions(&claim.client_id), self.keys.received(&claim.client_id)];
-        let contents = Op::new("contents", Kind::Read, keys);
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
-            let claimed = Arc::new(Mutex::new(None));
-            let (engine, slot, client_id) =
-                (Arc::clone(self), Arc::clone(&claimed), Arc::clone(&claim.client_id));
-            let (now, will_wait_ms) = (claim.now, claim.will_wait_ms);
-            let first = Box::new(move |answer: Result<Value>| {
-                let result = answer
-                    .and_then(|answer| answer.accepted(StoreError::SessionQuota))
-                    .and_then(|answer| engine.read_claimed(bucket, answer, &client_id, nonce, reserved));
-                match result.as_ref().map(|answered| (&answered.claimed.will_due, answered.is_will_waiting)) {
-                    Ok((Some(_), _)) => engine.hints.armed(bucket, now.saturating_add(WILL_RETRY_MS)),
-                    Ok((None, true)) => engine.hints.armed(bucket, now.saturating_add(will_wait_ms)),
-                    Ok((None, false)) => {}
-                    Err(_) => add(&engine.counts.sessions, -reserved),
-                }
-                *slot.lock() = Some(result);
-            });
             let engine = Arc::clone(self);
-            let second = Box::new(move |contents: Result<Value>| {
-                let answered = claimed.lock().take().unwrap_or(Err(StoreError::Closed));
+            let then = Box::new(move |answer: Result<Value>| {
+                let answered =
+                    answer.and_then(|answer| answer.accepted(StoreError::SessionQuota)).and_then(|answer| {
+                        engine.read_claimed(bucket, answer, &claim.client_id, nonce, reserved)
+                    });
+                engine.note_claimed(bucket, &claim, reserved, &answered);
                 let is_late = answered.as_ref().is_ok_and(|answered| answered.late.is_some());
                 // By the clock as it is known now.
                 let right = engine.clocks.term(bucket, asked, claim.valid_ms);
@@ -111,12 +97,47 @@ impl Engine {
                     engine.try_claim(claim, asked, tries - 1, done);
                     return engine.order.complete(ticket, Box::new(|| ()));
                 }
-                let result = answered.and_then(Answered::claimed);
-                let result = result.and_then(|claimed| complete(claimed, contents));
-                engine.order.complete(ticket, Box::new(move || done(result)));
+                engine.tell_claimed(bucket, &claim.client_id, ticket, answered, done);
             });
-            vec![(bucket, Pending::Op(op, first)), (bucket, Pending::Op(contents, second))]
+            vec![(bucket, Pending::Op(op, then))]
         });
+    }
+
+    /// What a claim leaves to be done later, and what it does not add after all.
+    fn note_claimed(&self, bucket: Bucket, claim: &Claim, reserved: i64, answered: &Result<Answered>) {
+        match answered.as_ref().map(|answered| (&answered.claimed.will_due, answered.is_will_waiting)) {
+            Ok((Some(_), _)) => self.hints.armed(bucket, claim.now.saturating_add(WILL_RETRY_MS)),
+            Ok((None, true)) => self.hints.armed(bucket, claim.now.saturating_add(claim.will_wait_ms)),
+            Ok((None, false)) => {}
+            Err(_) => add(&self.counts.sessions, -reserved),
+        }
+    }
+
+    /// Completes the answer to a claim: with what came along, or with what the next call of its lane reads.
+    fn tell_claimed(
+        self: &Arc<Self>,
+        bucket: Bucket,
+        client_id: &str,
+        ticket: Ticket,
+        answered: Result<Answered>,
+        done: Done<Claimed>,
+    ) {
+        let is_incomplete = answered.as_ref().is_ok_and(|answered| {
+            answered.contents.is_none()
+                && answered.claimed.session.as_ref().is_some_and(|owned| owned.present)
+        });
+        if !is_incomplete {
+            let result = answered.and_then(Answered::claimed);
+            return self.order.complete(ticket, Box::new(move || done(result)));
+        }
+        let keys = vec![self.keys.subscriptions(client_id), self.keys.received(client_id)];
+        let engine = Arc::clone(self);
+        let then = Box::new(move |contents: Result<Value>| {
+            let result =
+                answered.and_then(|answered| Answered { contents: Some(contents?), ..answered }.claimed());
+            engine.order.complete(ticket, Box::new(move || done(result)));
+        });
+        self.follow(bucket, Pending::Op(Op::new("contents", Kind::Read, keys), then));
     }
 
     fn claim_op(&self, claim: &Claim, nonce: u64, may_create: bool, term: Term) -> Op {
@@ -179,7 +200,7 @@ impl Engine {
         let answer = Value::Array(parts);
         let identity =
             |incarnation| Arc::new(StoredSession { client_id: Arc::clone(client_id), incarnation });
-        let [will, discarded, freed, session, previous] = answer.tuple()?;
+        let [will, discarded, freed, session, previous, contents] = answer.tuple()?;
         let previous = previous.maybe().map(read_previous).transpose()?;
         let discarded = discarded.maybe_count()?.map(identity);
         if discarded.is_some() {
@@ -194,7 +215,7 @@ impl Engine {
             add(&self.counts.sessions, -reserved);
             let will_due = discarded.clone().map(due).transpose()?.flatten();
             let claimed = Claimed { will_due, discarded, previous, ..Claimed::default() };
-            return Ok(Answered { claimed, is_will_waiting, late: None });
+            return Ok(Answered { claimed, is_will_waiting, ..Answered::default() });
         };
         let [present, incarnation, epoch, head, tail, sent, expiry_s, repeats] = session.tuple()?;
         let present = present.count()? == 1;
@@ -215,7 +236,7 @@ impl Engine {
             expiry_s: u32::try_from(expiry_s.count()?).map_err(|_| DAMAGED)?,
         };
         let claimed = Claimed { session: Some(owned), will_due, discarded, previous, refusal: None };
-        Ok(Answered { claimed, is_will_waiting, late: None })
+        Ok(Answered { claimed, is_will_waiting, late: None, contents: contents.maybe() })
     }
 
     /// See [`crate::Store::drop_will`].
@@ -337,9 +358,10 @@ pub(super) fn read_subscriptions(flat: Value) -> Result<Vec<Subscription>> {
     Ok(found)
 }
 
-fn complete(mut claimed: Claimed, contents: Result<Value>) -> Result<Claimed> {
-    let Some(owned) = &mut claimed.session else { return Ok(claimed) };
-    let [subscriptions, received] = contents?.tuple()?;
+/// A claim with what its session holds; nothing if it is new.
+fn complete(mut claimed: Claimed, contents: Option<Value>) -> Result<Claimed> {
+    let (Some(owned), Some(contents)) = (&mut claimed.session, contents) else { return Ok(claimed) };
+    let [subscriptions, received] = contents.tuple()?;
     owned.subscriptions = read_subscriptions(subscriptions)?;
     for (id, state) in pairs(received)? {
         // One that was not routed to the end is not listed: when it comes again, it is.

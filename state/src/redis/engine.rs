@@ -201,6 +201,12 @@ impl Engine {
         }
     }
 
+    /// An operation that follows from an answer, which is being read; see [`Order::follow`].
+    pub(super) fn follow(&self, bucket: Bucket, pending: Pending) {
+        self.waiting_bytes.fetch_add(pending.bytes() as u64, Ordering::SeqCst);
+        self.order.follow(bucket, pending);
+    }
+
     /// One operation, whose answer lines up with the others of its bucket.
     pub(super) fn one<T: Send + 'static>(
         self: &Arc<Self>,

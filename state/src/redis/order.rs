@@ -160,6 +160,11 @@ impl Order {
         idle
     }
 
+    /// Puts an operation before all others of a lane, while an answer of that lane is read: nothing comes between the two.
+    pub(super) fn follow(&self, bucket: Bucket, pending: Pending) {
+        self.state.lock().lanes.entry(bucket).or_default().queue.push_front(pending);
+    }
+
     /// The next call of a lane; `None` when it is idle from here on.
     pub(super) fn next_call(&self, bucket: Bucket) -> Option<Call> {
         let mut state = self.state.lock();
@@ -266,6 +271,24 @@ mod tests {
         order.complete(only_a, give("a"));
         assert_eq!(*log.lock(), ["both", "b", "a", "last"]);
         assert!(order.state.lock().gates.is_empty() && order.state.lock().entries.is_empty());
+    }
+
+    #[test]
+    fn what_follows_from_an_answer_comes_before_what_waits() {
+        let order = Order::default();
+        let bucket = Bucket::Sessions(1);
+        let op = |name, kind| Pending::Op(Op::new(name, kind, Vec::new()), Box::new(|_| ()));
+        let named = |call: &Call| match call.operations.as_slice() {
+            [Pending::Op(op, _)] => op.name,
+            _ => "",
+        };
+        order.submit(Vec::new(), |_| {
+            vec![(bucket, op("first", Kind::Alone)), (bucket, op("last", Kind::Alone))]
+        });
+        assert_eq!(order.next_call(bucket).as_ref().map(named), Some("first"));
+        order.follow(bucket, op("followed", Kind::Read));
+        assert_eq!(order.next_call(bucket).as_ref().map(named), Some("followed"));
+        assert_eq!(order.next_call(bucket).as_ref().map(named), Some("last"));
     }
 
     #[test]

@@ -27,6 +27,9 @@ local EXACT_SCAN_MAX = 1000
 -- As CLAIM_SLACK_MS.
 local CLAIM_SLACK_MS = 250
 local EXPIRY_NEVER = '4294967295'
+-- Filters, Packet Identifiers and bytes that are answered with a claim.
+local CONTENTS_MAX = 64
+local CONTENTS_BYTES_MAX = 4096
 local PAGE_CHUNK_MIN = 4
 local PAGE_CHUNK_MAX = 64
 
@@ -223,10 +226,14 @@ local function bequeath(k, cid, s, sent)
   return left
 end
 
-local function remove(k, cid)
-  disarm(k[6], cid)
+local function remove_unarmed(k, cid)
   rcall('ZREM', k[5], cid)
   rcall('UNLINK', k[1], k[2], k[3], k[4])
+end
+
+local function remove(k, cid)
+  disarm(k[6], cid)
+  remove_unarmed(k, cid)
 end
 
 local function discard_will(k, cid, s)
@@ -237,6 +244,25 @@ end
 -- keys of a whole session: m f q r i t w
 local function whole(k)
   return load(k[1])
+end
+
+local function add(list, ...)
+  for _, item in ipairs({ ... }) do list[#list + 1] = item end
+end
+
+-- What the owner of a session is told beyond its numbers. keys: f r
+function ops.contents(k)
+  return { rcall('HGETALL', k[1]), rcall('HGETALL', k[2]) }
+end
+
+-- The same with a claim, if it is so little that it may stand in the outcome of a call; else nothing.
+local function little_contents(k, s)
+  if s.f > CONTENTS_MAX or rcall('HLEN', k[4]) > CONTENTS_MAX then return false end
+  local contents, bytes = ops.contents({ k[2], k[4] }), 0
+  for _, list in ipairs(contents) do
+    for _, item in ipairs(list) do bytes = bytes + #item end
+  end
+  return bytes <= CONTENTS_BYTES_MAX and contents
 end
 
 function ops.claim(k, a)
@@ -290,38 +316,37 @@ function ops.claim(k, a)
   end
   if not kept and not create then
     if s then remove(k, cid) end
-    return { will_due, discarded, gone, false, previous, clock }
+    return { will_due, discarded, gone, false, previous, false, clock }
   end
   local epoch, head, tail, sent, repeats = 1, 1, 1, 1, 1
   if s then epoch = s.e + 1 end
+  local fields = { 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13], 'v', memory, 'g', attempt,
+    'u', principal, 'a', a[23] }
+  local cleared = { 'x', 'U', 'A', 'K', 'H', 'z' }
   if kept then
     incarnation, head, tail, sent = s.i, s.h, s.t, sent_bound(k[3], s)
     repeats = math.max(s.h, s.d or 0)
     if not resume then repeats = math.max(repeats, connection_bound(s)) end
   else
-    rcall('HSET', k[1], 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
-    rcall('HDEL', k[1], 'S')
+    add(fields, 'i', incarnation, 'h', 1, 't', 1, 'l', 0, 'b', 0, 'f', 0)
+    add(cleared, 'S')
     rcall('ZADD', k[5], 0, cid)
   end
-  rcall('HSET', k[1], 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13],
-    's', sent, 'd', repeats, 'v', memory, 'g', attempt, 'u', principal, 'a', a[23])
-  rcall('HDEL', k[1], 'x', 'U', 'A', 'K', 'H', 'z')
+  add(fields, 's', sent, 'd', repeats)
   if resume then
     expiry = s.y
-    rcall('HSET', k[1], 'j', connection_bound(s))
+    add(fields, 'j', connection_bound(s))
   else
-    rcall('HSET', k[1], 'y', expiry, 'M', a[10], 'B', a[11])
-    rcall('HDEL', k[1], 'W', 'D', 'j')
-    if will ~= '' then rcall('HSET', k[1], 'W', will, 'D', delay) end
+    add(fields, 'y', expiry, 'M', a[10], 'B', a[11])
+    add(cleared, 'j')
+    if will ~= '' then add(fields, 'W', will, 'D', delay) else add(cleared, 'W', 'D') end
   end
+  rcall('HSET', k[1], unpack(fields))
+  if s then rcall('HDEL', k[1], unpack(cleared)) end
   if s and not s.connected then disarm(k[6], cid) end
   if s and not kept then rcall('UNLINK', k[2], k[3], k[4]) end
   local session = { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats }
-  return { will_due, discarded, gone, session, previous, clock }
-end
-
-function ops.contents(k)
-  return { rcall('HGETALL', k[1]), rcall('HGETALL', k[2]) }
+  return { will_due, discarded, gone, session, previous, kept and little_contents(k, s), clock }
 end
 
 -- Starts the timers of a session whose owner is gone since `now`; answers when the first of them goes off.
@@ -350,7 +375,8 @@ local function let_go(k, cid, s, now, grace, sent, is_dead)
   if s.y == 0 and grace == 0 then
     if s.W then adopt(k[6], k[7], cid, s, now) end
     local has_left = bequeath(k, cid, s, is_dead and s.t or sent)
-    remove(k, cid)
+    -- It has no timers: it was connected until now.
+    remove_unarmed(k, cid)
     return { freed(s), (s.W or has_left) and 0 or false }
   end
   rcall('HSET', k[1], 's', sent)
@@ -367,11 +393,12 @@ function ops.release(k, a)
     return no
   end
   local s = whole(k)
+  local has_will = s.W
   s.y, s.never = tonumber(expiry), expiry == EXPIRY_NEVER
-  rcall('HSET', k[1], 'y', expiry)
-  if not keep_will then
-    s.W = nil
-    rcall('HDEL', k[1], 'W', 'D')
+  if not keep_will then s.W = nil end
+  if s.y > 0 or grace > 0 then
+    rcall('HSET', k[1], 'y', expiry)
+    if has_will and not keep_will then rcall('HDEL', k[1], 'W', 'D') end
   end
   return let_go(k, cid, s, now, grace, math.max(s.h, math.min(tonumber(a[7]), s.t)))
 end

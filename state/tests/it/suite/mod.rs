@@ -108,6 +108,7 @@ macro_rules! behaviours {
         $crate::suite::behaviours!(@ $backend, subscription:
             subscribe_and_unsubscribe_say_what_was_there
             subscriptions_come_with_the_claim
+            however_much_a_session_holds_its_owner_is_told_all
             subscriptions_have_a_bound
             routes_are_listed_in_pages
             only_the_owner_subscribes

@@ -3,7 +3,7 @@
 use mqtt::QoS;
 use state::{StoreError, SubscriptionOptions};
 
-use crate::harness::{Backend, Bounds, Calls, START, claim, subscription, wait};
+use crate::harness::{Backend, Bounds, Calls, START, claim, packet_id, subscription, wait};
 
 pub(crate) fn subscribe_and_unsubscribe_say_what_was_there<B: Backend>() {
     let backend = B::fresh();
@@ -38,6 +38,33 @@ pub(crate) fn subscriptions_come_with_the_claim<B: Backend>() {
         found.sort_by(|a, b| a.filter.cmp(&b.filter));
         assert_eq!(found, [shared.clone(), plain.clone()]);
         backend.restart(START);
+    }
+}
+
+pub(crate) fn however_much_a_session_holds_its_owner_is_told_all<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let few = |count: usize| (0..count).map(|at| format!("few/{at}")).collect::<Vec<_>>();
+    let long = |count: usize| (0..count).map(|at| format!("{at}/{}", "x".repeat(3000))).collect();
+    let ids: Vec<_> = (1..=100).collect();
+    for (name, filters, received) in
+        [("few", few(3), 2), ("many", few(100), 2), ("long", long(3), 2), ("ids", few(3), 100)]
+    {
+        let owner = calls.own(claim(name)).fence;
+        let filters: Vec<_> = filters.iter().map(String::as_str).collect();
+        calls.subscribe(&owner, &filters).expect("subscribed");
+        ids.iter().take(received).for_each(|id| {
+            calls.receive(&owner, *id).expect("received");
+        });
+        let mut again = calls.own(claim(name));
+        again.received.sort_unstable();
+        assert_eq!(again.subscriptions.len(), filters.len(), "{name}");
+        assert_eq!(
+            again.received,
+            ids.iter().take(received).copied().map(packet_id).collect::<Vec<_>>(),
+            "{name}"
+        );
+        assert!(calls.own(claim(name)).fence.epoch > again.fence.epoch);
     }
 }
 
