@@ -50,10 +50,10 @@ async fn look(all: Arc<[Box<dyn Files>]>) {
     let mut ticks = tokio::time::interval(files::LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        // When it was due: looks are a second apart, and three of them the time in which files settle, whatever threads do meanwhile.
+        let now = ticks.tick().await.into_std();
         let all = all.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let now = Instant::now();
             all.iter().for_each(|files| files.look(now));
         });
         if looked.await.is_err() {

@@ -198,7 +198,7 @@ impl Shared {
 
     /// Why this connection may not be here, if so.
     pub(crate) fn revoked(&self, holder: &Holder) -> Option<RevokeReason> {
-        if holder.is_listed() {
+        if holder.is_distrusted() {
             return Some(RevokeReason::CredentialsChanged);
         }
         self.revocations.get()?.verdict(&holder.bearer(), holder.since)
@@ -247,7 +247,7 @@ pub(crate) struct Listener {
     pub(crate) connected: Gauge,
     pub(crate) accepted: Counter,
     /// For listeners with TLS.
-    pub(crate) tls: Option<TlsServer>,
+    pub(crate) tls: Option<Arc<TlsServer>>,
     /// For listeners with WebSocket.
     pub(crate) websocket: WebSocketConfig,
 }
@@ -256,7 +256,7 @@ impl Listener {
     pub(crate) fn new(
         name: &str,
         config: ListenerConfig,
-        tls: Option<TlsServer>,
+        tls: Option<Arc<TlsServer>>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {

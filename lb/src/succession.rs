@@ -45,7 +45,7 @@ pub(crate) struct Holder {
     pub(crate) subject: Arc<str>,
     pub(crate) token_id: Option<Arc<str>>,
     pub(crate) certificate: Option<Arc<Certificate>>,
-    /// What revocation lists may name of it.
+    /// What it has shown that may come to be distrusted.
     pub(crate) shown: Option<Arc<Shown>>,
     /// Where it comes from.
     pub(crate) peer: SocketAddr,
@@ -69,8 +69,8 @@ impl Holder {
         }
     }
 
-    pub(crate) fn is_listed(&self) -> bool {
-        self.shown.as_ref().is_some_and(|shown| shown.is_listed())
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.shown.as_ref().is_some_and(|shown| shown.is_distrusted())
     }
 
     pub(crate) fn bearer(&self) -> Bearer<'_> {
@@ -108,12 +108,12 @@ impl Successions {
         }
     }
 
-    /// Has those connections ended whose certificates revocation lists have come to name. Answers how many.
-    pub(crate) fn revoke_listed(&self, shared: &Shared) -> usize {
+    /// Has those connections ended whose certificates are not trusted any more. Answers how many.
+    pub(crate) fn revoke_distrusted(&self, shared: &Shared) -> usize {
         let with_certificate = |place: &&Arc<Place>| place.holder.shown.is_some();
         let places: Vec<_> = self.0.lock().values().filter(with_certificate).map(Arc::clone).collect();
-        let listed = places.iter().filter(|place| place.holder.is_listed());
-        listed.map(|place| place.revoke(RevokeReason::CredentialsChanged, shared)).count()
+        let distrusted = places.iter().filter(|place| place.holder.is_distrusted());
+        distrusted.map(|place| place.revoke(RevokeReason::CredentialsChanged, shared)).count()
     }
 }
 

@@ -1,9 +1,10 @@
 //! An edge from start to drain: its listeners, its handshake threads, and the way out.
 
+mod certificates;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,19 +12,21 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use authsvc::{Authenticator, Revocations};
+use files::Snapshot;
 use link::Upstream;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
+pub use self::certificates::Certificates;
 use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
 use crate::handshake::{self, Gate};
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
 use crate::round;
 use crate::shared::{Listener, Phase, Shared};
-use crate::tls::{Application, TlsConfigError, TlsMetrics, TlsServer};
+use crate::tls::{Application, Reload, Served, TlsConfig, TlsConfigError, TlsMetrics, TlsServer};
 
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
@@ -73,6 +76,7 @@ pub struct Edge {
     shared: Arc<Shared>,
     addresses: BTreeMap<String, SocketAddr>,
     listeners: Vec<Arc<Listener>>,
+    certificates: Certificates,
     accepting: Vec<JoinHandle<()>>,
     /// `None` once drained.
     threads: Option<Threads>,
@@ -126,8 +130,10 @@ impl Edge {
         let mut addresses = BTreeMap::new();
         let mut listeners = Vec::new();
         let mut sockets = Vec::new();
+        let (served, found) = load_tls(&shared.config)?;
         for (name, config) in &shared.config.listeners {
-            let tls = load_tls(&shared.config, name, config)?;
+            let tls = served.iter().find(|served| *served.listener == **name);
+            let tls = tls.map(|served| Arc::clone(&served.server));
             let failed = |(address, source)| bind_error(name, address, source);
             let bound = listener::bind(config, shared.config.tcp_keep_alive_s).map_err(failed)?;
             for (n, socket) in bound.iter().enumerate() {
@@ -138,14 +144,15 @@ impl Edge {
             sockets.push(bound);
             listeners.push(Arc::new(Listener::new(name, config.clone(), tls, shared.clone())));
         }
-        let with_tls =
-            listeners.iter().filter_map(|listener| Some((listener.name.clone(), listener.tls.as_ref()?)));
+        let with_tls = served.iter().map(|served| (Arc::clone(&served.listener), &*served.server));
         let edge_registry = registry.sub_registry_with_prefix("edge");
         edge_registry.register_collector(Box::new(TlsMetrics::of(with_tls)));
+        let certificates = Certificates::new(Reload::new(served, &found), &shared);
         let threads = Threads::start(&shared.config).map_err(EdgeError::Threads)?;
         let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
         let accepting = Vec::new();
-        let mut edge = Self { shared, addresses, listeners, accepting, threads: Some(threads) };
+        let threads = Some(threads);
+        let mut edge = Self { shared, addresses, listeners, certificates, accepting, threads };
         edge.serve(sockets, &gate)?;
         Ok(edge)
     }
@@ -186,9 +193,9 @@ impl Edge {
         }
     }
 
-    /// The files of all listeners, to have them read again.
+    /// The files of all listeners, to be looked after.
     pub fn certificates(&self) -> Certificates {
-        Certificates { listeners: self.listeners.clone().into() }
+        self.certificates.clone()
     }
 
     /// Where each listener listens, by name, with the ports that were picked for port 0. The second address of a listener
@@ -241,44 +248,6 @@ impl Drop for Edge {
     }
 }
 
-/// Certificates, keys, authorities, revocation lists and ticket secrets of an edge's listeners.
-#[derive(Clone)]
-pub struct Certificates {
-    listeners: Arc<[Arc<Listener>]>,
-}
-
-impl Certificates {
-    /// Has them read again when [`Certificates::look`] finds them settled.
-    pub fn ask(&self) {
-        self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).for_each(TlsServer::ask);
-    }
-
-    /// Takes what was asked for and has settled, for each listener all of it or none; either is logged. New handshakes use
-    /// it; connections stay, but for those whose certificate is on a revocation list now. To be called every
-    /// [`files::LOOK_INTERVAL`]; blocks on the disk.
-    pub fn look(&self, now: std::time::Instant) {
-        for listener in self.listeners.iter() {
-            match listener.tls.as_ref().and_then(|tls| tls.look(now)) {
-                None => {}
-                Some(Ok(change)) => {
-                    tracing::info!(listener = %listener.name, "certificates read");
-                    let ended = listener.shared.successions.revoke_listed(&listener.shared);
-                    if ended > 0 {
-                        tracing::info!(
-                            connections = ended,
-                            "connections end whose certificates are on a revocation list"
-                        );
-                    }
-                    for authority in change.authorities_gone {
-                        tracing::info!(listener = %listener.name, authority, "no certificates of it are taken any more");
-                    }
-                }
-                Some(Err(error)) => not_taken(&listener.name, &error),
-            }
-        }
-    }
-}
-
 async fn follow(shared: Weak<Shared>, list: Revocations) {
     let (mut newest, mut rules_changed) = (0, 0);
     loop {
@@ -295,31 +264,41 @@ async fn follow(shared: Weak<Shared>, list: Revocations) {
     }
 }
 
-fn not_taken(listener: &str, error: &TlsConfigError) {
-    const WHAT: &str = "certificates not taken, those of before stay";
-    if error.is_missing() {
-        // As between two writes, or where somebody has meant something else.
-        tracing::warn!(listener, %error, "{WHAT}");
-    } else {
-        tracing::error!(listener, %error, "{WHAT}");
-    }
-}
-
 fn bind_error(listener: &str, address: SocketAddr, source: io::Error) -> EdgeError {
     EdgeError::Bind { listener: listener.into(), address, source }
 }
 
-fn tls_error(listener: &str, config: &ListenerConfig, source: TlsConfigError) -> EdgeError {
-    let key = if config.tls.is_some() { format!("listeners.{listener}.tls") } else { "tls".into() };
-    EdgeError::Tls { key, source }
+/// The settings of a listener's TLS, and their key.
+fn tls_of<'a>(
+    edge: &'a EdgeConfig,
+    name: &str,
+    config: &'a ListenerConfig,
+) -> Option<(String, &'a TlsConfig)> {
+    let (key, tls) = match &config.tls {
+        Some(tls) => (format!("listeners.{name}.tls"), tls),
+        None => ("tls".to_owned(), edge.tls.as_ref()?),
+    };
+    config.kind.is_tls().then_some((key, tls))
 }
 
-fn load_tls(edge: &EdgeConfig, name: &str, config: &ListenerConfig) -> Result<Option<TlsServer>, EdgeError> {
-    let Some(tls) = config.tls.as_ref().or(edge.tls.as_ref()).filter(|_| config.kind.is_tls()) else {
-        return Ok(None);
+/// Reads the files of all listeners, as they are at one time.
+fn load_tls(edge: &EdgeConfig) -> Result<(Vec<Served>, Snapshot), EdgeError> {
+    let with_tls = || {
+        edge.listeners.iter().filter_map(|(name, config)| {
+            let (key, tls) = tls_of(edge, name, config)?;
+            Some((name, config, key, tls))
+        })
     };
-    let application = if config.kind.is_websocket() { Application::WebSocket } else { Application::Mqtt };
-    TlsServer::load(tls.clone(), application).map(Some).map_err(|source| tls_error(name, config, source))
+    let files: BTreeSet<_> = with_tls().flat_map(|(.., tls)| tls.files()).collect();
+    let found = Snapshot::take(files);
+    let load = |(name, config, key, tls): (&String, &ListenerConfig, String, &TlsConfig)| {
+        let application = if config.kind.is_websocket() { Application::WebSocket } else { Application::Mqtt };
+        match TlsServer::load_from(tls.clone(), application, &found) {
+            Ok(server) => Ok(Served { listener: name.as_str().into(), key, server: Arc::new(server) }),
+            Err(source) => Err(EdgeError::Tls { key, source }),
+        }
+    };
+    Ok((with_tls().map(load).collect::<Result<_, _>>()?, found))
 }
 
 /// Has all devices go, paced, so that those who take them do not get them all at once.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use files::Snapshot;
 use files::pem::{Kind, Section};
+use files::validity::Validity;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
@@ -16,9 +17,10 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::config::{ClientCertificateConfig, ClientCertificateMode};
 use super::error::TlsConfigError;
+use super::expiry::{Need, Term, Terms, What};
 use super::identity::{read_file, read_sections};
-use super::listed::{Listed, Listing};
-use super::telemetry::{Ends, end_of_certificate, end_of_list, first};
+use super::subject;
+use super::trust::{Listing, Trust};
 
 /// DER of a revocation list begins so, and no PEM does.
 const DER_SEQUENCE: u8 = 0x30;
@@ -30,10 +32,10 @@ pub(super) struct ClientVerification {
     pub(super) digest: [u8; 32],
     /// The subjects of the authorities, for the log.
     pub(super) authorities: BTreeSet<String>,
-    /// When the first authority ends, and when the first list does.
-    pub(super) ends: Ends,
-    /// Certificates that are revoked.
-    pub(super) listed: Listed,
+    /// When authorities and lists end.
+    pub(super) terms: Vec<Term>,
+    /// What connections that were verified may lose.
+    pub(super) trust: Trust,
 }
 
 impl ClientVerification {
@@ -42,24 +44,24 @@ impl ClientVerification {
         provider: &Arc<CryptoProvider>,
         found: &Snapshot,
     ) -> Result<Self, TlsConfigError> {
-        let (mut authorities, mut ends) = (BTreeSet::new(), Ends::default());
         let mut inputs = digest::Context::new(&digest::SHA256);
         inputs.update(match config.mode {
             ClientCertificateMode::Off => b"off",
             ClientCertificateMode::Optional => b"optional",
             ClientCertificateMode::Required => b"required",
         });
-        let mut listing = Listing::default();
+        let mut read = Read::new();
         let verifier = if config.mode == ClientCertificateMode::Off {
             Arc::new(NoClientAuth)
         } else {
-            let (roots, lists) =
-                read_trust(config, found, &mut inputs, &mut authorities, &mut listing, &mut ends)?;
-            build_verifier(config, provider, roots, lists)?
+            read.authorities(config, found, &mut inputs)?;
+            let lists = read.revocation_lists(config, found, &mut inputs)?;
+            build_verifier(config, provider, read.roots.clone(), lists)?
         };
         let mut digest = [0; 32];
         digest.copy_from_slice(inputs.finish().as_ref());
-        Ok(Self { verifier, digest, authorities, ends, listed: listing.finish() })
+        let Read { roots, names: authorities, terms, listing } = read;
+        Ok(Self { verifier, digest, authorities, terms, trust: Trust::new(&roots, listing) })
     }
 }
 
@@ -68,33 +70,87 @@ const CRL_KEY: &str = "client_certificates.crl_files";
 
 type RevocationLists = Vec<CertificateRevocationListDer<'static>>;
 
-/// The authorities, and what they have revoked.
-fn read_trust(
-    config: &ClientCertificateConfig,
-    found: &Snapshot,
-    inputs: &mut digest::Context,
-    authorities: &mut BTreeSet<String>,
-    listing: &mut Listing,
-    ends: &mut Ends,
-) -> Result<(RootCertStore, RevocationLists), TlsConfigError> {
-    let Some(ca_file) = &config.ca_file else {
-        return Err(TlsConfigError::Invalid {
-            key: CA_KEY,
-            problem: "is needed when client certificates are asked for".to_owned(),
-        });
-    };
-    let mut roots = RootCertStore::empty();
-    for Section { line, der, .. } in read_sections(CA_KEY, ca_file, found, Kind::Certificate)? {
-        absorb(inputs, &der);
-        ends.client_authority = first(ends.client_authority, end_of_certificate(&der));
-        authorities.extend(X509Certificate::from_der(&der).map(|(_, ca)| ca.subject().to_string()));
-        roots.add(CertificateDer::from(der)).map_err(|error| TlsConfigError::Unusable {
-            key: CA_KEY,
-            path: ca_file.clone(),
-            problem: format!("line {line}: the certificate cannot be used as an authority: {error}"),
-        })?;
+/// What the files say.
+struct Read {
+    roots: RootCertStore,
+    names: BTreeSet<String>,
+    terms: Vec<Term>,
+    listing: Listing,
+}
+
+impl Read {
+    fn new() -> Self {
+        let (names, terms, listing) = (BTreeSet::new(), Vec::new(), Listing::default());
+        Self { roots: RootCertStore::empty(), names, terms, listing }
     }
-    Ok((roots, load_revocation_lists(config, found, inputs, listing, ends)?))
+
+    fn authorities(
+        &mut self,
+        config: &ClientCertificateConfig,
+        found: &Snapshot,
+        inputs: &mut digest::Context,
+    ) -> Result<(), TlsConfigError> {
+        let Some(ca_file) = &config.ca_file else {
+            return Err(TlsConfigError::Invalid {
+                key: CA_KEY,
+                problem: "is needed when client certificates are asked for".to_owned(),
+            });
+        };
+        let terms = Terms { what: What::ClientAuthority, key: CA_KEY, path: ca_file };
+        for Section { line, der, .. } in read_sections(CA_KEY, ca_file, found, Kind::Certificate)? {
+            absorb(inputs, &der);
+            self.terms.extend(terms.of_certificate(&der, Some(Need::Authority)));
+            self.names.extend(X509Certificate::from_der(&der).map(|(_, ca)| ca.subject().to_string()));
+            self.roots.add(CertificateDer::from(der)).map_err(|error| TlsConfigError::Unusable {
+                key: CA_KEY,
+                path: ca_file.clone(),
+                problem: format!("line {line}: the certificate cannot be used as an authority: {error}"),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn revocation_lists(
+        &mut self,
+        config: &ClientCertificateConfig,
+        found: &Snapshot,
+        inputs: &mut digest::Context,
+    ) -> Result<RevocationLists, TlsConfigError> {
+        let mut lists = Vec::new();
+        for path in &config.crl_files {
+            let bytes = read_file(CRL_KEY, path, found)?;
+            let is_der = bytes.first() == Some(&DER_SEQUENCE);
+            let sections = if is_der {
+                vec![Section { label: String::new(), line: 1, der: bytes.to_vec() }]
+            } else {
+                read_sections(CRL_KEY, path, found, Kind::RevocationList)?
+            };
+            let terms = Terms { what: What::RevocationList, key: CRL_KEY, path };
+            for Section { line, der, .. } in sections {
+                let (_, list) =
+                    CertificateRevocationList::from_der(&der).map_err(|error| TlsConfigError::Unusable {
+                        key: CRL_KEY,
+                        path: path.clone(),
+                        problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
+                    })?;
+                self.listing.add(&list);
+                self.terms.push(term_of_list(&terms, &list));
+                absorb(inputs, &der);
+                lists.push(CertificateRevocationListDer::from(der));
+            }
+        }
+        Ok(lists)
+    }
+}
+
+/// A list is of no use when the next one is due.
+fn term_of_list(terms: &Terms<'_>, list: &CertificateRevocationList<'_>) -> Term {
+    let validity = Validity {
+        from_s: list.last_update().timestamp(),
+        until_s: list.next_update().map_or(i64::MAX, |next| next.timestamp()),
+    };
+    let issuer = subject::write(list.issuer()).unwrap_or_default();
+    terms.term(issuer, validity, Some(Need::ListOf(list.issuer().as_raw().into())))
 }
 
 fn build_verifier(
@@ -117,38 +173,6 @@ fn build_verifier(
         },
         error => TlsConfigError::Invalid { key: CA_KEY, problem: error.to_string() },
     })
-}
-
-fn load_revocation_lists(
-    config: &ClientCertificateConfig,
-    found: &Snapshot,
-    inputs: &mut digest::Context,
-    listing: &mut Listing,
-    ends: &mut Ends,
-) -> Result<RevocationLists, TlsConfigError> {
-    let mut lists = Vec::new();
-    for path in &config.crl_files {
-        let bytes = read_file(CRL_KEY, path, found)?;
-        let is_der = bytes.first() == Some(&DER_SEQUENCE);
-        let sections = if is_der {
-            vec![Section { label: String::new(), line: 1, der: bytes.to_vec() }]
-        } else {
-            read_sections(CRL_KEY, path, found, Kind::RevocationList)?
-        };
-        for Section { line, der, .. } in sections {
-            let (_, list) =
-                CertificateRevocationList::from_der(&der).map_err(|error| TlsConfigError::Unusable {
-                    key: CRL_KEY,
-                    path: path.clone(),
-                    problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
-                })?;
-            listing.add(&list);
-            ends.revocation_list = first(ends.revocation_list, end_of_list(&list));
-            absorb(inputs, &der);
-            lists.push(CertificateRevocationListDer::from(der));
-        }
-    }
-    Ok(lists)
 }
 
 fn absorb(inputs: &mut digest::Context, bytes: &[u8]) {

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::expiry::{Term, What};
+
 /// How a listener does TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// Certificates with their keys, at least one. Chosen by Server Name Indication; the first is the default.
@@ -19,11 +21,42 @@ pub struct TlsConfig {
     /// The largest TLS record sent, header included, in bytes: 512 to 16,389. Unset: 16,384 of plaintext. Small
     /// records let a device with little memory begin sooner, at the price of more work here.
     pub fragment_bytes_max: Option<usize>,
+    /// From how many days before its end on a certificate is told of, the server's and those of authorities: 0 to 3,650, default
+    /// 14. 0: when it has ended.
+    pub certificate_warning_days: u32,
+    /// The same for revocation lists, in hours before the next one is due: 0 to 8,760, default 24.
+    pub list_warning_hours: u32,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self {
+            certificates: Vec::new(),
+            min_version: MinVersion::default(),
+            client_certificates: ClientCertificateConfig::default(),
+            tickets: TicketConfig::default(),
+            fragment_bytes_max: None,
+            certificate_warning_days: 14,
+            list_warning_hours: 24,
+        }
+    }
 }
 
 impl TlsConfig {
+    /// Whether operators are told at this time that it ends.
+    pub(super) fn tells_of(&self, term: &Term, now_s: i64) -> bool {
+        const HOUR_S: i64 = 60 * 60;
+        let ahead_s = match term.what {
+            What::ServerCertificate | What::ClientAuthority => {
+                i64::from(self.certificate_warning_days) * 24 * HOUR_S
+            }
+            What::RevocationList => i64::from(self.list_warning_hours) * HOUR_S,
+        };
+        term.validity.has_ended(now_s.saturating_add(ahead_s))
+    }
+
     /// The files that are read, and belong together.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         let pairs = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
         let clients =
             Some(&self.client_certificates).filter(|clients| clients.mode != ClientCertificateMode::Off);

@@ -217,6 +217,28 @@ pub enum TlsConfigError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A key and a certificate do not belong together, as when one of the two files is still to come.
+    #[error("{key}: {}: is not the key of {}", path.display(), certificate.display())]
+    Mismatch {
+        /// The configuration key.
+        key: &'static str,
+        /// The file of the key.
+        path: PathBuf,
+        /// The file of the certificate.
+        certificate: PathBuf,
+    },
+    /// What a file holds has ended, or is not good yet, and what is in force is good.
+    #[error("{key}: {}: {problem}", path.display())]
+    NotGoodNow {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Until when each is good.
+        problem: String,
+        /// When it will be good, Unix seconds.
+        good_from_s: Option<i64>,
+    },
     /// A value makes no sense.
     #[error("{key}: {problem}")]
     Invalid {
@@ -243,7 +265,10 @@ impl TlsConfigError {
         match self {
             Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Nothing { .. } => true,
-            Self::Unusable { .. } | Self::Invalid { .. } => false,
+            Self::Unusable { .. }
+            | Self::Mismatch { .. }
+            | Self::NotGoodNow { .. }
+            | Self::Invalid { .. } => false,
         }
     }
 }

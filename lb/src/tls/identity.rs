@@ -15,8 +15,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::config::CertificateFiles;
 use super::error::TlsConfigError;
+use super::expiry::{Need, Term, Terms, What};
 use super::facts::Own;
-use super::telemetry::end_of_certificate;
 
 const CERTIFICATE_KEY: &str = "certificates.certificate_file";
 const PRIVATE_KEY_KEY: &str = "certificates.key_file";
@@ -40,8 +40,8 @@ pub(super) fn take_server_name() -> Option<Box<str>> {
 pub(super) struct Identities {
     default: Arc<CertifiedKey>,
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
-    /// When the first of all certificates ends, Unix seconds.
-    ends: Option<i64>,
+    /// When each of the certificates ends.
+    terms: Vec<Term>,
 }
 
 impl Identities {
@@ -51,10 +51,11 @@ impl Identities {
         found: &Snapshot,
     ) -> Result<Self, TlsConfigError> {
         let mut default = None;
-        let mut by_name = HashMap::new();
-        for entry in files {
+        let (mut by_name, mut terms) = (HashMap::new(), Vec::new());
+        for (place, entry) in files.iter().enumerate() {
             let (key, own_names) = load_pair(entry, provider, found)?;
             let key = Arc::new(key);
+            terms.extend(terms_of(entry, place, &key));
             let given = entry.server_names.iter().map(|name| name.to_ascii_lowercase());
             let names = if entry.server_names.is_empty() { own_names } else { given.collect() };
             for name in names {
@@ -67,14 +68,12 @@ impl Identities {
             key: "certificates",
             problem: "at least one certificate is needed".to_owned(),
         })?;
-        let all = by_name.values().chain([&default]);
-        let ends = all.flat_map(|key| &key.cert).filter_map(|der| end_of_certificate(der)).min();
-        Ok(Self { default, by_name, ends })
+        Ok(Self { default, by_name, terms })
     }
 
-    /// When the first certificate ends, Unix seconds.
-    pub(super) fn ends(&self) -> Option<i64> {
-        self.ends
+    /// When each of the certificates ends; asked once.
+    pub(super) fn take_terms(&mut self) -> Vec<Term> {
+        std::mem::take(&mut self.terms)
     }
 
     fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
@@ -97,6 +96,15 @@ impl ResolvesServerCert for Identities {
     }
 }
 
+/// When the certificates of a chain end. What others have signed may be there for old clients alone.
+fn terms_of(entry: &CertificateFiles, place: usize, key: &CertifiedKey) -> Vec<Term> {
+    let path = &entry.certificate_file;
+    let terms = Terms { what: What::ServerCertificate, key: CERTIFICATE_KEY, path };
+    let need = |at| (at == 0).then_some(Need::Certificate(place));
+    let chain = key.cert.iter().enumerate();
+    chain.filter_map(|(at, der)| terms.of_certificate(der, need(at))).collect()
+}
+
 /// The pair, and the names in the certificate.
 fn load_pair(
     entry: &CertificateFiles,
@@ -114,10 +122,10 @@ fn load_pair(
     let key = load_key(entry, provider, found)?;
     // As rustls would, which does not look at certificates of version 1 though it can serve them.
     if key.public_key().is_some_and(|public| *public != *own.public_key) {
-        return Err(TlsConfigError::Unusable {
+        return Err(TlsConfigError::Mismatch {
             key: PRIVATE_KEY_KEY,
             path: entry.key_file.clone(),
-            problem: format!("is not the key of {}", path.display()),
+            certificate: path.clone(),
         });
     }
     if own.is_v1 {

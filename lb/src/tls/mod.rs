@@ -7,10 +7,11 @@ mod accept;
 mod client;
 mod config;
 mod error;
+mod expiry;
 mod facts;
 mod hello;
 mod identity;
-mod listed;
+mod reload;
 mod scratch;
 mod server;
 mod session;
@@ -18,6 +19,7 @@ mod stream;
 mod subject;
 mod telemetry;
 mod ticket;
+mod trust;
 pub(crate) mod writer;
 
 pub use accept::{Accept, TlsAcceptor};
@@ -26,10 +28,11 @@ pub use config::{
 };
 pub use error::{HandshakeFailure, TlsConfigError, TlsError};
 pub use facts::TlsFacts;
-pub(crate) use listed::Shown;
-pub use server::{Application, TlsChange, TlsServer};
+pub(crate) use reload::{Refused, Reload, Served, Unusable};
+pub use server::{Application, TlsServer};
 pub use stream::TlsStream;
 pub use telemetry::TlsMetrics;
+pub(crate) use trust::Shown;
 
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use files::{Look, SETTLE_TIME, Settling, Snapshot};
+use files::Snapshot;
 use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
@@ -15,11 +15,12 @@ use super::accept::TlsAcceptor;
 use super::client::ClientVerification;
 use super::config::{MinVersion, TlsConfig};
 use super::error::{TlsConfigError, TlsError};
+use super::expiry::{self, Term, unix_s};
 use super::identity::{Identities, read_file};
-use super::listed::{Listed, Shown};
 use super::stream::TlsStream;
-use super::telemetry::{Ends, Telemetry};
+use super::telemetry::Telemetry;
 use super::ticket::{TicketSecret, Tickets};
+use super::trust::{Shown, Trust};
 
 /// What the listener carries inside TLS: it decides which application protocols are agreed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,42 +40,38 @@ impl Application {
     }
 }
 
-/// The TLS side of a listener: the configuration in force, made from files, and made anew after [`TlsServer::ask`].
+/// The TLS side of a listener: the configuration in force, made from files.
 pub struct TlsServer {
     config: TlsConfig,
     application: Application,
     provider: Arc<CryptoProvider>,
-    tickets: Mutex<Option<Arc<Tickets>>>,
     current: Arc<ArcSwap<ServerConfig>>,
-    /// What the revocation lists name that `current` goes by.
-    listed: Arc<ArcSwap<Listed>>,
-    files: Mutex<Files>,
+    /// What `current` trusts clients' certificates by.
+    trust: Arc<ArcSwap<Trust>>,
+    in_force: Mutex<InForce>,
     telemetry: Arc<Telemetry>,
 }
 
-/// The files of a listener, to be read again.
-struct Files {
-    settling: Settling,
-    /// Until they have been taken: files that do not fit together may be half of a change.
-    is_asked: bool,
-    /// When they were first read, as long as they may have been seen between two writes then.
-    started: Option<Instant>,
+/// What is known of the files that are in force.
+struct InForce {
+    tickets: Option<Arc<Tickets>>,
+    /// The subjects of the authorities of clients.
     authorities: BTreeSet<String>,
+    terms: Vec<Term>,
 }
 
-/// What another reading of the files has changed.
+/// What other files have changed.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TlsChange {
+pub(crate) struct TlsChange {
     /// The subjects of the authorities whose certificates clients can no longer use.
-    pub authorities_gone: BTreeSet<String>,
+    pub(crate) authorities_gone: BTreeSet<String>,
 }
 
-/// A configuration made from files.
-struct Built {
+/// What files would have come into force.
+pub(crate) struct Prepared {
     config: ServerConfig,
-    authorities: BTreeSet<String>,
-    ends: Ends,
-    listed: Listed,
+    trust: Trust,
+    in_force: InForce,
 }
 
 impl TlsServer {
@@ -83,78 +80,82 @@ impl TlsServer {
     /// # Errors
     /// One line that names the key and the file.
     pub fn load(config: TlsConfig, application: Application) -> Result<Self, TlsConfigError> {
-        let provider = Arc::new(provider());
-        let tickets = Mutex::new(None);
         let found = Snapshot::take(config.files());
-        let Built { config: first, authorities, ends, listed } =
-            build(&config, application, &provider, &tickets, &found)?;
+        Self::load_from(config, application, &found)
+    }
+
+    /// Takes the files as they were found.
+    ///
+    /// # Errors
+    /// As [`TlsServer::load`].
+    pub(crate) fn load_from(
+        config: TlsConfig,
+        application: Application,
+        found: &Snapshot,
+    ) -> Result<Self, TlsConfigError> {
+        check_bounds(&config)?;
+        let provider = Arc::new(provider());
+        let Prepared { config: first, trust, in_force } =
+            build(&config, application, &provider, None, found)?;
         let telemetry = Arc::new(Telemetry::default());
-        telemetry.took(ends);
-        let settling = Settling::new(&found);
-        let files = Files { settling, is_asked: false, started: Some(Instant::now()), authorities };
+        telemetry.took(&in_force.terms);
         Ok(Self {
             config,
             application,
             provider,
-            tickets,
             current: Arc::new(ArcSwap::from_pointee(first)),
-            listed: Arc::new(ArcSwap::from_pointee(listed)),
-            files: Mutex::new(files),
+            trust: Arc::new(ArcSwap::from_pointee(trust)),
+            in_force: Mutex::new(in_force),
             telemetry,
         })
     }
 
-    /// Has the files read again by [`TlsServer::look`], all together, when they have settled.
-    pub fn ask(&self) {
-        let mut files = self.files.lock();
-        files.is_asked = true;
-        files.settling.ask();
+    /// The files that it is made from.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.config.files()
     }
 
-    /// Takes the files if that was asked for, or they change right after they were loaded, and they have settled. New
-    /// handshakes use what they say now; connections and handshakes under way go on as they are, but for those that `Shown`
-    /// finds listed. Tickets stay good unless the secret, or what clients' certificates are verified by, has changed. To be
-    /// called every [`files::LOOK_INTERVAL`]; blocks on the disk. `None`: nothing to say.
+    /// Makes of files what [`TlsServer::take`] puts in force; nothing has changed until then.
     ///
     /// # Errors
-    /// As for [`TlsServer::load`]; the configuration in force then stays, and the files are taken when they have changed
-    /// to something that can be used.
-    pub fn look(&self, now: Instant) -> Option<Result<TlsChange, TlsConfigError>> {
-        let mut files = self.files.lock();
-        if !files.is_asked && files.started.is_none() {
-            return None;
-        }
-        let found = match files.settling.look(now) {
-            Look::Settled(found) => found,
-            Look::Changing => return None,
-            Look::Same => {
-                files.started.take_if(|started| now.saturating_duration_since(*started) >= SETTLE_TIME);
-                return None;
-            }
-        };
-        // What cannot be used is waited for to be mended.
-        files.is_asked = true;
-        Some(build(&self.config, self.application, &self.provider, &self.tickets, &found).map(|built| {
-            // In this order: whoever was let in by what was in force before finds itself listed.
-            self.current.store(Arc::new(built.config));
-            self.listed.store(Arc::new(built.listed));
-            self.telemetry.took(built.ends);
-            (files.is_asked, files.started) = (false, None);
-            let before = std::mem::replace(&mut files.authorities, built.authorities);
-            TlsChange { authorities_gone: before.difference(&files.authorities).cloned().collect() }
-        }))
+    /// As for [`TlsServer::load`], and what has ended while what is in force has not.
+    pub(crate) fn prepare(&self, found: &Snapshot, now: SystemTime) -> Result<Prepared, TlsConfigError> {
+        let in_force = self.in_force.lock();
+        let prepared =
+            build(&self.config, self.application, &self.provider, in_force.tickets.as_ref(), found)?;
+        expiry::refuse_worse(&in_force.terms, &prepared.in_force.terms, unix_s(now))?;
+        Ok(prepared)
     }
 
-    /// The certificates that a client has shown, where revocation lists may come to name them. To be taken before the first use of
-    /// the connection.
+    /// Puts it in force. New handshakes use it; connections and handshakes under way go on as they are, but for those that `Shown`
+    /// finds distrusted. Tickets stay good unless the secret, or what clients' certificates are verified by, has changed.
+    pub(crate) fn take(&self, prepared: Prepared) -> TlsChange {
+        let Prepared { config, trust, in_force } = prepared;
+        // In this order: whoever was let in by what was in force before finds itself distrusted.
+        self.current.store(Arc::new(config));
+        self.trust.store(Arc::new(trust));
+        self.telemetry.took(&in_force.terms);
+        let before = std::mem::replace(&mut *self.in_force.lock(), in_force);
+        let now = self.in_force.lock();
+        TlsChange { authorities_gone: before.authorities.difference(&now.authorities).cloned().collect() }
+    }
+
+    /// What of its files ends soon, or has ended, and which of both.
+    pub(crate) fn endings(&self, now_s: i64) -> Vec<(Term, bool)> {
+        let in_force = self.in_force.lock();
+        let is_due = |term: &&Term| self.config.tells_of(term, now_s);
+        let due = in_force.terms.iter().filter(is_due);
+        due.map(|term| (term.clone(), term.validity.has_ended(now_s))).collect()
+    }
+
+    /// The certificates that a client has shown, which may come to be distrusted. To be taken before the first use of the
+    /// connection.
     ///
     /// # Errors
     /// As [`TlsStream::facts`].
     pub(crate) fn shown<IO>(&self, stream: &mut TlsStream<IO>) -> Result<Option<Shown>, TlsError> {
-        if self.config.client_certificates.crl_files.is_empty() {
-            return Ok(None);
-        }
-        Shown::new(stream.session().tls.peer_certificates().unwrap_or_default(), &self.listed)
+        Shown::new(stream.session().tls.peer_certificates().unwrap_or_default(), &self.trust)
     }
 
     /// An acceptor that follows reloads.
@@ -192,13 +193,13 @@ fn build(
     config: &TlsConfig,
     application: Application,
     provider: &Arc<CryptoProvider>,
-    tickets: &Mutex<Option<Arc<Tickets>>>,
+    tickets: Option<&Arc<Tickets>>,
     found: &Snapshot,
-) -> Result<Built, TlsConfigError> {
-    check_bounds(config)?;
-    let identities = Identities::load(&config.certificates, provider, found)?;
-    let server_certificate = identities.ends();
+) -> Result<Prepared, TlsConfigError> {
+    let mut identities = Identities::load(&config.certificates, provider, found)?;
+    let mut terms = identities.take_terms();
     let clients = ClientVerification::load(&config.client_certificates, provider, found)?;
+    terms.extend(clients.terms);
     let tickets = prepare_tickets(config, &clients.digest, tickets, found)?;
     let mut built = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions(config.min_version))
@@ -212,11 +213,11 @@ fn build(
     built.max_early_data_size = 0;
     built.send_half_rtt_data = false;
     built.max_fragment_size = config.fragment_bytes_max;
-    if let Some(tickets) = tickets {
-        built.ticketer = tickets;
+    if let Some(tickets) = &tickets {
+        built.ticketer = Arc::clone(tickets) as _;
     }
-    let ends = Ends { server_certificate, ..clients.ends };
-    Ok(Built { config: built, authorities: clients.authorities, ends, listed: clients.listed })
+    let in_force = InForce { tickets, authorities: clients.authorities, terms };
+    Ok(Prepared { config: built, trust: clients.trust, in_force })
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
@@ -228,17 +229,18 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
 }
 
 fn check_bounds(config: &TlsConfig) -> Result<(), TlsConfigError> {
+    let wrong = |key, problem: &str| Err(TlsConfigError::Invalid { key, problem: problem.to_owned() });
     if config.fragment_bytes_max.is_some_and(|size| !(512..=16_389).contains(&size)) {
-        return Err(TlsConfigError::Invalid {
-            key: "fragment_bytes_max",
-            problem: "must be between 512 and 16389 bytes".to_owned(),
-        });
+        return wrong("fragment_bytes_max", "must be between 512 and 16389 bytes");
     }
     if !(60..=7 * 24 * 3600).contains(&config.tickets.rotate_s) {
-        return Err(TlsConfigError::Invalid {
-            key: "tickets.rotate_s",
-            problem: "must be between 60 and 604800 seconds".to_owned(),
-        });
+        return wrong("tickets.rotate_s", "must be between 60 and 604800 seconds");
+    }
+    if config.certificate_warning_days > 3_650 {
+        return wrong("certificate_warning_days", "must be at most 3650 days");
+    }
+    if config.list_warning_hours > 8_760 {
+        return wrong("list_warning_hours", "must be at most 8760 hours");
     }
     Ok(())
 }
@@ -247,7 +249,7 @@ fn check_bounds(config: &TlsConfig) -> Result<(), TlsConfigError> {
 fn prepare_tickets(
     config: &TlsConfig,
     verification: &[u8; 32],
-    in_use: &Mutex<Option<Arc<Tickets>>>,
+    in_use: Option<&Arc<Tickets>>,
     found: &Snapshot,
 ) -> Result<Option<Arc<Tickets>>, TlsConfigError> {
     const KEY: &str = "tickets.secret_file";
@@ -265,15 +267,12 @@ fn prepare_tickets(
             })?
         }
     };
-    let mut in_use = in_use.lock();
-    if let Some(tickets) = in_use.as_ref().filter(|tickets| tickets.is_bound_to(&secret)) {
+    if let Some(tickets) = in_use.filter(|tickets| tickets.is_bound_to(&secret)) {
         return Ok(Some(Arc::clone(tickets)));
     }
     let tickets = Tickets::new(secret, config.tickets.rotate_s).map_err(|_| TlsConfigError::Invalid {
         key: "tickets",
         problem: "the system gives no random bytes".to_owned(),
     })?;
-    let tickets = Arc::new(tickets);
-    *in_use = Some(Arc::clone(&tickets));
-    Ok(Some(tickets))
+    Ok(Some(Arc::new(tickets)))
 }

@@ -1,6 +1,7 @@
 //! The subject of a certificate as text (RFC 4514), so that two subjects never look the same: what would separate parts is
 //! escaped.
 
+use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// The names of attribute types: those of RFC 4514 section 3, and the ones that private authorities use.
@@ -17,6 +18,12 @@ const TYPES: [(&str, &str); 11] = [
     ("0.9.2342.19200300.100.1.25", "DC"),
     ("1.2.840.113549.1.9.1", "emailAddress"),
 ];
+
+/// That of a certificate in DER; nothing if it has none that is text.
+pub(super) fn of_certificate(der: &[u8]) -> String {
+    let subject = X509Certificate::from_der(der).ok().and_then(|(_, own)| write(own.subject()));
+    subject.unwrap_or_default()
+}
 
 /// `CN=pump-7,O=Plant`: the last part of the name comes first. `None` if a value is no text.
 pub(super) fn write(name: &X509Name<'_>) -> Option<String> {
@@ -55,10 +62,8 @@ fn escape(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
-    use x509_parser::prelude::{FromDer, X509Certificate};
-
     use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
     fn written(attributes: &[(DnType, &str)]) -> String {
         let mut params = CertificateParams::default();

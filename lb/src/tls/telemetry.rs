@@ -2,46 +2,34 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{HandshakeKind, ProtocolVersion};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::expiry::{Term, What, unix_s};
 
 /// Unix seconds of what never ends, or is not there.
 const NEVER: i64 = i64::MAX;
+
+/// Seconds of a day.
+const DAY_S: f64 = 86_400.0;
 
 /// Of one listener. Counts only go up; whoever reads them is not in a hurry.
 #[derive(Debug)]
 pub(super) struct Telemetry {
     /// By version (1.2, 1.3) and whether a session was resumed.
     handshakes: [[AtomicU64; 2]; 2],
-    server_certificate: AtomicI64,
-    client_authority: AtomicI64,
-    revocation_list: AtomicI64,
-}
-
-/// When the first of each ends, Unix seconds; `None` where there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ends {
-    /// Of certificates that the server shows, those between it and its authority among them.
-    pub(super) server_certificate: Option<i64>,
-    /// Of authorities that certificates of clients are verified by.
-    pub(super) client_authority: Option<i64>,
-    /// The time of the next one that a revocation list tells; the list is of no use after that.
-    pub(super) revocation_list: Option<i64>,
+    /// When the first of each kind ends, Unix seconds.
+    ends: [AtomicI64; What::ALL.len()],
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self {
-            handshakes: Default::default(),
-            server_certificate: AtomicI64::new(NEVER),
-            client_authority: AtomicI64::new(NEVER),
-            revocation_list: AtomicI64::new(NEVER),
-        }
+        Self { handshakes: Default::default(), ends: std::array::from_fn(|_| AtomicI64::new(NEVER)) }
     }
 }
 
@@ -54,26 +42,13 @@ impl Telemetry {
     }
 
     /// Files were read.
-    pub(super) fn took(&self, ends: Ends) {
-        self.server_certificate.store(ends.server_certificate.unwrap_or(NEVER), Ordering::Relaxed);
-        self.client_authority.store(ends.client_authority.unwrap_or(NEVER), Ordering::Relaxed);
-        self.revocation_list.store(ends.revocation_list.unwrap_or(NEVER), Ordering::Relaxed);
+    pub(super) fn took(&self, terms: &[Term]) {
+        for (what, end) in What::ALL.into_iter().zip(&self.ends) {
+            let of_kind = terms.iter().filter(|term| term.what == what);
+            let first = of_kind.map(|term| term.validity.until_s).min();
+            end.store(first.unwrap_or(NEVER), Ordering::Relaxed);
+        }
     }
-}
-
-/// The end of a certificate; `None` if it cannot be read, which others say.
-pub(super) fn end_of_certificate(der: &[u8]) -> Option<i64> {
-    X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
-}
-
-/// When the next revocation list is due.
-pub(super) fn end_of_list(list: &CertificateRevocationList<'_>) -> Option<i64> {
-    list.next_update().map(|next| next.timestamp())
-}
-
-/// The earlier of two.
-pub(super) fn first(one: Option<i64>, other: Option<i64>) -> Option<i64> {
-    one.into_iter().chain(other).min()
 }
 
 /// Metrics of the TLS of an edge's listeners, by listener.
@@ -100,17 +75,18 @@ impl TlsMetrics {
         Ok(())
     }
 
-    fn encode_ends(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+    /// What is made of the end of each kind of things that end.
+    fn encode_ends(
+        &self,
+        mut encoder: MetricEncoder<'_>,
+        value: impl Fn(i64) -> f64,
+    ) -> Result<(), std::fmt::Error> {
         for (listener, telemetry) in &self.0 {
-            for (what, end) in [
-                ("server_certificate", &telemetry.server_certificate),
-                ("client_authority", &telemetry.client_authority),
-                ("revocation_list", &telemetry.revocation_list),
-            ] {
+            for (what, end) in What::ALL.into_iter().zip(&telemetry.ends) {
                 let end = end.load(Ordering::Relaxed);
                 if end != NEVER {
-                    let labels = [("listener", &**listener), ("what", what)];
-                    encoder.encode_family(&labels)?.encode_gauge(&end)?;
+                    let labels = [("listener", &**listener), ("what", what.label())];
+                    encoder.encode_family(&labels)?.encode_gauge(&value(end))?;
                 }
             }
         }
@@ -131,11 +107,16 @@ impl Collector for TlsMetrics {
             MetricType::Counter,
         )?)?;
         let help = "When the first certificate or revocation list of a listener ends, Unix time";
-        self.encode_ends(encoder.encode_descriptor(
-            "tls_expiry_timestamp_seconds",
-            help,
-            None,
-            MetricType::Gauge,
-        )?)
+        self.encode_ends(
+            encoder.encode_descriptor("tls_expiry_timestamp_seconds", help, None, MetricType::Gauge)?,
+            |end_s| end_s as f64,
+        )?;
+        let help =
+            "Days until the first certificate or revocation list of a listener ends, negative afterwards";
+        let now_s = unix_s(SystemTime::now());
+        self.encode_ends(
+            encoder.encode_descriptor("tls_days_left", help, None, MetricType::Gauge)?,
+            |end_s| end_s.saturating_sub(now_s) as f64 / DAY_S,
+        )
     }
 }

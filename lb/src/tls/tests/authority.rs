@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::{CertificateFiles, ClientCertificateConfig, ClientCertificateMode};
 
 pub(super) struct Authority {
+    common_name: String,
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
 }
@@ -36,11 +37,29 @@ fn named(common_name: &str, names: &[&str]) -> CertificateParams {
 
 impl Authority {
     pub(super) fn new(common_name: &str) -> Self {
+        Self::with_key(common_name, KeyPair::generate().unwrap(), (1975, 4096))
+    }
+
+    /// One that is good from the first day of one year to the first one of another.
+    pub(super) fn lasting(common_name: &str, from: i32, until: i32) -> Self {
+        Self::with_key(common_name, KeyPair::generate().unwrap(), (from, until))
+    }
+
+    /// The same with another certificate of its own.
+    pub(super) fn renewed(&self) -> Self {
+        let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
+        Self::with_key(&self.common_name, key, (1975, 4096))
+    }
+
+    fn with_key(common_name: &str, key: KeyPair, (from, until): (i32, i32)) -> Self {
         let mut params = named(common_name, &[]);
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(until, 1, 1);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { issuer, directory: TempDir::new().unwrap() }
+        params.serial_number = Some(SerialNumber::from(rand::random::<u64>()));
+        let issuer = CertifiedIssuer::self_signed(params, key).unwrap();
+        Self { common_name: common_name.to_owned(), issuer, directory: TempDir::new().unwrap() }
     }
 
     pub(super) fn issue(&self, common_name: &str, names: &[&str]) -> Issued {
@@ -63,6 +82,10 @@ impl Authority {
             key_pem: key.serialize_pem(),
             key_der: key.serialize_der(),
         }
+    }
+
+    pub(super) fn pem(&self) -> String {
+        self.issuer.pem()
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -100,6 +123,11 @@ impl Authority {
 
     /// Writes a revocation list of `serials`.
     pub(super) fn revoke(&self, serials: &[u64]) -> PathBuf {
+        self.revoke_until(serials, 4000)
+    }
+
+    /// The same, whose next one is due at the beginning of a year.
+    pub(super) fn revoke_until(&self, serials: &[u64], year: i32) -> PathBuf {
         let revoked_certs = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2024, 6, 1),
@@ -108,7 +136,7 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 6, 1),
-            next_update: date_time_ymd(4000, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(serials.len() as u64),
             issuing_distribution_point: None,
             revoked_certs: revoked_certs.collect(),

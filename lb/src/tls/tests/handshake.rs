@@ -1,7 +1,5 @@
 //! Handshakes: what is agreed, what is refused, and what the peer is told.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -213,113 +211,6 @@ async fn tickets_leave_with_the_first_data() {
     client.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"CONNACK");
     assert_eq!(client.get_ref().1.tls13_tickets_received(), 1);
-}
-
-#[tokio::test]
-async fn reload_takes_new_files_and_survives_bad_ones() {
-    let fixture = Fixture::new();
-    let server = fixture.server();
-    let acceptor = server.acceptor();
-    let shown = async || {
-        let (_server, client) = connect(&acceptor, fixture.client().config()).await.unwrap();
-        client.get_ref().1.peer_certificates().unwrap()[0].to_vec()
-    };
-    let first = shown().await;
-    let renewed = fixture.authority.issue("renewed", &["localhost"]);
-    fixture.authority.store("server", &renewed);
-    assert_eq!(shown().await, first, "only a reload looks at the files");
-    reload(&server).unwrap();
-    assert_eq!(shown().await, renewed.der);
-    fixture.authority.write("server.pem", "no certificate");
-    let problem = reload(&server).unwrap_err().to_string();
-    assert!(
-        problem.starts_with("certificates.certificate_file: ") && problem.contains("server.pem"),
-        "{problem}"
-    );
-    assert_eq!(shown().await, renewed.der);
-}
-
-// A certificate and its key are two files: between two writes they do not fit, or one of them is empty.
-#[tokio::test]
-async fn a_pair_that_is_written_in_steps_is_taken_as_a_whole() {
-    let fixture = Fixture::new();
-    let server = fixture.server();
-    let shown = async || {
-        let (_server, client) = connect(&server.acceptor(), fixture.client().config()).await.unwrap();
-        client.get_ref().1.peer_certificates().unwrap()[0].to_vec()
-    };
-    let first = shown().await;
-    let renewed = fixture.authority.issue("renewed", &["localhost"]);
-    let mut now = Instant::now();
-    server.ask();
-    assert!(server.look(now).is_none());
-    let steps = [("server.pem", ""), ("server.pem", &renewed.pem[..400]), ("server.pem", &renewed.pem)];
-    for (name, text) in steps {
-        fixture.authority.write(name, text);
-        for _ in 0..3 {
-            now += files::LOOK_INTERVAL;
-            assert!(server.look(now).is_none(), "{name} has not settled");
-        }
-        assert_eq!(shown().await, first);
-    }
-    // Nobody goes on for so long that it counts: it is told, once, and what fits later is taken without being asked again.
-    now += files::SETTLE_TIME;
-    let problem = server.look(now).unwrap().unwrap_err();
-    assert!(problem.to_string().contains("server.key: is not the key of"), "{problem}");
-    assert!(!problem.is_missing());
-    assert!(server.look(now + files::SETTLE_TIME).is_none());
-    fixture.authority.write("server.key", &renewed.key_pem);
-    assert!(server.look(now).is_none());
-    server.look(now + files::SETTLE_TIME).unwrap().unwrap();
-    assert_eq!(shown().await, renewed.der);
-}
-
-// A bundle that is cut between two certificates is a whole one.
-#[tokio::test]
-async fn files_that_change_right_after_the_start_are_read_again_without_being_asked() {
-    let fixture = Fixture::new();
-    let server = fixture.server();
-    let started = Instant::now();
-    let renewed = fixture.authority.issue("renewed", &["localhost"]);
-    fixture.authority.store("server", &renewed);
-    assert!(server.look(started + files::LOOK_INTERVAL).is_none());
-    server.look(started + files::LOOK_INTERVAL + files::SETTLE_TIME).unwrap().unwrap();
-    let (_near, far) = connect(&server.acceptor(), fixture.client().config()).await.unwrap();
-    assert_eq!(far.get_ref().1.peer_certificates().unwrap()[0].to_vec(), renewed.der);
-
-    let server = fixture.server();
-    assert!(server.look(Instant::now() + files::SETTLE_TIME).is_none());
-    fixture.authority.store("server", &fixture.authority.issue("later", &["localhost"]));
-    for seconds in 4..20 {
-        assert!(server.look(Instant::now() + Duration::from_secs(seconds)).is_none(), "then only when asked");
-    }
-}
-
-#[tokio::test]
-async fn nothing_where_there_was_something_is_not_taken() {
-    let mut fixture = Fixture::new();
-    fixture.config.client_certificates =
-        fixture.authority.client_certificates(ClientCertificateMode::Optional);
-    fixture.config.client_certificates.crl_files = vec![fixture.authority.revoke(&[1])];
-    fixture.config.tickets.secret_file = Some(fixture.authority.write("secret", [7; 32]));
-    let server = fixture.server();
-    for name in ["server.pem", "server.key", "ca.pem", "revoked.crl"] {
-        let path = fixture.authority.path(name);
-        let before = std::fs::read(&path).unwrap();
-        std::fs::write(&path, "").unwrap();
-        let problem = reload(&server).unwrap_err();
-        assert!(problem.is_missing() && problem.to_string().ends_with("is empty"), "{problem}");
-        std::fs::remove_file(&path).unwrap();
-        assert!(reload(&server).unwrap_err().is_missing());
-        std::fs::write(&path, before).unwrap();
-        assert!(reload(&server).unwrap().authorities_gone.is_empty());
-    }
-    let another = Authority::new("another CA");
-    let other = another.client_certificates(ClientCertificateMode::Optional);
-    std::fs::copy(other.ca_file.unwrap(), fixture.authority.path("ca.pem")).unwrap();
-    let gone = reload(&server).unwrap().authorities_gone;
-    assert_eq!(gone.into_iter().collect::<Vec<_>>(), ["CN=Tidegate test CA"], "the log says who went");
-    connect(&server.acceptor(), fixture.client().config()).await.unwrap();
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! TLS against tokio-rustls's client: the fixtures; one module per behaviour.
 
 mod authority;
+mod expiry;
 mod handshake;
+mod reload;
 mod resumption;
 mod transfer;
 mod verification;
@@ -10,8 +12,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use files::Snapshot;
 use rustls::client::Resumption;
 use rustls::{CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -19,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as ClientStream;
 
+use super::server::TlsChange;
 use super::*;
 use authority::{Authority, Issued};
 
@@ -53,12 +57,10 @@ impl Fixture {
     }
 }
 
-/// Has the files read again, as if nobody had written to them for long.
+/// Takes the files as they are now.
 pub(in crate::tls::tests) fn reload(server: &TlsServer) -> Result<TlsChange, TlsConfigError> {
-    let now = Instant::now();
-    server.ask();
-    assert!(server.look(now).is_none(), "one look is not enough");
-    server.look(now + files::SETTLE_TIME).unwrap()
+    let prepared = server.prepare(&Snapshot::take(server.files()), SystemTime::now())?;
+    Ok(server.take(prepared))
 }
 
 /// A client in the making.
