@@ -307,6 +307,7 @@ fn make_certificate(directory: &Path) -> Outcome<CertificateFiles> {
         certificate_file: directory.join("server.pem"),
         key_file: directory.join("server.key"),
         server_names: Vec::new(),
+        ocsp_file: None,
     };
     fs::write(&files.certificate_file, made.cert.pem())?;
     fs::write(&files.key_file, made.signing_key.serialize_pem())?;

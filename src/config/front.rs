@@ -61,6 +61,7 @@ impl Front {
                 certificate_file: dir.join(dev_certs::SERVER),
                 key_file: dir.join(dev_certs::SERVER_KEY),
                 server_names: Vec::new(),
+                ocsp_file: None,
             }];
             if tls.client_certificates.mode != ClientCertificateMode::Off {
                 tls.client_certificates.ca_file.get_or_insert(dir.join(dev_certs::CA));
@@ -121,14 +122,17 @@ impl Front {
             listener.tls.as_ref().map(|tls| (format!("listeners.{name}.tls"), tls))
         });
         for (key, tls) in own.chain([("tls".to_owned(), &self.tls)]) {
-            if !tls.certificates.is_empty() {
-                TlsServer::load(tls.clone(), Application::Mqtt).map_err(|error| {
-                    // Its text is the key below `tls`, a colon, and the rest.
-                    let text = chain(&error);
-                    let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
-                    source.problem(&format!("{key}.{below}"), advice)
-                })?;
-            }
+            let checked = if tls.certificates.is_empty() {
+                TlsServer::check(tls)
+            } else {
+                TlsServer::load(tls.clone(), Application::Mqtt).map(drop)
+            };
+            checked.map_err(|error| {
+                // Its text is the key below `tls`, a colon, and the rest.
+                let text = chain(&error);
+                let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
+                source.problem(&format!("{key}.{below}"), advice)
+            })?;
         }
         Ok(())
     }

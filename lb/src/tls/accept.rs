@@ -18,23 +18,28 @@ use super::telemetry::Telemetry;
 #[derive(Clone)]
 pub struct TlsAcceptor {
     config: Arc<ArcSwap<ServerConfig>>,
+    alpn_strict: bool,
     telemetry: Arc<Telemetry>,
 }
 
 impl TlsAcceptor {
     /// An acceptor over a configuration that may be exchanged. Handshakes under way keep the one they began with.
     pub fn new(config: Arc<ArcSwap<ServerConfig>>) -> Self {
-        Self::counted(config, Arc::default())
+        Self::counted(config, false, Arc::default())
     }
 
     /// The same, and has handshakes counted.
-    pub(super) fn counted(config: Arc<ArcSwap<ServerConfig>>, telemetry: Arc<Telemetry>) -> Self {
-        Self { config, telemetry }
+    pub(super) fn counted(
+        config: Arc<ArcSwap<ServerConfig>>,
+        alpn_strict: bool,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        Self { config, alpn_strict, telemetry }
     }
 
     /// Begins a handshake.
     pub fn accept<IO: AsyncRead + AsyncWrite + Unpin>(&self, io: IO) -> Accept<IO> {
-        let state = match Session::new(self.config.load_full()) {
+        let state = match Session::new(self.config.load_full(), self.alpn_strict) {
             Ok(session) => State::AwaitingClient(TlsStream::new(io, Box::new(session))),
             Err(error) => State::Failed(error, None),
         };

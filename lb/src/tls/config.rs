@@ -14,6 +14,13 @@ pub struct TlsConfig {
     pub certificates: Vec<CertificateFiles>,
     /// The lowest protocol version accepted: `"1.2"` (default) or `"1.3"`.
     pub min_version: MinVersion,
+    /// The cipher suites that may be agreed to, by their names at IANA, the preferred first. Empty (default): all that there are.
+    pub cipher_suites: Vec<String>,
+    /// The groups for key exchange, in the same way.
+    pub groups: Vec<String>,
+    /// Whether clients are refused that offer application protocols (ALPN) of which none is served. Default false: they are let in
+    /// without any.
+    pub alpn_strict: bool,
     /// What is asked of clients.
     pub client_certificates: ClientCertificateConfig,
     /// Session tickets.
@@ -24,7 +31,7 @@ pub struct TlsConfig {
     /// From how many days before its end on a certificate is told of, the server's and those of authorities: 0 to 3,650, default
     /// 14. 0: when it has ended.
     pub certificate_warning_days: u32,
-    /// The same for revocation lists, in hours before the next one is due: 0 to 8,760, default 24.
+    /// The same for revocation lists and OCSP responses, in hours before the next one is due: 0 to 8,760, default 24.
     pub list_warning_hours: u32,
 }
 
@@ -33,6 +40,9 @@ impl Default for TlsConfig {
         Self {
             certificates: Vec::new(),
             min_version: MinVersion::default(),
+            cipher_suites: Vec::new(),
+            groups: Vec::new(),
+            alpn_strict: false,
             client_certificates: ClientCertificateConfig::default(),
             tickets: TicketConfig::default(),
             fragment_bytes_max: None,
@@ -50,14 +60,14 @@ impl TlsConfig {
             What::ServerCertificate | What::ClientAuthority => {
                 i64::from(self.certificate_warning_days) * 24 * HOUR_S
             }
-            What::RevocationList => i64::from(self.list_warning_hours) * HOUR_S,
+            What::RevocationList | What::OcspResponse => i64::from(self.list_warning_hours) * HOUR_S,
         };
         term.validity.has_ended(now_s.saturating_add(ahead_s))
     }
 
     /// The files that are read, and belong together.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
-        let pairs = self.certificates.iter().flat_map(|pair| [&pair.certificate_file, &pair.key_file]);
+        let pairs = self.certificates.iter().flat_map(CertificateFiles::files);
         let clients =
             Some(&self.client_certificates).filter(|clients| clients.mode != ClientCertificateMode::Off);
         let clients =
@@ -78,6 +88,15 @@ pub struct CertificateFiles {
     /// The server names it answers to, `*.example.com` for one whole label. Empty (default): those in the certificate.
     #[serde(default)]
     pub server_names: Vec<String>,
+    /// DER file of the OCSP response about it, which is stapled to handshakes while it is good. Unset (default): none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp_file: Option<PathBuf>,
+}
+
+impl CertificateFiles {
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.certificate_file, &self.key_file].into_iter().chain(&self.ocsp_file)
+    }
 }
 
 /// The lowest protocol version accepted.

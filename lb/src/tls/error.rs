@@ -77,11 +77,11 @@ impl TlsError {
             Self::NoCommonVersion => HandshakeFailure::Version,
             Self::NothingInCommon(_) => HandshakeFailure::NothingInCommon,
             Self::NoCommonAlpn => HandshakeFailure::Alpn,
-            Self::NoClientCertificate
-            | Self::ClientCertificateExpired
-            | Self::ClientCertificateRevoked
-            | Self::ClientCertificateUnknownIssuer
-            | Self::ClientCertificateRefused(_) => HandshakeFailure::ClientCertificate,
+            Self::NoClientCertificate => HandshakeFailure::NoClientCertificate,
+            Self::ClientCertificateExpired => HandshakeFailure::ClientCertificateExpired,
+            Self::ClientCertificateRevoked => HandshakeFailure::ClientCertificateRevoked,
+            Self::ClientCertificateUnknownIssuer => HandshakeFailure::ClientCertificateUnknownIssuer,
+            Self::ClientCertificateRefused(_) => HandshakeFailure::ClientCertificate,
             Self::Alert(_) => HandshakeFailure::Alert,
             Self::Misbehaved(_) | Self::BadRecord | Self::TooLarge => HandshakeFailure::Misbehaved,
             Self::Internal(_) => HandshakeFailure::Internal,
@@ -156,7 +156,15 @@ pub enum HandshakeFailure {
     NothingInCommon,
     /// No application protocol in common.
     Alpn,
-    /// The client certificate is missing or refused.
+    /// A client certificate is required, and was not shown.
+    NoClientCertificate,
+    /// The client certificate has expired.
+    ClientCertificateExpired,
+    /// The client certificate is on a revocation list.
+    ClientCertificateRevoked,
+    /// No authority that is trusted has issued the client certificate.
+    ClientCertificateUnknownIssuer,
+    /// The client certificate was refused for another reason.
     ClientCertificate,
     /// The client gave up.
     Alert,
@@ -178,6 +186,10 @@ impl HandshakeFailure {
             Self::Version => "version",
             Self::NothingInCommon => "nothing_in_common",
             Self::Alpn => "alpn",
+            Self::NoClientCertificate => "no_client_certificate",
+            Self::ClientCertificateExpired => "client_certificate_expired",
+            Self::ClientCertificateRevoked => "client_certificate_revoked",
+            Self::ClientCertificateUnknownIssuer => "client_certificate_unknown_issuer",
             Self::ClientCertificate => "client_certificate",
             Self::Alert => "alert",
             Self::Misbehaved => "misbehaved",

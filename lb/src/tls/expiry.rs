@@ -21,10 +21,13 @@ pub(crate) enum What {
     ClientAuthority,
     /// Lists, which are of no use when the next one is due.
     RevocationList,
+    /// What is stapled to handshakes.
+    OcspResponse,
 }
 
 impl What {
-    pub(super) const ALL: [Self; 3] = [Self::ServerCertificate, Self::ClientAuthority, Self::RevocationList];
+    pub(super) const ALL: [Self; 4] =
+        [Self::ServerCertificate, Self::ClientAuthority, Self::RevocationList, Self::OcspResponse];
 
     /// As metrics and logs write it.
     pub(crate) fn label(self) -> &'static str {
@@ -32,6 +35,7 @@ impl What {
             Self::ServerCertificate => "server_certificate",
             Self::ClientAuthority => "client_authority",
             Self::RevocationList => "revocation_list",
+            Self::OcspResponse => "ocsp_response",
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use files::Snapshot;
@@ -17,9 +17,11 @@ use super::config::CertificateFiles;
 use super::error::TlsConfigError;
 use super::expiry::{Need, Term, Terms, What};
 use super::facts::Own;
+use super::{ocsp, subject};
 
 const CERTIFICATE_KEY: &str = "certificates.certificate_file";
 const PRIVATE_KEY_KEY: &str = "certificates.key_file";
+const OCSP_KEY: &str = "certificates.ocsp_file";
 
 thread_local! {
     static SERVER_NAME: Cell<Option<Box<str>>> = const { Cell::new(None) };
@@ -40,8 +42,28 @@ pub(super) fn take_server_name() -> Option<Box<str>> {
 pub(super) struct Identities {
     default: Arc<CertifiedKey>,
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
-    /// When each of the certificates ends.
-    terms: Vec<Term>,
+    /// What is known of them, until it is taken.
+    known: Known,
+}
+
+/// What is known of certificates.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// When each ends, and each OCSP response.
+    pub(super) terms: Vec<Term>,
+    /// The OCSP responses that are stapled, by the place of their certificate.
+    pub(super) staples: Vec<Option<Vec<u8>>>,
+    /// Those that are not, and why.
+    pub(super) unstapled: Vec<Unstapled>,
+}
+
+/// An OCSP response that is of no use.
+#[derive(Debug)]
+pub(super) struct Unstapled {
+    pub(super) path: PathBuf,
+    pub(super) problem: String,
+    /// Whether the one before is stapled still.
+    pub(super) has_other: bool,
 }
 
 impl Identities {
@@ -49,13 +71,17 @@ impl Identities {
         files: &[CertificateFiles],
         provider: &CryptoProvider,
         found: &Snapshot,
+        staples: &[Option<Vec<u8>>],
+        now_s: i64,
     ) -> Result<Self, TlsConfigError> {
         let mut default = None;
-        let (mut by_name, mut terms) = (HashMap::new(), Vec::new());
+        let (mut by_name, mut known) = (HashMap::new(), Known::default());
         for (place, entry) in files.iter().enumerate() {
-            let (key, own_names) = load_pair(entry, provider, found)?;
+            let (mut key, own_names) = load_pair(entry, provider, found)?;
+            known.terms.extend(terms_of(entry, place, &key));
+            key.ocsp = known.staple(entry, &key, found, staples.get(place), now_s);
+            known.staples.push(key.ocsp.clone());
             let key = Arc::new(key);
-            terms.extend(terms_of(entry, place, &key));
             let given = entry.server_names.iter().map(|name| name.to_ascii_lowercase());
             let names = if entry.server_names.is_empty() { own_names } else { given.collect() };
             for name in names {
@@ -68,12 +94,12 @@ impl Identities {
             key: "certificates",
             problem: "at least one certificate is needed".to_owned(),
         })?;
-        Ok(Self { default, by_name, terms })
+        Ok(Self { default, by_name, known })
     }
 
-    /// When each of the certificates ends; asked once.
-    pub(super) fn take_terms(&mut self) -> Vec<Term> {
-        std::mem::take(&mut self.terms)
+    /// What is known of them; asked once.
+    pub(super) fn take_known(&mut self) -> Known {
+        std::mem::take(&mut self.known)
     }
 
     fn choose(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
@@ -93,6 +119,35 @@ impl ResolvesServerCert for Identities {
         let chosen = Arc::clone(self.choose(name.as_deref()));
         SERVER_NAME.set(name);
         Some(chosen)
+    }
+}
+
+impl Known {
+    /// The OCSP response for a certificate: that of the file, or the one before if that is of no use and this still is.
+    fn staple(
+        &mut self,
+        entry: &CertificateFiles,
+        key: &CertifiedKey,
+        found: &Snapshot,
+        before: Option<&Option<Vec<u8>>>,
+        now_s: i64,
+    ) -> Option<Vec<u8>> {
+        let path = entry.ocsp_file.as_ref()?;
+        let checked = |der: &[u8]| ocsp::check(der, &key.cert, now_s);
+        let read = found.bytes(path).map_err(|error| error.to_string());
+        let (staple, validity) = match read.and_then(|der| Ok((der.to_vec(), checked(der)?))) {
+            Ok(good) => good,
+            Err(problem) => {
+                let other =
+                    before.and_then(Option::as_ref).and_then(|der| Some((der.clone(), checked(der).ok()?)));
+                self.unstapled.push(Unstapled { path: path.clone(), problem, has_other: other.is_some() });
+                other?
+            }
+        };
+        let terms = Terms { what: What::OcspResponse, key: OCSP_KEY, path };
+        let name = key.cert.first().map(|der| subject::of_certificate(der)).unwrap_or_default();
+        self.terms.push(terms.term(name, validity, None));
+        Some(staple)
     }
 }
 

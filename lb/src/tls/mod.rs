@@ -11,6 +11,8 @@ mod expiry;
 mod facts;
 mod hello;
 mod identity;
+mod ocsp;
+mod provider;
 mod reload;
 mod scratch;
 mod server;

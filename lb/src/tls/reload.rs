@@ -38,8 +38,8 @@ struct Files {
     settling: Settling,
     /// What was found and does not belong together, and since when.
     unpaired: Option<(Instant, Option<String>)>,
-    /// When something that was refused will be good, Unix seconds.
-    good_from_s: Option<i64>,
+    /// When something that was refused will be good, or an OCSP response ends, Unix seconds.
+    again_at_s: Option<i64>,
 }
 
 /// Why files were not taken: one line that names the key and the file.
@@ -64,7 +64,8 @@ pub(crate) enum Unusable {
 impl Reload {
     /// Of listeners whose files were read as `found`.
     pub(crate) fn new(served: Vec<Served>, found: &Snapshot) -> Self {
-        let files = Files { settling: Settling::new(found), unpaired: None, good_from_s: None };
+        let files =
+            Files { settling: Settling::new(found), unpaired: None, again_at_s: first_staple_ends(&served) };
         Self { served, files: Mutex::new(files), told: Mutex::default() }
     }
 
@@ -86,7 +87,7 @@ impl Reload {
     /// changed to something that can be used.
     pub(crate) fn look(&self, now: Instant, wall: SystemTime) -> Option<Result<Vec<TlsChange>, Refused>> {
         let mut files = self.files.lock();
-        if files.good_from_s.take_if(|good_from_s| *good_from_s <= unix_s(wall)).is_some() {
+        if files.again_at_s.take_if(|at_s| *at_s <= unix_s(wall)).is_some() {
             files.settling.ask();
         }
         let found = match files.settling.look(now) {
@@ -98,9 +99,10 @@ impl Reload {
             self.served.iter().map(|served| served.prepare(&found, wall)).collect();
         match prepared {
             Ok(prepared) => {
-                (files.unpaired, files.good_from_s) = (None, None);
                 let served = self.served.iter().zip(prepared);
-                Some(Ok(served.map(|(served, prepared)| served.server.take(prepared)).collect()))
+                let changes = served.map(|(served, prepared)| served.server.take(prepared)).collect();
+                (files.unpaired, files.again_at_s) = (None, first_staple_ends(&self.served));
+                Some(Ok(changes))
             }
             Err((line, error)) => files.refuse(line, &error, now).map(Err),
         }
@@ -126,6 +128,12 @@ impl Reload {
     }
 }
 
+/// The first second in which a response that is stapled is of no use any more.
+fn first_staple_ends(served: &[Served]) -> Option<i64> {
+    let staples = served.iter().filter_map(|served| served.server.staples_until_s());
+    staples.min().map(|until_s| until_s.saturating_add(1))
+}
+
 impl Served {
     fn prepare(&self, found: &Snapshot, wall: SystemTime) -> Result<Prepared, (String, TlsConfigError)> {
         self.server.prepare(found, wall).map_err(|error| (format!("{}.{error}", self.key), error))
@@ -135,10 +143,9 @@ impl Served {
 impl Files {
     /// What is to be said of files that cannot be taken: nothing, if it was said that the rest is waited for.
     fn refuse(&mut self, line: String, error: &TlsConfigError, now: Instant) -> Option<Refused> {
-        self.good_from_s = match error {
-            TlsConfigError::NotGoodNow { good_from_s, .. } => *good_from_s,
-            _ => None,
-        };
+        if let TlsConfigError::NotGoodNow { good_from_s: Some(at_s), .. } = error {
+            self.again_at_s = Some(self.again_at_s.map_or(*at_s, |other| other.min(*at_s)));
+        }
         let is_unpaired = matches!(error, TlsConfigError::Mismatch { .. });
         let since = self.unpaired.take().map(|(since, _)| since).filter(|_| is_unpaired);
         let kind = match error {

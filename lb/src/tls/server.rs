@@ -7,16 +7,17 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use files::Snapshot;
 use parking_lot::Mutex;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
-use rustls::{CipherSuite, ProtocolVersion, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
 use super::accept::TlsAcceptor;
 use super::client::ClientVerification;
 use super::config::{MinVersion, TlsConfig};
 use super::error::{TlsConfigError, TlsError};
-use super::expiry::{self, Term, unix_s};
-use super::identity::{Identities, read_file};
+use super::expiry::{self, Term, What, unix_s};
+use super::identity::{Identities, Known, Unstapled, read_file};
+use super::provider::provider;
 use super::stream::TlsStream;
 use super::telemetry::Telemetry;
 use super::ticket::{TicketSecret, Tickets};
@@ -57,7 +58,17 @@ struct InForce {
     tickets: Option<Arc<Tickets>>,
     /// The subjects of the authorities of clients.
     authorities: BTreeSet<String>,
-    terms: Vec<Term>,
+    /// Of the certificates, and when the rest ends.
+    known: Known,
+}
+
+impl InForce {
+    fn tell_unstapled(&self) {
+        for Unstapled { path, problem, has_other } in &self.known.unstapled {
+            let instead = if *has_other { "the one of before is stapled" } else { "none is stapled" };
+            tracing::warn!(path = %path.display(), "certificates.ocsp_file: the OCSP response {problem}; {instead}");
+        }
+    }
 }
 
 /// What other files have changed.
@@ -94,11 +105,13 @@ impl TlsServer {
         found: &Snapshot,
     ) -> Result<Self, TlsConfigError> {
         check_bounds(&config)?;
-        let provider = Arc::new(provider());
+        let provider = Arc::new(provider(&config)?);
+        let now_s = unix_s(SystemTime::now());
         let Prepared { config: first, trust, in_force } =
-            build(&config, application, &provider, None, found)?;
+            build(&config, application, &provider, None, found, now_s)?;
+        in_force.tell_unstapled();
         let telemetry = Arc::new(Telemetry::default());
-        telemetry.took(&in_force.terms);
+        telemetry.took(&in_force.known.terms);
         Ok(Self {
             config,
             application,
@@ -108,6 +121,15 @@ impl TlsServer {
             in_force: Mutex::new(in_force),
             telemetry,
         })
+    }
+
+    /// Checks what can be checked without the files.
+    ///
+    /// # Errors
+    /// One line that names the key.
+    pub fn check(config: &TlsConfig) -> Result<(), TlsConfigError> {
+        check_bounds(config)?;
+        provider(config).map(drop)
     }
 
     /// The files that it is made from.
@@ -122,9 +144,9 @@ impl TlsServer {
     /// As for [`TlsServer::load`], and what has ended while what is in force has not.
     pub(crate) fn prepare(&self, found: &Snapshot, now: SystemTime) -> Result<Prepared, TlsConfigError> {
         let in_force = self.in_force.lock();
-        let prepared =
-            build(&self.config, self.application, &self.provider, in_force.tickets.as_ref(), found)?;
-        expiry::refuse_worse(&in_force.terms, &prepared.in_force.terms, unix_s(now))?;
+        let now_s = unix_s(now);
+        let prepared = build(&self.config, self.application, &self.provider, Some(&in_force), found, now_s)?;
+        expiry::refuse_worse(&in_force.known.terms, &prepared.in_force.known.terms, now_s)?;
         Ok(prepared)
     }
 
@@ -132,10 +154,11 @@ impl TlsServer {
     /// finds distrusted. Tickets stay good unless the secret, or what clients' certificates are verified by, has changed.
     pub(crate) fn take(&self, prepared: Prepared) -> TlsChange {
         let Prepared { config, trust, in_force } = prepared;
+        in_force.tell_unstapled();
         // In this order: whoever was let in by what was in force before finds itself distrusted.
         self.current.store(Arc::new(config));
         self.trust.store(Arc::new(trust));
-        self.telemetry.took(&in_force.terms);
+        self.telemetry.took(&in_force.known.terms);
         let before = std::mem::replace(&mut *self.in_force.lock(), in_force);
         let now = self.in_force.lock();
         TlsChange { authorities_gone: before.authorities.difference(&now.authorities).cloned().collect() }
@@ -145,8 +168,15 @@ impl TlsServer {
     pub(crate) fn endings(&self, now_s: i64) -> Vec<(Term, bool)> {
         let in_force = self.in_force.lock();
         let is_due = |term: &&Term| self.config.tells_of(term, now_s);
-        let due = in_force.terms.iter().filter(is_due);
+        let due = in_force.known.terms.iter().filter(is_due);
         due.map(|term| (term.clone(), term.validity.has_ended(now_s))).collect()
+    }
+
+    /// When the first OCSP response ends that is stapled, Unix seconds.
+    pub(crate) fn staples_until_s(&self) -> Option<i64> {
+        let in_force = self.in_force.lock();
+        let staples = in_force.known.terms.iter().filter(|term| term.what == What::OcspResponse);
+        staples.map(|term| term.validity.until_s).min()
     }
 
     /// The certificates that a client has shown, which may come to be distrusted. To be taken before the first use of the
@@ -160,7 +190,7 @@ impl TlsServer {
 
     /// An acceptor that follows reloads.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::counted(Arc::clone(&self.current), Arc::clone(&self.telemetry))
+        TlsAcceptor::counted(Arc::clone(&self.current), self.config.alpn_strict, Arc::clone(&self.telemetry))
     }
 
     /// What metrics say of it.
@@ -169,37 +199,20 @@ impl TlsServer {
     }
 }
 
-/// aws-lc with AES-128 before AES-256: it is as safe here, its SHA-256 is done by hardware where SHA-384 is not, and a
-/// handshake hashes a lot. The server's order decides, unless the client puts ChaCha20 first.
-fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    // Stable: everything else keeps its place within its version.
-    provider
-        .cipher_suites
-        .sort_by_key(|suite| (suite.version().version != ProtocolVersion::TLSv1_3, cost(suite.suite())));
-    provider
-}
-
-fn cost(suite: CipherSuite) -> u8 {
-    match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
-        _ => 1,
-    }
-}
-
 fn build(
     config: &TlsConfig,
     application: Application,
     provider: &Arc<CryptoProvider>,
-    tickets: Option<&Arc<Tickets>>,
+    in_force: Option<&InForce>,
     found: &Snapshot,
+    now_s: i64,
 ) -> Result<Prepared, TlsConfigError> {
-    let mut identities = Identities::load(&config.certificates, provider, found)?;
-    let mut terms = identities.take_terms();
+    let staples = in_force.map(|in_force| &*in_force.known.staples).unwrap_or_default();
+    let mut identities = Identities::load(&config.certificates, provider, found, staples, now_s)?;
+    let mut known = identities.take_known();
     let clients = ClientVerification::load(&config.client_certificates, provider, found)?;
-    terms.extend(clients.terms);
+    known.terms.extend(clients.terms);
+    let tickets = in_force.and_then(|in_force| in_force.tickets.as_ref());
     let tickets = prepare_tickets(config, &clients.digest, tickets, found)?;
     let mut built = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(versions(config.min_version))
@@ -216,7 +229,7 @@ fn build(
     if let Some(tickets) = &tickets {
         built.ticketer = Arc::clone(tickets) as _;
     }
-    let in_force = InForce { tickets, authorities: clients.authorities, terms };
+    let in_force = InForce { tickets, authorities: clients.authorities, known };
     Ok(Prepared { config: built, trust: clients.trust, in_force })
 }
 
@@ -270,9 +283,8 @@ fn prepare_tickets(
     if let Some(tickets) = in_use.filter(|tickets| tickets.is_bound_to(&secret)) {
         return Ok(Some(Arc::clone(tickets)));
     }
-    let tickets = Tickets::new(secret, config.tickets.rotate_s).map_err(|_| TlsConfigError::Invalid {
-        key: "tickets",
-        problem: "the system gives no random bytes".to_owned(),
+    let tickets = Tickets::new(in_use.map(Arc::as_ref), secret, config.tickets.rotate_s).map_err(|_| {
+        TlsConfigError::Invalid { key: "tickets", problem: "the system gives no random bytes".to_owned() }
     })?;
     Ok(Some(Arc::new(tickets)))
 }

@@ -13,6 +13,10 @@ use super::error::TlsError;
 use super::scratch::{BATCH_BYTES_MAX, PARTIAL_BYTES_MAX, RECORD_BYTES_MAX, Scratch};
 use super::{hello, identity};
 
+/// Records of early data that is not accepted wait in `incoming` until the client goes on, and rustls, which is shown all of that with
+/// each read, counts them each time. They are bounded by what may wait there.
+const EARLY_BYTES_SKIPPED_MAX: u32 = 512 * 1024;
+
 /// Bytes that wait, and how many of them have gone.
 #[derive(Default)]
 pub(super) struct Waiting {
@@ -45,8 +49,10 @@ impl Waiting {
 /// The state of one session.
 pub(super) struct Session {
     pub(super) tls: UnbufferedServerConnection,
-    /// The configuration, until the first bytes from the client.
+    /// The configuration, until the client's first message is there.
     config: Option<Arc<ServerConfig>>,
+    /// Whether clients are refused that offer application protocols of which none is served.
+    alpn_strict: bool,
     /// Ciphertext not used up: a partial record, or records of a handshake message that is not whole. rustls keeps
     /// offsets into it, so every call must see it again from its first byte.
     pub(super) incoming: Vec<u8>,
@@ -85,10 +91,11 @@ impl Sink<'_, '_> {
 }
 
 impl Session {
-    pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+    pub(super) fn new(config: Arc<ServerConfig>, alpn_strict: bool) -> Result<Self, TlsError> {
         Ok(Self {
             tls: UnbufferedServerConnection::new(Arc::clone(&config))?,
             config: Some(config),
+            alpn_strict,
             incoming: Vec::new(),
             plaintext: Waiting::default(),
             outgoing: Waiting::default(),
@@ -119,13 +126,19 @@ impl Session {
         let handshaking = self.tls.is_handshaking();
         if handshaking {
             identity::forget_server_name();
-            self.follow_preference(input)?;
+            if !self.follow_wishes(input)? {
+                return self.keep(input);
+            }
         }
         let used = self.open_records(input, out).inspect_err(|_| self.fail())?;
         if handshaking {
             self.server_name = identity::take_server_name().or(self.server_name.take());
         }
-        let rest = &input[used..];
+        self.keep(&input[used..])
+    }
+
+    /// Keeps what was not used up.
+    fn keep(&mut self, rest: &[u8]) -> Result<(), TlsError> {
         if rest.len() > PARTIAL_BYTES_MAX {
             self.fail();
             return Err(TlsError::TooLarge);
@@ -139,17 +152,28 @@ impl Session {
         Ok(())
     }
 
-    /// Starts anew with the client's order of cipher suites where the server's would burden it.
-    fn follow_preference(&mut self, first: &[u8]) -> Result<(), TlsError> {
-        if let Some(config) = self.config.take()
-            && config.ignore_client_order
-            && hello::prefers_chacha20(first)
-        {
-            let mut following = ServerConfig::clone(&config);
-            following.ignore_client_order = false;
+    /// Starts anew with the client's order of cipher suites where the server's would burden it, and without application protocols
+    /// where it knows none of those that are served: a device that offers what another server wanted is to get in. `false` while its
+    /// first message is not whole.
+    fn follow_wishes(&mut self, first: &[u8]) -> Result<bool, TlsError> {
+        let Some(config) = &self.config else { return Ok(true) };
+        let Some(wishes) = hello::glance(first, &config.alpn_protocols) else { return Ok(false) };
+        let follows_order = config.ignore_client_order && wishes.chacha20;
+        let drops_alpn = wishes.foreign_protocols && !self.alpn_strict;
+        if follows_order || drops_alpn || wishes.early_data {
+            let mut following = ServerConfig::clone(config);
+            following.ignore_client_order &= !follows_order;
+            if drops_alpn {
+                following.alpn_protocols = Vec::new();
+            }
+            if wishes.early_data {
+                // rustls accepts none with tickets of this kind, and none that it has not stored; it is how much it skips.
+                following.max_early_data_size = EARLY_BYTES_SKIPPED_MAX;
+            }
             self.tls = UnbufferedServerConnection::new(Arc::new(following))?;
         }
-        Ok(())
+        self.config = None;
+        Ok(true)
     }
 
     fn open_records(&mut self, input: &mut [u8], out: &mut ReadBuf<'_>) -> Result<usize, TlsError> {

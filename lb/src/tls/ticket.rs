@@ -29,6 +29,8 @@ pub(super) enum TicketSecret {
     Shared {
         /// Equal for equal secrets and verification.
         identity: [u8; 32],
+        /// What clients' certificates are verified by.
+        verification: [u8; 32],
         root: hkdf::Prk,
     },
 }
@@ -41,7 +43,7 @@ impl TicketSecret {
         }
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, verification).extract(secret);
         let identity = expand(&root, &[b"tidegate ticket secret"]).ok()?;
-        Some(Self::Shared { identity, root })
+        Some(Self::Shared { identity, verification: *verification, root })
     }
 
     fn period_secret(&self, period: u64) -> Result<hkdf::Prk, Unspecified> {
@@ -102,8 +104,8 @@ struct Keys {
     next: Arc<Period>,
 }
 
-/// Makes and reads tickets.
-pub(super) struct Tickets {
+/// Makes and reads tickets under one secret.
+struct Ring {
     secret: TicketSecret,
     rotate_s: u64,
     maker: [u8; NAME_BYTES],
@@ -111,8 +113,8 @@ pub(super) struct Tickets {
     rotation: Mutex<()>,
 }
 
-impl Tickets {
-    pub(super) fn new(secret: TicketSecret, rotate_s: u64) -> Result<Self, Unspecified> {
+impl Ring {
+    fn new(secret: TicketSecret, rotate_s: u64) -> Result<Self, Unspecified> {
         let maker = random()?;
         let period = unix_s() / rotate_s;
         let make = |period| Period::new(secret.period_secret(period)?, maker).map(Arc::new);
@@ -126,7 +128,7 @@ impl Tickets {
     }
 
     /// Whether `secret` would make the same keys, or as good ones.
-    pub(super) fn is_bound_to(&self, secret: &TicketSecret) -> bool {
+    fn is_bound_to(&self, secret: &TicketSecret) -> bool {
         match (&self.secret, secret) {
             (TicketSecret::Random { verification: one }, TicketSecret::Random { verification: other }) => {
                 one == other
@@ -210,6 +212,61 @@ impl Tickets {
     }
 }
 
+/// Makes and reads tickets.
+pub(super) struct Tickets {
+    ring: Arc<Ring>,
+    /// The secret that this one has taken the place of, and the period in which it did. Until that ends tickets are made as before,
+    /// so that an edge that gets the secret later can read them; and they are read as long as they are good.
+    before: Option<(Arc<Ring>, u64)>,
+}
+
+impl Tickets {
+    /// Under a secret that may take the place of another one, whose tickets stay good if clients are verified as they were.
+    pub(super) fn new(
+        in_force: Option<&Self>,
+        secret: TicketSecret,
+        rotate_s: u64,
+    ) -> Result<Self, Unspecified> {
+        Self::new_at(in_force, secret, rotate_s, unix_s())
+    }
+
+    fn new_at(
+        in_force: Option<&Self>,
+        secret: TicketSecret,
+        rotate_s: u64,
+        now_s: u64,
+    ) -> Result<Self, Unspecified> {
+        let is_alike = |before: &&Self| match (&before.ring.secret, &secret) {
+            (
+                TicketSecret::Shared { verification: one, .. },
+                TicketSecret::Shared { verification: other, .. },
+            ) => one == other,
+            _ => false,
+        };
+        let before = in_force.filter(is_alike).map(|before| (Arc::clone(&before.ring), now_s / rotate_s));
+        Ok(Self { ring: Arc::new(Ring::new(secret, rotate_s)?), before })
+    }
+
+    /// Whether `secret` would make the same keys, or as good ones.
+    pub(super) fn is_bound_to(&self, secret: &TicketSecret) -> bool {
+        self.ring.is_bound_to(secret)
+    }
+
+    /// What was before, for so many periods.
+    fn before(&self, now_s: u64, periods: u64) -> Option<&Ring> {
+        let (before, since) = self.before.as_ref()?;
+        (now_s / before.rotate_s < since.saturating_add(periods)).then_some(before)
+    }
+
+    fn seal(&self, plain: &[u8], now_s: u64) -> Result<Vec<u8>, Unspecified> {
+        self.before(now_s, 1).unwrap_or(&self.ring).seal(plain, now_s)
+    }
+
+    fn open(&self, ticket: &[u8], now_s: u64) -> Option<Vec<u8>> {
+        self.ring.open(ticket, now_s).or_else(|| self.before(now_s, 2)?.open(ticket, now_s))
+    }
+}
+
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -220,7 +277,7 @@ impl ProducesTickets for Tickets {
     }
 
     fn lifetime(&self) -> u32 {
-        u32::try_from(self.rotate_s).unwrap_or(u32::MAX)
+        u32::try_from(self.ring.rotate_s).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
@@ -234,7 +291,7 @@ impl ProducesTickets for Tickets {
 
 impl fmt::Debug for Tickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tickets").field("rotate_s", &self.rotate_s).finish_non_exhaustive()
+        f.debug_struct("Tickets").field("rotate_s", &self.ring.rotate_s).finish_non_exhaustive()
     }
 }
 
@@ -245,7 +302,7 @@ mod tests {
     const HOUR: u64 = 3600;
 
     fn shared(secret: &[u8; 32]) -> Tickets {
-        Tickets::new(TicketSecret::shared(secret, &[0; 32]).unwrap(), HOUR).unwrap()
+        Tickets::new(None, TicketSecret::shared(secret, &[0; 32]).unwrap(), HOUR).unwrap()
     }
 
     #[test]
@@ -261,15 +318,16 @@ mod tests {
         let one = shared(&[1; 32]);
         let ticket = one.seal(b"state", 1_000 * HOUR).unwrap();
         assert_eq!(shared(&[2; 32]).open(&ticket, 1_000 * HOUR), None);
-        let stricter = Tickets::new(TicketSecret::shared(&[1; 32], &[9; 32]).unwrap(), HOUR).unwrap();
+        let stricter = Tickets::new(None, TicketSecret::shared(&[1; 32], &[9; 32]).unwrap(), HOUR).unwrap();
         assert_eq!(stricter.open(&ticket, 1_000 * HOUR), None);
     }
 
     #[test]
     fn ticket_is_good_for_the_next_period_and_for_a_clock_that_is_behind() {
-        for tickets in
-            [shared(&[1; 32]), Tickets::new(TicketSecret::Random { verification: [0; 32] }, HOUR).unwrap()]
-        {
+        for tickets in [
+            shared(&[1; 32]),
+            Tickets::new(None, TicketSecret::Random { verification: [0; 32] }, HOUR).unwrap(),
+        ] {
             let now = (unix_s() / HOUR) * HOUR;
             let ticket = tickets.seal(b"state", now).unwrap();
             assert!(tickets.open(&ticket, now + HOUR).is_some());
@@ -279,6 +337,41 @@ mod tests {
         let (ahead, behind) = (shared(&[1; 32]), shared(&[1; 32]));
         let ticket = ahead.seal(b"state", 1_001 * HOUR).unwrap();
         assert!(behind.open(&ticket, 1_000 * HOUR).is_some());
+    }
+
+    #[test]
+    fn a_secret_that_is_replaced_at_one_edge_after_the_other_breaks_no_resumption() {
+        let secret = |byte: u8| TicketSecret::shared(&[byte; 32], &[0; 32]).unwrap();
+        let edge = |byte: u8| Tickets::new(None, secret(byte), HOUR).unwrap();
+        let replaced = |edge: &Tickets, now_s| Tickets::new_at(Some(edge), secret(2), HOUR, now_s).unwrap();
+        // Half an hour lies between the two, and the end of the period does not.
+        let minute = |minute: u64| 1_000 * HOUR + minute * 60;
+        let (mut one, mut other) = (edge(1), edge(1));
+        let mut tickets: Vec<(u64, Vec<u8>)> = Vec::new();
+        for now in (0..=240).step_by(5) {
+            match now {
+                10 => one = replaced(&one, minute(now)),
+                40 => other = replaced(&other, minute(now)),
+                _ => {}
+            }
+            for maker in [&one, &other] {
+                tickets.push((now, maker.seal(b"state", minute(now)).unwrap()));
+            }
+            // As long as the clients are told that they are good.
+            tickets.retain(|(made, _)| now <= made + 55);
+            for (made, ticket) in &tickets {
+                for reader in [&one, &other] {
+                    assert!(reader.open(ticket, minute(now)).is_some(), "made at {made}, read at {now}");
+                }
+            }
+        }
+        // What the old secret makes is of no use in the end: who has got hold of it, has got hold of nothing.
+        let stolen = edge(1).seal(b"state", minute(240)).unwrap();
+        assert!(one.open(&stolen, minute(240)).is_none());
+        // Nor is it where clients are verified otherwise now.
+        let stricter = TicketSecret::shared(&[2; 32], &[9; 32]).unwrap();
+        let stricter = Tickets::new_at(Some(&edge(1)), stricter, HOUR, minute(0)).unwrap();
+        assert!(stricter.open(&edge(1).seal(b"state", minute(0)).unwrap(), minute(0)).is_none());
     }
 
     #[test]

@@ -48,6 +48,7 @@ impl Pki {
                 certificate_file: self.path("server.pem"),
                 key_file: self.path("server.key"),
                 server_names: Vec::new(),
+                ocsp_file: None,
             }],
             client_certificates: ClientCertificateConfig {
                 mode: ClientCertificateMode::Optional,

@@ -103,6 +103,7 @@ impl Authority {
             certificate_file: self.write(&format!("{name}.pem"), &issued.pem),
             key_file: self.write(&format!("{name}.key"), &issued.key_pem),
             server_names: Vec::new(),
+            ocsp_file: None,
         }
     }
 

@@ -61,6 +61,41 @@ async fn aes_128_is_chosen_unless_the_client_wants_chacha20() {
     }
 }
 
+// ClientHellos with a post-quantum key are longer than a segment.
+#[tokio::test]
+async fn a_client_hello_in_pieces_has_its_wishes_followed() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.alpn = Some(b"h2");
+    client.first_suite = Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    let wrap = |io| Trickle::new(io, 7);
+    let outcome =
+        connect_through(&fixture.server().acceptor(), client.config(), "localhost", 64 * 1024, wrap).await;
+    let (mut server, _client) = outcome.unwrap();
+    assert_eq!(server.facts().unwrap().cipher_suite, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+}
+
+#[tokio::test]
+async fn suites_and_groups_can_be_set() {
+    let mut fixture = Fixture::new();
+    let suites = ["TLS_AES_256_GCM_SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"];
+    fixture.config.cipher_suites = suites.map(str::to_owned).into();
+    fixture.config.groups = vec!["secp384r1".to_owned()];
+    let acceptor = fixture.server().acceptor();
+    for version in BOTH {
+        let (mut server, client) =
+            connect(&acceptor, fixture.client().with_version(version).config()).await.unwrap();
+        let suite = server.facts().unwrap().cipher_suite;
+        assert!(format!("{suite:?}").ends_with("AES_256_GCM_SHA384"), "{suite:?}");
+        let group = client.get_ref().1.negotiated_key_exchange_group().unwrap();
+        assert_eq!(group.name(), rustls::NamedGroup::secp384r1);
+    }
+    fixture.config.cipher_suites = vec!["TLS_CHACHA20_POLY1305_SHA256".to_owned()];
+    let old = fixture.client().with_version(&version::TLS12);
+    let error = connect(&fixture.server().acceptor(), old.config()).await.server.err().unwrap();
+    assert!(matches!(error, TlsError::NoCommonVersion), "{error:?}");
+}
+
 #[tokio::test]
 async fn client_without_alpn_is_accepted() {
     let fixture = Fixture::new();
@@ -70,8 +105,16 @@ async fn client_without_alpn_is_accepted() {
 }
 
 #[tokio::test]
-async fn client_with_other_protocols_only_is_told_so() {
-    let fixture = Fixture::new();
+async fn client_with_other_protocols_only_is_let_in_unless_that_is_strict() {
+    let mut fixture = Fixture::new();
+    for version in BOTH {
+        let mut client = fixture.client().with_version(version);
+        client.alpn = Some(b"x-amzn-mqtt-ca");
+        let (mut server, client) = connect(&fixture.server().acceptor(), client.config()).await.unwrap();
+        assert_eq!(server.facts().unwrap().alpn, None);
+        assert_eq!(client.get_ref().1.alpn_protocol(), None);
+    }
+    fixture.config.alpn_strict = true;
     for version in BOTH {
         let mut client = fixture.client().with_version(version);
         client.alpn = Some(b"h2");
@@ -280,6 +323,12 @@ fn bad_configuration_is_one_line_that_names_key_and_file() {
         line.starts_with("tickets.secret_file: ") && line.ends_with("must hold at least 32 bytes"),
         "{line}"
     );
+    let line = problem(&|config| config.groups = vec!["P-256".to_owned()]);
+    assert!(line.starts_with("groups: \"P-256\" is none of X25519MLKEM768, "), "{line}");
+    let line = problem(&|config| config.certificate_warning_days = 4_000);
+    assert!(line.starts_with("certificate_warning_days: "), "{line}");
+    let line = problem(&|config| config.list_warning_hours = 9_000);
+    assert!(line.starts_with("list_warning_hours: "), "{line}");
     let line = problem(&|config| config.tickets.rotate_s = 1);
     assert!(line.starts_with("tickets.rotate_s: "), "{line}");
     let line = problem(&|config| config.fragment_bytes_max = Some(100));

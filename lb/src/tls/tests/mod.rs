@@ -1,10 +1,12 @@
 //! TLS against tokio-rustls's client: the fixtures; one module per behaviour.
 
 mod authority;
+mod early_data;
 mod expiry;
 mod handshake;
 mod reload;
 mod resumption;
+mod staple;
 mod transfer;
 mod verification;
 

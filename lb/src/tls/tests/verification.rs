@@ -15,7 +15,7 @@ fn asking(mode: ClientCertificateMode) -> Fixture {
 async fn refusal(fixture: &Fixture, client: Client) -> TlsError {
     let outcome = connect(&fixture.server().acceptor(), client.config()).await;
     let error = outcome.server.err().unwrap();
-    assert_eq!(error.failure(), HandshakeFailure::ClientCertificate, "{error:?}");
+    assert!(error.failure().as_str().contains("client_certificate"), "{error:?}");
     error
 }
 
