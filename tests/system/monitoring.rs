@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ const INTERVAL: &str = "500ms";
 const CALM: Duration = Duration::from_secs(15);
 /// From a fault until its alert fires: the longest `for` is ten of these seconds, and a busy machine has a few of its own.
 const FIRES_WITHIN: Duration = Duration::from_secs(40);
+/// How long a passport is good: renewed by devices that stay for some seconds.
+const PASSPORT_S: u32 = 6;
 /// How long the slow endpoint thinks: longer than what alerts call slow.
 const SLOW: Duration = Duration::from_millis(2600);
 /// Connections that the edge takes.
@@ -193,11 +196,12 @@ impl Drop for Prometheus {
     }
 }
 
-/// An endpoint in the manner of EMQX that lets everybody in after [`SLOW`]. Answers where it is; its thread ends with the test.
-fn slow_endpoint() -> String {
+/// An endpoint in the manner of EMQX that lets everybody in after [`SLOW`], or fails at once. Answers where it is; its thread ends with the
+/// test.
+fn slow_endpoint(fails: Arc<AtomicBool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/auth", listener.local_addr().unwrap());
-    let answer = |mut stream: TcpStream| {
+    let answer = move |mut stream: TcpStream| {
         let mut request = Vec::new();
         let mut buffer = [0; 4096];
         // All requests of the client are one piece of JSON.
@@ -207,14 +211,19 @@ fn slow_endpoint() -> String {
                 _ => return,
             }
         }
-        let_pass(SLOW);
+        let status = if fails.load(Ordering::Relaxed) {
+            "500 Internal Server Error"
+        } else {
+            let_pass(SLOW);
+            "200 OK"
+        };
         let body = "{\"result\":\"allow\"}";
-        let head =
-            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length:";
-        let _ = write!(stream, "{head} {}\r\n\r\n{body}", body.len());
+        let head = "Connection: close\r\nContent-Type: application/json\r\nContent-Length:";
+        let _ = write!(stream, "HTTP/1.1 {status}\r\n{head} {}\r\n\r\n{body}", body.len());
     };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let answer = answer.clone();
             std::thread::spawn(move || answer(stream));
         }
     });
@@ -226,6 +235,7 @@ struct Watched {
     prometheus: Prometheus,
     tiers: Tiers,
     authsvc: Server,
+    endpoint_fails: Arc<AtomicBool>,
     replica: RedisServer,
     _dir: TempDir,
 }
@@ -233,7 +243,8 @@ struct Watched {
 impl Watched {
     fn start() -> Self {
         let dir = TempDir::new().unwrap();
-        let authsvc = start_authsvc(dir.path());
+        let endpoint_fails = Arc::new(AtomicBool::new(false));
+        let authsvc = start_authsvc(dir.path(), slow_endpoint(endpoint_fails.clone()));
         let keys = dir.path().join("keys");
         let keys = keys.display();
         let service = format!("https://{}", authsvc.address_of("service"));
@@ -264,7 +275,7 @@ impl Watched {
             ("authsvc", vec![&authsvc]),
         ];
         let prometheus = Prometheus::start(&jobs);
-        Self { prometheus, tiers, authsvc, replica, _dir: dir }
+        Self { prometheus, tiers, authsvc, endpoint_fails, replica, _dir: dir }
     }
 
     fn edge(&self) -> &Server {
@@ -327,23 +338,25 @@ impl Watched {
     }
 }
 
-fn start_authsvc(dir: &Path) -> Server {
+fn start_authsvc(dir: &Path, endpoint: String) -> Server {
     let (keys, users, own) = (dir.join("keys"), dir.join("users"), dir.join("authsvc"));
     let made = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("certs").arg(&keys).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     passwd(&users, "anna", &[]);
     passwd(&users, "guessed", &[]);
+    passwd(&users, "greedy", &[]);
     fs::create_dir(&own).unwrap();
     let certs = keys.display();
     let config = format!(
         "service.listen = \"127.0.0.1:{}\"\n\
          service.tls = {{ certificate_file = \"{certs}/authsvc.pem\", key_file = \"{certs}/authsvc.key\", client_ca_file = \
          \"{certs}/link-ca.pem\" }}\n\
-         passport.signing_key_file = \"{certs}/passport.key\"\nauth.password_file = {users:?}\n\
-         auth.http = {{ contract = \"emqx5\", url = {:?}, timeout_ms = 6000 }}\n\
+         passport = {{ signing_key_file = \"{certs}/passport.key\", lifetime_s = {PASSPORT_S} }}\nauth.password_file = {users:?}\n\
+         authorization.limits = [{{ who = [\"greedy\"], received_messages_per_s = 5, subscriptions_max = 1 }}]\n\
+         auth.http = {{ contract = \"emqx5\", url = {:?}, timeout_ms = 6000, cache.allowed_ttl_s = 0 }}\n\
          admin.listen = \"127.0.0.1:0\"\nruntime.addresses_file = {:?}\n",
         free_port(),
-        slow_endpoint(),
+        endpoint,
         addresses_file(&own)
     );
     let server = Server::launch("authsvc", &own, &keys.join("ca.pem"), &config);
@@ -380,7 +393,19 @@ fn trouble_at_the_door(watched: &Watched, seen: &mut BTreeSet<String>) {
         }
         let_pass(Duration::from_millis(500));
     };
+    let greedy = || {
+        let mut client = Client::open(watched.edge(), Transport::Tcp);
+        client.send(&Connect::v5(&unique("g")).user("greedy", PASSWORD).bytes());
+        assert_eq!(client.expect_connack().code, 0);
+        assert_eq!(client.subscribe("greedy/one", 0), 0);
+        assert_eq!(client.subscribe("greedy/two", 0), 0x97);
+        for _ in 0..10 {
+            client.send(&bytes::Publish::new("greedy/none", "x").bytes());
+        }
+        let_pass(Duration::from_millis(300));
+    };
     let alerts = [
+        "TidegateDevicesLimited",
         "TidegateGuessing",
         "TidegateAuthSlow",
         "TidegateHandshakesSlow",
@@ -388,8 +413,16 @@ fn trouble_at_the_door(watched: &Watched, seen: &mut BTreeSet<String>) {
         "TidegateHandshakesFail",
         "TidegateMessagesDropped",
     ];
-    let faults: [&(dyn Fn() + Sync); 8] = [&guess, &no_tls, &fill, &slow, &slow, &slow, &slow, &slow];
+    let faults: [&(dyn Fn() + Sync); 9] =
+        [&guess, &no_tls, &fill, &greedy, &slow, &slow, &slow, &slow, &slow];
     watched.while_doing(seen, &alerts, &faults);
+    watched.endpoint_fails.store(true, Ordering::Relaxed);
+    let refused = || {
+        watched.knock("known-elsewhere", "any");
+        let_pass(Duration::from_millis(50));
+    };
+    watched.while_doing(seen, &["TidegateAuthSourceAway"], &[&refused]);
+    watched.endpoint_fails.store(false, Ordering::Relaxed);
 }
 
 /// More devices than the edge takes.
@@ -408,15 +441,23 @@ fn too_many(watched: &Watched, seen: &mut BTreeSet<String>) {
 }
 
 fn authentication_stands_still(watched: &Watched, seen: &mut BTreeSet<String>) {
+    let devices: Vec<Client> = (0..5).map(|_| watched.connect(Connect::v5(&unique("d")))).collect();
     watched.authsvc.signal("STOP");
     let knock = || {
         let mut client = Client::open(watched.edge(), Transport::Tcp);
         client.send(&Connect::v5(&unique("k")).user("anna", PASSWORD).bytes());
         let _ = client.poll(Duration::from_secs(15));
     };
-    let alerts = ["TidegateTierDown", "TidegateProcessDown", "TidegateAuthAway", "TidegateAuthUnavailable"];
+    let alerts = [
+        "TidegateTierDown",
+        "TidegateProcessDown",
+        "TidegateAuthAway",
+        "TidegateAuthUnavailable",
+        "TidegatePassportsNotRenewed",
+    ];
     watched.while_doing(seen, &alerts, &[&knock, &knock, &knock]);
     watched.authsvc.signal("CONT");
+    drop(devices);
     within("somebody is let in again", FIRES_WITHIN, || (watched.knock("anna", PASSWORD) == 0).then_some(()));
 }
 
