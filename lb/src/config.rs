@@ -26,8 +26,9 @@ pub struct EdgeConfig {
     pub connect_timeout_ms: u64,
     /// How long a connection may be silent before its first byte; milliseconds. Default 5,000; 100 to 300,000.
     pub first_byte_timeout_ms: u64,
-    /// How long a connection may wait until a core does its TLS handshake, from accept; milliseconds. Clients that come again
-    /// after some seconds have then gone, and others are told early to come again. Default 4,000; 100 to 300,000.
+    /// How long a connection may wait until a core does its TLS handshake, from accept, and again until its session is asked for,
+    /// from when the client is authenticated; milliseconds. Clients that come again after some seconds have then gone, and
+    /// others are told early to come again. Default 4,000; 100 to 300,000.
     pub admission_wait_ms: u64,
     /// How long authentication may take after CONNECT, the client's answers included; milliseconds. Default 10,000; 100 to
     /// 300,000.

@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     pub(crate) handshake_seconds: Histogram,
     /// Handshakes under way.
     pub(crate) handshakes: Gauge,
+    /// Sessions that may be asked for at once.
+    pub(crate) openings_at_once: Gauge,
     /// MQTT bytes from devices, CONNECT apart.
     pub(crate) received_bytes: Counter,
     /// Control Packets from devices, CONNECT apart.
@@ -73,6 +75,7 @@ impl Metrics {
             limited: Family::default(),
             handshake_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             handshakes: Gauge::default(),
+            openings_at_once: Gauge::default(),
             received_bytes: Counter::default(),
             received_packets: Counter::default(),
             sent_bytes: Counter::default(),
@@ -101,6 +104,11 @@ impl Metrics {
             metrics.handshake_seconds.clone(),
         );
         edge.register("handshakes", "Handshakes under way", metrics.handshakes.clone());
+        edge.register(
+            "openings_at_once",
+            "Sessions that may be asked for at once, from how long answers take",
+            metrics.openings_at_once.clone(),
+        );
         edge.register("received_bytes", "MQTT bytes from devices", metrics.received_bytes.clone());
         edge.register("received_packets", "Control Packets from devices", metrics.received_packets.clone());
         edge.register("sent_bytes", "MQTT bytes to devices", metrics.sent_bytes.clone());

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
 
 use crate::admission::{
-    GivenUp, Handshakes, Source, SourceConnection, SourceConnections, SourceRates, Ticket, Turns,
+    GivenUp, Handshakes, Openings, Source, SourceConnection, SourceConnections, SourceRates, Ticket, Turns,
 };
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     handshakes: Handshakes,
     /// At the work of a handshake that keeps a core busy.
     pub(crate) turns: Arc<Turns>,
+    /// Sessions that are asked for.
+    pub(crate) openings: Arc<Openings>,
     /// Passports that may be renewed at once.
     pub(crate) renewals: Arc<Semaphore>,
     started: Instant,
@@ -81,6 +83,7 @@ impl Shared {
             source_connections: SourceConnections::new(config.source_connections_max),
             handshakes: Handshakes::new(config.handshakes_max, config.source_handshakes_max),
             turns: Turns::new(config.handshake_threads()),
+            openings: Openings::new(metrics.openings_at_once.clone()),
             reports: Reports::new(config.log_lines_per_s),
             renewals: Arc::new(Semaphore::new(config.renewals_max)),
             config,

@@ -4,15 +4,20 @@
 //! within bounds on connections, in all and of its source ([`SourceConnections`]), and on handshakes under way ([`Handshakes`]). What a handshake costs, it pays when it has a turn ([`Turns`]), of
 //! which there are as many as threads for them. Those who wait for one are served newest first: a client that has waited long
 //! is about to give up, and what is paid for it is lost, so that first come, first served is an outage that feeds itself. Sources
-//! take turns, so that nobody gets in the way of others by asking often.
+//! take turns, so that nobody gets in the way of others by asking often. What they ask of a worker, a session, they ask for in the same
+//! order and as many at once as are answered without delay ([`Openings`]).
 
 mod handshakes;
+mod openings;
 mod rates;
 mod source;
 mod source_connections;
 mod turns;
 
 pub(crate) use self::handshakes::{GivenUp, Handshakes, Ticket};
+#[cfg(test)]
+pub(crate) use self::openings::OVERDUE;
+pub(crate) use self::openings::{Opening, Openings};
 pub(crate) use self::rates::SourceRates;
 pub(crate) use self::source::Source;
 pub(crate) use self::source_connections::{SourceConnection, SourceConnections};

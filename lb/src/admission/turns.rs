@@ -16,8 +16,10 @@ pub(crate) struct Turns {
 }
 
 struct Queue {
-    /// Turns that nobody has.
-    free: usize,
+    /// How many there are.
+    count: usize,
+    /// Turns that nobody has. Below 0 while more are out than there are.
+    free: isize,
     /// Who waits, by source; none is empty.
     waiting: HashMap<Source, Waiting, RandomState>,
     /// The sources of `waiting` by their place; the first one is next.
@@ -63,7 +65,8 @@ impl Turns {
     /// So many at once.
     pub(crate) fn new(count: usize) -> Arc<Self> {
         let queue = Queue {
-            free: count,
+            count,
+            free: count.cast_signed(),
             waiting: HashMap::default(),
             order: BTreeMap::new(),
             number: 0,
@@ -89,22 +92,47 @@ impl Turns {
         turn.unwrap_or(Turn(None))
     }
 
+    /// There are so many from now on. Those that are out beyond that come back first.
+    pub(crate) fn resize(self: &Arc<Self>, count: usize) {
+        {
+            let mut queue = self.queue.lock();
+            queue.free += count.cast_signed() - queue.count.cast_signed();
+            queue.count = count;
+        }
+        self.give_out();
+    }
+
+    /// Turns that are out.
+    pub(crate) fn busy(&self) -> usize {
+        let queue = self.queue.lock();
+        usize::try_from(queue.count.cast_signed() - queue.free).unwrap_or(0)
+    }
+
     fn pass_on(self: &Arc<Self>) {
-        while let Some(next) = self.next_or_free() {
-            let Err(mut turn) = next.send(Turn(Some(Arc::clone(self)))) else { return };
-            // It has gone in this moment; the turn is the one after it's.
-            turn.0 = None;
+        self.queue.lock().free += 1;
+        self.give_out();
+    }
+
+    /// Gives free turns to those who wait.
+    fn give_out(self: &Arc<Self>) {
+        while let Some(next) = self.next() {
+            if let Err(mut turn) = next.send(Turn(Some(Arc::clone(self)))) {
+                // It has gone in this moment; the turn is the one after it's.
+                turn.0 = None;
+                self.queue.lock().free += 1;
+            }
         }
     }
 
-    /// Whose turn it is; without anybody it is free.
-    fn next_or_free(&self) -> Option<oneshot::Sender<Turn>> {
+    /// Whose turn it is.
+    fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut queue = self.queue.lock();
-        let next = queue.pop();
-        if next.is_none() {
-            queue.free += 1;
+        if queue.free <= 0 {
+            return None;
         }
-        next
+        let next = queue.pop()?;
+        queue.free -= 1;
+        Some(next)
     }
 }
 
@@ -149,7 +177,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::task::{Context, Poll, Waker};
 
     use super::*;
@@ -197,6 +225,31 @@ mod tests {
         }
         let queue = turns.queue.lock();
         assert_eq!((queue.free, queue.waiting.len(), queue.order.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn there_may_be_more_and_fewer() {
+        let turns = Turns::new(2);
+        let mut cx = Context::from_waker(Waker::noop());
+        let ask = || Box::pin(turns.turn(Source(0)));
+        let mut poll =
+            |future: &mut Pin<Box<dyn Future<Output = Turn> + '_>>| match future.as_mut().poll(&mut cx) {
+                Poll::Ready(turn) => Some(turn),
+                Poll::Pending => None,
+            };
+        let mut asked: [Pin<Box<dyn Future<Output = Turn>>>; 4] = [ask(), ask(), ask(), ask()];
+        let [a, b, c, d] = &mut asked;
+        let (first, second) = (poll(a).expect("free"), poll(b).expect("free"));
+        assert!(poll(c).is_none() && poll(d).is_none());
+        turns.resize(3);
+        let third = poll(d).expect("the newest");
+        assert!(poll(c).is_none());
+        turns.resize(1);
+        drop((first, second));
+        assert!(poll(c).is_none(), "one is out");
+        assert_eq!(turns.busy(), 1);
+        drop(third);
+        assert!(poll(c).is_some());
     }
 
     #[test]

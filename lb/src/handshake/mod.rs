@@ -24,7 +24,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use self::authenticate::{Authenticated, Unauthenticated};
 use self::client_id::Identity;
 use self::peek::{PeekError, Peeked};
-use crate::admission::{Source, Turn};
+use crate::admission::{Opening, Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
@@ -76,6 +76,9 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
 
     /// Asks for the session of a device, and relays between the two.
     fn serve<T: Transport>(&self, io: T, open: Open, handover: Handover<A>) {
+        if let Some(opening) = &handover.opening {
+            opening.asked();
+        }
         let stream = {
             let _entered = self.devices.enter();
             self.upstream.open(open)
@@ -368,16 +371,20 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let failed = |failure| Err(Failed(HandshakeStage::Authentication, failure));
         let (reason, failure) = match result {
             Ok(Ok(authenticated)) => {
+                let opening = self.opening().await;
                 if has_gone_without_a_word(&mut io, &mut pipelined).await {
                     return failed(HandshakeFailure::ConnectionLost);
                 }
                 let holder = self.holder(&authenticated.passport);
-                if self.admitted.shared().revoked(&holder).is_some() {
+                if opening.is_none() {
+                    (ReasonCode::ServerBusy, HandshakeFailure::Timeout)
+                } else if self.admitted.shared().revoked(&holder).is_some() {
                     (ReasonCode::Banned, HandshakeFailure::Refused)
                 } else if !self.is_seated(&authenticated.passport) {
                     (ReasonCode::QuotaExceeded, HandshakeFailure::Refused)
                 } else if let Some(tenancy) = Tenancy::begin(&self.admitted.0.shared, holder) {
-                    return self.open(io, packet, &connect, pipelined, identity, (authenticated, tenancy));
+                    let handed = (authenticated, tenancy, opening);
+                    return self.open(io, packet, &connect, pipelined, identity, handed);
                 } else {
                     // Its client has connected anew meanwhile; if it is another client, that one is to try again.
                     (ReasonCode::ServerBusy, HandshakeFailure::Refused)
@@ -399,7 +406,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         connect: &Connect<'_>,
         pipelined: BytesMut,
         identity: Identity,
-        (authenticated, tenancy): (Authenticated, Tenancy),
+        (authenticated, tenancy, opening): (Authenticated, Tenancy, Option<Opening>),
     ) -> Result<(), Failed> {
         let Authenticated { passport, outcome } = authenticated;
         let pace = Pace::new(&passport, self.seat.take(), self.admitted.shared().now_ms());
@@ -454,10 +461,18 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             enhanced,
             tenure,
             pace,
+            opening,
         };
         self.underway.succeed();
         self.gate.serve_in_turn(io, open, handover);
         Ok(())
+    }
+
+    /// Waits until its session may be asked for; not longer than for its handshake.
+    async fn opening(&mut self) -> Option<Opening> {
+        self.underway.progress();
+        let opening = self.admitted.shared().openings.opening(self.underway.source());
+        timeout(self.config().admission_wait(), opening).await.ok()
     }
 
     /// Whether its principal may have one connection more, which it is from then on.

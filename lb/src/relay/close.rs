@@ -52,6 +52,7 @@ where
             }
             return;
         };
+        self.opening = None;
         let is_shutdown = reason == CloseReason::Shutdown;
         let cause = match self.state {
             State::AwaitingConnAck => CloseCause::Unanswered,

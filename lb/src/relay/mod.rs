@@ -36,6 +36,7 @@ use self::scratch::Scratch;
 use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
 pub(crate) use self::write::poll_write_all;
+use crate::admission::Opening;
 use crate::reason::CloseReason;
 use crate::reply;
 use crate::shared::{Admitted, Phase, Shared};
@@ -74,6 +75,8 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) tenure: Option<Box<Tenure<A>>>,
     /// Of a passport that bounds it.
     pub(crate) pace: Option<Box<Pace>>,
+    /// Its session's place among those that are asked for.
+    pub(crate) opening: Option<Opening>,
 }
 
 /// What is awaited.
@@ -113,6 +116,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     enhanced: Option<Box<Enhanced<A>>>,
     tenure: Option<Box<Tenure<A>>>,
     pace: Option<Box<Pace>>,
+    /// Until CONNACK.
+    opening: Option<Opening>,
     admitted: Admitted,
     /// `None` once closed.
     tenancy: Option<Tenancy>,
@@ -166,6 +171,7 @@ where
             enhanced,
             tenure,
             pace,
+            opening,
         } = handover;
         let now = admitted.shared().now_ms();
         admitted.0.connected.inc();
@@ -180,6 +186,7 @@ where
             enhanced,
             tenure,
             pace,
+            opening,
             received_bytes: pipelined.len() as u32,
             received_packets: 0,
             sent_bytes: 0,
@@ -372,6 +379,9 @@ where
                 Poll::Ready(Event::Wrote) if self.state == State::AwaitingConnAck => {
                     self.state = State::Serving;
                     self.received_ms = now;
+                    if let Some(opening) = self.opening.take() {
+                        opening.answered();
+                    }
                 }
                 Poll::Ready(Event::Wrote) if out.len() == used => break,
                 Poll::Ready(Event::Wrote) => {}

@@ -123,6 +123,7 @@ impl Setup {
             enhanced: self.enhanced.then(|| Box::new(enhanced())),
             tenure: None,
             pace: None,
+            opening: None,
         };
         let relay = tokio::spawn(Relay::new(io, stream, handover));
         Running { device, session, shared, relay }
@@ -157,7 +158,8 @@ impl Running {
 #[test]
 fn an_idle_connection_is_small() {
     type Idle = Relay<tokio::net::TcpStream, FakeStream, FakeAuthenticator>;
-    assert!(size_of::<Idle>() <= 192, "{}", size_of::<Idle>());
+    // With what tokio keeps of a task, some 100 bytes, in 384: it allocates them in multiples of 128.
+    assert!(size_of::<Idle>() <= 200, "{}", size_of::<Idle>());
 }
 
 #[tokio::test(start_paused = true)]

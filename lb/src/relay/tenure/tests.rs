@@ -159,6 +159,7 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
         enhanced: method.then(|| Box::new(Enhanced::new(clerk.clone(), "WORD".into(), usize::MAX, request))),
         tenure,
         pace: None,
+        opening: None,
     };
     let since = Instant::now();
     tokio::spawn(Relay::new(io, stream, handover));

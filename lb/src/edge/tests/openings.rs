@@ -1,0 +1,30 @@
+//! Sessions that are asked for at once.
+
+use super::*;
+use crate::admission::{OVERDUE, Opening, Source};
+
+/// Has sessions asked for until there may be no more.
+async fn ask_for_all(edge: &Edge) -> Vec<Opening> {
+    let source = Source::of(([127, 0, 0, 1], 1).into());
+    let mut asked = Vec::new();
+    while let Ok(opening) = timeout(OVERDUE / 5, edge.shared.openings.opening(source)).await {
+        asked.push(opening);
+    }
+    assert!(!asked.is_empty());
+    asked
+}
+
+#[tokio::test]
+async fn a_device_waits_until_its_session_may_be_asked_for() {
+    let (edge, worker, address) = start(|_| {});
+    let begun = Instant::now();
+    let asked = ask_for_all(&edge).await;
+    let mut device = dial(address).await;
+    device.write_all(&connect(5)).await.expect("written");
+    expect(&mut device, CONNACK_5).await;
+    // None of them was answered, so it came when they were overdue.
+    assert!(begun.elapsed() >= OVERDUE, "{:?}", begun.elapsed());
+    drop(asked);
+    eventually("its own is answered", || edge.shared.openings.asked() == 0).await;
+    assert_eq!(worker.sessions().len(), 1);
+}
