@@ -20,6 +20,7 @@ use crate::harness::server::addresses_file;
 use crate::harness::transport::tcp;
 use crate::harness::users::{PASSWORD, passwd};
 use crate::harness::{Client, Server, Target, Transport, let_pass, unique};
+use crate::interop::{libraries, text};
 use crate::servers::{Server as RedisServer, free_port, until};
 use crate::tiers::{Shape, Tiers, metric, wait_until_ready, within};
 
@@ -85,6 +86,21 @@ fn times_in_rules_are_divided_for_the_test() {
 fn prometheus_takes_the_configuration_and_the_rules() {
     promtool(&["check", "config"], &deployed("prometheus.yml"));
     promtool(&["check", "rules"], &deployed("alerts.yml"));
+}
+
+/// The boards, in files.
+fn boards() -> Vec<PathBuf> {
+    fs::read_dir(deployed("boards")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn boards_are_what_grafana_takes_for_boards() {
+    let output = Command::new(libraries().join("grafana/bin/python"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/boards.py"))
+        .args(boards())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 /// A running Prometheus, ended with its handle or with the test.
@@ -540,7 +556,7 @@ fn a_certificate_ends(watched: &Watched, seen: &mut BTreeSet<String>) {
 fn boards_have_data(prometheus: &Prometheus) {
     let mut empty = Vec::new();
     let mut count = 0;
-    for file in fs::read_dir(deployed("boards")).unwrap().map(|entry| entry.unwrap().path()) {
+    for file in boards() {
         let board: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         for panel in board["panels"].as_array().unwrap() {
             for target in panel["targets"].as_array().unwrap() {
