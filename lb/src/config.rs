@@ -13,6 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::proxy::Prefix;
 use crate::tls::TlsConfig;
 
+/// A Server Reference is no longer than this.
+const SERVER_REFERENCE_BYTES_MAX: usize = 1_024;
+
+/// What a core does of the dearest handshakes that there are, RSA-4096, with some room.
+const DRAIN_PER_THREAD_S: usize = 250;
+
 /// The `[edge]` section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -83,8 +89,19 @@ pub struct EdgeConfig {
     /// 20; at most 1,000,000.
     pub log_lines_per_s: u32,
     /// Connections that are closed in a second when the edge ends in good order, so that they do not come to others all at
-    /// once; more when the time for that would not do. Default 1,000; 0 for no limit.
-    pub drain_per_s: usize,
+    /// once; more when the time for that would not do. Default 250 for each thread for handshakes, which an edge like this one
+    /// can let in whatever its certificates are; 0 for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_per_s: Option<usize>,
+    /// Where MQTT 5 devices go when the edge ends in good order: the Server Reference of DISCONNECT 0x9C. Default: none, and
+    /// 0x8B. 1 to 1,024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_server_reference: Option<String>,
+    /// They are to stay there: 0x9D in place of 0x9C. Default false.
+    pub drain_server_moved: bool,
+    /// Whoever connects until all have gone is told the same by CONNACK; MQTT 3 gets return code 3. Needs a
+    /// `drain_server_reference`. Default true.
+    pub drain_answers_connects: bool,
     /// Connections per second from one source (an IPv4 address, an IPv6 /64). Loopback is exempt. Default 1,000; 0 for
     /// no limit.
     pub source_connections_per_s: u32,
@@ -130,7 +147,10 @@ impl Default for EdgeConfig {
             tcp_keep_alive_s: 600,
             linger_ms: 2_000,
             log_lines_per_s: 20,
-            drain_per_s: 1_000,
+            drain_per_s: None,
+            drain_server_reference: None,
+            drain_server_moved: false,
+            drain_answers_connects: true,
             source_connections_per_s: 1_000,
             source_connections_burst: 10_000,
             source_connections_max: 0,
@@ -298,6 +318,7 @@ impl EdgeConfig {
         within("takeover_interval_ms", self.takeover_interval_ms, 0, 60_000)?;
         within("takeover_burst", self.takeover_burst.into(), 1, 1_000)?;
         within("sources_max", self.sources_max as u64, 16, 10_000_000)?;
+        self.validate_drain()?;
         within("listeners", self.listeners.len() as u64, 0, 64)?;
         for (name, listener) in &self.listeners {
             listener.validate(name)?;
@@ -309,6 +330,28 @@ impl EdgeConfig {
             }
         }
         Ok(())
+    }
+
+    // v5 section 4.13
+    fn validate_drain(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, problem: &str| Err(ConfigError { key: key.into(), problem: problem.into() });
+        match &self.drain_server_reference {
+            Some(reference) if !(1..=SERVER_REFERENCE_BYTES_MAX).contains(&reference.len()) => {
+                wrong("drain_server_reference", "has 1 to 1024 bytes")
+            }
+            Some(reference) if reference.chars().any(char::is_control) => {
+                wrong("drain_server_reference", "is a name or an address, with or without a port")
+            }
+            None if self.drain_server_moved => {
+                wrong("drain_server_moved", "needs drain_server_reference, which says where to")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Connections that are closed in a second when the edge ends; 0 for no limit.
+    pub(crate) fn drain_per_s(&self) -> usize {
+        self.drain_per_s.unwrap_or_else(|| DRAIN_PER_THREAD_S * self.handshake_threads())
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
@@ -393,6 +436,18 @@ mod tests {
         config.listeners.insert("browser".into(), listener);
         let error = config.validate().expect_err("a relative path");
         assert_eq!(error.to_string(), "edge.listeners.browser.path: must start with /");
+    }
+
+    #[test]
+    fn where_devices_are_sent_must_be_said() {
+        let moved = EdgeConfig { drain_server_moved: true, ..EdgeConfig::default() };
+        assert_eq!(moved.validate().expect_err("nowhere").key, "drain_server_moved");
+        for (reference, is_good) in
+            [("b.example.com:8883", true), ("", false), ("a\nb", false), (&"x".repeat(1_025), false)]
+        {
+            let config = EdgeConfig { drain_server_reference: Some(reference.to_owned()), ..moved.clone() };
+            assert_eq!(config.validate().is_ok(), is_good, "{reference:?}");
+        }
     }
 
     #[test]

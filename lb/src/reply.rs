@@ -59,6 +59,47 @@ pub(crate) fn disconnect(reason: ReasonCode, out: &mut Outgoing) {
     Disconnect::new(reason).encode(ProtocolVersion::V5, out.buffer());
 }
 
+/// Where devices go from an edge that ends. v5 section 4.13
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Direction<'a> {
+    /// For now, or for good.
+    pub(crate) reason: ReasonCode,
+    /// The server.
+    pub(crate) reference: &'a str,
+}
+
+impl Direction<'_> {
+    fn properties(self) -> PropertiesBuf {
+        let mut properties = PropertiesBuf::new();
+        properties.push(Property::ServerReference(self.reference));
+        properties
+    }
+
+    /// DISCONNECT to an MQTT 5 client.
+    pub(crate) fn disconnect(self) -> Bytes {
+        let mut out = BytesMut::new();
+        let properties = self.properties();
+        Disconnect { reason: self.reason, properties: properties.as_properties() }
+            .encode(ProtocolVersion::V5, &mut out);
+        out.freeze()
+    }
+
+    /// The CONNACK that refuses this CONNECT. The reference is left out for a client that takes no packet of that size.
+    pub(crate) fn connack(self, connect: &Connect<'_>) -> Bytes {
+        if !connect.version.is_v5() {
+            return refusal(connect.version, ReasonCode::ServerUnavailable);
+        }
+        let mut out = BytesMut::new();
+        let properties = self.properties();
+        ConnAck { properties: properties.as_properties(), ..ConnAck::new(false, self.reason) }
+            .encode(connect.version, &mut out);
+        if out.len() > packet_bytes_max(connect) {
+            return refusal(connect.version, self.reason);
+        }
+        out.freeze()
+    }
+}
+
 /// AUTH that asks for more. v5 [MQTT-4.12.0-2]
 pub(crate) fn auth_continue(method: &str, data: &[u8], out: &mut Outgoing) {
     auth(ReasonCode::ContinueAuthentication, method, Some(data), out);

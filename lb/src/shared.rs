@@ -2,12 +2,13 @@
 //! drain.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use authsvc::{Revocations, RevokeReason};
 use governor::DefaultDirectRateLimiter;
+use mqtt::ReasonCode;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,6 +21,7 @@ use crate::admission::{
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::reason::ShedReason;
+use crate::reply::Direction;
 use crate::report::Reports;
 use crate::round::Round;
 use crate::seats::Seats;
@@ -30,6 +32,9 @@ use crate::websocket::WebSocketConfig;
 /// Of so many connections one is left for those that come while handshakes are given up for them, and so many at most.
 const SPARE_PART: usize = 16;
 const SPARE_MAX: usize = 256;
+
+/// Between two looks whether all devices have left.
+const LEFT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Shared by everything of one edge.
 pub(crate) struct Shared {
@@ -48,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) renewals: Arc<Semaphore>,
     started: Instant,
     phase: AtomicU8,
+    /// Another process has the listening sockets: devices that come back are served.
+    is_succeeded: AtomicBool,
     /// While draining, relays with a slot below this have to go.
     dismissed: AtomicU32,
     relays: Mutex<Wakers>,
@@ -90,6 +97,7 @@ impl Shared {
             metrics,
             started: Instant::now(),
             phase: AtomicU8::new(Phase::Serving as u8),
+            is_succeeded: AtomicBool::new(false),
             dismissed: AtomicU32::new(0),
             relays: Mutex::default(),
             round: Round::default(),
@@ -146,6 +154,44 @@ impl Shared {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
         if phase == Phase::Aborting {
             self.relays.lock().wake(0, usize::MAX);
+        }
+    }
+
+    /// Another process has the listening sockets. To be called before draining.
+    pub(crate) fn succeed(&self) {
+        self.is_succeeded.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether another process has them.
+    pub(crate) fn is_succeeded(&self) -> bool {
+        self.is_succeeded.load(Ordering::Relaxed)
+    }
+
+    /// Where devices go that have to go, if they are told.
+    pub(crate) fn direction(&self) -> Option<Direction<'_>> {
+        let reference = self.config.drain_server_reference.as_deref().filter(|_| !self.is_succeeded())?;
+        let reason = match self.config.drain_server_moved {
+            true => ReasonCode::ServerMoved,
+            false => ReasonCode::UseAnotherServer,
+        };
+        Some(Direction { reason, reference })
+    }
+
+    /// Where those are sent that connect now, if they are.
+    pub(crate) fn refers(&self) -> Option<Direction<'_>> {
+        let refers = self.config.drain_answers_connects && self.phase() == Phase::Draining;
+        self.direction().filter(|_| refers)
+    }
+
+    /// How many devices are told to go in a second, if that is bounded.
+    pub(crate) fn pace(&self) -> Option<usize> {
+        Some(self.config.drain_per_s()).filter(|rate| *rate > 0)
+    }
+
+    /// Returns when no device is left; handshakes may be under way.
+    pub(crate) async fn left(&self) {
+        while self.relays() > 0 {
+            tokio::time::sleep(LEFT_INTERVAL).await;
         }
     }
 

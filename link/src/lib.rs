@@ -4,6 +4,7 @@
 //! of devices.
 
 mod bind;
+mod inherited;
 mod limits;
 pub mod mux;
 mod outgoing;
@@ -16,6 +17,7 @@ mod upstream;
 pub mod wire;
 
 pub use bind::{Bind, BindError, name_of_nth, split_host_port};
+pub use inherited::Inherited;
 pub use limits::Limits;
 pub use outgoing::{Outgoing, SHARED_BYTES_MIN};
 pub use passport::{Action, Attributes, Effect, Passport, PassportToken, Rule};

@@ -6,18 +6,20 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use authsvc::{Authenticator, Revocations};
 use files::Snapshot;
-use link::Upstream;
+use link::{Inherited, Upstream};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use self::certificates::Certificates;
 use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
@@ -39,6 +41,9 @@ const DISMISS_WITHIN_PERCENT: usize = 60;
 
 /// How long tasks that were told to end at once may take to notice.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a connection that was accepted may wait for its place when no more are; longer than for room.
+const ACCEPTED_WAIT: Duration = Duration::from_secs(2);
 
 /// Why an edge did not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,10 @@ pub struct Edge {
     listeners: Vec<Arc<Listener>>,
     certificates: Certificates,
     accepting: Vec<JoinHandle<()>>,
+    /// Tells them to stop.
+    stop: watch::Sender<bool>,
+    /// The listening sockets once more, by name, for [`Edge::take_sockets`].
+    sockets: Vec<(String, StdListener)>,
     /// `None` once drained.
     threads: Option<Threads>,
 }
@@ -125,6 +134,20 @@ impl Edge {
         authenticator: Arc<A>,
         registry: &mut Registry,
     ) -> Result<Self, EdgeError> {
+        Self::start_with(&mut Inherited::default(), config, upstream, authenticator, registry)
+    }
+
+    /// As [`Edge::start`]; a listener for whose address there is a socket listens with that.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn start_with<U: Upstream, A: Authenticator>(
+        inherited: &mut Inherited,
+        config: EdgeConfig,
+        upstream: U,
+        authenticator: Arc<A>,
+        registry: &mut Registry,
+    ) -> Result<Self, EdgeError> {
         config.validate()?;
         let shared = Arc::new(Shared::new(config, Metrics::register(registry)));
         let mut addresses = BTreeMap::new();
@@ -135,7 +158,8 @@ impl Edge {
             let tls = served.iter().find(|served| *served.listener == **name);
             let tls = tls.map(|served| Arc::clone(&served.server));
             let failed = |(address, source)| bind_error(name, address, source);
-            let bound = listener::bind(config, shared.config.tcp_keep_alive_s).map_err(failed)?;
+            let bound =
+                listener::bind(name, config, shared.config.tcp_keep_alive_s, inherited).map_err(failed)?;
             for (n, socket) in bound.iter().enumerate() {
                 let address =
                     socket.local_addr().map_err(|source| failed((config.bind.addresses()[0], source)))?;
@@ -150,16 +174,17 @@ impl Edge {
         let certificates = Certificates::new(Reload::new(served, &found), &shared);
         let threads = Threads::start(&shared.config).map_err(EdgeError::Threads)?;
         let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
-        let accepting = Vec::new();
+        let (accepting, kept, stop) = (Vec::new(), Vec::new(), watch::Sender::new(false));
         let threads = Some(threads);
-        let mut edge = Self { shared, addresses, listeners, certificates, accepting, threads };
+        let mut edge =
+            Self { shared, addresses, listeners, certificates, accepting, stop, sockets: kept, threads };
         edge.serve(sockets, &gate)?;
         Ok(edge)
     }
 
     fn serve<U: Upstream, A: Authenticator>(
         &mut self,
-        sockets: Vec<Vec<std::net::TcpListener>>,
+        sockets: Vec<Vec<StdListener>>,
         gate: &Arc<Gate<U, A>>,
     ) -> Result<(), EdgeError> {
         let Some(threads) = &self.threads else { return Ok(()) };
@@ -168,8 +193,9 @@ impl Edge {
             for (n, socket) in bound.into_iter().enumerate() {
                 let (name, kind) = (link::name_of_nth(&listener.name, n), listener.config.kind);
                 let address = self.addresses[&name];
-                let socket = TcpListener::from_std(socket)
-                    .map_err(|source| bind_error(&listener.name, address, source))?;
+                let failed = |source| bind_error(&listener.name, address, source);
+                self.sockets.push((name.clone(), socket.try_clone().map_err(failed)?));
+                let socket = TcpListener::from_std(socket).map_err(failed)?;
                 tracing::info!(listener = %name, %address, ?kind, "listening");
                 let (listener, gate) = (listener.clone(), gate.clone());
                 let handshakes = threads.handshakes.handle().clone();
@@ -177,7 +203,8 @@ impl Edge {
                 let serve = move |io, peer, admitted, underway| {
                     handshakes.spawn(handshake::run(gate.clone(), io, peer, admitted, underway));
                 };
-                self.accepting.push(threads.accept.spawn(listener::accept_loop(listening, listener, serve)));
+                let accepting = listener::accept_loop(listening, listener, self.stop.subscribe(), serve);
+                self.accepting.push(threads.accept.spawn(accepting));
             }
         }
         threads.accept.spawn(keep_house(self.shared.clone()));
@@ -209,29 +236,76 @@ impl Edge {
         self.shared.connections()
     }
 
-    /// Stops accepting, drops handshakes under way, tells MQTT 5 devices that the server is shutting down (0x8B), closes
-    /// all connections, `drain_per_s` of them in a second or as many more as `deadline` asks for, and waits for that; after
-    /// `deadline` it waits for nobody. Answers how many connections had to be cut off.
-    pub async fn drain(mut self, deadline: Duration) -> usize {
-        for accepting in &self.accepting {
-            accepting.abort();
+    /// The listening sockets once more, by name, to be handed to another process; once. As long as somebody has them, who
+    /// connects waits for one that accepts.
+    pub fn take_sockets(&mut self) -> Vec<(String, StdListener)> {
+        std::mem::take(&mut self.sockets)
+    }
+
+    /// Accepts nobody any more. Who was accepted is served.
+    async fn stop_accepting(&mut self) {
+        self.sockets.clear();
+        self.stop.send_replace(true);
+        for mut accepting in self.accepting.drain(..) {
+            // The thread that runs it may be busy, but not for long.
+            if tokio::time::timeout(ACCEPTED_WAIT, &mut accepting).await.is_err() {
+                accepting.abort();
+            }
         }
-        for accepting in self.accepting.drain(..) {
-            // An error says that it was aborted. The thread that runs it may be busy, but not for long.
-            let _ = tokio::time::timeout(ABORT_WAIT, accepting).await;
-        }
+    }
+
+    fn stop_threads(&mut self) {
         if let Some(threads) = self.threads.take() {
             threads.stop();
         }
+    }
+
+    /// Ends an edge that nobody follows at its addresses. Tells MQTT 5 devices to go, to `drain_server_reference` (0x9C or
+    /// 0x9D) or since the server is shutting down (0x8B), closes all connections, `drain_per_s` of them in a second or as many
+    /// more as `deadline` asks for, and waits for that; after `deadline` it waits for nobody. Whoever connects meanwhile is
+    /// told where to go too, or refused by the system where nothing is said; handshakes under way are then dropped. Answers
+    /// how many connections had to be cut off.
+    pub async fn drain(mut self, deadline: Duration) -> usize {
+        let is_referring = self.shared.direction().is_some() && self.shared.config.drain_answers_connects;
+        if !is_referring {
+            self.stop_accepting().await;
+            self.stop_threads();
+        }
         self.shared.enter(Phase::Draining);
-        let emptied = async {
-            dismiss_all(&self.shared, deadline).await;
-            self.shared.emptied().await;
+        let shared = self.shared.clone();
+        let within = Instant::now() + deadline;
+        let gone = async {
+            dismiss_all(&shared, shared.pace(), deadline).await;
+            shared.left().await;
         };
-        if tokio::time::timeout(deadline, emptied).await.is_ok() {
+        let _ = tokio::time::timeout_at(within, gone).await;
+        if is_referring {
+            self.stop_accepting().await;
+            self.stop_threads();
+        }
+        self.wait_until(within).await
+    }
+
+    /// Ends an edge whose listening sockets another process has: who was accepted here gets CONNACK, as soon as there is one,
+    /// before it has to go (0x8B) and comes back to that process. Paced as [`Edge::drain`], or all at once.
+    pub async fn give_way(mut self, deadline: Duration, is_paced: bool) -> usize {
+        self.shared.succeed();
+        self.stop_accepting().await;
+        self.shared.enter(Phase::Draining);
+        let within = Instant::now() + deadline;
+        let pace = if is_paced { self.shared.pace() } else { None };
+        let shared = self.shared.clone();
+        let _ = tokio::time::timeout_at(within, dismiss_all(&shared, pace, deadline)).await;
+        self.wait_until(within).await
+    }
+
+    /// Waits for all connections to end, and cuts off those that have not.
+    async fn wait_until(&mut self, within: Instant) -> usize {
+        if tokio::time::timeout_at(within, self.shared.emptied()).await.is_ok() {
             return 0;
         }
         let cut_off = self.shared.connections();
+        self.stop_threads();
         self.shared.enter(Phase::Aborting);
         // Relays that do not get to run any more are dropped with their runtime.
         let _ = tokio::time::timeout(ABORT_WAIT, self.shared.emptied()).await;
@@ -242,9 +316,7 @@ impl Edge {
 impl Drop for Edge {
     fn drop(&mut self) {
         self.shared.enter(Phase::Aborting);
-        if let Some(threads) = self.threads.take() {
-            threads.stop();
-        }
+        self.stop_threads();
     }
 }
 
@@ -301,15 +373,12 @@ fn load_tls(edge: &EdgeConfig) -> Result<(Vec<Served>, Snapshot), EdgeError> {
     Ok((with_tls().map(load).collect::<Result<_, _>>()?, found))
 }
 
-/// Has all devices go, paced, so that those who take them do not get them all at once.
-async fn dismiss_all(shared: &Shared, deadline: Duration) {
-    let rate = match shared.config.drain_per_s {
-        0 => usize::MAX,
-        rate => {
-            let within_ms = (deadline.as_millis() as usize * DISMISS_WITHIN_PERCENT / 100).max(1);
-            rate.max((shared.relays() * 1_000).div_ceil(within_ms))
-        }
-    };
+/// Has all devices go, so many in a second, that those who take them do not get them all at once.
+async fn dismiss_all(shared: &Shared, pace: Option<usize>, deadline: Duration) {
+    let rate = pace.map_or(usize::MAX, |rate| {
+        let within_ms = (deadline.as_millis() as usize * DISMISS_WITHIN_PERCENT / 100).max(1);
+        rate.max((shared.relays() * 1_000).div_ceil(within_ms))
+    });
     let mut ticks = tokio::time::interval(DISMISS_INTERVAL);
     let mut due = 0;
     loop {

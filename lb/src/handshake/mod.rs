@@ -28,8 +28,8 @@ use crate::admission::{Opening, Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
-use crate::relay::{Asker, Enhanced, Handover, Pace, Relay, Tenure};
-use crate::reply;
+use crate::relay::{Asker, Enhanced, Handover, Pace, Relay, Tenure, Terms};
+use crate::reply::{self, Direction};
 use crate::report::Report;
 use crate::seats::Seat;
 use crate::shared::{Admitted, Listener, Underway};
@@ -326,6 +326,10 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             self.refuse_connect(io, &connect, ReasonCode::PacketTooLarge).await;
             return failed(HandshakeFailure::Refused);
         }
+        if let Some(direction) = shared.refers() {
+            self.refer(io, &connect, direction).await;
+            return failed(HandshakeFailure::Refused);
+        }
         let identity = client_id::identify(
             connect.client_id,
             connect.clean_start,
@@ -451,12 +455,13 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         };
         let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
         let io = io.rehome(&self.gate.devices).map_err(lost)?;
+        let terms = Terms::new(asks_for_expiry(connect), takes_reference(self.config(), connect));
         let handover = Handover {
             admitted: self.admitted,
             tenancy,
             version: connect.version,
             keep_alive_s: server_keep_alive_s.unwrap_or(connect.keep_alive_s),
-            has_expiry: asks_for_expiry(connect),
+            terms,
             pipelined: pipelined.freeze(),
             enhanced,
             tenure,
@@ -495,6 +500,15 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             self.admitted.shared().metrics.refused(reason.label());
         }
         self.refuse(io, fits.then_some((connect.version, reason))).await;
+    }
+
+    /// Tells a client where the devices of this edge go, which ends.
+    async fn refer<T: Transport>(self, mut io: T, connect: &Connect<'_>, direction: Direction<'_>) {
+        let linger = Duration::from_millis(self.config().linger_ms);
+        self.admitted.shared().metrics.refused(direction.reason.label());
+        // As in `refuse`.
+        drop(self.underway);
+        refuse::tell(&mut io, Some(direction.connack(connect)), linger).await;
     }
 
     async fn refuse<T: Transport>(self, mut io: T, answer: Option<(ProtocolVersion, ReasonCode)>) {
@@ -575,6 +589,16 @@ fn is_loopback(address: SocketAddr) -> bool {
 fn asks_for_expiry(connect: &Connect<'_>) -> bool {
     let interval = connect.properties.find(PropertyId::SessionExpiryInterval);
     matches!(interval, Some(Property::SessionExpiryInterval(seconds)) if seconds > 0)
+}
+
+/// Whether it takes DISCONNECT with the Server Reference of this edge, if there is one.
+// v5 [MQTT-3.1.2-24]
+fn takes_reference(config: &EdgeConfig, connect: &Connect<'_>) -> bool {
+    let reference = config.drain_server_reference.as_deref();
+    reference.is_some_and(|reference| {
+        let direction = Direction { reason: ReasonCode::UseAnotherServer, reference };
+        direction.disconnect().len() <= reply::packet_bytes_max(connect)
+    })
 }
 
 /// The Keep Alive to impose. Earlier versions cannot be told one, so that theirs stays.

@@ -1,5 +1,6 @@
 //! Refusals: the right CONNACK for a CONNECT that cannot be served, and a close that lets the client read it.
 
+use bytes::Bytes;
 use mqtt::{DecodeError, ProtocolVersion, ReasonCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, timeout};
@@ -43,9 +44,18 @@ pub(crate) async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(
     answer: Option<(ProtocolVersion, ReasonCode)>,
     linger: Duration,
 ) {
+    tell(io, answer.map(|(version, reason)| reply::refusal(version, reason)), linger).await;
+}
+
+/// The same with the packet as it is sent.
+pub(crate) async fn tell<T: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut T,
+    answer: Option<Bytes>,
+    linger: Duration,
+) {
     let farewell = async {
-        if let Some((version, reason)) = answer {
-            io.write_all(&reply::refusal(version, reason)).await?;
+        if let Some(packet) = &answer {
+            io.write_all(packet).await?;
             io.flush().await?;
         }
         io.shutdown().await?;

@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use link::Inherited;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::reserve::Reserve;
@@ -32,27 +34,45 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the accept loop rests when the system is out of something and nothing can be shed.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
 
-/// Binds all addresses and listens; the sockets are not yet registered with a runtime.
+/// Listens at all addresses, where there is one with the socket that was inherited for it; the sockets are not yet registered
+/// with a runtime.
 ///
 /// # Errors
 /// What the system says, and of which address; most often that the port is taken or privileged.
 pub(crate) fn bind(
+    name: &str,
     config: &ListenerConfig,
     tcp_keep_alive_s: u16,
+    inherited: &mut Inherited,
 ) -> Result<Vec<std::net::TcpListener>, (SocketAddr, io::Error)> {
-    let bind_one = |address| bind_one(config, address, tcp_keep_alive_s);
-    config.bind.bind_each(bind_one, std::net::TcpListener::local_addr)
+    let mut bound = 0;
+    let listen_at = |address| {
+        let socket = match inherited.take(&link::name_of_nth(name, bound), address) {
+            Some(socket) => socket.into(),
+            None => bind_one(config, address)?,
+        };
+        let socket = listen(socket, config, tcp_keep_alive_s)?;
+        bound += 1;
+        Ok(socket)
+    };
+    config.bind.bind_each(listen_at, std::net::TcpListener::local_addr)
 }
 
-fn bind_one(
-    config: &ListenerConfig,
-    address: SocketAddr,
-    tcp_keep_alive_s: u16,
-) -> io::Result<std::net::TcpListener> {
+fn bind_one(config: &ListenerConfig, address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(config.reuse_port)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Listens, or goes on to, as the configuration says.
+fn listen(
+    socket: Socket,
+    config: &ListenerConfig,
+    tcp_keep_alive_s: u16,
+) -> io::Result<std::net::TcpListener> {
+    socket.set_nonblocking(true)?;
     // What is accepted inherits these, which saves calls for each.
     socket.set_tcp_nodelay(true)?;
     if tcp_keep_alive_s > 0 {
@@ -62,7 +82,6 @@ fn bind_one(
             .with_retries(PROBES_MAX);
         socket.set_tcp_keepalive(&keep_alive)?;
     }
-    socket.bind(&address.into())?;
     socket.listen(config.backlog.into())?;
     Ok(socket.into())
 }
@@ -84,14 +103,27 @@ impl Listening {
     }
 }
 
-/// Accepts for ever. `serve` gets what is admitted; it must return at once.
-pub(crate) async fn accept_loop<F>(listening: Listening, listener: Arc<Listener>, serve: F)
-where
+/// Accepts until `stop` says so. `serve` gets what is admitted; it must return at once. What was accepted is served.
+pub(crate) async fn accept_loop<F>(
+    listening: Listening,
+    listener: Arc<Listener>,
+    mut stop: watch::Receiver<bool>,
+    serve: F,
+) where
     F: Fn(TcpStream, SocketAddr, Admitted, Underway) + Send + Sync,
 {
     let mut reserve = Reserve::new();
     loop {
-        match listening.accept().await {
+        if *stop.borrow() {
+            return;
+        }
+        let accepted = tokio::select! {
+            biased;
+            // First, since to ask the other would cost part of the task's turn for each connection.
+            accepted = listening.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
             Ok((io, peer)) => {
                 listener.accepted.inc();
                 match admit(&listener, peer).await {
@@ -181,7 +213,8 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_the_options_of_their_listener() {
         let config = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
-        let listener = bind(&config, 600).expect("bound").remove(0);
+        let mut inherited = Inherited::default();
+        let listener = bind("mqtt", &config, 600, &mut inherited).expect("bound").remove(0);
         listener.set_nonblocking(false).expect("set");
         let _device =
             std::net::TcpStream::connect(listener.local_addr().expect("address")).expect("connected");

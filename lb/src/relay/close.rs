@@ -67,7 +67,10 @@ where
         // v5 [MQTT-3.2.0-1]: no DISCONNECT before CONNACK. Earlier versions have no DISCONNECT to the client.
         if let Some(code) = reason.farewell().filter(|_| self.version.is_v5() && self.state == State::Serving)
         {
-            reply::disconnect(code, out);
+            match self.shared().direction().filter(|_| is_shutdown && self.terms.takes_reference()) {
+                Some(direction) => out.put_slice(&direction.disconnect()),
+                None => reply::disconnect(code, out),
+            }
         }
         if matches!(reason, CloseReason::Revoked(_)) && cause == CloseCause::Unanswered {
             out.put_slice(&reply::refusal(self.version, ReasonCode::Banned));

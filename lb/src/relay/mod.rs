@@ -65,8 +65,8 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) version: ProtocolVersion,
     /// Keep Alive in force, seconds; 0 for none.
     pub(crate) keep_alive_s: u16,
-    /// CONNECT has a Session Expiry Interval above 0.
-    pub(crate) has_expiry: bool,
+    /// What CONNECT says that counts later.
+    pub(crate) terms: Terms,
     /// What the device sent after CONNECT already.
     pub(crate) pipelined: Bytes,
     /// What re-authentication needs, if CONNECT had an Authentication Method.
@@ -77,6 +77,29 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) pace: Option<Box<Pace>>,
     /// Its session's place among those that are asked for.
     pub(crate) opening: Option<Opening>,
+}
+
+/// What CONNECT says that counts later, in a byte.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms(u8);
+
+impl Terms {
+    const HAS_EXPIRY: u8 = 1;
+    const TAKES_REFERENCE: u8 = 2;
+
+    pub(crate) fn new(has_expiry: bool, takes_reference: bool) -> Self {
+        Self((u8::from(has_expiry) * Self::HAS_EXPIRY) | (u8::from(takes_reference) * Self::TAKES_REFERENCE))
+    }
+
+    /// It has a Session Expiry Interval above 0.
+    fn has_expiry(self) -> bool {
+        self.0 & Self::HAS_EXPIRY != 0
+    }
+
+    /// Its client takes DISCONNECT with the Server Reference of this edge, if there is one.
+    fn takes_reference(self) -> bool {
+        self.0 & Self::TAKES_REFERENCE != 0
+    }
 }
 
 /// What is awaited.
@@ -149,8 +172,7 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     is_unflushed: bool,
     /// Whole packets may wait in `frames`: they came with CONNECT, or behind one that the worker did not take yet.
     has_whole: bool,
-    /// As in [`Handover::has_expiry`].
-    has_expiry: bool,
+    terms: Terms,
 }
 
 impl<T, S, A> Relay<T, S, A>
@@ -166,7 +188,7 @@ where
             tenancy,
             version,
             keep_alive_s,
-            has_expiry,
+            terms,
             pipelined,
             enhanced,
             tenure,
@@ -204,7 +226,7 @@ where
             is_deferred: false,
             is_unflushed: false,
             has_whole: !pipelined.is_empty(),
-            has_expiry,
+            terms,
             frames,
             admitted,
             tenancy: Some(tenancy),
@@ -230,9 +252,7 @@ where
         }
         if self.state.is_open() {
             match self.shared().phase() {
-                Phase::Draining if self.shared().is_dismissed(self.slot) => {
-                    self.close(CloseReason::Shutdown, &mut scratch.out, now);
-                }
+                Phase::Draining if self.shared().is_dismissed(self.slot) => self.go(cx, scratch, now),
                 Phase::Serving | Phase::Draining => self.serve(cx, scratch, now),
                 Phase::Aborting => self.close(CloseReason::Shutdown, &mut scratch.out, now),
             }
@@ -257,6 +277,17 @@ where
         self.count(now, false);
         self.arm(cx, now);
         Poll::Pending
+    }
+
+    /// Ends a connection that has to go. Where another process has the sockets, nobody is left without an answer to CONNECT.
+    fn go(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: u32) {
+        if self.state == State::AwaitingConnAck && self.shared().is_succeeded() {
+            self.serve(cx, scratch, now);
+            if self.state != State::Serving {
+                return;
+            }
+        }
+        self.close(CloseReason::Shutdown, &mut scratch.out, now);
     }
 
     fn serve(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: u32) {

@@ -27,7 +27,7 @@ where
     pub(super) fn handle(&mut self, chunk: &[u8], out: &mut Outgoing, now: u32) {
         let Some(stream) = &mut self.stream else { return };
         let held = self.frames.buffered();
-        let rules = Rules { is_v5: self.version.is_v5(), has_expiry: self.has_expiry };
+        let rules = Rules { is_v5: self.version.is_v5(), has_expiry: self.terms.has_expiry() };
         let shared = self.admitted.shared();
         let configured = shared.config.packet_bytes_max;
         let packet_bytes_max =

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod openings;
+mod succession;
 mod transport;
 
 use std::io;
@@ -451,7 +452,7 @@ async fn devices_are_told_to_go_at_a_pace_that_suffices() {
     for (drain_per_s, deadline_s, within_ms) in
         [(40, 60, 400..30_000), (0, 60, 0..10_000), (1, 12, 4_800..12_000)]
     {
-        let (edge, worker, address) = start(|config| config.drain_per_s = drain_per_s);
+        let (edge, worker, address) = start(|config| config.drain_per_s = Some(drain_per_s));
         let mut devices = Vec::new();
         for number in 0..24 {
             let mut device = dial(address).await;

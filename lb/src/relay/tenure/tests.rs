@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::config::EdgeConfig;
 use crate::fake::{self, FakeWorker, Session, eventually};
-use crate::relay::{Enhanced, Handover, Relay};
+use crate::relay::{Enhanced, Handover, Relay, Terms};
 
 /// Of every passport, seconds.
 const LIFE_S: u64 = 1_000;
@@ -154,7 +154,7 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
         tenancy,
         version,
         keep_alive_s: 0,
-        has_expiry: false,
+        terms: Terms::new(false, true),
         pipelined: Bytes::new(),
         enhanced: method.then(|| Box::new(Enhanced::new(clerk.clone(), "WORD".into(), usize::MAX, request))),
         tenure,
