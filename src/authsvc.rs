@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use authsvc::service::{Service, ServiceError};
 use authsvc::{Local, Revocations};
@@ -11,7 +10,8 @@ use prometheus_client::registry::Registry;
 use crate::admin::Stalled;
 use crate::config::AuthsvcConfig;
 use crate::exit::{Failure, chain};
-use crate::process::Tier;
+use crate::process::{Ending, Tier};
+use crate::upgrade::Arrival;
 use crate::watch::Watch;
 
 /// Everything that runs.
@@ -24,7 +24,13 @@ pub(crate) struct Authsvc {
 impl Tier for Authsvc {
     type Config = AuthsvcConfig;
 
-    async fn start(config: &AuthsvcConfig, registry: &mut Registry) -> Result<Self, Failure> {
+    const COMMAND: &'static str = "authsvc";
+
+    async fn start(
+        config: &AuthsvcConfig,
+        registry: &mut Registry,
+        _arrival: &mut Arrival,
+    ) -> Result<Self, Failure> {
         let local = Local::start(&config.auth, &config.authorization, registry).map_err(Failure::usage)?;
         let service = Service::start(config.service.clone(), &config.passport, local.clone(), registry)
             .map_err(|error| failure(&error))?;
@@ -64,7 +70,8 @@ impl Tier for Authsvc {
         self.watch.ask();
     }
 
-    async fn stop(self, deadline: Duration) -> Result<(), Failure> {
+    async fn stop(self, ending: Ending) -> Result<(), Failure> {
+        let deadline = ending.deadline();
         tracing::info!(?deadline, "draining");
         let cut = self.service.drain(deadline).await;
         if cut > 0 {

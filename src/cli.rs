@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::rules_check::RulesCheck;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
-use crate::{dev_certs, healthcheck, init, logging, passwd, process, shutdown};
+use crate::{dev_certs, healthcheck, init, logging, passwd, process, shutdown, upgrade};
 
 /// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
 ///
@@ -147,6 +147,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
             None => Tier::Authsvc,
         },
     };
+    upgrade::receive();
     shutdown::outlive_others().map_err(Failure::unavailable)?;
     let config = load(&cli, tier)?;
     if cli.check {

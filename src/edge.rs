@@ -7,6 +7,7 @@ use std::time::Duration;
 use authsvc::Revocations;
 use lb::Edge;
 use lb::upstream::Workers;
+use link::Bind;
 use prometheus_client::registry::Registry;
 
 use crate::admin::Stalled;
@@ -15,11 +16,18 @@ use crate::config::EdgeTierConfig;
 use crate::descriptors::Beside;
 use crate::exit::{Failure, chain};
 use crate::front;
-use crate::process::Tier;
+use crate::process::{Ending, Tier};
+use crate::upgrade::{Arrival, Sockets};
 use crate::watch::Watch;
 
 /// How long workers may take to hear of the last connections that have ended.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long a process that is to take another one's place may take to reach a worker.
+const REACH: Duration = Duration::from_secs(30);
+
+/// Between two looks whether it does.
+const REACH_LOOK: Duration = Duration::from_millis(10);
 
 /// Everything that runs.
 pub(crate) struct EdgeTier {
@@ -32,16 +40,35 @@ pub(crate) struct EdgeTier {
 impl Tier for EdgeTier {
     type Config = EdgeTierConfig;
 
-    async fn start(config: &EdgeTierConfig, registry: &mut Registry) -> Result<Self, Failure> {
+    const COMMAND: &'static str = "lb";
+
+    fn listened(config: &EdgeTierConfig) -> Vec<(String, &Bind)> {
+        front::listened(&config.front)
+    }
+
+    async fn start(
+        config: &EdgeTierConfig,
+        registry: &mut Registry,
+        arrival: &mut Arrival,
+    ) -> Result<Self, Failure> {
         let auth = match &config.authsvc {
             Some(service) => Authentication::Elsewhere(front::ask_elsewhere(service, registry)?),
             None => Authentication::Here(front::authentication(&config.front, registry)?),
         };
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
             .map_err(|error| Failure::usage(chain(&error)))?;
-        let edge = front::edge(&config.front, workers.clone(), &auth, Beside::Links, registry)?;
+        if arrival.is_replacing() {
+            reach(&workers).await?;
+        }
+        arrival.take_over().await?;
+        let edge =
+            front::edge(&config.front, workers.clone(), &auth, Beside::Links, registry, arrival.inherited())?;
         let watch = front::watch(&edge, &auth);
         Ok(Self { edge, auth, workers, watch })
+    }
+
+    fn take_sockets(&mut self) -> Sockets {
+        self.edge.take_sockets()
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -80,12 +107,30 @@ impl Tier for EdgeTier {
     }
 
     /// Devices first; then the workers hear of what has ended.
-    async fn stop(self, deadline: Duration) -> Result<(), Failure> {
-        front::drain(self.edge, deadline).await;
+    async fn stop(self, ending: Ending) -> Result<(), Failure> {
+        match ending {
+            Ending::Alone(deadline) => front::drain(self.edge, deadline).await,
+            Ending::Succeeded(deadline) => front::give_way(self.edge, deadline, true).await,
+        }
         let unheard = self.workers.stop(FAREWELL).await;
         if unheard > 0 {
             tracing::warn!(connections = unheard, "no worker has heard that these connections have ended");
         }
         Ok(())
     }
+}
+
+/// Waits until a worker can be reached: the edge that serves meanwhile goes on until this one can.
+async fn reach(workers: &Workers) -> Result<(), Failure> {
+    let reached = async {
+        while !workers.is_ready() {
+            tokio::time::sleep(REACH_LOOK).await;
+        }
+    };
+    tokio::time::timeout(REACH, reached).await.map_err(|_| {
+        Failure::unavailable(format!(
+            "no worker can be reached for {} s; the edge that was to be replaced goes on",
+            REACH.as_secs()
+        ))
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use authsvc::Local;
 use authsvc::client::{ClientConfig, Remote};
 use lb::{Edge, EdgeConfig, EdgeError};
-use link::Upstream;
+use link::{Bind, Inherited, Upstream};
 use prometheus_client::registry::Registry;
 
 use crate::authentication::Authentication;
@@ -32,11 +32,12 @@ pub(crate) fn edge<U: Upstream>(
     auth: &Authentication,
     beside: Beside,
     registry: &mut Registry,
+    inherited: &mut Inherited,
 ) -> Result<Edge, Failure> {
     let registry = registry.sub_registry_with_prefix("tidegate");
     let connections_max = descriptors::connections_max(config.edge.connections_max, beside);
     let edge = EdgeConfig { connections_max, ..config.edge.clone() };
-    let edge = Edge::start(edge, upstream, Arc::new(auth.clone()), registry)
+    let edge = Edge::start_with(inherited, edge, upstream, Arc::new(auth.clone()), registry)
         .map_err(|error| edge_failure(&error))?;
     edge.follow(auth.revocations());
     Ok(edge)
@@ -54,6 +55,20 @@ pub(crate) async fn drain(edge: Edge, deadline: Duration) {
     if cut_off > 0 {
         tracing::warn!(connections = cut_off, "connections were cut at the deadline");
     }
+}
+
+/// The same where another process has the sockets; `is_paced` if it serves already.
+pub(crate) async fn give_way(edge: Edge, deadline: Duration, is_paced: bool) {
+    tracing::info!(connections = edge.connections(), ?deadline, "giving way");
+    let cut_off = edge.give_way(deadline, is_paced).await;
+    if cut_off > 0 {
+        tracing::warn!(connections = cut_off, "connections were cut at the deadline");
+    }
+}
+
+/// Where devices are listened for.
+pub(crate) fn listened(config: &Front) -> Vec<(String, &Bind)> {
+    config.listeners.iter().map(|(name, listener)| (name.clone(), &listener.bind)).collect()
 }
 
 fn edge_failure(error: &EdgeError) -> Failure {

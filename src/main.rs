@@ -25,6 +25,7 @@ mod shutdown;
 mod standalone;
 mod store_metrics;
 mod threads;
+mod upgrade;
 mod watch;
 mod welcome;
 mod worker;

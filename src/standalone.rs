@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use authsvc::{Local, Revocations};
 use broker::Broker;
 use files::private::Readers;
 use lb::Edge;
+use link::Bind;
 use prometheus_client::registry::Registry;
 use state::{EmbeddedConfig, EmbeddedStore, OpenError, Store};
 
@@ -19,12 +20,22 @@ use crate::config::StandaloneConfig;
 use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
 use crate::front;
-use crate::process::Tier;
+use crate::process::{Ending, Tier};
+use crate::upgrade::{Arrival, Sockets, Way};
 use crate::watch::Watch;
 use crate::{dev_certs, welcome};
 
 /// How long the store may take to write what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
+
+/// How long devices may take to go where another process waits for their sessions; then they are cut off.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// How long the store may stay in use by a process that is about to end.
+const STORE_FREE: Duration = Duration::from_secs(10);
+
+/// Between two looks whether it is free.
+const STORE_LOOK: Duration = Duration::from_millis(20);
 
 /// Everything that runs.
 pub(crate) struct Standalone {
@@ -38,10 +49,27 @@ pub(crate) struct Standalone {
 impl Tier for Standalone {
     type Config = StandaloneConfig;
 
-    async fn start(config: &StandaloneConfig, registry: &mut Registry) -> Result<Self, Failure> {
+    const COMMAND: &'static str = "standalone";
+
+    /// There is one store.
+    fn way(deadline: Duration) -> Way {
+        Way::Instead { within: deadline.min(PAUSE) + STORE_CLOSE }
+    }
+
+    fn listened(config: &StandaloneConfig) -> Vec<(String, &Bind)> {
+        front::listened(&config.front)
+    }
+
+    async fn start(
+        config: &StandaloneConfig,
+        registry: &mut Registry,
+        arrival: &mut Arrival,
+    ) -> Result<Self, Failure> {
         make_certificates(config)?;
         let auth = front::authentication(&config.front, registry)?;
-        let store = open_store(config).await?;
+        arrival.take_over().await?;
+        let patience = if arrival.follows() { STORE_FREE } else { Duration::ZERO };
+        let store = open_store(config, patience).await?;
         // What a source brought along is not known of who is away: then Wills keep to the last passport.
         let rules = config.front.auth.rules_follow_from_names().then(|| {
             let asked = auth.clone();
@@ -55,9 +83,14 @@ impl Tier for Standalone {
             .map_err(|error| Failure::io(chain(&error)))?;
         let here = Authentication::Here(auth.clone());
         broker.ask_by(ActionAuthorizer::new(here.clone()));
-        let edge = front::edge(&config.front, broker.clone(), &here, Beside::Store, registry)?;
+        let edge =
+            front::edge(&config.front, broker.clone(), &here, Beside::Store, registry, arrival.inherited())?;
         let watch = front::watch(&edge, &here);
         Ok(Self { edge, auth, broker, store, watch })
+    }
+
+    fn take_sockets(&mut self) -> Sockets {
+        self.edge.take_sockets()
     }
 
     fn addresses(&self) -> BTreeMap<String, SocketAddr> {
@@ -82,8 +115,12 @@ impl Tier for Standalone {
     }
 
     /// Edge first, so that nothing new comes; the store last, when nobody writes any more.
-    async fn stop(self, deadline: Duration) -> Result<(), Failure> {
-        front::drain(self.edge, deadline).await;
+    async fn stop(self, ending: Ending) -> Result<(), Failure> {
+        match ending {
+            Ending::Alone(deadline) => front::drain(self.edge, deadline).await,
+            // All at once: none of them is served before the last has gone.
+            Ending::Succeeded(deadline) => front::give_way(self.edge, deadline.min(PAUSE), false).await,
+        }
         self.broker.stop();
         let (closed, wait) = tokio::sync::oneshot::channel();
         self.store.close(Box::new(move |result| {
@@ -110,9 +147,19 @@ fn make_certificates(config: &StandaloneConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn open_store(config: &StandaloneConfig) -> Result<Arc<EmbeddedStore>, Failure> {
+/// Opens the store, which may stay in use for so long.
+async fn open_store(config: &StandaloneConfig, patience: Duration) -> Result<Arc<EmbeddedStore>, Failure> {
     let settings = EmbeddedConfig { tables_open_max: descriptors::tables_max(), ..config.state.clone() };
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings)).await;
+    let deadline = Instant::now() + patience;
+    let opened = tokio::task::spawn_blocking(move || {
+        loop {
+            match EmbeddedStore::open(settings.clone()) {
+                Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(STORE_LOOK),
+                opened => return opened,
+            }
+        }
+    })
+    .await;
     match opened.map_err(Failure::software)? {
         Ok(store) => Ok(Arc::new(store)),
         Err(error @ OpenError::InUse { .. }) => Err(Failure::unavailable(format!(

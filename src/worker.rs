@@ -17,8 +17,9 @@ use crate::config::WorkerConfig;
 use crate::exit::{Failure, chain};
 use crate::front;
 use crate::passport_keys::PassportKeys;
-use crate::process::Tier;
+use crate::process::{Ending, Tier};
 use crate::store_metrics::StoreMetrics;
+use crate::upgrade::Arrival;
 use crate::watch::Watch;
 
 /// How long the store may take to let a worker leave the others.
@@ -42,7 +43,13 @@ pub(crate) struct Worker {
 impl Tier for Worker {
     type Config = WorkerConfig;
 
-    async fn start(config: &WorkerConfig, registry: &mut Registry) -> Result<Self, Failure> {
+    const COMMAND: &'static str = "broker";
+
+    async fn start(
+        config: &WorkerConfig,
+        registry: &mut Registry,
+        _arrival: &mut Arrival,
+    ) -> Result<Self, Failure> {
         let verifier = Arc::new(config.verifier().map_err(Failure::usage)?);
         let keys = PassportKeys::start(config, &verifier, registry)?;
         let store = Arc::new(connect(&config.redis).await?);
@@ -105,7 +112,8 @@ impl Tier for Worker {
     }
 
     /// Devices first, which go on elsewhere; the store last, when nobody writes any more.
-    async fn stop(self, deadline: Duration) -> Result<(), Failure> {
+    async fn stop(self, ending: Ending) -> Result<(), Failure> {
+        let deadline = ending.deadline();
         tracing::info!(devices = self.links.streams(), ?deadline, "draining");
         let left = self.links.drain(deadline).await;
         if left > 0 {

@@ -5,7 +5,7 @@ mod exposition;
 mod slots;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use link::Bind;
+use link::{Bind, Inherited};
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -27,6 +27,7 @@ pub(crate) use self::exposition::Metrics;
 use self::exposition::{Exposition, Format};
 use self::slots::{Slot, Slots};
 use crate::config::{AdminConfig, MetricsAccess};
+use crate::upgrade::Sockets;
 
 /// Connections served at a time; who comes then gets the place of one that stands still.
 pub(crate) const CONNECTIONS_MAX: usize = 64;
@@ -158,21 +159,37 @@ impl Revoking {
 
 /// The bound but not yet serving admin server.
 pub(crate) struct Admin {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<StdListener>,
     addresses: Vec<SocketAddr>,
 }
 
 impl Admin {
-    /// Binds all addresses of `listen`. Must be called in a runtime.
-    pub(crate) fn bind(listen: &Bind) -> Result<Self, (SocketAddr, std::io::Error)> {
-        let bind = |address: SocketAddr| {
-            let socket = std::net::TcpListener::bind(address)?;
+    /// Binds all addresses of `listen` for which there is no socket yet. Must be called in a runtime.
+    pub(crate) fn bind(
+        listen: &Bind,
+        inherited: &mut Inherited,
+    ) -> Result<Self, (SocketAddr, std::io::Error)> {
+        let mut count = 0;
+        let mut bind = |address: SocketAddr| {
+            let socket = match inherited.take(&link::name_of_nth("admin", count), address) {
+                Some(socket) => socket,
+                None => std::net::TcpListener::bind(address)?,
+            };
+            count += 1;
             socket.set_nonblocking(true)?;
             let bound = socket.local_addr()?;
-            Ok((TcpListener::from_std(socket)?, bound))
+            Ok((socket, bound))
         };
-        let (listeners, addresses) = listen.bind_each(bind, |(_, bound)| Ok(*bound))?.into_iter().unzip();
+        let (listeners, addresses) =
+            listen.bind_each(&mut bind, |(_, bound)| Ok(*bound))?.into_iter().unzip();
         Ok(Self { listeners, addresses })
+    }
+
+    /// The sockets once more, by name.
+    pub(crate) fn sockets(&self) -> std::io::Result<Sockets> {
+        let named =
+            |(n, socket): (usize, &StdListener)| Ok((link::name_of_nth("admin", n), socket.try_clone()?));
+        self.listeners.iter().enumerate().map(named).collect()
     }
 
     /// Where it is bound, at least one.
@@ -192,6 +209,8 @@ impl Admin {
         let slots = Arc::new(Slots::default());
         let mut serving = JoinSet::new();
         for listener in self.listeners {
+            // Fails only where a listener cannot be registered at all; the process has others that cannot be then.
+            let Ok(listener) = TcpListener::from_std(listener) else { continue };
             serving.spawn(accept(listener, slots.clone(), answers.clone()));
         }
         while serving.join_next().await.is_some() {}

@@ -98,7 +98,8 @@ fn metrics_may_need_the_token_beyond_this_machine() {
 
 /// An admin endpoint with as many metrics as a busy process has, about 40 KB.
 fn serve() -> (SocketAddr, JoinHandle<()>) {
-    let admin = Admin::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let admin =
+        Admin::bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into(), &mut Inherited::default()).unwrap();
     let address = admin.addresses()[0];
     let mut registry = Registry::default();
     for n in 0..500 {

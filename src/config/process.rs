@@ -11,6 +11,13 @@ use super::source::Source;
 use super::{Problem, Tier};
 use crate::admin::Revoking;
 
+/// Bounds of `runtime`.
+const DRAIN_DELAY_MS_MAX: u64 = 600_000;
+const DRAIN_TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+/// The system takes 107 bytes; while a socket is made it has the number of its process behind its name.
+const UPGRADE_SOCKET_BYTES_MAX: usize = 90;
+
 /// What every process has, whatever it runs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProcessConfig {
@@ -33,12 +40,19 @@ impl ProcessConfig {
             runtime: RuntimeConfig { is_tier, ..source.section("runtime")? },
         };
         process.check(source)?;
+        process.runtime.check_upgrade_socket(source, tier)?;
         Ok(process)
     }
 
     fn check(&self, source: &Source) -> Result<(), Problem> {
         if self.runtime.worker_threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
             return Err(source.problem("runtime.worker_threads", "must be 1 to 1024"));
+        }
+        if self.runtime.drain_delay_ms > DRAIN_DELAY_MS_MAX {
+            return Err(source.problem("runtime.drain_delay_ms", "must be at most 600000"));
+        }
+        if self.runtime.drain_timeout_ms > DRAIN_TIMEOUT_MS_MAX {
+            return Err(source.problem("runtime.drain_timeout_ms", "must be at most 3600000"));
         }
         if self.admin.metrics == MetricsAccess::Token && self.admin.token_file.is_none() {
             return Err(source.problem("admin.metrics", "needs admin.token_file, which has the token"));
@@ -138,13 +152,18 @@ pub(crate) struct RuntimeConfig {
     /// Threads that serve connected devices. Default: see [`crate::threads`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) worker_threads: Option<usize>,
-    /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first. Default 0.
+    /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first. Default 0; at
+    /// most 600,000.
     pub(crate) drain_delay_ms: u64,
-    /// Milliseconds that a shutdown may take until connections are cut. Default 10000.
+    /// Milliseconds that a shutdown may take until connections are cut. Default 10,000; at most 3,600,000.
     pub(crate) drain_timeout_ms: u64,
     /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) addresses_file: Option<PathBuf>,
+    /// A Unix socket by which another process of the same user takes this one's place: it is given the listening sockets, and this
+    /// one ends when it serves. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upgrade_socket: Option<PathBuf>,
     /// It is one process of several.
     #[serde(skip)]
     is_tier: bool,
@@ -153,11 +172,32 @@ pub(crate) struct RuntimeConfig {
 impl Default for RuntimeConfig {
     fn default() -> Self {
         let (drain_delay_ms, drain_timeout_ms) = (0, 10_000);
-        Self { worker_threads: None, drain_delay_ms, drain_timeout_ms, addresses_file: None, is_tier: false }
+        Self {
+            worker_threads: None,
+            drain_delay_ms,
+            drain_timeout_ms,
+            addresses_file: None,
+            upgrade_socket: None,
+            is_tier: false,
+        }
     }
 }
 
 impl RuntimeConfig {
+    fn check_upgrade_socket(&self, source: &Source, tier: Tier) -> Result<(), Problem> {
+        let key = "runtime.upgrade_socket";
+        let Some(path) = &self.upgrade_socket else { return Ok(()) };
+        if !matches!(tier, Tier::Standalone | Tier::Edge) {
+            let advice = "only tidegate standalone and tidegate lb hand their sockets over; of others start one more, then end \
+                          the old one";
+            return Err(source.problem(key, advice));
+        }
+        if path.as_os_str().is_empty() || path.as_os_str().len() > UPGRADE_SOCKET_BYTES_MAX {
+            return Err(source.problem(key, "the path of a socket has 1 to 90 bytes"));
+        }
+        Ok(())
+    }
+
     /// Threads in force.
     pub(crate) fn worker_threads_in_force(&self) -> usize {
         self.worker_threads.unwrap_or_else(|| crate::threads::worker_threads(self.is_tier))

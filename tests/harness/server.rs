@@ -111,6 +111,15 @@ impl Server {
         server
     }
 
+    /// Starts one more process with the configuration of this one, and what `change` makes of it, which keeps its log and its
+    /// addresses in `dir`.
+    pub(crate) fn begin_beside(&self, dir: &Path, change: impl FnOnce(String) -> String) -> Server {
+        let config = fs::read_to_string(self.dir.join("tidegate.toml")).unwrap();
+        let path = |dir: &Path| addresses_file(dir).display().to_string();
+        fs::create_dir_all(dir).unwrap();
+        Server::begin(self.command, dir, &self.ca, &change(config.replace(&path(&self.dir), &path(dir))))
+    }
+
     /// Starts the process (again) with the configuration that it had.
     pub(crate) fn run(&mut self) {
         self.process = None;

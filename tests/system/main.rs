@@ -45,5 +45,6 @@ mod succession;
 mod takeover;
 mod tiers;
 mod two_owners;
+mod upgrade;
 mod worked_examples;
 mod worker_start;

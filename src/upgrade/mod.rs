@@ -1,0 +1,69 @@
+//! How a process takes the place of another one at the same addresses, so that nobody who connects is refused: the listening
+//! sockets go from one to the other by a Unix socket (`runtime.upgrade_socket`), or are held by systemd. `predecessor.rs` is
+//! the new process's side, `successor.rs` that of the one before; `wire.rs` is what they say.
+//!
+//! Who connects waits in the queue of the listening socket, which both have, so that it makes no difference which of them
+//! accepts. Until the new one serves, the one before keeps its sockets: when the new one fails or is killed, it goes on.
+
+mod arrival;
+mod predecessor;
+mod successor;
+mod systemd;
+mod wire;
+
+use std::net::TcpListener;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+pub(crate) use self::arrival::Arrival;
+pub(crate) use self::successor::{Successor, Successors, Way};
+pub(crate) use self::systemd::receive;
+
+/// Listening sockets by name.
+pub(crate) type Sockets = Vec<(String, TcpListener)>;
+
+/// The same sockets again, for somebody else.
+pub(crate) fn duplicate(sockets: &[(String, TcpListener)]) -> std::io::Result<Sockets> {
+    sockets.iter().map(|(name, socket)| Ok((name.clone(), socket.try_clone()?))).collect()
+}
+
+/// How an upgrade went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// This process has taken the place of another one.
+    TakenOver,
+    /// Another process has begun to take the place of this one, and has gone before it served.
+    GivenUp,
+    /// Another process was not let, since it is none that may, or one is at it already.
+    Refused,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// What is counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Upgrades(Family<OutcomeLabel, Counter>);
+
+impl Upgrades {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let upgrades = Self::default();
+        let help = "Processes that took another one's place at its addresses, or began to";
+        registry.register("tidegate_upgrades", help, upgrades.0.clone());
+        upgrades
+    }
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::TakenOver => "taken_over",
+            Outcome::GivenUp => "given_up",
+            Outcome::Refused => "refused",
+        };
+        self.0.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
