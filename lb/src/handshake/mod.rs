@@ -15,7 +15,7 @@ use std::task::Poll;
 use authsvc::{Authenticator, Certificate, Request};
 use bytes::{Bytes, BytesMut};
 use link::{ConnectionId, Open, Passport, Peer, Upstream};
-use mqtt::{Connect, OwnedFrame, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode};
+use mqtt::{Connect, OwnedFrame, PacketType, ProtocolVersion, ReasonCode};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -455,7 +455,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         };
         let lost = |_| Failed(HandshakeStage::Authentication, HandshakeFailure::ConnectionLost);
         let io = io.rehome(&self.gate.devices).map_err(lost)?;
-        let terms = Terms::new(asks_for_expiry(connect), takes_reference(self.config(), connect));
+        let terms = Terms::of(connect, self.config());
         let handover = Handover {
             admitted: self.admitted,
             tenancy,
@@ -582,23 +582,6 @@ async fn has_gone_without_a_word<T: Transport>(io: &mut T, pipelined: &mut Bytes
 
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
-}
-
-/// Whether CONNECT has a Session Expiry Interval above 0, without which DISCONNECT may not have one.
-// v5 section 3.14.2.2.2
-fn asks_for_expiry(connect: &Connect<'_>) -> bool {
-    let interval = connect.properties.find(PropertyId::SessionExpiryInterval);
-    matches!(interval, Some(Property::SessionExpiryInterval(seconds)) if seconds > 0)
-}
-
-/// Whether it takes DISCONNECT with the Server Reference of this edge, if there is one.
-// v5 [MQTT-3.1.2-24]
-fn takes_reference(config: &EdgeConfig, connect: &Connect<'_>) -> bool {
-    let reference = config.drain_server_reference.as_deref();
-    reference.is_some_and(|reference| {
-        let direction = Direction { reason: ReasonCode::UseAnotherServer, reference };
-        direction.disconnect().len() <= reply::packet_bytes_max(connect)
-    })
 }
 
 /// The Keep Alive to impose. Earlier versions cannot be told one, so that theirs stays.

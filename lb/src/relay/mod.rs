@@ -12,6 +12,7 @@ mod pace;
 mod packet;
 mod scratch;
 mod tenure;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -35,6 +36,7 @@ pub(crate) use self::pace::Pace;
 use self::scratch::Scratch;
 use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
+pub(crate) use self::terms::Terms;
 pub(crate) use self::write::poll_write_all;
 use crate::admission::Opening;
 use crate::reason::CloseReason;
@@ -77,29 +79,6 @@ pub(crate) struct Handover<A: Authenticator> {
     pub(crate) pace: Option<Box<Pace>>,
     /// Its session's place among those that are asked for.
     pub(crate) opening: Option<Opening>,
-}
-
-/// What CONNECT says that counts later, in a byte.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms(u8);
-
-impl Terms {
-    const HAS_EXPIRY: u8 = 1;
-    const TAKES_REFERENCE: u8 = 2;
-
-    pub(crate) fn new(has_expiry: bool, takes_reference: bool) -> Self {
-        Self((u8::from(has_expiry) * Self::HAS_EXPIRY) | (u8::from(takes_reference) * Self::TAKES_REFERENCE))
-    }
-
-    /// It has a Session Expiry Interval above 0.
-    fn has_expiry(self) -> bool {
-        self.0 & Self::HAS_EXPIRY != 0
-    }
-
-    /// Its client takes DISCONNECT with the Server Reference of this edge, if there is one.
-    fn takes_reference(self) -> bool {
-        self.0 & Self::TAKES_REFERENCE != 0
-    }
 }
 
 /// What is awaited.

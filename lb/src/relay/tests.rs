@@ -118,7 +118,7 @@ impl Setup {
             tenancy,
             version: self.version,
             keep_alive_s: self.keep_alive_s,
-            terms: Terms::new(false, true),
+            terms: Terms::default(),
             pipelined: Bytes::from_static(self.pipelined),
             enhanced: self.enhanced.then(|| Box::new(enhanced())),
             tenure: None,
