@@ -29,7 +29,11 @@ fn named(common_name: &str) -> CertificateParams {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut params = named("devices of a test");
+        Self::named("devices of a test")
+    }
+
+    pub(crate) fn named(common_name: &str) -> Self {
+        let mut params = named(common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
@@ -46,6 +50,15 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Identity { certificate, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() }
+    }
+
+    /// A certificate for a server of this name: in DER, in PEM, and its key in PEM.
+    pub(crate) fn issue_for(&self, name: &str) -> (Vec<u8>, String, String) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.der().to_vec(), certificate.pem(), key.serialize_pem())
     }
 
     /// A list of what is revoked, in PEM.
