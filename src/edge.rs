@@ -63,7 +63,7 @@ impl Tier for EdgeTier {
         arrival.take_over().await?;
         let edge =
             front::edge(&config.front, workers.clone(), &auth, Beside::Links, registry, arrival.inherited())?;
-        let watch = front::watch(&edge, &auth);
+        let watch = front::watch(&edge, &auth, vec![Box::new(workers.clone())]);
         Ok(Self { edge, auth, workers, watch })
     }
 

@@ -13,7 +13,7 @@ use crate::authentication::Authentication;
 use crate::config::Front;
 use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
-use crate::watch::Watch;
+use crate::watch::{Files, Watch};
 
 /// Who may connect, decided here.
 pub(crate) fn authentication(config: &Front, registry: &mut Registry) -> Result<Local, Failure> {
@@ -43,9 +43,10 @@ pub(crate) fn edge<U: Upstream>(
     Ok(edge)
 }
 
-/// Looks after the files of both.
-pub(crate) fn watch(edge: &Edge, auth: &Authentication) -> Watch {
-    Watch::start(vec![Box::new(edge.certificates()), auth.files()])
+/// Looks after the files of both, and of others.
+pub(crate) fn watch(edge: &Edge, auth: &Authentication, others: Vec<Box<dyn Files>>) -> Watch {
+    let own: [Box<dyn Files>; 2] = [Box::new(edge.certificates()), auth.files()];
+    Watch::start(own.into_iter().chain(others).collect())
 }
 
 /// Tells devices to go, and waits for them.

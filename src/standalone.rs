@@ -85,7 +85,7 @@ impl Tier for Standalone {
         broker.ask_by(ActionAuthorizer::new(here.clone()));
         let edge =
             front::edge(&config.front, broker.clone(), &here, Beside::Store, registry, arrival.inherited())?;
-        let watch = front::watch(&edge, &here);
+        let watch = front::watch(&edge, &here, Vec::new());
         Ok(Self { edge, auth, broker, store, watch })
     }
 

@@ -7,7 +7,9 @@ use std::time::Instant;
 use authsvc::Local;
 use authsvc::client::Remote;
 use authsvc::service::ServiceFiles;
+use broker::LinkCertificates;
 use lb::Certificates;
+use lb::upstream::Workers;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -77,4 +79,4 @@ macro_rules! looks_after_files {
     )*};
 }
 
-looks_after_files!(Certificates, Local, Remote, ServiceFiles);
+looks_after_files!(Certificates, LinkCertificates, Local, Remote, ServiceFiles, Workers);

@@ -20,7 +20,7 @@ use crate::passport_keys::PassportKeys;
 use crate::process::{Ending, Tier};
 use crate::store_metrics::StoreMetrics;
 use crate::upgrade::Arrival;
-use crate::watch::Watch;
+use crate::watch::{Files, Watch};
 
 /// How long the store may take to let a worker leave the others.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -36,8 +36,7 @@ pub(crate) struct Worker {
     broker: Broker,
     store: Arc<RedisStore>,
     keys: Option<PassportKeys>,
-    /// The files of who asks about actions, if somebody does.
-    watch: Option<Watch>,
+    watch: Watch,
 }
 
 impl Tier for Worker {
@@ -65,13 +64,15 @@ impl Tier for Worker {
         .map_err(|error| Failure::unavailable(chain(&error)))?;
         let asked =
             config.authsvc.as_ref().map(|service| front::ask_elsewhere(service, registry)).transpose()?;
-        let watch = asked.as_ref().map(|remote| Watch::start(vec![Box::new(remote.clone())]));
-        if let Some(remote) = asked {
+        if let Some(remote) = asked.clone() {
             broker.ask_by(ActionAuthorizer::new(Authentication::Elsewhere(remote)));
         }
         let links = LinkServer::start(config.link.clone(), broker.clone(), verifier.clone(), registry)
             .await
             .map_err(|error| link_failure(&error))?;
+        let of_asked = asked.map(|remote| Box::new(remote) as Box<dyn Files>);
+        let of_links: Box<dyn Files> = Box::new(links.certificates());
+        let watch = Watch::start([of_links].into_iter().chain(of_asked).collect());
         tracing::info!(name = %config.link.name, address = %config.link.listen, "listening for edges");
         Ok(Self { links, broker, store, keys, watch })
     }
@@ -105,10 +106,7 @@ impl Tier for Worker {
     }
 
     fn reload(&self) {
-        match &self.watch {
-            Some(watch) => watch.ask(),
-            None => tracing::info!("a worker has nothing to read again"),
-        }
+        self.watch.ask();
     }
 
     /// Devices first, which go on elsewhere; the store last, when nobody writes any more.

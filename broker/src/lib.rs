@@ -55,7 +55,7 @@ pub use authorizer::{AskedAction, Authorizer, Question, Reply, Ruling, Verdict};
 pub use clock::TimeSource;
 pub use cluster::{ClusterSettings, ClusterSettingsError};
 pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession};
-pub use edge_link::{Accept, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
+pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use principal::Rules;
 pub use stream::WorkerStream;
 

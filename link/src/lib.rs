@@ -23,6 +23,6 @@ pub use outgoing::{Outgoing, SHARED_BYTES_MIN};
 pub use passport::{Action, Attributes, Effect, Passport, PassportToken, Rule};
 pub use public_key::{KEYS_MAX, KeySet, PublicKey};
 pub use qos_set::QosSet;
-pub use tls::{LinkTlsConfig, LinkTlsError};
+pub use tls::{LinkTerms, LinkTls, LinkTlsConfig, LinkTlsError};
 pub use token::{KeyError, PassportSigner, PassportVerifier, TokenError, read_trusted};
 pub use upstream::{AuthenticationOutcome, CloseCause, ConnectionId, Event, Open, Peer, Stream, Upstream};

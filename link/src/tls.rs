@@ -1,16 +1,21 @@
 //! Mutual TLS of links: both ends show a certificate of the same authority. TLS 1.3 only, since both ends are of this
 //! software.
 
+mod live;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use files::Snapshot;
 use files::pem::{self, Kind, Section};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::{Deserialize, Serialize};
+
+pub use self::live::{LinkTerms, LinkTls};
 
 /// The certificate that this end shows, and the authority of the other's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,21 +56,36 @@ pub enum LinkTlsError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A key and a certificate do not belong together, as when one of the two files is still to come.
+    #[error("{key}: {}: is not the key of {}", path.display(), certificate.display())]
+    Mismatch {
+        /// The key.
+        key: &'static str,
+        /// The file of the key.
+        path: PathBuf,
+        /// The file of the certificate.
+        certificate: PathBuf,
+    },
     /// A name that no certificate can bear.
     #[error("server_name: {0:?} is neither a DNS name nor an address")]
     Name(String),
 }
 
-fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, LinkTlsError> {
-    std::fs::read(path).map_err(|source| LinkTlsError::Unreadable { key, path: path.to_owned(), source })
+fn read<'a>(key: &'static str, path: &Path, found: &'a Snapshot) -> Result<&'a [u8], LinkTlsError> {
+    found.bytes(path).map_err(|source| LinkTlsError::Unreadable { key, path: path.to_owned(), source })
 }
 
 fn unusable(key: &'static str, path: &Path, problem: impl Into<String>) -> LinkTlsError {
     LinkTlsError::Unusable { key, path: path.to_owned(), problem: problem.into() }
 }
 
-fn sections(key: &'static str, path: &Path, kind: Kind) -> Result<Vec<Section>, LinkTlsError> {
-    pem::sections(&read(key, path)?, kind).map_err(|error| unusable(key, path, error.to_string()))
+fn sections(
+    key: &'static str,
+    path: &Path,
+    kind: Kind,
+    found: &Snapshot,
+) -> Result<Vec<Section>, LinkTlsError> {
+    pem::sections(read(key, path, found)?, kind).map_err(|error| unusable(key, path, error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -73,19 +93,27 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl LinkTlsConfig {
+    fn files(&self) -> [&Path; 3] {
+        [&self.certificate_file, &self.key_file, &self.ca_file]
+    }
+
     /// For the edge, which dials.
     ///
     /// # Errors
     /// The key and the file that cannot be used.
     pub fn client(&self) -> Result<Arc<ClientConfig>, LinkTlsError> {
+        self.client_from(&Snapshot::take(self.files()))
+    }
+
+    fn client_from(&self, found: &Snapshot) -> Result<Arc<ClientConfig>, LinkTlsError> {
         if let Some(name) = &self.server_name {
             server_name(name)?;
         }
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| self.of_pair(&error))?
-            .with_root_certificates(self.authorities()?)
-            .with_client_auth_cert(self.chain()?, self.key()?)
+            .with_root_certificates(self.authorities(found)?)
+            .with_client_auth_cert(self.chain(found)?, self.key(found)?)
             .map_err(|error| self.of_pair(&error))?;
         Ok(Arc::new(config))
     }
@@ -95,14 +123,19 @@ impl LinkTlsConfig {
     /// # Errors
     /// The key and the file that cannot be used.
     pub fn server(&self) -> Result<Arc<ServerConfig>, LinkTlsError> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities()?), provider())
-            .build()
-            .map_err(|error| unusable("ca_file", &self.ca_file, error.to_string()))?;
+        self.server_from(&Snapshot::take(self.files()))
+    }
+
+    fn server_from(&self, found: &Snapshot) -> Result<Arc<ServerConfig>, LinkTlsError> {
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(self.authorities(found)?), provider())
+                .build()
+                .map_err(|error| unusable("ca_file", &self.ca_file, error.to_string()))?;
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| self.of_pair(&error))?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain()?, self.key()?)
+            .with_single_cert(self.chain(found)?, self.key(found)?)
             .map_err(|error| self.of_pair(&error))?;
         Ok(Arc::new(config))
     }
@@ -115,9 +148,9 @@ impl LinkTlsConfig {
         server_name(self.server_name.as_deref().unwrap_or(host))
     }
 
-    fn authorities(&self) -> Result<RootCertStore, LinkTlsError> {
+    fn authorities(&self, found: &Snapshot) -> Result<RootCertStore, LinkTlsError> {
         let mut roots = RootCertStore::empty();
-        for Section { line, der, .. } in sections("ca_file", &self.ca_file, Kind::Certificate)? {
+        for Section { line, der, .. } in sections("ca_file", &self.ca_file, Kind::Certificate, found)? {
             roots.add(der.into()).map_err(|error| {
                 let problem = format!("line {line}: the certificate cannot be used as an authority: {error}");
                 unusable("ca_file", &self.ca_file, problem)
@@ -126,13 +159,13 @@ impl LinkTlsConfig {
         Ok(roots)
     }
 
-    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, LinkTlsError> {
-        let sections = sections("certificate_file", &self.certificate_file, Kind::Certificate)?;
+    fn chain(&self, found: &Snapshot) -> Result<Vec<CertificateDer<'static>>, LinkTlsError> {
+        let sections = sections("certificate_file", &self.certificate_file, Kind::Certificate, found)?;
         Ok(sections.into_iter().map(|section| section.der.into()).collect())
     }
 
-    fn key(&self) -> Result<PrivateKeyDer<'static>, LinkTlsError> {
-        let found = sections("key_file", &self.key_file, Kind::PrivateKey)?.into_iter().next();
+    fn key(&self, found: &Snapshot) -> Result<PrivateKeyDer<'static>, LinkTlsError> {
+        let found = sections("key_file", &self.key_file, Kind::PrivateKey, found)?.into_iter().next();
         let Some(Section { label, der, .. }) = found else {
             return Err(unusable("key_file", &self.key_file, "is empty"));
         };
@@ -154,8 +187,8 @@ impl LinkTlsConfig {
                 unusable("certificate_file", &self.certificate_file, problem)
             }
             rustls::Error::InconsistentKeys(_) => {
-                let problem = format!("is not the key of {}", self.certificate_file.display());
-                unusable("key_file", &self.key_file, problem)
+                let (path, certificate) = (self.key_file.clone(), self.certificate_file.clone());
+                LinkTlsError::Mismatch { key: "key_file", path, certificate }
             }
             error => unusable("key_file", &self.key_file, error.to_string()),
         }

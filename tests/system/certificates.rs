@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ use crate::harness::authority::{Authority, Identity, replace};
 use crate::harness::bytes::Connect;
 use crate::harness::server::addresses_file;
 use crate::harness::transport::{Stream, Wire};
-use crate::harness::{Client, Server, Transport, let_pass, unique};
-use crate::tiers::within;
+use crate::harness::{Client, Server, Target, Transport, let_pass, unique};
+use crate::tiers::{Shape, Tiers, metric, within};
 
 /// How long it may take, from the change on the disk, until who was revoked has gone.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
@@ -218,4 +219,34 @@ fn files_replaced_under_load_refuse_nobody_good_and_end_who_is_revoked() {
             });
         }
     });
+}
+
+// An edge and a worker that are to trust another authority from now on; neither is started again for it.
+#[test]
+fn certificates_of_links_are_replaced_while_links_are_up() {
+    let mut tiers = Tiers::start_single(&Shape::new(1, 1));
+    let old = tiers.edges[0].dir().parent().unwrap().join("certs");
+    let new = old.with_file_name("new-certs");
+    let made = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("certs").arg(&new).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let at = |tiers: &Tiers| Target { server: &tiers.edges[0], transport: Transport::Tls }.v5();
+    let mut device = at(&tiers);
+    for name in ["worker.pem", "worker.key", "edge.pem", "edge.key", "link-ca.pem"] {
+        replace(&old.join(name), &fs::read_to_string(new.join(name)).unwrap());
+    }
+    for server in [&tiers.edges[0], &tiers.workers[0]] {
+        within("they are read", PATIENCE, || {
+            server.log().contains("certificates of links read").then_some(())
+        });
+    }
+    device.publish("t", "the link is up", 1);
+    // The worker that comes back trusts the new authority alone.
+    tiers.kill_worker(0);
+    tiers.run_worker(0);
+    device.publish("t", "and comes up again", 1);
+    at(&tiers).publish("t", "for others, too", 1);
+    for (server, name) in [(&tiers.edges[0], "workers"), (&tiers.workers[0], "link")] {
+        let ends = format!("tidegate_{name}_tls_expiry_timestamp_seconds{{what=\"certificate\"}}");
+        assert!(metric(server, &ends) > 1.0e9, "{ends}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What the worker's end of links counts.
 
+use link::LinkTerms;
 use link::wire::RefuseReason;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -23,6 +24,11 @@ enum RefuseLabel {
     Connect,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TermLabel {
+    what: &'static str,
+}
+
 /// Counters and gauges of all links of a worker.
 pub(super) struct LinkMetrics {
     /// Links that are up, and the devices on them.
@@ -35,6 +41,7 @@ pub(super) struct LinkMetrics {
     /// Devices whose link went away under them.
     pub streams_lost: Counter,
     refused: Family<RefuseLabels, Counter>,
+    tls_expiry: Family<TermLabel, Gauge>,
 }
 
 impl LinkMetrics {
@@ -47,7 +54,13 @@ impl LinkMetrics {
             links_refused: Counter::default(),
             streams_lost: Counter::default(),
             refused: Family::default(),
+            tls_expiry: Family::default(),
         };
+        registry.register(
+            "tls_expiry_timestamp_seconds",
+            "When the certificate of links ends, and the last authority of the other end's",
+            metrics.tls_expiry.clone(),
+        );
         registry.register("links", "Links from edges", metrics.links.clone());
         registry.register("streams", "Devices served over links", metrics.streams.clone());
         let help = "Links that ended by a fault, a silence or a lost connection";
@@ -58,6 +71,13 @@ impl LinkMetrics {
         registry.register("streams_lost", help, metrics.streams_lost.clone());
         registry.register("opens_refused", "Devices that were not taken", metrics.refused.clone());
         metrics
+    }
+
+    /// When the certificates of links end.
+    pub(super) fn tls_ends(&self, terms: LinkTerms) {
+        for (what, validity) in [("certificate", terms.certificate), ("authority", terms.authority)] {
+            self.tls_expiry.get_or_create(&TermLabel { what }).set(validity.until_s);
+        }
     }
 
     /// Counts a device that was not taken.

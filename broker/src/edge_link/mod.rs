@@ -13,4 +13,4 @@ mod task;
 
 pub use accept::Accept;
 pub use config::{LinkConfig, LinkConfigError};
-pub use server::{LinkServer, LinkStartError};
+pub use server::{LinkCertificates, LinkServer, LinkStartError};

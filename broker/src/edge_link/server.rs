@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use link::mux::Settings;
 use link::wire::{self, Limits, RefuseReason, StreamId, Text};
-use link::{AuthenticationOutcome, LinkTlsError, Open, Passport, PassportVerifier, Peer, TokenError};
+use link::{
+    AuthenticationOutcome, LinkTls, LinkTlsError, Open, Passport, PassportVerifier, Peer, TokenError,
+};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -17,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::accept::{Accept, Sockets};
 use super::config::{LinkConfig, LinkConfigError};
@@ -60,7 +63,7 @@ pub(super) struct Shared {
     pub(super) metrics: LinkMetrics,
     broker: Broker,
     verifier: Arc<PassportVerifier>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<LinkTls<ServerConfig>>,
     streams: AtomicUsize,
     links: Mutex<Vec<Weak<Ready>>>,
     is_draining: AtomicBool,
@@ -138,7 +141,8 @@ impl Shared {
 
     async fn serve(self: Arc<Self>, socket: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(tls) = &self.tls else { return self.run(socket).await };
-        match timeout(HELLO_TIMEOUT, tls.accept(socket)).await {
+        let accept = TlsAcceptor::from(tls.current()).accept(socket);
+        match timeout(HELLO_TIMEOUT, accept).await {
             Ok(Ok(socket)) => self.run(socket).await,
             Ok(Err(error)) => {
                 self.metrics.links_refused.inc();
@@ -245,7 +249,7 @@ impl LinkServer {
     fn serve(
         listener: impl Accept,
         addresses: Vec<SocketAddr>,
-        tls: Option<TlsAcceptor>,
+        tls: Option<LinkTls<ServerConfig>>,
         config: LinkConfig,
         broker: Broker,
         verifier: Arc<PassportVerifier>,
@@ -278,6 +282,11 @@ impl LinkServer {
     /// Where it listens, at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The certificates of links, to be looked after.
+    pub fn certificates(&self) -> LinkCertificates {
+        LinkCertificates(Arc::downgrade(&self.shared))
     }
 
     /// Devices that are served over links.
@@ -318,6 +327,27 @@ impl LinkServer {
     }
 }
 
+/// The certificates of a worker's links.
+pub struct LinkCertificates(Weak<Shared>);
+
+impl LinkCertificates {
+    /// Has them read again though they look the same.
+    pub fn ask(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.tls.iter().for_each(LinkTls::ask);
+        }
+    }
+
+    /// Takes them if they have changed and settled; links that are up stay. To be called every second; blocks on the disk.
+    pub fn look(&self, now: std::time::Instant) {
+        let Some(shared) = self.0.upgrade() else { return };
+        if let Some(tls) = &shared.tls {
+            tls.look(now);
+            shared.metrics.tls_ends(tls.terms());
+        }
+    }
+}
+
 impl Drop for LinkServer {
     fn drop(&mut self) {
         self.acceptor.abort();
@@ -325,10 +355,10 @@ impl Drop for LinkServer {
 }
 
 /// The configuration is within its bounds; its TLS.
-fn checked(config: &LinkConfig) -> Result<Option<TlsAcceptor>, LinkStartError> {
+fn checked(config: &LinkConfig) -> Result<Option<LinkTls<ServerConfig>>, LinkStartError> {
     config.validate()?;
-    let tls = config.tls.as_ref().map(link::LinkTlsConfig::server).transpose();
-    Ok(tls.map_err(LinkStartError::Tls)?.map(TlsAcceptor::from))
+    let tls = config.tls.as_ref().map(|tls| LinkTls::server("link.tls", tls));
+    tls.transpose().map_err(LinkStartError::Tls)
 }
 
 fn settings(config: &LinkConfig, broker: &Broker) -> Settings {

@@ -73,9 +73,9 @@ async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result
     let ready_by = Instant::now() + within;
     let connecting = async {
         let io = shared.reach.reach(worker.address).await.map_err(DialError::Connect)?;
-        let Some((tls, config)) = &shared.tls else { return Ok(io) };
-        let name = config.name_of(&worker.host).map_err(DialError::Name)?;
-        let io = TlsConnector::from(tls.clone()).connect(name, io).await.map_err(DialError::Tls)?;
+        let Some(tls) = &shared.tls else { return Ok(io) };
+        let name = tls.config().name_of(&worker.host).map_err(DialError::Name)?;
+        let io = TlsConnector::from(tls.current()).connect(name, io).await.map_err(DialError::Tls)?;
         Ok(Box::new(io) as Box<dyn LinkIo>)
     };
     let io = timeout(within, connecting).await.map_err(|_| DialError::Timeout)??;

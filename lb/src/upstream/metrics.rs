@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use link::LinkTerms;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -18,6 +19,11 @@ pub(super) struct WorkerLabel {
 struct MoveLabels {
     reason: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TermLabel {
+    what: &'static str,
 }
 
 /// Why a device is moved.
@@ -77,6 +83,7 @@ impl MoveOutcome {
 /// The metrics, registered once.
 #[derive(Clone)]
 pub(super) struct Metrics {
+    tls_expiry: Family<TermLabel, Gauge>,
     links: Family<WorkerLabel, Gauge>,
     streams: Family<WorkerLabel, Gauge>,
     healthy: Family<WorkerLabel, Gauge>,
@@ -96,6 +103,7 @@ pub(super) struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
+            tls_expiry: Family::default(),
             links: Family::default(),
             streams: Family::default(),
             healthy: Family::default(),
@@ -113,6 +121,11 @@ impl Metrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let workers = registry.sub_registry_with_prefix("workers");
+        workers.register(
+            "tls_expiry_timestamp_seconds",
+            "When the certificate of links ends, and the last authority of the other end's",
+            metrics.tls_expiry.clone(),
+        );
         workers.register("links", "Links that are up", metrics.links.clone());
         workers.register("streams", "Sessions at a worker, asked for or open", metrics.streams.clone());
         workers.register(
@@ -147,6 +160,13 @@ impl Metrics {
             metrics.closing.clone(),
         );
         metrics
+    }
+
+    /// When the certificates of links end.
+    pub(super) fn tls_ends(&self, terms: LinkTerms) {
+        for (what, validity) in [("certificate", terms.certificate), ("authority", terms.authority)] {
+            self.tls_expiry.get_or_create(&TermLabel { what }).set(validity.until_s);
+        }
     }
 
     pub(super) fn worker(&self, address: SocketAddr) -> WorkerMetrics {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::link::wire::{self, Text};
-use ::link::{KeyError, LinkTlsConfig, LinkTlsError, Open, Passport, PassportSigner, TokenError, Upstream};
+use ::link::{KeyError, LinkTls, LinkTlsError, Open, Passport, PassportSigner, TokenError, Upstream};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mqtt::{Connect, ProtocolVersion, ReasonCode};
@@ -85,7 +85,7 @@ struct Shared {
     reach: Arc<dyn Reach>,
     /// So that a run can be repeated from its seed.
     chance: Mutex<StdRng>,
-    tls: Option<(Arc<ClientConfig>, LinkTlsConfig)>,
+    tls: Option<LinkTls<ClientConfig>>,
     metrics: Metrics,
     runtime: Handle,
     started: Instant,
@@ -122,10 +122,8 @@ impl Workers {
         config.validate()?;
         let key_file = config.passport.signing_key_file.as_deref();
         let signer = key_file.map(PassportSigner::from_file).transpose().map_err(WorkersError::Key)?;
-        let tls = match &config.tls {
-            Some(tls) => Some((tls.client().map_err(WorkersError::Tls)?, tls.clone())),
-            None => None,
-        };
+        let tls = config.tls.as_ref().map(|tls| LinkTls::client("workers.tls", tls));
+        let tls = tls.transpose().map_err(WorkersError::Tls)?;
         let shared = Arc::new(Shared {
             signer,
             reach,
@@ -152,6 +150,20 @@ impl Workers {
         ];
         shared.tasks.lock().extend(tasks);
         Ok(Self(shared))
+    }
+
+    /// Has the certificates of links read again though they look the same.
+    pub fn ask(&self) {
+        self.0.tls.iter().for_each(LinkTls::ask);
+    }
+
+    /// Takes the certificates of links if they have changed and settled; links that are up stay. To be called every
+    /// [`files::LOOK_INTERVAL`]; blocks on the disk.
+    pub fn look(&self, now: std::time::Instant) {
+        if let Some(tls) = &self.0.tls {
+            tls.look(now);
+            self.0.metrics.tls_ends(tls.terms());
+        }
     }
 
     /// Whether a session can be opened: at least one worker has a link.

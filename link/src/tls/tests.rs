@@ -23,8 +23,13 @@ impl Authority {
     }
 
     fn issue(&self, name: &str) -> LinkTlsConfig {
+        self.issue_until(name, 4000)
+    }
+
+    fn issue_until(&self, name: &str, year: i32) -> LinkTlsConfig {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -44,6 +49,10 @@ impl Authority {
 fn shake_hands(edge: &LinkTlsConfig, worker: &LinkTlsConfig, host: &str) -> Result<(), rustls::Error> {
     let mut client = ClientConnection::new(edge.client().unwrap(), edge.name_of(host).unwrap()).unwrap();
     let mut server = ServerConnection::new(worker.server().unwrap()).unwrap();
+    pass_on(&mut client, &mut server)
+}
+
+fn pass_on(client: &mut ClientConnection, server: &mut ServerConnection) -> Result<(), rustls::Error> {
     for _ in 0..10 {
         let mut bytes = Vec::new();
         client.write_tls(&mut bytes).unwrap();
@@ -104,4 +113,59 @@ fn an_error_names_the_key_and_the_file() {
     );
     let named = LinkTlsConfig { server_name: Some("not a name".to_owned()), ..good };
     assert!(named.client().unwrap_err().to_string().starts_with("server_name: "));
+}
+
+/// What one end has in force after its files were looked at for so many seconds.
+struct Watch<C> {
+    tls: LinkTls<C>,
+    now: std::time::Instant,
+}
+
+impl<C> Watch<C> {
+    fn looks(&mut self, seconds: u32) -> Arc<C> {
+        for _ in 0..seconds {
+            self.now += files::LOOK_INTERVAL;
+            self.tls.look(self.now);
+        }
+        self.tls.current()
+    }
+}
+
+#[test]
+fn certificates_that_have_changed_are_taken_when_they_have_settled() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (config, next) = (ours.issue("edge.test"), theirs.issue("edge.test"));
+    let tls = LinkTls::client("workers.tls", &config).unwrap();
+    let mut watch = Watch { tls, now: std::time::Instant::now() };
+    let first = watch.tls.current();
+    assert!(Arc::ptr_eq(&first, &watch.looks(9)), "nothing has changed");
+    std::fs::copy(&next.certificate_file, &config.certificate_file).unwrap();
+    assert!(Arc::ptr_eq(&first, &watch.looks(9)), "its key is missing");
+    std::fs::copy(&next.key_file, &config.key_file).unwrap();
+    std::fs::copy(&next.ca_file, &config.ca_file).unwrap();
+    assert!(Arc::ptr_eq(&first, &watch.looks(3)), "it has not settled");
+    let second = watch.looks(1);
+    assert!(!Arc::ptr_eq(&first, &second));
+    std::fs::write(&config.ca_file, "").unwrap();
+    assert!(Arc::ptr_eq(&second, &watch.looks(9)), "nothing is no change");
+    // What is in force talks to the others of the new authority.
+    let worker = theirs.issue("worker.test");
+    let mut client = ClientConnection::new(second, config.name_of("worker.test").unwrap()).unwrap();
+    let mut server = ServerConnection::new(worker.server().unwrap()).unwrap();
+    pass_on(&mut client, &mut server).unwrap();
+}
+
+#[test]
+fn a_certificate_that_has_ended_takes_no_good_ones_place() {
+    let authority = Authority::new();
+    let config = authority.issue("worker.test");
+    let tls = LinkTls::server("link.tls", &config).unwrap();
+    let mut watch = Watch { tls, now: std::time::Instant::now() };
+    let (first, terms) = (watch.tls.current(), watch.tls.terms());
+    authority.issue_until("worker.test", 2021);
+    assert!(Arc::ptr_eq(&first, &watch.looks(9)));
+    assert_eq!(watch.tls.terms(), terms);
+    authority.issue_until("worker.test", 2090);
+    assert!(!Arc::ptr_eq(&first, &watch.looks(9)));
+    assert!(watch.tls.terms().certificate.until_s < terms.certificate.until_s);
 }
