@@ -1,4 +1,5 @@
-//! Other people's clients against the real binary: mosquitto_pub and mosquitto_sub, paho-mqtt 1.x and 2.x, MQTT.js, a Mosquitto bridge.
+//! Other people's clients against the real binary: mosquitto_pub and mosquitto_sub, paho-mqtt 1.x and 2.x, MQTT.js, a Mosquitto bridge,
+//! and what sslyze and openssl say of a listener.
 //! `tests/interop/setup` fetches the libraries once, into the target directory.
 
 use std::fs;
@@ -10,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::harness::authority::Authority;
 use crate::harness::bytes::{Connect, Publish};
 use crate::harness::{DEADLINE, Server, Target, Transport, shared, unique};
+use crate::tiers::metric;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop");
 
@@ -266,5 +269,98 @@ fn keeps_retain(ours: &Target, port: u16, topic: &str, version: &str) {
             break;
         }
         assert!(Instant::now() < deadline, "{version}: RETAIN is lost: {}", text(&found));
+    }
+}
+
+/// A server with a certificate for `localhost` that is not its first, and an OCSP response about it, all made by openssl in `dir`.
+fn with_openssl_certificates(dir: &Path) -> Server {
+    let made = Command::new(Path::new(SCRIPTS).join("authority")).arg(dir).output().unwrap();
+    assert!(made.status.success(), "tests/interop/authority:\n{}", text(&made));
+    let (_, certificate, key) = Authority::new().issue_for("other.example");
+    fs::write(dir.join("other.pem"), certificate).unwrap();
+    fs::write(dir.join("other.key"), key).unwrap();
+    let file = |name: &str| dir.join(name);
+    Server::start_in(
+        dir,
+        &format!(
+            "[tls]\ncertificates = [{{ certificate_file = {:?}, key_file = {:?} }}, {{ certificate_file = {:?}, key_file = {:?}, \
+             ocsp_file = {:?} }}]\n",
+            file("other.pem"),
+            file("other.key"),
+            file("server.pem"),
+            file("server.key"),
+            file("server.ocsp")
+        ),
+    )
+}
+
+#[test]
+fn sslyze_finds_nothing_wrong_with_a_listener() {
+    let dir = TempDir::new().unwrap();
+    let server = with_openssl_certificates(dir.path());
+    let target = format!("localhost:{}", server.address(Transport::Tls).port());
+    let sslyze = |arguments: &[&str]| {
+        let mut command = Command::new(libraries().join("sslyze/bin/sslyze"));
+        let output = command.arg("--certinfo_ca_file").arg(dir.path().join("ca.pem"));
+        let output = output.args(arguments).arg(&target).output().unwrap();
+        let said = text(&output);
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = sslyze(&["--mozilla_config", "intermediate"]);
+    for good in [
+        "OK - Compliant",
+        "Supplied CA file CA Store (N/A):   OK - Certificate is trusted",
+        "Validation w/ Mozilla Store:       OK - Response is trusted",
+        "Cert Status:                       GOOD",
+        "Client Renegotiation DoS Attack:   OK",
+    ] {
+        assert!(said.contains(good), "{good:?} is not in\n{said}");
+    }
+    assert!(!said.contains("VULNERABLE") && !said.contains("Error"), "{said}");
+    // It takes a ticket that was renewed for one that was ignored; the server knows better.
+    let resumed = "tidegate_edge_tls_handshakes_total{listener=\"mqtts\",version=\"1.2\",kind=\"resumed\"}";
+    let before = metric(&server, resumed);
+    sslyze(&["--mozilla_config", "disable", "--resum"]);
+    assert_eq!(metric(&server, resumed) - before, 5.0, "each of its attempts");
+}
+
+#[test]
+fn openssl_resumes_at_both_versions() {
+    let dir = TempDir::new().unwrap();
+    let server = with_openssl_certificates(dir.path());
+    let target = format!("127.0.0.1:{}", server.address(Transport::Tls).port());
+    let connect = |arguments: &[&str], packets: &[u8]| {
+        let mut client = Command::new("openssl")
+            .args([
+                "s_client",
+                "-connect",
+                &target,
+                "-servername",
+                "localhost",
+                "-ign_eof",
+                "-verify_return_error",
+                "-CAfile",
+            ])
+            .arg(dir.path().join("ca.pem"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(client.stdin.as_mut().unwrap(), packets).unwrap();
+        // The server closes on DISCONNECT.
+        let output = client.wait_with_output().unwrap();
+        text(&output)
+    };
+    let packets = [Connect::v5(&unique("o")).bytes(), b"\xE0\0".to_vec()].concat();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let session = format!("session{version}");
+        let first = connect(&[version, "-sess_out", &session], &packets);
+        assert!(first.contains("New, TLS") && first.contains("Verification: OK"), "{first}");
+        let second = connect(&[version, "-sess_in", &session], &packets);
+        assert!(second.contains("Reused, TLS"), "{version}: {second}");
     }
 }
