@@ -7,11 +7,11 @@
 
 use std::io::BufRead as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::fleet::mixed;
-use crate::harness::fleet::{Fleet, Phase, Plan, Totals};
-use crate::harness::{Server, let_pass};
+use crate::harness::Server;
+use crate::harness::fleet::{Fleet, Phase, Plan};
 use crate::tiers::within;
 
 const DEVICES: usize = 300;
@@ -20,8 +20,6 @@ const INTERVAL: Duration = Duration::from_secs(3);
 const PING: Duration = Duration::from_secs(5);
 const READY: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(60);
-/// Between two looks at all accounts.
-const LOOK: Duration = Duration::from_millis(300);
 
 fn start_fleet(edges: &str) -> Fleet {
     let servers: Vec<Server> = edges.split(':').map(|file| Server::running(Path::new(file))).collect();
@@ -72,22 +70,11 @@ fn wait_until_back(fleet: &mut Fleet, edge: &str) {
     fleet.wait_until_ready(READY);
 }
 
-/// Everything is acknowledged and is where it may not be lost. A worker that was killed may have taken along what waited for a clean session.
-fn wait_until_settled(fleet: &Fleet) {
-    let deadline = Instant::now() + SETTLE;
-    let is_settled = |totals: &Totals| {
-        totals.acknowledged[1..] == totals.published[1..] && totals.lost_stored[1..] == [0, 0]
-    };
-    while !is_settled(&fleet.totals()) && Instant::now() < deadline {
-        let_pass(LOOK);
-    }
-}
-
 fn settle(fleet: &mut Fleet, killed: &str) {
-    fleet.enter(Phase::Quiet);
-    wait_until_settled(fleet);
-    let totals = fleet.settle(Duration::ZERO);
+    let totals = fleet.settle(SETTLE);
     println!("{}", totals.table("devices of the stack"));
+    // durability.clean_sessions = "store" there.
+    assert_eq!(totals.lost_clean[1..], [0, 0], "lost to clean sessions");
     if killed.is_empty() {
         return totals.expect_clean();
     }
