@@ -16,6 +16,7 @@ use crate::config::EdgeTierConfig;
 use crate::descriptors::Beside;
 use crate::exit::{Failure, chain};
 use crate::front;
+use crate::memory::Relief;
 use crate::process::{Ending, Tier};
 use crate::upgrade::{Arrival, Sockets};
 use crate::watch::Watch;
@@ -78,6 +79,10 @@ impl Tier for EdgeTier {
     fn stalled(&self) -> Stalled {
         let workers = self.workers.clone();
         Box::new(move || (!workers.is_ready()).then_some("no worker can be reached"))
+    }
+
+    fn reliefs(&self) -> Vec<Box<dyn Relief>> {
+        vec![Box::new(self.edge.relief())]
     }
 
     /// What a service decides, it revokes too.

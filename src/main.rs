@@ -16,6 +16,7 @@ mod front;
 mod healthcheck;
 mod init;
 mod logging;
+mod memory;
 mod passport_keys;
 mod passwd;
 mod process;

@@ -15,10 +15,15 @@ use tokio::task::JoinHandle;
 use crate::admin::{Admin, Metrics, Phase, Readiness, Revoking, Stalled};
 use crate::config::{AdminConfig, ProcessConfig};
 use crate::exit::Failure;
+use crate::memory::{MemoryWatch, Relief};
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
 use crate::upgrade::{Arrival, Sockets, Successor, Successors, Upgrades, Way, duplicate};
 use crate::{addresses, cli, descriptors};
+
+/// So many turns of devices a thread may take before it looks which others have something to read: where some always have, that is
+/// how long others wait.
+const EVENT_INTERVAL: u32 = 16;
 
 /// What is still running on the runtime after everything was closed gets so long.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -80,6 +85,11 @@ pub(crate) trait Tier: Sized {
     /// Answers why it cannot serve for now, for `/readyz`.
     fn stalled(&self) -> Stalled;
 
+    /// Who can let go of memory, in the order in which they are asked to.
+    fn reliefs(&self) -> Vec<Box<dyn Relief>> {
+        Vec::new()
+    }
+
     /// Who has to go, if an operator may say so here.
     fn revocations(&self) -> Option<Revocations> {
         None
@@ -101,6 +111,7 @@ pub(crate) fn run<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Resul
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(process.runtime.worker_threads_in_force())
         .thread_name("worker")
+        .event_interval(EVENT_INTERVAL)
         .enable_all()
         .build()
         .map_err(|error| Failure::unavailable(format!("cannot start the worker threads: {error}")))?;
@@ -140,6 +151,7 @@ struct Life<T: Tier> {
     /// What whoever follows needs, if somebody may.
     sockets: Arc<Sockets>,
     successors: Successors,
+    _memory: Option<MemoryWatch>,
 }
 
 /// Why a tier is to end.
@@ -185,6 +197,8 @@ impl<T: Tier> Life<T> {
             // Nothing is served yet, so there is nothing to end in good order.
             () = asked_to_stop(signals) => return Ok(None),
         };
+        let memory_max_bytes = process.runtime.memory_max_in_force();
+        let memory = MemoryWatch::start(tier.reliefs(), memory_max_bytes, &mut registry)?;
         // Nobody else sets it.
         let _ = metrics.set(registry);
         readiness.watch(tier.stalled());
@@ -203,7 +217,7 @@ impl<T: Tier> Life<T> {
             let way = T::way(process.runtime.drain_timeout());
             Successors::wait(door, T::COMMAND, way, sockets.clone(), upgrades)
         });
-        Ok(Some(Self { tier, readiness, admin, sockets, successors }))
+        Ok(Some(Self { tier, readiness, admin, sockets, successors, _memory: memory }))
     }
 
     /// Serves until there is a reason to end.

@@ -49,7 +49,8 @@ impl Collector for ProcessMetrics {
     }
 }
 
-fn resident_bytes() -> Option<i64> {
+/// Memory that the process has, as the system says.
+pub(crate) fn resident_bytes() -> Option<i64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     kib.split_whitespace().next()?.parse::<i64>().ok().map(|kib| kib * 1024)

@@ -20,6 +20,7 @@ use crate::config::StandaloneConfig;
 use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
 use crate::front;
+use crate::memory::Relief;
 use crate::process::{Ending, Tier};
 use crate::upgrade::{Arrival, Sockets, Way};
 use crate::watch::Watch;
@@ -100,6 +101,10 @@ impl Tier for Standalone {
     fn stalled(&self) -> Stalled {
         let store = self.store.clone();
         Box::new(move || store.is_failing().then_some("the store cannot be written"))
+    }
+
+    fn reliefs(&self) -> Vec<Box<dyn Relief>> {
+        vec![Box::new(self.broker.clone()), Box::new(self.edge.relief())]
     }
 
     fn revocations(&self) -> Option<Revocations> {

@@ -16,6 +16,7 @@ use crate::authentication::Authentication;
 use crate::config::WorkerConfig;
 use crate::exit::{Failure, chain};
 use crate::front;
+use crate::memory::Relief;
 use crate::passport_keys::PassportKeys;
 use crate::process::{Ending, Tier};
 use crate::store_metrics::StoreMetrics;
@@ -92,6 +93,10 @@ impl Tier for Worker {
             let has_none = has_keys.as_ref().is_some_and(|has_some| !has_some.load(Ordering::Relaxed));
             has_none.then_some("no key of passports has been announced yet")
         })
+    }
+
+    fn reliefs(&self) -> Vec<Box<dyn Relief>> {
+        vec![Box::new(self.broker.clone())]
     }
 
     fn welcome(&self, config: &WorkerConfig, admin: SocketAddr) -> String {

@@ -17,6 +17,7 @@ pub(crate) struct Bounds<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
     Sessions,
+    RetainedMessages,
     Subscriptions,
     SharedGroups,
     SharedGroupsPerFilter,
@@ -24,6 +25,8 @@ pub(crate) enum Bound {
     Retain,
     TopicBytes,
     TopicLevels,
+    SessionBytes,
+    Memory,
 }
 
 impl Bound {
@@ -31,6 +34,7 @@ impl Bound {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Sessions => "sessions_max",
+            Self::RetainedMessages => "retained_messages_max",
             Self::Subscriptions => "subscriptions_max",
             Self::SharedGroups => "shared_groups_max",
             Self::SharedGroupsPerFilter => "shared_groups_per_filter_max",
@@ -38,6 +42,8 @@ impl Bound {
             Self::Retain => "retain",
             Self::TopicBytes => "topic_bytes_max",
             Self::TopicLevels => "topic_levels_max",
+            Self::SessionBytes => "session_bytes_max",
+            Self::Memory => "memory_max_bytes",
         }
     }
 
@@ -69,12 +75,15 @@ impl Bound {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Sessions => "too many sessions",
+            Self::RetainedMessages => "too many retained messages",
             Self::Subscriptions => "too many subscriptions",
             Self::SharedGroups | Self::SharedGroupsPerFilter => "too many Shared Subscriptions",
             Self::QoS => "over the Maximum QoS",
             Self::Retain => "retained messages are not available",
             Self::TopicBytes => "too long a topic",
             Self::TopicLevels => "too many topic levels",
+            Self::SessionBytes => "too many bytes in one session",
+            Self::Memory => "too much memory",
         }
     }
 }
@@ -125,6 +134,10 @@ impl<'a> Bounds<'a> {
     pub(crate) fn queue_bytes_max(self) -> usize {
         let limit = self.limits.and_then(|limits| limits.queue_bytes_max).unwrap_or(u64::MAX);
         self.config.queue_bytes_max.min(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    pub(crate) fn session_bytes_max(self) -> usize {
+        self.tighter(self.config.session_bytes_max, |limits| limits.session_bytes_max)
     }
 
     /// Maximum QoS.

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// Least of [`BrokerConfig::session_bytes_max`].
+const SESSION_BYTES_MIN: usize = 1_024;
+
 /// Most of [`BrokerConfig::answers_max`].
 const ANSWERS_MAX: usize = 100_000;
 
@@ -47,6 +50,9 @@ pub struct BrokerConfig {
     pub topic_bytes_max: usize,
     /// Levels of a Topic Name or Topic Filter. 1 to 65,535; default 128.
     pub topic_levels_max: usize,
+    /// Bytes that one session may hold besides messages: the filters of its subscriptions, the topics that Topic Aliases stand for
+    /// in both directions, and its Will. At least 1,024; default 4 MiB.
+    pub session_bytes_max: usize,
     /// Answers that are remembered for one connection about actions that are asked about, about 150 bytes and the topic each. At
     /// most 100,000; default 64; 0 asks each time.
     pub answers_max: usize,
@@ -78,6 +84,7 @@ impl Default for BrokerConfig {
             shared_groups_per_filter_max: 16,
             topic_bytes_max: 65_535,
             topic_levels_max: 128,
+            session_bytes_max: 4 << 20,
             answers_max: 64,
             sys_interval_s: 10,
             shared_subscriptions: true,
@@ -145,6 +152,11 @@ impl BrokerConfig {
             if value == 0 {
                 return Err(BrokerConfigError { key, value, expected: "must be at least 1" });
             }
+        }
+        if self.session_bytes_max < SESSION_BYTES_MIN {
+            let value = self.session_bytes_max as u64;
+            let expected = "must be at least 1024";
+            return Err(BrokerConfigError { key: "session_bytes_max", value, expected });
         }
         if self.answers_max > ANSWERS_MAX {
             let value = self.answers_max as u64;

@@ -16,7 +16,7 @@ use crate::bounds::Bounds;
 use crate::config::{BrokerConfig, CleanSessions};
 use crate::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
-use crate::principal::{principal_of, session_name};
+use crate::principal::{owner_of, principal_of, session_name};
 use crate::session_handle::SessionHandle;
 use crate::share::left_to_others;
 
@@ -193,7 +193,7 @@ impl Wanted {
             version: connect.version,
             clean_start: connect.clean_start,
             expiry_s: expiry_s.min(config.session_expiry_max_s),
-            will: connect.will.as_ref().map(|will| will_of(will, now)),
+            will: connect.will.as_ref().map(|will| will_of(will, &open.passport, now)),
             receive_maximum: receive_maximum(connect).min(config.inflight_max),
             resume: open.resume.is_some(),
             attempt: open.attempt,
@@ -220,10 +220,11 @@ fn receive_maximum(connect: &Connect<'_>) -> u16 {
     }
 }
 
-fn will_of(will: &mqtt::Will<'_>, now: UnixMs) -> Will {
+fn will_of(will: &mqtt::Will<'_>, passport: &Passport, now: UnixMs) -> Will {
     let properties = will.properties.publish_summary();
     let message = Message::new(will.topic, &properties.forwardable, will.payload, will.qos, will.retain, now)
         .with_expiry(properties.message_expiry_s);
+    let message = if will.retain { message.with_owner(owner_of(passport)) } else { message };
     Will { message: Arc::new(message), delay_s: properties.will_delay_s.unwrap_or(0) }
 }
 

@@ -39,6 +39,11 @@ impl Collector for Gauges {
                 "Messages and requests that wait for a store that is away, or for the route lease",
                 held as u64,
             ),
+            (
+                "unread_bytes",
+                "Bytes of messages that wait for devices, of those of which more than 256 KiB do",
+                hub.unread_bytes() as u64,
+            ),
             ("stored_sessions", "Sessions in the store", stats.sessions),
             ("queued_messages", "Messages in the queues of stored sessions", stats.queued_messages),
             ("queued_bytes", "Bytes in the queues of stored sessions", stats.queued_bytes),

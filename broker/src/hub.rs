@@ -1,8 +1,8 @@
 //! What all sessions of a worker share: the index, the registry, the store, the counters.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use link::ConnectionId;
 use mqtt::ReasonCode;
@@ -42,6 +42,12 @@ pub(crate) struct Hub {
     pub rules: Option<Rules>,
     /// Who is asked about single actions.
     pub authorizer: OnceLock<Arc<dyn Authorizer>>,
+    /// Sessions of which much waits.
+    pub heavy: Mutex<Vec<Weak<SessionHandle>>>,
+    /// The process has more memory than it may have.
+    pub is_short_of_memory: AtomicBool,
+    /// When it was said last that a message is not retained, by the clock of the hub.
+    pub told_not_retained: AtomicU64,
     /// Held from the look for a session until one that was made has its place: made twice, it would get every message twice.
     /// Only the registry and the strays are locked meanwhile.
     naming: Mutex<()>,
@@ -84,6 +90,9 @@ impl Hub {
             cluster,
             rules: None,
             authorizer: OnceLock::new(),
+            heavy: Mutex::default(),
+            is_short_of_memory: AtomicBool::new(false),
+            told_not_retained: AtomicU64::new(0),
             naming: Mutex::default(),
             next_session: AtomicU64::new(1),
         }

@@ -25,6 +25,7 @@ mod latency;
 mod metrics;
 mod principal;
 mod publish;
+mod relief;
 mod request;
 mod retain;
 mod retained;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use link::Passport;
-use state::{DueWill, Principal};
+use state::{DueWill, Owner, Principal};
 
 use crate::authorize::Authority;
 use crate::config::ForeignSession;
@@ -21,6 +21,14 @@ const APART: char = '\0';
 /// Who a passport is about.
 pub(crate) fn principal_of(passport: &Passport) -> Principal {
     Principal(Arc::clone(&passport.subject))
+}
+
+/// Whose a message is that this passport's client has retained.
+pub(crate) fn owner_of(passport: &Passport) -> Owner {
+    let max = passport.limits.as_deref().and_then(|limits| limits.retained_messages_max);
+    // Those without a name are no principal that could be held to anything.
+    let messages_max = max.filter(|_| !passport.subject.is_empty()).map(u64::from);
+    Owner { principal: principal_of(passport), messages_max }
 }
 
 /// The name by which a session is known to store and registry: the Client Identifier, unless sessions of different

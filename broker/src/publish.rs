@@ -87,7 +87,7 @@ impl Hub {
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
         let retain_first = message.retain() && !crate::sys::is_own(message.topic());
         if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() && !self.replace_held(message) {
-            self.store.retain(Arc::clone(message), Box::new(|_| ()));
+            self.retain_aside(message, publisher.as_ref().map(|publisher| publisher.session));
         }
         let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
         let has_to_wait = message.qos() != QoS::AtMostOnce
@@ -480,7 +480,9 @@ impl Hub {
             match outcome {
                 Enqueued::At(number) => {
                     session.set_away(!session.is_connected());
-                    session.deliver_stored(*number, delivery, self.config.queue_bytes_max);
+                    if session.deliver_stored(*number, delivery, self.config.queue_bytes_max) {
+                        self.list_heavy(&session);
+                    }
                 }
                 Enqueued::Elsewhere(number, worker) => {
                     session.set_away(false);

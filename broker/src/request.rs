@@ -171,8 +171,9 @@ impl Serving {
                         RetainHandling::DoNotSend => false,
                     };
                     if wanted {
-                        let max = hub.config.subscriptions_max;
-                        self.rare().retained.begin(subscription, max);
+                        let config = &hub.config;
+                        let (max, bytes_max) = (config.subscriptions_max, config.session_bytes_max);
+                        self.rare().retained.begin(subscription, max, bytes_max);
                     }
                     codes.push(ReasonCode::granted(subscription.options.qos));
                 }

@@ -1,15 +1,52 @@
 //! Sets retained messages, in their place among what waits for the store. Who reads them is in [`crate::retained`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use state::{Message, StoreError};
 
+use crate::bounds::Bound;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::publish::Waiting;
+use crate::session_handle::SessionHandle;
+
+/// Between two lines in the log about messages that were not retained.
+const TELL_INTERVAL_MS: u64 = 1_000;
 
 impl Hub {
+    /// Sets the retained message of a topic without anybody who waits for it.
+    pub(crate) fn retain_aside(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        publisher: Option<&Arc<SessionHandle>>,
+    ) {
+        let (hub, publisher) = (Arc::clone(self), publisher.cloned());
+        let done = move |result| {
+            if matches!(result, Err(StoreError::RetainedQuota)) {
+                hub.tell_not_retained(publisher.as_ref().map(|session| &*session.client_id));
+            }
+        };
+        self.store.retain(Arc::clone(message), Box::new(done));
+    }
+
+    /// A message was delivered and is not retained, since there are too many: MQTT 3 has no code that could tell its publisher,
+    /// and QoS 0 no acknowledgement.
+    pub(crate) fn tell_not_retained(&self, client_id: Option<&str>) {
+        self.metrics.limit(Bound::RetainedMessages);
+        let (now, told) = (self.now(), self.told_not_retained.load(Ordering::Relaxed));
+        let is_due = now.saturating_sub(told) >= TELL_INTERVAL_MS;
+        if is_due
+            && self
+                .told_not_retained
+                .compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            tracing::warn!(client_id, "a message is not retained: too many are, of its user or in all");
+        }
+    }
+
     /// Sets the retained message; the answer is one part of what is waited for.
     pub(crate) fn retain(
         self: &Arc<Self>,

@@ -23,6 +23,8 @@ const PAGE_MESSAGES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct RetainedReader {
     waiting: VecDeque<Reading>,
+    /// Bytes of the filters that wait.
+    bytes: usize,
     page: VecDeque<Arc<Message>>,
     page_asked: PageAsked,
     /// Messages on their way into the session's own stored queue.
@@ -69,16 +71,17 @@ pub(crate) enum More {
 
 impl RetainedReader {
     /// Lines up the retained messages of a new subscription, of which a session has at most `subscriptions_max`. Asking
-    /// again and again for what has not begun does not make the line longer than twice that.
-    pub(crate) fn begin(&mut self, subscription: &Subscription, subscriptions_max: usize) {
+    /// again and again for what has not begun does not make the line longer than twice that, nor than twice `bytes_max`.
+    pub(crate) fn begin(&mut self, subscription: &Subscription, subscriptions_max: usize, bytes_max: usize) {
         let Subscription { filter, options } = subscription.clone();
-        if self.waiting.len() >= subscriptions_max {
+        if self.waiting.len() >= subscriptions_max || self.bytes > bytes_max {
             let mut same = self.waiting.iter_mut().filter(|reading| !reading.begun);
             if let Some(same) = same.find(|reading| reading.filter == filter) {
                 same.options = options;
                 return;
             }
         }
+        self.bytes += filter.len();
         self.waiting.push_back(Reading { filter, options, begun: false, place: Place::Start, forgotten: 0 });
     }
 
@@ -94,6 +97,7 @@ impl RetainedReader {
             }
         }
         self.waiting.retain(|reading| !gone.contains(&*reading.filter));
+        self.bytes = self.waiting.iter().map(|reading| reading.filter.len()).sum();
     }
 
     /// A message goes the way of the session's own stored queue; [`RetainedReader::queued`] follows.
@@ -134,6 +138,7 @@ impl RetainedReader {
                 Place::Start => None,
                 Place::At(cursor) => Some(cursor.clone()),
                 Place::End => {
+                    self.bytes = self.bytes.saturating_sub(reading.filter.len());
                     self.waiting.pop_front();
                     continue;
                 }

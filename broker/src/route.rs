@@ -291,6 +291,10 @@ impl Hub {
             if qos == QoS::AtMostOnce { self.config.qos0_bytes_max } else { self.config.queue_bytes_max };
         match session.deliver(delivery, bytes_max) {
             Posted::Yes => Offered::Taken,
+            Posted::Heavy => {
+                self.list_heavy(session);
+                Offered::Taken
+            }
             Posted::Offline => Offered::Declined,
             Posted::Full => {
                 let reason =

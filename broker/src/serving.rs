@@ -4,22 +4,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use link::ConnectionId;
-use mqtt::{PacketId, QoS};
+use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, UnixMs, Will};
 
 use crate::asking::Asking;
+use crate::bounds::Bound;
 use crate::call::{Call, Op};
 use crate::held::Work;
 use crate::hub::Hub;
 use crate::publish::Publisher;
 use crate::request::Request;
 use crate::retained::{More, RetainedReader};
-use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session};
-use crate::session_handle::{Item, SessionHandle};
+use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
+use crate::session_handle::{Item, SessionHandle, thin_out};
 use crate::tally;
 
 /// Bytes of retained messages handed to a session at once.
 const RETAINED_BYTES_MAX: usize = 256 << 10;
+
+/// What a session may hold besides messages when the process has too much memory, bytes: nearly every honest one does.
+const FEW_BYTES: usize = 64 << 10;
 
 /// A session with its connection.
 pub(crate) struct Serving {
@@ -55,6 +59,15 @@ pub(crate) struct Rare {
     pub durable: Vec<u64>,
 }
 
+/// Nothing is subscribed to now.
+fn refuse_all(items: &mut [SubscribeItem]) {
+    for item in items {
+        if item.subscription.is_ok() {
+            item.subscription = Err(ReasonCode::QuotaExceeded);
+        }
+    }
+}
+
 impl Serving {
     /// A session whose connection begins.
     pub(crate) fn new(session: Session, handle: Arc<SessionHandle>, rare: Option<Box<Rare>>) -> Self {
@@ -80,6 +93,22 @@ impl Serving {
     pub(crate) fn take_backlog(&mut self) -> Option<(VecDeque<Item>, usize)> {
         let backlog = &mut self.rare.as_mut()?.backlog;
         (!backlog.0.is_empty()).then(|| std::mem::take(backlog))
+    }
+
+    /// Lets go of what was taken and need not be kept, if it is to.
+    pub(crate) fn shed(&mut self, hub: &Hub, connection: ConnectionId) {
+        let Some(rare) = self.rare.as_mut().filter(|rare| !rare.backlog.0.is_empty()) else { return };
+        if !self.handle.take_shed(connection) {
+            return;
+        }
+        let mut dropped = Vec::new();
+        let left = thin_out(std::mem::take(&mut rare.backlog.0), &mut dropped);
+        let bytes = left.iter().map(Item::bytes).sum();
+        rare.backlog = (left, bytes);
+        self.handle.set_backlog(connection, bytes);
+        for delivery in dropped {
+            hub.metrics.drop_message(DropReason::OutOfMemory, delivery.qos);
+        }
     }
 
     /// Asks the store on behalf of this session, if it is stored.
@@ -124,7 +153,13 @@ impl Serving {
         out: &mut Outputs<'_>,
     ) {
         match effect {
-            Effect::Subscribe(packet_id, items) => self.subscribe(hub, connection, packet_id, items, out),
+            Effect::Subscribe(packet_id, mut items) => {
+                if hub.is_short_of_memory() && self.session.bytes_held() > FEW_BYTES {
+                    hub.metrics.limit(Bound::Memory);
+                    refuse_all(&mut items);
+                }
+                self.subscribe(hub, connection, packet_id, items, out);
+            }
             Effect::Unsubscribe(packet_id, filters) => {
                 self.unsubscribe(hub, connection, packet_id, filters, out);
             }

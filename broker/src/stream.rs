@@ -270,6 +270,9 @@ impl WorkerStream {
         put_effects(effects, next);
         if let State::Serving(serving) = &self.state {
             serving.handle.set_busy(serving.session.is_busy());
+            if serving.handle.set_held(serving.session.outbound.waiting_bytes()) {
+                self.hub.list_heavy(&serving.handle);
+            }
         }
         frame
     }
@@ -435,7 +438,8 @@ impl link::Stream for WorkerStream {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<ReasonCode> {
-        if let State::Serving(serving) = &self.state {
+        if let State::Serving(serving) = &mut self.state {
+            serving.shed(&self.hub, self.connection);
             match serving.handle.poll_end(self.connection, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(reason)) => self.drive(Input::End(reason), out),

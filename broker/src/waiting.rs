@@ -59,6 +59,9 @@ impl Waiting {
             return;
         }
         let failed = self.failed.lock().take();
+        if matches!(failed, Some(StoreError::RetainedQuota)) {
+            hub.tell_not_retained(self.publisher.as_ref().map(|(session, ..)| &*session.client_id));
+        }
         // Not only if it went well: a Will that cannot be retained would be published again for ever. What a store that is
         // closed could not take comes again when it is open.
         if let Some(then) = self.then.lock().take()

@@ -20,9 +20,11 @@ mod shared;
 mod succession;
 pub mod tls;
 mod transport;
+mod unsent;
 pub mod upstream;
 pub mod websocket;
 
 pub use config::{ConfigError, EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};
 pub use edge::{Certificates, Edge, EdgeError};
 pub use proxy::{Prefix, PrefixError};
+pub use unsent::Relief;

@@ -119,6 +119,8 @@ pub(crate) enum CloseReason {
     TooFast,
     /// Incomplete packets of all connections went past their bound, by this one.
     ReceiveBufferFull,
+    /// The process has too much memory, and its device left much unread.
+    OutOfMemory,
     /// Re-authentication failed.
     ReAuthentication,
     /// Its passport was not renewed: who it is, or that it may connect, is not so any more.
@@ -143,7 +145,7 @@ impl CloseReason {
             Self::KeepAliveTimeout => Some(ReasonCode::KeepAliveTimeout),
             Self::OpenTimeout => Some(ReasonCode::ServerUnavailable),
             Self::TooFast => Some(ReasonCode::MessageRateTooHigh),
-            Self::ReceiveBufferFull => Some(ReasonCode::QuotaExceeded),
+            Self::ReceiveBufferFull | Self::OutOfMemory => Some(ReasonCode::QuotaExceeded),
             Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
                 Some(ReasonCode::NotAuthorized)
             }
@@ -167,6 +169,7 @@ impl CloseReason {
             Self::WriteTimeout => "write_timeout",
             Self::TooFast => ReasonCode::MessageRateTooHigh.label(),
             Self::ReceiveBufferFull => "receive_buffer_full",
+            Self::OutOfMemory => "out_of_memory",
             Self::ReAuthentication => "re_authentication",
             Self::PassportDenied => "passport_denied",
             Self::PassportExpired => "passport_expired",

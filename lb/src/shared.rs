@@ -27,6 +27,7 @@ use crate::round::Round;
 use crate::seats::Seats;
 use crate::succession::{Holder, Successions};
 use crate::tls::TlsServer;
+use crate::unsent::Unsent;
 use crate::websocket::WebSocketConfig;
 
 /// Of so many connections one is left for those that come while handshakes are given up for them, and so many at most.
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     /// Told when a connection ends of which there were `connections_max`.
     room: Notify,
     receive_buffered: AtomicUsize,
+    /// Whose devices leave much unread.
+    pub(crate) unsent: Unsent,
     empty: Notify,
 }
 
@@ -107,6 +110,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             room: Notify::new(),
             receive_buffered: AtomicUsize::new(0),
+            unsent: Unsent::default(),
             empty: Notify::new(),
         }
     }

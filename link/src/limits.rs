@@ -14,6 +14,9 @@ pub struct Limits {
     /// Stored sessions of the principal. At least 1. Not looked at for clients without a subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions_max: Option<u32>,
+    /// Retained messages of the principal. At least 1. Not looked at for clients without a subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_messages_max: Option<u32>,
     /// The largest packet that a connection may send, CONNECT apart; bytes. At least 128.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet_bytes_max: Option<u32>,
@@ -57,6 +60,9 @@ pub struct Limits {
     /// Levels of a Topic Name or Topic Filter. At least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic_levels_max: Option<u32>,
+    /// Bytes that a session may hold besides messages: filters, topics of Topic Aliases, its Will. At least 1,024.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_bytes_max: Option<u32>,
 }
 
 impl Limits {
@@ -71,6 +77,7 @@ impl Limits {
         Self {
             connections_max: self.connections_max.or(other.connections_max),
             sessions_max: self.sessions_max.or(other.sessions_max),
+            retained_messages_max: self.retained_messages_max.or(other.retained_messages_max),
             packet_bytes_max: self.packet_bytes_max.or(other.packet_bytes_max),
             received_messages_per_s: self.received_messages_per_s.or(other.received_messages_per_s),
             received_bytes_per_s: self.received_bytes_per_s.or(other.received_bytes_per_s),
@@ -87,6 +94,7 @@ impl Limits {
             queue_bytes_max: self.queue_bytes_max.or(other.queue_bytes_max),
             topic_bytes_max: self.topic_bytes_max.or(other.topic_bytes_max),
             topic_levels_max: self.topic_levels_max.or(other.topic_levels_max),
+            session_bytes_max: self.session_bytes_max.or(other.session_bytes_max),
         }
     }
 
@@ -99,6 +107,7 @@ impl Limits {
         let at_least = [
             ("connections_max", least(self.connections_max), 1),
             ("sessions_max", least(self.sessions_max), 1),
+            ("retained_messages_max", least(self.retained_messages_max), 1),
             ("packet_bytes_max", least(self.packet_bytes_max), 128),
             ("received_messages_per_s", least(self.received_messages_per_s), 1),
             ("received_bytes_per_s", least(self.received_bytes_per_s), 1_024),
@@ -109,6 +118,7 @@ impl Limits {
             ("queue_bytes_max", self.queue_bytes_max, 1),
             ("topic_bytes_max", least(self.topic_bytes_max), 1),
             ("topic_levels_max", least(self.topic_levels_max), 1),
+            ("session_bytes_max", least(self.session_bytes_max), 1_024),
         ];
         for (key, value, min) in at_least {
             if value.is_some_and(|value| value < min) {
@@ -134,15 +144,15 @@ mod tests {
             Limits { qos_max: Some(1), retain: Some(false), sessions_max: Some(3), ..Limits::default() };
         assert_eq!(first.or(&second), expected);
         // With every key set, so that none is forgotten.
-        let all = r#"{"connections_max":1,"sessions_max":2,"packet_bytes_max":128,"received_messages_per_s":4,
+        let all = r#"{"connections_max":1,"sessions_max":2,"retained_messages_max":3,"packet_bytes_max":128,"received_messages_per_s":4,
             "received_bytes_per_s":1024,"sent_bytes_per_s":1024,"held_back_max_s":7,"subscriptions_max":8,"shared_groups_max":9,
             "shared_groups_per_filter_max":10,"qos_max":1,"retain":false,"queue_messages_max":12,"queue_bytes_max":13,
-            "topic_bytes_max":14,"topic_levels_max":15}"#;
+            "topic_bytes_max":14,"topic_levels_max":15,"session_bytes_max":1024}"#;
         let all: Limits = serde_json::from_str(all).unwrap();
         assert_eq!(Limits::default().or(&all), all);
         assert_eq!(all.clone().or(&Limits::default()), all);
         let written = serde_json::to_value(&all).unwrap();
-        assert_eq!(written.as_object().unwrap().len(), 16);
+        assert_eq!(written.as_object().unwrap().len(), 18);
         assert!(all.check().is_ok() && !all.is_empty() && Limits::default().is_empty());
     }
 

@@ -18,6 +18,9 @@ const DRAIN_TIMEOUT_MS_MAX: u64 = 3_600_000;
 /// The system takes 107 bytes; while a socket is made it has the number of its process behind its name.
 const UPGRADE_SOCKET_BYTES_MAX: usize = 90;
 
+/// The least memory that a process may be given.
+const MEMORY_MIN_BYTES: u64 = 64 << 20;
+
 /// What every process has, whatever it runs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProcessConfig {
@@ -53,6 +56,10 @@ impl ProcessConfig {
         }
         if self.runtime.drain_timeout_ms > DRAIN_TIMEOUT_MS_MAX {
             return Err(source.problem("runtime.drain_timeout_ms", "must be at most 3600000"));
+        }
+        if self.runtime.memory_max_bytes.is_some_and(|bytes| (1..MEMORY_MIN_BYTES).contains(&bytes)) {
+            let expected = "must be at least 67108864 (64 MiB), or 0 for no bound";
+            return Err(source.problem("runtime.memory_max_bytes", expected));
         }
         if self.admin.metrics == MetricsAccess::Token && self.admin.token_file.is_none() {
             return Err(source.problem("admin.metrics", "needs admin.token_file, which has the token"));
@@ -152,6 +159,10 @@ pub(crate) struct RuntimeConfig {
     /// Threads that serve connected devices. Default: see [`crate::threads`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) worker_threads: Option<usize>,
+    /// Bytes of memory that the process may have; beyond it what waits for devices that read least is let go of, and nobody new is
+    /// let in. 0: no bound; else at least 64 MiB. Default: 80 % of what the machine or the control group has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_max_bytes: Option<u64>,
     /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first. Default 0; at
     /// most 600,000.
     pub(crate) drain_delay_ms: u64,
@@ -174,6 +185,7 @@ impl Default for RuntimeConfig {
         let (drain_delay_ms, drain_timeout_ms) = (0, 10_000);
         Self {
             worker_threads: None,
+            memory_max_bytes: None,
             drain_delay_ms,
             drain_timeout_ms,
             addresses_file: None,
@@ -201,6 +213,11 @@ impl RuntimeConfig {
     /// Threads in force.
     pub(crate) fn worker_threads_in_force(&self) -> usize {
         self.worker_threads.unwrap_or_else(|| crate::threads::worker_threads(self.is_tier))
+    }
+
+    /// Memory that the process may have; 0 for no bound.
+    pub(crate) fn memory_max_in_force(&self) -> u64 {
+        self.memory_max_bytes.unwrap_or_else(crate::memory::default_max_bytes)
     }
 
     /// How long it goes on before that.

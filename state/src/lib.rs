@@ -21,7 +21,7 @@ pub use durations::{DurationCounts, Durations};
 pub use embedded::{Damage, EmbeddedConfig, EmbeddedStore, Fsync, OnDamage, OpenError};
 pub use error::StoreError;
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
-pub use message::{Delivery, Message, MessageHeader, SubscriptionIds, UnixMs, Via};
+pub use message::{Delivery, Message, MessageHeader, Owner, SubscriptionIds, UnixMs, Via};
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, ReplicaLag, Secret, WhenShort};
 pub use store::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER,

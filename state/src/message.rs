@@ -6,11 +6,23 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use mqtt::QoS;
 
+use crate::Principal;
+
 /// Milliseconds since the Unix epoch, by the clock of a store: that was the wall clock once, and is not set with it.
 pub type UnixMs = u64;
 
-/// An Application Message that a server has accepted. Immutable; share it by [`Arc`].
+/// Whose a message is that is to be retained: they are counted by that.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Who published it.
+    pub principal: Principal,
+    /// Retained messages that the principal may have, this one included. `None`: any number.
+    pub messages_max: Option<u64>,
+}
+
+/// An Application Message that a server has accepted. Immutable; share it by [`Arc`]. Equal is what says the same, whoever said
+/// it.
+#[derive(Clone, Debug)]
 pub struct Message {
     /// Topic Name, then properties, then payload.
     bytes: Bytes,
@@ -21,7 +33,16 @@ pub struct Message {
     published_at: UnixMs,
     /// 0: never.
     expires_at: UnixMs,
+    owner: Option<Box<Owner>>,
 }
+
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts() && self.header() == other.header()
+    }
+}
+
+impl Eq for Message {}
 
 impl Message {
     /// Copies the parts of a PUBLISH into one allocation.
@@ -48,7 +69,20 @@ impl Message {
             retain,
             published_at,
             expires_at: 0,
+            owner: None,
         }
+    }
+
+    /// Sets whose it is.
+    #[must_use]
+    pub fn with_owner(mut self, owner: Owner) -> Self {
+        self.owner = Some(Box::new(owner));
+        self
+    }
+
+    /// Whose it is, if that is known: of messages that are to be retained.
+    pub fn owner(&self) -> Option<&Owner> {
+        self.owner.as_deref()
     }
 
     /// Sets the Message Expiry Interval, in seconds from the time of publishing.
@@ -144,6 +178,7 @@ impl Message {
             retain,
             published_at,
             expires_at: expires_at.unwrap_or(0),
+            owner: None,
         })
     }
 

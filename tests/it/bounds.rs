@@ -46,7 +46,7 @@ fn publish(client: &Client, publish: Publish) -> Vec<u8> {
     if client.version == 5 { publish.bytes() } else { publish.v3().bytes() }
 }
 
-fn counted(server: &Server, tier: &str, limit: &str) -> u64 {
+pub(crate) fn counted(server: &Server, tier: &str, limit: &str) -> u64 {
     let name = format!("tidegate_{tier}_limited_total{{limit=\"{limit}\"}} ");
     let metrics = get(server, "/metrics").1;
     metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())

@@ -31,6 +31,7 @@ mod acl_change;
 mod asked_actions;
 mod asked_elsewhere;
 mod bounds;
+mod budget;
 mod connect;
 mod enhanced_auth;
 mod files;

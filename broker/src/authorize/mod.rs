@@ -14,10 +14,11 @@ use std::sync::Arc;
 use link::{Action, Effect, Limits, Passport, Rule};
 use mqtt::QoS;
 use mqtt::topic::SharedFilter;
-use state::Message;
+use state::{Message, Owner};
 
 pub use self::explain::{Attempt, Decider, Explanation};
 use self::pattern::{covers, is_same, overlaps};
+use crate::principal::owner_of;
 
 /// A passport, ready to be asked.
 #[derive(Clone, Debug)]
@@ -187,6 +188,11 @@ impl Authority {
     #[inline]
     pub(crate) fn limits(&self) -> Option<&Limits> {
         if self.is_limited { self.passport.limits.as_deref() } else { None }
+    }
+
+    /// Whose a message is that its client has retained.
+    pub(crate) fn owner(&self) -> Owner {
+        owner_of(&self.passport)
     }
 
     /// Whose passport it is.

@@ -102,6 +102,9 @@ impl Shared {
             tracing::warn!(peer = %open.address, "the passport is another client's");
             return Err(RefuseReason::Passport);
         }
+        if !is_resume && self.broker.hub.is_short_of_memory() {
+            return Err(RefuseReason::Overloaded);
+        }
         let counted = self.count().ok_or(RefuseReason::Overloaded)?;
         let passport = Arc::new(passport);
         let stream = WorkerStream::open(Arc::clone(&self.broker.hub), as_asked(open, Arc::clone(&passport)));

@@ -6,7 +6,7 @@ use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, QoS, ReasonCod
 use crate::authorize::{Authority, Publication};
 use crate::bounds::{Bound, Bounds};
 use crate::config::BrokerConfig;
-use crate::session::{Opening, Outputs, Session};
+use crate::session::{Opening, Outputs, Session, bytes_of_will};
 
 /// What a CONNECT asks for beside its session.
 pub(crate) struct Terms {
@@ -129,7 +129,10 @@ impl Session {
         authority: &Authority,
         config: &BrokerConfig,
     ) -> Option<Bound> {
-        Bounds::new(config, authority.limits()).exceeded_by(will_of(connect)?)
+        let bounds = Bounds::new(config, authority.limits());
+        let bytes = connect.will.as_ref().map_or(0, bytes_of_will) as usize;
+        let is_too_large = bytes > bounds.session_bytes_max();
+        bounds.exceeded_by(will_of(connect)?).or(is_too_large.then_some(Bound::SessionBytes))
     }
 
     /// Whether the client takes the CONNACK that would accept it.

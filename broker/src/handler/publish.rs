@@ -45,6 +45,9 @@ impl Session {
     ) -> Result<(), Fault> {
         let properties = publish.properties.publish_summary();
         let topic = self.topic_of(publish.topic, properties.topic_alias)?;
+        if let (Some(alias), false) = (properties.topic_alias, publish.topic.is_empty()) {
+            self.check_room_for_alias(alias, publish.topic, out)?;
+        }
         let publication = Publication { topic, qos: publish.qos, retain: publish.retain };
         let refused = self.refusal_of(publication);
         let message = || {
@@ -56,7 +59,8 @@ impl Session {
                 publish.retain,
                 now,
             );
-            Arc::new(message.with_expiry(properties.message_expiry_s))
+            let message = message.with_expiry(properties.message_expiry_s);
+            Arc::new(if publish.retain { message.with_owner(self.authority.owner()) } else { message })
         };
         match (publish.packet_id, refused) {
             (None, None) => {
@@ -120,6 +124,17 @@ impl Session {
         let known = self.client_aliases.as_ref().and_then(|aliases| aliases.topic(alias));
         // v5 section 3.3.2.3.4
         known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
+    }
+
+    /// Whether there is room for what `alias` is to stand for: nothing could tell the client that it does not.
+    fn check_room_for_alias(&self, alias: u16, topic: &str, out: &mut Outputs<'_>) -> Result<(), Fault> {
+        let before = self.client_aliases.as_ref().and_then(|aliases| aliases.topic(alias));
+        if topic.len() <= self.bytes_left() + before.map_or(0, str::len) {
+            return Ok(());
+        }
+        let bound = Bound::SessionBytes;
+        out.effects.push(Effect::Limited(bound));
+        Err(Fault::Violation(bound.reason_code(), bound.text()))
     }
 
     fn refusal_of(&self, publication: Publication<'_>) -> Option<Refusal> {
@@ -289,8 +304,9 @@ impl Session {
         match &self.server_aliases {
             // v5 [MQTT-3.1.2-27]
             _ if self.alias_max == 0 => AliasUse::NONE,
-            Some(aliases) => aliases.plan(topic, self.alias_max),
-            None => crate::session::ServerAliases::default().plan(topic, self.alias_max),
+            Some(aliases) if aliases.is_full(self.alias_max) => aliases.plan(topic, self.alias_max, 0),
+            Some(aliases) => aliases.plan(topic, self.alias_max, self.bytes_left()),
+            None => crate::session::ServerAliases::default().plan(topic, self.alias_max, self.bytes_left()),
         }
     }
 }

@@ -8,7 +8,7 @@ use state::{Subscription, SubscriptionOptions, UnixMs};
 
 use crate::authorizer::{AskedAction, Verdict};
 use crate::bounds::Bound;
-use crate::session::{Added, Answer, Effect, Manner, Outputs, RequestKind, Session, SubscribeItem};
+use crate::session::{Added, Answer, Effect, Manner, Noted, Outputs, RequestKind, Session, SubscribeItem};
 
 /// Why there is no subscription.
 enum Unfit {
@@ -45,18 +45,18 @@ impl Session {
             return;
         }
         let subscription_id = subscribe.subscription_id().unwrap_or(0);
-        let (mut items, mut hashes, mut added) = (Vec::new(), Vec::new(), Added::default());
+        let (mut items, mut filters, mut added) = (Vec::new(), Vec::new(), Added::default());
         for (filter, options) in subscribe.iter() {
-            let hash = self.filters.get_or_insert_default().hash(filter);
-            hashes.push(hash);
-            let subscription = match self.vet_filter(filter, options.qos, hash, &added) {
+            let noted = self.filters.get_or_insert_default().note(filter);
+            filters.push(noted);
+            let subscription = match self.vet_filter(filter, options.qos, noted, &added) {
                 Err(Unfit::Code(code)) => Err(code),
                 Err(Unfit::Bound(bound)) => {
                     out.effects.push(Effect::Limited(bound));
                     Err(bound.of_filter())
                 }
                 Ok(qos) => {
-                    added.insert(hash, self.filters.as_deref());
+                    added.insert(noted, self.filters.as_deref());
                     let options = SubscriptionOptions {
                         qos,
                         // v5 [MQTT-3.8.3-4]
@@ -81,7 +81,7 @@ impl Session {
         if items.iter().any(|item| item.retain_handling != RetainHandling::DoNotSend) {
             self.open_retained(now);
         }
-        self.begin_request(id, RequestKind::Subscribe, hashes);
+        self.begin_request(id, RequestKind::Subscribe, filters);
         out.effects.push(Effect::Subscribe(id, items));
     }
 
@@ -123,9 +123,9 @@ impl Session {
     }
 
     /// Notes a request that is under way, and its place among what is to be acknowledged.
-    pub(crate) fn begin_request(&mut self, id: PacketId, kind: RequestKind, hashes: Vec<u64>) {
+    pub(crate) fn begin_request(&mut self, id: PacketId, kind: RequestKind, filters: Vec<Noted>) {
         let acks_before = self.inbound.as_ref().map_or(0, |inbound| inbound.owed());
-        self.filters.get_or_insert_default().begin(id, kind, hashes, acks_before);
+        self.filters.get_or_insert_default().begin(id, kind, filters, acks_before);
     }
 
     /// Whether a request that is under way has to wait for an earlier one.
@@ -135,17 +135,19 @@ impl Session {
 
     /// Whether so much of SUBSCRIBE and UNSUBSCRIBE is under way that no more is taken.
     pub(crate) fn has_no_room_for_request(&self) -> bool {
-        let max = self.bounds().subscriptions_max();
-        self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request(max))
+        let bounds = self.bounds();
+        let (max, bytes_max) = (bounds.subscriptions_max(), bounds.session_bytes_max());
+        self.filters.as_ref().is_some_and(|filters| !filters.has_room_for_request(max, bytes_max))
     }
 
     /// The QoS that is granted, which may be lower than the one that is asked for (v5 section 3.8.4), or why there is none.
-    fn vet_filter(&self, filter: &str, wanted: QoS, hash: u64, added: &Added) -> Result<QoS, Unfit> {
+    fn vet_filter(&self, filter: &str, wanted: QoS, noted: Noted, added: &Added) -> Result<QoS, Unfit> {
         let bounds = self.bounds();
         self.check_filter(filter)?;
         // v5 [MQTT-3.2.2-10]: what is asked for is no reason to refuse.
         let qos = self.granted_qos(filter, wanted.min(bounds.qos_max())).map_err(Unfit::Code)?;
-        let bound = self.filters.as_ref().and_then(|filters| filters.bound_of(hash, added, bounds));
+        let beside = self.bytes_beside_filters();
+        let bound = self.filters.as_ref().and_then(|filters| filters.bound_of(noted, added, bounds, beside));
         bound.map_or(Ok(qos), |bound| Err(Unfit::Bound(bound)))
     }
 

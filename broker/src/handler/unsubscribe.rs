@@ -29,8 +29,8 @@ impl Session {
             Some(code) => return Err(Fault::Violation(code, "UNSUBSCRIBE while too much is under way")),
             None => {
                 let noted = self.filters.get_or_insert_default();
-                let hashes = filters.iter().map(|filter| noted.hash(filter)).collect();
-                self.begin_request(id, RequestKind::Unsubscribe, hashes);
+                let noted = filters.iter().map(|filter| noted.note(filter)).collect();
+                self.begin_request(id, RequestKind::Unsubscribe, noted);
                 out.effects.push(Effect::Unsubscribe(id, filters));
             }
         }

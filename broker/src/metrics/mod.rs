@@ -26,6 +26,7 @@ struct DropLabels {
 enum DropLabel {
     QueueFull,
     SlowClient,
+    OutOfMemory,
     Expired,
     TooLarge,
     Refused,
@@ -141,6 +142,7 @@ impl Metrics {
         let reason = match reason {
             DropReason::QueueFull => DropLabel::QueueFull,
             DropReason::SlowClient => DropLabel::SlowClient,
+            DropReason::OutOfMemory => DropLabel::OutOfMemory,
             DropReason::Expired => DropLabel::Expired,
             DropReason::TooLarge => DropLabel::TooLarge,
             DropReason::Refused => DropLabel::Refused,
@@ -162,6 +164,7 @@ impl Metrics {
         for reason in [
             DropLabel::QueueFull,
             DropLabel::SlowClient,
+            DropLabel::OutOfMemory,
             DropLabel::Expired,
             DropLabel::TooLarge,
             DropLabel::Refused,

@@ -13,6 +13,8 @@ const UNALIASED_TOPIC_BYTES_MAX: usize = 4;
 pub(crate) struct ClientAliases {
     /// The topic of alias n at n - 1.
     topics: Vec<Option<Box<str>>>,
+    /// Bytes of the topics.
+    bytes: usize,
 }
 
 impl ClientAliases {
@@ -25,8 +27,14 @@ impl ClientAliases {
         if let Some(slot) = self.topics.get_mut(index)
             && slot.as_deref() != Some(topic)
         {
-            *slot = Some(topic.into());
+            let before = slot.replace(topic.into());
+            self.bytes = self.bytes + topic.len() - before.map_or(0, |before| before.len());
         }
+    }
+
+    /// Bytes of the topics that aliases stand for.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What `alias` stands for.
@@ -39,6 +47,8 @@ impl ClientAliases {
 #[derive(Debug, Default)]
 pub(crate) struct ServerAliases {
     aliases: HashMap<Box<str>, u16, RandomState>,
+    /// Bytes of the topics.
+    bytes: usize,
 }
 
 /// How a topic is to be written.
@@ -56,9 +66,20 @@ impl AliasUse {
 }
 
 impl ServerAliases {
-    /// How `topic` is to be written, given that aliases up to `max` are allowed; changes nothing.
+    /// Bytes of the topics that aliases stand for.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether all aliases are given out.
+    pub(crate) fn is_full(&self, max: u16) -> bool {
+        self.aliases.len() >= usize::from(max)
+    }
+
+    /// How `topic` is to be written, given that aliases up to `max` are allowed, and a new one for a topic of so many bytes;
+    /// changes nothing.
     // v5 [MQTT-3.3.2-11]
-    pub(crate) fn plan(&self, topic: &str, max: u16) -> AliasUse {
+    pub(crate) fn plan(&self, topic: &str, max: u16, bytes_max: usize) -> AliasUse {
         if topic.len() <= UNALIASED_TOPIC_BYTES_MAX {
             return AliasUse::NONE;
         }
@@ -66,7 +87,8 @@ impl ServerAliases {
             return AliasUse { alias: Some(alias), known: true };
         }
         // At most `max`, which is 16 bits wide.
-        let next = u16::try_from(self.aliases.len() + 1).ok().filter(|next| *next <= max);
+        let fits = |next: &u16| *next <= max && topic.len() <= bytes_max;
+        let next = u16::try_from(self.aliases.len() + 1).ok().filter(fits);
         AliasUse { alias: next, known: false }
     }
 
@@ -74,6 +96,7 @@ impl ServerAliases {
     pub(crate) fn commit(&mut self, topic: &str, plan: AliasUse) {
         if let AliasUse { alias: Some(alias), known: false } = plan {
             self.aliases.insert(topic.into(), alias);
+            self.bytes += topic.len();
         }
     }
 }
@@ -91,18 +114,21 @@ mod tests {
         aliases.set(1, "b");
         aliases.set(3, "c");
         assert_eq!((aliases.topic(1), aliases.topic(2), aliases.topic(3)), (Some("b"), None, Some("c")));
+        assert_eq!(aliases.bytes(), 2);
     }
 
     #[test]
     fn the_first_topics_get_an_alias_and_the_others_none() {
         let mut aliases = ServerAliases::default();
         for (n, topic) in [(1, "topic/1"), (2, "topic/2")] {
-            let plan = aliases.plan(topic, 2);
+            let plan = aliases.plan(topic, 2, 100);
             assert_eq!(plan, AliasUse { alias: Some(n), known: false });
             aliases.commit(topic, plan);
         }
-        assert_eq!(aliases.plan("topic/1", 2), AliasUse { alias: Some(1), known: true });
-        assert_eq!(aliases.plan("topic/3", 2), AliasUse::NONE);
-        assert_eq!(aliases.plan("abcd", 3), AliasUse::NONE);
+        assert_eq!(aliases.plan("topic/1", 2, 0), AliasUse { alias: Some(1), known: true });
+        assert_eq!(aliases.plan("topic/3", 2, 100), AliasUse::NONE);
+        assert_eq!(aliases.plan("topic/3", 3, 6), AliasUse::NONE, "no room for its bytes");
+        assert_eq!(aliases.plan("abcd", 3, 100), AliasUse::NONE);
+        assert_eq!(aliases.bytes(), 14);
     }
 }

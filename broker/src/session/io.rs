@@ -124,6 +124,8 @@ pub(crate) enum DropReason {
     QueueFull,
     /// QoS 0 for a device that does not read fast enough.
     SlowClient,
+    /// The process has too much memory, and the device is among those that read least.
+    OutOfMemory,
     /// Its Message Expiry Interval passed.
     Expired,
     /// Larger than the client's Maximum Packet Size.

@@ -42,7 +42,7 @@ use self::outdated::Outdated;
 pub(crate) use self::alias::{AliasUse, ServerAliases};
 pub(crate) use self::answers::Manner;
 pub(crate) use self::closing::Fault;
-pub(crate) use self::filters::{Added, Answer, Filters, RequestKind};
+pub(crate) use self::filters::{Added, Answer, Filters, Noted, RequestKind};
 pub(crate) use self::inbound::{Inbound, Receipt};
 pub(crate) use self::io::{Closing, DropReason, Effect, Input, Opening, Outputs, SubscribeItem, WillFate};
 pub(crate) use self::number::packet_id;
@@ -93,6 +93,14 @@ pub(crate) struct Session {
     pub(crate) closed: bool,
     /// Messages may come that the passport does not allow: by subscriptions of before, see [`Session::vet`].
     vets: bool,
+    /// Bytes of its Will Message.
+    will_bytes: u32,
+}
+
+/// What a Will Message takes of what its session may hold.
+pub(crate) fn bytes_of_will(will: &mqtt::Will<'_>) -> u32 {
+    let bytes = will.topic.len() + will.payload.len() + will.properties.as_bytes().len();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 impl Session {
@@ -145,6 +153,7 @@ impl Session {
             keeps_received: opening.stored.is_some(),
             closed: false,
             vets: is_stored,
+            will_bytes: connect.will.as_ref().map_or(0, bytes_of_will),
         };
         if opening.resume.is_none() {
             session
@@ -279,6 +288,23 @@ impl Session {
     pub(crate) fn may_receive(&self, message: &Message) -> bool {
         let is_looked_at = self.vets || self.authority.tells_messages_apart();
         !is_looked_at || self.authority.may_receive(message.topic())
+    }
+
+    /// What it holds besides filters and messages, bytes: its Will, and the topics that aliases stand for.
+    pub(crate) fn bytes_beside_filters(&self) -> usize {
+        let from_client = self.client_aliases.as_ref().map_or(0, |aliases| aliases.bytes());
+        let to_client = self.server_aliases.as_ref().map_or(0, |aliases| aliases.bytes());
+        self.will_bytes as usize + from_client + to_client
+    }
+
+    /// What it holds besides messages, bytes.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.filters.as_ref().map_or(0, |filters| filters.bytes()) + self.bytes_beside_filters()
+    }
+
+    /// So many bytes more it may hold.
+    pub(crate) fn bytes_left(&self) -> usize {
+        self.bounds().session_bytes_max().saturating_sub(self.bytes_held())
     }
 
     /// What bounds it.

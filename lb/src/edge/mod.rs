@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::round;
 use crate::shared::{Listener, Phase, Shared};
 use crate::tls::{Application, Reload, Served, TlsConfig, TlsConfigError, TlsMetrics, TlsServer};
+use crate::unsent::Relief;
 
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
@@ -229,6 +230,11 @@ impl Edge {
     /// `NAME`, if its name stands for several, is `NAME.2`.
     pub fn addresses(&self) -> &BTreeMap<String, SocketAddr> {
         &self.addresses
+    }
+
+    /// For whoever sees to the memory of the process.
+    pub fn relief(&self) -> Relief {
+        Relief(self.shared.clone())
     }
 
     /// Connected devices and handshakes.

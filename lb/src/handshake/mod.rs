@@ -336,7 +336,13 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             connect.version,
             self.config().client_id_bytes_max,
         );
+        let is_short = self.admitted.shared().unsent.is_short_of_memory();
         match identity {
+            Ok(_) if is_short => {
+                self.admitted.shared().metrics.limit("memory_max_bytes");
+                self.refuse_connect(io, &connect, ReasonCode::QuotaExceeded).await;
+                failed(HandshakeFailure::Refused)
+            }
             Ok(identity) => self.authenticate(io, &packet, connect, pipelined, identity).await,
             Err(reason) => {
                 self.refuse_connect(io, &connect, reason).await;

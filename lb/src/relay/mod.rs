@@ -44,9 +44,12 @@ use crate::reply;
 use crate::shared::{Admitted, Phase, Shared};
 use crate::succession::Tenancy;
 use crate::transport::Wire;
+use crate::unsent::STEP_BYTES;
 
-/// Buffers read in one turn; then others have theirs.
-const READS_MAX: usize = 2;
+/// Buffers read in one turn, and packets handed over; then others have theirs. Small packets are many in one buffer, and each of
+/// them is work.
+const READS_MAX: usize = 8;
+const PACKETS_MAX: u32 = 256;
 
 /// Bytes taken from the worker before a write.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -139,6 +142,8 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     /// One and a half times Keep Alive; 0 for none.
     silence_ms_max: u32,
     slot: u32,
+    /// What [`Shared::unsent`] was told, in its steps.
+    unsent_steps: u16,
     version: ProtocolVersion,
     state: State,
     /// Nothing is read: the worker or the device does not take more.
@@ -198,6 +203,7 @@ where
             abandon_ms: now,
             silence_ms_max: u32::from(keep_alive_s) * 1_500,
             slot: NO_SLOT,
+            unsent_steps: 0,
             version,
             state: State::AwaitingConnAck,
             is_paused: false,
@@ -228,6 +234,10 @@ where
             && let Some(reason) = self.tenancy.as_ref().and_then(Tenancy::revoked)
         {
             self.close(CloseReason::Revoked(reason), &mut scratch.out, now);
+        }
+        if self.unsent_steps > 0 && self.state.is_open() && self.shared().unsent.is_condemned(self.slot) {
+            self.shared().metrics.limit("memory_max_bytes");
+            self.close(CloseReason::OutOfMemory, &mut scratch.out, now);
         }
         if self.state.is_open() {
             match self.shared().phase() {
@@ -326,7 +336,11 @@ where
 
     /// Reads what has come, and hands it to the worker. Whether there was anything, or the connection ended.
     fn read(&mut self, cx: &mut Context<'_>, input: &mut [u8], out: &mut Outgoing, now: u32) -> bool {
+        let before = self.received_packets;
         for reads in 0..READS_MAX {
+            if self.received_packets - before >= PACKETS_MAX {
+                break;
+            }
             if !self.may_read(cx, out, now) {
                 return reads > 0;
             }
@@ -499,6 +513,17 @@ where
                 }
             }
         }
+        self.tell_unsent();
+    }
+
+    /// Says how much the device leaves unread, in steps.
+    fn tell_unsent(&mut self) {
+        let bytes = self.leftover.as_ref().map_or(0, |leftover| leftover.len());
+        let steps = u16::try_from(bytes / STEP_BYTES).unwrap_or(u16::MAX);
+        if steps != self.unsent_steps {
+            self.unsent_steps = steps;
+            self.shared().unsent.note(self.slot, usize::from(steps) * STEP_BYTES);
+        }
     }
 }
 
@@ -520,6 +545,9 @@ impl<T, S: Stream, A: Authenticator> Drop for Relay<T, S, A> {
     fn drop(&mut self) {
         let shared = self.admitted.shared();
         shared.rebuffer(self.frames.buffered(), 0);
+        if self.unsent_steps > 0 {
+            shared.unsent.note(self.slot, 0);
+        }
         if self.slot != NO_SLOT {
             shared.forget(self.slot);
         }

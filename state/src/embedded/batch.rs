@@ -112,7 +112,7 @@ impl BatchBuilder {
                 self.remove(Keyspace::Sessions, &layout::left(*session, *own));
             }
             Change::Retained { message } => {
-                codec::put_message(&mut self.scratch, message);
+                codec::put_retained(&mut self.scratch, message);
                 self.rewrite(Keyspace::Retained, message.topic().as_bytes());
             }
             Change::RetainedGone { topic } => self.remove(Keyspace::Retained, topic.as_bytes()),

@@ -8,7 +8,7 @@ use mqtt::{PacketId, ProtocolVersion, QoS};
 use crate::tables::Extra;
 use crate::tables::journal::{Mark, SessionRecord, WillRecord};
 use crate::{
-    ConnectionId, Delivery, DueLeft, Message, MessageHeader, Principal, QueueLimits, SubscriptionIds,
+    ConnectionId, Delivery, DueLeft, Message, MessageHeader, Owner, Principal, QueueLimits, SubscriptionIds,
     SubscriptionOptions, Via,
 };
 
@@ -127,9 +127,30 @@ fn message_parts<'a>(reader: &mut Reader<'a>) -> Result<MessageParts<'a>> {
 
 /// Reads a message.
 pub(super) fn message(reader: &mut Reader<'_>) -> Result<Arc<Message>> {
+    owned_message(reader).map(Arc::new)
+}
+
+fn owned_message(reader: &mut Reader<'_>) -> Result<Message> {
     let MessageParts { header, topic_len, properties_len, bytes } = message_parts(reader)?;
     let bytes = Bytes::copy_from_slice(bytes);
-    Message::from_parts(bytes, topic_len, properties_len, header).map(Arc::new).ok_or(Malformed)
+    Message::from_parts(bytes, topic_len, properties_len, header).ok_or(Malformed)
+}
+
+/// Writes a retained message, and whose it is.
+pub(super) fn put_retained(out: &mut Vec<u8>, message: &Message) {
+    put_message(out, message);
+    put_principal(out, message.owner().map(|owner| &owner.principal));
+}
+
+/// Reads a retained message.
+pub(super) fn retained(bytes: &[u8]) -> Result<Arc<Message>> {
+    let mut reader = Reader(bytes);
+    let message = owned_message(&mut reader)?;
+    let owner = principal(&mut reader)?.map(|principal| Owner { principal, messages_max: None });
+    Ok(Arc::new(match owner {
+        Some(owner) => message.with_owner(owner),
+        None => message,
+    }))
 }
 
 /// What a queue record holds beside its message.

@@ -78,7 +78,7 @@ pub(super) fn load(disk: &Disk, tables: &mut Tables, retained: &mut Retained, no
     for guard in disk.keyspace(Keyspace::Retained).iter() {
         let (key, value) = guard.into_inner()?;
         if *key != PROGRESS_KEY {
-            retained.restore(codec::message(&mut Reader(&value)).map_err(damaged("retained message"))?);
+            retained.restore(codec::retained(&value).map_err(damaged("retained message"))?);
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::journal::{Change, Dirty};
 use super::session::{HeldWill, OwnerMark, Phase, Session};
 use super::timer::{TimerKind, WILL_RETRY_MS};
-use super::{SessionKey, Tables, Whose};
+use super::{SessionKey, Tables, Whose, share_of};
 use crate::{
     CLAIM_SLACK_MS, Claim, Claimed, DueWill, Fence, Message, Previous, Principal, Release, ResumeRefusal,
     StoreError, StoredSession, UnixMs, WorkerId,
@@ -109,9 +109,12 @@ impl Tables {
 
     /// Whether the principal has as many sessions as it may have.
     fn is_beyond_principal(&mut self, claim: &Claim) -> bool {
-        let Some(max) = claim.principal_sessions_max.filter(|_| !claim.principal.0.is_empty()) else {
-            return false;
-        };
+        let own = claim.principal_sessions_max.filter(|_| !claim.principal.0.is_empty());
+        let all = self.sessions.len() as u64;
+        let share = share_of(self.limits.sessions_max);
+        // The last of them are for those who have few.
+        let share = share.filter(|share| all >= self.limits.sessions_max - share);
+        let Some(max) = own.into_iter().chain(share).min() else { return false };
         let sessions = &self.sessions;
         let by_principal = self.by_principal.get_or_insert_with(|| {
             let mut counts: HashMap<Principal, u64> = HashMap::new();

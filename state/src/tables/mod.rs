@@ -51,6 +51,15 @@ pub(crate) const SOLE_WORKER: WorkerId = WorkerId(0);
 /// Keys are reserved on disk in blocks of this many, so that none is ever given out twice.
 const KEY_BLOCK: u64 = 4096;
 
+/// Of what all share, a tenth is kept for those who have less than that.
+const SHARE_PART: u64 = 10;
+
+/// How much of `max` is kept for those who have less than that themselves, so that nobody uses up all of it; `None` where there is
+/// too little of it, or no bound.
+fn share_of(max: u64) -> Option<u64> {
+    Some(max / SHARE_PART).filter(|share| *share > 0 && max < u64::MAX)
+}
+
 /// Bounds over all sessions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableLimits {
@@ -87,7 +96,7 @@ pub(crate) struct Tables {
     sessions: HashMap<SessionKey, Session, foldhash::fast::RandomState>,
     /// Keyed by what clients choose: the hasher withstands chosen keys.
     by_client: HashMap<Arc<str>, SessionKey>,
-    /// Sessions of each principal that has a name; counted from when somebody first asks.
+    /// Sessions of each principal; counted from when somebody first asks.
     by_principal: Option<HashMap<Principal, u64>>,
     /// Clients whose session is gone, and the batch that says so on disk.
     departed: HashMap<Arc<str>, u64>,

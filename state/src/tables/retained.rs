@@ -1,10 +1,11 @@
 //! Retained messages, ordered level by level, so that a wildcard visits what it matches and seeks over what it does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::{Cursor, Message, RetainedPage, StoreError, UnixMs};
+use super::share_of;
+use crate::{Cursor, Message, Principal, RetainedPage, StoreError, UnixMs};
 
 /// Entries and seeks per page beyond those that match, so that a filter that matches little holds nobody up.
 const VISITS_MAX: usize = 4096;
@@ -38,11 +39,20 @@ pub(crate) struct Retained {
     /// By Topic Name, with [`SEPARATOR`] for `/`.
     by_topic: BTreeMap<Box<[u8]>, Arc<Message>>,
     bytes: u64,
+    /// What each principal has, of whom that is known.
+    by_owner: HashMap<Principal, Held>,
+}
+
+/// What somebody has retained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    messages: u64,
+    bytes: u64,
 }
 
 impl Retained {
     pub(crate) fn new(limits: RetainedLimits) -> Self {
-        Self { limits, by_topic: BTreeMap::new(), bytes: 0 }
+        Self { limits, by_topic: BTreeMap::new(), bytes: 0, by_owner: HashMap::new() }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -63,20 +73,61 @@ impl Retained {
         let old_size = self.by_topic.get(&key).map(|old| old.size() as u64);
         let messages = self.len() + u64::from(old_size.is_none());
         let bytes = self.bytes - old_size.unwrap_or(0) + size;
-        if messages > self.limits.messages_max || (bytes > self.limits.bytes_max && bytes > self.bytes) {
+        let grown = Held { messages: messages - self.len(), bytes: bytes.saturating_sub(self.bytes) };
+        if messages > self.limits.messages_max
+            || (bytes > self.limits.bytes_max && grown.bytes > 0)
+            || self.is_beyond_owner(&message, grown)
+        {
             return Err(StoreError::RetainedQuota);
         }
-        self.bytes = bytes;
-        self.by_topic.insert(key, message);
+        self.put(key, message);
         Ok(RetainChange::Set)
+    }
+
+    fn put(&mut self, key: Box<[u8]>, message: Arc<Message>) {
+        let size = message.size() as u64;
+        self.bytes += size;
+        if let Some(owner) = message.owner() {
+            let held = self.by_owner.entry(owner.principal.clone()).or_default();
+            *held = Held { messages: held.messages + 1, bytes: held.bytes + size };
+        }
+        if let Some(old) = self.by_topic.insert(key, message) {
+            self.forget(&old);
+        }
+    }
+
+    /// A message is not retained any more.
+    fn forget(&mut self, old: &Message) {
+        let size = old.size() as u64;
+        self.bytes -= size;
+        let Some(owner) = old.owner() else { return };
+        if let Some(held) = self.by_owner.get_mut(&owner.principal) {
+            *held = Held { messages: held.messages - 1, bytes: held.bytes - size };
+            if held.messages == 0 {
+                self.by_owner.remove(&owner.principal);
+            }
+        }
+    }
+
+    /// Whether this would be too much of its owner, by so much more than there is.
+    fn is_beyond_owner(&self, message: &Message, grown: Held) -> bool {
+        let Some(owner) = message.owner() else { return false };
+        let held = self.by_owner.get(&owner.principal).copied().unwrap_or_default();
+        let is_beyond = |all: u64, all_max: u64, of_owner: u64| {
+            // The last of them are for those who have few.
+            share_of(all_max).is_some_and(|share| all > all_max - share && of_owner > share)
+        };
+        let messages = held.messages + grown.messages;
+        let bytes = held.bytes + grown.bytes;
+        (grown.messages > 0
+            && (owner.messages_max.is_some_and(|max| messages > max)
+                || is_beyond(self.len() + grown.messages, self.limits.messages_max, messages)))
+            || (grown.bytes > 0 && is_beyond(self.bytes + grown.bytes, self.limits.bytes_max, bytes))
     }
 
     /// Puts a message back, whatever the bounds are now.
     pub(crate) fn restore(&mut self, message: Arc<Message>) {
-        self.bytes += message.size() as u64;
-        if let Some(old) = self.by_topic.insert(key_of(message.topic()), message) {
-            self.bytes -= old.size() as u64;
-        }
+        self.put(key_of(message.topic()), message);
     }
 
     /// Removes the message of a topic if it has expired.
@@ -87,7 +138,7 @@ impl Retained {
 
     fn remove_key(&mut self, key: &[u8]) -> bool {
         let Some(old) = self.by_topic.remove(key) else { return false };
-        self.bytes -= old.size() as u64;
+        self.forget(&old);
         true
     }
 
@@ -256,4 +307,58 @@ fn past(prefix: &[u8]) -> Verdict {
 
 fn key_of(topic: &str) -> Box<[u8]> {
     topic.bytes().map(|byte| if byte == b'/' { SEPARATOR } else { byte }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mqtt::QoS;
+
+    use super::*;
+    use crate::Owner;
+
+    fn of(owner: &str, topic: &str, messages_max: Option<u64>) -> Arc<Message> {
+        let owner = Owner { principal: Principal(owner.into()), messages_max };
+        Arc::new(Message::new(topic, &[], b"x", QoS::AtMostOnce, true, 0).with_owner(owner))
+    }
+
+    fn retained(messages_max: u64, bytes_max: u64) -> Retained {
+        Retained::new(RetainedLimits { messages_max, bytes_max })
+    }
+
+    #[test]
+    fn the_last_of_the_room_is_for_those_who_have_little() {
+        let size = of("greedy", "g/00", None).size() as u64;
+        for mut retained in [retained(20, u64::MAX), retained(u64::MAX, 20 * size)] {
+            let accepted = (0..40).filter(|n| retained.set(of("greedy", &format!("g/{n:02}"), None)).is_ok());
+            assert_eq!(accepted.count(), 18);
+            assert!(retained.set(of("greedy", "g/00", None)).is_ok(), "replaced");
+            assert!(
+                retained.set(of("good", "o/00", None)).is_ok()
+                    && retained.set(of("good", "o/01", None)).is_ok()
+            );
+            assert!(retained.set(of("other", "o/02", None)).is_err(), "full");
+            // What is taken from one by another counts there.
+            assert!(retained.set(of("good", "g/00", None)).is_ok());
+            assert_eq!(retained.by_owner[&Principal("good".into())].messages, 3);
+            assert!(retained.set(Arc::new(Message::new("g/01", &[], b"", QoS::AtMostOnce, true, 0))).is_ok());
+            assert_eq!(retained.by_owner[&Principal("greedy".into())].messages, 16);
+            assert!(retained.set(of("greedy", "g/50", None)).is_err());
+            assert!(retained.set(of("other", "o/02", None)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_principal_has_so_many_wherever_there_is_room() {
+        let mut retained = retained(1_000, u64::MAX);
+        let accepted = (0..9).filter(|n| retained.set(of("a", &format!("t/{n}"), Some(3))).is_ok());
+        assert_eq!(accepted.count(), 3);
+        assert!(retained.set(of("a", "t/0", Some(3))).is_ok(), "replaced");
+        assert!(retained.set(of("b", "t/9", Some(3))).is_ok());
+        for n in 0..9 {
+            retained
+                .set(Arc::new(Message::new(&format!("t/{n}"), &[], b"", QoS::AtMostOnce, true, 0)))
+                .unwrap();
+        }
+        assert_eq!(retained.by_owner.len(), 1, "who has none is forgotten");
+    }
 }

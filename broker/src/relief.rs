@@ -1,0 +1,106 @@
+//! What a worker does when its process has too much memory: it lets go of what waits for the devices that read least, the largest
+//! first, and then of their connections. Sessions of which much waits are listed, so that nobody walks over all of them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mqtt::ReasonCode;
+
+use crate::Broker;
+use crate::bounds::Bound;
+use crate::hub::Hub;
+use crate::session::DropReason;
+use crate::session_handle::{HEAVY_BYTES, SessionHandle};
+
+impl Hub {
+    /// Much waits for this session.
+    pub(crate) fn list_heavy(&self, session: &Arc<SessionHandle>) {
+        self.heavy.lock().push(Arc::downgrade(session));
+    }
+
+    /// Those of which much waits, each with its bytes. Others are listed no more.
+    fn heavy_sessions(&self) -> Vec<(usize, Arc<SessionHandle>)> {
+        let mut heavy = Vec::new();
+        let mut seen = HashSet::new();
+        self.heavy.lock().retain(|session| {
+            let Some(session) = session.upgrade().filter(|session| seen.insert(session.id)) else {
+                return false;
+            };
+            let bytes = session.unread_bytes();
+            if bytes <= HEAVY_BYTES / 2 {
+                session.set_light();
+                return false;
+            }
+            heavy.push((bytes, session));
+            true
+        });
+        heavy
+    }
+
+    /// Bytes that wait for devices of which much does.
+    pub(crate) fn unread_bytes(&self) -> usize {
+        self.heavy_sessions().iter().map(|(bytes, _)| bytes).sum()
+    }
+
+    /// Whether the process has more memory than it may have.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.is_short_of_memory.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of about so many bytes that wait for devices. Answers how many.
+    fn relieve(&self, bytes: usize) -> usize {
+        let mut heavy = self.heavy_sessions();
+        heavy.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let (mut freed, mut dropped, mut ended) = (0, Vec::new(), 0);
+        for (_, session) in &heavy {
+            if freed >= bytes {
+                break;
+            }
+            freed += session.shed(&mut dropped);
+        }
+        for delivery in &dropped {
+            self.metrics.drop_message(DropReason::OutOfMemory, delivery.qos);
+        }
+        let messages = dropped.len();
+        for (_, session) in &heavy {
+            // What is left now, QoS 1 and 2 above all.
+            let unread = session.unread_bytes();
+            if freed >= bytes {
+                break;
+            }
+            if unread > HEAVY_BYTES {
+                self.metrics.limit(Bound::Memory);
+                session.end(ReasonCode::QuotaExceeded);
+                (freed, ended) = (freed + unread, ended + 1);
+            }
+        }
+        if let Some((largest, session)) = heavy.first().filter(|_| freed > 0) {
+            let client_id = &*session.client_id;
+            tracing::warn!(
+                client_id,
+                unread_bytes = largest,
+                messages,
+                connections = ended,
+                freed_bytes = freed,
+                "too much memory: what waits for devices that do not read is dropped, or they are ended; the largest is named"
+            );
+        }
+        freed
+    }
+}
+
+/// For whoever sees to the memory of the process.
+impl Broker {
+    /// Says whether the process has more memory than it may have. As long as it does, nobody new is served over links, and sessions
+    /// that hold much get no more subscriptions.
+    pub fn set_short_of_memory(&self, is_short: bool) {
+        self.hub.is_short_of_memory.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Lets go of about so many bytes that wait for devices which do not read them: first messages that need not be kept, then
+    /// connections, the largest first. Answers how many that are.
+    pub fn relieve(&self, bytes: usize) -> usize {
+        self.hub.relieve(bytes)
+    }
+}
