@@ -95,6 +95,14 @@ impl Serving {
         (!backlog.0.is_empty()).then(|| std::mem::take(backlog))
     }
 
+    /// Says how much waits in the session.
+    pub(crate) fn tell_waiting(&self, hub: &Hub) {
+        self.handle.set_busy(self.session.is_busy());
+        if self.handle.set_held(self.session.outbound.waiting_bytes()) {
+            hub.list_heavy(&self.handle);
+        }
+    }
+
     /// Lets go of what was taken and need not be kept, if it is to.
     pub(crate) fn shed(&mut self, hub: &Hub, connection: ConnectionId) {
         let Some(rare) = self.rare.as_mut().filter(|rare| !rare.backlog.0.is_empty()) else { return };

@@ -1,6 +1,8 @@
 //! A session as others see it: the index points here, publishers post here, the connection that owns the session picks
 //! up here. One short lock, never held while another is taken.
 
+mod unread;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -16,6 +18,7 @@ use state::{Delivery, Number, Position, Principal, QueuePage, StoreError, Stored
 use tokio::time::Instant;
 
 use crate::asking::Answered;
+pub(crate) use unread::{HEAVY_BYTES, thin_out};
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
@@ -168,25 +171,6 @@ pub(crate) fn recycle(queue: VecDeque<Item>) {
             spare.push(queue);
         }
     });
-}
-
-/// With more bytes than this that wait for it a session is listed, so that nobody has to look for it.
-pub(crate) const HEAVY_BYTES: usize = 256 << 10;
-
-/// What is left of `items` without messages that need not be kept: those of QoS 0, which go to `dropped`, and the bodies of those
-/// that are in the stored queue, of which the last number is left.
-pub(crate) fn thin_out(items: VecDeque<Item>, dropped: &mut Vec<Delivery>) -> VecDeque<Item> {
-    let mut left = VecDeque::new();
-    let mut last = None;
-    for item in items {
-        match item {
-            Item::Deliver(delivery) if delivery.qos == QoS::AtMostOnce => dropped.push(delivery),
-            Item::DeliverStored(number, _) | Item::Missed(number) => last = last.max(Some(number)),
-            item => left.push_back(item),
-        }
-    }
-    left.extend(last.map(Item::Missed));
-    left
 }
 
 /// From this number on handles stand for other workers.
@@ -414,62 +398,6 @@ impl SessionHandle {
         }
     }
 
-    /// So many bytes wait in the session itself. Answers whether it is to be listed by that.
-    pub(crate) fn set_held(&self, bytes: usize) -> bool {
-        if self.held_bytes.load(Ordering::Relaxed) != bytes {
-            self.held_bytes.store(bytes, Ordering::Relaxed);
-        }
-        self.becomes_heavy(bytes)
-    }
-
-    /// Whether it is to be listed among those of which much waits, and is not.
-    fn becomes_heavy(&self, bytes: usize) -> bool {
-        bytes > HEAVY_BYTES
-            && !self.is_heavy.load(Ordering::Relaxed)
-            && !self.is_heavy.swap(true, Ordering::Relaxed)
-    }
-
-    /// It is listed no more.
-    pub(crate) fn set_light(&self) {
-        self.is_heavy.store(false, Ordering::Relaxed);
-    }
-
-    /// Bytes of the messages that wait for the device.
-    pub(crate) fn unread_bytes(&self) -> usize {
-        let waiting = {
-            let mailbox = self.mailbox.lock();
-            mailbox.bytes + mailbox.backlog_bytes
-        };
-        waiting + self.held_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Lets go of messages that need not be kept for the device: those of QoS 0, which go to `dropped`, and the bodies of those
-    /// that are in its stored queue. What its task has taken, that is to let go of. Answers the bytes.
-    pub(crate) fn shed(&self, dropped: &mut Vec<Delivery>) -> usize {
-        let mut mailbox = self.mailbox.lock();
-        let before = mailbox.bytes;
-        let items = std::mem::take(&mut mailbox.items);
-        mailbox.items = thin_out(items, dropped);
-        mailbox.bytes = mailbox.items.iter().map(Item::bytes).sum();
-        let mut freed = before - mailbox.bytes;
-        let mut waker = None;
-        if mailbox.backlog_bytes > 0 && !std::mem::replace(&mut mailbox.is_shed, true) {
-            freed += mailbox.backlog_bytes;
-            waker = mailbox.waker.take();
-        }
-        drop(mailbox);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        freed
-    }
-
-    /// Whether what `connection` has taken and not used yet is to be thinned out; once.
-    pub(crate) fn take_shed(&self, connection: ConnectionId) -> bool {
-        let mut mailbox = self.mailbox.lock();
-        mailbox.connection == Some(connection) && std::mem::take(&mut mailbox.is_shed)
-    }
-
     /// Looks whether `connection` is to end, or registers its task for that alone. `Err`: the session has another owner.
     pub(crate) fn poll_end(
         &self,
@@ -659,32 +587,6 @@ mod tests {
 
     use super::*;
     use crate::session::testing::delivery;
-
-    #[test]
-    fn what_need_not_be_kept_is_let_go_of() {
-        let session = SessionHandle::new(1, "c".into(), None);
-        session.attach(ConnectionId(1));
-        let of = |qos| delivery("t", &[b'x'; 100_000], qos);
-        assert_eq!(session.deliver(of(QoS::AtMostOnce), usize::MAX), Posted::Yes);
-        session.deliver_stored(Number(1), of(QoS::AtLeastOnce), usize::MAX);
-        assert_eq!(session.deliver(of(QoS::AtLeastOnce), usize::MAX), Posted::Heavy);
-        assert!(!session.deliver_stored(Number(2), of(QoS::AtLeastOnce), usize::MAX), "it is listed");
-        assert!(session.unread_bytes() > 400_000);
-        let mut dropped = Vec::new();
-        let freed = session.shed(&mut dropped);
-        assert!(freed > 300_000 && dropped.len() == 1, "{freed} bytes");
-        let mut cx = Context::from_waker(Waker::noop());
-        let (items, bytes) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
-        let items = items.into_iter().collect::<Vec<_>>();
-        assert!(
-            matches!(&items[..], [Item::Deliver(kept), Item::Missed(Number(2))] if kept.qos == QoS::AtLeastOnce)
-        );
-        // What the task has taken it is to thin out itself, once.
-        session.set_backlog(ConnectionId(1), bytes);
-        assert!(!session.take_shed(ConnectionId(1)));
-        assert_eq!((session.shed(&mut dropped), session.shed(&mut dropped)), (bytes, 0));
-        assert!(session.take_shed(ConnectionId(1)) && !session.take_shed(ConnectionId(1)));
-    }
 
     // ARCHITECTURE, rule 14: whoever enqueues after a claim tells the new owner, perhaps before that knows that it is.
     #[test]

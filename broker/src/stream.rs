@@ -269,10 +269,7 @@ impl WorkerStream {
         }
         put_effects(effects, next);
         if let State::Serving(serving) = &self.state {
-            serving.handle.set_busy(serving.session.is_busy());
-            if serving.handle.set_held(serving.session.outbound.waiting_bytes()) {
-                self.hub.list_heavy(&serving.handle);
-            }
+            serving.tell_waiting(&self.hub);
         }
         frame
     }

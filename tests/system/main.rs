@@ -24,6 +24,7 @@ mod guessing;
 mod hostile;
 mod interop;
 mod kill_matrix;
+mod memory;
 mod metrics;
 mod monitoring;
 mod moving_many;

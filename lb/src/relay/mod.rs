@@ -33,7 +33,7 @@ use tokio::time::Sleep;
 pub(crate) use self::enhanced::Enhanced;
 use self::enhanced::Outcome;
 pub(crate) use self::pace::Pace;
-use self::scratch::Scratch;
+use self::scratch::{READ_BYTES, Scratch};
 use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
 pub(crate) use self::terms::Terms;
@@ -46,10 +46,14 @@ use crate::succession::Tenancy;
 use crate::transport::Wire;
 use crate::unsent::STEP_BYTES;
 
-/// Buffers read in one turn, and packets handed over; then others have theirs. Small packets are many in one buffer, and each of
+/// Buffers read in one turn, and about so many packets; then others have theirs. Small packets are many in one buffer, and each of
 /// them is work.
-const READS_MAX: usize = 8;
+const READS_MAX: usize = 2;
 const PACKETS_MAX: u32 = 256;
+
+/// Bytes read at once by a connection of which nothing is known, and the fewest.
+const READ_BYTES_FIRST: usize = 16 * 1024;
+const READ_BYTES_MIN: usize = 2 * 1024;
 
 /// Bytes taken from the worker before a write.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -143,7 +147,7 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     silence_ms_max: u32,
     slot: u32,
     /// What [`Shared::unsent`] was told, in its steps.
-    unsent_steps: u16,
+    unsent_steps: u8,
     version: ProtocolVersion,
     state: State,
     /// Nothing is read: the worker or the device does not take more.
@@ -350,7 +354,8 @@ where
                     return true;
                 }
             }
-            let mut buffer = ReadBuf::new(input);
+            let bytes = self.read_bytes();
+            let mut buffer = ReadBuf::new(&mut input[..bytes]);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
                 Poll::Pending => return reads > 0,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
@@ -366,6 +371,19 @@ where
         }
         cx.waker().wake_by_ref();
         true
+    }
+
+    /// Bytes to be read at once: by the packets of late, so many that they make no long turn.
+    fn read_bytes(&self) -> usize {
+        match self.received_packets {
+            // Part of a large one has come.
+            0 if self.received_bytes > 0 => READ_BYTES,
+            0 => READ_BYTES_FIRST,
+            packets => {
+                let bytes = u64::from(self.received_bytes) * u64::from(PACKETS_MAX) / u64::from(packets);
+                usize::try_from(bytes).unwrap_or(READ_BYTES).clamp(READ_BYTES_MIN, READ_BYTES)
+            }
+        }
     }
 
     /// Whether the device may send more now.
@@ -519,7 +537,7 @@ where
     /// Says how much the device leaves unread, in steps.
     fn tell_unsent(&mut self) {
         let bytes = self.leftover.as_ref().map_or(0, |leftover| leftover.len());
-        let steps = u16::try_from(bytes / STEP_BYTES).unwrap_or(u16::MAX);
+        let steps = u8::try_from(bytes / STEP_BYTES).unwrap_or(u8::MAX);
         if steps != self.unsent_steps {
             self.unsent_steps = steps;
             self.shared().unsent.note(self.slot, usize::from(steps) * STEP_BYTES);

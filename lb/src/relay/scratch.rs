@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use link::Outgoing;
 
-/// Bytes read at once.
-pub(super) const READ_BYTES: usize = 16 * 1024;
+/// Bytes read at once at most.
+pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// Buffers beyond this are given back instead of kept for the next turn.
 const KEPT_BYTES_MAX: usize = 256 * 1024;

@@ -13,6 +13,9 @@ use super::scratch::{BATCH_BYTES_MAX, RECORD_BYTES_MAX, Scratch};
 use super::session::Session;
 use super::writer::AwaitingWriter;
 
+/// Batches of records in a row that may carry nothing; then others have their turn.
+const EMPTY_READS_MAX: usize = 4;
+
 /// The server side of a TLS connection whose handshake is done.
 ///
 /// Reading: end of stream is reported only after `close_notify`; without it the error is `UnexpectedEof`.
@@ -180,7 +183,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
             return Poll::Ready(Ok(()));
         }
         let before = out.filled().len();
-        loop {
+        for _ in 0..EMPTY_READS_MAX {
             if this.session.peer_closed {
                 return Poll::Ready(Ok(()));
             }
@@ -205,6 +208,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
                 return Poll::Ready(Ok(()));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -15,6 +15,8 @@ use super::frame::{Control, FrameReader, Opcode, SENT_HEADER_BYTES_MAX, append_c
 
 /// Payload of one frame to the client, bytes: with its header one batch of the TLS layer below.
 const SENT_BYTES_MAX: usize = 64 * 1024 - SENT_HEADER_BYTES_MAX;
+/// Reads in a row that may carry nothing, but pings and empty frames; then others have their turn.
+const EMPTY_READS_MAX: usize = 4;
 /// Slices gathered into one frame, header included.
 const SLICES_MAX: usize = 64;
 
@@ -291,7 +293,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<IO> {
             return Poll::Ready(Ok(()));
         }
         let start = out.filled().len();
-        loop {
+        for _ in 0..EMPTY_READS_MAX {
             if let Some(fault) = this.fault.take() {
                 this.close_received = true;
                 return Poll::Ready(Err((*fault).into()));
@@ -313,6 +315,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<IO> {
                 return Poll::Ready(Ok(()));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

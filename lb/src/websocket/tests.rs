@@ -33,6 +33,27 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+#[tokio::test]
+async fn frames_that_carry_nothing_leave_others_their_turn() {
+    let (near, mut far) = duplex(1 << 20);
+    far.write_all(&frame(0x82, &[]).repeat(1_000)).await.unwrap();
+    far.write_all(&frame(0x82, b"x")).await.unwrap();
+    let mut server = WsStream::new(near, Bytes::new());
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut turns = 0;
+    loop {
+        let mut room = [0; 16];
+        let mut out = tokio::io::ReadBuf::new(&mut room);
+        let polled = tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut server), &mut cx, &mut out);
+        if polled.is_ready() {
+            assert_eq!(out.filled(), b"x");
+            break;
+        }
+        turns += 1;
+    }
+    assert!((50..=200).contains(&turns), "6,000 bytes, 16 at once: {turns} turns");
+}
+
 /// What the server makes of `bytes` and the end of the stream behind them, and what it answers.
 async fn exchange(bytes: &[u8]) -> (Vec<u8>, io::Result<()>, Vec<u8>) {
     let (near, mut far) = duplex(1 << 20);
