@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -10,13 +9,10 @@ use prometheus_client::metrics::MetricType;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{HandshakeKind, ProtocolVersion};
 
-use super::expiry::{Term, What, unix_s};
+use super::expiry::{Term, What};
 
 /// Unix seconds of what never ends, or is not there.
 const NEVER: i64 = i64::MAX;
-
-/// Seconds of a day.
-const DAY_S: f64 = 86_400.0;
 
 /// Of one listener. Counts only go up; whoever reads them is not in a hurry.
 #[derive(Debug)]
@@ -75,18 +71,13 @@ impl TlsMetrics {
         Ok(())
     }
 
-    /// What is made of the end of each kind of things that end.
-    fn encode_ends(
-        &self,
-        mut encoder: MetricEncoder<'_>,
-        value: impl Fn(i64) -> f64,
-    ) -> Result<(), std::fmt::Error> {
+    fn encode_ends(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         for (listener, telemetry) in &self.0 {
             for (what, end) in What::ALL.into_iter().zip(&telemetry.ends) {
                 let end = end.load(Ordering::Relaxed);
                 if end != NEVER {
                     let labels = [("listener", &**listener), ("what", what.label())];
-                    encoder.encode_family(&labels)?.encode_gauge(&value(end))?;
+                    encoder.encode_family(&labels)?.encode_gauge(&end)?;
                 }
             }
         }
@@ -107,16 +98,8 @@ impl Collector for TlsMetrics {
             MetricType::Counter,
         )?)?;
         let help = "When the first certificate or revocation list of a listener ends, Unix time";
-        self.encode_ends(
-            encoder.encode_descriptor("tls_expiry_timestamp_seconds", help, None, MetricType::Gauge)?,
-            |end_s| end_s as f64,
-        )?;
-        let help =
-            "Days until the first certificate or revocation list of a listener ends, negative afterwards";
-        let now_s = unix_s(SystemTime::now());
-        self.encode_ends(
-            encoder.encode_descriptor("tls_days_left", help, None, MetricType::Gauge)?,
-            |end_s| end_s.saturating_sub(now_s) as f64 / DAY_S,
-        )
+        let descriptor =
+            encoder.encode_descriptor("tls_expiry_timestamp_seconds", help, None, MetricType::Gauge)?;
+        self.encode_ends(descriptor)
     }
 }
