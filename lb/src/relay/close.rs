@@ -113,7 +113,9 @@ where
     ) -> Poll<()> {
         let out = &mut scratch.out;
         while self.state == State::Deserted {
+            let steps = self.unsent_steps();
             self.leftover = None;
+            self.tell_unsent(steps);
             *out = Outgoing::new();
             while self.receive(cx, out, now) {
                 *out = Outgoing::new();

@@ -146,8 +146,6 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     /// One and a half times Keep Alive; 0 for none.
     silence_ms_max: u32,
     slot: u32,
-    /// What [`Shared::unsent`] was told, in its steps.
-    unsent_steps: u8,
     version: ProtocolVersion,
     state: State,
     /// Nothing is read: the worker or the device does not take more.
@@ -207,7 +205,6 @@ where
             abandon_ms: now,
             silence_ms_max: u32::from(keep_alive_s) * 1_500,
             slot: NO_SLOT,
-            unsent_steps: 0,
             version,
             state: State::AwaitingConnAck,
             is_paused: false,
@@ -239,7 +236,7 @@ where
         {
             self.close(CloseReason::Revoked(reason), &mut scratch.out, now);
         }
-        if self.unsent_steps > 0 && self.state.is_open() && self.shared().unsent.is_condemned(self.slot) {
+        if self.unsent_steps() > 0 && self.state.is_open() && self.shared().unsent.is_condemned(self.slot) {
             self.shared().metrics.limit("memory_max_bytes");
             self.close(CloseReason::OutOfMemory, &mut scratch.out, now);
         }
@@ -501,6 +498,7 @@ where
         if out.is_empty() && !was_unsent {
             return;
         }
+        let steps = self.unsent_steps();
         let mut written = 0;
         let result = if let Some(leftover) = &mut self.leftover {
             leftover.append(out);
@@ -531,16 +529,19 @@ where
                 }
             }
         }
-        self.tell_unsent();
+        self.tell_unsent(steps);
     }
 
-    /// Says how much the device leaves unread, in steps.
-    fn tell_unsent(&mut self) {
-        let bytes = self.leftover.as_ref().map_or(0, |leftover| leftover.len());
-        let steps = u8::try_from(bytes / STEP_BYTES).unwrap_or(u8::MAX);
-        if steps != self.unsent_steps {
-            self.unsent_steps = steps;
-            self.shared().unsent.note(self.slot, usize::from(steps) * STEP_BYTES);
+    /// How much the device leaves unread, in steps.
+    fn unsent_steps(&self) -> usize {
+        self.leftover.as_ref().map_or(0, |leftover| leftover.len() / STEP_BYTES)
+    }
+
+    /// Says how much the device leaves unread, if it was so many steps before.
+    fn tell_unsent(&self, before: usize) {
+        let steps = self.unsent_steps();
+        if steps != before {
+            self.shared().unsent.note(self.slot, steps * STEP_BYTES);
         }
     }
 }
@@ -563,7 +564,7 @@ impl<T, S: Stream, A: Authenticator> Drop for Relay<T, S, A> {
     fn drop(&mut self) {
         let shared = self.admitted.shared();
         shared.rebuffer(self.frames.buffered(), 0);
-        if self.unsent_steps > 0 {
+        if self.leftover.as_ref().is_some_and(|leftover| leftover.len() >= STEP_BYTES) {
             shared.unsent.note(self.slot, 0);
         }
         if self.slot != NO_SLOT {
