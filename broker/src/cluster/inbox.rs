@@ -116,10 +116,10 @@ impl Hub {
                 }
             }
             Noted::Queued { session, number, delivery } => {
-                if let Some(session) = self.find_stored(&session) {
-                    if session.deliver_stored(number, delivery, self.config.queue_bytes_max) {
-                        self.list_heavy(&session);
-                    }
+                if let Some(session) = self.find_stored(&session)
+                    && session.deliver_stored(number, delivery, self.config.queue_bytes_max)
+                {
+                    self.list_heavy(&session);
                 }
             }
             Noted::TakenOver { client_id, connection_id } => {
