@@ -260,7 +260,7 @@ impl Watched {
     fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let endpoint_fails = Arc::new(AtomicBool::new(false));
-        let authsvc = start_authsvc(dir.path(), slow_endpoint(endpoint_fails.clone()));
+        let authsvc = start_authsvc(dir.path(), &slow_endpoint(endpoint_fails.clone()));
         let keys = dir.path().join("keys");
         let keys = keys.display();
         let service = format!("https://{}", authsvc.address_of("service"));
@@ -354,7 +354,7 @@ impl Watched {
     }
 }
 
-fn start_authsvc(dir: &Path, endpoint: String) -> Server {
+fn start_authsvc(dir: &Path, endpoint: &str) -> Server {
     let (keys, users, own) = (dir.join("keys"), dir.join("users"), dir.join("authsvc"));
     let made = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("certs").arg(&keys).output().unwrap();
     assert!(made.status.success(), "{made:?}");
