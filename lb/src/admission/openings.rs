@@ -3,6 +3,7 @@
 //! messages of those who are connected.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -109,9 +110,11 @@ impl Openings {
 
     /// Waits until a session may be asked for. Cancel safe.
     pub(crate) async fn opening(self: &Arc<Self>, source: Source) -> Opening {
+        let mut turn = pin!(self.turns.turn(source));
         let turn = loop {
             self.let_overdue_go();
-            if let Ok(turn) = timeout(OVERDUE, self.turns.turn(source)).await {
+            // It keeps its place in the line, behind those that have come since.
+            if let Ok(turn) = timeout(OVERDUE, turn.as_mut()).await {
                 break turn;
             }
         };
@@ -167,6 +170,8 @@ impl Openings {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     fn openings() -> Arc<Openings> {
@@ -226,6 +231,27 @@ mod tests {
         assert_eq!(openings.turns.busy(), 1, "all others are overdue");
         drop((asked, late));
         assert_eq!(openings.turns.busy(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_long_stays_behind_those_who_come_later() {
+        let openings = openings();
+        let mut asked = Vec::new();
+        while openings.turns.busy() < AT_ONCE_FIRST as usize {
+            asked.push(openings.opening(Source(1)).await);
+        }
+        // Its look for those that are overdue comes first, while the one that comes later waits for its own.
+        let mut old = pin!(openings.opening(Source(1)));
+        assert!(timeout(OVERDUE / 2, old.as_mut()).await.is_err());
+        let mut new = pin!(openings.opening(Source(1)));
+        assert!(timeout(OVERDUE / 4, new.as_mut()).await.is_err());
+        // None of them is overdue yet as far as is known, so that both still wait behind the old one's look.
+        openings.state.lock().asked.clear();
+        assert!(timeout(OVERDUE / 2, old.as_mut()).await.is_err());
+        asked.pop();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(old.as_mut().poll(&mut cx).is_pending());
+        assert!(new.as_mut().poll(&mut cx).is_ready());
     }
 
     #[tokio::test(start_paused = true)]

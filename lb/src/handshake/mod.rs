@@ -32,7 +32,7 @@ use crate::relay::{Asker, Enhanced, Handover, Pace, Relay, Tenure, Terms};
 use crate::reply::{self, Direction};
 use crate::report::Report;
 use crate::seats::Seat;
-use crate::shared::{Admitted, Listener, Underway};
+use crate::shared::{Admitted, Listener, Shared, Underway};
 use crate::succession::{Holder, Tenancy};
 use crate::tls::{Accept, Shown, TlsError, TlsServer, TlsStream};
 use crate::transport::{Transport, Wire};
@@ -56,6 +56,8 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
             handover.tenancy.is_served();
             return self.serve(io, open, handover);
         }
+        // Who waits for its own client's turn holds up nobody else's.
+        handover.opening = None;
         self.devices.clone().spawn(async move {
             handover.tenancy.wait().await;
             let mut said = BytesMut::new();
@@ -66,6 +68,7 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
                 handover.pipelined = said.freeze();
             }
             handover.tenancy.take_over().await;
+            handover.opening = opening(handover.admitted.shared(), Source::of(open.peer.address)).await;
             if let (Some(pace), Some(until_ms)) = (&mut handover.pace, handover.tenancy.owed_until_ms()) {
                 pace.owe_until(until_ms, handover.admitted.shared().now_ms());
             }
@@ -85,6 +88,11 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
         };
         self.devices.spawn(Relay::new(io, stream, handover));
     }
+}
+
+/// Waits until a session may be asked for; not longer than for a handshake.
+async fn opening(shared: &Shared, source: Source) -> Option<Opening> {
+    timeout(shared.config.admission_wait(), shared.openings.opening(source)).await.ok()
 }
 
 /// Where and why a handshake ended.
@@ -381,7 +389,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let failed = |failure| Err(Failed(HandshakeStage::Authentication, failure));
         let (reason, failure) = match result {
             Ok(Ok(authenticated)) => {
-                let opening = self.opening().await;
+                self.underway.progress();
+                let opening = opening(self.admitted.shared(), self.underway.source()).await;
                 if has_gone_without_a_word(&mut io, &mut pipelined).await {
                     return failed(HandshakeFailure::ConnectionLost);
                 }
@@ -477,13 +486,6 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         self.underway.succeed();
         self.gate.serve_in_turn(io, open, handover);
         Ok(())
-    }
-
-    /// Waits until its session may be asked for; not longer than for its handshake.
-    async fn opening(&mut self) -> Option<Opening> {
-        self.underway.progress();
-        let opening = self.admitted.shared().openings.opening(self.underway.source());
-        timeout(self.config().admission_wait(), opening).await.ok()
     }
 
     /// Whether its principal may have one connection more, which it is from then on.

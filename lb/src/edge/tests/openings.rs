@@ -28,3 +28,24 @@ async fn a_device_waits_until_its_session_may_be_asked_for() {
     eventually("its own is answered", || edge.shared.openings.asked() == 0).await;
     assert_eq!(worker.sessions().len(), 1);
 }
+
+#[tokio::test]
+async fn who_waits_for_its_own_client_holds_up_nobody_else() {
+    let (edge, worker, address) = start(|config| {
+        (config.takeover_burst, config.takeover_interval_ms) = (1, 60_000);
+    });
+    let mut devices = Vec::new();
+    // The first two are served at once, the last ones wait for minutes.
+    for served in [true, true, false, false, false] {
+        let mut device = dial(address).await;
+        device.write_all(&connect(5)).await.expect("written");
+        if served {
+            expect(&mut device, CONNACK_5).await;
+        }
+        devices.push(device);
+    }
+    let are_in_line = || edge.listeners[0].accepted.get() == 5 && edge.shared.metrics.handshakes.get() == 0;
+    eventually("all handshakes are over", are_in_line).await;
+    eventually("none of them counts as asked for", || edge.shared.openings.asked() == 0).await;
+    assert!(worker.sessions().len() < devices.len(), "nobody waits in line");
+}
