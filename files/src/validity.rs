@@ -1,5 +1,7 @@
 //! For how long certificates are good, and whatever else ends at a time that it tells.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 /// From when to when something is good, Unix seconds, both included.
@@ -33,6 +35,11 @@ impl Validity {
     pub fn days_left(&self, now_s: i64) -> i64 {
         self.until_s.saturating_sub(now_s).div_euclid(24 * 60 * 60)
     }
+}
+
+/// A time of the wall clock as certificates count; 0 for one before 1970.
+pub fn unix_s(now: SystemTime) -> i64 {
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// A time as text, for people.

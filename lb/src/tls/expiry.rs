@@ -1,16 +1,10 @@
 //! What of a listener's files ends, and when: told in time, and not put in force over something that is good when it has ended.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use files::validity::{Validity, date};
 
 use super::error::TlsConfigError;
-
-/// The wall clock as certificates count.
-pub(crate) fn unix_s(now: SystemTime) -> i64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
 
 /// A kind of things that end; metrics have a value for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use files::validity::unix_s;
 use files::{Look, Settling, Snapshot};
 use parking_lot::Mutex;
 
 use super::error::TlsConfigError;
-use super::expiry::{What, unix_s};
+use super::expiry::What;
 use super::server::{Prepared, TlsChange, TlsServer};
 
 /// How long a certificate and a key that do not belong together are taken for two files of which one is still to come.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use files::Snapshot;
+use files::validity::unix_s;
 use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
@@ -15,7 +16,7 @@ use super::accept::TlsAcceptor;
 use super::client::ClientVerification;
 use super::config::{MinVersion, TlsConfig};
 use super::error::{TlsConfigError, TlsError};
-use super::expiry::{self, Term, What, unix_s};
+use super::expiry::{self, Term, What};
 use super::identity::{Identities, Known, Unstapled, read_file};
 use super::provider::provider;
 use super::stream::TlsStream;

@@ -2,10 +2,10 @@
 //! what is new; what cannot be used, or has ended, leaves in force what was.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use files::pem::{self, Kind};
-use files::validity::{Validity, date};
+use files::validity::{Validity, date, unix_s};
 use files::{Look, Settling, Snapshot};
 use parking_lot::{Mutex, RwLock};
 use rustls::{ClientConfig, ServerConfig};
@@ -104,7 +104,7 @@ impl<C> LinkTls<C> {
     fn look_at(&self, now: Instant, wall: SystemTime) {
         const WHAT: &str =
             "certificates of links not taken, those of before stay; mend the file, it is read again then";
-        let now_s = wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let now_s = unix_s(wall);
         let section = self.section;
         let mut state = self.state.lock();
         if let Look::Settled(found) = state.settling.look(now) {
