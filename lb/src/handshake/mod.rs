@@ -3,6 +3,7 @@
 
 mod authenticate;
 mod client_id;
+mod gate;
 mod peek;
 mod refuse;
 
@@ -18,21 +19,22 @@ use link::{ConnectionId, Open, Passport, Peer, Upstream};
 use mqtt::{Connect, OwnedFrame, PacketType, ProtocolVersion, ReasonCode};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use self::authenticate::{Authenticated, Unauthenticated};
 use self::client_id::Identity;
+pub(crate) use self::gate::Gate;
+use self::gate::opening;
 use self::peek::{PeekError, Peeked};
 use crate::admission::{Opening, Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
-use crate::relay::{Asker, Enhanced, Handover, Pace, Relay, Tenure, Terms};
+use crate::relay::{Asker, Enhanced, Handover, Pace, Tenure, Terms};
 use crate::reply::{self, Direction};
 use crate::report::Report;
 use crate::seats::Seat;
-use crate::shared::{Admitted, Listener, Shared, Underway};
+use crate::shared::{Admitted, Listener, Underway};
 use crate::succession::{Holder, Tenancy};
 use crate::tls::{Accept, Shown, TlsError, TlsServer, TlsStream};
 use crate::transport::{Transport, Wire};
@@ -40,60 +42,6 @@ use crate::websocket::{self, WsError};
 
 /// What a client that has closed the connection may have sent behind CONNECT; beyond that it is served like one that has not.
 const LAST_WORDS_BYTES_MAX: usize = 65_536;
-
-/// What handshakes need besides their socket.
-pub(crate) struct Gate<U, A> {
-    pub(crate) upstream: U,
-    pub(crate) authenticator: Arc<A>,
-    /// Where connected devices live.
-    pub(crate) devices: Handle,
-}
-
-impl<U: Upstream, A: Authenticator> Gate<U, A> {
-    /// The same after whoever has the place of the client, unless the device has gone by then.
-    fn serve_in_turn<T: Transport>(self: Arc<Self>, mut io: T, open: Open, mut handover: Handover<A>) {
-        if !handover.tenancy.is_behind() {
-            handover.tenancy.is_served();
-            return self.serve(io, open, handover);
-        }
-        // Who waits for its own client's turn holds up nobody else's.
-        handover.opening = None;
-        self.devices.clone().spawn(async move {
-            handover.tenancy.wait().await;
-            let mut said = BytesMut::new();
-            if handover.pipelined.is_empty() && has_gone_without_a_word(&mut io, &mut said).await {
-                return;
-            }
-            if !said.is_empty() {
-                handover.pipelined = said.freeze();
-            }
-            handover.tenancy.take_over().await;
-            handover.opening = opening(handover.admitted.shared(), Source::of(open.peer.address)).await;
-            if let (Some(pace), Some(until_ms)) = (&mut handover.pace, handover.tenancy.owed_until_ms()) {
-                pace.owe_until(until_ms, handover.admitted.shared().now_ms());
-            }
-            handover.tenancy.is_served();
-            self.serve(io, open, handover);
-        });
-    }
-
-    /// Asks for the session of a device, and relays between the two.
-    fn serve<T: Transport>(&self, io: T, open: Open, handover: Handover<A>) {
-        if let Some(opening) = &handover.opening {
-            opening.asked();
-        }
-        let stream = {
-            let _entered = self.devices.enter();
-            self.upstream.open(open)
-        };
-        self.devices.spawn(Relay::new(io, stream, handover));
-    }
-}
-
-/// Waits until a session may be asked for; not longer than for a handshake.
-async fn opening(shared: &Shared, source: Source) -> Option<Opening> {
-    timeout(shared.config.admission_wait(), shared.openings.opening(source)).await.ok()
-}
 
 /// Where and why a handshake ended.
 struct Failed(HandshakeStage, HandshakeFailure);
