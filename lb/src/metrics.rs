@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::admission::{Gauges, Line};
 use crate::reason::{CloseReason, HandshakeFailure, HandshakeStage, ShedReason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -36,6 +37,11 @@ struct LimitLabel {
     limit: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LineLabel {
+    line: &'static str,
+}
+
 /// The edge's metrics, registered once.
 pub(crate) struct Metrics {
     connections: Family<ListenerLabel, Gauge>,
@@ -50,8 +56,8 @@ pub(crate) struct Metrics {
     pub(crate) handshake_seconds: Histogram,
     /// Handshakes under way.
     pub(crate) handshakes: Gauge,
-    /// Sessions that may be asked for at once.
-    pub(crate) openings_at_once: Gauge,
+    openings_at_once: Gauge,
+    openings_waiting: Family<LineLabel, Gauge>,
     /// MQTT bytes from devices, CONNECT apart.
     pub(crate) received_bytes: Counter,
     /// Control Packets from devices, CONNECT apart.
@@ -76,6 +82,7 @@ impl Metrics {
             handshake_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
             handshakes: Gauge::default(),
             openings_at_once: Gauge::default(),
+            openings_waiting: Family::default(),
             received_bytes: Counter::default(),
             received_packets: Counter::default(),
             sent_bytes: Counter::default(),
@@ -109,6 +116,11 @@ impl Metrics {
             "Sessions that may be asked for at once, from how long answers take",
             metrics.openings_at_once.clone(),
         );
+        edge.register(
+            "openings_waiting",
+            "Connections that wait until their session may be asked for",
+            metrics.openings_waiting.clone(),
+        );
         edge.register("received_bytes", "MQTT bytes from devices", metrics.received_bytes.clone());
         edge.register("received_packets", "Control Packets from devices", metrics.received_packets.clone());
         edge.register("sent_bytes", "MQTT bytes to devices", metrics.sent_bytes.clone());
@@ -126,6 +138,14 @@ impl Metrics {
 
     pub(crate) fn accepted(&self, listener: &str) -> Counter {
         self.accepted.get_or_create_owned(&ListenerLabel { listener: listener.into() })
+    }
+
+    /// Of sessions that are asked for.
+    pub(crate) fn openings(&self) -> Gauges {
+        let waiting =
+            |line: Line| self.openings_waiting.get_or_create_owned(&LineLabel { line: line.label() });
+        let at_once = self.openings_at_once.clone();
+        Gauges { at_once, returning: waiting(Line::Returning), new: waiting(Line::New) }
     }
 
     pub(crate) fn shed(&self, reason: ShedReason) {

@@ -93,7 +93,7 @@ impl Shared {
             source_connections: SourceConnections::new(config.source_connections_max),
             handshakes: Handshakes::new(config.handshakes_max, config.source_handshakes_max),
             turns: Turns::new(config.handshake_threads()),
-            openings: Openings::new(metrics.openings_at_once.clone()),
+            openings: Openings::new(metrics.openings()),
             reports: Reports::new(config.log_lines_per_s),
             renewals: Arc::new(Semaphore::new(config.renewals_max)),
             config,

@@ -5,7 +5,7 @@
 //! which there are as many as threads for them. Those who wait for one are served newest first: a client that has waited long
 //! is about to give up, and what is paid for it is lost, so that first come, first served is an outage that feeds itself. Sources
 //! take turns, so that nobody gets in the way of others by asking often. What they ask of a worker, a session, they ask for in the same
-//! order and as many at once as are answered without delay ([`Openings`]).
+//! order, those first who say that they return to one, and as many at once as are answered without delay ([`Openings`]).
 
 mod handshakes;
 mod openings;
@@ -17,8 +17,8 @@ mod turns;
 pub(crate) use self::handshakes::{GivenUp, Handshakes, Ticket};
 #[cfg(test)]
 pub(crate) use self::openings::OVERDUE;
-pub(crate) use self::openings::{Opening, Openings};
+pub(crate) use self::openings::{Gauges, Opening, Openings};
 pub(crate) use self::rates::SourceRates;
 pub(crate) use self::source::Source;
 pub(crate) use self::source_connections::{SourceConnection, SourceConnections};
-pub(crate) use self::turns::{Turn, Turns};
+pub(crate) use self::turns::{Line, Turn, Turns};

@@ -1,6 +1,6 @@
 //! Sessions that are asked for and not answered yet: as many at once as whoever opens them answers without delay. Where more come,
-//! they wait here, the newest goes first, and one that has gone costs nothing. In a worker or its store they would hold up the
-//! messages of those who are connected.
+//! they wait here, those first who say that they return to a session, of them the newest, and one that has gone costs nothing. In a
+//! worker or its store they would hold up the messages of those who are connected.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::source::Source;
-use super::turns::{Turn, Turns};
+use super::turns::{Line, Turn, Turns};
 
 /// After so long one that is not answered is in nobody's way any more: a worker that is dead must not keep those of others out.
 pub(crate) const OVERDUE: Duration = Duration::from_millis(250);
@@ -67,8 +67,41 @@ impl Limit {
 pub(crate) struct Openings {
     turns: Arc<Turns>,
     state: Mutex<State>,
+    gauges: Gauges,
+}
+
+/// What is told of them.
+pub(crate) struct Gauges {
     /// How many may be asked for at once.
-    gauge: Gauge,
+    pub(crate) at_once: Gauge,
+    /// Those who wait, in each line.
+    pub(crate) returning: Gauge,
+    pub(crate) new: Gauge,
+}
+
+impl Gauges {
+    fn waiting(&self, line: Line) -> &Gauge {
+        match line {
+            Line::Returning => &self.returning,
+            Line::New => &self.new,
+        }
+    }
+}
+
+/// Counts one that waits.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 struct State {
@@ -101,16 +134,17 @@ impl Opening {
 }
 
 impl Openings {
-    pub(crate) fn new(gauge: Gauge) -> Arc<Self> {
+    pub(crate) fn new(gauges: Gauges) -> Arc<Self> {
         let limit = Limit::new();
         let turns = Turns::new(limit.at_once());
-        gauge.set(limit.at_once() as i64);
-        Arc::new(Self { turns, state: Mutex::new(State { limit, asked: VecDeque::new() }), gauge })
+        gauges.at_once.set(limit.at_once() as i64);
+        Arc::new(Self { turns, state: Mutex::new(State { limit, asked: VecDeque::new() }), gauges })
     }
 
     /// Waits until a session may be asked for. Cancel safe.
-    pub(crate) async fn opening(self: &Arc<Self>, source: Source) -> Opening {
-        let mut turn = pin!(self.turns.turn(source));
+    pub(crate) async fn opening(self: &Arc<Self>, source: Source, line: Line) -> Opening {
+        let waits = Counted::new(self.gauges.waiting(line));
+        let mut turn = pin!(self.turns.turn(source, line));
         let turn = loop {
             self.let_overdue_go();
             // It keeps its place in the line, behind those that have come since.
@@ -118,6 +152,7 @@ impl Openings {
                 break turn;
             }
         };
+        drop(waits);
         let asked = Instant::now();
         let held =
             Held { openings: Arc::clone(self), turn: Mutex::new(Some(turn)), asked: Mutex::new(asked) };
@@ -163,7 +198,7 @@ impl Openings {
         };
         if before != after {
             self.turns.resize(after);
-            self.gauge.set(after as i64);
+            self.gauges.at_once.set(after as i64);
         }
     }
 }
@@ -175,7 +210,8 @@ mod tests {
     use super::*;
 
     fn openings() -> Arc<Openings> {
-        Openings::new(Gauge::default())
+        let (at_once, returning, new) = (Gauge::default(), Gauge::default(), Gauge::default());
+        Openings::new(Gauges { at_once, returning, new })
     }
 
     /// `count` answers, each after so long, with as many asked for as may be.
@@ -218,15 +254,15 @@ mod tests {
         let source = Source(1);
         let mut asked = Vec::new();
         while openings.turns.busy() < AT_ONCE_FIRST as usize {
-            asked.push(openings.opening(source).await);
+            asked.push(openings.opening(source, Line::New).await);
         }
         let begun = Instant::now();
-        assert!(timeout(OVERDUE / 2, openings.opening(source)).await.is_err(), "there are enough");
+        assert!(timeout(OVERDUE / 2, openings.opening(source, Line::New)).await.is_err(), "there are enough");
         asked.pop();
-        let _next = openings.opening(source).await;
+        let _next = openings.opening(source, Line::New).await;
         assert!(begun.elapsed() < OVERDUE);
         // Nobody answers: those who wait come nevertheless, as many in that time.
-        let late = openings.opening(source).await;
+        let late = openings.opening(source, Line::New).await;
         assert!(begun.elapsed() >= OVERDUE && begun.elapsed() < 3 * OVERDUE);
         assert_eq!(openings.turns.busy(), 1, "all others are overdue");
         drop((asked, late));
@@ -238,12 +274,12 @@ mod tests {
         let openings = openings();
         let mut asked = Vec::new();
         while openings.turns.busy() < AT_ONCE_FIRST as usize {
-            asked.push(openings.opening(Source(1)).await);
+            asked.push(openings.opening(Source(1), Line::New).await);
         }
         // Its look for those that are overdue comes first, while the one that comes later waits for its own.
-        let mut old = pin!(openings.opening(Source(1)));
+        let mut old = pin!(openings.opening(Source(1), Line::New));
         assert!(timeout(OVERDUE / 2, old.as_mut()).await.is_err());
-        let mut new = pin!(openings.opening(Source(1)));
+        let mut new = pin!(openings.opening(Source(1), Line::New));
         assert!(timeout(OVERDUE / 4, new.as_mut()).await.is_err());
         // None of them is overdue yet as far as is known, so that both still wait behind the old one's look.
         openings.state.lock().asked.clear();
@@ -255,10 +291,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_returns_to_a_session_comes_before_newer_ones_without() {
+        let openings = openings();
+        let source = Source(1);
+        let waiting = || (openings.gauges.returning.get(), openings.gauges.new.get());
+        let mut asked = Vec::new();
+        while openings.turns.busy() < AT_ONCE_FIRST as usize {
+            asked.push(openings.opening(source, Line::New).await);
+        }
+        assert_eq!(waiting(), (0, 0));
+        let mut returning = pin!(openings.opening(source, Line::Returning));
+        assert!(timeout(OVERDUE / 8, returning.as_mut()).await.is_err());
+        {
+            let mut new = pin!(openings.opening(source, Line::New));
+            assert!(timeout(OVERDUE / 8, new.as_mut()).await.is_err());
+            assert_eq!(waiting(), (1, 1));
+            asked.pop();
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(new.as_mut().poll(&mut cx).is_pending());
+            assert!(returning.as_mut().poll(&mut cx).is_ready());
+            assert_eq!(waiting(), (0, 1));
+        }
+        assert_eq!(waiting(), (0, 0), "who has given up does not wait");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_over_is_not_kept() {
         let openings = openings();
         for _ in 0..10_000 {
-            openings.opening(Source(1)).await.answered();
+            openings.opening(Source(1), Line::New).await.answered();
         }
         assert!(openings.state.lock().asked.len() <= 1);
         assert_eq!(openings.turns.busy(), 0);

@@ -24,9 +24,9 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use self::authenticate::{Authenticated, Unauthenticated};
 use self::client_id::Identity;
 pub(crate) use self::gate::Gate;
-use self::gate::opening;
+use self::gate::{line_of, opening};
 use self::peek::{PeekError, Peeked};
-use crate::admission::{Opening, Source, Turn};
+use crate::admission::{Line, Opening, Source, Turn};
 use crate::config::EdgeConfig;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
@@ -219,7 +219,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     /// Waits for a turn, no longer than a client would.
     async fn turn(&self, stage: HandshakeStage) -> Result<Turn, Failed> {
         let by = self.deadline.min(self.underway.since() + self.config().admission_wait());
-        let turn = self.admitted.shared().turns.turn(self.underway.source());
+        let turn = self.admitted.shared().turns.turn(self.underway.source(), Line::New);
         let turn = timeout_at(by, turn).await.map_err(|_| Failed(stage, HandshakeFailure::Overload))?;
         // Behind everything else that this thread can do: handshakes that have had their turn are to end before others begin, and who
         // has come by then is newer.
@@ -338,7 +338,8 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let (reason, failure) = match result {
             Ok(Ok(authenticated)) => {
                 self.underway.progress();
-                let opening = opening(self.admitted.shared(), self.underway.source()).await;
+                let line = line_of(&connect, &identity);
+                let opening = opening(self.admitted.shared(), self.underway.source(), line).await;
                 if has_gone_without_a_word(&mut io, &mut pipelined).await {
                     return failed(HandshakeFailure::ConnectionLost);
                 }

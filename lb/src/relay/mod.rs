@@ -36,7 +36,7 @@ pub(crate) use self::pace::Pace;
 use self::scratch::{READ_BYTES, Scratch};
 use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
-pub(crate) use self::terms::Terms;
+pub(crate) use self::terms::{Terms, asks_for_expiry};
 pub(crate) use self::write::poll_write_all;
 use crate::admission::Opening;
 use crate::reason::CloseReason;

@@ -38,7 +38,8 @@ impl Terms {
     }
 }
 
-fn asks_for_expiry(connect: &Connect<'_>) -> bool {
+/// Whether it has a Session Expiry Interval above 0.
+pub(crate) fn asks_for_expiry(connect: &Connect<'_>) -> bool {
     let interval = connect.properties.find(PropertyId::SessionExpiryInterval);
     matches!(interval, Some(Property::SessionExpiryInterval(seconds)) if seconds > 0)
 }

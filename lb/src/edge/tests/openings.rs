@@ -1,13 +1,13 @@
 //! Sessions that are asked for at once.
 
 use super::*;
-use crate::admission::{OVERDUE, Opening, Source};
+use crate::admission::{Line, OVERDUE, Opening, Source};
 
 /// Has sessions asked for until there may be no more.
 async fn ask_for_all(edge: &Edge) -> Vec<Opening> {
     let source = Source::of(([127, 0, 0, 1], 1).into());
     let mut asked = Vec::new();
-    while let Ok(opening) = timeout(OVERDUE / 5, edge.shared.openings.opening(source)).await {
+    while let Ok(opening) = timeout(OVERDUE / 5, edge.shared.openings.opening(source, Line::New)).await {
         asked.push(opening);
     }
     assert!(!asked.is_empty());
