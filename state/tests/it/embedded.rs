@@ -195,15 +195,27 @@ impl Backend for Evicting {
 }
 
 mod resident {
-    use super::behaviours;
+    use super::{Embedded, behaviours};
+    use crate::model::compare_with_model;
 
     behaviours!(super::super::Embedded);
+
+    #[test]
+    fn it_does_as_the_model_does() {
+        compare_with_model::<Embedded>(40);
+    }
 }
 
 mod evicting {
-    use super::behaviours;
+    use super::{Evicting, behaviours};
+    use crate::model::compare_with_model;
 
     behaviours!(super::super::Evicting);
+
+    #[test]
+    fn it_does_as_the_model_does() {
+        compare_with_model::<Evicting>(40);
+    }
 }
 
 #[test]

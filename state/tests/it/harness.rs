@@ -50,6 +50,9 @@ pub(crate) trait Backend: Sized {
     /// Checks what must always hold.
     fn check(&self) {}
 
+    /// Whether that is cheap enough to be done after every call.
+    const CHECK_IS_CHEAP: bool = true;
+
     /// An empty store with bounds that no test reaches.
     fn fresh() -> Self {
         Self::start(Bounds::default())

@@ -3,6 +3,7 @@
 use state::{MemoryStore, Store, StoreError, UnixMs};
 
 use crate::harness::{Backend, Bounds, begin, claim};
+use crate::model::compare_with_model;
 use crate::suite::behaviours;
 
 pub(crate) struct Memory(MemoryStore);
@@ -30,6 +31,11 @@ impl Backend for Memory {
 }
 
 behaviours!(super::Memory);
+
+#[test]
+fn it_does_as_the_model_does() {
+    compare_with_model::<Memory>(1500);
+}
 
 #[test]
 fn held_answers_come_one_by_one_in_order() {

@@ -5,6 +5,8 @@
 
 #[path = "../it/harness.rs"]
 mod harness;
+#[path = "../it/model.rs"]
+mod model;
 #[path = "../servers/mod.rs"]
 mod servers;
 #[path = "../it/suite/mod.rs"]

@@ -88,6 +88,8 @@ pub(crate) struct InCluster(InRedis);
 pub(crate) struct OnServer(InRedis);
 
 impl Backend for InCluster {
+    const CHECK_IS_CHEAP: bool = false;
+
     fn start(bounds: Bounds) -> Self {
         Self(InRedis::bounded(shared_cluster(), bounds))
     }
@@ -106,6 +108,8 @@ impl Backend for InCluster {
 }
 
 impl Backend for OnServer {
+    const CHECK_IS_CHEAP: bool = false;
+
     fn start(bounds: Bounds) -> Self {
         Self(InRedis::bounded(shared_server(), bounds))
     }
@@ -124,13 +128,25 @@ impl Backend for OnServer {
 }
 
 mod cluster {
-    use super::behaviours;
+    use super::{InCluster, behaviours};
+    use crate::model::compare_with_model;
 
     behaviours!(super::super::InCluster);
+
+    #[test]
+    fn it_does_as_the_model_does() {
+        compare_with_model::<InCluster>(8);
+    }
 }
 
 mod server {
-    use super::behaviours;
+    use super::{OnServer, behaviours};
+    use crate::model::compare_with_model;
 
     behaviours!(super::super::OnServer);
+
+    #[test]
+    fn it_does_as_the_model_does() {
+        compare_with_model::<OnServer>(12);
+    }
 }
