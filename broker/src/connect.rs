@@ -19,6 +19,7 @@ use crate::hub::{Arrival, Foreign, Hub};
 use crate::principal::{owner_of, principal_of, session_name};
 use crate::session_handle::SessionHandle;
 use crate::share::left_to_others;
+use crate::succession::Successor;
 
 /// How old a CONNECT may be when it has its effect, milliseconds: an edge has not refused it by then.
 const CLAIM_VALID_MS: u64 = 8_000;
@@ -44,6 +45,8 @@ pub(crate) struct Wanted {
     pub attempt: u32,
     /// The connection was at another worker before.
     pub resume: bool,
+    /// Its edge can be asked for what it said last.
+    pub yields: bool,
 }
 
 /// A session to serve.
@@ -130,7 +133,7 @@ enum Claiming {
 
 impl ClaimSlot {
     /// Puts the answer in, or gives it back if nobody waits for it any more, with the grace for another worker.
-    fn fill(&self, answer: Result<Granted, NotGranted>) -> Option<(Granted, u64)> {
+    pub(crate) fn fill(&self, answer: Result<Granted, NotGranted>) -> Option<(Granted, u64)> {
         let mut slot = self.0.lock();
         match std::mem::take(&mut *slot) {
             Claiming::Abandoned(grace_ms) => return Some((answer.ok()?, grace_ms)),
@@ -197,6 +200,7 @@ impl Wanted {
             receive_maximum: receive_maximum(connect).min(config.inflight_max),
             resume: open.resume.is_some(),
             attempt: open.attempt,
+            yields: false,
         }
     }
 
@@ -251,7 +255,8 @@ impl Hub {
         let (expiry_s, resume) = (wanted.expiry_s, wanted.resume);
         let (principal, passport) = (principal_of(&wanted.passport), Arc::clone(&wanted.passport));
         if let Err(foreign) = self.check_principal(&client_id, &principal) {
-            return self.answer_claim(&slot, Err(foreign.into()), Unserved { connection, expiry_s, resume });
+            let unserved = Unserved { connection, expiry_s, resume };
+            return self.answer_claim(None, &slot, Err(foreign.into()), unserved);
         }
         let is_passing = wanted.clean_start && wanted.is_ephemeral();
         let limits = wanted.passport.limits.as_deref();
@@ -283,10 +288,12 @@ impl Hub {
         };
         let in_memory = claim.memory_queue;
         // Not when the answer comes: the lease may lapse in between, and another worker take the session.
-        let arrival = Arrival { principal, lapses: self.lapses(), moves: claim.resume };
+        let (lapses, moves, yields) = (self.lapses(), claim.resume, wanted.yields);
+        let arrival = Arrival { principal, lapses, moves, yields };
         self.store.claim(
             claim,
             Box::new(move |result| {
+                let known = hub.sessions.find(&client_id);
                 let granted = match result {
                     Ok(Claimed { refusal: Some(refusal), .. }) => Err(NotGranted::NotResumed(refusal)),
                     Ok(claimed) => hub.serve(&client_id, connection, &passport, claimed, in_memory, &arrival),
@@ -294,16 +301,16 @@ impl Hub {
                 };
                 let unserved = Unserved { connection, expiry_s, resume };
                 let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
-                    return hub.answer_claim(&slot, granted, unserved);
+                    return hub.answer_claim(known.as_ref(), &slot, granted, unserved);
                 };
                 if handle.stored.is_some() || owned.subscriptions.is_empty() {
-                    return hub.answer_claim(&slot, granted, unserved);
+                    return hub.answer_claim(known.as_ref(), &slot, granted, unserved);
                 }
                 // Its worker had the routes, and others know them by now as this one's before the device hears of it.
                 let (session, epoch) = (Arc::clone(handle), owned.fence.epoch);
                 let subscriptions = owned.subscriptions.clone();
                 let told = Arc::clone(&hub);
-                let then = Box::new(move || told.answer_claim(&slot, granted, unserved));
+                let then = Box::new(move || told.answer_claim(known.as_ref(), &slot, granted, unserved));
                 hub.announce(&session, epoch, &subscriptions, then);
             }),
         );
@@ -316,17 +323,28 @@ impl Hub {
 
     fn answer_claim(
         self: &Arc<Self>,
+        known: Option<&Arc<SessionHandle>>,
         slot: &ClaimSlot,
         granted: Result<Granted, NotGranted>,
         unserved: Unserved,
     ) {
-        if let Some((granted, grace_ms)) = slot.fill(granted) {
-            self.let_go(&granted, unserved, grace_ms);
+        match granted {
+            Ok(granted) => {
+                self.answer_in_turn(known, Successor { slot: slot.clone(), granted, unserved });
+            }
+            error => drop(slot.fill(error)),
         }
     }
 
-    /// Lets a session go that was granted to a device which had gone by then. What had no CONNACK leaves no Will.
+    /// Lets a session go that was granted to a device which had gone by then, and then the next connection begin that has it.
+    /// What had no CONNACK leaves no Will.
     pub(crate) fn let_go(self: &Arc<Self>, granted: &Granted, unserved: Unserved, grace_ms: u64) {
+        self.give_back(granted, unserved, grace_ms);
+        self.let_next_begin(&granted.handle, unserved.connection);
+    }
+
+    /// The same for whoever lets the next one begin.
+    pub(crate) fn give_back(self: &Arc<Self>, granted: &Granted, unserved: Unserved, grace_ms: u64) {
         let Unserved { connection, expiry_s, resume } = unserved;
         let untaken = self.detach(&granted.handle, connection);
         if granted.handle.stored.is_none() {
@@ -473,6 +491,7 @@ mod tests {
             receive_maximum: 1,
             attempt: 1,
             resume: false,
+            yields: false,
         };
         for (client_id, lapses_meanwhile) in [("calm", false), ("late", true)] {
             store.hold();

@@ -32,8 +32,19 @@ pub(crate) struct Leaving<'a> {
 }
 
 impl Hub {
-    /// Lets a session go that was served.
+    /// Lets a session go that was served, and then the next connection begin that has it.
     pub(crate) fn leave(
+        self: &Arc<Self>,
+        handle: &Arc<SessionHandle>,
+        rare: Option<Box<Rare>>,
+        leaving: Leaving<'_>,
+    ) {
+        let connection = leaving.connection;
+        self.leave_session(handle, rare, leaving);
+        self.let_next_begin(handle, connection);
+    }
+
+    fn leave_session(
         self: &Arc<Self>,
         handle: &Arc<SessionHandle>,
         rare: Option<Box<Rare>>,

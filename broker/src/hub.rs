@@ -63,6 +63,8 @@ pub(crate) struct Arrival {
     pub lapses: u64,
     /// It was at another worker before.
     pub moves: bool,
+    /// As for [`SessionHandle::attach`].
+    pub yields: bool,
 }
 
 /// A session is another principal's.
@@ -232,11 +234,13 @@ impl Hub {
 
     /// Makes `connection` the owner of a session.
     pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, arrival: &Arrival) {
-        let Some(cluster) = &self.cluster else { return session.attach(connection) };
+        let Some(cluster) = &self.cluster else {
+            return session.attach(connection, arrival.yields);
+        };
         let mut listening = cluster.listening();
         session.set_owned_since(arrival.lapses);
         session.set_listens_since(cluster.begin_to_listen(arrival.moves));
-        session.attach(connection);
+        session.attach(connection, arrival.yields);
         if !session.set_listens(true) {
             listening.add_all(session, &self.index.read());
         }

@@ -36,6 +36,7 @@ mod session_handle;
 mod sessions;
 mod share;
 mod stream;
+mod succession;
 mod sys;
 mod tally;
 mod timed_store;
@@ -233,7 +234,7 @@ impl link::Upstream for Broker {
     type Stream = WorkerStream;
 
     fn open(&self, open: Open) -> WorkerStream {
-        WorkerStream::open(Arc::clone(&self.hub), open)
+        WorkerStream::open(Arc::clone(&self.hub), open, false)
     }
 }
 

@@ -12,7 +12,7 @@ use state::{
 };
 use tokio::time::Instant;
 
-use crate::cluster::Told;
+use crate::cluster::{LastTurn, Told, Turn};
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::route::{Found, Routed, Sent, Share};
@@ -67,18 +67,28 @@ impl Hub {
         message: &Arc<Message>,
     ) -> Option<ReasonCode> {
         let by = publisher.as_ref().map(|publisher| publisher.session.id);
-        if message.qos() == QoS::AtMostOnce && self.is_late(publisher.as_ref()) {
-            return Some(ReasonCode::Success);
-        }
-        self.publish_then(publisher, packet_id, message, by, None)
+        let fence = publisher.as_ref().and_then(|publisher| publisher.fence);
+        let turn = match (&self.cluster, fence) {
+            // With QoS 0 nothing is told to the publisher, and what the worker has not read of a connection that went elsewhere
+            // comes behind what it sends there.
+            (Some(cluster), Some(fence)) if message.qos() == QoS::AtMostOnce => cluster.turn_of(fence),
+            _ => Turn::Its,
+        };
+        let last_turn = match turn {
+            Turn::Its => None,
+            Turn::Last(last_turn) => Some(last_turn),
+            Turn::Over => return Some(ReasonCode::Success),
+        };
+        self.publish_then(publisher, packet_id, (message, last_turn), by, None)
     }
 
-    /// As [`Hub::publish`], for No Local as a message of session `by`, and does what is awaited when the message is durable.
+    /// As [`Hub::publish`], for No Local as a message of session `by`, and does what is awaited when the message is durable. What
+    /// keeps newer ones of its publisher back does so until it is matched.
     pub(crate) fn publish_then(
         self: &Arc<Self>,
         publisher: Option<Publisher<'_>>,
         packet_id: Option<PacketId>,
-        message: &Arc<Message>,
+        (message, last_turn): (&Arc<Message>, Option<LastTurn<'_>>),
         by: Option<u64>,
         awaited: Option<Awaited>,
     ) -> Option<ReasonCode> {
@@ -113,6 +123,7 @@ impl Hub {
             })
         };
         let found = if has_to_wait { None } else { self.match_now(message, by) };
+        drop(last_turn);
         let Some((matched, found)) = found else {
             let waiting = waiting(false, 1 + usize::from(waiting_for_retain.is_some()), then);
             if let Some(begun) = waiting_for_retain {
@@ -142,13 +153,6 @@ impl Hub {
             self.submit(Work::Enqueue(Arc::clone(message), origin.clone(), routed, Arc::clone(&waiting)));
         }
         None
-    }
-
-    /// Whether messages that the publisher sent later, by way of another worker, were delivered here. With QoS 0 nothing is told
-    /// to it, and what the worker has not read of a connection that went elsewhere comes behind them.
-    fn is_late(&self, publisher: Option<&Publisher<'_>>) -> bool {
-        let fence = publisher.and_then(|publisher| publisher.fence);
-        matches!((&self.cluster, fence), (Some(cluster), Some(fence)) if !cluster.is_latest_publisher(fence))
     }
 
     /// Whether the publisher's session cannot be another worker's. After the route lease has lapsed it may be: this worker may
@@ -422,7 +426,7 @@ impl Hub {
     ) {
         self.metrics.wills.inc();
         let by = self.sessions.find(client_id).map(|session| session.id);
-        self.publish_then(None, None, message, by, awaited);
+        self.publish_then(None, None, (message, None), by, awaited);
     }
 
     /// Enqueues the message; the answer is one part of what is waited for.

@@ -136,9 +136,7 @@ impl Serving {
     ) {
         let qos = message.qos();
         tally::received(qos, message.payload_slice().len());
-        // Last words are at QoS 0 and have no place among what the connection says that has the session.
-        let fence = self.fence().filter(|_| !self.is_taken_over);
-        let publisher = Publisher { session: &self.handle, connection, fence };
+        let publisher = Publisher { session: &self.handle, connection, fence: self.fence() };
         let answer = hub.publish(Some(publisher), packet_id, message);
         let Some(packet_id) = packet_id else { return };
         match answer {

@@ -1,6 +1,7 @@
 //! A session as others see it: the index points here, publishers post here, the connection that owns the session picks
 //! up here. One short lock, never held while another is taken.
 
+mod leaver;
 mod routes;
 mod unread;
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use state::{Delivery, Number, Principal, QueuePage, StoreError, StoredSession};
 use tokio::time::Instant;
 
+use self::leaver::Leavers;
 use self::routes::Routes;
 pub(crate) use self::unread::{HEAVY_BYTES, thin_out};
 use crate::asking::Answered;
@@ -133,6 +135,9 @@ struct Mailbox {
     awaits_end: bool,
     /// What was taken and not used yet is to be thinned out.
     is_shed: bool,
+    /// When the connection loses the session, its edge is asked for what it said last.
+    yields: bool,
+    leavers: Option<Box<Leavers>>,
 }
 
 thread_local! {
@@ -190,12 +195,13 @@ impl SessionHandle {
     }
 
     /// Makes `connection` the owner. A previous one notices when it looks; what waited for it is dropped: stored messages
-    /// are read from the store.
-    pub(crate) fn attach(&self, connection: ConnectionId) {
+    /// are read from the store. With `yields` the next one waits until this one is over.
+    pub(crate) fn attach(&self, connection: ConnectionId, yields: bool) {
         let waker = {
             let mut mailbox = self.mailbox.lock();
-            let (waker, noted) = (mailbox.waker.take(), mailbox.noted);
-            *mailbox = Mailbox { connection: Some(connection), ..Mailbox::default() };
+            mailbox.lose(Some(connection));
+            let (waker, noted, leavers) = (mailbox.waker.take(), mailbox.noted, mailbox.leavers.take());
+            *mailbox = Mailbox { connection: Some(connection), yields, leavers, ..Mailbox::default() };
             self.is_busy.store(false, Ordering::Relaxed);
             if noted > Number(0) {
                 // Another worker enqueued it after this one's claim, and its note was faster than the answer to the claim.
@@ -219,7 +225,10 @@ impl SessionHandle {
         let mut mailbox = self.mailbox.lock();
         let was_owner = mailbox.connection == Some(connection);
         let items = match mailbox.connection {
-            Some(_) if was_owner => std::mem::take(&mut *mailbox).items,
+            Some(_) if was_owner => {
+                let leavers = mailbox.leavers.take();
+                std::mem::replace(&mut *mailbox, Mailbox { leavers, ..Mailbox::default() }).items
+            }
             Some(_) => VecDeque::new(),
             None => std::mem::take(&mut mailbox.items),
         };
@@ -230,7 +239,7 @@ impl SessionHandle {
     pub(crate) fn evict(&self) {
         let waker = {
             let mut mailbox = self.mailbox.lock();
-            mailbox.connection = None;
+            mailbox.lose(None);
             if self.stored.is_some() {
                 mailbox.items = VecDeque::new();
                 mailbox.bytes = 0;
@@ -479,7 +488,7 @@ mod tests {
         let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });
         let session = SessionHandle::new(1, "c".into(), Some(stored));
         session.deliver_stored(Number(7), delivery("t", b"", QoS::AtLeastOnce), usize::MAX);
-        session.attach(ConnectionId(1));
+        session.attach(ConnectionId(1), false);
         let mut cx = Context::from_waker(Waker::noop());
         let (items, _) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
         assert!(matches!(items.iter().collect::<Vec<_>>()[..], [Item::Missed(Number(7))]));

@@ -2,6 +2,7 @@
 //! it what comes back. The edge's connection task runs it; there is no task, channel or socket of its own.
 
 mod last_words;
+mod linked;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -30,7 +31,8 @@ use crate::serving::{Rare, Serving};
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};
 use crate::session_handle::{Item, SessionHandle, recycle};
 use crate::tally;
-use last_words::{Takeover, is_last_word};
+use last_words::Takeover;
+pub(crate) use linked::{Phase, Taken};
 
 thread_local! {
     /// Two lists of effects, reused by every session that this thread drives.
@@ -76,13 +78,15 @@ impl Pending {
 }
 
 impl WorkerStream {
-    pub(crate) fn open(hub: Arc<Hub>, open: Open) -> Self {
+    /// With `yields`, when another connection has its session, it waits for the device's last words, which its edge is to be
+    /// asked for.
+    pub(crate) fn open(hub: Arc<Hub>, open: Open, yields: bool) -> Self {
         hub.clock.tick();
         let now = hub.now();
         let connection = open.connection_id;
         let state = match connect::decode(&open.connect) {
             Ok(Some(packet)) => {
-                let wanted = Wanted::new(&open, &packet, &hub.config, now);
+                let wanted = Wanted { yields, ..Wanted::new(&open, &packet, &hub.config, now) };
                 let slot = ClaimSlot::default();
                 let refused = open.resume.is_none().then(|| refuse_early(&hub, &open, &packet)).flatten();
                 let is_to_ask = refused.is_none() && open.resume.is_none();
@@ -102,7 +106,8 @@ impl WorkerStream {
             }
             _ => State::Ended(ReasonCode::MalformedPacket),
         };
-        Self { hub, connection, state, departure: None, takeover: Takeover::Ends }
+        let takeover = if yields { Takeover::Asks } else { Takeover::Ends };
+        Self { hub, connection, state, departure: None, takeover }
     }
 
     /// Opens the session once the store has granted it.
@@ -211,7 +216,9 @@ impl WorkerStream {
         if let Ok(Some(connect)) = connect::decode(&pending.open.connect) {
             pending.refused = refusal_by(ruling, &pending.open, &connect);
             if pending.refused.is_none() {
+                let yields = self.takeover != Takeover::Ends;
                 let wanted = Wanted::new(&pending.open, &connect, &self.hub.config, self.hub.now());
+                let wanted = Wanted { yields, ..wanted };
                 self.hub.claim(&wanted, &pending.slot);
             }
         }
@@ -513,82 +520,6 @@ impl WorkerStream {
         if let Some(granted) = pending.slot.abandon(grace_ms) {
             self.hub.let_go(&granted, pending.unserved(), grace_ms);
         }
-    }
-}
-
-/// How far a stream is, for whoever serves it over a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The store has been asked for the session.
-    Opening,
-    /// It has its session.
-    Serving,
-    /// It is over, for this reason.
-    Ended(ReasonCode),
-}
-
-/// What became of a packet that came by a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// Its effect is in the store, or it has none, or an answer to the device tells.
-    Done,
-    /// The stream tells when its effect is in the store, see [`WorkerStream::take_durable`].
-    Later,
-}
-
-/// What a link needs beyond [`link::Stream`].
-impl WorkerStream {
-    /// How far it is.
-    pub(crate) fn phase(&self) -> Phase {
-        match &self.state {
-            State::AwaitingClaim(_) => Phase::Opening,
-            State::Serving(_) => Phase::Serving,
-            State::Ended(reason) => Phase::Ended(*reason),
-        }
-    }
-
-    /// As [`link::Stream::send`], for a packet that came as frame `number`.
-    pub(crate) fn take(&mut self, number: u64, packet: Frame<'_>, out: &mut Outgoing) -> Taken {
-        if self.is_yielding() && !is_last_word(packet) {
-            // It has no answer, and comes again on the connection that has the session now.
-            return Taken::Done;
-        }
-        let State::Serving(serving) = &mut self.state else { return Taken::Done };
-        let (mut effects, spare) = take_effects();
-        let outputs = &mut Outputs { wire: out, effects: &mut effects };
-        serving.session.handle(Input::Packet(packet), self.hub.now(), outputs);
-        if self.run_for(number, effects, spare, out) == 0 { Taken::Later } else { Taken::Done }
-    }
-
-    /// Calls `report` with the frames whose effect has come into the store.
-    pub(crate) fn take_durable(&mut self, report: impl FnMut(u64)) {
-        if let State::Serving(Serving { rare: Some(rare), .. }) = &mut self.state {
-            rare.durable.drain(..).for_each(report);
-        }
-    }
-
-    /// Who is to be told when the session is let go, whatever ends the stream.
-    pub(crate) fn tell_departure(&mut self, departure: Arc<Departure>) {
-        self.departure = Some(departure);
-    }
-
-    /// The device's connection ended.
-    pub(crate) fn leave_for_good(&mut self) {
-        self.lost(0);
-        // It was over before.
-        if let Some(departure) = self.departure.take() {
-            departure.finish();
-        }
-    }
-
-    /// The device's connection may go on at another worker, for `grace_ms`.
-    pub(crate) fn hand_over(mut self, grace_ms: u64) {
-        self.lost(grace_ms);
-    }
-
-    /// Ends the connection for a reason of ours.
-    pub(crate) fn end_for(&mut self, reason: ReasonCode, out: &mut Outgoing) {
-        self.drive(Input::End(reason), out);
     }
 }
 

@@ -36,6 +36,7 @@ pub use self::settings::{ClusterSettings, ClusterSettingsError};
 pub(crate) use self::membership::{Tasks, join, leave};
 pub(crate) use self::note::Told;
 pub(crate) use self::peer::wanted_by;
+pub(crate) use self::seen::{LastTurn, Turn};
 
 use self::barrier::Barrier;
 use self::fenced::Fenced;
@@ -161,13 +162,13 @@ impl Cluster {
         self.seen.own(fence, self.id, self.clock.latest());
     }
 
-    /// Whether the owner with this fence may still publish with QoS 0. If not, messages of a later one were delivered here.
-    pub(crate) fn is_latest_publisher(&self, fence: &Fence) -> bool {
-        let is_latest = self.seen.is_latest(fence);
-        if !is_latest {
+    /// Whether the owner with this fence may still publish with QoS 0, and what is to be held meanwhile.
+    pub(crate) fn turn_of(&self, fence: &Fence) -> Turn<'_> {
+        let turn = self.seen.turn(fence, self.id);
+        if matches!(turn, Turn::Over) {
             self.metrics.drop_late(LateReason::Overtaken);
         }
-        is_latest
+        turn
     }
 
     /// A newer connection elsewhere has the session of this one, for good.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use state::{Fence, Stamp, WorkerId};
 use tokio::time::Instant;
 
@@ -36,11 +36,16 @@ enum Publisher {
     Worker(WorkerId),
 }
 
+/// What is known of a publisher.
 #[derive(Clone, Copy)]
 struct Last {
+    /// That of its last message; 0 if none came.
     epoch: u64,
     sender: WorkerId,
+    /// 0 if a connection here has published it.
     number: u64,
+    /// That of the newest connection here which has had the session. If it is above `epoch`, it has published nothing yet.
+    owned: u64,
 }
 
 #[derive(Default)]
@@ -56,6 +61,21 @@ struct Shard {
     begun: Instant,
     /// What was published before this may be older than something that is forgotten.
     floor_us: u64,
+}
+
+/// Whether a connection here may publish with QoS 0.
+pub(crate) enum Turn<'a> {
+    /// Nobody is known to have the session after it.
+    Its,
+    /// Another connection has the session and has published nothing yet. Nor will it before this is dropped.
+    Last(LastTurn<'a>),
+    /// Messages of a later owner were delivered here.
+    Over,
+}
+
+/// Keeps newer messages of a publisher back.
+pub(crate) struct LastTurn<'a> {
+    _shard: MutexGuard<'a, Shard>,
 }
 
 /// Publishers and their last messages.
@@ -85,7 +105,8 @@ impl Seen {
         let mut shard = self.shard(publisher).lock();
         let verdict = shard.judge(publisher, epoch, stamp);
         if verdict == Verdict::New {
-            let last = Last { epoch, sender: stamp.sender, number: stamp.number };
+            let owned = shard.last(publisher).map_or(0, |last| last.owned);
+            let last = Last { epoch, sender: stamp.sender, number: stamp.number, owned };
             shard.put(publisher, last, stamp.at_us);
         }
         if verdict == Verdict::New || (verdict == Verdict::Overtaken && !is_ordered) {
@@ -94,21 +115,32 @@ impl Seen {
         verdict
     }
 
-    /// A connection here has this session from now on: what others publish for it with an earlier epoch is older than all that
-    /// comes.
+    /// A connection here has this session from now on. What others publish for it with an earlier epoch is older than all that
+    /// comes, and too late once something has come.
     pub(crate) fn own(&self, fence: &Fence, here: WorkerId, now_us: u64) {
         let publisher = Publisher::Session(fence.session.incarnation);
-        let last = Last { epoch: fence.epoch, sender: here, number: 0 };
         let mut shard = self.shard(publisher).lock();
-        if shard.last(publisher).is_none_or(|known| known.epoch <= fence.epoch) {
-            shard.put(publisher, last, now_us);
+        let unknown = Last { epoch: 0, sender: here, number: 0, owned: 0 };
+        let last = shard.last(publisher).copied().unwrap_or(unknown);
+        if last.epoch <= fence.epoch {
+            shard.put(publisher, Last { owned: last.owned.max(fence.epoch), ..last }, now_us);
         }
     }
 
-    /// Whether nothing was seen of a later owner of this session.
-    pub(crate) fn is_latest(&self, fence: &Fence) -> bool {
+    /// A connection here that has, or had, the session with this fence publishes with QoS 0. If its turn is over nothing
+    /// happens.
+    pub(crate) fn turn(&self, fence: &Fence, here: WorkerId) -> Turn<'_> {
         let publisher = Publisher::Session(fence.session.incarnation);
-        self.shard(publisher).lock().last(publisher).is_none_or(|last| last.epoch <= fence.epoch)
+        let mut shard = self.shard(publisher).lock();
+        match shard.last_mut(publisher) {
+            Some(last) if fence.epoch < last.epoch => Turn::Over,
+            Some(last) if fence.epoch < last.owned => Turn::Last(LastTurn { _shard: shard }),
+            Some(last) if fence.epoch > last.epoch => {
+                *last = Last { epoch: fence.epoch, sender: here, number: 0, owned: last.owned };
+                Turn::Its
+            }
+            _ => Turn::Its,
+        }
     }
 
     fn shard(&self, publisher: Publisher) -> &Mutex<Shard> {
@@ -119,13 +151,24 @@ impl Seen {
     }
 }
 
+impl Last {
+    /// Publishers that are workers have no epochs, and sessions no epoch 0.
+    fn has_message(&self) -> bool {
+        self.epoch > 0 || self.number > 0
+    }
+}
+
 impl Shard {
     fn last(&self, publisher: Publisher) -> Option<&Last> {
         self.young.last.get(&publisher).or_else(|| self.old.last.get(&publisher))
     }
 
+    fn last_mut(&mut self, publisher: Publisher) -> Option<&mut Last> {
+        self.young.last.get_mut(&publisher).or_else(|| self.old.last.get_mut(&publisher))
+    }
+
     fn judge(&self, publisher: Publisher, epoch: u64, stamp: &Stamp) -> Verdict {
-        match self.last(publisher) {
+        match self.last(publisher).filter(|last| last.has_message()) {
             None if stamp.at_us < self.floor_us => Verdict::Overtaken,
             None => Verdict::New,
             Some(last) if epoch < last.epoch => Verdict::Overtaken,
@@ -196,17 +239,51 @@ mod tests {
         assert!(of(2, 3, 1));
     }
 
+    const HERE: WorkerId = WorkerId(1);
+
+    /// With QoS 0, by a connection here; whether it is delivered.
+    fn is_published(seen: &Seen, epoch: u64) -> bool {
+        !matches!(seen.turn(&fence(epoch), HERE), Turn::Over)
+    }
+
+    // ARCHITECTURE, rule 30.
     #[tokio::test(start_paused = true)]
-    async fn whoever_owns_the_publisher_goes_before_those_that_did() {
+    async fn who_has_the_publisher_goes_before_those_that_had_it_once_it_has_published() {
         let seen = Seen::new();
-        assert!(seen.is_latest(&fence(1)));
-        seen.own(&fence(2), WorkerId(1), US);
+        assert!(is_delivered(&seen, &stamp(2, 1, 7)));
+        seen.own(&fence(2), HERE, US);
+        assert!(is_delivered(&seen, &stamp(2, 1, 8)), "nothing newer has come");
+        assert!(!is_delivered(&seen, &stamp(2, 1, 8)), "it came before");
+        assert!(is_published(&seen, 2));
         assert!(!is_delivered(&seen, &stamp(2, 1, 9)));
-        assert!(seen.is_latest(&fence(2)));
+        assert!(is_published(&seen, 2));
         assert!(is_delivered(&seen, &stamp(2, 3, 10)), "another one has it by now");
-        assert!(!seen.is_latest(&fence(2)), "and what still comes of it here is late");
-        seen.own(&fence(2), WorkerId(1), US);
-        assert!(!seen.is_latest(&fence(2)), "an answer to a claim that comes late changes nothing");
+        assert!(!is_published(&seen, 2), "and what still comes of it here is late");
+        seen.own(&fence(2), HERE, US);
+        assert!(!is_published(&seen, 2), "an answer to a claim that comes late changes nothing");
+    }
+
+    // ARCHITECTURE, rule 30.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_connection_said_last_is_delivered_until_the_one_that_took_it_over_publishes() {
+        let seen = Seen::new();
+        assert!(is_published(&seen, 1), "nobody else is known");
+        seen.own(&fence(1), HERE, US);
+        assert!(is_published(&seen, 1));
+        seen.own(&fence(2), HERE, US);
+        let Turn::Last(last_turn) = seen.turn(&fence(1), HERE) else { panic!("nothing newer has come") };
+        assert!(seen.shard(Publisher::Session(5)).is_locked(), "nor does it before that is delivered");
+        drop(last_turn);
+        assert!(is_published(&seen, 2));
+        assert!(!is_published(&seen, 1), "a newer one was delivered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_a_publisher_does_not_vouch_for_what_was_forgotten() {
+        let seen = Seen::new();
+        seen.shards.iter().for_each(|shard| shard.lock().floor_us = 2 * US);
+        seen.own(&fence(2), HERE, 3 * US);
+        assert!(!is_delivered(&seen, &stamp(2, 1, 9)), "it may have come before");
     }
 
     #[tokio::test(start_paused = true)]

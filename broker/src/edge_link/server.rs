@@ -84,12 +84,13 @@ impl Drop for Counted {
 }
 
 impl Shared {
-    /// Begins to open the session of a device, if it may have one.
+    /// Begins to open the session of a device, if it may have one. `yields` is as in [`WorkerStream::open`].
     pub(super) fn open(
         self: &Arc<Self>,
         id: StreamId,
         open: &wire::Open,
         waker: Arc<StreamWaker>,
+        yields: bool,
     ) -> Result<Slot, RefuseReason> {
         let is_resume = open.resume.is_some();
         let passport = self.verify(&open.passport, is_resume).map_err(|error| {
@@ -107,7 +108,8 @@ impl Shared {
         }
         let counted = self.count().ok_or(RefuseReason::Overloaded)?;
         let passport = Arc::new(passport);
-        let stream = WorkerStream::open(Arc::clone(&self.broker.hub), as_asked(open, Arc::clone(&passport)));
+        let asked = as_asked(open, Arc::clone(&passport));
+        let stream = WorkerStream::open(Arc::clone(&self.broker.hub), asked, yields);
         Ok(Slot::new(id, stream, waker, &passport, is_resume, counted))
     }
 

@@ -50,7 +50,9 @@ pub(super) struct Slot {
     /// The link lists it as one that waits for room.
     pub(super) is_listed_as_blocked: bool,
     busy: Option<Box<Busy>>,
-    /// The last look found it waiting for the device's last words.
+    /// The edge has been asked for the device's last words, and the link not been told.
+    has_asked: bool,
+    /// The last look found it waiting for them.
     has_waited: bool,
     _counted: Counted,
 }
@@ -113,6 +115,7 @@ impl Slot {
             is_open: false,
             is_listed_as_blocked: false,
             busy: None,
+            has_asked: false,
             has_waited: false,
             _counted: counted,
         }
@@ -167,6 +170,16 @@ impl Slot {
     /// Whether it waits for the last words of a device that another connection took over.
     pub(super) fn is_yielding(&self) -> bool {
         self.stream.is_yielding()
+    }
+
+    /// Whether the edge has been asked for them since this was called last.
+    pub(super) fn take_asked(&mut self) -> bool {
+        std::mem::take(&mut self.has_asked)
+    }
+
+    /// The connection that took it over waits for them no longer.
+    pub(super) fn let_next_begin(&self) {
+        self.stream.let_next_begin();
     }
 
     /// To be called now and then: ends a stream that another connection took over, and whose edge has not handed over the
@@ -230,7 +243,6 @@ impl Slot {
             return Outcome::Refused(RefuseReason::Connect);
         }
         self.is_open = true;
-        self.stream.ask_before_end(end.can_ask_to_yield());
         if let Phase::Ended(reason) = phase {
             return self.finish(reason, end, scratch);
         }
@@ -386,6 +398,7 @@ impl Slot {
     fn ask(&mut self, end: &mut WorkerEnd) {
         if self.stream.take_question() {
             end.ask_to_yield(self.id);
+            self.has_asked = true;
         }
     }
 

@@ -39,6 +39,11 @@ const STORE_NEWS_AFTER: Duration = Duration::from_millis(400);
 /// How often passports are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
+/// For so long a device that comes back by another edge waits for what it said last by this one. An edge that runs answers within
+/// milliseconds, on a machine that is overloaded within some hundreds. One that stands still delays none of its devices for longer,
+/// and none once its link is over, which is two seconds after its last sign of life.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Slices of one vectored write.
 const SLICES: usize = 64;
 
@@ -77,6 +82,8 @@ pub(super) struct Task<S> {
     opening: VecDeque<(StreamId, Box<wire::Open>)>,
     /// Streams that wait for room, perhaps for that of the link.
     blocked: Vec<StreamId>,
+    /// Streams whose last words the edge was asked for, and until when others wait for them.
+    yielding: VecDeque<(Instant, StreamId)>,
     /// Where sessions write; empty between them.
     scratch: Outgoing,
     timer: Pin<Box<Sleep>>,
@@ -102,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             turn: Vec::new(),
             opening: VecDeque::new(),
             blocked: Vec::new(),
+            yielding: VecDeque::new(),
             scratch: Outgoing::new(),
             timer: Box::pin(sleep_until(started + HELLO_TIMEOUT)),
             sweep_at: started + SWEEP_INTERVAL,
@@ -229,7 +237,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         for _ in 0..OPENS_MAX {
             let Some((stream, open)) = self.opening.pop_front() else { return };
             let waker = StreamWaker::new(stream, &self.ready);
-            match self.shared.open(stream, &open, waker) {
+            let yields = self.end.can_ask_to_yield();
+            match self.shared.open(stream, &open, waker, yields) {
                 Ok(slot) => {
                     slot.list();
                     self.streams.insert(stream, Box::new(slot));
@@ -275,6 +284,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             if slot.is_blocked() && !std::mem::replace(&mut slot.is_listed_as_blocked, true) {
                 self.blocked.push(stream);
             }
+            if slot.take_asked() {
+                self.yielding.push_back((Instant::now() + LAST_WORDS_WITHIN, stream));
+            }
             self.settle(stream, outcome);
         }
         self.turn = turn;
@@ -310,6 +322,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             let outcome = slot.look(&mut self.end, &mut self.scratch);
             self.settle(stream, outcome);
         }
+    }
+
+    /// Lets those begin that have waited long enough for the last words of others.
+    fn end_waits(&mut self) {
+        let now = Instant::now();
+        while let Some((_, stream)) = self.yielding.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(slot) = self.streams.get(&stream) {
+                slot.let_next_begin();
+            }
+        }
+        if self.yielding.is_empty() {
+            self.yielding = VecDeque::new();
+        }
+    }
+
+    /// When there is something to do whatever comes.
+    fn wake_at(&self) -> Instant {
+        let wake_at = (self.started + self.end.wake_at()).min(self.sweep_at);
+        self.yielding.front().map_or(wake_at, |(until, _)| wake_at.min(*until))
     }
 
     /// Tells the edge when this worker is without its store, so that its devices may go where there is one. Signs of life have
@@ -354,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         loop {
-            let mut deadline = (self.started + self.end.wake_at()).min(self.sweep_at);
+            let mut deadline = self.wake_at();
             if !self.is_ready {
                 deadline = deadline.min(self.started + HELLO_TIMEOUT);
             }
@@ -370,11 +401,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             }
             self.end.tick(now - self.started).map_err(LinkEnd::Link)?;
             self.sweep();
+            self.end_waits();
             while self.write(cx)? {
                 self.take_events();
                 self.serve();
             }
-            let next = (self.started + self.end.wake_at()).min(self.sweep_at);
+            let next = self.wake_at();
             self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));
         }
     }

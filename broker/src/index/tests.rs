@@ -115,8 +115,8 @@ fn a_share_goes_round_its_connected_members_first() {
     for one in &sessions {
         index.insert(&"$share/g/t".into(), entry(one));
     }
-    sessions[1].attach(ConnectionId(1));
-    sessions[3].attach(ConnectionId(3));
+    sessions[1].attach(ConnectionId(1), false);
+    sessions[3].attach(ConnectionId(3), false);
     let mut turns = [0; 4];
     for _ in 0..100 {
         let matches = index.matches("t");

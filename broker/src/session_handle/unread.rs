@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn what_need_not_be_kept_is_let_go_of() {
         let session = SessionHandle::new(1, "c".into(), None);
-        session.attach(ConnectionId(1));
+        session.attach(ConnectionId(1), false);
         let of = |qos| delivery("t", &[b'x'; 100_000], qos);
         assert_eq!(session.deliver(of(QoS::AtMostOnce), usize::MAX), Posted::Yes);
         session.deliver_stored(Number(1), of(QoS::AtLeastOnce), usize::MAX);

@@ -22,11 +22,6 @@ pub(super) enum Takeover {
 }
 
 impl WorkerStream {
-    /// Whether it is to wait for the device's last words when another connection has its session.
-    pub(crate) fn ask_before_end(&mut self, asks: bool) {
-        self.takeover = if asks { Takeover::Asks } else { Takeover::Ends };
-    }
-
     /// Another connection has the session, and the edge is to be asked for the device's last words. Said once.
     pub(crate) fn take_question(&mut self) -> bool {
         let is_to_ask = self.takeover == Takeover::IsToAsk;
@@ -39,6 +34,13 @@ impl WorkerStream {
     /// Whether it waits for the device's last words.
     pub(crate) fn is_yielding(&self) -> bool {
         self.takeover == Takeover::Asked && self.phase() == Phase::Serving
+    }
+
+    /// They may still come, but the connection that has the session waits for them no longer.
+    pub(crate) fn let_next_begin(&self) {
+        if let State::Serving(serving) = &self.state {
+            self.hub.let_next_begin(&serving.handle, self.connection);
+        }
     }
 
     /// They do not come.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use broker::{BrokerConfig, ClusterSettings, LinkConfig};
 use link::{CloseCause, Stream as _};
@@ -9,7 +10,7 @@ use mqtt::QoS;
 use state::{MemoryCluster, MemoryStore};
 
 use crate::device::{Device, Got, How, World};
-use crate::edge::{Edge, Worker};
+use crate::edge::{Edge, Worker, sign};
 use crate::moody::{Asked, Moody};
 
 /// A device with a Will, which may come back within the hour.
@@ -119,42 +120,154 @@ async fn a_connect_without_connack_leaves_no_will() {
     }
 }
 
-/// A device at one edge has said this, and its edge not handed it over, when it connects at another edge. What came of it.
-async fn taken_over_at_another_edge(says: &[&[u8]]) -> (Vec<Vec<u8>>, usize) {
-    let cluster = MemoryCluster::new();
-    let worker = Worker::sharing(&cluster, LinkConfig::default(), ClusterSettings::default()).await;
-    let mut one = Edge::dial(&worker).await;
-    let mut two = Edge::dial(&worker).await;
-    two.connect(&How::clean("watcher")).await;
-    two.subscribe("watcher", 1, "#", 0);
-    two.drain("watcher").await;
-    one.connect(&DEVICE).await;
-    one.device_mut("device").yields_at_once = false;
-    two.connect(&DEVICE).await;
-    one.until("the question", |edge| edge.device("device").is_asked_to_yield).await;
-    assert!(one.device("device").closed.is_none());
-    for packet in says {
-        one.send("device", packet);
-    }
-    one.close("device");
-    one.until("the end", |edge| edge.device("device").is_finished).await;
-    let mut payloads = Vec::new();
-    for got in two.drain("watcher").await {
-        if let Got::Publish { payload, .. } = got {
-            payloads.push(payload);
+const SAYS_OLD: &[u8] = b"\x30\x07\0\x01t\0old";
+const DISCONNECT: &[u8] = b"\xe0\0";
+
+/// A worker, somebody who listens to everything, and edges without devices.
+struct Edges {
+    _worker: Worker,
+    watcher: Edge,
+    all: Vec<Edge>,
+}
+
+impl Edges {
+    async fn dial(count: usize) -> Self {
+        let cluster = MemoryCluster::new();
+        let worker = Worker::sharing(&cluster, LinkConfig::default(), ClusterSettings::default()).await;
+        let mut watcher = Edge::dial(&worker).await;
+        watcher.connect(&How::clean("watcher")).await;
+        watcher.subscribe("watcher", 1, "#", 0);
+        watcher.drain("watcher").await;
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(Edge::dial(&worker).await);
         }
+        Self { _worker: worker, watcher, all }
     }
-    (payloads, two.devices.len())
+
+    /// The device connects at the first edge, then at the others, one after the other, and publishes the number of each before
+    /// it has its CONNACK there. No edge answers when it is asked to yield.
+    async fn come_and_go(&mut self, how: &How<'_>) {
+        for (number, edge) in self.all.iter_mut().enumerate() {
+            edge.open(how, sign(&how.passport()));
+            edge.device_mut("device").yields_at_once = false;
+            match number {
+                0 => edge.until("CONNACK", |edge| edge.device("device").connack.is_some()).await,
+                _ => {
+                    edge.publish("device", 0, 0, "t", number.to_string().as_bytes());
+                    edge.settle().await;
+                }
+            }
+        }
+        let is_asked = |edge: &Edge| edge.device("device").is_asked_to_yield;
+        self.all[0].until("the question", is_asked).await;
+    }
+
+    fn is_served(&self, edge: usize) -> bool {
+        self.all[edge].device("device").connack.is_some()
+    }
+
+    async fn be_served(&mut self, edge: usize) {
+        let is_served = |edge: &Edge| edge.device("device").connack.is_some();
+        self.all[edge].until("CONNACK", is_served).await;
+        self.all[edge].settle().await;
+    }
+
+    /// What the first edge still held, and the end.
+    async fn hand_over(&mut self, says: &[&[u8]]) {
+        let edge = &mut self.all[0];
+        assert!(edge.device("device").closed.is_none());
+        for packet in says {
+            edge.send("device", packet);
+        }
+        edge.close("device");
+        edge.until("the end", |edge| edge.device("device").is_finished).await;
+    }
+
+    /// The device leaves an edge in good order.
+    async fn go(&mut self, edge: usize) {
+        self.all[edge].send("device", DISCONNECT);
+        self.all[edge].close("device");
+        self.all[edge].settle().await;
+    }
+
+    async fn heard(&mut self) -> Vec<String> {
+        let mut heard = Vec::new();
+        for got in self.watcher.drain("watcher").await {
+            if let Got::Publish { payload, .. } = got {
+                heard.push(String::from_utf8(payload).unwrap());
+            }
+        }
+        heard
+    }
 }
 
 #[tokio::test]
 async fn what_the_edge_of_a_connection_still_holds_counts_when_another_edge_has_the_device() {
-    let (publish, disconnect) = (b"\x30\x05\0\x01t\0x", b"\xe0\0");
-    let (payloads, _) = taken_over_at_another_edge(&[publish, disconnect]).await;
-    assert_eq!(payloads, [b"x"], "the message, and no Will");
-    let (payloads, _) = taken_over_at_another_edge(&[]).await;
-    assert_eq!(payloads, [b"gone"], "it has not said DISCONNECT");
-    // With Reason Code 0x04 the Will is wanted.
-    let (payloads, _) = taken_over_at_another_edge(&[b"\xe0\x01\x04"]).await;
-    assert_eq!(payloads, [b"gone"]);
+    for expiry_s in [0, 3600] {
+        let how = How { clean_start: expiry_s == 0, expiry_s, ..DEVICE };
+        let said: [(&[&[u8]], _); 3] = [
+            (&[SAYS_OLD, DISCONNECT], ["old", "1"]),
+            // It has not said DISCONNECT.
+            (&[], ["gone", "1"]),
+            // With Reason Code 0x04 the Will is wanted.
+            (&[b"\xe0\x01\x04"], ["gone", "1"]),
+        ];
+        for (says, expected) in said {
+            let mut edges = Edges::dial(2).await;
+            edges.come_and_go(&how).await;
+            assert!(!edges.is_served(1), "not before the other one is over");
+            edges.hand_over(says).await;
+            edges.be_served(1).await;
+            assert_eq!(edges.heard().await, expected, "{expiry_s}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_waits_for_the_edge_that_it_came_from_no_longer_than_a_second() {
+    let mut edges = Edges::dial(2).await;
+    edges.come_and_go(&DEVICE).await;
+    let before = Instant::now();
+    edges.be_served(1).await;
+    let took = before.elapsed();
+    // A stream that does not yield is ended after two seconds at the earliest.
+    assert!(took > Duration::from_millis(500) && took < Duration::from_millis(1800), "{took:?}");
+    assert_eq!(edges.heard().await, ["1"]);
+    // Its Will still waits for how that connection ends.
+    edges.hand_over(&[SAYS_OLD, DISCONNECT]).await;
+    assert!(edges.heard().await.is_empty(), "it would come behind a newer one");
+}
+
+#[tokio::test]
+async fn connections_at_three_edges_follow_each_other_though_one_goes_before_it_was_served() {
+    for goes_early in [false, true] {
+        let mut edges = Edges::dial(3).await;
+        edges.come_and_go(&DEVICE).await;
+        if goes_early {
+            edges.go(1).await;
+        }
+        edges.all[2].settle().await;
+        assert!(!edges.is_served(1) && !edges.is_served(2));
+        edges.hand_over(&[SAYS_OLD, DISCONNECT]).await;
+        if !goes_early {
+            edges.be_served(1).await;
+            edges.all[2].settle().await;
+            assert!(!edges.is_served(2));
+            edges.go(1).await;
+        }
+        edges.all[1].until("the end", |edge| edge.device("device").is_finished).await;
+        edges.be_served(2).await;
+        assert_eq!(edges.heard().await, ["old", "1", "2"], "{goes_early}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_edge_whose_link_is_over() {
+    let mut edges = Edges::dial(2).await;
+    edges.come_and_go(&DEVICE).await;
+    edges.all.remove(0).cut();
+    let before = Instant::now();
+    edges.be_served(0).await;
+    assert!(before.elapsed() < Duration::from_millis(900), "{:?}", before.elapsed());
 }

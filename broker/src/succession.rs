@@ -1,0 +1,50 @@
+//! Connections of one client at this worker, by way of different edges: the next one has its session at once, so that it is not
+//! lost, and is served when the one before it is over. See ARCHITECTURE, rule 32.
+
+use std::sync::Arc;
+
+use link::ConnectionId;
+
+use crate::connect::{ClaimSlot, Granted, Unserved};
+use crate::hub::Hub;
+use crate::session_handle::SessionHandle;
+
+/// A connection that has its session and is not served yet.
+pub(crate) struct Successor {
+    pub slot: ClaimSlot,
+    pub granted: Granted,
+    pub unserved: Unserved,
+}
+
+impl Hub {
+    /// Answers a claim when the connection before it is over. `known` had the Client Identifier until now.
+    pub(crate) fn answer_in_turn(
+        self: &Arc<Self>,
+        known: Option<&Arc<SessionHandle>>,
+        mut successor: Successor,
+    ) {
+        let own = Arc::clone(&successor.granted.handle);
+        for handle in known.into_iter().chain([&own]) {
+            match handle.wait_for_leaver(successor) {
+                Some(given_back) => successor = given_back,
+                None => return,
+            }
+        }
+        let Successor { slot, granted, unserved } = successor;
+        if let Some((granted, grace_ms)) = slot.fill(Ok(granted)) {
+            self.let_go(&granted, unserved, grace_ms);
+        }
+    }
+
+    /// A connection that had a session is over, or has been waited for long enough.
+    pub(crate) fn let_next_begin(self: &Arc<Self>, session: &SessionHandle, connection: ConnectionId) {
+        let mut next = session.take_successors(connection);
+        // One after the other: many may have come and gone meanwhile.
+        while let Some(Successor { slot, granted, unserved }) = next.pop() {
+            if let Some((granted, grace_ms)) = slot.fill(Ok(granted)) {
+                self.give_back(&granted, unserved, grace_ms);
+                next.extend(granted.handle.take_successors(unserved.connection));
+            }
+        }
+    }
+}
