@@ -1,13 +1,21 @@
 -- How a call is carried out: its operations one after the other, a write once.
 
+-- More than this at once might not have room on Lua's stack.
+local SLICE_MAX = 256
+
+local function slice(list, from, count)
+  if count <= SLICE_MAX then return { unpack(list, from, from + count - 1) } end
+  local part = {}
+  for at = 1, count do part[at] = list[from + at - 1] end
+  return part
+end
+
 local function run(keys, args, key, arg)
   local answers = {}
   while arg <= #args do
     local name, key_count, arg_count = args[arg], tonumber(args[arg + 1]), tonumber(args[arg + 2])
     arg = arg + 3
-    local k, a = {}, {}
-    for at = 1, key_count do k[at] = keys[key + at - 1] end
-    for at = 1, arg_count do a[at] = args[arg + at - 1] end
+    local k, a = slice(keys, key, key_count), slice(args, arg, arg_count)
     key, arg = key + key_count, arg + arg_count
     answers[#answers + 1] = ops[name](k, a)
   end

@@ -22,7 +22,7 @@ local function rcall(...)
   return call(...)
 end
 
-local OUTCOME_MS = 600000
+local OUTCOME_MS = '600000'
 local EXACT_SCAN_MAX = 1000
 -- As CLAIM_SLACK_MS.
 local CLAIM_SLACK_MS = 250
@@ -265,61 +265,70 @@ local function little_contents(k, s)
   return bytes <= CONTENTS_BYTES_MAX and contents
 end
 
+-- A claim of a session that is not there. What is written is text, which Redis takes as it is.
+local function begin(k, a, clock)
+  if a[19] == '1' then return 'A' end
+  local nothing = { 0, 0, 0 }
+  if a[6] ~= '1' then return { false, false, nothing, false, false, false, clock } end
+  if a[17] ~= '1' then return 'Q' end
+  rcall('ZADD', k[5], '0', a[1])
+  rcall('HSET', k[1], 'i', a[2], 'e', '1', 'n', a[3], 'c', a[4], 'o', a[15], 'r', a[16], 'p', a[12], 'R', a[13], 'v', a[18],
+    'g', a[20], 'u', a[22], 'a', a[23], 'h', '1', 't', '1', 'l', '0', 'b', '0', 'f', '0', 's', '1', 'd', '1', 'y', a[7],
+    'M', a[10], 'B', a[11])
+  if a[8] ~= '' then rcall('HSET', k[1], 'W', a[8], 'D', a[9]) end
+  return { false, false, nothing, { 0, a[2], 1, 1, 1, 1, a[7], 1 }, false, false, clock }
+end
+
 function ops.claim(k, a)
   local cid, incarnation, nonce, connection = a[1], a[2], a[3], a[4]
   local clean, create, expiry, will, delay = a[5] == '1', a[6] == '1', a[7], a[8], a[9]
-  local now, owner, run, may_create = moment(a[14]), a[15], a[16], a[17] == '1'
+  local now, owner, run = moment(a[14]), a[15], a[16]
   local memory, resume, attempt, principal = a[18], a[19] == '1', tonumber(a[20]), a[22]
   local asked, until_ms, will_wait = tonumber(a[23]), tonumber(a[24]), tonumber(a[25])
-  local clock = time_ms()
+  local clock = a[14] == '' and now or time_ms()
   if clock > until_ms then return { 'L', clock } end
+  if rcall('EXISTS', k[1]) == 0 then return begin(k, a, clock) end
   local s = whole(k)
-  if s and s.c == connection and attempt < (s.g or 0) then return 'T' end
+  if s.c == connection and attempt < (s.g or 0) then return 'T' end
   -- One that was asked for before the one that has the session. What is not yet was another server's time.
-  if s and s.c ~= connection and not resume and s.a and s.a <= clock and asked + CLAIM_SLACK_MS < s.a then
+  if s.c ~= connection and not resume and s.a and s.a <= clock and asked + CLAIM_SLACK_MS < s.a then
     return { 'S', clock }
   end
-  if resume and not s then return 'A' end
   if resume and s.c ~= connection then return 'T' end
   -- What is over belongs to nobody.
-  if s and s.u and s.u ~= principal and (s.connected or not s.x or s.x > now) then return 'P' end
+  if s.u and s.u ~= principal and (s.connected or not s.x or s.x > now) then return 'P' end
   local will_due, discarded, gone, kept, previous = false, false, { 0, 0, 0 }, resume, false
-  if s then
-    if s.connected and s.r ~= run then previous = { s.r, s.c } end
-    if not resume and not clean and (s.y > 0 or s.c == connection) then
-      kept = s.connected or not s.x or s.x > now
+  if s.connected and s.r ~= run then previous = { s.r, s.c } end
+  if not resume and not clean and (s.y > 0 or s.c == connection) then
+    kept = s.connected or not s.x or s.x > now
+  end
+  if resume then
+    if s.A then
+      adopt(k[6], k[7], cid, s, s.A)
+      rcall('HDEL', k[1], 'W', 'D')
     end
-    if resume then
-      if s.A then
-        adopt(k[6], k[7], cid, s, s.A)
-        rcall('HDEL', k[1], 'W', 'D')
-      end
-    elseif not kept then
-      will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
-      bequeath(k, cid, s, sent_bound(k[3], s))
-    elseif not s.connected then
-      will_due = settle_away(k[6], k[7], cid, s, now)
-    elseif s.W and s.D == 0 then
-      will_due = s.W
-    end
-    -- A Will goes with its connection, which may ask for its session more than once.
-    if s.c == connection then
-      will_due = false
-    elseif will_due and s.connected and will_wait > 0 then
-      keep_for_last_word(k, cid, s, now + will_wait)
-      will_due = 1
-    elseif will_due then
-      will_due = hand_out(k[6], k[7], cid, s, owner, now + tonumber(a[21]))
-    end
-  elseif create and not may_create then
-    return 'Q'
+  elseif not kept then
+    will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
+    bequeath(k, cid, s, sent_bound(k[3], s))
+  elseif not s.connected then
+    will_due = settle_away(k[6], k[7], cid, s, now)
+  elseif s.W and s.D == 0 then
+    will_due = s.W
+  end
+  -- A Will goes with its connection, which may ask for its session more than once.
+  if s.c == connection then
+    will_due = false
+  elseif will_due and s.connected and will_wait > 0 then
+    keep_for_last_word(k, cid, s, now + will_wait)
+    will_due = 1
+  elseif will_due then
+    will_due = hand_out(k[6], k[7], cid, s, owner, now + tonumber(a[21]))
   end
   if not kept and not create then
-    if s then remove(k, cid) end
+    remove(k, cid)
     return { will_due, discarded, gone, false, previous, false, clock }
   end
-  local epoch, head, tail, sent, repeats = 1, 1, 1, 1, 1
-  if s then epoch = s.e + 1 end
+  local epoch, head, tail, sent, repeats = s.e + 1, 1, 1, 1, 1
   local fields = { 'e', epoch, 'n', nonce, 'c', connection, 'o', owner, 'r', run, 'p', a[12], 'R', a[13], 'v', memory, 'g', attempt,
     'u', principal, 'a', a[23] }
   local cleared = { 'x', 'U', 'A', 'K', 'H', 'z' }
@@ -342,9 +351,9 @@ function ops.claim(k, a)
     if will ~= '' then add(fields, 'W', will, 'D', delay) else add(cleared, 'W', 'D') end
   end
   rcall('HSET', k[1], unpack(fields))
-  if s then rcall('HDEL', k[1], unpack(cleared)) end
-  if s and not s.connected then disarm(k[6], cid) end
-  if s and not kept then rcall('UNLINK', k[2], k[3], k[4]) end
+  rcall('HDEL', k[1], unpack(cleared))
+  if not s.connected then disarm(k[6], cid) end
+  if not kept then rcall('UNLINK', k[2], k[3], k[4]) end
   local session = { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats }
   return { will_due, discarded, gone, session, previous, kept and little_contents(k, s), clock }
 end
@@ -385,7 +394,19 @@ local function let_go(k, cid, s, now, grace, sent, is_dead)
   return { false, first and first - now }
 end
 
+-- Ends the session of its owner if nothing of it is to be left, as of most clean ones: without a look at all that a session may
+-- have. Answers what it held, or nothing when there is more to do.
+local function end_empty(k, a)
+  local have = rcall('HMGET', k[1], 'i', 'e', 'n', 'o', 'l', 'b', 'f', 'W')
+  local is_owner = have[1] == a[2] and have[2] == a[3] and have[3] == a[4] and have[4] ~= ''
+  if not is_owner or have[5] ~= '0' or (have[8] and a[6] == '1') then return nil end
+  remove_unarmed(k, a[1])
+  return { { 0, tonumber(have[6]), tonumber(have[7]) }, false }
+end
+
 function ops.release(k, a)
+  local is_over = a[5] == '0' and a[9] == '0' and end_empty(k, a)
+  if is_over then return is_over end
   local cid, expiry, keep_will, now, grace = a[1], a[5], a[6] == '1', moment(a[8]), tonumber(a[9])
   local no = refusal(k[1], a[2], a[3], a[4])
   if no then
