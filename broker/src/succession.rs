@@ -48,3 +48,38 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use prometheus_client::registry::Registry;
+    use state::MemoryStore;
+
+    use super::*;
+    use crate::config::BrokerConfig;
+    use crate::metrics::Metrics;
+
+    fn is_answered(slot: &ClaimSlot) -> bool {
+        matches!(slot.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(_)))
+    }
+
+    #[test]
+    fn who_waits_for_one_that_was_never_served_is_answered_when_that_one_is_let_go() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let time = state::clock::running_from(state::clock::wall());
+        let store = Arc::new(MemoryStore::new());
+        let hub = Arc::new(Hub::new(BrokerConfig::default(), store, metrics, None, time));
+        let session = hub.make_session(&"device".into(), None);
+        let granted = || Granted { handle: Arc::clone(&session), owned: None };
+        let unserved = |number| Unserved { connection: ConnectionId(number), expiry_s: 0, resume: false };
+        session.attach(ConnectionId(1), true);
+        session.attach(ConnectionId(2), true);
+        let slot = ClaimSlot::default();
+        let successor = Successor { slot: slot.clone(), granted: granted(), unserved: unserved(2) };
+        hub.answer_in_turn(None, successor);
+        assert!(!is_answered(&slot));
+        hub.let_go(&granted(), unserved(1), 0);
+        assert!(is_answered(&slot));
+    }
+}

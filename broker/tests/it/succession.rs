@@ -161,6 +161,9 @@ impl Edges {
         }
         let is_asked = |edge: &Edge| edge.device("device").is_asked_to_yield;
         self.all[0].until("the question", is_asked).await;
+        for edge in &mut self.all[1..] {
+            edge.settle().await;
+        }
     }
 
     fn is_served(&self, edge: usize) -> bool {
@@ -260,6 +263,18 @@ async fn connections_at_three_edges_follow_each_other_though_one_goes_before_it_
         edges.be_served(2).await;
         assert_eq!(edges.heard().await, ["old", "1", "2"], "{goes_early}");
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_one_that_waits_is_served_though_that_one_is_lost() {
+    let mut edges = Edges::dial(3).await;
+    edges.come_and_go(&DEVICE).await;
+    edges.all.remove(1).cut();
+    edges.all[1].settle().await;
+    assert!(!edges.is_served(1));
+    edges.hand_over(&[SAYS_OLD, DISCONNECT]).await;
+    edges.be_served(1).await;
+    assert_eq!(edges.heard().await, ["old", "2"]);
 }
 
 #[tokio::test]
