@@ -227,6 +227,10 @@ impl Stream for FakeStream {
         }
     }
 
+    fn waiting_bytes(&self) -> usize {
+        self.session.queued()
+    }
+
     fn renew(&mut self, _passport: Arc<Passport>) {
         self.session.state.lock().renewed += 1;
     }

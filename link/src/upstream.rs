@@ -147,6 +147,11 @@ pub trait Stream: Send + Unpin + 'static {
         Poll::Pending
     }
 
+    /// Bytes that wait in the edge itself for the device, which does not take them; so far as nobody else counts them.
+    fn waiting_bytes(&self) -> usize {
+        0
+    }
+
     /// Replaces the passport after re-authentication.
     fn renew(&mut self, passport: Arc<Passport>);
 

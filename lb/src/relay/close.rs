@@ -113,9 +113,7 @@ where
     ) -> Poll<()> {
         let out = &mut scratch.out;
         while self.state == State::Deserted {
-            let steps = self.unsent_steps();
-            self.leftover = None;
-            self.tell_unsent(steps);
+            self.forget_leftover();
             *out = Outgoing::new();
             while self.receive(cx, out, now) {
                 *out = Outgoing::new();

@@ -113,6 +113,13 @@ impl State {
     }
 }
 
+/// What a device did not take.
+struct Leftover {
+    out: Outgoing,
+    /// How much the device leaves unread, as it was told last.
+    told_steps: usize,
+}
+
 /// The connection of one device. Ready when it is over.
 pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     io: T,
@@ -120,7 +127,7 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     stream: Option<S>,
     frames: FrameBuffer,
     /// What the device did not take yet.
-    leftover: Option<Box<Outgoing>>,
+    leftover: Option<Box<Leftover>>,
     timer: Option<Pin<Box<Sleep>>>,
     enhanced: Option<Box<Enhanced<A>>>,
     tenure: Option<Box<Tenure<A>>>,
@@ -236,7 +243,7 @@ where
         {
             self.close(CloseReason::Revoked(reason), &mut scratch.out, now);
         }
-        if self.unsent_steps() > 0 && self.state.is_open() && self.shared().unsent.is_condemned(self.slot) {
+        if self.has_told_unsent() && self.state.is_open() && self.shared().unsent.is_condemned(self.slot) {
             self.shared().metrics.limit("memory_max_bytes");
             self.close(CloseReason::OutOfMemory, &mut scratch.out, now);
         }
@@ -323,6 +330,8 @@ where
         }
         if self.is_unsent() || self.is_sent_held() {
             self.look_for_end(cx, out, now);
+            // More may have come to the edge for it.
+            self.tell_unsent();
         }
         if self.state == State::Serving && self.is_taken_over {
             self.give_way(cx, input, out, now);
@@ -396,7 +405,7 @@ where
 
     /// Not while the worker is full, nor while the device leaves our answers unread, nor while it is held back.
     fn can_read(&mut self, cx: &mut Context<'_>, out: &Outgoing, now: u32) -> bool {
-        let unsent = out.len() + self.leftover.as_ref().map_or(0, |leftover| leftover.len());
+        let unsent = out.len() + self.leftover.as_ref().map_or(0, |leftover| leftover.out.len());
         unsent <= self.shared().config.outgoing_bytes_max
             && self.pace.as_ref().is_none_or(|pace| pace.may_read(now))
             && self.stream.as_mut().is_some_and(|stream| stream.poll_ready(cx).is_ready())
@@ -498,11 +507,10 @@ where
         if out.is_empty() && !was_unsent {
             return;
         }
-        let steps = self.unsent_steps();
         let mut written = 0;
         let result = if let Some(leftover) = &mut self.leftover {
-            leftover.append(out);
-            poll_write_all(&mut self.io, cx, leftover, &mut written)
+            leftover.out.append(out);
+            poll_write_all(&mut self.io, cx, &mut leftover.out, &mut written)
         } else {
             poll_write_all(&mut self.io, cx, out, &mut written)
         };
@@ -512,7 +520,7 @@ where
         }
         match result {
             Poll::Ready(Ok(())) => {
-                self.leftover = None;
+                self.forget_leftover();
                 self.is_unflushed = false;
             }
             Poll::Ready(Err(_)) => {
@@ -520,29 +528,40 @@ where
             }
             Poll::Pending => {
                 self.is_unflushed = true;
-                if !out.is_empty() {
-                    let mut leftover = Box::new(Outgoing::new());
-                    leftover.append(out);
-                    self.leftover = Some(leftover);
-                } else if self.leftover.as_ref().is_some_and(|leftover| leftover.is_empty()) {
-                    self.leftover = None;
-                }
+                let leftover = self
+                    .leftover
+                    .get_or_insert_with(|| Box::new(Leftover { out: Outgoing::new(), told_steps: 0 }));
+                leftover.out.append(out);
             }
         }
-        self.tell_unsent(steps);
+        self.tell_unsent();
     }
 
-    /// How much the device leaves unread, in steps.
-    fn unsent_steps(&self) -> usize {
-        self.leftover.as_ref().map_or(0, |leftover| leftover.len() / STEP_BYTES)
-    }
-
-    /// Says how much the device leaves unread, if it was so many steps before.
-    fn tell_unsent(&self, before: usize) {
-        let steps = self.unsent_steps();
-        if steps != before {
+    /// Says how much the device leaves unread, if that is another number of steps than it was: of what it was to be sent, and of
+    /// what waits behind that in the edge.
+    fn tell_unsent(&mut self) {
+        let Some(leftover) = &mut self.leftover else { return };
+        let behind = self.stream.as_ref().map_or(0, Stream::waiting_bytes);
+        let steps = (leftover.out.len() + behind) / STEP_BYTES;
+        if steps != leftover.told_steps {
+            leftover.told_steps = steps;
             self.shared().unsent.note(self.slot, steps * STEP_BYTES);
         }
+    }
+
+    /// There is nothing that the device does not take.
+    fn forget_leftover(&mut self) {
+        if self.has_told_unsent() {
+            self.shared().unsent.note(self.slot, 0);
+        }
+        self.leftover = None;
+    }
+}
+
+impl<T, S: Stream, A: Authenticator> Relay<T, S, A> {
+    /// Whether it has said that its device leaves something unread.
+    fn has_told_unsent(&self) -> bool {
+        self.leftover.as_ref().is_some_and(|leftover| leftover.told_steps > 0)
     }
 }
 
@@ -564,7 +583,7 @@ impl<T, S: Stream, A: Authenticator> Drop for Relay<T, S, A> {
     fn drop(&mut self) {
         let shared = self.admitted.shared();
         shared.rebuffer(self.frames.buffered(), 0);
-        if self.leftover.as_ref().is_some_and(|leftover| leftover.len() >= STEP_BYTES) {
+        if self.has_told_unsent() {
             shared.unsent.note(self.slot, 0);
         }
         if self.slot != NO_SLOT {

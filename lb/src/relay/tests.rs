@@ -307,6 +307,23 @@ async fn a_device_that_leaves_its_answers_unread_is_not_read_either() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_device_that_does_not_read_counts_as_unread() {
+    let running = Setup { pipe_bytes: 1_024, ..Setup::default() }.start().await;
+    let unsent = &running.shared.unsent;
+    for bytes in [10_000, 300_000] {
+        running.session.push(vec![0; bytes]);
+        // By then it has noticed, and taken no more.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(running.session.queued(), 300_000, "it waits behind the first");
+    let (slots, bytes) = unsent.condemn(1);
+    assert_eq!((slots.len(), bytes / STEP_BYTES), (1, (300_000 + 10_000) / STEP_BYTES));
+    running.shared.wake_relay(slots[0]);
+    running.relay.await.expect("ended");
+    assert_eq!(unsent.condemn(1), (vec![], 0), "nothing is left of it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_that_does_not_read_is_closed_after_the_write_timeout() {
     let config = EdgeConfig { write_timeout_s: 30, ..EdgeConfig::default() };
     let running = Setup { config, pipe_bytes: 1_024, ..Setup::default() }.start().await;

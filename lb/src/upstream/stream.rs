@@ -72,6 +72,10 @@ impl Stream for WorkerStream {
         Poll::Pending
     }
 
+    fn waiting_bytes(&self) -> usize {
+        self.device.mail.lock().len()
+    }
+
     fn renew(&mut self, passport: Arc<Passport>) {
         let device = &self.device;
         match device.shared.token_of(&passport) {
