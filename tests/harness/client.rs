@@ -268,6 +268,11 @@ impl Client {
         self.expect_close();
     }
 
+    /// The system keeps hardly anything of what the client does not read.
+    pub(crate) fn keeps_little(&self) {
+        rustix::net::sockopt::set_socket_recv_buffer_size(self.stream.wire.socket(), 4_096).unwrap();
+    }
+
     /// Closes the socket without a DISCONNECT, as a network failure would.
     pub(crate) fn vanish(self) {
         let _ = self.stream.wire.socket().shutdown(std::net::Shutdown::Both);

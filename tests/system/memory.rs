@@ -6,13 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bytes::{Connect, Publish, subscribe};
 use crate::harness::{Client, Server, Target, Transport, unique, until};
-use crate::tiers::{ask, metric};
+use crate::tiers::{Shape, Tiers, ask, metric};
 
 const MIB: u64 = 1 << 20;
 
 /// What the process may have, and by how much it may go past that for a moment: what comes between two looks.
 const BUDGET: u64 = 256 * MIB;
 const MARGIN: u64 = 96 * MIB;
+
+/// What each tier may have.
+const TIER_BUDGET: u64 = 64 * MIB;
+
+/// Devices that do not read and have a topic in common.
+const DEAF: usize = 200;
+
+/// For how long they are published to at most.
+const LOAD_MAX: Duration = Duration::from_secs(60);
 
 /// Round trips of the good pair in each state.
 const TRIPS: usize = 200;
@@ -61,9 +70,13 @@ impl Pair {
 }
 
 fn expect_within_budget(server: &Server) {
+    expect_within(server, BUDGET + MARGIN);
+}
+
+fn expect_within(server: &Server, bytes: u64) {
     let peak = server.peak_kib() * 1024;
     println!("{} MiB at most", peak / MIB);
-    assert!(peak <= BUDGET + MARGIN, "{} MiB", peak / MIB);
+    assert!(peak <= bytes, "{} MiB instead of {}", peak / MIB, bytes / MIB);
 }
 
 /// What `greedy` does leaves the memory of the process within its budget, and a good pair as quick as before.
@@ -224,4 +237,39 @@ fn four_clients_at_full_speed_leave_others_their_turn() {
     });
     println!("99 of 100 round trips took {calm:?} before, and {busy:?} beside four clients at full speed");
     assert!(busy <= 4 * calm + NOISE, "{busy:?} instead of {calm:?}");
+}
+
+#[test]
+fn each_tier_is_kept_within_its_own_memory() {
+    let mut shape = Shape::new(1, 1);
+    let budget = format!("runtime.memory_max_bytes = {TIER_BUDGET}\n");
+    (shape.edge_extra, shape.worker_extra) = (budget.clone(), budget);
+    let tiers = Tiers::start_single(&shape);
+    let (edge, worker) = (&tiers.edges[0], &tiers.workers[0]);
+    let topic = unique("unread");
+    let deaf = |_| {
+        let mut client = tcp(edge).v5();
+        client.subscribe(&topic, 0);
+        client.keeps_little();
+        client
+    };
+    let _deaf: Vec<_> = (0..DEAF).map(deaf).collect();
+    let (mut pair, mut publisher) = (Pair::new(edge), tcp(edge).v5());
+    // The edge has what was sent to each of them, and cannot drop any of it; the worker drops.
+    let ended = || metric(edge, "tidegate_edge_limited_total") > 0.0;
+    let dropped = || ask(worker, "/metrics").1.contains("dropped_total{reason=\"OutOfMemory\",qos=\"0\"}");
+    let (since, payload) = (Instant::now(), "x".repeat(300_000));
+    let mut slowest = Duration::ZERO;
+    while !(ended() && dropped()) && since.elapsed() < LOAD_MAX {
+        publisher.publish(&topic, &payload, 0);
+        // The pair goes on all the while.
+        slowest = slowest.max(pair.p99(1));
+    }
+    println!("a round trip took {slowest:?} at most");
+    assert!(ended(), "nobody was ended:\n{}", edge.log());
+    assert!(dropped(), "nothing was dropped:\n{}", worker.log());
+    for server in [edge, worker] {
+        assert!(server.log().contains("too much memory"), "the log says so");
+        expect_within(server, TIER_BUDGET + MARGIN);
+    }
 }
