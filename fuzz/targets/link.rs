@@ -47,6 +47,7 @@ fn greeting() -> BytesMut {
         window_bytes: 64,
         packet_bytes_max: 1024,
         handoff_grace_ms: 0,
+        passport_key: [0; 32],
     };
     let mut bytes = BytesMut::new();
     Frame::Hello(hello).encode(StreamId::LINK, &mut bytes);

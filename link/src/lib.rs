@@ -24,5 +24,5 @@ pub use passport::{Action, Attributes, Effect, Passport, PassportToken, Rule};
 pub use public_key::{KEYS_MAX, KeySet, PublicKey};
 pub use qos_set::QosSet;
 pub use tls::{LinkTerms, LinkTls, LinkTlsConfig, LinkTlsError};
-pub use token::{KeyError, PassportSigner, PassportVerifier, TokenError, read_trusted};
+pub use token::{ExchangeKey, KeyError, PassportSigner, PassportVerifier, TokenError, Voucher, read_trusted};
 pub use upstream::{AuthenticationOutcome, CloseCause, ConnectionId, Event, Open, Peer, Stream, Upstream};

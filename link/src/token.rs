@@ -16,8 +16,13 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use self::vouched::Exchange;
 use crate::public_key::{Curve, PublicKey};
 use crate::{Attributes, Limits, Passport, PassportToken, Rule};
+
+mod vouched;
+
+pub use vouched::{ExchangeKey, Voucher};
 
 /// Longest token, bytes.
 pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -115,6 +120,22 @@ struct Issued<'a> {
     attributes: Option<&'a Attributes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<&'a Limits>,
+}
+
+impl<'a> Issued<'a> {
+    fn of(passport: &'a Passport, now_s: u64) -> Self {
+        Self {
+            iss: ISSUER,
+            iat: now_s,
+            exp: passport.expires_at_s,
+            sub: &passport.subject,
+            client_id: &passport.client_id,
+            rules: &passport.rules,
+            token_id: passport.token_id.as_deref(),
+            attributes: passport.attributes.as_deref(),
+            limits: passport.limits.as_deref(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -224,17 +245,7 @@ impl PassportSigner {
     /// # Errors
     /// As [`PassportSigner::sign`].
     pub fn sign_at(&self, passport: &Passport, now_s: u64) -> Result<Bytes, TokenError> {
-        let claims = Issued {
-            iss: ISSUER,
-            iat: now_s,
-            exp: passport.expires_at_s,
-            sub: &passport.subject,
-            client_id: &passport.client_id,
-            rules: &passport.rules,
-            token_id: passport.token_id.as_deref(),
-            attributes: passport.attributes.as_deref(),
-            limits: passport.limits.as_deref(),
-        };
+        let claims = Issued::of(passport, now_s);
         let token =
             jsonwebtoken::encode(&self.header, &claims, &self.key).map_err(|_| TokenError::NotSigned)?;
         if token.len() > TOKEN_BYTES_MAX {
@@ -285,6 +296,8 @@ struct Key {
 /// Reads passports from tokens. Several keys are good at once, so that the signing key can be replaced.
 pub struct PassportVerifier {
     keys: RwLock<Vec<Key>>,
+    /// For edges that sign once for a link.
+    exchange: Option<Exchange>,
     leeway_s: u64,
     /// Tokens whose key was not known.
     unknown: AtomicU64,
@@ -337,14 +350,29 @@ impl PassportVerifier {
 
     /// One that takes nothing until [`PassportVerifier::trust`] says whose tokens are good.
     pub fn without_keys(leeway: Duration) -> Self {
-        let (keys, rules, limits) = (RwLock::default(), Mutex::default(), Mutex::default());
-        Self { keys, leeway_s: leeway.as_secs(), unknown: AtomicU64::new(0), rules, limits }
+        Self {
+            keys: RwLock::default(),
+            exchange: Exchange::new(),
+            leeway_s: leeway.as_secs(),
+            unknown: AtomicU64::new(0),
+            rules: Mutex::default(),
+            limits: Mutex::default(),
+        }
+    }
+
+    /// What edges agree on a key by; see [`PassportSigner::vouch`].
+    pub fn exchange_key(&self) -> ExchangeKey {
+        self.exchange.as_ref().map_or_else(ExchangeKey::default, |exchange| exchange.public)
     }
 
     /// From now on these keys are good, by the names that tokens give them, and no others.
     pub fn trust(&self, keys: impl IntoIterator<Item = (String, PublicKey)>) {
         let keys = keys.into_iter().map(|(id, public)| trusted(id, &public)).collect();
-        *self.keys.write() = keys;
+        let mut trusted = self.keys.write();
+        *trusted = keys;
+        if let Some(exchange) = &self.exchange {
+            exchange.forget();
+        }
     }
 
     /// How many tokens of unknown keys there were: a sign that a key is new.
@@ -380,18 +408,7 @@ impl PassportVerifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong { len: token.len() });
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
-        let keys = self.keys.read();
-        let Some(key) = keys.iter().find(|key| header.kid.as_ref() == Some(&key.id)) else {
-            self.unknown.fetch_add(1, Ordering::Relaxed);
-            return Err(TokenError::UnknownKey);
-        };
-        let claims = jsonwebtoken::decode::<Claims>(token, &key.key, &key.validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::BadSignature,
-                _ => TokenError::Malformed,
-            })?
-            .claims;
+        let claims = self.claims(token)?;
         if claims.iss != ISSUER {
             return Err(TokenError::WrongIssuer);
         }
@@ -412,6 +429,32 @@ impl PassportVerifier {
             limits: claims.limits.map(|limits| share(&self.limits, limits)),
             token: None,
         })
+    }
+}
+
+impl PassportVerifier {
+    /// What a token of a trusted key says, whenever that was.
+    fn claims(&self, token: &[u8]) -> Result<Claims, TokenError> {
+        // Held until the claims are there: who is trusted no longer vouches for nothing.
+        let keys = self.keys.read();
+        if let Some(claims) = self.exchange.as_ref().and_then(|exchange| exchange.read(token)) {
+            return claims;
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+        let Some(key) = keys.iter().find(|key| header.kid.as_ref() == Some(&key.id)) else {
+            self.unknown.fetch_add(1, Ordering::Relaxed);
+            return Err(TokenError::UnknownKey);
+        };
+        if let (Algorithm::HS256, Some(exchange)) = (header.alg, &self.exchange) {
+            return exchange.learn(token, key);
+        }
+        let decoded = jsonwebtoken::decode::<Claims>(token, &key.key, &key.validation);
+        Ok(decoded
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::BadSignature,
+                _ => TokenError::Malformed,
+            })?
+            .claims)
     }
 }
 

@@ -261,7 +261,7 @@ impl LinkServer {
         registry: &mut Registry,
     ) -> Self {
         let shared = Arc::new(Shared {
-            settings: settings(&config, &broker),
+            settings: settings(&config, &broker, &verifier),
             metrics: LinkMetrics::register(registry),
             config,
             broker,
@@ -366,12 +366,13 @@ fn checked(config: &LinkConfig) -> Result<Option<LinkTls<ServerConfig>>, LinkSta
     tls.transpose().map_err(LinkStartError::Tls)
 }
 
-fn settings(config: &LinkConfig, broker: &Broker) -> Settings {
+fn settings(config: &LinkConfig, broker: &Broker, verifier: &PassportVerifier) -> Settings {
     // Within 255 bytes, as was checked: never the default.
     let mut settings = Settings::new(Text::new(&config.name).unwrap_or_default());
     settings.window_bytes = config.window_bytes;
     settings.limits = Limits::for_packets(broker.hub.config.packet_bytes_max);
     settings.handoff_grace_ms = u32::try_from(config.handoff_grace_ms).unwrap_or(u32::MAX);
+    settings.passport_key = verifier.exchange_key();
     settings
 }
 

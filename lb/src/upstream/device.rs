@@ -1,14 +1,13 @@
 //! One device's connection on its way through workers. Its relay, the drivers of links and the mover share it. Locks are taken
 //! in this order: the route of a device, a link, a mail.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use link::mux::{Replay, SendError, Unfinished};
 use link::wire::{Open, RefuseReason, StreamId};
-use link::{CloseCause, Outgoing};
+use link::{CloseCause, Outgoing, Passport, TokenError};
 use mqtt::{
     ConnAck, Disconnect, Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode,
     Receiver,
@@ -40,14 +39,14 @@ impl Device {
         client_id: Arc<str>,
         version: ProtocolVersion,
         open: Box<Open>,
-        expires_at_s: Option<u64>,
+        passport: Arc<Passport>,
     ) -> Self {
         Self {
             shared,
             client_id,
             version,
             alias_max: AtomicU16::new(0),
-            route: Mutex::new(Route::new(open, expires_at_s)),
+            route: Mutex::new(Route::new(open, passport)),
             mail: Mutex::default(),
         }
     }
@@ -152,16 +151,23 @@ impl Device {
     }
 
     /// Another passport.
-    pub(super) fn renew(&self, token: Bytes, expires_at_s: Option<u64>) {
+    pub(super) fn renew(&self, passport: Arc<Passport>) {
         let mut route = self.route.lock();
-        route.expires_at_s = expires_at_s.and_then(NonZeroU64::new);
-        route.open.passport = token.clone();
-        if let Some(place) = &route.place
-            && let Err(error) = place.link.renew(place.stream, token)
-        {
+        route.passport = passport;
+        let Some(place) = &route.place else { return };
+        let token = match self.shared.token_of(&route.passport, &place.link) {
+            Ok(token) => token,
+            Err(error) => return self.unsigned(&error),
+        };
+        if let Err(error) = place.link.renew(place.stream, token) {
             // The next worker gets it; a stream that is over says so otherwise.
             tracing::debug!(client_id = %self.client_id, %error, "passport not renewed");
         }
+    }
+
+    /// Its passport cannot be shown to a worker.
+    pub(super) fn unsigned(&self, error: &TokenError) {
+        tracing::warn!(client_id = %self.client_id, %error, "no signed passport for the worker");
     }
 
     /// The device is gone. Its worker learns it, whichever has the session then, and `ended` is dropped.

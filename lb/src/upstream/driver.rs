@@ -150,8 +150,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let link = &self.link;
         for effect in effects {
             match effect {
-                Effect::Ready(grace_ms) => {
-                    self.shared.learn_grace(&link.worker, grace_ms);
+                Effect::Ready(peer) => {
+                    self.shared.learn_grace(&link.worker, peer.hello.handoff_grace_ms);
+                    if let Some(signer) = &self.shared.signer
+                        && let Some(voucher) = signer.vouch(&peer.hello.passport_key)
+                    {
+                        link.voucher.get_or_init(|| voucher);
+                    }
                     self.shared.link_up(link);
                 }
                 Effect::Opened(stream, device) => device.opened(link, stream),

@@ -3,15 +3,15 @@
 //! a [`super::mail::Mail`] may be.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
-use link::mux::{EdgeEnd, EdgeEvent, LinkError, NotOpened, Replay, SendError, Settings, Unfinished};
+use link::mux::{EdgeEnd, EdgeEvent, LinkError, NotOpened, Peer, Replay, SendError, Settings, Unfinished};
 use link::wire::{Open, RefuseReason, StreamId};
-use link::{CloseCause, Outgoing};
+use link::{CloseCause, Outgoing, Voucher};
 use mqtt::Frame;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use super::worker::Worker;
 
 /// What has to be done about a device without the link being locked.
 pub(super) enum Effect {
-    /// HELLO came, and for how long the worker keeps sessions of a lost link, milliseconds.
-    Ready(u32),
+    /// HELLO came.
+    Ready(Peer),
     /// The worker has the session.
     Opened(StreamId, Arc<Device>),
     /// It does not take it.
@@ -62,6 +62,8 @@ pub(super) struct Link {
     /// Something is to be written since the driver looked.
     is_dirty: AtomicBool,
     driver: AtomicWaker,
+    /// What makes passports for this worker without a signature for each.
+    pub(super) voucher: OnceLock<Voucher>,
 }
 
 struct State {
@@ -93,6 +95,7 @@ impl Link {
             streams: AtomicUsize::new(0),
             is_dirty: AtomicBool::new(true),
             driver: AtomicWaker::new(),
+            voucher: OnceLock::new(),
         }
     }
 
@@ -263,7 +266,7 @@ impl Link {
         let effect = match event {
             EdgeEvent::Ready(peer) => {
                 self.is_ready.store(true, Ordering::Release);
-                Effect::Ready(peer.hello.handoff_grace_ms)
+                Effect::Ready(peer)
             }
             EdgeEvent::Draining { within } => {
                 self.is_draining.store(true, Ordering::Release);

@@ -31,7 +31,7 @@ use ::link::wire::{self, Text};
 use ::link::{KeyError, LinkTls, LinkTlsError, Open, Passport, PassportSigner, TokenError, Upstream};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mqtt::{Connect, ProtocolVersion, ReasonCode};
+use mqtt::{Connect, ProtocolVersion};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
@@ -205,16 +205,10 @@ impl Upstream for Workers {
         let shared = &self.0;
         let client_id = open.passport.client_id.clone();
         let version = version_of(&open.connect);
-        let signed = shared.token_of(&open.passport);
-        let failed = signed.as_ref().err().cloned();
-        let template = Box::new(template(&open, signed.unwrap_or_default()));
+        let template = Box::new(template(&open));
         shared.devices.fetch_add(1, Ordering::SeqCst);
-        let device =
-            Arc::new(Device::new(shared.clone(), client_id, version, template, open.passport.expires_at_s));
-        if let Some(error) = failed {
-            tracing::warn!(client_id = %device.client_id, %error, "no signed passport for the worker");
-            device.route.lock().fail(ReasonCode::ServerUnavailable, &Bytes::new(), &device);
-        } else if !device.route.lock().begin(&device) {
+        let device = Arc::new(Device::new(shared.clone(), client_id, version, template, open.passport));
+        if !device.route.lock().begin(&device) {
             shared.mover.push([device.clone()]);
         }
         WorkerStream::new(device)
@@ -227,8 +221,8 @@ fn version_of(connect: &[u8]) -> ProtocolVersion {
     frame.and_then(|frame| Connect::decode(frame).ok()).map_or(ProtocolVersion::V5, |connect| connect.version)
 }
 
-/// OPEN for a new connection.
-fn template(open: &Open, passport: Bytes) -> wire::Open {
+/// OPEN for a new connection, but for its passport, which each worker gets in its own form.
+fn template(open: &Open) -> wire::Open {
     // None of these is longer than a text may be: the Client Identifier and the method come out of CONNECT, the rest out of
     // the configuration and certificates.
     let text = |text: &str| Text::new(text).unwrap_or_default();
@@ -244,7 +238,7 @@ fn template(open: &Open, passport: Bytes) -> wire::Open {
         address: open.peer.address,
         listener: text(&open.peer.listener),
         tls,
-        passport,
+        passport: Bytes::new(),
         connect: open.connect.clone(),
         assigned_client_id: open.assigned_client_id.as_deref().map(text),
         server_keep_alive_s: open.server_keep_alive_s,
@@ -267,12 +261,14 @@ impl Shared {
         self.started + elapsed
     }
 
-    /// The passport as workers take it: as it was signed where it was made, or else signed here.
-    fn token_of(&self, passport: &Passport) -> Result<Bytes, TokenError> {
-        match (&passport.token, &self.signer) {
-            (Some(token), _) => Ok(token.0.clone()),
-            (None, Some(signer)) => signer.sign(passport),
-            (None, None) => Err(TokenError::NoKey),
+    /// The passport as the worker of `link` takes it: as it was signed where it was made, or else under what was signed for the
+    /// link, or signed by itself.
+    fn token_of(&self, passport: &Passport, link: &Link) -> Result<Bytes, TokenError> {
+        match (&passport.token, link.voucher.get(), &self.signer) {
+            (Some(token), ..) => Ok(token.0.clone()),
+            (None, Some(voucher), _) => voucher.token(passport),
+            (None, None, Some(signer)) => signer.sign(passport),
+            (None, None, None) => Err(TokenError::NoKey),
         }
     }
 

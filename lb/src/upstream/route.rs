@@ -3,14 +3,13 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use link::CloseCause;
 use link::mux::{KEPT_BYTES_MAX, KEPT_COUNT_MAX, Replay, SendError, Unfinished};
 use link::wire::{Open, Resume, StreamId};
+use link::{CloseCause, Passport, TokenError};
 use mqtt::ReasonCode;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, Instant};
@@ -36,10 +35,10 @@ const NOBODY_ELSE: Duration = Duration::from_millis(250);
 
 /// Where a device is.
 pub(super) struct Route {
-    /// For a new connection; a resume is added to a copy.
+    /// For a new connection; passport and resume are added to a copy.
     pub(super) open: Box<Open>,
-    /// When its passport ends, seconds since the Unix epoch.
-    pub(super) expires_at_s: Option<NonZeroU64>,
+    /// The newest.
+    pub(super) passport: Arc<Passport>,
     /// `None` while it is between two workers.
     pub(super) place: Option<Place>,
     pub(super) aliases: Aliases,
@@ -133,10 +132,10 @@ fn is_qos0(packet: &[u8]) -> bool {
 }
 
 impl Route {
-    pub(super) fn new(open: Box<Open>, expires_at_s: Option<u64>) -> Self {
+    pub(super) fn new(open: Box<Open>, passport: Arc<Passport>) -> Self {
         Self {
             open,
-            expires_at_s: expires_at_s.and_then(NonZeroU64::new),
+            passport,
             place: None,
             aliases: Aliases::default(),
             waiting: VecDeque::new(),
@@ -331,7 +330,15 @@ impl Route {
         let Some(link) = device.shared.choose(&device.client_id, &[]) else { return false };
         let placed = Placed::new(&link.worker);
         self.open.attempt += 1;
-        match link.open(self.open.clone(), Replay::default(), device) {
+        let passport = match device.shared.token_of(&self.passport, &link) {
+            Ok(token) => token,
+            Err(error) => {
+                self.refuse_unsigned(&error, device);
+                return true;
+            }
+        };
+        let open = Box::new(Open { passport, ..(*self.open).clone() });
+        match link.open(open, Replay::default(), device) {
             Ok(stream) => {
                 self.place = Some(Place { link, stream, _placed: placed });
                 true
@@ -358,7 +365,8 @@ impl Route {
         let is_stale = is_resume && self.has_expired();
         let resume = is_resume.then(|| self.resume(device)).flatten();
         self.open.attempt += 1;
-        let open = Box::new(Open { resume, ..(*self.open).clone() });
+        let passport = self.passport.clone();
+        let open = Open { resume, ..(*self.open).clone() };
         let moving = self.search(device);
         if is_resume && now >= moving.deadline {
             shared.metrics.moved(moving.reason, MoveOutcome::Timeout);
@@ -379,7 +387,15 @@ impl Route {
         }
         while let Some(link) = shared.choose(&device.client_id, &moving.passed_over) {
             let placed = Placed::new(&link.worker);
-            match link.open(open.clone(), std::mem::take(&mut moving.replay), device) {
+            let passport = match shared.token_of(&passport, &link) {
+                Ok(token) => token,
+                Err(error) => {
+                    self.refuse_unsigned(&error, device);
+                    return Next::Nothing;
+                }
+            };
+            let open = Box::new(Open { passport, ..open.clone() });
+            match link.open(open, std::mem::take(&mut moving.replay), device) {
                 Ok(stream) => {
                     moving.asked_at = now;
                     moving.is_store_away = false;
@@ -479,7 +495,7 @@ impl Route {
 
     fn has_expired(&self) -> bool {
         let now = || UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-        self.expires_at_s.is_some_and(|at_s| at_s.get() <= now())
+        self.passport.expires_at_s.is_some_and(|at_s| at_s <= now())
     }
 
     /// What a resume adds to OPEN.
@@ -493,6 +509,11 @@ impl Route {
             inbound_qos2: mail.flows.from_device(),
             topic_aliases: self.aliases.list(),
         })
+    }
+
+    fn refuse_unsigned(&mut self, error: &TokenError, device: &Device) {
+        device.unsigned(error);
+        self.fail(ReasonCode::ServerUnavailable, &Bytes::new(), device);
     }
 
     /// The connection ends for `reason`; `packet` tells the device, or the edge says it itself.

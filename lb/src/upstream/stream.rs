@@ -77,13 +77,7 @@ impl Stream for WorkerStream {
     }
 
     fn renew(&mut self, passport: Arc<Passport>) {
-        let device = &self.device;
-        match device.shared.token_of(&passport) {
-            Ok(token) => device.renew(token, passport.expires_at_s),
-            Err(error) => {
-                tracing::warn!(client_id = %device.client_id, %error, "no signed passport for the worker");
-            }
-        }
+        self.device.renew(passport);
     }
 
     fn close(self, cause: CloseCause) {

@@ -25,6 +25,7 @@ pub use worker::{WorkerEnd, WorkerEvent};
 
 use mqtt::{DecodeError, frame};
 
+use crate::ExchangeKey;
 use crate::wire::{Hello, Kind, Limits, StreamId, Text, Versions, WireError};
 
 /// An end that has heard nothing for so long asks for a sign of life, and again after as long.
@@ -63,6 +64,8 @@ pub struct Settings {
     pub streams_max: u32,
     /// What a worker says in [`Hello::handoff_grace_ms`]; 0 at the edge.
     pub handoff_grace_ms: u32,
+    /// What a worker says in [`Hello::passport_key`]; all zero at the edge.
+    pub passport_key: ExchangeKey,
     /// At the edge, from how many bytes on a stream takes no more packets for the worker: those not yet durable and those
     /// not yet sent together. The last may exceed it.
     pub kept_bytes_max: usize,
@@ -80,6 +83,7 @@ impl Settings {
             limits: Limits::default(),
             streams_max: u32::MAX,
             handoff_grace_ms: 0,
+            passport_key: ExchangeKey::default(),
             kept_bytes_max: KEPT_BYTES_MAX,
             kept_count_max: KEPT_COUNT_MAX,
         }

@@ -31,6 +31,7 @@ impl Transport {
             window_bytes: settings.window_bytes,
             packet_bytes_max: settings.limits.packet_bytes_max,
             handoff_grace_ms: settings.handoff_grace_ms,
+            passport_key: settings.passport_key,
         });
         let mut out = Outgoing::new();
         hello.encode_shared(StreamId::LINK, &mut out);

@@ -5,6 +5,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::WireError;
 use super::field::{Reader, Text};
+use crate::ExchangeKey;
 
 /// The version of the protocol that this release prefers.
 pub const VERSION: u16 = 1;
@@ -57,11 +58,14 @@ pub struct Hello {
     /// Of a worker: for how long it leaves the session of a device as it is when the link is lost, milliseconds. 0 from an
     /// edge, and from a worker that does not say.
     pub handoff_grace_ms: u32,
+    /// Of a worker: what edges agree by on a key for passports with it. All zero from an edge, and from a worker that does not
+    /// say.
+    pub passport_key: ExchangeKey,
 }
 
 impl Hello {
     pub(super) fn encoded_len(&self) -> usize {
-        MAGIC.len() + 2 + 2 + 8 + self.id.encoded_len() + 4 + 4 + 4
+        MAGIC.len() + 2 + 2 + 8 + self.id.encoded_len() + 4 + 4 + 4 + self.passport_key.len()
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -73,6 +77,7 @@ impl Hello {
         out.put_u32(self.window_bytes);
         out.put_u32(self.packet_bytes_max);
         out.put_u32(self.handoff_grace_ms);
+        out.put_slice(&self.passport_key);
     }
 
     pub(super) fn decode(mut body: Reader) -> Result<Self, WireError> {
@@ -90,9 +95,10 @@ impl Hello {
             return Err(WireError::Value("window"));
         }
         let packet_bytes_max = body.u32("packet size")?;
-        // Appended later than the others: a neighbour may not have it.
+        // Appended later than the others: a neighbour may not have them.
         let handoff_grace_ms = body.u32("handoff grace").unwrap_or_default();
-        Ok(Self { versions, features, id, window_bytes, packet_bytes_max, handoff_grace_ms })
+        let passport_key = body.array("passport key").unwrap_or_default();
+        Ok(Self { versions, features, id, window_bytes, packet_bytes_max, handoff_grace_ms, passport_key })
     }
 }
 

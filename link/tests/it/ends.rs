@@ -65,7 +65,16 @@ fn hello(versions: Versions) -> Frame {
     let id = Text::new("peer").unwrap();
     let features = u64::MAX;
     let (window_bytes, packet_bytes_max, handoff_grace_ms) = (100, 1000, 0);
-    Frame::Hello(Hello { versions, features, id, window_bytes, packet_bytes_max, handoff_grace_ms })
+    let passport_key = [0; 32];
+    Frame::Hello(Hello {
+        versions,
+        features,
+        id,
+        window_bytes,
+        packet_bytes_max,
+        handoff_grace_ms,
+        passport_key,
+    })
 }
 
 pub(crate) struct Pair {

@@ -45,8 +45,8 @@ fn packet_id() -> impl Strategy<Value = PacketId> {
 }
 
 fn hello() -> impl Strategy<Value = Frame> {
-    (any::<(u16, u16, u64, u32, u32)>(), text(), 1_u32..).prop_map(
-        |((a, b, features, size, grace), id, window_bytes)| {
+    (any::<(u16, u16, u64, u32, u32, [u8; 32])>(), text(), 1_u32..).prop_map(
+        |((a, b, features, size, grace, passport_key), id, window_bytes)| {
             Frame::Hello(Hello {
                 versions: Versions { oldest: a.min(b), newest: a.max(b) },
                 features,
@@ -54,6 +54,7 @@ fn hello() -> impl Strategy<Value = Frame> {
                 window_bytes,
                 packet_bytes_max: size,
                 handoff_grace_ms: grace,
+                passport_key,
             })
         },
     )
