@@ -285,15 +285,20 @@ fn calls_beyond_the_commit_queue_are_refused_at_once() {
 
 #[test]
 fn queues_have_a_bound_over_all_sessions() {
-    let embedded = Embedded::with(|config| config.queued_messages_max = 3);
-    let calls = Calls(embedded.store());
-    let (a, b) = (calls.own(claim("a")), calls.own(claim("b")));
-    for _ in 0..3 {
-        calls.enqueue(&a.fence.session, "x");
+    let bytes = 3 * message("t", "x").size() as u64;
+    for (messages_max, bytes_max) in [(3, u64::MAX), (u64::MAX, bytes)] {
+        let embedded = Embedded::with(|config| {
+            (config.queued_messages_max, config.queued_bytes_max) = (messages_max, bytes_max);
+        });
+        let calls = Calls(embedded.store());
+        let (a, b) = (calls.own(claim("a")), calls.own(claim("b")));
+        for number in 1..=3 {
+            assert_eq!(calls.enqueue(&a.fence.session, "x"), Enqueued::At(Number(number)));
+        }
+        assert_eq!(calls.enqueue(&b.fence.session, "x"), Enqueued::Full, "{messages_max} {bytes_max}");
+        calls.acknowledge(&a.fence, 1).expect("acknowledged");
+        assert_eq!(calls.enqueue(&b.fence.session, "x"), Enqueued::At(Number(1)));
     }
-    assert_eq!(calls.enqueue(&b.fence.session, "x"), Enqueued::Full);
-    calls.acknowledge(&a.fence, 1).expect("acknowledged");
-    assert_eq!(calls.enqueue(&b.fence.session, "x"), Enqueued::At(Number(1)));
 }
 
 #[test]
