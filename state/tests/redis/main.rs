@@ -5,7 +5,7 @@
 
 #[path = "../it/harness.rs"]
 mod harness;
-#[path = "../it/model.rs"]
+#[path = "../it/model/mod.rs"]
 mod model;
 #[path = "../servers/mod.rs"]
 mod servers;

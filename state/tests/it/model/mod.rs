@@ -1,5 +1,7 @@
 //! Random calls, compared with a model that is as plain as can be; restarts included.
 
+mod expected;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use state::{
     ResumeRefusal, StoreError, StoredSession, UnixMs,
 };
 
+use self::expected::{Item, Model, Wanted};
 use crate::harness::{Backend, Calls, START, claim, message, packet_id, principal, publish_to, wait, will};
 
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
@@ -33,19 +36,6 @@ enum Step {
     Due { finish: bool },
     Wait { seconds: u64 },
     Restart { seconds: u64 },
-}
-
-/// What a connection asks for.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    client: usize,
-    /// It is the connection that had the session last, and asks once more.
-    again: bool,
-    principal: usize,
-    clean_start: bool,
-    create: bool,
-    expiry_s: u32,
-    will_delay_s: Option<u32>,
 }
 
 /// Which connection wants to go on with a session.
@@ -100,239 +90,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_u64..20).prop_map(|seconds| Step::Restart { seconds }),
     ];
     prop::collection::vec(step, 1..80)
-}
-
-/// A queue record of the model: its payload, or that it was released.
-#[derive(Clone, Debug, PartialEq)]
-enum Item {
-    Message(String),
-    Released,
-}
-
-#[derive(Clone, Debug)]
-struct ModelSession {
-    principal: usize,
-    /// Who has it, or had it last, and by which claim of its.
-    connection: u64,
-    attempt: u32,
-    connected: bool,
-    expiry_s: u32,
-    expires_at: Option<UnixMs>,
-    /// Delay, when it is due, whether it was handed out.
-    will: Option<(u32, Option<UnixMs>, bool)>,
-    queue: BTreeMap<u64, Item>,
-    tail: u64,
-    subscriptions: BTreeSet<u8>,
-    received: BTreeSet<u16>,
-}
-
-/// What the store is expected to hold.
-#[derive(Default)]
-struct Model {
-    sessions: BTreeMap<usize, ModelSession>,
-    /// Wills of sessions that are gone, by a serial of their own: client, when they are due.
-    orphans: BTreeMap<u64, (usize, UnixMs)>,
-    next_serial: u64,
-    /// What the last call handed out: orphans, and Wills of clients' sessions.
-    handed_out: (BTreeSet<u64>, BTreeSet<usize>),
-}
-
-const WILL_RETRY_MS: u64 = 30_000;
-
-impl Model {
-    fn adopt(&mut self, client: usize, due_at: UnixMs) {
-        self.next_serial += 1;
-        self.orphans.insert(self.next_serial, (client, due_at));
-    }
-
-    /// Removes a session; true if its Will is to be published by the caller.
-    fn end(&mut self, client: usize) -> Option<bool> {
-        let gone = self.sessions.remove(&client)?;
-        Some(match gone.will {
-            None => false,
-            Some((_, Some(due_at), true)) => {
-                self.adopt(client, due_at);
-                false
-            }
-            Some(_) => true,
-        })
-    }
-
-    /// Whether the client's session is somebody else's.
-    fn is_foreign(&self, wanted: &Wanted, now: UnixMs) -> bool {
-        self.sessions.get(&wanted.client).is_some_and(|found| {
-            let is_there = found.connected || found.expires_at.is_none_or(|at| at > now);
-            is_there && found.principal != wanted.principal
-        })
-    }
-
-    /// The connection that asks, and which of its claims this is. `fresh`: one that never was.
-    fn asks(&self, client: usize, again: bool, fresh: u64) -> (u64, u32) {
-        match self.sessions.get(&client).filter(|_| again) {
-            Some(found) => (found.connection, found.attempt + 1),
-            None => (fresh, 1),
-        }
-    }
-
-    /// Answers (present, will due, discarded), or `None` for no session.
-    fn claim(&mut self, wanted: &Wanted, asks: (u64, u32), now: UnixMs) -> (Option<bool>, bool, bool) {
-        let Wanted { client, principal, clean_start, create, expiry_s, will_delay_s, .. } = wanted;
-        let goes_on = self.sessions.get(client).is_some_and(|found| found.connection == asks.0);
-        let survives = self.sessions.get(client).is_some_and(|found| {
-            let is_there = found.connected || found.expires_at.is_none_or(|at| at > now);
-            !clean_start && is_there && (found.expiry_s > 0 || goes_on)
-        });
-        let mut will_due = false;
-        let mut discarded = false;
-        if survives {
-            if let Some(found) = self.sessions.get_mut(client)
-                && let Some((delay_s, due_at, handed_out)) = found.will.take()
-            {
-                match due_at {
-                    None => will_due = delay_s == 0,
-                    Some(at) if handed_out => {
-                        self.adopt(*client, at);
-                    }
-                    // Without a delay it waits only because the connection might have gone on elsewhere.
-                    Some(at) => will_due = at <= now || delay_s == 0,
-                }
-            }
-        } else if let Some(will) = self.end(*client) {
-            will_due = will;
-            discarded = true;
-        }
-        // A Will goes with its connection.
-        will_due &= !goes_on;
-        if will_due {
-            // It comes again until somebody says that it was published.
-            self.adopt(*client, now + WILL_RETRY_MS);
-        }
-        if !survives && !create {
-            return (None, will_due, discarded);
-        }
-        let session = self.sessions.entry(*client).or_insert_with(|| ModelSession {
-            principal: *principal,
-            connection: asks.0,
-            attempt: asks.1,
-            connected: true,
-            expiry_s: *expiry_s,
-            expires_at: None,
-            will: None,
-            queue: BTreeMap::new(),
-            tail: 1,
-            subscriptions: BTreeSet::new(),
-            received: BTreeSet::new(),
-        });
-        (session.connection, session.attempt) = asks;
-        session.connected = true;
-        session.expires_at = None;
-        session.expiry_s = *expiry_s;
-        session.will = will_delay_s.map(|delay_s| (delay_s, None, false));
-        (Some(survives), will_due, discarded)
-    }
-
-    /// Whether a connection goes on with the client's session, or why not.
-    fn resume(
-        &mut self,
-        client: usize,
-        principal: usize,
-        asks: (u64, u32),
-        now: UnixMs,
-    ) -> Option<ResumeRefusal> {
-        let Some(session) = self.sessions.get_mut(&client) else { return Some(ResumeRefusal::Gone) };
-        if session.connection != asks.0 || asks.1 < session.attempt {
-            return Some(ResumeRefusal::TakenOver);
-        }
-        let is_there = session.connected || session.expires_at.is_none_or(|at| at > now);
-        if is_there && session.principal != principal {
-            return Some(ResumeRefusal::Foreign);
-        }
-        session.principal = principal;
-        session.attempt = asks.1;
-        session.connected = true;
-        session.expires_at = None;
-        match &mut session.will {
-            Some((_, Some(at), true)) => {
-                let at = *at;
-                session.will = None;
-                self.adopt(client, at);
-            }
-            Some((_, due_at, false)) => *due_at = None,
-            Some((_, None, true)) | None => {}
-        }
-        None
-    }
-
-    fn leave(session: &mut ModelSession, now: UnixMs) {
-        session.connected = false;
-        session.expires_at = (session.expiry_s != u32::MAX).then(|| now + u64::from(session.expiry_s) * 1000);
-        if let Some((delay_s, due_at, _)) = &mut session.will {
-            *due_at = Some(now + u64::from((*delay_s).min(session.expiry_s)) * 1000);
-        }
-    }
-
-    /// What is due, sorted: Wills before the expiry of their session.
-    fn due(&mut self, now: UnixMs) -> Vec<String> {
-        let mut due = Vec::new();
-        let (orphans, clients) = &mut self.handed_out;
-        orphans.clear();
-        clients.clear();
-        for (serial, (client, at)) in &mut self.orphans {
-            if *at <= now {
-                due.push(format!("will {}", CLIENTS[*client]));
-                *at = now + WILL_RETRY_MS;
-                orphans.insert(*serial);
-            }
-        }
-        for (client, session) in &mut self.sessions {
-            if let Some((_, Some(at), handed_out)) = &mut session.will
-                && *at <= now
-            {
-                due.push(format!("will {}", CLIENTS[*client]));
-                *handed_out = true;
-                *at = now + WILL_RETRY_MS;
-                clients.insert(*client);
-            }
-        }
-        let expired: Vec<usize> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| !session.connected && session.expires_at.is_some_and(|at| at <= now))
-            .map(|(client, _)| *client)
-            .collect();
-        for client in expired {
-            due.push(format!("expired {}", CLIENTS[client]));
-            assert_ne!(self.end(client), Some(true), "a will is handed out before its session expires");
-            if self.handed_out.1.remove(&client) {
-                self.handed_out.0.insert(self.next_serial);
-            }
-        }
-        due.sort();
-        due
-    }
-
-    fn restart(&mut self, now: UnixMs) {
-        for (_, at) in self.orphans.values_mut() {
-            *at = now;
-        }
-        for client in 0..CLIENTS.len() {
-            let Some(session) = self.sessions.get_mut(&client) else { continue };
-            if !session.connected {
-                if let Some((_, Some(at), handed_out)) = &mut session.will
-                    && std::mem::take(handed_out)
-                {
-                    // It was due before now, and is due again.
-                    *at = now;
-                }
-            } else if session.expiry_s > 0 {
-                Self::leave(session, now);
-            } else {
-                if self.end(client) == Some(true) {
-                    self.adopt(client, now);
-                }
-            }
-        }
-    }
 }
 
 /// A store and its model, with what clients of the store remember.
