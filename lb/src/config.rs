@@ -65,7 +65,7 @@ pub struct EdgeConfig {
     pub source_handshakes_max: usize,
     /// Threads for handshakes. Default 0: one per core. At most 256.
     pub handshake_threads: usize,
-    /// By how much the scheduler favours connected devices over handshakes: the niceness of handshake threads. Default 5; 0
+    /// By how much the scheduler favours connected devices over handshakes: the niceness of handshake threads. Default 10; 0
     /// to 19.
     pub handshake_niceness: u8,
     /// The Server Keep Alive imposed on MQTT 5 clients that ask for none or for more, seconds. Default 0: none.
@@ -139,7 +139,7 @@ impl Default for EdgeConfig {
             handshakes_max: 32_768,
             source_handshakes_max: 16_384,
             handshake_threads: 0,
-            handshake_niceness: 5,
+            handshake_niceness: 10,
             keep_alive_max_s: 0,
             outgoing_bytes_max: 1_048_576,
             receive_buffer_bytes_max: 268_435_456,
