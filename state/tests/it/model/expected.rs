@@ -92,7 +92,12 @@ impl Model {
     }
 
     /// Answers (present, will due, discarded), or `None` for no session.
-    pub(super) fn claim(&mut self, wanted: &Wanted, asks: (u64, u32), now: UnixMs) -> (Option<bool>, bool, bool) {
+    pub(super) fn claim(
+        &mut self,
+        wanted: &Wanted,
+        asks: (u64, u32),
+        now: UnixMs,
+    ) -> (Option<bool>, bool, bool) {
         let Wanted { client, principal, clean_start, create, expiry_s, will_delay_s, .. } = wanted;
         let goes_on = self.sessions.get(client).is_some_and(|found| found.connection == asks.0);
         let survives = self.sessions.get(client).is_some_and(|found| {
