@@ -79,7 +79,7 @@ impl Hub {
             Turn::Last(last_turn) => Some(last_turn),
             Turn::Over => return Some(ReasonCode::Success),
         };
-        self.publish_then(publisher, packet_id, (message, last_turn), by, None)
+        self.publish_then(publisher, packet_id, message, last_turn, by, None)
     }
 
     /// As [`Hub::publish`], for No Local as a message of session `by`, and does what is awaited when the message is durable. What
@@ -88,7 +88,8 @@ impl Hub {
         self: &Arc<Self>,
         publisher: Option<Publisher<'_>>,
         packet_id: Option<PacketId>,
-        (message, last_turn): (&Arc<Message>, Option<LastTurn<'_>>),
+        message: &Arc<Message>,
+        last_turn: Option<LastTurn<'_>>,
         by: Option<u64>,
         awaited: Option<Awaited>,
     ) -> Option<ReasonCode> {
@@ -426,7 +427,7 @@ impl Hub {
     ) {
         self.metrics.wills.inc();
         let by = self.sessions.find(client_id).map(|session| session.id);
-        self.publish_then(None, None, (message, None), by, awaited);
+        self.publish_then(None, None, message, None, by, awaited);
     }
 
     /// Enqueues the message; the answer is one part of what is waited for.

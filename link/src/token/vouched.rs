@@ -1,6 +1,7 @@
 //! Tokens under a key that an edge and a worker share. The edge signs that key once for each link, and so neither makes nor checks a
 //! signature for each device. Why that is as good: `docs/decisions/0018-one-signature-for-a-link.md`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::{Claims, Issued, Key, PassportSigner, TOKEN_BYTES_MAX, TokenError, expand, now_s};
@@ -18,8 +19,8 @@ use crate::Passport;
 /// Public key of a worker, by which an edge agrees on another with it (X25519). All zero for none.
 pub type ExchangeKey = [u8; 32];
 
-/// Keys that a verifier remembers: one for each link.
-const KNOWN_MAX: usize = 256;
+/// Keys that a verifier remembers: one for each link. With as many it forgets them all, and learns those that are in use again.
+const KNOWN_MAX: usize = 4_096;
 
 /// What a token says before its claims.
 #[derive(Serialize, Deserialize)]
@@ -83,37 +84,31 @@ impl Voucher {
     }
 }
 
-/// A key that an edge has vouched for, by the header that said so.
-struct Known {
-    header: Box<[u8]>,
-    key: hmac::Key,
-}
-
 /// A verifier's part in what edges vouch for.
 pub(super) struct Exchange {
     private: PrivateKey,
     pub(super) public: ExchangeKey,
-    /// Those used last at the end.
-    known: Mutex<Vec<Arc<Known>>>,
+    /// Keys that edges have vouched for, by the header that said so.
+    known: RwLock<HashMap<Box<[u8]>, Arc<hmac::Key>>>,
 }
 
 impl Exchange {
     /// `None` where the system has no randomness to give.
     pub(super) fn new() -> Option<Self> {
         let private = PrivateKey::generate(&X25519).ok()?;
-        Some(Self { public: public_of(&private)?, private, known: Mutex::default() })
+        Some(Self { public: public_of(&private)?, private, known: RwLock::default() })
     }
 
     /// Who vouched for something may not be trusted any more.
     pub(super) fn forget(&self) {
-        self.known.lock().clear();
+        self.known.write().clear();
     }
 
     /// What `token` claims, if its header is known.
     pub(super) fn read(&self, token: &[u8]) -> Option<Result<Claims, TokenError>> {
         let parts = Parts::of(token)?;
-        let key = self.find(parts.header)?;
-        Some(parts.claims(&key.key))
+        let key = self.known.read().get(parts.header).map(Arc::clone)?;
+        Some(parts.claims(&key))
     }
 
     /// The same of a header that is not known yet, if the owner of `signer` vouches for it.
@@ -132,20 +127,12 @@ impl Exchange {
         }
         let key = shared_key(&self.private, &edge, &edge, &self.public).ok_or(TokenError::BadSignature)?;
         let claims = parts.claims(&key)?;
-        let mut known = self.known.lock();
+        let mut known = self.known.write();
         if known.len() >= KNOWN_MAX {
-            known.remove(0);
+            known.clear();
         }
-        known.push(Arc::new(Known { header: parts.header.into(), key }));
+        known.insert(parts.header.into(), Arc::new(key));
         Ok(claims)
-    }
-
-    fn find(&self, header: &[u8]) -> Option<Arc<Known>> {
-        let mut known = self.known.lock();
-        let at = known.iter().rposition(|known| *known.header == *header)?;
-        let found = known.remove(at);
-        known.push(found.clone());
-        Some(found)
     }
 }
 

@@ -125,5 +125,5 @@ fn many_links_keep_their_keys_apart() {
             verifier.verify_at(&token, NOW_S).unwrap();
         }
     }
-    assert_eq!(verifier.exchange.as_ref().unwrap().known.lock().len(), KNOWN_MAX);
+    assert!(verifier.exchange.as_ref().unwrap().known.read().len() <= KNOWN_MAX);
 }
