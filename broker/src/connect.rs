@@ -281,7 +281,7 @@ impl Hub {
             resume: wanted.resume,
             attempt: wanted.attempt,
             age_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            valid_ms: CLAIM_VALID_MS,
+            valid_ms: Some(CLAIM_VALID_MS),
             // In one process the edge has the one connection say all that it has received before it asks for the next.
             will_wait_ms: if self.cluster.is_some() { WILL_WAIT_MS } else { 0 },
             now,

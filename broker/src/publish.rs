@@ -8,7 +8,7 @@ use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
 use state::{
-    Delivery, DueWill, Enqueued, Fence, Message, Number, Origin, Publish, Published, QueuePage, StoreError,
+    Delivery, DueWill, Enqueued, Fence, Message, Origin, Publish, Published, PublishingSession, StoreError,
 };
 use tokio::time::Instant;
 
@@ -212,7 +212,7 @@ impl Hub {
         {
             return self.match_held(ticket, unmatched);
         }
-        let done = move |answer: Result<QueuePage, StoreError>| match answer {
+        let done = move |answer: Result<(), StoreError>| match answer {
             Ok(_) => {
                 if let Some((session, ..)) = &unmatched.waiting.publisher {
                     session.set_owned_since(lapses);
@@ -222,7 +222,7 @@ impl Hub {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Match(unmatched)),
             Err(error) => hub.end_match(ticket, &unmatched.waiting, Err(error)),
         };
-        self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
+        self.store.confirm(&fence, Box::new(done));
     }
 
     fn match_held(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
@@ -293,7 +293,8 @@ impl Hub {
         let Some(cluster) = &self.cluster else { return };
         // What a server says of itself is for its own clients.
         let is_own = crate::sys::is_own(message.topic());
-        let publisher = fence.map(|fence| (fence.session.incarnation, fence.epoch));
+        let publisher = fence
+            .map(|fence| PublishingSession { incarnation: fence.session.incarnation, epoch: fence.epoch });
         for Sent { peer: id, qos, is_plain, shares } in sent {
             let told = waiting.filter(|_| qos > QoS::AtMostOnce).map(|waiting| {
                 let (hub, message) = (Arc::clone(self), Arc::clone(message));
@@ -364,16 +365,16 @@ impl Hub {
         };
         let hub = Arc::clone(self);
         let lapses = self.lapses();
-        let done = move |answer: Result<QueuePage, StoreError>| match answer {
+        let done = move |answer: Result<(), StoreError>| match answer {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(waiting)),
             answer => {
                 if let (Ok(_), Some((session, ..))) = (&answer, &waiting.publisher) {
                     session.set_owned_since(lapses);
                 }
-                waiting.part_done(&hub, answer.map(drop));
+                waiting.part_done(&hub, answer);
             }
         };
-        self.store.read_queue(&fence, Number(u64::MAX), 1, 1, Box::new(done));
+        self.store.confirm(&fence, Box::new(done));
     }
 
     /// Enqueues and sends what was chosen in place of members that are gone.
@@ -477,8 +478,8 @@ impl Hub {
     fn enqueued(self: &Arc<Self>, routed: Vec<Routed>, published: &Published) -> Found {
         let mut again = Found::default();
         for (at, (routed, outcome)) in routed.into_iter().zip(&published.targets).enumerate() {
-            if let Some((_, chosen)) = published.instead.iter().find(|(instead, _)| *instead == at) {
-                self.enqueued_instead(chosen, outcome);
+            if let Some(instead) = published.instead.iter().find(|instead| instead.target == at) {
+                self.enqueued_instead(&instead.chosen, outcome);
                 continue;
             }
             let Routed { session, delivery, share } = routed;

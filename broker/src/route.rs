@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqtt::QoS;
 use smallvec::{SmallVec, smallvec};
-use state::{Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via};
+use state::{Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via, Wants};
 
 use crate::cluster::wanted_by;
 use crate::hub::Hub;
@@ -208,9 +208,9 @@ impl Hub {
             return match wanted_by(&entry.options) {
                 _ if qos == QoS::AtMostOnce => Some(0),
                 // Its members get it from their queues, and are members here.
-                None => None,
-                Some(QoS::AtMostOnce) => Some(Readiness::Away as u8 + 1),
-                Some(_) => Some(0),
+                Wants::Qos0Only => None,
+                Wants::UpTo(QoS::AtMostOnce) => Some(Readiness::Away as u8 + 1),
+                Wants::UpTo(_) => Some(0),
             };
         }
         let readiness = match entry.session.readiness(qos) {
@@ -248,12 +248,9 @@ impl Hub {
     ) -> bool {
         let Some(session) = same_session.first().map(|entry| &entry.session) else { return false };
         if SessionHandle::is_peer(session.id) {
-            let wanted = same_session.iter().filter_map(|entry| match wanted_by(&entry.options) {
-                None if message.qos() == QoS::AtMostOnce => Some(QoS::AtMostOnce),
-                wanted => wanted,
-            });
-            if let Some(wanted) = wanted.max() {
-                found.sent_to(session.id, wanted.min(message.qos())).is_plain = true;
+            let granted = |entry: &&Entry| wanted_by(&entry.options).granted(message.qos());
+            if let Some(qos) = same_session.iter().filter_map(granted).max() {
+                found.sent_to(session.id, qos).is_plain = true;
             }
             return true;
         }

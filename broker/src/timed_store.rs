@@ -126,6 +126,10 @@ impl Store for TimedStore {
         self.store.part_of(client_id)
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        self.store.confirm(fence, self.timed(Operation::read_queue, done));
+    }
+
     fn read_queue(
         &self,
         fence: &Fence,

@@ -79,7 +79,7 @@ fn claim(n: usize) -> Claim {
         resume: false,
         attempt: 1,
         age_ms: 0,
-        valid_ms: u64::MAX,
+        valid_ms: None,
         principal_sessions_max: None,
         will_wait_ms: 0,
         now: 1,

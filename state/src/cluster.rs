@@ -20,10 +20,13 @@ pub struct WorkerId(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
-impl Position {
-    /// Behind everything, whatever comes: as far as a worker has applied the log that matches nothing at all, because it is
-    /// reading all routes. Nobody waits for it.
-    pub const END: Self = Self((1 << 53) - 1);
+/// Something with its place in the log of routes, or in an inbox. Several may share one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// Where it is.
+    pub position: Position,
+    /// What is there.
+    pub what: T,
 }
 
 /// A worker as the registry knows it.
@@ -33,8 +36,9 @@ pub struct Member {
     pub id: WorkerId,
     /// Its configured name, the same for every run.
     pub name: Arc<str>,
-    /// It has applied the log through this.
-    pub applied: Position,
+    /// It has applied the log through this. `None`: it is reading all routes, and matches no message before it has applied
+    /// what the log has by now, so that nobody waits for it.
+    pub applied: Option<Position>,
     /// Its route lease holds, by the store's clock: it may be matching messages.
     pub is_live: bool,
     /// Milliseconds since it renewed its lease, by the store's clock.
@@ -64,38 +68,84 @@ pub struct Lease {
 /// A change that every worker must know for matching.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteChange {
-    /// A session whose queue is stored has these subscriptions, new or changed. With the epoch of the owner that changed
-    /// them: an entry which comes after one of a later epoch came too late, and says nothing.
-    Subscribed(Arc<StoredSession>, u64, Vec<Subscription>),
-    /// It has these no more; with the epoch.
-    Unsubscribed(Arc<StoredSession>, u64, Vec<Arc<str>>),
-    /// It is gone.
+    /// A session whose queue is stored has these subscriptions, new or changed.
+    Subscribed {
+        /// Which session.
+        session: Arc<StoredSession>,
+        /// That of the owner that changed them: a change which comes after one of a later epoch came too late, and says nothing.
+        epoch: u64,
+        /// New or changed.
+        subscriptions: Vec<Subscription>,
+    },
+    /// A session whose queue is stored has subscriptions of these filters no more.
+    Unsubscribed {
+        /// Which session.
+        session: Arc<StoredSession>,
+        /// As in [`RouteChange::Subscribed`].
+        epoch: u64,
+        /// The filters.
+        filters: Vec<Arc<str>>,
+    },
+    /// A session whose queue is stored is gone.
     Gone(Arc<StoredSession>),
-    /// A worker has connected subscribers of a filter (a whole `$share/...` string for shared ones) that get messages from
-    /// their worker and not from a stored queue. `None`: only what is published with QoS 0, since all else comes from stored
-    /// queues. Otherwise everything, up to the given QoS.
-    Listening(WorkerId, Arc<str>, Option<QoS>),
-    /// It has none any more.
-    Deaf(WorkerId, Arc<str>),
+    /// A worker has connected subscribers of a filter, or wants more or less for them than before.
+    Listening(Listener),
+    /// A worker has no connected subscribers of a filter any more.
+    Deaf {
+        /// The worker.
+        worker: WorkerId,
+        /// The filter.
+        filter: Arc<str>,
+    },
     /// The worker is gone, with all that it listened to. [`Cluster::leave`] and [`Cluster::bury`] say it.
     Left(WorkerId),
+}
+
+/// A worker with connected subscribers of a filter that get messages from their worker and not from a stored queue.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The Topic Filter, or a whole `$share/...` string.
+    pub filter: Arc<str>,
+    /// What the worker gets of it.
+    pub wants: Wants,
+}
+
+/// What a worker gets of the messages that match a filter. The greater one includes the smaller one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wants {
+    /// Only what is published with QoS 0, since all else comes from stored queues.
+    Qos0Only,
+    /// Everything, with at most this QoS.
+    UpTo(QoS),
+}
+
+impl Wants {
+    /// The QoS with which the worker gets a message that is published with this one; `None` if it does not get it.
+    pub fn granted(self, published: QoS) -> Option<QoS> {
+        match self {
+            Self::Qos0Only => (published == QoS::AtMostOnce).then_some(QoS::AtMostOnce),
+            Self::UpTo(qos) => Some(qos.min(published)),
+        }
+    }
 }
 
 /// A page of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogPage {
-    /// Changes in order, each with its place. Several may share one.
-    pub changes: Vec<(Position, RouteChange)>,
+    /// Changes in order.
+    pub changes: Vec<Placed<RouteChange>>,
     /// Part of the log may be missing, because it was trimmed, or its server has failed over: all routes are to be loaded
     /// anew, as after [`Cluster::join`], and a worker tells again what it listens to.
     pub has_gap: bool,
 }
 
-/// A page of the filters that workers listen to, as [`RouteChange::Listening`] tells them.
+/// A page of the filters that workers listen to.
 #[derive(Clone, Debug, Default)]
 pub struct ListeningPage {
-    /// Worker, filter and what it gets.
-    pub routes: Vec<(WorkerId, Arc<str>, Option<QoS>)>,
+    /// Workers and what they listen to.
+    pub listeners: Vec<Listener>,
     /// Where to go on, `None` at the end.
     pub next: Option<Cursor>,
 }
@@ -107,11 +157,20 @@ pub struct Stamp {
     pub sender: WorkerId,
     /// Grows from note to note of one sender to one worker.
     pub number: u64,
-    /// The incarnation of the session that publishes it, and the epoch with which the sender had that. `None`: a Will Message.
-    pub publisher: Option<(u64, u64)>,
-    /// When it was published, by the clock of [`Lease::now_us`]: not later than it was, and hardly earlier. 0 if the sender does
-    /// not know.
+    /// The session that publishes it. `None`: a Will Message.
+    pub publisher: Option<PublishingSession>,
+    /// A time before which it was not published, by the clock of [`Lease::now_us`]: hardly earlier than when it was, or 0 while
+    /// the sender does not know that clock.
     pub at_us: u64,
+}
+
+/// The session that publishes a message, as the worker has it that sends the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishingSession {
+    /// [`StoredSession::incarnation`].
+    pub incarnation: u64,
+    /// [`crate::Fence::epoch`] of the connection that publishes it.
+    pub epoch: u64,
 }
 
 /// Something for another worker.
@@ -161,8 +220,8 @@ pub enum Heard {
 /// A page of this worker's inbox.
 #[derive(Clone, Debug, Default)]
 pub struct InboxPage {
-    /// In the order of their places; several may share one.
-    pub notes: Vec<(Position, Noted)>,
+    /// In the order of their places.
+    pub notes: Vec<Placed<Noted>>,
     /// Notes may have been lost or may come twice, since the server of the inbox has failed over: the tails of connected
     /// sessions are to be compared with the store.
     pub has_gap: bool,
@@ -181,9 +240,9 @@ pub trait Cluster: Send + Sync + 'static {
     /// [`crate::StoreError::Unavailable`] while it is being buried, too.
     fn join(&self, done: Done<Joined>);
 
-    /// Renews the lease for `lease_ms` from when the store does it, and tells how far the log is applied. The lease is to be
-    /// counted from before the call.
-    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>);
+    /// Renews the lease for `lease_ms` from when the store does it, and tells how far the log is applied (see
+    /// [`Member::applied`]). The lease is to be counted from before the call.
+    fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>);
 
     /// Leaves the registry, after its sessions were let go.
     fn leave(&self, done: Done<()>);

@@ -14,8 +14,8 @@ mod store;
 mod tables;
 
 pub use cluster::{
-    Cluster, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position, RouteChange,
-    Stamp, WorkerId,
+    Cluster, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted, Placed,
+    Position, PublishingSession, RouteChange, Stamp, Wants, WorkerId,
 };
 pub use durations::{DurationCounts, Durations};
 pub use embedded::{Damage, EmbeddedConfig, EmbeddedStore, Fsync, OnDamage, OpenError};
@@ -25,7 +25,7 @@ pub use message::{Delivery, Message, MessageHeader, Owner, SubscriptionIds, Unix
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, ReplicaLag, Secret, WhenShort};
 pub use store::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER,
-    Enqueued, Fence, Number, Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish, Published,
-    QueueLimits, QueuePage, Queued, Record, Release, ResumeRefusal, RetainedPage, RoutePage, SessionRoutes,
-    Store, StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
+    Enqueued, Fence, Instead, Number, Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish,
+    Published, QueueLimits, QueuePage, Queued, Record, Release, ResumeRefusal, RetainedPage, RoutePage,
+    SessionRoutes, Store, StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
 };

@@ -113,8 +113,8 @@ pub struct Claim {
     /// more than [`CLAIM_SLACK_MS`] apart.
     pub age_ms: u64,
     /// Carried out at a greater age than this, by the store's clock, it has no effect ([`StoreError::TooLate`]): its device was
-    /// refused by then. `u64::MAX`: at any age.
-    pub valid_ms: u64,
+    /// refused by then. `None`: at any age.
+    pub valid_ms: Option<u64>,
     /// How long the Will of a connection that loses its session by this may wait for that connection's last word (the
     /// [`Store::release`] with its own fence), milliseconds; then it is due. 0: it is answered at once.
     pub will_wait_ms: u64,
@@ -268,9 +268,18 @@ pub struct Published {
     pub duplicate: bool,
     /// For each target, in the order asked.
     pub targets: Vec<Enqueued>,
-    /// For these of the targets, by place, the member of the share that was chosen when the message came first: the
-    /// outcome is that one's, and nobody else is to be chosen, even if it is gone.
-    pub instead: Vec<(usize, Arc<StoredSession>)>,
+    /// Targets in whose place others got it.
+    pub instead: Vec<Instead>,
+}
+
+/// A target in whose place another member of its share got a message: the one that was chosen when the message came first. The
+/// outcome is that one's, and nobody else is to be chosen, even if it is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instead {
+    /// The place of the target in [`Publish::targets`], and of the outcome in [`Published::targets`].
+    pub target: usize,
+    /// The member that was chosen first.
+    pub chosen: Arc<StoredSession>,
 }
 
 /// What became of one target.
@@ -434,6 +443,12 @@ pub trait Store: Send + Sync + 'static {
         let _ = client_id;
         None
     }
+
+    /// Whether a fence is the current one: changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] and [`StoreError::NoSession`], as for every call of an owner.
+    fn confirm(&self, fence: &Fence, done: Done<()>);
 
     /// Reads a queue from `from` on, at most `messages_max` records and about `bytes_max` bytes (but at least one record
     /// if there is one).

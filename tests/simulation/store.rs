@@ -237,6 +237,11 @@ impl Store for Road {
         self.ask(done, |store, done| store.publish(publish, done));
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        let fence = fence.clone();
+        self.ask(done, move |store, done| store.confirm(&fence, done));
+    }
+
     fn read_queue(&self, fence: &Fence, from: Number, count: usize, bytes: usize, done: Done<QueuePage>) {
         let fence = fence.clone();
         self.ask(done, move |store, done| store.read_queue(&fence, from, count, bytes, done));
@@ -313,7 +318,7 @@ impl Cluster for Road {
         self.call(Lane::Registry, done, Cluster::join);
     }
 
-    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>) {
+    fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
         self.call(Lane::Registry, done, move |worker, done| worker.renew(applied, lease_ms, done));
     }
 

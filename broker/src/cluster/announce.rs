@@ -42,7 +42,11 @@ impl Hub {
         let mut changes = Vec::new();
         match &session.stored {
             Some(stored) if !fresh.is_empty() => {
-                changes.push(RouteChange::Subscribed(Arc::clone(stored), epoch, fresh));
+                changes.push(RouteChange::Subscribed {
+                    session: Arc::clone(stored),
+                    epoch,
+                    subscriptions: fresh,
+                });
             }
             // Nothing is new to anybody.
             Some(_) if known && session.is_told_through(cluster.passed_through()) => return then(),
@@ -89,7 +93,7 @@ impl Hub {
         }
         match (&self.cluster, &session.stored) {
             (Some(cluster), Some(stored)) => {
-                let change = RouteChange::Unsubscribed(Arc::clone(stored), epoch, filters);
+                let change = RouteChange::Unsubscribed { session: Arc::clone(stored), epoch, filters };
                 cluster.append(vec![change], Some(passed(cluster, then)));
             }
             // What comes from other workers is matched here, with what is subscribed now.
@@ -101,7 +105,7 @@ impl Hub {
     pub(crate) fn tell_revoked(&self, stored: Arc<StoredSession>, epoch: u64, filters: Vec<Arc<str>>) {
         let Some(cluster) = &self.cluster else { return };
         if self.find_stored(&stored).is_some() {
-            cluster.append(vec![RouteChange::Unsubscribed(stored, epoch, filters)], None);
+            cluster.append(vec![RouteChange::Unsubscribed { session: stored, epoch, filters }], None);
         }
     }
 
@@ -113,7 +117,8 @@ impl Hub {
         let mut shares = owned.subscriptions.clone();
         shares.retain(|subscription| subscription.filter.starts_with("$share/"));
         if let Some(stored) = session.stored.as_ref().filter(|_| !shares.is_empty()) {
-            let change = RouteChange::Subscribed(Arc::clone(stored), owned.fence.epoch, shares);
+            let (session, epoch) = (Arc::clone(stored), owned.fence.epoch);
+            let change = RouteChange::Subscribed { session, epoch, subscriptions: shares };
             cluster.append(vec![change], None);
         }
     }

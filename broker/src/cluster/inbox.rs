@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use link::ConnectionId;
 use mqtt::QoS;
-use state::{InboxPage, Message, Noted, Number, Position, Stamp, StoredSession};
+use state::{InboxPage, Message, Noted, Number, Placed, Position, Stamp, StoredSession};
 use tokio::time::sleep;
 
 use crate::hub::Hub;
@@ -42,9 +42,9 @@ pub(super) async fn read(hub: Arc<Hub>, cluster: Arc<Cluster>) {
             // Its places may have begun anew.
             after = Position::default();
         }
-        for (position, noted) in notes {
+        for Placed { position, what } in notes {
             after = position;
-            hub.take_note(noted);
+            hub.take_note(what);
         }
         if has_gap {
             look_at_queues(&hub, Duration::ZERO).await;

@@ -12,7 +12,7 @@ pub(crate) struct Asked {
     at: Instant,
     loads: u64,
     /// As far as the log is applied, for others to know.
-    pub(crate) applied: Position,
+    pub(crate) applied: Option<Position>,
 }
 
 impl Asked {
@@ -75,14 +75,14 @@ impl RouteLease {
     pub(crate) fn ask(&self) -> Asked {
         let loads = self.loads.load(Ordering::Acquire);
         let is_loading = self.is_loading.load(Ordering::Acquire);
-        let applied = if is_loading { Position::END } else { self.applied() };
+        let applied = (!is_loading).then(|| self.applied());
         Asked { at: Instant::now(), loads, applied }
     }
 
     /// The store has renewed it. Answers whether it had lapsed.
     pub(crate) fn renew(&self, asked: &Asked, lease: Duration, log_end: Position) -> bool {
         let has_lapsed = self.now_us() >= self.until_us.load(Ordering::Acquire);
-        let sees = asked.applied != Position::END && asked.loads == self.loads.load(Ordering::Acquire);
+        let sees = asked.applied.is_some() && asked.loads == self.loads.load(Ordering::Acquire);
         let was_blind = sees && self.is_blind();
         if has_lapsed || was_blind {
             // Subscribers have not waited for this worker: what they wrote to the log comes first.
@@ -197,7 +197,7 @@ mod tests {
         let lease = loaded();
         lease.renew(&lease.ask(), LEASE, Position(0));
         lease.begin_loading();
-        assert_eq!(lease.ask().applied, Position::END, "nobody waits meanwhile");
+        assert_eq!(lease.ask().applied, None, "nobody waits meanwhile");
         let early = lease.ask();
         lease.end_loading();
         assert!(!lease.renew(&early, LEASE, Position(3)));

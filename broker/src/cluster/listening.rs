@@ -9,7 +9,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use mqtt::QoS;
 use parking_lot::MutexGuard;
-use state::{RouteChange, SubscriptionOptions, WorkerId};
+use state::{Listener, RouteChange, SubscriptionOptions, Wants, WorkerId};
 use tokio::time::Instant;
 
 use crate::index::Index;
@@ -19,9 +19,6 @@ use super::Cluster;
 
 /// A filter that nobody listens to any more is kept as long, so that a device that comes back at once costs nothing.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What a worker gets of a filter: see [`RouteChange::Listening`].
-type Wanted = Option<QoS>;
 
 /// All filters with connected subscribers.
 pub(crate) struct Listening {
@@ -38,15 +35,19 @@ struct Heard {
     /// Subscribers by what they want: only what is published with QoS 0, or everything up to QoS 0, 1, 2.
     counts: [u32; 4],
     /// What the log says, or will.
-    said: Option<Wanted>,
+    said: Option<Wants>,
     /// All workers are known to have applied it.
     is_known: bool,
 }
 
 impl Heard {
-    fn wanted(&self) -> Option<Wanted> {
-        const BY_CLASS: [Wanted; 4] =
-            [None, Some(QoS::AtMostOnce), Some(QoS::AtLeastOnce), Some(QoS::ExactlyOnce)];
+    fn wanted(&self) -> Option<Wants> {
+        const BY_CLASS: [Wants; 4] = [
+            Wants::Qos0Only,
+            Wants::UpTo(QoS::AtMostOnce),
+            Wants::UpTo(QoS::AtLeastOnce),
+            Wants::UpTo(QoS::ExactlyOnce),
+        ];
         let classes = self.counts.iter().zip(BY_CLASS).rev();
         classes.filter(|(count, _)| **count > 0).map(|(_, wanted)| wanted).next()
     }
@@ -99,8 +100,9 @@ impl Listening {
         let wanted = heard.wanted();
         if wanted > heard.said {
             (heard.said, heard.is_known) = (wanted, false);
-            if let Some(wanted) = wanted {
-                self.changes.push(RouteChange::Listening(self.worker, filter.into(), wanted));
+            if let Some(wants) = wanted {
+                let listener = Listener { worker: self.worker, filter: filter.into(), wants };
+                self.changes.push(RouteChange::Listening(listener));
             }
         } else if wanted < heard.said {
             self.lowered.push_back((Instant::now(), filter.into()));
@@ -120,11 +122,12 @@ impl Listening {
                 continue;
             }
             heard.said = wanted;
+            let worker = self.worker;
             self.changes.push(match wanted {
-                Some(wanted) => RouteChange::Listening(self.worker, filter, wanted),
+                Some(wants) => RouteChange::Listening(Listener { worker, filter, wants }),
                 None => {
                     self.filters.remove(&filter);
-                    RouteChange::Deaf(self.worker, filter)
+                    RouteChange::Deaf { worker, filter }
                 }
             });
         }
@@ -133,9 +136,10 @@ impl Listening {
     /// Says everything again: the log has lost some of it.
     pub(super) fn say_again(&mut self) {
         for (filter, heard) in &mut self.filters {
-            if let Some(wanted) = heard.said {
+            if let Some(wants) = heard.said {
                 heard.is_known = false;
-                self.changes.push(RouteChange::Listening(self.worker, Arc::clone(filter), wanted));
+                let (worker, filter) = (self.worker, Arc::clone(filter));
+                self.changes.push(RouteChange::Listening(Listener { worker, filter, wants }));
             }
         }
     }
@@ -146,7 +150,7 @@ impl Listening {
     }
 
     /// All workers have applied the log as far as it said these with what is wanted now, or more.
-    pub(super) fn set_known(&mut self, filters: &[(Arc<str>, Option<Wanted>)]) {
+    pub(super) fn set_known(&mut self, filters: &[(Arc<str>, Option<Wants>)]) {
         for (filter, said) in filters {
             if let Some(heard) = self.filters.get_mut(filter) {
                 heard.is_known |= heard.said.is_some() && heard.said == *said;
@@ -158,7 +162,7 @@ impl Listening {
     pub(super) fn said<'a>(
         &self,
         filters: impl Iterator<Item = &'a Arc<str>>,
-    ) -> Vec<(Arc<str>, Option<Wanted>)> {
+    ) -> Vec<(Arc<str>, Option<Wants>)> {
         filters
             .map(|filter| (Arc::clone(filter), self.filters.get(filter).and_then(|heard| heard.said)))
             .collect()
@@ -232,11 +236,11 @@ mod tests {
         SessionHandle::new(1, "s".into(), Some(session))
     }
 
-    fn said(listening: &mut Listening) -> Vec<Option<Wanted>> {
+    fn said(listening: &mut Listening) -> Vec<Option<Wants>> {
         std::mem::take(&mut listening.changes)
             .into_iter()
             .map(|change| match change {
-                RouteChange::Listening(_, _, wanted) => Some(wanted),
+                RouteChange::Listening(listener) => Some(listener.wants),
                 _ => None,
             })
             .collect()
@@ -251,18 +255,21 @@ mod tests {
         for _ in 0..3 {
             listening.replace(&stored, "a", None, twice);
         }
-        assert_eq!(said(&mut listening), [Some(None)], "messages of QoS 0 alone");
+        assert_eq!(said(&mut listening), [Some(Wants::Qos0Only)], "messages of QoS 0 alone");
         for _ in 0..3 {
             listening.replace(&memory, "a", None, once);
         }
         listening.replace(&memory, "a", once, twice);
-        assert_eq!(said(&mut listening), [Some(Some(QoS::AtLeastOnce)), Some(Some(QoS::ExactlyOnce))]);
+        assert_eq!(
+            said(&mut listening),
+            [Some(Wants::UpTo(QoS::AtLeastOnce)), Some(Wants::UpTo(QoS::ExactlyOnce))]
+        );
         listening.replace(&memory, "a", twice, None);
         listening.lower();
         assert_eq!(said(&mut listening), [], "not at once");
         tokio::time::advance(LINGER).await;
         listening.lower();
-        assert_eq!(said(&mut listening), [Some(Some(QoS::AtLeastOnce))]);
+        assert_eq!(said(&mut listening), [Some(Wants::UpTo(QoS::AtLeastOnce))]);
         for _ in 0..2 {
             listening.replace(&memory, "a", once, None);
         }
@@ -281,7 +288,7 @@ mod tests {
         let session = stored();
         let once = Some(options(QoS::AtLeastOnce));
         listening.replace(&session, "a", None, once);
-        assert_eq!(said(&mut listening), [Some(None)]);
+        assert_eq!(said(&mut listening), [Some(Wants::Qos0Only)]);
         for _ in 0..5 {
             listening.replace(&session, "a", once, None);
             listening.replace(&session, "a", None, once);

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use state::{LogPage, Position, RouteChange, StoreError, Subscription};
+use state::{LogPage, Placed, Position, RouteChange, StoreError, Subscription};
 use tokio::time::sleep;
 
 use crate::hub::Hub;
@@ -35,12 +35,11 @@ pub(super) async fn follow(hub: Arc<Hub>, cluster: Arc<Cluster>) {
     }
 }
 
-fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<(Position, RouteChange)>) {
-    let Some((end, _)) = changes.last() else { return };
-    let end = *end;
+fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<Placed<RouteChange>>) {
+    let Some(end) = changes.last().map(|last| last.position) else { return };
     let mut is_waited_for = false;
-    for (position, change) in changes {
-        is_waited_for |= hub.apply_change(cluster, position, change);
+    for Placed { position, what } in changes {
+        is_waited_for |= hub.apply_change(cluster, position, what);
     }
     cluster.lease.set_applied(end);
     if is_waited_for {
@@ -65,7 +64,7 @@ async fn reload(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
 
 async fn load_from_end(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<(), StoreError> {
     let lease_ms = u64::from(cluster.settings.lease_ms);
-    let lease = ask(|done| cluster.api.renew(Position::END, lease_ms, done)).await?;
+    let lease = ask(|done| cluster.api.renew(None, lease_ms, done)).await?;
     cluster.lease.set_applied(lease.log_end);
     load(hub, cluster).await
 }
@@ -92,9 +91,9 @@ pub(super) async fn load(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<(), S
     hub.forget_peers(cluster);
     loop {
         let page = ask(|done| cluster.api.listening(cursor.take(), LISTENING_PAGE, done)).await?;
-        for (worker, filter, wanted) in page.routes {
-            if worker != cluster.id {
-                hub.peer_listens(cluster, worker, &filter, wanted);
+        for listener in page.listeners {
+            if listener.worker != cluster.id {
+                hub.peer_listens(cluster, &listener);
             }
         }
         cursor = page.next;
@@ -154,7 +153,7 @@ impl Hub {
         change: RouteChange,
     ) -> bool {
         match change {
-            RouteChange::Subscribed(stored, epoch, subscriptions) => {
+            RouteChange::Subscribed { session: stored, epoch, subscriptions } => {
                 let session = self.routed_session(cluster, &stored);
                 session.set_away(false);
                 let is_news = session.admits_change(epoch);
@@ -165,7 +164,7 @@ impl Hub {
                 }
                 return is_news;
             }
-            RouteChange::Unsubscribed(stored, epoch, filters) => {
+            RouteChange::Unsubscribed { session: stored, epoch, filters } => {
                 let Some(session) = self.find_stored(&stored) else { return true };
                 let is_news = session.admits_change(epoch);
                 if is_news {
@@ -178,15 +177,15 @@ impl Hub {
             RouteChange::Gone(stored) => {
                 self.drop_routes(&stored);
             }
-            RouteChange::Listening(worker, filter, wanted) if worker != cluster.id => {
-                self.peer_listens(cluster, worker, &filter, wanted);
+            RouteChange::Listening(listener) if listener.worker != cluster.id => {
+                self.peer_listens(cluster, &listener);
                 return true;
             }
-            RouteChange::Deaf(worker, filter) if worker != cluster.id => {
+            RouteChange::Deaf { worker, filter } if worker != cluster.id => {
                 self.peer_is_deaf(cluster, worker, &filter);
             }
             RouteChange::Left(worker) if worker != cluster.id => self.peer_left(cluster, worker),
-            RouteChange::Listening(..) | RouteChange::Deaf(..) | RouteChange::Left(_) => {}
+            RouteChange::Listening(_) | RouteChange::Deaf { .. } | RouteChange::Left(_) => {}
         }
         false
     }

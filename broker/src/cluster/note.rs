@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use link::mux::DEAD_AFTER;
 use mqtt::QoS;
 use state::{
-    ConnectionId, Delivery, Heard, Message, Noted, Number, Stamp, StoreError, StoredSession, WorkerId,
+    ConnectionId, Delivery, Heard, Message, Noted, Number, PublishingSession, Stamp, StoreError,
+    StoredSession, WorkerId,
 };
 
 use super::Cluster;
@@ -50,7 +51,7 @@ impl Cluster {
         self: &Arc<Self>,
         peer: &Arc<Peer>,
         message: &Arc<Message>,
-        publisher: Option<(u64, u64)>,
+        publisher: Option<PublishingSession>,
         (is_plain, shares): (bool, Vec<Arc<str>>),
         told: Option<Told>,
     ) {

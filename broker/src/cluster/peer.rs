@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use mqtt::QoS;
 use parking_lot::Mutex;
-use state::{SubscriptionOptions, WorkerId};
+use state::{Listener, SubscriptionOptions, Wants, WorkerId};
 
 use crate::hub::Hub;
 use crate::index::Entry;
@@ -32,18 +32,18 @@ pub(super) struct Peers {
 
 /// What a worker wants of a filter, as the options of its entry in the index. A worker has no use for No Local: that it
 /// is set says that the worker wants only what is published with QoS 0.
-pub(super) fn options_for(wanted: Option<QoS>) -> SubscriptionOptions {
+pub(super) fn options_for(wants: Wants) -> SubscriptionOptions {
     SubscriptionOptions {
-        qos: wanted.unwrap_or(QoS::AtMostOnce),
-        no_local: wanted.is_none(),
+        qos: wants.granted(QoS::ExactlyOnce).unwrap_or(QoS::AtMostOnce),
+        no_local: wants == Wants::Qos0Only,
         retain_as_published: false,
         subscription_id: 0,
     }
 }
 
 /// What a worker wants of a filter, as its entry says: see [`options_for`].
-pub(crate) fn wanted_by(options: &SubscriptionOptions) -> Option<QoS> {
-    (!options.no_local).then_some(options.qos)
+pub(crate) fn wanted_by(options: &SubscriptionOptions) -> Wants {
+    if options.no_local { Wants::Qos0Only } else { Wants::UpTo(options.qos) }
 }
 
 impl Cluster {
@@ -85,15 +85,10 @@ impl Cluster {
 
 impl Hub {
     /// Another worker listens to a filter.
-    pub(super) fn peer_listens(
-        &self,
-        cluster: &Cluster,
-        worker: WorkerId,
-        filter: &Arc<str>,
-        wanted: Option<QoS>,
-    ) {
-        let peer = cluster.peer(worker);
-        let entry = Entry { session: Arc::clone(&peer.session), options: options_for(wanted) };
+    pub(super) fn peer_listens(&self, cluster: &Cluster, listener: &Listener) {
+        let Listener { worker, filter, wants } = listener;
+        let peer = cluster.peer(*worker);
+        let entry = Entry { session: Arc::clone(&peer.session), options: options_for(*wants) };
         if self.index.write().insert(filter, entry).is_none() {
             peer.session.add_filter(Arc::clone(filter));
         }

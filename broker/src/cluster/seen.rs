@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
-use state::{Fence, Stamp, WorkerId};
+use state::{Fence, PublishingSession, Stamp, WorkerId};
 use tokio::time::Instant;
 
 use super::store_clock::SPREAD_MAX;
@@ -99,7 +99,7 @@ impl Seen {
     /// of its publisher gets in between.
     pub(super) fn admit(&self, stamp: &Stamp, is_ordered: bool, deliver: impl FnOnce()) -> Verdict {
         let (publisher, epoch) = match stamp.publisher {
-            Some((incarnation, epoch)) => (Publisher::Session(incarnation), epoch),
+            Some(PublishingSession { incarnation, epoch }) => (Publisher::Session(incarnation), epoch),
             None => (Publisher::Worker(stamp.sender), 0),
         };
         let mut shard = self.shard(publisher).lock();
@@ -208,7 +208,12 @@ mod tests {
     const US: u64 = 1_000_000;
 
     fn stamp(sender: u64, epoch: u64, number: u64) -> Stamp {
-        Stamp { sender: WorkerId(sender), number, publisher: Some((5, epoch)), at_us: US }
+        Stamp {
+            sender: WorkerId(sender),
+            number,
+            publisher: Some(PublishingSession { incarnation: 5, epoch }),
+            at_us: US,
+        }
     }
 
     fn fence(epoch: u64) -> Fence {
@@ -293,7 +298,7 @@ mod tests {
         let of = |publisher, number, at_us| Stamp {
             sender: WorkerId(1),
             number,
-            publisher: Some((publisher, 1)),
+            publisher: Some(PublishingSession { incarnation: publisher, epoch: 1 }),
             at_us,
         };
         for round in 1..=3 {
@@ -312,8 +317,8 @@ mod tests {
     async fn what_is_remembered_is_bounded() {
         let seen = Seen::new();
         for publisher in 0..(3 * SHARDS * PUBLISHERS_MAX) as u64 {
-            let stamp =
-                Stamp { sender: WorkerId(1), number: 1, publisher: Some((publisher, 1)), at_us: publisher };
+            let session = PublishingSession { incarnation: publisher, epoch: 1 };
+            let stamp = Stamp { sender: WorkerId(1), number: 1, publisher: Some(session), at_us: publisher };
             seen.admit(&stamp, true, || ());
         }
         for shard in &seen.shards {

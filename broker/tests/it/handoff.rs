@@ -8,7 +8,9 @@ use broker::{CleanSessions, ClusterSettings, LinkConfig};
 use bytes::Bytes;
 use link::wire::RefuseReason;
 use mqtt::{QoS, ReasonCode};
-use state::{Cluster, Heard, MemoryCluster, MemoryStore, Message, Noted, Stamp, Store, WorkerId};
+use state::{
+    Cluster, Heard, MemoryCluster, MemoryStore, Message, Noted, PublishingSession, Stamp, Store, WorkerId,
+};
 use tokio::task::JoinHandle;
 
 use crate::device::{Got, How};
@@ -413,7 +415,12 @@ async fn qos_0_that_may_have_come_before_the_move_does_not_come_after_it() {
     assert_eq!(world.second.got("other").await, Got::Other { first_byte: 0x90, body: vec![0, 9, 0, 2] });
     let third = world.cluster.worker("third");
     for (number, at_us) in [(1, 1), (2, u64::MAX)] {
-        let stamp = Stamp { sender: third.id(), number, publisher: Some((99, 1)), at_us };
+        let stamp = Stamp {
+            sender: third.id(),
+            number,
+            publisher: Some(PublishingSession { incarnation: 99, epoch: 1 }),
+            at_us,
+        };
         let message = Arc::new(Message::new("t", &[], &[number as u8], QoS::AtMostOnce, false, 0));
         let noted = Noted::Message { stamp, message, is_plain: true, shares: Vec::new() };
         third.post(WorkerId(2), vec![noted], Box::new(|heard| assert_eq!(heard.unwrap(), Heard::Yes)));

@@ -140,6 +140,10 @@ impl Store for Moody {
         self.inner.unsubscribe(fence, filters, done);
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        self.inner.confirm(fence, done);
+    }
+
     fn read_queue(&self, fence: &Fence, from: Number, count: usize, bytes: usize, done: Done<QueuePage>) {
         self.inner.read_queue(fence, from, count, bytes, done);
     }

@@ -272,6 +272,10 @@ impl Store for EmbeddedStore {
         });
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        self.call(Load::Frees, done, Answer::Unit, |tables| tables.confirm(fence));
+    }
+
     fn read_queue(
         &self,
         fence: &Fence,

@@ -107,7 +107,7 @@ impl Cluster for MemoryWorker {
         self.call(done, |content| Ok(content.registry.join(self.store.worker, &self.name)));
     }
 
-    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>) {
+    fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
         self.call(done, |content| Ok(content.registry.renew(self.store.worker, applied, lease_ms)));
     }
 

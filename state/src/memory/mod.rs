@@ -171,6 +171,10 @@ impl Store for MemoryStore {
         self.call(done, |content| content.tables.publish(&publish, self.worker));
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        self.call(done, |content| content.tables.confirm(fence));
+    }
+
     fn read_queue(
         &self,
         fence: &Fence,

@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use mqtt::QoS;
-
 use super::answers::Answers;
 use crate::{
-    Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position,
-    RouteChange, StoreError, UnixMs, WorkerId,
+    Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted, Placed,
+    Position, RouteChange, StoreError, UnixMs, Wants, WorkerId,
 };
 
 /// Entries of a page.
@@ -24,7 +22,7 @@ pub(super) struct Registry {
     members: BTreeMap<WorkerId, Entry>,
     log: VecDeque<(Position, Vec<RouteChange>)>,
     log_end: Position,
-    listening: BTreeMap<(WorkerId, Arc<str>), Option<QoS>>,
+    listening: BTreeMap<(WorkerId, Arc<str>), Wants>,
     inboxes: BTreeMap<WorkerId, Inbox>,
     pub(super) inbox_bytes_max: Option<usize>,
     pub(super) log_entries_max: Option<usize>,
@@ -36,7 +34,7 @@ pub(super) struct Registry {
 
 struct Entry {
     name: Arc<str>,
-    applied: Position,
+    applied: Option<Position>,
     lease_until: UnixMs,
     renewed_at: UnixMs,
 }
@@ -94,11 +92,15 @@ fn size(notes: &[Noted]) -> usize {
     notes.iter().map(size).sum()
 }
 
+fn placed<T: Clone>(position: Position, what: &[T]) -> impl Iterator<Item = Placed<T>> {
+    what.iter().map(move |what| Placed { position, what: what.clone() })
+}
+
 impl Registry {
     pub(super) fn join(&mut self, id: WorkerId, name: &Arc<str>) -> Joined {
         let entry = Entry {
             name: Arc::clone(name),
-            applied: Position(0),
+            applied: Some(Position(0)),
             lease_until: self.now,
             renewed_at: self.now,
         };
@@ -107,7 +109,7 @@ impl Registry {
         Joined { log_end: self.log_end }
     }
 
-    pub(super) fn renew(&mut self, id: WorkerId, applied: Position, lease_ms: u64) -> Lease {
+    pub(super) fn renew(&mut self, id: WorkerId, applied: Option<Position>, lease_ms: u64) -> Lease {
         let now = self.now;
         let is_expelled = match self.members.get_mut(&id) {
             None => true,
@@ -144,15 +146,15 @@ impl Registry {
     pub(super) fn append(&mut self, id: WorkerId, mut changes: Vec<RouteChange>) -> Position {
         let is_member = self.members.contains_key(&id);
         changes.retain(|change| match change {
-            RouteChange::Listening(..) | RouteChange::Deaf(..) => is_member,
+            RouteChange::Listening(_) | RouteChange::Deaf { .. } => is_member,
             _ => true,
         });
         for change in &changes {
             match change {
-                RouteChange::Listening(worker, filter, qos) => {
-                    self.listening.insert((*worker, Arc::clone(filter)), *qos);
+                RouteChange::Listening(Listener { worker, filter, wants }) => {
+                    self.listening.insert((*worker, Arc::clone(filter)), *wants);
                 }
-                RouteChange::Deaf(worker, filter) => {
+                RouteChange::Deaf { worker, filter } => {
                     self.listening.remove(&(*worker, Arc::clone(filter)));
                 }
                 _ => {}
@@ -201,8 +203,7 @@ impl Registry {
             return Some(LogPage { changes: Vec::new(), has_gap: true });
         }
         let rest = self.log.iter().filter(|(at, _)| *at > after).take(PAGE_MAX);
-        let changes: Vec<_> =
-            rest.flat_map(|(at, changes)| changes.iter().map(|change| (*at, change.clone()))).collect();
+        let changes: Vec<_> = rest.flat_map(|(at, changes)| placed(*at, changes)).collect();
         (!changes.is_empty()).then_some(LogPage { changes, has_gap: false })
     }
 
@@ -241,10 +242,10 @@ impl Registry {
         };
         let mut rest = self.listening.range((after, Bound::Unbounded));
         let mut page = ListeningPage::default();
-        for ((worker, filter), qos) in rest.by_ref().take(routes_max.max(1)) {
-            page.routes.push((*worker, Arc::clone(filter), *qos));
+        for ((worker, filter), wants) in rest.by_ref().take(routes_max.max(1)) {
+            page.listeners.push(Listener { worker: *worker, filter: Arc::clone(filter), wants: *wants });
         }
-        if let (Some(_), Some((worker, filter, _))) = (rest.next(), page.routes.last()) {
+        if let (Some(_), Some(Listener { worker, filter, .. })) = (rest.next(), page.listeners.last()) {
             page.next = Some(Cursor([&worker.0.to_be_bytes(), filter.as_bytes()].concat().into()));
         }
         Ok(page)
@@ -274,12 +275,8 @@ impl Registry {
                 inbox.thrown.pop_front();
             }
         }
-        let notes: Vec<_> = inbox
-            .notes
-            .iter()
-            .take(PAGE_MAX)
-            .flat_map(|(at, notes)| notes.iter().map(|note| (*at, note.clone())))
-            .collect();
+        let notes: Vec<_> =
+            inbox.notes.iter().take(PAGE_MAX).flat_map(|(at, notes)| placed(*at, notes)).collect();
         (has_gap || !notes.is_empty()).then_some(InboxPage { notes, has_gap })
     }
 

@@ -92,7 +92,8 @@ impl Engine {
                 // By the clock as it is known now.
                 let right = engine.clocks.term(bucket, asked, claim.valid_ms);
                 let is_wrong = right.asked.abs_diff(term.asked) > CLAIM_SLACK_MS / 2;
-                let is_over = claim.valid_ms < u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let is_over =
+                    claim.valid_ms.is_some_and(|valid_ms| asked.elapsed() > Duration::from_millis(valid_ms));
                 if is_late && is_wrong && !is_over && tries > 1 {
                     engine.try_claim(claim, asked, tries - 1, done);
                     return engine.order.complete(ticket, Box::new(|| ()));

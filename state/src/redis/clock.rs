@@ -65,17 +65,17 @@ impl Clocks {
         }
     }
 
-    /// The term of a claim that was asked for then and is valid for so long, milliseconds. While no clock is known it is over,
+    /// The term of a claim that was asked for then and is valid for so long, milliseconds, or for ever. While no clock is known it is over,
     /// and the answer tells the time.
-    pub(super) fn term(&self, bucket: Bucket, asked: Instant, valid_ms: u64) -> Term {
+    pub(super) fn term(&self, bucket: Bucket, asked: Instant, valid_ms: Option<u64>) -> Term {
         let own = self.of(bucket).map_or(UNKNOWN, |known| known.load(Ordering::Relaxed));
         let ahead = if own == UNKNOWN { self.last.load(Ordering::Relaxed) } else { own };
         if ahead == UNKNOWN {
             return Term { asked: 0, until: 0 };
         }
         let asked = self.shown(ahead, asked);
-        // For ever, whatever the time is, if it is valid for ever.
-        Term { asked, until: asked.saturating_add(valid_ms).min(EXACT_MAX) }
+        let until = valid_ms.map_or(EXACT_MAX, |valid_ms| asked.saturating_add(valid_ms).min(EXACT_MAX));
+        Term { asked, until }
     }
 
     fn shown(&self, ahead: i64, at: Instant) -> UnixMs {
@@ -94,11 +94,15 @@ mod tests {
         let clocks = Clocks::new();
         let (one, other) = (Bucket::Sessions(1), Bucket::Sessions(2));
         let asked = clocks.started + Duration::from_millis(500);
-        assert_eq!(clocks.term(one, asked, 1000), Term { asked: 0, until: 0 }, "no clock is known");
+        assert_eq!(clocks.term(one, asked, Some(1000)), Term { asked: 0, until: 0 }, "no clock is known");
         clocks.by_bucket[1].store(10_000, Ordering::Relaxed);
         clocks.last.store(20_000, Ordering::Relaxed);
-        assert_eq!(clocks.term(one, asked, 1000), Term { asked: 10_500, until: 11_500 });
-        assert_eq!(clocks.term(other, asked, 1000), Term { asked: 20_500, until: 21_500 }, "the last seen");
-        assert_eq!(clocks.term(one, asked, u64::MAX).until, EXACT_MAX);
+        assert_eq!(clocks.term(one, asked, Some(1000)), Term { asked: 10_500, until: 11_500 });
+        assert_eq!(
+            clocks.term(other, asked, Some(1000)),
+            Term { asked: 20_500, until: 21_500 },
+            "the last seen"
+        );
+        assert_eq!(clocks.term(one, asked, None).until, EXACT_MAX);
     }
 }

@@ -167,6 +167,10 @@ impl Store for RedisStore {
         Some(keys::Bucket::part_of_client(client_id))
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        self.engine.confirm(fence, done);
+    }
+
     fn read_queue(
         &self,
         fence: &Fence,

@@ -16,6 +16,15 @@ use crate::{Done, Fence, Number, QueuePage, Queued, StoreError, StoredSession};
 const TAILS_MAX: usize = 64;
 
 impl Engine {
+    /// See [`crate::Store::confirm`].
+    pub(super) fn confirm(self: &Arc<Self>, fence: &Fence, done: Done<()>) {
+        let client_id = &fence.session.client_id;
+        let op = Op::new("confirm", Kind::Read, vec![self.keys.session(client_id)]).fence(fence);
+        self.one(Bucket::of_client(client_id), op, done, |_, answer| {
+            answer.accepted(StoreError::NoSession).map(drop)
+        });
+    }
+
     /// See [`crate::Store::read_queue`].
     pub(super) fn read_queue(
         self: &Arc<Self>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::op::Result;
-use crate::{StoreError, StoredSession, Target};
+use crate::{Instead, StoreError, StoredSession, Target};
 
 pub(super) const DAMAGED: StoreError = StoreError::Damaged { what: "received identifier" };
 
@@ -45,13 +45,13 @@ impl Known {
     }
 
     /// Puts the members that were chosen first in the place of others of their shares. Answers where, and whom.
-    pub(super) fn choose_again(&self, targets: &mut [Target]) -> Vec<(usize, Arc<StoredSession>)> {
+    pub(super) fn choose_again(&self, targets: &mut [Target]) -> Vec<Instead> {
         let mut instead = Vec::new();
         for (at, target) in targets.iter_mut().enumerate() {
             let Some(share) = &target.share else { continue };
             if let Some(chosen) = self.chosen(share).filter(|chosen| *chosen != *target.session) {
                 target.session = Arc::new(chosen);
-                instead.push((at, Arc::clone(&target.session)));
+                instead.push(Instead { target: at, chosen: Arc::clone(&target.session) });
             }
         }
         instead

@@ -28,7 +28,7 @@ impl Tables {
         worker: WorkerId,
         clock: UnixMs,
     ) -> Result<Claimed, StoreError> {
-        if claim.age_ms > claim.valid_ms {
+        if claim.valid_ms.is_some_and(|valid_ms| claim.age_ms > valid_ms) {
             return Err(StoreError::TooLate);
         }
         let found = self.by_client.get(&claim.client_id).copied();

@@ -147,6 +147,11 @@ impl Tables {
         elsewhere.map_or(Enqueued::At(number), |owner| Enqueued::Elsewhere(number, owner))
     }
 
+    /// See [`crate::Store::confirm`].
+    pub(crate) fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        self.look_up(fence).map(drop)
+    }
+
     /// See [`crate::Store::read_queue`].
     pub(crate) fn read_queue(
         &self,

@@ -95,7 +95,7 @@ pub(crate) fn claim(client_id: &str) -> Claim {
         resume: false,
         attempt: 1,
         age_ms: 0,
-        valid_ms: u64::MAX,
+        valid_ms: None,
         principal_sessions_max: None,
         will_wait_ms: 0,
         now: START,
@@ -220,6 +220,10 @@ impl Calls<'_> {
             }
             from = page.next.0;
         }
+    }
+
+    pub(crate) fn confirm(&self, fence: &Fence) -> Result<(), StoreError> {
+        wait(|done| self.0.confirm(fence, done))
     }
 
     pub(crate) fn acknowledge(&self, fence: &Fence, number: u64) -> Result<(), StoreError> {

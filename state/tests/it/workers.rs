@@ -43,11 +43,11 @@ fn a_worker_that_is_cut_off_hears_nothing() {
     let waiting = begin(|done| a.read_log(Position(0), 1000, done));
     a.store().fail_with(Some(StoreError::Closed));
     assert!(waiting.recv().expect("an answer").is_err());
-    assert!(begin(|done| a.renew(Position(0), 1000, done)).recv().expect("an answer").is_err());
-    assert!(begin(|done| b.renew(Position(0), 1000, done)).recv().expect("an answer").is_ok());
+    assert!(begin(|done| a.renew(Some(Position(0)), 1000, done)).recv().expect("an answer").is_err());
+    assert!(begin(|done| b.renew(Some(Position(0)), 1000, done)).recv().expect("an answer").is_ok());
     a.store().fail_with(None);
     a.store().hold();
-    let held = begin(|done| a.renew(Position(0), 1000, done));
+    let held = begin(|done| a.renew(Some(Position(0)), 1000, done));
     assert!(held.try_recv().is_err());
     assert!(a.store().step());
     assert!(held.try_recv().expect("an answer").is_ok());

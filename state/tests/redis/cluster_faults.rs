@@ -13,7 +13,7 @@ use crate::faults::{fragile_cluster, urls};
 use crate::harness::{Calls, START, begin, claim, take, wait};
 use crate::servers::{Cluster, Server, gate, until};
 use crate::stores::config_for;
-use crate::suite::cluster::Worker;
+use crate::suite::cluster::{Worker, placed};
 use crate::workers::Shared;
 
 /// Appends of one worker that wait for their answer.
@@ -71,9 +71,9 @@ fn read_all(worker: &Worker, mut at: u64) -> Result<BTreeMap<u64, RouteChange>, 
     loop {
         let page = wait(|done| worker.cluster.read_log(Position(at), 0, done))?;
         assert!(!page.has_gap, "everything is there from {at} on");
-        let Some((last, _)) = page.changes.last() else { return Ok(found) };
-        at = last.0;
-        found.extend(page.changes.into_iter().map(|(place, change)| (place.0, change)));
+        let Some(last) = page.changes.last() else { return Ok(found) };
+        at = last.position.0;
+        found.extend(page.changes.into_iter().map(|placed| (placed.position.0, placed.what)));
     }
 }
 
@@ -140,11 +140,11 @@ fn an_inbox_tells_that_its_server_was_replaced_and_loses_nothing() {
             page.has_gap
         }
     });
-    let mut at = page.notes.last().map_or(3, |(at, _)| at.0);
+    let mut at = page.notes.last().map_or(3, |last| last.position.0);
     assert_eq!(post(5), Heard::Yes);
     until("the last one came", || {
         let page = wait(|done| a.cluster.read_inbox(Position(at), 100, done)).unwrap_or_default();
-        at = page.notes.last().map_or(at, |(at, _)| at.0);
+        at = page.notes.last().map_or(at, |last| last.position.0);
         at == 5
     });
     cluster.settle();
@@ -161,7 +161,7 @@ fn a_lease_is_renewed_while_the_log_is_written_as_fast_as_can_be() {
     let answers: Vec<_> = (0..300).map(|n| begin(|done| a.cluster.append(many(n), done))).collect();
     // Not behind what waits to be written.
     for _ in 0..3 {
-        let lease = wait(|done| a.cluster.renew(Position(0), 1000, done)).expect("a lease");
+        let lease = wait(|done| a.cluster.renew(Some(Position(0)), 1000, done)).expect("a lease");
         assert!(!lease.is_expelled);
         assert!(answers.last().expect("many").try_recv().is_err(), "the log is still being written");
     }
@@ -208,7 +208,7 @@ fn a_burial_goes_on_where_a_dead_worker_left_it() {
     assert_eq!(server.cli(&["eval", leave, "1", &key, &run]), "1");
     let refused = wait(|done| a.cluster.join(done));
     assert!(matches!(&refused, Err(error) if error.is_retryable()), "while it is being buried");
-    assert!(wait(|done| a.cluster.renew(Position(0), 1000, done)).expect("a lease").is_expelled);
+    assert!(wait(|done| a.cluster.renew(Some(Position(0)), 1000, done)).expect("a lease").is_expelled);
     let both = [&b, &c].map(|worker| begin(|done| worker.cluster.bury(a.cluster.id(), 0, START, done)));
     for answer in both {
         take(&answer).expect("buried");
@@ -218,6 +218,6 @@ fn a_burial_goes_on_where_a_dead_worker_left_it() {
     let count = let_go.iter().filter(|gone| **gone).count();
     assert!((15..45).contains(&count), "those of the other half: {count}");
     let page = wait(|done| b.cluster.read_log(Position(0), 0, done)).expect("a page");
-    assert_eq!(page.changes, [(Position(1), RouteChange::Left(a.cluster.id()))], "said once");
+    assert_eq!(page.changes, [placed(1, RouteChange::Left(a.cluster.id()))], "said once");
     assert!(join(&a) > Position(0));
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mqtt::QoS;
 use state::{
-    Claim, ConnectError, Enqueued, Fence, Message, Number, Origin, Publish, RedisConfig, RedisStore,
+    Claim, ConnectError, Enqueued, Fence, Instead, Message, Number, Origin, Publish, RedisConfig, RedisStore,
     ResumeRefusal, Secret, Store, StoreError, WhenShort,
 };
 
@@ -264,7 +264,7 @@ fn a_message_that_comes_again_goes_to_the_member_of_a_share_that_was_chosen_firs
     assert_eq!(server.cli(&["eval", set_pending, "1", &key]), "0");
     let again = calls.publish(publish(&second));
     assert_eq!(again.targets, [Enqueued::At(Number(1))]);
-    assert_eq!(again.instead, [(0, Arc::clone(&first.session))]);
+    assert_eq!(again.instead, [Instead { target: 0, chosen: Arc::clone(&first.session) }]);
     assert_eq!(calls.queue(&first).len(), 1);
     assert!(calls.queue(&second).is_empty(), "the other member gets none");
 }
@@ -577,7 +577,7 @@ fn a_claim_that_a_server_carries_out_late_has_no_effect() {
     let server = Server::start(&[]);
     let redis = InRedis::open(config_for(vec![server.url()]));
     let other = InRedis::open(RedisConfig { worker: "other".to_owned(), ..redis.config.clone() });
-    let claim = |client_id| Claim { valid_ms: 1000, ..claim(client_id) };
+    let claim = |client_id| Claim { valid_ms: Some(1000), ..claim(client_id) };
     for client_id in ["a", "b", "c"] {
         let claimed = wait(|done| redis.store().claim(claim(client_id), done)).expect("a claim in time");
         assert!(claimed.session.is_some(), "{client_id}");
@@ -600,13 +600,13 @@ fn a_claim_finds_out_what_the_clock_of_its_server_shows() {
     let server = Server::start(&[]);
     let redis = InRedis::open(config_for(vec![server.url()]));
     let calls = Calls(redis.store());
-    let owner = calls.own(Claim { valid_ms: 60_000, ..claim("a") });
+    let owner = calls.own(Claim { valid_ms: Some(60_000), ..claim("a") });
     redis.store().mistake_clocks(-3_600_000);
-    let next = calls.own(Claim { valid_ms: 1000, ..claim("a") });
+    let next = calls.own(Claim { valid_ms: Some(1000), ..claim("a") });
     assert!(next.fence.epoch > owner.fence.epoch);
     redis.store().mistake_clocks(3_600_000);
-    let next = calls.own(Claim { valid_ms: 1000, ..claim("a") });
+    let next = calls.own(Claim { valid_ms: Some(1000), ..claim("a") });
     // And with the right time none is refused as older than the one before it.
-    let answer = calls.claim(Claim { age_ms: 500, valid_ms: 1000, ..claim("a") }).expect("an answer");
+    let answer = calls.claim(Claim { age_ms: 500, valid_ms: Some(1000), ..claim("a") }).expect("an answer");
     assert!(answer.session.is_some_and(|owned| owned.fence.epoch > next.fence.epoch));
 }

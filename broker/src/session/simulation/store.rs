@@ -29,7 +29,7 @@ pub(super) fn wanted(client_id: &str, connection: u128, receive_maximum: u16) ->
         resume: false,
         attempt: 1,
         age_ms: 0,
-        valid_ms: u64::MAX,
+        valid_ms: None,
         principal_sessions_max: None,
         will_wait_ms: 0,
         now: NOW,

@@ -18,8 +18,8 @@ use super::fault::Fault;
 use super::keys::Bucket;
 use super::op::{Answer, Kind, Op, Result};
 use crate::{
-    Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Member, Noted, Position,
-    RouteChange, StoreError, UnixMs, WorkerId,
+    Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted,
+    Placed, Position, RouteChange, StoreError, UnixMs, WorkerId,
 };
 use burial::run_of;
 use follower::{Follower, Source};
@@ -28,6 +28,8 @@ use follower::{Follower, Source};
 const CHANGES_MAX: usize = 256;
 /// Routes of one page, at the most.
 const ROUTES_MAX: usize = 1000;
+/// In place of how far a worker has applied the log, while it is reading all routes: behind everything.
+const LOADING: u64 = (1 << 53) - 1;
 /// The longest wait of one read.
 const WAIT_MS_MAX: u64 = 60_000;
 
@@ -87,8 +89,10 @@ impl RedisCluster {
         op = op.arg(of_workers.clone().count() as u64);
         for change in of_workers {
             let (worker, filter, gets) = match change {
-                RouteChange::Listening(worker, filter, qos) => (worker, filter, vec![wire::qos_byte(*qos)]),
-                RouteChange::Deaf(worker, filter) => (worker, filter, Vec::new()),
+                RouteChange::Listening(Listener { worker, filter, wants }) => {
+                    (worker, filter, vec![wire::wants(*wants)])
+                }
+                RouteChange::Deaf { worker, filter } => (worker, filter, Vec::new()),
                 _ => continue,
             };
             op = op.arg(format!("{}{filter}", run_of(*worker))).arg(gets);
@@ -105,7 +109,7 @@ impl Engine {
 
 /// Whether a change is of what a worker listens to.
 fn is_of_worker(change: &RouteChange) -> bool {
-    matches!(change, RouteChange::Listening(..) | RouteChange::Deaf(..))
+    matches!(change, RouteChange::Listening(_) | RouteChange::Deaf { .. })
 }
 
 impl Cluster for RedisCluster {
@@ -131,12 +135,12 @@ impl Cluster for RedisCluster {
         });
     }
 
-    fn renew(&self, applied: Position, lease_ms: u64, done: Done<Lease>) {
+    fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
         let Some(done) = self.engine.admit_always(done) else { return };
         // Of no use to anybody after a failover: it is not kept as writes are.
         let op = Op::new("renew", Kind::Read, self.registry_keys())
             .arg(self.engine.run.as_str())
-            .arg(applied.0)
+            .arg(applied.map_or(LOADING, |applied| applied.0))
             .arg(lease_ms);
         self.engine.one_admitted(Bucket::Lease, op, done, |engine, answer| {
             let lease = read_lease(answer)?;
@@ -164,7 +168,8 @@ impl Cluster for RedisCluster {
             let mut page = LogPage { changes: Vec::new(), has_gap: found.has_gap };
             for (place, entry) in found.entries {
                 let changes = wire::read_changes(&entry)?;
-                page.changes.extend(changes.into_iter().map(|change| (Position(place), change)));
+                let position = Position(place);
+                page.changes.extend(changes.into_iter().map(|what| Placed { position, what }));
             }
             Ok(page)
         });
@@ -198,7 +203,8 @@ impl Cluster for RedisCluster {
             let mut page = InboxPage { notes: Vec::new(), has_gap: found.has_gap };
             for (place, entry) in found.entries {
                 let notes = wire::read_notes(&entry)?;
-                page.notes.extend(notes.into_iter().map(|note| (Position(place), note)));
+                let position = Position(place);
+                page.notes.extend(notes.into_iter().map(|what| Placed { position, what }));
             }
             Ok(page)
         });
@@ -217,7 +223,7 @@ fn read_lease(answer: Value) -> Result<Lease> {
         Ok(Member {
             id: read_run(run)?,
             name: Arc::from(name.text()?),
-            applied: Position(applied.count()?),
+            applied: Some(applied.count()?).filter(|applied| *applied < LOADING).map(Position),
             is_live: is_live.count()? == 1,
             silent_ms: silent_ms.count()?,
         })
@@ -239,11 +245,11 @@ fn read_listening(answer: Value, routes_max: usize) -> Result<ListeningPage> {
         let (run, filter) = name.split_at_checked(16).ok_or(DAMAGED)?;
         let worker = u64::from_str_radix(run, 16).map(WorkerId).map_err(|_| DAMAGED)?;
         let gets = gets.bytes()?;
-        let qos = wire::read_qos(*gets.first().ok_or(DAMAGED)?)?;
-        page.routes.push((worker, Arc::from(filter), qos));
+        let wants = wire::read_wants(*gets.first().ok_or(DAMAGED)?)?;
+        page.listeners.push(Listener { worker, filter: Arc::from(filter), wants });
         last = Some(name);
     }
-    if page.routes.len() >= routes_max {
+    if page.listeners.len() >= routes_max {
         page.next = last.map(|name| Cursor(name.into_bytes().into()));
     }
     Ok(page)

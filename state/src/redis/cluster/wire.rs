@@ -8,8 +8,8 @@ use mqtt::QoS;
 
 use super::super::codec;
 use crate::{
-    ConnectionId, Delivery, Message, Noted, Number, RouteChange, Stamp, StoreError, StoredSession,
-    Subscription, SubscriptionIds, Via, WorkerId,
+    ConnectionId, Delivery, Listener, Message, Noted, Number, PublishingSession, RouteChange, Stamp,
+    StoreError, StoredSession, Subscription, SubscriptionIds, Via, Wants, WorkerId,
 };
 
 const VERSION: u8 = 1;
@@ -25,8 +25,8 @@ const MESSAGE: u8 = 0;
 const QUEUED: u8 = 1;
 const TAKEN_OVER: u8 = 2;
 
-/// In place of a QoS: nothing but what is published with QoS 0.
-const NO_QOS: u8 = 255;
+/// [`Wants::Qos0Only`], where [`Wants::UpTo`] has its QoS.
+const QOS_0_ONLY: u8 = 255;
 const FLAG_RETAIN: u8 = 0b0000_0100;
 /// Earlier versions neither write nor look at it.
 const FLAG_READ: u8 = 0b0000_1000;
@@ -148,15 +148,18 @@ pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
 }
 
 /// What a listener gets, as one byte and as it is stored beside the filter.
-pub(super) fn qos_byte(qos: Option<QoS>) -> u8 {
-    qos.map_or(NO_QOS, QoS::as_u8)
+pub(super) fn wants(wants: Wants) -> u8 {
+    match wants {
+        Wants::Qos0Only => QOS_0_ONLY,
+        Wants::UpTo(qos) => qos.as_u8(),
+    }
 }
 
-/// Reads [`qos_byte`].
-pub(super) fn read_qos(byte: u8) -> Result<Option<QoS>> {
+/// Reads [`wants`].
+pub(super) fn read_wants(byte: u8) -> Result<Wants> {
     match byte {
-        NO_QOS => Ok(None),
-        bits => QoS::from_bits(bits).map(Some).ok_or(DAMAGED),
+        QOS_0_ONLY => Ok(Wants::Qos0Only),
+        bits => QoS::from_bits(bits).map(Wants::UpTo).ok_or(DAMAGED),
     }
 }
 
@@ -194,15 +197,15 @@ impl Writer {
         self.u64(stamp.number);
         self.u64(stamp.at_us);
         self.0.push(u8::from(stamp.publisher.is_some()));
-        if let Some((incarnation, epoch)) = stamp.publisher {
-            self.u64(incarnation);
-            self.u64(epoch);
+        if let Some(publisher) = stamp.publisher {
+            self.u64(publisher.incarnation);
+            self.u64(publisher.epoch);
         }
     }
 
     fn change(&mut self, change: &RouteChange) {
         match change {
-            RouteChange::Subscribed(session, epoch, subscriptions) => {
+            RouteChange::Subscribed { session, epoch, subscriptions } => {
                 self.0.push(SUBSCRIBED);
                 self.session(session);
                 self.u64(*epoch);
@@ -212,7 +215,7 @@ impl Writer {
                     self.bytes(&codec::options(&subscription.options));
                 }
             }
-            RouteChange::Unsubscribed(session, epoch, filters) => {
+            RouteChange::Unsubscribed { session, epoch, filters } => {
                 self.0.push(UNSUBSCRIBED);
                 self.session(session);
                 self.u64(*epoch);
@@ -223,13 +226,13 @@ impl Writer {
                 self.0.push(GONE);
                 self.session(session);
             }
-            RouteChange::Listening(worker, filter, qos) => {
+            RouteChange::Listening(Listener { worker, filter, wants }) => {
                 self.0.push(LISTENING);
                 self.u64(worker.0);
                 self.text(filter);
-                self.0.push(qos_byte(*qos));
+                self.0.push(self::wants(*wants));
             }
-            RouteChange::Deaf(worker, filter) => {
+            RouteChange::Deaf { worker, filter } => {
                 self.0.push(DEAF);
                 self.u64(worker.0);
                 self.text(filter);
@@ -289,7 +292,10 @@ impl<'a> Reader<'a> {
 
     fn stamp(&mut self) -> Result<Stamp> {
         let (sender, number, at_us) = (WorkerId(self.u64()?), self.u64()?, self.u64()?);
-        let publisher = if self.u8()? == 0 { None } else { Some((self.u64()?, self.u64()?)) };
+        let publisher = match self.u8()? {
+            0 => None,
+            _ => Some(PublishingSession { incarnation: self.u64()?, epoch: self.u64()? }),
+        };
         Ok(Stamp { sender, number, publisher, at_us })
     }
 
@@ -301,12 +307,20 @@ impl<'a> Reader<'a> {
                     let filter = reader.text()?;
                     Ok(Subscription { filter, options: codec::read_options(reader.bytes()?)? })
                 })?;
-                RouteChange::Subscribed(session, epoch, subscriptions)
+                RouteChange::Subscribed { session, epoch, subscriptions }
             }
-            UNSUBSCRIBED => RouteChange::Unsubscribed(self.session()?, self.u64()?, self.list(Self::text)?),
+            UNSUBSCRIBED => RouteChange::Unsubscribed {
+                session: self.session()?,
+                epoch: self.u64()?,
+                filters: self.list(Self::text)?,
+            },
             GONE => RouteChange::Gone(self.session()?),
-            LISTENING => RouteChange::Listening(WorkerId(self.u64()?), self.text()?, read_qos(self.u8()?)?),
-            DEAF => RouteChange::Deaf(WorkerId(self.u64()?), self.text()?),
+            LISTENING => RouteChange::Listening(Listener {
+                worker: WorkerId(self.u64()?),
+                filter: self.text()?,
+                wants: read_wants(self.u8()?)?,
+            }),
+            DEAF => RouteChange::Deaf { worker: WorkerId(self.u64()?), filter: self.text()? },
             LEFT => RouteChange::Left(WorkerId(self.u64()?)),
             _ => return Err(DAMAGED),
         })
@@ -324,6 +338,10 @@ mod tests {
         Arc::new(StoredSession { client_id: Arc::from("é"), incarnation: u64::MAX })
     }
 
+    fn listener(filter: &str, wants: Wants) -> Listener {
+        Listener { worker: WorkerId(3), filter: Arc::from(filter), wants }
+    }
+
     #[test]
     fn changes_come_back() {
         let options = SubscriptionOptions {
@@ -334,12 +352,20 @@ mod tests {
         };
         let subscription = Subscription { filter: Arc::from("a/#"), options };
         let all = vec![
-            RouteChange::Subscribed(session(), 7, vec![subscription.clone(), subscription]),
-            RouteChange::Unsubscribed(session(), 8, vec![Arc::from("x"), Arc::from("")]),
+            RouteChange::Subscribed {
+                session: session(),
+                epoch: 7,
+                subscriptions: vec![subscription.clone(), subscription],
+            },
+            RouteChange::Unsubscribed {
+                session: session(),
+                epoch: 8,
+                filters: vec![Arc::from("x"), Arc::from("")],
+            },
             RouteChange::Gone(session()),
-            RouteChange::Listening(WorkerId(3), Arc::from("$share/g/x"), Some(QoS::AtLeastOnce)),
-            RouteChange::Listening(WorkerId(3), Arc::from("x"), None),
-            RouteChange::Deaf(WorkerId(3), Arc::from("x")),
+            RouteChange::Listening(listener("$share/g/x", Wants::UpTo(QoS::AtLeastOnce))),
+            RouteChange::Listening(listener("x", Wants::Qos0Only)),
+            RouteChange::Deaf { worker: WorkerId(3), filter: Arc::from("x") },
             RouteChange::Left(WorkerId(u64::MAX)),
         ];
         assert_eq!(read_changes(&changes(&all)).expect("changes"), all);
@@ -356,7 +382,8 @@ mod tests {
             subscription_ids: SubscriptionIds::from_slice(&[1, 268_435_455]),
             via: Via::Retained,
         };
-        let stamp = Stamp { sender: WorkerId(9), number: 8, publisher: Some((u64::MAX, 6)), at_us: 5 };
+        let publisher = Some(PublishingSession { incarnation: u64::MAX, epoch: 6 });
+        let stamp = Stamp { sender: WorkerId(9), number: 8, publisher, at_us: 5 };
         let all = [
             Noted::Message {
                 stamp,

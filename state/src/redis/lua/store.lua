@@ -505,6 +505,11 @@ function ops.unsubscribe(k, a)
   return { gone, flags }
 end
 
+-- keys: m. args: fence
+function ops.confirm(k, a)
+  return refusal(k[1], a[1], a[2], a[3]) or 1
+end
+
 -- keys: m q. args: fence, from, records, bytes
 function ops.read_queue(k, a)
   local no = refusal(k[1], a[1], a[2], a[3])

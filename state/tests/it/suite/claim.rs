@@ -45,6 +45,7 @@ pub(crate) fn an_old_owner_is_fenced_after_a_takeover<B: Backend>() {
     let old = calls.own(claim("a")).fence;
     let new = calls.own(claim("a")).fence;
     assert_ne!(old, new);
+    assert!(matches!(calls.confirm(&old), Err(StoreError::Fenced)));
     assert!(matches!(calls.acknowledge(&old, 1), Err(StoreError::Fenced)));
     assert!(matches!(calls.mark_released(&old, 1), Err(StoreError::Fenced)));
     assert!(matches!(calls.forget_received(&old, 1), Err(StoreError::Fenced)));
@@ -60,6 +61,9 @@ pub(crate) fn an_old_owner_is_fenced_after_a_takeover<B: Backend>() {
         assert!(matches!(calls.acknowledge(&forged, 1), Err(StoreError::Fenced)), "{forged:?}");
     }
     calls.acknowledge(&new, 1).expect("the new owner goes on");
+    calls.confirm(&new).expect("it has the session");
+    calls.discard("a");
+    assert!(matches!(calls.confirm(&new), Err(StoreError::NoSession)));
 }
 
 pub(crate) fn clean_start_discards_the_session<B: Backend>() {
@@ -197,7 +201,7 @@ pub(crate) fn a_session_that_was_made_anew_is_another<B: Backend>() {
 pub(crate) fn a_claim_that_comes_too_late_has_no_effect<B: Backend>() {
     let backend = B::fresh();
     let calls = Calls(backend.store());
-    let late = || Claim { age_ms: 6000, valid_ms: 5000, will: Some(will("late", 0)), ..claim("a") };
+    let late = || Claim { age_ms: 6000, valid_ms: Some(5000), will: Some(will("late", 0)), ..claim("a") };
     assert!(matches!(calls.claim(late()), Err(StoreError::TooLate)));
     assert_eq!(backend.store().stats().sessions, 0);
     let owner = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
@@ -207,7 +211,9 @@ pub(crate) fn a_claim_that_comes_too_late_has_no_effect<B: Backend>() {
     calls.acknowledge(&owner.fence, 1).expect("the owner goes on");
     assert!(calls.due(START + 1_000_000).is_empty());
     assert!(
-        calls.own(Claim { age_ms: 4000, valid_ms: 5000, connection_id: ConnectionId(1), ..claim("b") }).tail
+        calls
+            .own(Claim { age_ms: 4000, valid_ms: Some(5000), connection_id: ConnectionId(1), ..claim("b") })
+            .tail
             > Number(0)
     );
     backend.check();

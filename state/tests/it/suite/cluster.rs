@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use mqtt::QoS;
 use state::{
-    Claim, Cluster, ConnectionId, Due, Enqueued, Heard, InboxPage, LogPage, Noted, Number, Position,
-    Previous, RouteChange, Stamp, Store, StoreError, StoredSession, WorkerId,
+    Claim, Cluster, ConnectionId, Due, Enqueued, Heard, InboxPage, Listener, LogPage, Noted, Number, Placed,
+    Position, Previous, PublishingSession, RouteChange, Stamp, Store, StoreError, StoredSession, Wants,
 };
 
 use crate::harness::{
@@ -51,12 +51,12 @@ impl Worker {
         wait(|done| self.cluster.read_inbox(Position(after), 0, done)).expect("a page")
     }
 
-    fn listening(&self, page: usize) -> Vec<(WorkerId, String, Option<QoS>)> {
+    fn listening(&self, page: usize) -> Vec<Listener> {
         let mut found = Vec::new();
         let mut cursor = None;
         loop {
             let page = wait(|done| self.cluster.listening(cursor.take(), page, done)).expect("a page");
-            found.extend(page.routes.iter().map(|(id, filter, qos)| (*id, filter.to_string(), *qos)));
+            found.extend(page.listeners);
             cursor = page.next;
             if cursor.is_none() {
                 return found;
@@ -69,12 +69,24 @@ impl Worker {
     }
 
     fn lease(&self, applied: u64, lease_ms: u64) -> state::Lease {
-        wait(|done| self.cluster.renew(Position(applied), lease_ms, done)).expect("a lease")
+        wait(|done| self.cluster.renew(Some(Position(applied)), lease_ms, done)).expect("a lease")
     }
 
     fn hears(&self, filter: &str) -> RouteChange {
-        RouteChange::Listening(self.cluster.id(), Arc::from(filter), Some(QoS::AtMostOnce))
+        RouteChange::Listening(self.listens(filter, Wants::UpTo(QoS::AtMostOnce)))
     }
+
+    fn listens(&self, filter: &str, wants: Wants) -> Listener {
+        Listener { worker: self.cluster.id(), filter: Arc::from(filter), wants }
+    }
+
+    fn is_deaf(&self, filter: &str) -> RouteChange {
+        RouteChange::Deaf { worker: self.cluster.id(), filter: Arc::from(filter) }
+    }
+}
+
+pub(crate) fn placed(position: u64, what: RouteChange) -> Placed<RouteChange> {
+    Placed { position: Position(position), what }
 }
 
 fn gone(client_id: &str) -> RouteChange {
@@ -86,11 +98,16 @@ fn taken_over(connection: u128) -> Noted {
 }
 
 fn stamp_of(sender: &Worker) -> Stamp {
-    Stamp { sender: sender.cluster.id(), number: 7, publisher: Some((5, 6)), at_us: START * 1000 }
+    Stamp {
+        sender: sender.cluster.id(),
+        number: 7,
+        publisher: Some(PublishingSession { incarnation: 5, epoch: 6 }),
+        at_us: START * 1000,
+    }
 }
 
 fn connections(page: &InboxPage) -> Vec<u128> {
-    let connection = |(_, note): &(Position, Noted)| match note {
+    let connection = |note: &Placed<Noted>| match &note.what {
         Noted::TakenOver { connection_id, .. } => connection_id.0,
         other => panic!("{other:?}"),
     };
@@ -106,16 +123,23 @@ pub(crate) fn members_are_listed_with_their_leases<W: Workers>() {
     b.join();
     let found = a.lease(7, 60_000);
     assert!(!found.is_expelled);
-    let mut names: Vec<_> = found.members.iter().map(|m| (&*m.name, m.is_live, m.applied.0)).collect();
+    let mut names: Vec<_> = found.members.iter().map(|m| (&*m.name, m.is_live, m.applied)).collect();
     names.sort_unstable();
-    assert_eq!(names, [("a", true, 7), ("b", false, 0)], "without a renewal there is no lease");
+    assert_eq!(
+        names,
+        [("a", true, Some(Position(7))), ("b", false, Some(Position(0)))],
+        "without a renewal there is no lease"
+    );
     let first = b.lease(9, 200);
     workers.pass(400);
     let found = a.lease(8, 60_000);
     assert!(found.now_us >= first.now_us + 400_000, "all see one clock: {found:?}");
     let b_is = found.members.iter().find(|member| member.id == b.cluster.id()).expect("listed");
-    assert!(!b_is.is_live && b_is.silent_ms >= 400 && b_is.applied == Position(9), "{b_is:?}");
+    assert!(!b_is.is_live && b_is.silent_ms >= 400 && b_is.applied == Some(Position(9)), "{b_is:?}");
     assert!(!b.lease(10, 200).is_expelled, "silence alone expels nobody");
+    let loading = wait(|done| b.cluster.renew(None, 60_000, done)).expect("a lease");
+    let b_is = loading.members.iter().find(|member| member.id == b.cluster.id()).expect("listed");
+    assert!(b_is.is_live && b_is.applied.is_none(), "{b_is:?}");
 }
 
 pub(crate) fn all_read_the_log_in_one_order<W: Workers>() {
@@ -123,11 +147,11 @@ pub(crate) fn all_read_the_log_in_one_order<W: Workers>() {
     let (a, b) = (workers.worker("a"), workers.worker("b"));
     assert_eq!((a.join(), b.join()), (Position(0), Position(0)));
     let changes = vec![
-        RouteChange::Subscribed(
-            Arc::new(StoredSession { client_id: Arc::from("x"), incarnation: 3 }),
-            7,
-            vec![subscription("t/#", QoS::AtLeastOnce)],
-        ),
+        RouteChange::Subscribed {
+            session: Arc::new(StoredSession { client_id: Arc::from("x"), incarnation: 3 }),
+            epoch: 7,
+            subscriptions: vec![subscription("t/#", QoS::AtLeastOnce)],
+        },
         a.hears("f"),
         gone("y"),
     ];
@@ -137,11 +161,11 @@ pub(crate) fn all_read_the_log_in_one_order<W: Workers>() {
     for worker in [&a, &b] {
         let page = worker.read_log(Position(0));
         assert!(!page.has_gap);
-        let read: Vec<RouteChange> = page.changes.iter().map(|(_, change)| change.clone()).collect();
+        let read: Vec<RouteChange> = page.changes.iter().map(|placed| placed.what.clone()).collect();
         assert_eq!(read, [changes.clone(), vec![gone("z")]].concat());
-        assert_eq!(page.changes.last().expect("the last").0, last);
-        assert!(page.changes.is_sorted_by_key(|(place, _)| *place));
-        assert_eq!(worker.read_log(first).changes, [(last, gone("z"))]);
+        assert_eq!(page.changes.last().expect("the last").position, last);
+        assert!(page.changes.is_sorted_by_key(|placed| placed.position));
+        assert_eq!(worker.read_log(first).changes, [placed(last.0, gone("z"))]);
         assert_eq!(worker.lease(0, 1).log_end, last);
     }
     assert_eq!(workers.worker("c").join(), last);
@@ -155,7 +179,7 @@ pub(crate) fn a_read_waits_for_what_comes<W: Workers>() {
     let log = begin(|done| a.cluster.read_log(Position(0), 20_000, done));
     let inbox = begin(|done| a.cluster.read_inbox(Position(0), 20_000, done));
     assert_eq!(b.append(vec![gone("y")]), Position(1));
-    assert_eq!(take(&log).expect("a page").changes, [(Position(1), gone("y"))]);
+    assert_eq!(take(&log).expect("a page").changes, [placed(1, gone("y"))]);
     assert!(inbox.try_recv().is_err());
     assert_eq!(b.post(&a, vec![taken_over(1)]), Heard::Yes);
     assert_eq!(connections(&take(&inbox).expect("a page")), [1]);
@@ -176,14 +200,14 @@ pub(crate) fn what_workers_listen_to_is_kept_until_they_leave<W: Workers>() {
     b.join();
     let mut filters: Vec<String> = (0..25).map(|n| format!("f/{n:02}/é")).collect();
     a.append(filters.iter().map(|filter| a.hears(filter)).collect());
-    let changed = RouteChange::Listening(b.cluster.id(), Arc::from("$share/g/f"), None);
+    let changed = RouteChange::Listening(b.listens("$share/g/f", Wants::Qos0Only));
     b.append(vec![b.hears("$share/g/f"), changed, b.hears("gone")]);
-    b.append(vec![RouteChange::Deaf(b.cluster.id(), Arc::from("gone"))]);
-    a.append(vec![RouteChange::Deaf(a.cluster.id(), Arc::from("f/07/é"))]);
+    b.append(vec![b.is_deaf("gone")]);
+    a.append(vec![a.is_deaf("f/07/é")]);
     filters.remove(7);
     let mut expected: Vec<_> =
-        filters.into_iter().map(|filter| (a.cluster.id(), filter, Some(QoS::AtMostOnce))).collect();
-    expected.push((b.cluster.id(), "$share/g/f".to_owned(), None));
+        filters.iter().map(|filter| a.listens(filter, Wants::UpTo(QoS::AtMostOnce))).collect();
+    expected.push(b.listens("$share/g/f", Wants::Qos0Only));
     expected.sort();
     for page in [1, 7, 1000] {
         let mut found = b.listening(page);
@@ -194,13 +218,13 @@ pub(crate) fn what_workers_listen_to_is_kept_until_they_leave<W: Workers>() {
     wait(|done| a.cluster.leave(done)).expect("left");
     assert_eq!(b.listening(1000).len(), 1);
     let page = b.read_log(end);
-    assert_eq!(page.changes, [(Position(end.0 + 1), RouteChange::Left(a.cluster.id()))]);
+    assert_eq!(page.changes, [placed(end.0 + 1, RouteChange::Left(a.cluster.id()))]);
     assert_eq!(b.lease(0, 1).members.len(), 1);
     // What a worker listens to that is not there is of no use, all else is.
     a.append(vec![a.hears("late"), gone("late")]);
     assert_eq!(b.listening(1000).len(), 1);
     let page = b.read_log(Position(end.0 + 1));
-    assert_eq!(page.changes, [(Position(end.0 + 2), gone("late"))]);
+    assert_eq!(page.changes, [placed(end.0 + 2, gone("late"))]);
 }
 
 pub(crate) fn an_inbox_keeps_its_notes_until_they_were_read<W: Workers>() {
@@ -219,7 +243,7 @@ pub(crate) fn an_inbox_keeps_its_notes_until_they_were_read<W: Workers>() {
     for _ in 0..2 {
         let page = a.read_inbox(0);
         assert_eq!(connections(&page), expected, "nothing goes before it was read past");
-        assert_eq!(page.notes.last().expect("the last").0, Position(20));
+        assert_eq!(page.notes.last().expect("the last").position, Position(20));
         assert!(!page.has_gap);
     }
     assert_eq!(connections(&a.read_inbox(18)), expected[36..]);
@@ -236,13 +260,13 @@ pub(crate) fn an_inbox_keeps_its_notes_until_they_were_read<W: Workers>() {
     );
     let page = a.read_inbox(20);
     let [
-        (_, Noted::Queued { session, number, delivery: found }),
-        (at, Noted::Message { stamp: found_stamp, is_plain, shares, .. }),
+        Placed { what: Noted::Queued { session, number, delivery: found }, .. },
+        Placed { position, what: Noted::Message { stamp: found_stamp, is_plain, shares, .. } },
     ] = page.notes.as_slice()
     else {
         panic!("{page:?}")
     };
-    assert_eq!((&*session.client_id, session.incarnation, number.0, *at), ("s", 5, 4, Position(21)));
+    assert_eq!((&*session.client_id, session.incarnation, number.0, *position), ("s", 5, 4, Position(21)));
     assert_eq!(*found, delivery(&message));
     assert_eq!((*found_stamp, *is_plain, &*shares[0]), (stamp, false, "$share/g/t"));
     wait(|done| a.cluster.leave(done)).expect("left");
@@ -270,9 +294,9 @@ pub(crate) fn an_inbox_has_a_bound<W: Workers>() {
     let mut read = 0;
     loop {
         let page = a.read_inbox(at);
-        let Some((last, _)) = page.notes.last() else { break };
+        let Some(last) = page.notes.last() else { break };
         read += page.notes.len();
-        at = last.0;
+        at = last.position.0;
     }
     assert_eq!(read, taken, "what was refused is not there in part");
     assert_eq!(b.post(&a, note()), Heard::Yes, "there is room again");
@@ -342,7 +366,7 @@ pub(crate) fn what_a_dead_worker_owned_waits_for_its_connections<W: Workers>() {
     assert!(a.lease(0, 1000).is_expelled);
     assert_eq!(b.post(&a, vec![taken_over(0)]), Heard::Gone);
     assert!(b.listening(10).is_empty());
-    assert_eq!(b.read_log(end).changes, [(Position(end.0 + 1), RouteChange::Left(a.cluster.id()))]);
+    assert_eq!(b.read_log(end).changes, [placed(end.0 + 1, RouteChange::Left(a.cluster.id()))]);
     for fence in [&resumed, &lost, &clean] {
         assert!(matches!(at_a.acknowledge(fence, 1), Err(StoreError::Fenced)));
     }

@@ -108,6 +108,10 @@ impl Store for Faulty {
         self.inner.unsubscribe(fence, filters, self.lose_of(&fence.session.client_id, done));
     }
 
+    fn confirm(&self, fence: &Fence, done: Done<()>) {
+        self.inner.confirm(fence, self.lose_of(&fence.session.client_id, done));
+    }
+
     fn read_queue(&self, fence: &Fence, from: Number, count: usize, bytes: usize, done: Done<QueuePage>) {
         self.inner.read_queue(fence, from, count, bytes, self.lose_of(&fence.session.client_id, done));
     }
