@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 
 use crate::authorize::{Authority, Publication};
 use crate::authorizer::{AskedAction, Question, Reply, Ruling, Verdict};
+use crate::directory::session_handle::Item;
 use crate::hub::Hub;
 use crate::serving::Serving;
 use crate::session::Manner;
-use crate::session_handle::Item;
 
 /// Questions of one client at a time: a SUBSCRIBE may have thousands of filters.
 const QUESTIONS_MAX: usize = 16;

@@ -7,12 +7,12 @@ use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
 use crate::call::{Call, Op};
 use crate::departure::Departure;
+use crate::directory::session_handle::SessionHandle;
 use crate::held::Work;
 use crate::housekeeping::claim_due;
 use crate::hub::Hub;
 use crate::serving::Rare;
 use crate::session::{Closing, WillFate};
-use crate::session_handle::SessionHandle;
 use crate::share::left_to_others;
 
 /// How a connection leaves its session.

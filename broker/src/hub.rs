@@ -15,12 +15,12 @@ use crate::authorizer::Authorizer;
 use crate::clock::{Clock, TimeSource};
 use crate::cluster::Cluster;
 use crate::config::BrokerConfig;
+use crate::directory::index::{Entry, Index};
+use crate::directory::session_handle::{Item, SessionHandle};
+use crate::directory::sessions::Sessions;
 use crate::held::Held;
-use crate::index::{Entry, Index};
 use crate::metrics::Metrics;
 use crate::principal::Rules;
-use crate::session_handle::{Item, SessionHandle};
-use crate::sessions::Sessions;
 
 /// One worker's shared state.
 pub(crate) struct Hub {

@@ -13,11 +13,11 @@ use state::{
 use tokio::time::Instant;
 
 use crate::cluster::{LastTurn, Told, Turn};
+use crate::directory::session_handle::SessionHandle;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::route::{Found, Routed, Sent, Share};
 use crate::session::DropReason;
-use crate::session_handle::SessionHandle;
 pub(crate) use crate::waiting::Waiting;
 
 /// The connection that publishes.
@@ -58,7 +58,7 @@ pub(crate) struct Awaited {
 }
 
 impl Hub {
-    /// Routes a message. `Some`: that is the answer already. `None`: the answer will be an [`crate::session_handle::Item::Published`] for the
+    /// Routes a message. `Some`: that is the answer already. `None`: the answer will be an [`crate::directory::session_handle::Item::Published`] for the
     /// publisher's connection.
     pub(crate) fn publish(
         self: &Arc<Self>,

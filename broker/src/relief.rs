@@ -9,9 +9,9 @@ use mqtt::ReasonCode;
 
 use crate::Broker;
 use crate::bounds::Bound;
+use crate::directory::session_handle::{HEAVY_BYTES, SessionHandle};
 use crate::hub::Hub;
 use crate::session::DropReason;
-use crate::session_handle::{HEAVY_BYTES, SessionHandle};
 
 impl Hub {
     /// Much waits for this session.

@@ -11,10 +11,10 @@ use state::{
     UnixMs, Via,
 };
 
+use crate::directory::session_handle::{Item, SessionHandle};
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
 use crate::session::Session;
-use crate::session_handle::{Item, SessionHandle};
 
 /// Messages asked of the store at once.
 const PAGE_MESSAGES_MAX: usize = 256;

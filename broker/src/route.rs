@@ -7,10 +7,10 @@ use smallvec::{SmallVec, smallvec};
 use state::{Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via, Wants};
 
 use crate::cluster::wanted_by;
+use crate::directory::index::{Entry, Group, Index, Matches};
+use crate::directory::session_handle::{Posted, Readiness, SessionHandle};
 use crate::hub::Hub;
-use crate::index::{Entry, Group, Index, Matches};
 use crate::session::DropReason;
-use crate::session_handle::{Posted, Readiness, SessionHandle};
 
 /// A stored session that gets the message.
 #[derive(Clone)]

@@ -10,13 +10,13 @@ use state::{Delivery, Fence, UnixMs, Will};
 use crate::asking::Asking;
 use crate::bounds::Bound;
 use crate::call::{Call, Op};
+use crate::directory::session_handle::{Item, SessionHandle, thin_out};
 use crate::held::Work;
 use crate::hub::Hub;
 use crate::publish::Publisher;
 use crate::request::Request;
 use crate::retained::{More, RetainedReader};
 use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
-use crate::session_handle::{Item, SessionHandle, thin_out};
 use crate::tally;
 
 /// Bytes of retained messages handed to a session at once.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use mqtt::QoS;
 use state::{Delivery, DueLeft, Message, Via};
 
+use crate::directory::index::Index;
+use crate::directory::session_handle::Item;
 use crate::hub::Hub;
-use crate::index::Index;
 use crate::publish::Waiting;
 use crate::route::{Found, Share};
-use crate::session_handle::Item;
 
 impl Hub {
     /// Offers what a stored session left to the other members of its share, and tells the store when it is durable there.

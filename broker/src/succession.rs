@@ -6,8 +6,8 @@ use std::sync::Arc;
 use link::ConnectionId;
 
 use crate::connect::{ClaimSlot, Granted, Unserved};
+use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
-use crate::session_handle::SessionHandle;
 
 /// A connection that has its session and is not served yet.
 pub(crate) struct Successor {

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use state::{Fence, StoreError};
 use tokio::time::Instant;
 
+use crate::directory::session_handle::{Item, SessionHandle};
 use crate::hub::Hub;
-use crate::session_handle::{Item, SessionHandle};
 
 /// Who waits for the answer, until every part of the work is durable.
 pub(crate) struct Waiting {

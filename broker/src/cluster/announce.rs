@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use state::{Owned, Previous, RouteChange, StoredSession, Subscription};
 
+use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
-use crate::session_handle::SessionHandle;
 
 use super::barrier::passed;
 

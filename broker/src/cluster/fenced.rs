@@ -8,8 +8,8 @@ use std::sync::Arc;
 use link::ConnectionId;
 use parking_lot::Mutex;
 
+use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
-use crate::session_handle::SessionHandle;
 
 /// Those of which it is not known yet: no more than there were connections here while the lease could not be renewed.
 #[derive(Default)]

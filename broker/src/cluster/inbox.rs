@@ -9,8 +9,8 @@ use mqtt::QoS;
 use state::{InboxPage, Message, Noted, Number, Placed, Position, Stamp, StoredSession};
 use tokio::time::sleep;
 
+use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
-use crate::session_handle::SessionHandle;
 
 use super::Cluster;
 use super::membership::{RETRY_AFTER, WAIT_MS, ask};

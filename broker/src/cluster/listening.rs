@@ -12,8 +12,8 @@ use parking_lot::MutexGuard;
 use state::{Listener, RouteChange, SubscriptionOptions, Wants, WorkerId};
 use tokio::time::Instant;
 
-use crate::index::Index;
-use crate::session_handle::SessionHandle;
+use crate::directory::index::Index;
+use crate::directory::session_handle::SessionHandle;
 
 use super::Cluster;
 

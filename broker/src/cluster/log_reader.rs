@@ -7,8 +7,8 @@ use std::sync::Arc;
 use state::{LogPage, Placed, Position, RouteChange, StoreError, Subscription};
 use tokio::time::sleep;
 
+use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
-use crate::session_handle::SessionHandle;
 
 use super::Cluster;
 use super::membership::{RETRY_AFTER, WAIT_MS, ask};

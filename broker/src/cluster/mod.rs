@@ -29,7 +29,7 @@ use prometheus_client::registry::Registry;
 use state::{Fence, StoredSession, WorkerId};
 use tokio::sync::Notify;
 
-use crate::session_handle::SessionHandle;
+use crate::directory::session_handle::SessionHandle;
 
 pub use self::settings::{ClusterSettings, ClusterSettingsError};
 

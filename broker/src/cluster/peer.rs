@@ -8,9 +8,9 @@ use mqtt::QoS;
 use parking_lot::Mutex;
 use state::{Listener, SubscriptionOptions, Wants, WorkerId};
 
+use crate::directory::index::Entry;
+use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
-use crate::index::Entry;
-use crate::session_handle::SessionHandle;
 
 use super::Cluster;
 use super::note::Outbox;

@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use state::SubscriptionOptions;
 
-use crate::session_handle::SessionHandle;
+use crate::directory::session_handle::SessionHandle;
 
 pub(crate) use self::shared::Group;
 

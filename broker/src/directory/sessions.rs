@@ -8,7 +8,7 @@ use std::sync::Arc;
 use foldhash::fast::{FixedState, RandomState};
 use parking_lot::Mutex;
 
-use crate::session_handle::SessionHandle;
+use crate::directory::session_handle::SessionHandle;
 
 const SHARDS: usize = 64;
 

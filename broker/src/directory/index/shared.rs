@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Entry;
 use super::subscribers::Subscribers;
-use crate::session_handle::SessionHandle;
+use crate::directory::session_handle::SessionHandle;
 
 /// The members of one share.
 #[derive(Debug)]

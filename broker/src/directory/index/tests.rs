@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use state::SubscriptionOptions;
 
 use super::{Entry, Index};
-use crate::session_handle::SessionHandle;
+use crate::directory::session_handle::SessionHandle;
 
 fn session(id: u64) -> Arc<SessionHandle> {
     Arc::new(SessionHandle::new(id, format!("c{id}").into(), None))

@@ -93,8 +93,8 @@ mod tests {
     use state::Number;
 
     use super::*;
+    use crate::directory::session_handle::Posted;
     use crate::session::testing::delivery;
-    use crate::session_handle::Posted;
 
     #[test]
     fn what_need_not_be_kept_is_let_go_of() {
