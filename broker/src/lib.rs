@@ -17,7 +17,6 @@ mod directory;
 mod disconnect;
 mod edge_link;
 mod gauges;
-mod handler;
 mod held;
 mod housekeeping;
 mod hub;

@@ -7,6 +7,7 @@ mod answers;
 mod closing;
 mod delivery;
 mod filters;
+pub(crate) mod handler;
 mod handoff;
 mod inbound;
 pub(crate) mod io;
@@ -30,7 +31,7 @@ use crate::authorize::Authority;
 use crate::authorizer::{Ruling, Verdict};
 use crate::bounds::Bounds;
 use crate::config::BrokerConfig;
-use crate::handler::connect::Terms;
+use crate::session::handler::connect::Terms;
 
 use self::alias::ClientAliases;
 use self::answers::Answers;
