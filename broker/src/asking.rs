@@ -10,8 +10,8 @@ use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
 use tokio::sync::oneshot;
 
+use crate::authorize::authorizer::{AskedAction, Question, Reply, Ruling, Verdict};
 use crate::authorize::{Authority, Publication};
-use crate::authorizer::{AskedAction, Question, Reply, Ruling, Verdict};
 use crate::directory::session_handle::Item;
 use crate::hub::Hub;
 use crate::serving::Serving;

@@ -12,12 +12,12 @@ use state::{
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::bounds::Bounds;
+use crate::authorize::bounds::Bounds;
+use crate::authorize::principal::{owner_of, principal_of, session_name};
 use crate::config::{BrokerConfig, CleanSessions};
 use crate::directory::session_handle::SessionHandle;
 use crate::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
-use crate::principal::{owner_of, principal_of, session_name};
 use crate::share::left_to_others;
 use crate::succession::Successor;
 

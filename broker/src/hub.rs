@@ -11,7 +11,8 @@ use state::{
     Message, Principal, RouteChange, Store, StoredSession, Subscription, SubscriptionOptions, UnixMs,
 };
 
-use crate::authorizer::Authorizer;
+use crate::authorize::authorizer::Authorizer;
+use crate::authorize::principal::Rules;
 use crate::clock::{Clock, TimeSource};
 use crate::cluster::Cluster;
 use crate::config::BrokerConfig;
@@ -20,7 +21,6 @@ use crate::directory::session_handle::{Item, SessionHandle};
 use crate::directory::sessions::Sessions;
 use crate::held::Held;
 use crate::metrics::Metrics;
-use crate::principal::Rules;
 
 /// One worker's shared state.
 pub(crate) struct Hub {

@@ -5,8 +5,6 @@
 
 mod asking;
 mod authorize;
-mod authorizer;
-mod bounds;
 mod call;
 mod clock;
 mod cluster;
@@ -22,7 +20,6 @@ mod housekeeping;
 mod hub;
 mod latency;
 mod metrics;
-mod principal;
 mod publish;
 mod relief;
 mod request;
@@ -49,13 +46,13 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+pub use authorize::authorizer::{AskedAction, Authorizer, Question, Reply, Ruling, Verdict};
+pub use authorize::principal::Rules;
 pub use authorize::{Attempt, Decider, Explanation};
-pub use authorizer::{AskedAction, Authorizer, Question, Reply, Ruling, Verdict};
 pub use clock::TimeSource;
 pub use cluster::{ClusterSettings, ClusterSettingsError};
 pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession};
 pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
-pub use principal::Rules;
 pub use stream::WorkerStream;
 
 use gauges::Gauges;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use mqtt::ReasonCode;
 
 use crate::Broker;
-use crate::bounds::Bound;
+use crate::authorize::bounds::Bound;
 use crate::directory::session_handle::{HEAVY_BYTES, SessionHandle};
 use crate::hub::Hub;
 use crate::session::DropReason;

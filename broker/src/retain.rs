@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 use state::{Message, StoreError};
 
-use crate::bounds::Bound;
+use crate::authorize::bounds::Bound;
 use crate::directory::session_handle::SessionHandle;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;

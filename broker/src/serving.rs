@@ -8,7 +8,7 @@ use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, UnixMs, Will};
 
 use crate::asking::Asking;
-use crate::bounds::Bound;
+use crate::authorize::bounds::Bound;
 use crate::call::{Call, Op};
 use crate::directory::session_handle::{Item, SessionHandle, thin_out};
 use crate::held::Work;

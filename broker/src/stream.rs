@@ -19,14 +19,14 @@ use tokio::sync::oneshot;
 
 use crate::asking::refusal_by;
 use crate::authorize::Authority;
-use crate::authorizer::Ruling;
-use crate::bounds::Bound;
+use crate::authorize::authorizer::Ruling;
+use crate::authorize::bounds::Bound;
+use crate::authorize::principal::client_id_of;
 use crate::connect::{self, ClaimSlot, Granted, NotGranted, Unserved, Wanted};
 use crate::departure::Departure;
 use crate::directory::session_handle::{Item, SessionHandle, recycle};
 use crate::disconnect::Leaving;
 use crate::hub::Hub;
-use crate::principal::client_id_of;
 use crate::serving::{Rare, Serving};
 use crate::session::handler::connect::Told;
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};

@@ -4,8 +4,11 @@
 //! compared is in `pattern`; why SUBSCRIBE is granted a lower QoS rather than refused is in
 //! `docs/decisions/0013-what-a-rule-says.md`.
 
+pub(crate) mod authorizer;
+pub(crate) mod bounds;
 mod explain;
 mod pattern;
+pub(crate) mod principal;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +21,7 @@ use state::{Message, Owner};
 
 pub use self::explain::{Attempt, Decider, Explanation};
 use self::pattern::{covers, is_same, overlaps};
-use crate::principal::owner_of;
+use crate::authorize::principal::owner_of;
 
 /// A passport, ready to be asked.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use self::asks::AskMetrics;
-use crate::bounds::Bound;
+use crate::authorize::bounds::Bound;
 use crate::latency::Latency;
 use crate::session::DropReason;
 

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use mqtt::QoS;
 use state::UnixMs;
 
-use crate::authorizer::{AskedAction, Ruling, Verdict};
+use crate::authorize::authorizer::{AskedAction, Ruling, Verdict};
 
 /// What was asked about, without its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use mqtt::topic::SharedFilter;
 use mqtt::{PacketId, ReasonCode};
 
-use crate::bounds::{Bound, Bounds};
+use crate::authorize::bounds::{Bound, Bounds};
 
 /// SUBSCRIBE and UNSUBSCRIBE packets that one client may have under way.
 pub(crate) const REQUESTS_MAX: usize = 256;

@@ -7,7 +7,7 @@ use link::{Outgoing, Passport};
 use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Message, Number, QueuePage, StoreError, Subscription, UnixMs};
 
-use crate::bounds::Bound;
+use crate::authorize::bounds::Bound;
 
 /// What happened to a session.
 #[derive(Debug)]

@@ -28,8 +28,8 @@ use mqtt::{Connect, Packet, ProtocolVersion, ReasonCode, Receiver};
 use state::{Message, Number, StoreError, UnixMs};
 
 use crate::authorize::Authority;
-use crate::authorizer::{Ruling, Verdict};
-use crate::bounds::Bounds;
+use crate::authorize::authorizer::{Ruling, Verdict};
+use crate::authorize::bounds::Bounds;
 use crate::config::BrokerConfig;
 use crate::session::handler::connect::Terms;
 

@@ -3,8 +3,8 @@
 use link::{Limits, Outgoing};
 use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, QoS, ReasonCode};
 
+use crate::authorize::bounds::{Bound, Bounds};
 use crate::authorize::{Authority, Publication};
-use crate::bounds::{Bound, Bounds};
 use crate::config::BrokerConfig;
 use crate::session::{Opening, Outputs, Session, bytes_of_will};
 

@@ -7,8 +7,8 @@ use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode};
 use state::{Delivery, Message, StoreError, UnixMs};
 
 use crate::authorize::Publication;
-use crate::authorizer::{AskedAction, Verdict};
-use crate::bounds::Bound;
+use crate::authorize::authorizer::{AskedAction, Verdict};
+use crate::authorize::bounds::Bound;
 use crate::session::{AliasUse, DropReason, Effect, Fault, Manner, Outputs, Receipt, Session};
 
 /// Why a message is not published.

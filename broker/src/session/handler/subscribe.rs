@@ -6,8 +6,8 @@ use mqtt::topic::SharedFilter;
 use mqtt::{PacketId, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, topic};
 use state::{Subscription, SubscriptionOptions, UnixMs};
 
-use crate::authorizer::{AskedAction, Verdict};
-use crate::bounds::Bound;
+use crate::authorize::authorizer::{AskedAction, Verdict};
+use crate::authorize::bounds::Bound;
 use crate::session::{Added, Answer, Effect, Manner, Noted, Outputs, RequestKind, Session, SubscribeItem};
 
 /// Why there is no subscription.
