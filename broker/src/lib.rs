@@ -18,7 +18,6 @@ mod gauges;
 mod held;
 mod housekeeping;
 mod hub;
-mod latency;
 mod metrics;
 mod publish;
 mod relief;
@@ -32,8 +31,6 @@ mod share;
 mod stream;
 mod succession;
 mod sys;
-mod tally;
-mod timed_store;
 mod waiting;
 
 use std::sync::Arc;
@@ -58,7 +55,7 @@ pub use stream::WorkerStream;
 use gauges::Gauges;
 use hub::Hub;
 use metrics::Metrics;
-use timed_store::TimedStore;
+use metrics::timed_store::TimedStore;
 
 /// Sessions read from the store at once when starting.
 const ROUTE_PAGE_SESSIONS: usize = 1000;

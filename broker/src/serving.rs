@@ -13,11 +13,11 @@ use crate::call::{Call, Op};
 use crate::directory::session_handle::{Item, SessionHandle, thin_out};
 use crate::held::Work;
 use crate::hub::Hub;
+use crate::metrics::tally;
 use crate::publish::Publisher;
 use crate::request::Request;
 use crate::retained::{More, RetainedReader};
 use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
-use crate::tally;
 
 /// Bytes of retained messages handed to a session at once.
 const RETAINED_BYTES_MAX: usize = 256 << 10;

@@ -27,10 +27,10 @@ use crate::departure::Departure;
 use crate::directory::session_handle::{Item, SessionHandle, recycle};
 use crate::disconnect::Leaving;
 use crate::hub::Hub;
+use crate::metrics::tally;
 use crate::serving::{Rare, Serving};
 use crate::session::handler::connect::Told;
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};
-use crate::tally;
 use last_words::Takeover;
 pub(crate) use linked::{Phase, Taken};
 

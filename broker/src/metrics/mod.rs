@@ -1,6 +1,9 @@
 //! What a worker counts. `$SYS` and the metrics endpoint read the same counters.
 
 mod asks;
+pub(crate) mod latency;
+pub(crate) mod tally;
+pub(crate) mod timed_store;
 
 use std::sync::atomic::AtomicU64;
 
@@ -13,7 +16,7 @@ use prometheus_client::registry::Registry;
 
 use self::asks::AskMetrics;
 use crate::authorize::bounds::Bound;
-use crate::latency::Latency;
+use crate::metrics::latency::Latency;
 use crate::session::DropReason;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

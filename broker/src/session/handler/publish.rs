@@ -293,7 +293,7 @@ impl Session {
         } else {
             out.wire.put_bytes(message.payload());
         }
-        crate::tally::sent(delivery.qos, payload.len());
+        crate::metrics::tally::sent(delivery.qos, payload.len());
         if alias.alias.is_some() && !alias.known {
             self.server_aliases.get_or_insert_default().commit(topic, alias);
         }

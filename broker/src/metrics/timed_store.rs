@@ -14,7 +14,7 @@ use state::{
 };
 use tokio::time::Instant;
 
-use crate::latency::Latency;
+use crate::metrics::latency::Latency;
 
 /// What is asked of a store. Variants are the label values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
