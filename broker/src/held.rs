@@ -13,7 +13,7 @@ use crate::call::{Call, Op};
 use crate::connect::Asking;
 use crate::hub::Hub;
 use crate::publish::{Unmatched, Waiting};
-use crate::retained::PageRead;
+use crate::retained::read::PageRead;
 use crate::route::Routed;
 
 /// Something to ask of the store.

@@ -22,7 +22,6 @@ mod metrics;
 mod publish;
 mod relief;
 mod request;
-mod retain;
 mod retained;
 mod route;
 mod serving;

@@ -16,7 +16,7 @@ use crate::hub::Hub;
 use crate::metrics::tally;
 use crate::publish::Publisher;
 use crate::request::Request;
-use crate::retained::{More, RetainedReader};
+use crate::retained::read::{More, RetainedReader};
 use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
 
 /// Bytes of retained messages handed to a session at once.

@@ -1,4 +1,4 @@
-//! Sets retained messages, in their place among what waits for the store. Who reads them is in [`crate::retained`].
+//! Sets retained messages, in their place among what waits for the store. Who reads them is in [`super::read`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
