@@ -18,7 +18,7 @@ use crate::config::{BrokerConfig, CleanSessions};
 use crate::directory::session_handle::SessionHandle;
 use crate::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
-use crate::share::left_to_others;
+use crate::routing::share::left_to_others;
 use crate::succession::Successor;
 
 /// How old a CONNECT may be when it has its effect, milliseconds: an edge has not refused it by then.

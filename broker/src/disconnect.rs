@@ -11,9 +11,9 @@ use crate::directory::session_handle::SessionHandle;
 use crate::held::Work;
 use crate::housekeeping::claim_due;
 use crate::hub::Hub;
+use crate::routing::share::left_to_others;
 use crate::serving::Rare;
 use crate::session::{Closing, WillFate};
-use crate::share::left_to_others;
 
 /// How a connection leaves its session.
 pub(crate) struct Leaving<'a> {

@@ -12,9 +12,9 @@ use state::{Message, Origin};
 use crate::call::{Call, Op};
 use crate::connect::Asking;
 use crate::hub::Hub;
-use crate::publish::{Unmatched, Waiting};
 use crate::retained::read::PageRead;
-use crate::route::Routed;
+use crate::routing::publish::{Unmatched, Waiting};
+use crate::routing::route::Routed;
 
 /// Something to ask of the store.
 pub(crate) enum Work {

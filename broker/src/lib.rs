@@ -19,18 +19,15 @@ mod held;
 mod housekeeping;
 mod hub;
 mod metrics;
-mod publish;
 mod relief;
 mod request;
 mod retained;
-mod route;
+mod routing;
 mod serving;
 mod session;
-mod share;
 mod stream;
 mod succession;
 mod sys;
-mod waiting;
 
 use std::sync::Arc;
 

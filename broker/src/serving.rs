@@ -14,9 +14,9 @@ use crate::directory::session_handle::{Item, SessionHandle, thin_out};
 use crate::held::Work;
 use crate::hub::Hub;
 use crate::metrics::tally;
-use crate::publish::Publisher;
 use crate::request::Request;
 use crate::retained::read::{More, RetainedReader};
+use crate::routing::publish::Publisher;
 use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
 
 /// Bytes of retained messages handed to a session at once.

@@ -1,6 +1,6 @@
 //! What makes several workers over one store one broker. Start reading at [`membership`] (how a worker joins and stays),
 //! then [`announce`] (the way of a SUBSCRIBE to all workers) and [`note`] (the way of a message to another worker). Which
-//! sessions a message concerns is decided in [`crate::route`]; a worker alone with its store has none of this.
+//! sessions a message concerns is decided in [`crate::routing::route`]; a worker alone with its store has none of this.
 
 mod announce;
 mod barrier;

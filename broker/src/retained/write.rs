@@ -10,7 +10,7 @@ use crate::authorize::bounds::Bound;
 use crate::directory::session_handle::SessionHandle;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
-use crate::publish::Waiting;
+use crate::routing::publish::Waiting;
 
 /// Between two lines in the log about messages that were not retained.
 const TELL_INTERVAL_MS: u64 = 1_000;

@@ -3,7 +3,7 @@
 use mqtt::QoS;
 use state::{Delivery, Message, Number, Owned, QueuePage, Queued, Record, StoreError, UnixMs, Via};
 
-use crate::share::is_for_others;
+use crate::routing::share::is_for_others;
 
 use super::number::packet_id;
 use super::outbound::Flight;

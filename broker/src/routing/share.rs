@@ -10,8 +10,8 @@ use state::{Delivery, DueLeft, Message, Via};
 use crate::directory::index::Index;
 use crate::directory::session_handle::Item;
 use crate::hub::Hub;
-use crate::publish::Waiting;
-use crate::route::{Found, Share};
+use crate::routing::publish::Waiting;
+use crate::routing::route::{Found, Share};
 
 impl Hub {
     /// Offers what a stored session left to the other members of its share, and tells the store when it is durable there.

@@ -16,9 +16,9 @@ use crate::cluster::{LastTurn, Told, Turn};
 use crate::directory::session_handle::SessionHandle;
 use crate::held::{Ticket, Work};
 use crate::hub::Hub;
-use crate::route::{Found, Routed, Sent, Share};
+use crate::routing::route::{Found, Routed, Sent, Share};
+pub(crate) use crate::routing::waiting::Waiting;
 use crate::session::DropReason;
-pub(crate) use crate::waiting::Waiting;
 
 /// The connection that publishes.
 pub(crate) struct Publisher<'a> {
