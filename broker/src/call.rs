@@ -6,11 +6,11 @@ use link::ConnectionId;
 use mqtt::PacketId;
 use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
-use crate::departure::Departure;
 use crate::directory::session_handle::{Item, SessionHandle};
 use crate::held::{Ticket, Work};
 use crate::housekeeping::claim_due;
 use crate::hub::Hub;
+use crate::serving::departure::Departure;
 
 /// Bytes of a page of the stored queue.
 const PAGE_BYTES_MAX: usize = 1 << 20;

@@ -10,11 +10,11 @@ use foldhash::fast::RandomState;
 use state::{Message, Origin};
 
 use crate::call::{Call, Op};
-use crate::connect::Asking;
 use crate::hub::Hub;
 use crate::retained::read::PageRead;
 use crate::routing::publish::{Unmatched, Waiting};
 use crate::routing::route::Routed;
+use crate::serving::connect::Asking;
 
 /// Something to ask of the store.
 pub(crate) enum Work {

@@ -1,18 +1,14 @@
 //! The worker: sessions, the subscription index and the path of a message. In one process with the edge it is called
 //! directly, through [`link::Upstream`]; as a process of its own it serves edges over links (`edge_link/`) and shares its store
-//! with others (`cluster/`). Start reading at [`Broker`], then `stream.rs` (what drives a session), `publish.rs` (the path of
+//! with others (`cluster/`). Start reading at [`Broker`], then `serving/stream` (what drives a session), `routing/` (the path of
 //! a PUBLISH) and `session/` (the pure core).
 
-mod asking;
 mod authorize;
 mod call;
 mod clock;
 mod cluster;
 mod config;
-mod connect;
-mod departure;
 mod directory;
-mod disconnect;
 mod edge_link;
 mod gauges;
 mod held;
@@ -20,13 +16,10 @@ mod housekeeping;
 mod hub;
 mod metrics;
 mod relief;
-mod request;
 mod retained;
 mod routing;
 mod serving;
 mod session;
-mod stream;
-mod succession;
 mod sys;
 
 use std::sync::Arc;
@@ -46,7 +39,7 @@ pub use clock::TimeSource;
 pub use cluster::{ClusterSettings, ClusterSettingsError};
 pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession};
 pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
-pub use stream::WorkerStream;
+pub use serving::stream::WorkerStream;
 
 use gauges::Gauges;
 use hub::Hub;

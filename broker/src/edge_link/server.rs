@@ -27,8 +27,9 @@ use super::metrics::LinkMetrics;
 use super::ready::{Ready, StreamWaker};
 use super::slot::Slot;
 use super::task::{HELLO_TIMEOUT, LinkEnd, Task};
-use crate::stream::WorkerStream;
-use crate::{Broker, connect};
+use crate::Broker;
+use crate::serving::connect;
+use crate::serving::stream::WorkerStream;
 
 /// How long nothing is accepted after accepting has failed, for want of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

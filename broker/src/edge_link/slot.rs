@@ -14,8 +14,8 @@ use mqtt::{PacketType, ReasonCode, frame};
 use super::cut::take_packet;
 use super::ready::StreamWaker;
 use super::server::Counted;
-use crate::departure::Departure;
-use crate::stream::{Phase, Taken, WorkerStream};
+use crate::serving::departure::Departure;
+use crate::serving::stream::{Phase, Taken, WorkerStream};
 
 /// Bytes asked of a session at once. What of it the window does not take waits here.
 const BUDGET_BYTES: usize = 16 << 10;

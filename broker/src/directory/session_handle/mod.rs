@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use self::leaver::Leavers;
 use self::routes::Routes;
 pub(crate) use self::unread::{HEAVY_BYTES, thin_out};
-use crate::asking::Answered;
+use crate::serving::asking::Answered;
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]

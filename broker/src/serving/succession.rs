@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use link::ConnectionId;
 
-use crate::connect::{ClaimSlot, Granted, Unserved};
 use crate::directory::session_handle::SessionHandle;
 use crate::hub::Hub;
+use crate::serving::connect::{ClaimSlot, Granted, Unserved};
 
 /// A connection that has its session and is not served yet.
 pub(crate) struct Successor {

@@ -6,13 +6,13 @@ use link::ConnectionId;
 use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
 use crate::call::{Call, Op};
-use crate::departure::Departure;
 use crate::directory::session_handle::SessionHandle;
 use crate::held::Work;
 use crate::housekeeping::claim_due;
 use crate::hub::Hub;
 use crate::routing::share::left_to_others;
 use crate::serving::Rare;
+use crate::serving::departure::Departure;
 use crate::session::{Closing, WillFate};
 
 /// How a connection leaves its session.

@@ -19,7 +19,7 @@ use crate::directory::session_handle::SessionHandle;
 use crate::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
 use crate::routing::share::left_to_others;
-use crate::succession::Successor;
+use crate::serving::succession::Successor;
 
 /// How old a CONNECT may be when it has its effect, milliseconds: an edge has not refused it by then.
 const CLAIM_VALID_MS: u64 = 8_000;

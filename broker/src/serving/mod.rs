@@ -1,5 +1,13 @@
 //! A session that is being served: what its effects do to the hub and the store, and what comes back from there.
 
+pub(crate) mod asking;
+pub(crate) mod connect;
+pub(crate) mod departure;
+pub(crate) mod disconnect;
+pub(crate) mod request;
+pub(crate) mod stream;
+pub(crate) mod succession;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -7,16 +15,16 @@ use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, UnixMs, Will};
 
-use crate::asking::Asking;
 use crate::authorize::bounds::Bound;
 use crate::call::{Call, Op};
 use crate::directory::session_handle::{Item, SessionHandle, thin_out};
 use crate::held::Work;
 use crate::hub::Hub;
 use crate::metrics::tally;
-use crate::request::Request;
 use crate::retained::read::{More, RetainedReader};
 use crate::routing::publish::Publisher;
+use crate::serving::asking::Asking;
+use crate::serving::request::Request;
 use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
 
 /// Bytes of retained messages handed to a session at once.
