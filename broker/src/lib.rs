@@ -4,23 +4,17 @@
 //! a PUBLISH) and `session/` (the pure core).
 
 mod authorize;
-mod call;
 mod clock;
 mod cluster;
 mod config;
 mod directory;
 mod edge_link;
-mod gauges;
-mod held;
-mod housekeeping;
 mod hub;
 mod metrics;
-mod relief;
 mod retained;
 mod routing;
 mod serving;
 mod session;
-mod sys;
 
 use std::sync::Arc;
 
@@ -41,8 +35,8 @@ pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession}
 pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use serving::stream::WorkerStream;
 
-use gauges::Gauges;
 use hub::Hub;
+use hub::gauges::Gauges;
 use metrics::Metrics;
 use metrics::timed_store::TimedStore;
 
@@ -115,7 +109,7 @@ impl Broker {
         let hub = Arc::new(hub);
         registry.register_collector(Box::new(Gauges::new(&hub)));
         load_routes(&hub).await.map_err(StartError::Routes)?;
-        let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
+        let housekeeping = Arc::new(Housekeeping(tokio::spawn(hub::housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: None })
     }
 
@@ -154,7 +148,7 @@ impl Broker {
         let hub = Arc::new(Hub::new(config, store, metrics, Some(Arc::clone(&cluster)), time));
         registry.register_collector(Box::new(Gauges::new(&hub)));
         let tasks = cluster::join(&hub, &cluster).await.map_err(StartError::Join)?;
-        let housekeeping = Arc::new(Housekeeping(tokio::spawn(housekeeping::run(Arc::clone(&hub)))));
+        let housekeeping = Arc::new(Housekeeping(tokio::spawn(hub::housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: Some(Arc::new(tasks)) })
     }
 

@@ -12,8 +12,8 @@ use state::{
 };
 
 use crate::directory::session_handle::{Item, SessionHandle};
-use crate::held::{Ticket, Work};
 use crate::hub::Hub;
+use crate::hub::held::{Ticket, Work};
 use crate::session::Session;
 
 /// Messages asked of the store at once.

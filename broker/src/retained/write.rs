@@ -8,8 +8,8 @@ use state::{Message, StoreError};
 
 use crate::authorize::bounds::Bound;
 use crate::directory::session_handle::SessionHandle;
-use crate::held::{Ticket, Work};
 use crate::hub::Hub;
+use crate::hub::held::{Ticket, Work};
 use crate::routing::publish::Waiting;
 
 /// Between two lines in the log about messages that were not retained.

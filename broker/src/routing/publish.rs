@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::cluster::{LastTurn, Told, Turn};
 use crate::directory::session_handle::SessionHandle;
-use crate::held::{Ticket, Work};
 use crate::hub::Hub;
+use crate::hub::held::{Ticket, Work};
 use crate::routing::route::{Found, Routed, Sent, Share};
 pub(crate) use crate::routing::waiting::Waiting;
 use crate::session::DropReason;
@@ -96,7 +96,7 @@ impl Hub {
         let identity = awaited.as_ref().and_then(|awaited| awaited.identity);
         let then = awaited.map(|awaited| awaited.then);
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
-        let retain_first = message.retain() && !crate::sys::is_own(message.topic());
+        let retain_first = message.retain() && !crate::hub::sys::is_own(message.topic());
         if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() && !self.replace_held(message) {
             self.retain_aside(message, publisher.as_ref().map(|publisher| publisher.session));
         }
@@ -292,7 +292,7 @@ impl Hub {
     ) {
         let Some(cluster) = &self.cluster else { return };
         // What a server says of itself is for its own clients.
-        let is_own = crate::sys::is_own(message.topic());
+        let is_own = crate::hub::sys::is_own(message.topic());
         let publisher = fence
             .map(|fence| PublishingSession { incarnation: fence.session.incarnation, epoch: fence.epoch });
         for Sent { peer: id, qos, is_plain, shares } in sent {

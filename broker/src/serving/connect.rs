@@ -16,7 +16,7 @@ use crate::authorize::bounds::Bounds;
 use crate::authorize::principal::{owner_of, principal_of, session_name};
 use crate::config::{BrokerConfig, CleanSessions};
 use crate::directory::session_handle::SessionHandle;
-use crate::held::Work;
+use crate::hub::held::Work;
 use crate::hub::{Arrival, Foreign, Hub};
 use crate::routing::share::left_to_others;
 use crate::serving::succession::Successor;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use link::ConnectionId;
 use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
-use crate::call::{Call, Op};
 use crate::directory::session_handle::SessionHandle;
-use crate::held::Work;
-use crate::housekeeping::claim_due;
 use crate::hub::Hub;
+use crate::hub::call::{Call, Op};
+use crate::hub::held::Work;
+use crate::hub::housekeeping::claim_due;
 use crate::routing::share::left_to_others;
 use crate::serving::Rare;
 use crate::serving::departure::Departure;

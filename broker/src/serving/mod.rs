@@ -16,10 +16,10 @@ use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, UnixMs, Will};
 
 use crate::authorize::bounds::Bound;
-use crate::call::{Call, Op};
 use crate::directory::session_handle::{Item, SessionHandle, thin_out};
-use crate::held::Work;
 use crate::hub::Hub;
+use crate::hub::call::{Call, Op};
+use crate::hub::held::Work;
 use crate::metrics::tally;
 use crate::retained::read::{More, RetainedReader};
 use crate::routing::publish::Publisher;

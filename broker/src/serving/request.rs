@@ -8,8 +8,8 @@ use link::ConnectionId;
 use mqtt::{PacketId, PacketType, ReasonCode, RetainHandling};
 use state::StoreError;
 
-use crate::call::Op;
 use crate::hub::Hub;
+use crate::hub::call::Op;
 use crate::serving::Serving;
 use crate::session::{Input, Outputs, RequestKind, SubscribeItem};
 

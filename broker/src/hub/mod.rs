@@ -1,5 +1,12 @@
 //! What all sessions of a worker share: the index, the registry, the store, the counters.
 
+pub(crate) mod call;
+pub(crate) mod gauges;
+pub(crate) mod held;
+pub(crate) mod housekeeping;
+mod relief;
+pub(crate) mod sys;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -19,7 +26,7 @@ use crate::config::BrokerConfig;
 use crate::directory::index::{Entry, Index};
 use crate::directory::session_handle::{Item, SessionHandle};
 use crate::directory::sessions::Sessions;
-use crate::held::Held;
+use crate::hub::held::Held;
 use crate::metrics::Metrics;
 
 /// One worker's shared state.

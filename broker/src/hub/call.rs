@@ -7,9 +7,9 @@ use mqtt::PacketId;
 use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
 use crate::directory::session_handle::{Item, SessionHandle};
-use crate::held::{Ticket, Work};
-use crate::housekeeping::claim_due;
 use crate::hub::Hub;
+use crate::hub::held::{Ticket, Work};
+use crate::hub::housekeeping::claim_due;
 use crate::serving::departure::Departure;
 
 /// Bytes of a page of the stored queue.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use state::{Message, Origin};
 
-use crate::call::{Call, Op};
 use crate::hub::Hub;
+use crate::hub::call::{Call, Op};
 use crate::retained::read::PageRead;
 use crate::routing::publish::{Unmatched, Waiting};
 use crate::routing::route::Routed;

@@ -9,7 +9,7 @@ use state::{Due, UnixMs};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hub::Hub;
-use crate::sys::Sys;
+use crate::hub::sys::Sys;
 
 /// Due items taken from the store at once.
 const DUE_MAX: usize = 1000;
