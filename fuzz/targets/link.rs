@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use link::ConnectionId;
+use link::{ConnectionId, Peer};
 use link::mux::{EdgeEnd, EdgeEvent, Replay, Settings, WorkerEnd, WorkerEvent};
-use link::wire::{Decoded, Frame, Hello, Limits, Open, RefuseReason, StreamId, Text, Versions, decode};
+use link::wire::{Decoded, Frame, Hello, Limits, Open, RefuseReason, StreamId, Versions, decode};
 
 /// The smallest Control Packet: DISCONNECT.
 const PACKET: Bytes = Bytes::from_static(&[0xE0, 0]);
@@ -35,7 +35,7 @@ fn frames(stream: &[u8]) {
 }
 
 fn settings() -> Settings {
-    Settings { window_bytes: 64, kept_count_max: 4, ..Settings::new(Text::new("end").unwrap()) }
+    Settings { window_bytes: 64, kept_count_max: 4, ..Settings::new("end") }
 }
 
 /// HELLO of the other end, and what is sent behind it.
@@ -43,7 +43,7 @@ fn greeting() -> BytesMut {
     let hello = Hello {
         versions: Versions::OURS,
         features: 0,
-        id: Text::new("peer").unwrap(),
+        id: "peer".into(),
         window_bytes: 64,
         packet_bytes_max: 1024,
         handoff_grace_ms: 0,
@@ -58,9 +58,7 @@ fn open() -> Box<Open> {
     Box::new(Open {
         connection_id: ConnectionId(1),
         attempt: 1,
-        address: ([127, 0, 0, 1], 1).into(),
-        listener: Text::default(),
-        tls: None,
+        peer: Peer { address: ([127, 0, 0, 1], 1).into(), listener: "".into(), certificate_subject: None },
         passport: Bytes::new(),
         connect: PACKET,
         assigned_client_id: None,

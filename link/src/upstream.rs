@@ -1,75 +1,12 @@
 //! What the edge asks of a worker, whether it runs in the same process (calls, no socket) or behind a link.
 
 use std::any::Any;
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use mqtt::ReasonCode;
 
-use crate::wire::Resume;
-use crate::{Outgoing, Passport};
-
-/// What the edge calls one connection of one device; random, unique for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u128);
-
-/// Where a connection came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The device's address, through PROXY protocol if that was used.
-    pub address: SocketAddr,
-    /// The listener's name in configuration and metrics.
-    pub listener: Arc<str>,
-    /// The subject of the verified client certificate.
-    pub certificate_subject: Option<Arc<str>>,
-}
-
-/// A device's connection, authenticated, asks for its session.
-#[derive(Clone)]
-pub struct Open {
-    /// Of this connection.
-    pub connection_id: ConnectionId,
-    /// Which question for its session this is: a later one counts, whatever the order in which they are carried out.
-    pub attempt: u32,
-    /// Where it came from.
-    pub peer: Peer,
-    /// What it may do.
-    pub passport: Arc<Passport>,
-    /// The whole CONNECT packet, validated by the edge.
-    pub connect: Bytes,
-    /// The Client Identifier that the edge assigned because CONNECT had none.
-    pub assigned_client_id: Option<Arc<str>>,
-    /// The Server Keep Alive that the edge imposes, seconds; the worker announces it.
-    pub server_keep_alive_s: Option<u16>,
-    /// The outcome of enhanced authentication, for CONNACK.
-    pub authentication: Option<AuthenticationOutcome>,
-    /// Set when the connection was at another worker before: its session is taken as it is, and nothing is answered.
-    pub resume: Option<Box<Resume>>,
-}
-
-/// Without the CONNECT packet, which may hold a password.
-impl fmt::Debug for Open {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Open")
-            .field("connection_id", &self.connection_id)
-            .field("peer", &self.peer)
-            .field("client_id", &self.passport.client_id)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What CONNACK says about enhanced authentication.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthenticationOutcome {
-    /// Authentication Method, as CONNECT gave it.
-    // v5 [MQTT-4.12.0-5]
-    pub method: Arc<str>,
-    /// The last Authentication Data from the server.
-    pub data: Option<Bytes>,
-}
+use crate::{Open, Outgoing, Passport};
 
 /// How a device's connection ended, as only the edge knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use link::mux::Settings;
-use link::wire::{self, Limits, RefuseReason, StreamId, Text};
-use link::{
-    AuthenticationOutcome, LinkTls, LinkTlsError, Open, Passport, PassportVerifier, Peer, TokenError,
-};
+use link::wire::{self, Limits, RefuseReason, StreamId};
+use link::{LinkTls, LinkTlsError, Passport, PassportVerifier, TokenError};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -89,19 +87,19 @@ impl Shared {
     pub(super) fn open(
         self: &Arc<Self>,
         id: StreamId,
-        open: &wire::Open,
+        open: Box<wire::Open>,
         waker: Arc<StreamWaker>,
         yields: bool,
     ) -> Result<Slot, RefuseReason> {
         let is_resume = open.resume.is_some();
         let passport = self.verify(&open.passport, is_resume).map_err(|error| {
-            tracing::warn!(%error, peer = %open.address, "a passport is not accepted");
+            tracing::warn!(%error, peer = %open.peer.address, "a passport is not accepted");
             RefuseReason::Passport
         })?;
         let Ok(Some(connect)) = connect::decode(&open.connect) else { return Err(RefuseReason::Connect) };
-        let assigned = open.assigned_client_id.as_ref().map(Text::as_str);
+        let assigned = open.assigned_client_id.as_deref();
         if *passport.client_id != *assigned.unwrap_or(connect.client_id) {
-            tracing::warn!(peer = %open.address, "the passport is another client's");
+            tracing::warn!(peer = %open.peer.address, "the passport is another client's");
             return Err(RefuseReason::Passport);
         }
         if !is_resume && self.broker.hub.is_short_of_memory() {
@@ -109,7 +107,7 @@ impl Shared {
         }
         let counted = self.count().ok_or(RefuseReason::Overloaded)?;
         let passport = Arc::new(passport);
-        let asked = as_asked(open, Arc::clone(&passport));
+        let asked = open.with_passport(Arc::clone(&passport));
         let stream = WorkerStream::open(Arc::clone(&self.broker.hub), asked, yields);
         Ok(Slot::new(id, stream, waker, &passport, is_resume, counted))
     }
@@ -182,29 +180,6 @@ impl Shared {
                 tracing::warn!(%error, cause, "link failed");
             }
         }
-    }
-}
-
-/// An OPEN as sessions take it. Small texts are copied: what came by the link shares its large buffer.
-fn as_asked(open: &wire::Open, passport: Arc<Passport>) -> Open {
-    let subject = open.tls.as_ref().and_then(|tls| tls.certificate_subject.as_ref());
-    Open {
-        connection_id: open.connection_id,
-        attempt: open.attempt,
-        peer: Peer {
-            address: open.address,
-            listener: open.listener.as_str().into(),
-            certificate_subject: subject.map(|subject| subject.as_str().into()),
-        },
-        passport,
-        connect: open.connect.clone(),
-        assigned_client_id: open.assigned_client_id.as_ref().map(|id| id.as_str().into()),
-        server_keep_alive_s: open.server_keep_alive_s,
-        authentication: open.authentication.as_ref().map(|authentication| AuthenticationOutcome {
-            method: authentication.method.as_str().into(),
-            data: authentication.data.clone(),
-        }),
-        resume: open.resume.clone().map(Box::new),
     }
 }
 
@@ -368,8 +343,7 @@ fn checked(config: &LinkConfig) -> Result<Option<LinkTls<ServerConfig>>, LinkSta
 }
 
 fn settings(config: &LinkConfig, broker: &Broker, verifier: &PassportVerifier) -> Settings {
-    // Within 255 bytes, as was checked: never the default.
-    let mut settings = Settings::new(Text::new(&config.name).unwrap_or_default());
+    let mut settings = Settings::new(config.name.as_str());
     settings.window_bytes = config.window_bytes;
     settings.limits = Limits::for_packets(broker.hub.config.packet_bytes_max);
     settings.handoff_grace_ms = u32::try_from(config.handoff_grace_ms).unwrap_or(u32::MAX);

@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             match event {
                 WorkerEvent::Ready(peer) => {
                     self.is_ready = true;
-                    tracing::info!(edge = peer.hello.id.as_str(), "link is up");
+                    tracing::info!(edge = &*peer.hello.id, "link is up");
                 }
                 WorkerEvent::Open { stream, open } => self.opening.push_back((stream, open)),
                 WorkerEvent::Packet { stream, number, packet, cost } => {
@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             let Some((stream, open)) = self.opening.pop_front() else { return };
             let waker = StreamWaker::new(stream, &self.ready);
             let yields = self.end.can_ask_to_yield();
-            match self.shared.open(stream, &open, waker, yields) {
+            match self.shared.open(stream, open, waker, yields) {
                 Ok(slot) => {
                     slot.list();
                     self.streams.insert(stream, Box::new(slot));

@@ -3,7 +3,7 @@
 //!
 //! Until that backlog is taken, nothing of the queue is sent: acknowledgements of what looks unacknowledged may be in it.
 
-use link::wire::{FlowState, Resume};
+use link::{FlowState, Resume};
 use mqtt::{ConnAck, Connect, Packet, PacketId, ProtocolVersion, ReasonCode, Receiver};
 use state::{Number, Owned, Queued, Record, UnixMs};
 
@@ -102,7 +102,7 @@ impl Session {
         self.topic_alias_max = promised.topic_alias_max;
         self.expiry_s = owned.expiry_s;
         for alias in &resume.topic_aliases {
-            self.client_aliases.get_or_insert_default().set(alias.alias, alias.topic.as_str());
+            self.client_aliases.get_or_insert_default().set(alias.alias, &alias.topic);
         }
         if self.stored.is_some() {
             self.outbound = Outbound::resume(owned.head, flights(resume));

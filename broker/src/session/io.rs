@@ -167,7 +167,7 @@ pub(crate) struct Opening {
     /// Its queue is in memory, whatever else is in the store.
     pub memory_queue: bool,
     /// The connection was at another worker before: nothing is answered.
-    pub resume: Option<Box<link::wire::Resume>>,
+    pub resume: Option<Box<link::Resume>>,
     /// Now.
     pub now: UnixMs,
 }

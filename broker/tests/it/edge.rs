@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use broker::{Broker, BrokerConfig, ClusterSettings, LinkConfig, LinkServer};
 use bytes::{Bytes, BytesMut};
 use link::mux::{EdgeEnd, EdgeEvent, OpenFlows, Replay, Settings};
-use link::wire::{Open, RefuseReason, Resume, StreamId, Text, TopicAlias};
+use link::wire::{Open, RefuseReason, StreamId};
 use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
+use link::{Peer, Resume, TopicAlias};
 use mqtt::{ReasonCode, frame};
 use prometheus_client::registry::Registry;
 use state::{MemoryCluster, MemoryStore, Store};
@@ -147,7 +148,7 @@ impl Edge {
     pub(crate) async fn over(socket: impl Socket + 'static) -> Self {
         let mut edge = Self {
             socket: Box::new(socket),
-            end: EdgeEnd::new(Settings::new(Text::new("edge").unwrap()), Duration::ZERO),
+            end: EdgeEnd::new(Settings::new("edge"), Duration::ZERO),
             started: Instant::now(),
             buffer: BytesMut::new(),
             devices: BTreeMap::new(),
@@ -171,9 +172,11 @@ impl Edge {
         let open = Box::new(Open {
             connection_id: next_connection(),
             attempt: 1,
-            address: ([127, 0, 0, 1], 1).into(),
-            listener: Text::new("test").unwrap(),
-            tls: None,
+            peer: Peer {
+                address: ([127, 0, 0, 1], 1).into(),
+                listener: "test".into(),
+                certificate_subject: None,
+            },
             passport,
             connect: how.packet(),
             assigned_client_id: None,
@@ -206,17 +209,16 @@ impl Edge {
         let Adrift { mut device, replay } = adrift;
         let resume = Resume {
             connack: device.connack.clone().unwrap(),
-            replays: 0,
             backlog: 0,
             flows: device.flows.to_device(),
             inbound_qos2: device.flows.from_device(),
             topic_aliases: device
                 .aliases
                 .iter()
-                .map(|(alias, topic)| TopicAlias { alias: *alias, topic: Text::new(topic).unwrap() })
+                .map(|(alias, topic)| TopicAlias { alias: *alias, topic: topic.as_str().into() })
                 .collect(),
         };
-        device.open.resume = Some(resume);
+        device.open.resume = Some(Box::new(resume));
         device.stream = self.end.open(device.open.clone(), replay).unwrap();
         device.is_resumed = false;
         device.untaken = 0;

@@ -2,14 +2,16 @@
 //! no alias before the resume.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use link::wire::{Text, TopicAlias};
+use link::TopicAlias;
+use mqtt::frame::is_qos0_publish;
 use mqtt::{Frame, PacketType, ProtocolVersion, Publish, PublishHead, Receiver};
 
 /// The aliases of one connection, at most as many as CONNACK allows.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Aliases(BTreeMap<u16, Text>);
+pub(super) struct Aliases(BTreeMap<u16, Arc<str>>);
 
 impl Aliases {
     /// Notes the alias of a packet from the device (MQTT 5), and answers what is kept in its place: the same with its full
@@ -22,14 +24,14 @@ impl Aliases {
         let summary = publish.properties.publish_summary();
         let alias = summary.topic_alias.filter(|alias| *alias <= max)?;
         if !publish.topic.is_empty() {
-            self.0.insert(alias, Text::new(publish.topic)?);
+            self.0.insert(alias, publish.topic.into());
         }
         let topic = self.0.get(&alias)?;
         let head = PublishHead {
             dup: publish.dup,
             qos: publish.qos,
             retain: publish.retain,
-            topic: topic.as_str(),
+            topic,
             packet_id: publish.packet_id,
             alias: None,
             message_expiry_remaining_s: summary.message_expiry_s,
@@ -53,7 +55,7 @@ impl Aliases {
 /// Whether a PUBLISH of MQTT 5 has any property; most have none and need not be decoded here.
 fn has_properties(frame: Frame<'_>) -> bool {
     let Some((topic_len, rest)) = frame.body().split_first_chunk() else { return false };
-    let packet_id_len = if frame.first_byte() & 0b0110 == 0 { 0 } else { 2 };
+    let packet_id_len = if is_qos0_publish(frame.raw) { 0 } else { 2 };
     rest.get(usize::from(u16::from_be_bytes(*topic_len)) + packet_id_len).is_some_and(|length| *length != 0)
 }
 
@@ -95,7 +97,7 @@ mod tests {
         assert_eq!(resolve(&mut aliases, &publish("c", Some(3))), None, "more than allowed");
         resolve(&mut aliases, &publish("c", Some(1)));
         let list = aliases.list();
-        assert_eq!((list.len(), list[0].alias, list[0].topic.as_str()), (1, 1, "c"));
+        assert_eq!((list.len(), list[0].alias, &*list[0].topic), (1, 1, "c"));
     }
 
     #[test]

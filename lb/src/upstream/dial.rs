@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use link::LinkTlsError;
 use link::mux::{LinkError, Settings};
-use link::wire::{Limits, Text};
+use link::wire::Limits;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -90,7 +90,7 @@ async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result
 
 fn settings(shared: &Shared) -> Settings {
     // The length was checked with the configuration.
-    let mut settings = Settings::new(Text::new(&shared.config.edge_name).unwrap_or_default());
+    let mut settings = Settings::new(shared.config.edge_name.as_str());
     settings.streams_max = shared.config.streams_per_link_max;
     settings.limits = Limits::for_packets(shared.config.packet_bytes_max);
     settings

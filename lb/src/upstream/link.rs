@@ -13,6 +13,7 @@ use link::mux::{EdgeEnd, EdgeEvent, LinkError, NotOpened, Peer, Replay, SendErro
 use link::wire::{Open, RefuseReason, StreamId};
 use link::{CloseCause, Outgoing, Voucher};
 use mqtt::Frame;
+use mqtt::frame::is_qos0_publish;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
@@ -330,7 +331,7 @@ impl Link {
 
 /// The frame of a packet that is part of a flow; `None` for QoS 0.
 fn flow_of(packet: &[u8]) -> Option<Frame<'_>> {
-    if packet.first()? & 0b1111_0110 == 0b0011_0000 {
+    if is_qos0_publish(packet) {
         return None;
     }
     mqtt::frame::split(packet, u32::MAX).ok().flatten()

@@ -27,7 +27,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ::link::wire::{self, Text};
 use ::link::{KeyError, LinkTls, LinkTlsError, Open, Passport, PassportSigner, TokenError, Upstream};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -205,9 +204,11 @@ impl Upstream for Workers {
         let shared = &self.0;
         let client_id = open.passport.client_id.clone();
         let version = version_of(&open.connect);
-        let template = Box::new(template(&open));
+        let passport = open.passport.clone();
+        // Each worker gets the passport in its own form.
+        let template = Box::new(open.with_passport(Bytes::new()));
         shared.devices.fetch_add(1, Ordering::SeqCst);
-        let device = Arc::new(Device::new(shared.clone(), client_id, version, template, open.passport));
+        let device = Arc::new(Device::new(shared.clone(), client_id, version, template, passport));
         if !device.route.lock().begin(&device) {
             shared.mover.push([device.clone()]);
         }
@@ -219,35 +220,6 @@ fn version_of(connect: &[u8]) -> ProtocolVersion {
     let frame = mqtt::frame::split(connect, u32::MAX).ok().flatten();
     // The edge has validated it.
     frame.and_then(|frame| Connect::decode(frame).ok()).map_or(ProtocolVersion::V5, |connect| connect.version)
-}
-
-/// OPEN for a new connection, but for its passport, which each worker gets in its own form.
-fn template(open: &Open) -> wire::Open {
-    // None of these is longer than a text may be: the Client Identifier and the method come out of CONNECT, the rest out of
-    // the configuration and certificates.
-    let text = |text: &str| Text::new(text).unwrap_or_default();
-    let tls = open.peer.certificate_subject.as_deref().map(|subject| wire::Tls {
-        version: 0,
-        cipher_suite: 0,
-        server_name: None,
-        certificate_subject: Some(text(subject)),
-    });
-    wire::Open {
-        connection_id: open.connection_id,
-        attempt: open.attempt,
-        address: open.peer.address,
-        listener: text(&open.peer.listener),
-        tls,
-        passport: Bytes::new(),
-        connect: open.connect.clone(),
-        assigned_client_id: open.assigned_client_id.as_deref().map(text),
-        server_keep_alive_s: open.server_keep_alive_s,
-        authentication: open.authentication.as_ref().map(|outcome| wire::Authentication {
-            method: text(&outcome.method),
-            data: outcome.data.clone(),
-        }),
-        resume: None,
-    }
 }
 
 impl Shared {

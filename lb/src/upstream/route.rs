@@ -8,9 +8,10 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use link::mux::{KEPT_BYTES_MAX, KEPT_COUNT_MAX, Replay, SendError, Unfinished};
-use link::wire::{Open, Resume, StreamId};
-use link::{CloseCause, Passport, TokenError};
+use link::wire::{Open, StreamId};
+use link::{CloseCause, Passport, Resume, TokenError};
 use mqtt::ReasonCode;
+use mqtt::frame::is_qos0_publish;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, Instant};
 
@@ -127,10 +128,6 @@ pub(super) enum Next {
     Check(Instant),
 }
 
-fn is_qos0(packet: &[u8]) -> bool {
-    packet.first().is_some_and(|first_byte| first_byte & 0b1111_0110 == 0b0011_0000)
-}
-
 impl Route {
     pub(super) fn new(open: Box<Open>, passport: Arc<Passport>) -> Self {
         Self {
@@ -168,7 +165,7 @@ impl Route {
         if self.place.is_none() {
             let is_much = self.waiting_bytes >= KEPT_BYTES_MAX / QOS0_PART
                 || self.waiting.len() >= KEPT_COUNT_MAX / QOS0_PART;
-            if is_much && is_qos0(&waiting.packet) {
+            if is_much && is_qos0_publish(&waiting.packet) {
                 device.shared.metrics.qos0_dropped.inc();
                 return;
             }
@@ -363,7 +360,7 @@ impl Route {
             return Next::Nothing;
         }
         let is_stale = is_resume && self.has_expired();
-        let resume = is_resume.then(|| self.resume(device)).flatten();
+        let resume = is_resume.then(|| self.resume(device)).flatten().map(Box::new);
         self.open.attempt += 1;
         let passport = self.passport.clone();
         let open = Open { resume, ..(*self.open).clone() };
@@ -503,7 +500,6 @@ impl Route {
         let mail = device.mail.lock();
         Some(Resume {
             connack: mail.connack.clone()?,
-            replays: 0,
             backlog: 0,
             flows: mail.flows.to_device(),
             inbound_qos2: mail.flows.from_device(),

@@ -209,7 +209,7 @@ impl EdgeEnd {
             }
             Frame::Refused { reason, packet } if !stream.is_open => {
                 if let Some(stream) = self.streams.remove(&id) {
-                    let replay = stream.kept.into_replay(stream.sent);
+                    let replay = stream.kept.into_replay();
                     self.events.push_back(EdgeEvent::Refused { stream: id, reason, packet, replay });
                 }
             }
@@ -299,7 +299,6 @@ impl EdgeEnd {
             return Err(Box::new(NotOpened { open, replay }));
         }
         if let Some(resume) = &mut open.resume {
-            resume.replays = replay.sent_before;
             resume.backlog = u32::try_from(replay.len()).unwrap_or(u32::MAX);
         }
         let id = StreamId(next);
@@ -509,7 +508,7 @@ impl EdgeEnd {
         if !is_open {
             packets.clear();
         }
-        Unfinished { stream: id, is_open, replay: stream.kept.into_replay(stream.sent), packets }
+        Unfinished { stream: id, is_open, replay: stream.kept.into_replay(), packets }
     }
 
     fn announce_room(&mut self, id: StreamId) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mqtt::frame::Frame;
 use mqtt::{PacketId, PacketType, QoS};
 
-use crate::wire::{Flow, FlowState};
+use crate::{Flow, FlowState};
 
 /// Reason Codes from here on are errors.
 const ERROR: u8 = 0x80;
@@ -70,12 +70,12 @@ impl OpenFlows {
         self.to_device.is_empty() && self.from_device.is_empty()
     }
 
-    /// Those to the device, for [`crate::wire::Resume::flows`].
+    /// Those to the device, for [`crate::Resume::flows`].
     pub fn to_device(&self) -> Vec<Flow> {
         self.to_device.iter().map(|(&packet_id, &state)| Flow { packet_id, state }).collect()
     }
 
-    /// Those at QoS 2 from the device, for [`crate::wire::Resume::inbound_qos2`].
+    /// Those at QoS 2 from the device, for [`crate::Resume::inbound_qos2`].
     pub fn from_device(&self) -> Vec<PacketId> {
         self.from_device.iter().copied().collect()
     }

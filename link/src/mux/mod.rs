@@ -14,6 +14,7 @@ mod replay;
 mod transport;
 mod worker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use answer::{Asked, answered_by, asked_by};
@@ -26,7 +27,7 @@ pub use worker::{WorkerEnd, WorkerEvent};
 use mqtt::{DecodeError, frame};
 
 use crate::ExchangeKey;
-use crate::wire::{Hello, Kind, Limits, StreamId, Text, Versions, WireError};
+use crate::wire::{Hello, Kind, Limits, StreamId, Versions, WireError};
 
 /// An end that has heard nothing for so long asks for a sign of life, and again after as long.
 pub const PING_AFTER: Duration = Duration::from_millis(500);
@@ -53,7 +54,7 @@ pub const KEPT_COUNT_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The edge's or the worker's name.
-    pub id: Text,
+    pub id: Arc<str>,
     /// The versions that it speaks: [`Versions::OURS`].
     pub versions: Versions,
     /// Credit in bytes of every stream towards this end; not 0. One packet may exceed it.
@@ -75,9 +76,9 @@ pub struct Settings {
 
 impl Settings {
     /// The defaults for an end of this name.
-    pub fn new(id: Text) -> Self {
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self {
-            id,
+            id: id.into(),
             versions: Versions::OURS,
             window_bytes: WINDOW_BYTES,
             limits: Limits::default(),
@@ -174,11 +175,6 @@ pub enum SendError {
     /// The stream is over, or about to be, or not opened yet.
     #[error("the stream takes no packets")]
     NoStream,
-}
-
-/// Whether `packet` is a PUBLISH at QoS 0: never kept, never replayed, durable as it comes.
-fn is_qos0(packet: &[u8]) -> bool {
-    packet.first().is_some_and(|first_byte| first_byte & 0b1111_0110 == 0b0011_0000)
 }
 
 /// Whether the other end takes `packet`. What it does not take would end the link, and with it everyone's streams.

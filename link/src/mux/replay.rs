@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use mqtt::frame::is_qos0_publish;
 
 use super::answer::{Asked, asked_by, shown_answered_by};
-use super::is_qos0;
 use crate::CloseCause;
 
 /// What goes to the worker with a number.
@@ -25,7 +25,7 @@ pub(super) enum Item {
 impl Item {
     pub(super) fn is_kept(&self) -> bool {
         match self {
-            Self::Packet { packet, .. } => !is_qos0(packet),
+            Self::Packet { packet, .. } => !is_qos0_publish(packet),
             Self::Close(_) => true,
         }
     }
@@ -57,8 +57,6 @@ impl Item {
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
     pub(super) items: VecDeque<Item>,
-    /// So many of the first were sent before.
-    pub(super) sent_before: u32,
 }
 
 impl Replay {
@@ -89,14 +87,12 @@ pub(super) struct Kept {
     sent: VecDeque<(u64, Item)>,
     unsent: VecDeque<Item>,
     bytes: usize,
-    /// So many of what is ahead in the queues an earlier link has sent.
-    sent_before: u32,
 }
 
 impl Kept {
     pub(super) fn resume(replay: Replay) -> Self {
         let bytes = replay.items.iter().map(Item::len).sum();
-        Self { sent: VecDeque::new(), unsent: replay.items, bytes, sent_before: replay.sent_before }
+        Self { sent: VecDeque::new(), unsent: replay.items, bytes }
     }
 
     pub(super) fn push(&mut self, item: Item) {
@@ -151,10 +147,8 @@ impl Kept {
         self.sent.is_empty() && self.unsent.is_empty()
     }
 
-    /// For another link. `sent_last` is the number of the last item that was sent on this one.
-    pub(super) fn into_replay(self, sent_last: u64) -> Replay {
-        let unsent_before = u64::from(self.sent_before).saturating_sub(sent_last);
-        let mut sent_before = self.sent.len() as u64 + unsent_before;
+    /// For another link.
+    pub(super) fn into_replay(self) -> Replay {
         let sent = self.sent.into_iter().map(|(_, item)| item);
         let mut items: VecDeque<_> = sent.chain(self.unsent).map(Item::for_replay).collect();
         let mut answered = Vec::new();
@@ -164,9 +158,8 @@ impl Kept {
             // MQTT 3.1 lets a PUBLISH be repeated on the connection. Behind its PUBREL a repeat would be a new message.
             if asked_by(packet).is_some_and(|asked| answered.contains(&asked)) {
                 items.remove(at);
-                sent_before -= u64::from((at as u64) < sent_before);
             }
         }
-        Replay { items, sent_before: u32::try_from(sent_before).unwrap_or(u32::MAX) }
+        Replay { items }
     }
 }

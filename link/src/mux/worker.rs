@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mqtt::ReasonCode;
+use mqtt::frame::is_qos0_publish;
 
 use super::credit::{Credit, Grant, packet_cost};
 use super::done::Done;
 use super::edge::follow;
 use super::transport::Transport;
-use super::{LinkError, Peer, SendError, Settings, check, is_qos0};
+use super::{LinkError, Peer, SendError, Settings, check};
 use crate::Outgoing;
 use crate::wire::{DURABLE_BEYOND_MAX, Ending, FEATURE_YIELD, Frame, Open, RefuseReason, StreamId};
 
@@ -184,7 +185,7 @@ impl WorkerEnd {
                 if !stream.grant.take(cost) {
                     return Err(LinkError::WindowExceeded(id));
                 }
-                if is_qos0(&packet) {
+                if is_qos0_publish(&packet) {
                     stream.done.insert(number);
                 }
                 self.events.push_back(WorkerEvent::Packet { stream: id, number, packet, cost });

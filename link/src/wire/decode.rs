@@ -5,9 +5,8 @@ use mqtt::{ReasonCode, frame};
 
 use super::field::Reader;
 use super::hello::Hello;
-use super::open::Open;
 use super::{
-    DURABLE_BEYOND_MAX, Ending, Frame, HEADER_BYTES, Kind, OPTIONAL, OPTIONAL_BYTES_MAX, RefuseReason,
+    DURABLE_BEYOND_MAX, Ending, Frame, HEADER_BYTES, Kind, OPTIONAL, OPTIONAL_BYTES_MAX, Open, RefuseReason,
     StreamId, WireError,
 };
 use crate::CloseCause;

@@ -1,4 +1,7 @@
-//! Fields of bodies: numbers, texts, bytes and lists with their lengths before them, read without a copy.
+//! Fields of bodies: numbers, texts, bytes and lists with their lengths before them, read without a copy but
+//! for texts.
+
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -10,37 +13,22 @@ pub const TEXT_BYTES_MAX: usize = u16::MAX as usize;
 /// Values of the longest list.
 pub(super) const LIST_MAX: usize = u16::MAX as usize;
 
-/// UTF-8 text of at most [`TEXT_BYTES_MAX`] bytes that shares the buffer it came in.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Text(Bytes);
-
-impl Text {
-    /// A copy of `text`; `None` when it is too long.
-    pub fn new(text: &str) -> Option<Self> {
-        (text.len() <= TEXT_BYTES_MAX).then(|| Self(Bytes::copy_from_slice(text.as_bytes())))
-    }
-
-    /// It as a string.
-    pub fn as_str(&self) -> &str {
-        // Checked when it was made; an empty string stands in where that is not seen here.
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-
-    /// Bytes on the wire.
-    pub(super) fn encoded_len(&self) -> usize {
-        2 + self.0.len()
-    }
-
-    pub(super) fn encode(&self, out: &mut BytesMut) {
-        out.put_u16(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
-        out.put_slice(&self.0);
-    }
+/// `text`, if it is no longer than a text may be, or else nothing: a Client Identifier, a method and a topic come out of a
+/// packet and are never longer, names are bounded by the configuration.
+fn bounded(text: &str) -> &str {
+    if text.len() <= TEXT_BYTES_MAX { text } else { "" }
 }
 
-impl std::fmt::Debug for Text {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.as_str().fmt(f)
-    }
+/// Bytes of a text with its length before it.
+pub(super) fn text_len(text: &str) -> usize {
+    2 + bounded(text).len()
+}
+
+/// Appends a text with its length before it.
+pub(super) fn put_text(text: &str, out: &mut BytesMut) {
+    let text = bounded(text);
+    out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
+    out.put_slice(text.as_bytes());
 }
 
 /// A length as the wire has it. Nothing near the bound is ever encoded: [`crate::mux`] refuses it before.
@@ -55,7 +43,11 @@ pub(super) fn put_bytes(bytes: &Bytes, out: &mut BytesMut) {
 }
 
 /// Appends whether there is a value, and then the value.
-pub(super) fn put_option<T>(value: Option<&T>, out: &mut BytesMut, put: impl FnOnce(&T, &mut BytesMut)) {
+pub(super) fn put_option<T: ?Sized>(
+    value: Option<&T>,
+    out: &mut BytesMut,
+    put: impl FnOnce(&T, &mut BytesMut),
+) {
     out.put_u8(u8::from(value.is_some()));
     if let Some(value) = value {
         put(value, out);
@@ -109,12 +101,13 @@ impl Reader {
         Ok(array)
     }
 
-    pub(super) fn text(&mut self, field: &'static str) -> Result<Text, WireError> {
+    /// A copy: what came by a link shares its large buffer.
+    pub(super) fn text(&mut self, field: &'static str) -> Result<Arc<str>, WireError> {
         let len = usize::from(self.u16(field)?);
         self.need(len, field)?;
-        let bytes = self.0.split_to(len);
-        std::str::from_utf8(&bytes).map_err(|_| WireError::NotUtf8(field))?;
-        Ok(Text(bytes))
+        let text = std::str::from_utf8(&self.0[..len]).map_err(|_| WireError::NotUtf8(field))?.into();
+        self.0.advance(len);
+        Ok(text)
     }
 
     pub(super) fn bytes(&mut self, field: &'static str) -> Result<Bytes, WireError> {

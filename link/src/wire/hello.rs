@@ -1,10 +1,12 @@
 //! HELLO: who is there, which versions and features it speaks, and what it is ready to take. Its layout is for ever; later
 //! versions append fields, which earlier ones do not read.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 
 use super::WireError;
-use super::field::{Reader, Text};
+use super::field::{Reader, put_text, text_len};
 use crate::ExchangeKey;
 
 /// The version of the protocol that this release prefers.
@@ -50,7 +52,7 @@ pub struct Hello {
     /// What it knows beyond that; those that both know are in force.
     pub features: u64,
     /// The worker's or the edge's name.
-    pub id: Text,
+    pub id: Arc<str>,
     /// Credit in bytes of every stream towards this end when it opens; not 0.
     pub window_bytes: u32,
     /// Largest Control Packet, in bytes, that this end takes.
@@ -65,7 +67,7 @@ pub struct Hello {
 
 impl Hello {
     pub(super) fn encoded_len(&self) -> usize {
-        MAGIC.len() + 2 + 2 + 8 + self.id.encoded_len() + 4 + 4 + 4 + self.passport_key.len()
+        MAGIC.len() + 2 + 2 + 8 + text_len(&self.id) + 4 + 4 + 4 + self.passport_key.len()
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -73,7 +75,7 @@ impl Hello {
         out.put_u16(self.versions.oldest);
         out.put_u16(self.versions.newest);
         out.put_u64(self.features);
-        self.id.encode(out);
+        put_text(&self.id, out);
         out.put_u32(self.window_bytes);
         out.put_u32(self.packet_bytes_max);
         out.put_u32(self.handoff_grace_ms);

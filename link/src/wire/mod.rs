@@ -12,11 +12,13 @@ use mqtt::ReasonCode;
 
 pub use decode::{Decoded, Limits, decode};
 pub use error::WireError;
-pub use field::{TEXT_BYTES_MAX, Text};
+pub use field::TEXT_BYTES_MAX;
 pub use hello::{FEATURE_YIELD, FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};
-pub use open::{Authentication, Flow, FlowState, Open, Resume, Tls, TopicAlias};
 
 use crate::{CloseCause, Outgoing};
+
+/// OPEN as it travels: the passport is a token.
+pub type Open = crate::Open<Bytes>;
 
 /// Bytes before every body: stream (4), kind (1), length of the body (4). All numbers are big-endian.
 pub const HEADER_BYTES: usize = 9;

@@ -7,10 +7,8 @@ use link::mux::{
     DEAD_AFTER, EdgeEnd, EdgeEvent, LinkError, OUTGOING_BYTES_MAX, Replay, SendError, Settings, WorkerEnd,
     WorkerEvent,
 };
-use link::wire::{
-    Ending, Frame, Hello, Kind, OPTIONAL, Open, RefuseReason, Resume, StreamId, Text, Versions,
-};
-use link::{CloseCause, ConnectionId};
+use link::wire::{Ending, Frame, Hello, Kind, OPTIONAL, Open, RefuseReason, StreamId, Versions};
+use link::{CloseCause, ConnectionId, Peer, Resume};
 use mqtt::ReasonCode;
 
 use crate::frame::packet;
@@ -18,16 +16,18 @@ use crate::frame::packet;
 pub(crate) const NOW: Duration = Duration::from_secs(1);
 
 fn settings(window_bytes: u32) -> Settings {
-    Settings { window_bytes, ..Settings::new(Text::new("end").unwrap()) }
+    Settings { window_bytes, ..Settings::new("end") }
 }
 
 fn open() -> Box<Open> {
     Box::new(Open {
         connection_id: ConnectionId(7),
         attempt: 1,
-        address: ([127, 0, 0, 1], 1883).into(),
-        listener: Text::new("mqtt").unwrap(),
-        tls: None,
+        peer: Peer {
+            address: ([127, 0, 0, 1], 1883).into(),
+            listener: "mqtt".into(),
+            certificate_subject: None,
+        },
         passport: Bytes::from_static(b"token"),
         connect: packet(0x10, b"connect"),
         assigned_client_id: None,
@@ -39,15 +39,8 @@ fn open() -> Box<Open> {
 
 pub(crate) fn resume() -> Box<Open> {
     let connack = packet(0x20, &[0, 0]);
-    let resume = Resume {
-        connack,
-        replays: 0,
-        backlog: 0,
-        flows: vec![],
-        inbound_qos2: vec![],
-        topic_aliases: vec![],
-    };
-    Box::new(Open { resume: Some(resume), ..*open() })
+    let resume = Resume { connack, backlog: 0, flows: vec![], inbound_qos2: vec![], topic_aliases: vec![] };
+    Box::new(Open { resume: Some(Box::new(resume)), ..*open() })
 }
 
 /// A QoS 1 PUBLISH as far as the link can tell.
@@ -62,7 +55,7 @@ fn bytes_of(frames: &[(u32, Frame)]) -> BytesMut {
 }
 
 fn hello(versions: Versions) -> Frame {
-    let id = Text::new("peer").unwrap();
+    let id = "peer".into();
     let features = u64::MAX;
     let (window_bytes, packet_bytes_max, handoff_grace_ms) = (100, 1000, 0);
     let passport_key = [0; 32];
@@ -254,7 +247,7 @@ fn the_next_worker_gets_what_was_not_durable_and_knows_it() {
     let (_, worker) = next.exchange();
     let [WorkerEvent::Open { open, .. }] = &worker[..] else { panic!("{worker:?}") };
     let resume = open.resume.as_ref().unwrap();
-    assert_eq!((resume.replays, resume.backlog), (3, 4));
+    assert_eq!(resume.backlog, 4);
     next.worker.accept(stream, Bytes::new()).unwrap();
     let (_, worker) = next.exchange();
     let replay = [publish(b"a"), publish(b"c"), publish(b"in full")];
@@ -290,7 +283,7 @@ fn frames_of_a_stream_that_was_given_up_are_dropped() {
 
 #[test]
 fn a_link_whose_identifiers_run_out_says_so_in_time_and_goes_on_with_what_it_has() {
-    let settings = Settings { streams_max: 16, ..Settings::new(Text::new("edge").unwrap()) };
+    let settings = Settings { streams_max: 16, ..Settings::new("edge") };
     let mut edge = EdgeEnd::new(settings, Duration::ZERO);
     edge.receive(Duration::ZERO, &mut bytes_of(&[(0, hello(Versions::OURS))])).unwrap();
     let mut opened = Vec::new();
@@ -302,7 +295,7 @@ fn a_link_whose_identifiers_run_out_says_so_in_time_and_goes_on_with_what_it_has
     assert!(edge.open(open(), Replay::default()).is_err() && edge.is_worn());
     assert_eq!(opened.last(), Some(&StreamId(16)));
     edge.send(opened[0], publish(b"still"), None).unwrap();
-    assert!(!EdgeEnd::new(Settings::new(Text::default()), Duration::ZERO).is_worn());
+    assert!(!EdgeEnd::new(Settings::new(""), Duration::ZERO).is_worn());
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Any valid frame, for property tests.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use link::wire::{
-    Authentication, Ending, Flow, FlowState, Frame, Hello, Open, RefuseReason, Resume, StreamId, Text, Tls,
-    TopicAlias, Versions,
-};
-use link::{CloseCause, ConnectionId};
+use link::wire::{Ending, Frame, Hello, Open, RefuseReason, StreamId, Versions};
+use link::{AuthenticationOutcome, CloseCause, ConnectionId, Flow, FlowState, Peer, Resume, TopicAlias};
 use mqtt::{PacketId, ReasonCode, varint};
 use proptest::collection::vec;
 use proptest::option;
@@ -36,8 +34,8 @@ fn bytes() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..200).prop_map(Bytes::from)
 }
 
-fn text() -> impl Strategy<Value = Text> {
-    ".{0,20}".prop_map(|text| Text::new(&text).unwrap())
+fn text() -> impl Strategy<Value = Arc<str>> {
+    ".{0,20}".prop_map(Arc::from)
 }
 
 fn packet_id() -> impl Strategy<Value = PacketId> {
@@ -60,12 +58,11 @@ fn hello() -> impl Strategy<Value = Frame> {
     )
 }
 
-fn tls() -> impl Strategy<Value = Tls> {
-    (any::<(u16, u16)>(), option::of(text()), option::of(text())).prop_map(
-        |((version, cipher_suite), server_name, certificate_subject)| Tls {
-            version,
-            cipher_suite,
-            server_name,
+fn peer() -> impl Strategy<Value = Peer> {
+    (any::<(IpAddr, u16)>(), text(), option::of(text())).prop_map(
+        |((ip, port), listener, certificate_subject)| Peer {
+            address: SocketAddr::new(ip, port),
+            listener,
             certificate_subject,
         },
     )
@@ -75,11 +72,10 @@ fn resume() -> impl Strategy<Value = Resume> {
     let flow = (packet_id(), select(FlowState::ALL.to_vec()))
         .prop_map(|(packet_id, state)| Flow { packet_id, state });
     let alias = (1_u16.., text()).prop_map(|(alias, topic)| TopicAlias { alias, topic });
-    (any_packet(), any::<(u32, u32)>(), vec(flow, 0..20), vec(packet_id(), 0..20), vec(alias, 0..5)).prop_map(
-        |(connack, (a, b), flows, inbound_qos2, topic_aliases)| Resume {
+    (any_packet(), any::<u32>(), vec(flow, 0..20), vec(packet_id(), 0..20), vec(alias, 0..5)).prop_map(
+        |(connack, backlog, flows, inbound_qos2, topic_aliases)| Resume {
             connack,
-            replays: a.min(b),
-            backlog: a.max(b),
+            backlog,
             flows,
             inbound_qos2,
             topic_aliases,
@@ -89,9 +85,9 @@ fn resume() -> impl Strategy<Value = Resume> {
 
 pub(crate) fn open() -> impl Strategy<Value = Open> {
     let authentication =
-        (text(), option::of(bytes())).prop_map(|(method, data)| Authentication { method, data });
+        (text(), option::of(bytes())).prop_map(|(method, data)| AuthenticationOutcome { method, data });
     (
-        (any::<u128>(), any::<(IpAddr, u16)>(), text(), option::of(tls()), bytes()),
+        (any::<u128>(), any::<u32>(), peer(), bytes()),
         (
             any_packet(),
             option::of(text()),
@@ -100,20 +96,18 @@ pub(crate) fn open() -> impl Strategy<Value = Open> {
             option::of(resume()),
         ),
     )
-        .prop_map(|((id, (ip, port), listener, tls, passport), rest)| {
+        .prop_map(|((id, attempt, peer, passport), rest)| {
             let (connect, assigned_client_id, server_keep_alive_s, authentication, resume) = rest;
             Open {
                 connection_id: ConnectionId(id),
-                attempt: id as u32,
-                address: SocketAddr::new(ip, port),
-                listener,
-                tls,
+                attempt,
+                peer,
                 passport,
                 connect,
                 assigned_client_id,
                 server_keep_alive_s,
                 authentication,
-                resume,
+                resume: resume.map(Box::new),
             }
         })
 }

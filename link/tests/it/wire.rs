@@ -128,7 +128,7 @@ fn a_later_hello_may_say_more() {
         Ok(Some(Decoded::Frame(_, Frame::Hello(hello)))) => hello,
         other => panic!("{other:?}"),
     };
-    assert_eq!((decoded(&hello).id.as_str(), decoded(&hello).handoff_grace_ms), ("w", 0));
+    assert_eq!((&*decoded(&hello).id, decoded(&hello).handoff_grace_ms), ("w", 0));
     let hello = [&hello, [0, 0, 0xEA, 0x60].as_slice()].concat();
     assert_eq!(decoded(&hello).handoff_grace_ms, 60_000);
     assert_eq!(decoded(&hello), decoded(&[&hello, b"more".as_slice()].concat()));

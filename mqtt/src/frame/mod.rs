@@ -144,6 +144,12 @@ fn check_first_byte(first_byte: u8, reading: Flags) -> Result<PacketType, Decode
     }
 }
 
+/// Whether `packet` is a PUBLISH at QoS 0, as its first byte says: it is never acknowledged.
+#[inline]
+pub fn is_qos0_publish(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first_byte| first_byte & 0b1111_0110 == 0b0011_0000)
+}
+
 /// The first whole Control Packet at the front of `buf`; `None` when more bytes are needed.
 ///
 /// `packet_size_max` bounds the whole packet in bytes, fixed header included; it is checked as soon as Remaining Length is

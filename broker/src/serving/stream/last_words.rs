@@ -67,9 +67,5 @@ impl WorkerStream {
 /// Whether a packet counts although another connection has the session: one that nothing answers, and that says how the
 /// connection ends.
 pub(super) fn is_last_word(packet: Frame<'_>) -> bool {
-    match packet.packet_type() {
-        PacketType::Disconnect => true,
-        PacketType::Publish => packet.first_byte() & 0b0110 == 0,
-        _ => false,
-    }
+    packet.packet_type() == PacketType::Disconnect || mqtt::frame::is_qos0_publish(packet.raw)
 }

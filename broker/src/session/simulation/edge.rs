@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use link::Resume;
 use link::mux::{OpenFlows, answered_by, asked_by};
-use link::wire::Resume;
 use mqtt::frame;
 
 /// One connection's.
@@ -77,14 +77,12 @@ impl Edge {
     /// The worker is gone: what the next one is told. What comes from the client first is what the first one had.
     pub(super) fn move_on(&mut self) -> Resume {
         self.forget_what_was_released();
-        let replays = self.kept.len();
         for (_, packet) in self.kept.drain(..).rev() {
             self.unsent.push_front(packet);
         }
         self.sent = 0;
         Resume {
             connack: self.connack.clone().expect("connected"),
-            replays: u32::try_from(replays).expect("few"),
             backlog: u32::try_from(self.unsent.len()).expect("few"),
             flows: self.flows.to_device(),
             inbound_qos2: self.flows.from_device(),

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use ::link::CloseCause;
-use ::link::wire::{FlowState, RefuseReason};
+use ::link::FlowState;
+use ::link::wire::RefuseReason;
 use mqtt::QoS;
 use tokio::time::{Duration, Instant};
 
@@ -232,9 +233,8 @@ async fn the_next_worker_knows_flows_aliases_and_what_is_to_come_first() {
     let flows: Vec<_> = resume.flows.iter().map(|flow| (flow.packet_id.as_u16(), flow.state)).collect();
     assert_eq!(flows, [(11, FlowState::AwaitingPuback), (12, FlowState::AwaitingPubcomp)]);
     assert_eq!(resume.inbound_qos2.iter().map(|id| id.as_u16()).collect::<Vec<_>>(), [2]);
-    assert_eq!((resume.replays, resume.backlog), (2, 2));
-    let aliases: Vec<_> =
-        resume.topic_aliases.iter().map(|alias| (alias.alias, alias.topic.as_str())).collect();
+    assert_eq!(resume.backlog, 2);
+    let aliases: Vec<_> = resume.topic_aliases.iter().map(|alias| (alias.alias, &*alias.topic)).collect();
     assert_eq!(aliases, [(1, "b")]);
     // By alias again: the new worker knows it.
     device.send(&publish_by(QoS::AtLeastOnce, 5, "", Some(1), b"5")).await;

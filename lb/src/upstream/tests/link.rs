@@ -38,10 +38,10 @@ async fn a_worker_learns_who_is_there_and_can_believe_it() {
     let setup = Setup::new(1).await;
     let (mut device, _) = setup.device(7).await;
     let open = setup.fakes[0].opens().remove(0);
-    assert_eq!(open.address.to_string(), "192.0.2.1:1");
-    assert_eq!((open.listener.as_str(), open.server_keep_alive_s), ("test", Some(60)));
-    let subject = open.tls.and_then(|tls| tls.certificate_subject);
-    assert_eq!(subject.map(|subject| subject.as_str().to_owned()).as_deref(), Some("CN=device"));
+    assert_eq!(open.peer.address.to_string(), "192.0.2.1:1");
+    assert_eq!((&*open.peer.listener, open.server_keep_alive_s), ("test", Some(60)));
+    let subject = open.peer.certificate_subject;
+    assert_eq!(subject.as_deref(), Some("CN=device"));
 
     let pem = std::fs::read(setup.folder.path().join("passport.pem")).expect("key");
     let public = ::link::PassportSigner::from_pem(&pem).expect("key").public_pem().to_owned();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ::link::CloseCause;
 use ::link::mux::{Settings, WorkerEnd, WorkerEvent};
-use ::link::wire::{Ending, Open, RefuseReason, StreamId, Text};
+use ::link::wire::{Ending, Open, RefuseReason, StreamId};
 use bytes::{Buf, Bytes, BytesMut};
 use mqtt::{PacketType, QoS, ReasonCode};
 use parking_lot::Mutex;
@@ -189,7 +189,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
     mut orders: broadcast::Receiver<Order>,
 ) {
     let started = Instant::now();
-    let mut settings = Settings::new(Text::new("worker").expect("short"));
+    let mut settings = Settings::new("worker");
     settings.handoff_grace_ms = inner.manner.lock().handoff_grace_ms;
     let mut serving =
         Serving { inner, end: WorkerEnd::new(settings, Duration::ZERO), streams: HashMap::new() };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use link::Outgoing;
 use link::mux::{EdgeEnd, Settings, WorkerEnd, packet_cost};
-use link::wire::{Decoded, Frame, Limits, StreamId, Text, decode};
+use link::wire::{Decoded, Frame, Limits, StreamId, decode};
 
 use super::dice::Dice;
 use super::world::{KEPT_BYTES_MAX, KEPT_COUNT_MAX, WINDOW_BYTES};
@@ -106,7 +106,7 @@ impl Cable {
             window_bytes: WINDOW_BYTES,
             kept_bytes_max: KEPT_BYTES_MAX,
             kept_count_max: KEPT_COUNT_MAX,
-            ..Settings::new(Text::new(name).unwrap())
+            ..Settings::new(name)
         };
         Self {
             edge: EdgeEnd::new(settings("edge"), now),

@@ -145,11 +145,11 @@ impl Device {
         self.expected = self.accepted.iter().map(|m| (*m, m.has_alias)).collect();
     }
 
-    /// How many replays a worker may be told of: at least what was in a pipe.
-    pub(super) fn check_replays(&self, replays: u32, backlog: u32) {
+    /// Of how many packets from before a worker may be told: at least what was in a pipe.
+    pub(super) fn check_backlog(&self, backlog: u32) {
         let written = self.undurable().filter(|message| self.written.contains(&message.number)).count();
-        assert!(replays as usize >= written, "{replays} replays announced, {written} were sent before");
-        assert!(replays <= backlog && backlog as usize <= self.accepted.len());
+        assert!(backlog as usize >= written, "{backlog} packets announced, {written} were sent before");
+        assert!(backlog as usize <= self.accepted.len());
     }
 
     /// A packet went into a pipe; answers whether for the first time.

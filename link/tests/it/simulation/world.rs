@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use link::mux::{DEAD_AFTER, EdgeEvent, LinkError, SendError, Unfinished, WorkerEnd, WorkerEvent};
-use link::wire::{Ending, Frame, Open, RefuseReason, Resume, StreamId, Text};
-use link::{CloseCause, ConnectionId};
+use link::wire::{Ending, Frame, Open, RefuseReason, StreamId};
+use link::{CloseCause, ConnectionId, Peer, Resume};
 use mqtt::ReasonCode;
 
 use super::cable::Cable;
@@ -200,7 +200,6 @@ impl World {
         let connack = packet(0x20, &[0, 0]);
         let resume = known.has_connack.then(|| Resume {
             connack,
-            replays: 0,
             backlog: 0,
             flows: Vec::new(),
             inbound_qos2: Vec::new(),
@@ -209,15 +208,17 @@ impl World {
         let open = Box::new(Open {
             connection_id: ConnectionId(device as u128),
             attempt: 1,
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            listener: Text::new("mqtt").unwrap(),
-            tls: None,
+            peer: Peer {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+                listener: "mqtt".into(),
+                certificate_subject: None,
+            },
             passport: Bytes::new(),
             connect: packet(0x10, b"connect"),
             assigned_client_id: None,
             server_keep_alive_s: None,
             authentication: None,
-            resume,
+            resume: resume.map(Box::new),
         });
         match self.cables[at].edge.open(open, known.replay.take().unwrap_or_default()) {
             Ok(stream) => known.begin_stream((at, stream)),
@@ -328,7 +329,7 @@ impl World {
                 let device = usize::try_from(open.connection_id.0).unwrap();
                 if let (Some(resume), true) = (&open.resume, self.devices[device].place == Some((at, stream)))
                 {
-                    self.devices[device].check_replays(resume.replays, resume.backlog);
+                    self.devices[device].check_backlog(resume.backlog);
                 }
                 let is_resume = open.resume.is_some();
                 let served = Served {

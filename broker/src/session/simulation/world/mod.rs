@@ -6,8 +6,8 @@ mod fault;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use link::Resume;
 use link::mux::answered_by;
-use link::wire::Resume;
 use link::{Outgoing, Passport};
 use mqtt::{Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode, frame};
 use state::{
