@@ -6,6 +6,7 @@
 mod action;
 mod authorization;
 pub mod client;
+mod clock;
 mod config;
 mod contract;
 mod error;
@@ -23,6 +24,8 @@ pub mod service;
 mod slowdown;
 mod source;
 mod tls;
+mod token_problem;
+mod verdict;
 mod watched;
 mod wire;
 
@@ -48,4 +51,5 @@ pub use source::introspection::{ClientAuthentication, IntrospectionConfig, WhenI
 pub use source::jwt::{JwtConfig, SecretEncoding};
 pub use source::ldap::LdapConfig;
 pub use source::password_file::Editor;
-pub use source::{ClaimsConfig, SourceName, WhenAway};
+pub use source::{ClaimsConfig, SourceName};
+pub use verdict::WhenAway;

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use crate::action::{Action, ActionRuling};
 use crate::authorization::{Authorization, AuthorizationConfig, Identity};
+use crate::clock::now_s;
 use crate::config::{Anonymous, AuthConfig};
 use crate::metrics::Metrics;
 use crate::revocation::{Revocations, RevokeReason, Target};
@@ -15,7 +16,8 @@ use crate::scram;
 use crate::slowdown::SlowDown;
 use crate::source::jwt::JwtSource;
 use crate::source::password_file::PasswordSource;
-use crate::source::{Chain, Grant, Shared, Verdict, now_s};
+use crate::source::{Chain, SourceContext};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, Authenticator, Decision, DenyReason, LocalExchange, Request};
 
 /// The [`Authenticator`] of a single process. Clones share everything.
@@ -54,12 +56,12 @@ impl Local {
         config.check()?;
         let interval = Duration::from_secs(config.wrong_password_interval_s.into());
         let slow_down = SlowDown::new(config.wrong_passwords_max, interval, config.slowed_down_max);
-        let shared = Shared { metrics: Metrics::register(registry), slow_down: Arc::new(slow_down) };
+        let context = SourceContext { metrics: Metrics::register(registry), slow_down: Arc::new(slow_down) };
         let inner = Inner {
             authorization: Authorization::new(authorization, config)?,
-            chain: Chain::start(config, &shared)?,
-            slow_down: shared.slow_down,
-            metrics: shared.metrics,
+            chain: Chain::start(config, &context)?,
+            slow_down: context.slow_down,
+            metrics: context.metrics,
             revocations: Revocations::default(),
             config: config.clone(),
         };

@@ -7,7 +7,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::inquiry::InquiryMetrics;
-use crate::source::{ProblemLabel, TokenProblem};
+use crate::token_problem::{ProblemLabel, TokenProblem};
 use crate::{Decision, DenyReason};
 
 /// The counters; clones share them.

@@ -8,10 +8,9 @@ use link::Limits;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::list::is_about;
-use super::settings::Who;
+use super::who::Who;
 use crate::AuthError;
-use crate::source::Grant;
+use crate::verdict::Grant;
 
 /// Different limits that are kept to be shared; beyond it all are made anew.
 const SHARED_MAX: usize = 1024;
@@ -59,7 +58,7 @@ impl Selector {
     fn is_about(&self, grant: Option<&Grant>) -> bool {
         match (self, grant) {
             (Self::Who(who), None) => *who == Who::Anonymous,
-            (Self::Who(who), Some(grant)) => is_about(who, &grant.subject, &grant.groups),
+            (Self::Who(who), Some(grant)) => who.is_about(&grant.subject, &grant.groups),
             (Self::Attribute(..), None) => false,
             (Self::Attribute(name, value), Some(grant)) => grant.attributes.get(name) == Some(value),
         }

@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use super::acl_file::{AclFile, Fit, Patterns, Section};
 use super::placeholder::{self, Attributes, Uses};
-use super::settings::{AuthorizationConfig, Who};
+use super::settings::AuthorizationConfig;
+use super::who::Who;
 use crate::DenyReason;
-use crate::source::Grant;
+use crate::verdict::Grant;
 
 /// Lists for members of groups that are kept; beyond it all are made anew.
 const GROUP_LISTS_MAX: usize = 4096;
@@ -182,7 +183,7 @@ impl Lists {
 
     /// What is configured and in the ACL file about one user, patterns aside.
     fn head_of(&self, name: &Arc<str>, groups: &[Arc<str>]) -> Vec<Rule> {
-        let mut head = self.configured(|who| is_about(who, name, groups));
+        let mut head = self.configured(|who| who.is_about(name, groups));
         head.extend(self.sections.get(name).into_iter().flatten().cloned());
         head
     }
@@ -202,16 +203,6 @@ impl Lists {
 impl Default for List {
     fn default() -> Self {
         Self { head: 0, uses: Uses::default(), whole: Arc::from([]) }
-    }
-}
-
-/// Whether `who` stands for the user `name`, who is in `groups`.
-pub(super) fn is_about(who: &Who, name: &str, groups: &[Arc<str>]) -> bool {
-    match who {
-        Who::Everybody => true,
-        Who::Anonymous => false,
-        Who::Group(group) => groups.contains(group),
-        Who::User(user) => **user == *name,
     }
 }
 

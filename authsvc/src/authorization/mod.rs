@@ -8,6 +8,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod who;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use aws_lc_rs::digest;
 use link::Passport;
 use parking_lot::RwLock;
 
-use crate::source::Grant;
+use crate::verdict::Grant;
 use crate::{AuthConfig, AuthError, DenyReason};
 
 use self::acl_file::{AclFile, AclWatch};

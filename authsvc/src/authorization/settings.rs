@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::limits::LimitsConfig;
 use super::placeholder;
+use super::who::Who;
 use crate::AuthError;
 
 /// What a topic begins with that is meant as it stands.
@@ -138,33 +139,6 @@ fn check_topic(topic: &str) -> Result<(), String> {
         return Err(format!("{topic:?} is not a valid Topic Filter"));
     }
     placeholder::check(topic_of(topic))
-}
-
-/// Stands for everybody who authenticated.
-const EVERYBODY: &str = "*";
-
-/// Stands for those who did not have to.
-const ANONYMOUS: &str = "anonymous";
-
-/// Whom a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Everybody,
-    Anonymous,
-    Group(Arc<str>),
-    User(Arc<str>),
-}
-
-impl Who {
-    pub(super) fn parse(who: &Arc<str>) -> Result<Self, String> {
-        match who.strip_prefix("group:") {
-            Some("") => Err("group: needs a name, as in \"group:staff\"".to_owned()),
-            Some(name) => Ok(Self::Group(name.into())),
-            None if &**who == EVERYBODY => Ok(Self::Everybody),
-            None if &**who == ANONYMOUS => Ok(Self::Anonymous),
-            None => Ok(Self::User(who.clone())),
-        }
-    }
 }
 
 /// Which messages a rule is about: `true`, `false` or `"all"`.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use link::{Effect, Passport, Rule};
 
 use super::acl_file::{AclWatch, Fit, Line, Patterns, Section, fill_patterns};
-use super::list::{Asker, is_about, section_of, unrestricted};
+use super::list::{Asker, section_of, unrestricted};
 use super::placeholder::{self, Uses};
-use super::settings::{AuthorizationConfig, Who};
-use crate::source::Grant;
+use super::settings::AuthorizationConfig;
+use super::who::Who;
+use crate::verdict::Grant;
 use crate::{AuthError, DenyReason};
 
 /// Whose rules are asked for.
@@ -91,7 +92,7 @@ type Pieces = Vec<(Origin, Rule)>;
 fn pieces(config: &AuthorizationConfig, asker: &Asker<'_>) -> Result<Result<Pieces, DenyReason>, AuthError> {
     let is_asker = |who: &Who| match asker.grant {
         None => *who == Who::Anonymous,
-        Some(grant) => is_about(who, asker.subject, &grant.groups),
+        Some(grant) => who.is_about(asker.subject, &grant.groups),
     };
     let mut pieces = Pieces::new();
     for (index, (who, rule)) in config.compile()?.into_iter().enumerate() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::authorization::Identity;
 use crate::local::Inner;
 use crate::scram::{AwaitingProof, ClientFirst, ScramFailure};
-use crate::source::Grant;
+use crate::verdict::Grant;
 use crate::{Decision, DenyReason, Request, Step};
 
 /// One run of SCRAM-SHA-256. Never blocks: a step costs a few HMACs.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::authorization::Identity;
 use crate::local::Inner;
-use crate::source::Verdict;
+use crate::verdict::Verdict;
 use crate::{Decision, DenyReason, Request, Step};
 
 /// The state of one whose client was sent an empty challenge.

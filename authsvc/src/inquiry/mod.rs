@@ -25,7 +25,7 @@ use turns::Turns;
 
 use crate::scram::hmac;
 use crate::slowdown::SlowDown;
-use crate::source::{Shared, Verdict};
+use crate::verdict::Verdict;
 use crate::{DenyReason, Request, WhenAway};
 
 /// A failure is tried again at most once, after a pause of 10 to 50 ms.
@@ -159,7 +159,8 @@ impl<V: Decided> Inquiry<V> {
         config: InquiryConfig<'_>,
         concurrent_max: usize,
         attempt_timeout: Duration,
-        shared: &Shared,
+        metrics: &InquiryMetrics,
+        slow_down: &Arc<SlowDown>,
     ) -> Self {
         let queue_timeout = Duration::from_millis(config.queue.timeout_ms);
         let pause = Duration::from_millis(*RETRY_PAUSE_MS.end());
@@ -177,8 +178,8 @@ impl<V: Decided> Inquiry<V> {
             queue_timeout,
             wait_max: queue_timeout + attempt_timeout * 2 + pause,
             when_away: config.when_away,
-            slow_down: shared.slow_down.clone(),
-            metrics: shared.metrics.inquiries.of(name),
+            slow_down: slow_down.clone(),
+            metrics: metrics.of(name),
         }
     }
 
@@ -356,7 +357,7 @@ impl Decided for Verdict {
     fn left(&self) -> Duration {
         match self {
             Self::Allow(grant) => grant.expires_at_s.map_or(Duration::MAX, |expires_at_s| {
-                Duration::from_secs(expires_at_s.saturating_sub(crate::source::now_s()))
+                Duration::from_secs(expires_at_s.saturating_sub(crate::clock::now_s()))
             }),
             Self::Deny(_) | Self::Ignore => Duration::MAX,
         }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Grant, Verdict, is_subject};
 use crate::config::{AuthConfig, CertificateIdentity};
+use crate::verdict::{Grant, Verdict, is_subject};
 use crate::{AlternativeName, Certificate, Request};
 
 /// Takes what `auth.certificate` says for the user name.

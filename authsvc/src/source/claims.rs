@@ -9,10 +9,11 @@ use link::Rule;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::problem::TokenProblem;
-use super::{Grant, certificate, is_subject};
+use super::certificate;
 use crate::authorization::read_limits;
 use crate::config::CertificateIdentity;
+use crate::token_problem::TokenProblem;
+use crate::verdict::{Grant, is_subject};
 use crate::{AuthError, Request, RuleConfig};
 
 /// Where RFC 8705 binds a token to a client certificate.

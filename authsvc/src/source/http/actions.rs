@@ -13,7 +13,8 @@ use super::facts::{Facts, Variable};
 use crate::action::{Action, ActionName, ActionRuling, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, CacheConfig, Decided, Inquiry, InquiryConfig, Outcome, hashed};
-use crate::source::{Grant, Shared};
+use crate::source::context::SourceContext;
+use crate::verdict::Grant;
 use crate::{AuthError, WhenAway};
 
 /// Answers are remembered by those who ask, and nowhere else: a passport that was renewed has them asked for again.
@@ -36,7 +37,7 @@ impl Actions {
     pub(super) fn start(
         config: &HttpConfig,
         contract: &Contract,
-        shared: &Shared,
+        context: &SourceContext,
     ) -> Result<Option<Self>, AuthError> {
         if config.acl_url.is_none() {
             return Ok(None);
@@ -57,7 +58,8 @@ impl Actions {
                 inquiry,
                 config.client.connections_max,
                 attempt_timeout,
-                shared,
+                &context.metrics.inquiries,
+                &context.slow_down,
             ),
             cache: config.acl_cache.clone(),
             asks: vec![Rule::new(Effect::Ask, link::Action::All, everything)],

@@ -7,7 +7,6 @@ use hyper::header::HeaderName;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::contract::Contract;
 use super::template::{Syntax, Template};
 use crate::http_client::HttpClientConfig;
 use crate::inquiry::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
@@ -217,19 +216,8 @@ impl HttpConfig {
         }
     }
 
-    /// Checks everything that can be checked without asking, and reads the files that it names.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub(crate) fn check(&self) -> Result<(), AuthError> {
-        self.inquiry().check(SECTION)?;
-        self.check_keys()?;
-        crate::http_client::HttpClient::new(SECTION, &self.client)?;
-        Contract::new(self).map(|_| ())
-    }
-
     /// Refuses keys that the contract would not look at.
-    fn check_keys(&self) -> Result<(), AuthError> {
+    pub(super) fn check_keys(&self) -> Result<(), AuthError> {
         use ContractName::{Emqx4, Emqx5, GoAuth, RabbitMq};
         let keys: [(&'static str, bool, &[ContractName]); 12] = [
             ("method", self.method.is_some(), &[Emqx5, Emqx4, GoAuth, RabbitMq]),

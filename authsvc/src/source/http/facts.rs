@@ -10,7 +10,7 @@ use mqtt::ProtocolVersion;
 
 use crate::Request;
 use crate::action::{Action, ActionName};
-use crate::source::is_subject;
+use crate::verdict::is_subject;
 
 /// Facts of a CONNECT. Holds a password: no `Debug`.
 #[derive(Clone)]

@@ -17,10 +17,11 @@ pub use config::{
 use contract::Contract;
 use facts::{Facts, Variable};
 
-use super::{Shared, Verdict};
+use super::context::SourceContext;
 use crate::action::{Action, ActionRuling};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Fingerprint, Inquiry};
+use crate::verdict::Verdict;
 use crate::{AuthError, DenyReason, Request};
 
 /// See the module.
@@ -36,14 +37,31 @@ impl HttpSource {
     ///
     /// # Errors
     /// A key is not as it should be, or a file cannot be used.
-    pub(super) fn start(config: &HttpConfig, shared: &Shared) -> Result<Self, AuthError> {
-        config.check()?;
+    pub(super) fn start(config: &HttpConfig, context: &SourceContext) -> Result<Self, AuthError> {
+        Self::check(config)?;
         let contract = Contract::new(config)?;
         let attempt_timeout = Duration::from_millis(config.client.timeout_ms) * contract.requests_max();
-        let inquiry =
-            Inquiry::new("http", config.inquiry(), config.client.connections_max, attempt_timeout, shared);
-        let actions = Actions::start(config, &contract, shared)?;
+        let inquiry = Inquiry::new(
+            "http",
+            config.inquiry(),
+            config.client.connections_max,
+            attempt_timeout,
+            &context.metrics.inquiries,
+            &context.slow_down,
+        );
+        let actions = Actions::start(config, &contract, context)?;
         Ok(Self { contract, client: HttpClient::new(config::SECTION, &config.client)?, inquiry, actions })
+    }
+
+    /// Checks everything that can be checked without asking, and reads the files that `config` names.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub(crate) fn check(config: &HttpConfig) -> Result<(), AuthError> {
+        config.inquiry().check(config::SECTION)?;
+        config.check_keys()?;
+        HttpClient::new(config::SECTION, &config.client)?;
+        Contract::new(config).map(drop)
     }
 
     /// Ignores who has neither a user name nor a certificate with a name.

@@ -16,7 +16,7 @@ use crate::eventually::until;
 use crate::http_client::server::{Server, answer};
 use crate::metrics::Metrics;
 use crate::slowdown::SlowDown;
-use crate::source::Grant;
+use crate::verdict::Grant;
 
 /// How the endpoint is.
 const WELL: u8 = 0;
@@ -65,11 +65,11 @@ impl Endpoint {
             format!("contract = 'mosquitto-go-auth'\nurl = '{}'\n{more}", self.server.url("/user"));
         let config: HttpConfig = toml::from_str(&settings).unwrap();
         let mut registry = Registry::default();
-        let shared = Shared {
+        let context = SourceContext {
             metrics: Metrics::register(&mut registry),
             slow_down: Arc::new(SlowDown::new(10, Duration::from_secs(10), 10_000)),
         };
-        (Arc::new(HttpSource::start(&config, &shared).unwrap()), registry)
+        (Arc::new(HttpSource::start(&config, &context).unwrap()), registry)
     }
 }
 

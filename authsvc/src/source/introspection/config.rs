@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{ClaimsConfig, WhenAway};
-use super::SECTION;
+use super::super::claims::ClaimsConfig;
+use crate::verdict::WhenAway;
 use crate::{AuthError, HttpClientConfig};
+
+/// Where the keys are.
+pub(super) const SECTION: &str = "auth.introspection";
 
 /// `[auth.introspection]`: tokens that an authorization server is asked about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

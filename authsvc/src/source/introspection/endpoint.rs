@@ -10,8 +10,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use serde_json::{Map, Value};
 
-use super::SECTION;
-use super::config::{ClientAuthentication, IntrospectionConfig};
+use super::config::{ClientAuthentication, IntrospectionConfig, SECTION};
 use crate::AuthError;
 use crate::http_client::{HttpClient, HttpError};
 

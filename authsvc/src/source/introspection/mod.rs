@@ -19,14 +19,14 @@ pub use config::{ClientAuthentication, IntrospectionConfig, WhenInactive};
 use endpoint::Endpoint;
 
 use super::claims::{self, BOUND_CLAIM};
-use super::problem::TokenProblem;
-use super::{Grant, Shared, Verdict, WhenAway, now_s};
+use super::context::SourceContext;
+use crate::clock::now_s;
 use crate::config::CertificateIdentity;
 use crate::metrics::Metrics;
 use crate::slowdown::{SlowDown, Suspect};
+use crate::token_problem::TokenProblem;
+use crate::verdict::{Grant, Verdict, WhenAway};
 use crate::{AuthError, DenyReason, Request};
-
-const SECTION: &str = "auth.introspection";
 
 /// Tokens that are asked about at a time; beyond it clients are told to come back.
 const ASKING_MAX: usize = 4096;
@@ -68,14 +68,14 @@ enum Heard {
 
 impl IntrospectionSource {
     /// Reads the secret that `config` names.
-    pub(super) fn start(config: &IntrospectionConfig, shared: &Shared) -> Result<Self, AuthError> {
+    pub(super) fn start(config: &IntrospectionConfig, context: &SourceContext) -> Result<Self, AuthError> {
         config.check()?;
         let inner = Inner {
             endpoint: Endpoint::new(config)?,
             cache: Cache::new(config.cache_max),
             asking: Mutex::default(),
-            slow_down: shared.slow_down.clone(),
-            metrics: shared.metrics.clone(),
+            slow_down: context.slow_down.clone(),
+            metrics: context.metrics.clone(),
             config: config.clone(),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -113,11 +113,11 @@ impl Setting {
 }
 
 fn start(config: &IntrospectionConfig) -> IntrospectionSource {
-    let shared = Shared {
+    let context = SourceContext {
         metrics: Metrics::register(&mut Registry::default()),
         slow_down: Arc::new(SlowDown::new(3, Duration::from_secs(3600), 100)),
     };
-    IntrospectionSource::start(config, &shared).unwrap()
+    IntrospectionSource::start(config, &context).unwrap()
 }
 
 fn request(token: &str) -> Request {

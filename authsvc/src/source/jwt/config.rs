@@ -6,10 +6,13 @@ use std::sync::Arc;
 use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 
-use super::super::{ClaimsConfig, WhenAway};
-use super::SECTION;
+use super::super::claims::ClaimsConfig;
 use crate::config::CertificateIdentity;
+use crate::verdict::WhenAway;
 use crate::{AuthError, HttpClientConfig, SCRAM_METHOD};
+
+/// Where the keys are.
+pub(super) const SECTION: &str = "auth.jwt";
 
 /// `[auth.jwt]`: signed tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

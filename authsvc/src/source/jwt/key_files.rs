@@ -7,8 +7,7 @@ use std::time::Instant;
 use files::{Look, Settling, Snapshot};
 use parking_lot::{Mutex, RwLock};
 
-use super::SECTION;
-use super::config::{JwtConfig, SecretEncoding};
+use super::config::{JwtConfig, SECTION, SecretEncoding};
 use super::key::Key;
 use crate::AuthError;
 

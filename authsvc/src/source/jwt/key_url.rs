@@ -14,8 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::SECTION;
-use super::config::JwtConfig;
+use super::config::{JwtConfig, SECTION};
 use super::key::{Key, SetProblem, read_set};
 use crate::AuthError;
 use crate::http_client::{HttpClient, HttpError};

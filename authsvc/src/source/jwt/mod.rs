@@ -23,13 +23,13 @@ use key_url::KeyUrl;
 use token::Header;
 
 use super::claims::{self, BOUND_CLAIM};
-use super::problem::TokenProblem;
-use super::{Grant, Shared, Verdict, WhenAway, now_s};
+use super::context::SourceContext;
+use crate::clock::now_s;
 use crate::config::CertificateIdentity;
 use crate::metrics::Metrics;
+use crate::token_problem::TokenProblem;
+use crate::verdict::{Grant, Verdict, WhenAway};
 use crate::{AuthError, DenyReason, Request};
-
-const SECTION: &str = "auth.jwt";
 
 /// Keys that one token is tried with: those of a set without names.
 const KEYS_TRIED_MAX: usize = 16;
@@ -48,13 +48,13 @@ pub(crate) struct JwtSource {
 
 impl JwtSource {
     /// Reads the key files and begins to fetch keys. Must be called in a runtime if there is a URL.
-    pub(super) fn start(config: &JwtConfig, shared: &Shared) -> Result<Self, AuthError> {
+    pub(super) fn start(config: &JwtConfig, context: &SourceContext) -> Result<Self, AuthError> {
         config.check()?;
         Ok(Self {
             validations: validations(config),
             files: KeyFiles::open(config)?,
             url: KeyUrl::start(config)?,
-            metrics: shared.metrics.clone(),
+            metrics: context.metrics.clone(),
             config: config.clone(),
         })
     }

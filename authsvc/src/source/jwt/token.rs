@@ -8,7 +8,7 @@ use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::problem::TokenProblem;
+use crate::token_problem::TokenProblem;
 
 /// How the header of every token begins: `{"` in base64.
 const BEGIN: &[u8] = b"eyJ";

@@ -16,8 +16,9 @@ use connection::{Connections, SUCCESS, fault};
 use ldap3::{Ldap, Scope, SearchEntry, SearchOptions, dn_escape, ldap_escape};
 use template::Field;
 
-use super::{Grant, Shared, Verdict, is_subject};
+use super::context::SourceContext;
 use crate::inquiry::{Answer, Fault, Inquiry};
+use crate::verdict::{Grant, Verdict, is_subject};
 use crate::{AuthError, DenyReason, Request};
 
 /// Groups of one user.
@@ -69,7 +70,7 @@ impl LdapSource {
     ///
     /// # Errors
     /// A key is not as it should be, or a file cannot be used.
-    pub(super) fn start(config: &LdapConfig, shared: &Shared) -> Result<Self, AuthError> {
+    pub(super) fn start(config: &LdapConfig, context: &SourceContext) -> Result<Self, AuthError> {
         config.check()?;
         let timeout = Duration::from_millis(config.timeout_ms);
         Ok(Self {
@@ -78,7 +79,14 @@ impl LdapSource {
             grouping: config.grouping()?,
             username_attribute: config.username_attribute.clone(),
             attributes: config.attributes.clone(),
-            inquiry: Inquiry::new("ldap", config.inquiry(), config.connections_max, timeout, shared),
+            inquiry: Inquiry::new(
+                "ldap",
+                config.inquiry(),
+                config.connections_max,
+                timeout,
+                &context.metrics.inquiries,
+                &context.slow_down,
+            ),
             timeout,
         })
     }

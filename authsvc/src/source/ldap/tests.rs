@@ -203,11 +203,11 @@ fn configuration(folder: &tempfile::TempDir, certificates: &Certificates) -> Str
 
 fn source(settings: &str) -> LdapSource {
     let config: LdapConfig = toml::from_str(settings).unwrap();
-    let shared = Shared {
+    let context = SourceContext {
         metrics: Metrics::register(&mut Registry::default()),
         slow_down: Arc::new(SlowDown::new(10, Duration::from_secs(10), 1000)),
     };
-    LdapSource::start(&config, &shared).unwrap()
+    LdapSource::start(&config, &context).unwrap()
 }
 
 async fn decide(source: &LdapSource, user: &str, password: &str) -> Verdict {

@@ -23,10 +23,11 @@ use recent::{Fingerprint, Recent};
 use record::argon2;
 use users::{Change, Users};
 
-use super::{Grant, Shared, Verdict};
+use super::context::SourceContext;
 use crate::config::AuthConfig;
 use crate::metrics::Metrics;
 use crate::slowdown::{SlowDown, Suspect};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, DenyReason, Request};
 
 /// Names of removed users that one line of the log shows.
@@ -60,7 +61,7 @@ impl<'a> Credentials<'a> {
 
 impl PasswordSource {
     /// Reads the file and starts the hashing threads.
-    pub(super) fn start(config: &AuthConfig, shared: &Shared) -> Result<Self, AuthError> {
+    pub(super) fn start(config: &AuthConfig, context: &SourceContext) -> Result<Self, AuthError> {
         let users = Users::open(config.password_file.as_deref().unwrap_or(Path::new("")))?;
         if users.current().len() == 0 {
             tracing::warn!(path = ?config.password_file, "the password file has no user");
@@ -69,8 +70,8 @@ impl PasswordSource {
             users,
             hashing: Hashing::start(config.hash_threads_in_force(), config.hash_queue_max)?,
             recent: Arc::new(Recent::new(Duration::from_secs(config.recent_ttl_s), config.recent_max)),
-            slow_down: shared.slow_down.clone(),
-            metrics: shared.metrics.clone(),
+            slow_down: context.slow_down.clone(),
+            metrics: context.metrics.clone(),
             timeout: Duration::from_millis(config.hash_timeout_ms),
             dummy: dummy_record(),
             decoy_key: rand::random(),

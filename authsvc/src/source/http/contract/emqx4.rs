@@ -8,15 +8,15 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::answered::{ALLOWED, Ruled, malformed, send};
 use super::request::{About, Encoding, Parts, RequestTemplate};
-use super::{ALLOWED, Ruled, malformed, send};
 use crate::action::ActionVerdict;
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::HttpConfig;
 use crate::source::http::facts::{Facts, Variable};
 use crate::source::http::template::Syntax;
-use crate::source::{Grant, Verdict};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
 pub(in crate::source::http) struct Emqx4 {

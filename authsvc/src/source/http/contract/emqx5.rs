@@ -11,8 +11,8 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::answered::{ALLOWED, Ruled, malformed, send, warn_seldom};
 use super::request::{About, Encoding, Parts, RequestTemplate};
-use super::{ALLOWED, Ruled, malformed, send, warn_seldom};
 use crate::action::ActionVerdict;
 use crate::authorization::read_limits;
 use crate::http_client::HttpClient;
@@ -21,7 +21,7 @@ use crate::source::http::acl;
 use crate::source::http::config::HttpConfig;
 use crate::source::http::facts::{Facts, Variable};
 use crate::source::http::template::Syntax;
-use crate::source::{Grant, Verdict};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
 /// Attributes that one answer may hold, and the bytes of one with its name.
@@ -141,7 +141,7 @@ fn grant(fields: &Map<String, Value>, facts: &Facts) -> Result<Verdict, Fault> {
     let expires_at_s = match fields.get("expire_at") {
         None => None,
         Some(value) => match value.as_u64() {
-            Some(at_s) if at_s > crate::source::now_s() => Some(at_s),
+            Some(at_s) if at_s > crate::clock::now_s() => Some(at_s),
             Some(_) => return refused("expire_at is in the past"),
             None => return refused("expire_at is no time in seconds"),
         },

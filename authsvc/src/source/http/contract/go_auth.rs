@@ -10,14 +10,14 @@ use hyper::{Method, Request, Response, Uri};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::answered::{ALLOWED, Ruled, malformed, send};
 use super::request::{Encoding, form, request};
-use super::{ALLOWED, Ruled, malformed, send};
 use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::{AnswerMode, HttpConfig, ParamsMode, SECTION};
 use crate::source::http::facts::Facts;
-use crate::source::{Grant, Verdict};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
 pub(in crate::source::http) struct GoAuth {

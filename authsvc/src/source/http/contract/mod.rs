@@ -1,6 +1,7 @@
 //! The contracts that endpoints already keep with other brokers: what each is asked at CONNECT, and of a PUBLISH or a SUBSCRIBE
 //! where that is configured (`rule`), and what its answers mean.
 
+mod answered;
 mod emqx4;
 mod emqx5;
 mod go_auth;
@@ -8,28 +9,14 @@ mod rabbitmq;
 mod request;
 mod vernemq;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-use bytes::Bytes;
-use hyper::{Response, StatusCode};
-use mqtt::QoS;
+pub(super) use answered::Ruled;
 
 use super::config::{ContractName, HttpConfig};
 use super::facts::{Facts, Variable};
 use crate::AuthError;
-use crate::action::{Action, ActionVerdict};
-use crate::http_client::{HttpClient, HttpError};
+use crate::action::Action;
+use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
-
-/// Between two lines of the log about answers that cannot be understood, in seconds.
-const WARN_INTERVAL_S: u64 = 10;
-
-/// What is said of an action, and for how long it holds if that is said too.
-pub(super) type Ruled = (ActionVerdict, Option<Duration>);
-
-/// Allowed, with whatever QoS.
-const ALLOWED: ActionVerdict = ActionVerdict::Allow(QoS::ExactlyOnce);
 
 /// One contract.
 pub(super) enum Contract {
@@ -130,43 +117,6 @@ impl Contract {
             Self::RabbitMq(contract) => contract.ask(facts, client).await,
             Self::VerneMq(contract) => contract.ask(facts, client).await,
         }
-    }
-}
-
-/// Sends a request; an answer that says "not now" is none.
-async fn send(client: &HttpClient, request: hyper::Request<Bytes>) -> Result<Response<Bytes>, Fault> {
-    let answered = client.send(request).await.map_err(|error| {
-        tracing::debug!(%error, cause = ?std::error::Error::source(&error), "an HTTP endpoint gives no answer");
-        match error {
-            error if error.is_retryable() => Fault::Unreachable,
-            HttpError::Timeout => Fault::Timeout,
-            _ => malformed("is too long, or no HTTP"),
-        }
-    })?;
-    let status = answered.status();
-    if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-        tracing::debug!(%status, "an HTTP endpoint fails");
-        return Err(Fault::Failing);
-    }
-    Ok(answered)
-}
-
-/// Says, not too often, what an answer is like that cannot be understood.
-fn malformed(problem: &'static str) -> Fault {
-    warn_seldom("the answer of the HTTP endpoint cannot be understood", problem);
-    Fault::Malformed
-}
-
-fn warn_seldom(what: &'static str, problem: &str) {
-    static NEXT_S: AtomicU64 = AtomicU64::new(0);
-    let now_s = crate::source::now_s();
-    let next_s = NEXT_S.load(Ordering::Relaxed);
-    let is_first =
-        NEXT_S.compare_exchange(next_s, now_s + WARN_INTERVAL_S, Ordering::Relaxed, Ordering::Relaxed);
-    if now_s >= next_s && is_first.is_ok() {
-        tracing::warn!(problem, "{what}");
-    } else {
-        tracing::debug!(problem, "{what}");
     }
 }
 

@@ -5,14 +5,14 @@
 use bytes::Bytes;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
+use super::answered::{ALLOWED, Ruled, malformed, send};
 use super::request::{Encoding, form, request};
-use super::{ALLOWED, Ruled, malformed, send};
 use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::{HttpConfig, SECTION};
 use crate::source::http::facts::Facts;
-use crate::source::{Grant, Verdict};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
 /// The exchange that MQTT is behind there.

@@ -2,18 +2,22 @@
 //! what comes of each of its answers. The files in `golden/` are written from the public descriptions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use link::{Action, Effect, Rule};
-use mqtt::ProtocolVersion;
+use mqtt::{ProtocolVersion, QoS};
 
+use super::answered::ALLOWED;
 use super::*;
 use crate::DenyReason;
 use crate::http_client::HttpClientConfig;
-use crate::source::{Grant, Verdict};
+use crate::source::http::HttpSource;
+use crate::verdict::{Grant, Verdict};
 
 mod odd;
 
@@ -101,7 +105,7 @@ fn text(status: &str, body: &str) -> String {
 /// Asks about `facts` by the contract of `settings`, in which `BASE` is the server.
 async fn ask(settings: &str, facts: &Facts, answers: &[String]) -> (Vec<String>, Result<Answer, Fault>) {
     let config: HttpConfig = toml::from_str(&settings.replace("BASE", "http://127.0.0.1")).unwrap();
-    config.check().unwrap();
+    HttpSource::check(&config).unwrap();
     ask_by(&client(), settings, facts, answers).await
 }
 
@@ -406,7 +410,7 @@ async fn vernemq_says_how_long_an_answer_holds() {
 fn keys_of_other_contracts_and_wrong_ones_are_named() {
     let told = |settings: &str| {
         let config: HttpConfig = toml::from_str(settings).unwrap();
-        config.check().unwrap_err().to_string()
+        HttpSource::check(&config).unwrap_err().to_string()
     };
     let with = |contract: &str, more: &str| {
         told(&format!("contract = '{contract}'\nurl = 'http://127.0.0.1/'\n{more}"))

@@ -12,14 +12,14 @@ use mqtt::{ProtocolVersion, QoS};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::answered::{ALLOWED, Ruled, malformed, send, warn_seldom};
 use super::request::{Encoding, request};
-use super::{ALLOWED, Ruled, malformed, send, warn_seldom};
 use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
 use crate::inquiry::{Answer, Fault};
 use crate::source::http::config::{HttpConfig, SECTION};
 use crate::source::http::facts::Facts;
-use crate::source::{Grant, Verdict};
+use crate::verdict::{Grant, Verdict};
 use crate::{AuthError, DenyReason};
 
 /// Modifiers that are obeyed; each takes away what rules would allow.

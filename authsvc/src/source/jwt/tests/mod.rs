@@ -132,11 +132,11 @@ impl Files {
 }
 
 pub(super) fn start(config: &JwtConfig) -> JwtSource {
-    let shared = Shared {
+    let context = SourceContext {
         metrics: Metrics::register(&mut Registry::default()),
         slow_down: Arc::new(SlowDown::new(10, Duration::from_secs(1), 10)),
     };
-    JwtSource::start(config, &shared).unwrap()
+    JwtSource::start(config, &context).unwrap()
 }
 
 async fn granted(source: &JwtSource, token: &str) -> Result<Grant, TokenProblem> {

@@ -33,7 +33,7 @@ async fn rule(settings: &str, action: &Action, answers: &[String]) -> (Vec<Strin
     let server = Reference::start(answers).await;
     let settings = settings.replace("BASE", &format!("http://{}", server.address));
     let config: HttpConfig = toml::from_str(&settings).unwrap();
-    config.check().unwrap();
+    HttpSource::check(&config).unwrap();
     let client = HttpClient::new("auth.http", &HttpClientConfig::default()).unwrap();
     let facts = Facts::of_action(action).unwrap();
     let ruled = Contract::new(&config).unwrap().rule(&facts, action, &client).await;
@@ -233,7 +233,7 @@ fn keys_about_actions_are_checked() {
     let told = |more: &str| {
         let settings = format!("contract = 'emqx5'\nurl = 'http://127.0.0.1/'\n{more}");
         let config: HttpConfig = toml::from_str(&settings).unwrap();
-        config.check().unwrap_err().to_string()
+        HttpSource::check(&config).unwrap_err().to_string()
     };
     assert_eq!(told("acl_body = {}"), "auth.http.acl_body needs acl_url");
     assert_eq!(told("acl_cache = { allowed_ttl_s = 1 }"), "auth.http.acl_cache needs acl_url");
@@ -250,6 +250,6 @@ fn keys_about_actions_are_checked() {
         "contract = 'rabbitmq'\nurl = 'http://127.0.0.1/'\nacl_url = 'http://127.0.0.1/'\nacl_method = 'get'",
     )
     .unwrap();
-    let error = rabbit.check().unwrap_err().to_string();
+    let error = HttpSource::check(&rabbit).unwrap_err().to_string();
     assert_eq!(error, "auth.http.acl_method is of another contract than this; remove it");
 }
