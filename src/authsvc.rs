@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use crate::admin::Stalled;
 use crate::config::AuthsvcConfig;
 use crate::exit::{Failure, chain};
-use crate::process::{Ending, Tier};
+use crate::process::{Ending, Runnable};
 use crate::upgrade::Arrival;
 use crate::watch::Watch;
 
@@ -21,7 +21,7 @@ pub(crate) struct Authsvc {
     watch: Watch,
 }
 
-impl Tier for Authsvc {
+impl Runnable for Authsvc {
     type Config = AuthsvcConfig;
 
     const COMMAND: &'static str = "authsvc";

@@ -17,7 +17,7 @@ use crate::descriptors::Beside;
 use crate::exit::{Failure, chain};
 use crate::front;
 use crate::memory::Relief;
-use crate::process::{Ending, Tier};
+use crate::process::{Ending, Runnable};
 use crate::upgrade::{Arrival, Sockets};
 use crate::watch::Watch;
 
@@ -38,7 +38,7 @@ pub(crate) struct EdgeTier {
     watch: Watch,
 }
 
-impl Tier for EdgeTier {
+impl Runnable for EdgeTier {
     type Config = EdgeTierConfig;
 
     const COMMAND: &'static str = "lb";

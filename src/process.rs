@@ -47,7 +47,7 @@ impl Ending {
 }
 
 /// What a process runs.
-pub(crate) trait Tier: Sized {
+pub(crate) trait Runnable: Sized {
     /// Its configuration.
     type Config;
 
@@ -106,7 +106,7 @@ pub(crate) trait Tier: Sized {
 }
 
 /// Serves until told to end.
-pub(crate) fn run<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
+pub(crate) fn run<T: Runnable>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
     descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(process.runtime.worker_threads_in_force())
@@ -120,7 +120,7 @@ pub(crate) fn run<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Resul
     served
 }
 
-async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
+async fn serve<T: Runnable>(config: &T::Config, process: &ProcessConfig) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(Failure::unavailable)?;
     let upgrade_socket = process.runtime.upgrade_socket.as_deref();
     let mut listened = T::listened(config);
@@ -144,7 +144,7 @@ async fn serve<T: Tier>(config: &T::Config, process: &ProcessConfig) -> Result<(
 }
 
 /// A tier that serves, and what belongs to it.
-struct Life<T: Tier> {
+struct Life<T: Runnable> {
     tier: T,
     readiness: Readiness,
     admin: JoinHandle<()>,
@@ -155,7 +155,7 @@ struct Life<T: Tier> {
 }
 
 /// Why a tier is to end.
-enum End<T: Tier> {
+enum End<T: Runnable> {
     /// An operator asks for it.
     Asked(Life<T>),
     /// Another process serves.
@@ -164,7 +164,7 @@ enum End<T: Tier> {
     Replaced(Life<T>, Successor),
 }
 
-impl<T: Tier> Life<T> {
+impl<T: Runnable> Life<T> {
     /// Starts everything and says so; `None` if it was told to end before.
     async fn begin(
         config: &T::Config,
@@ -316,7 +316,7 @@ fn bind_admin(config: &AdminConfig, inherited: &mut Inherited) -> Result<Admin, 
 }
 
 /// Tells everybody who waits for it that it is up.
-fn announce<T: Tier>(
+fn announce<T: Runnable>(
     tier: &T,
     config: &T::Config,
     process: &ProcessConfig,

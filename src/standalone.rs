@@ -21,7 +21,7 @@ use crate::descriptors::{self, Beside};
 use crate::exit::{Failure, chain};
 use crate::front;
 use crate::memory::Relief;
-use crate::process::{Ending, Tier};
+use crate::process::{Ending, Runnable};
 use crate::upgrade::{Arrival, Sockets, Way};
 use crate::watch::Watch;
 use crate::{dev_certs, welcome};
@@ -47,7 +47,7 @@ pub(crate) struct Standalone {
     watch: Watch,
 }
 
-impl Tier for Standalone {
+impl Runnable for Standalone {
     type Config = StandaloneConfig;
 
     const COMMAND: &'static str = "standalone";

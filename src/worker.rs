@@ -18,7 +18,7 @@ use crate::exit::{Failure, chain};
 use crate::front;
 use crate::memory::Relief;
 use crate::passport_keys::PassportKeys;
-use crate::process::{Ending, Tier};
+use crate::process::{Ending, Runnable};
 use crate::store_metrics::StoreMetrics;
 use crate::upgrade::Arrival;
 use crate::watch::{Files, Watch};
@@ -40,7 +40,7 @@ pub(crate) struct Worker {
     watch: Watch,
 }
 
-impl Tier for Worker {
+impl Runnable for Worker {
     type Config = WorkerConfig;
 
     const COMMAND: &'static str = "broker";

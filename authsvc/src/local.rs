@@ -23,10 +23,10 @@ use crate::{AuthError, Authenticator, Decision, DenyReason, LocalExchange, Reque
 /// The [`Authenticator`] of a single process. Clones share everything.
 #[derive(Clone)]
 pub struct Local {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<Decider>,
 }
 
-pub(crate) struct Inner {
+pub(crate) struct Decider {
     config: AuthConfig,
     authorization: Authorization,
     chain: Chain,
@@ -57,7 +57,7 @@ impl Local {
         let interval = Duration::from_secs(config.wrong_password_interval_s.into());
         let slow_down = SlowDown::new(config.wrong_passwords_max, interval, config.slowed_down_max);
         let context = SourceContext { metrics: Metrics::register(registry), slow_down: Arc::new(slow_down) };
-        let inner = Inner {
+        let inner = Decider {
             authorization: Authorization::new(authorization, config)?,
             chain: Chain::start(config, &context)?,
             slow_down: context.slow_down,
@@ -173,7 +173,7 @@ impl Authenticator for Local {
     }
 }
 
-impl Inner {
+impl Decider {
     /// The password file, if there is one.
     pub(crate) fn password_file(&self) -> Option<&PasswordSource> {
         self.chain.password_file()

@@ -118,17 +118,17 @@ impl<'a> Bearer<'a> {
 
 /// The list. Clones are the same.
 #[derive(Clone)]
-pub struct Revocations(Arc<Inner>);
+pub struct Revocations(Arc<KeptList>);
 
-struct Inner {
+struct KeptList {
     /// Of this list, so that who follows it sees when it has begun anew.
     replica: String,
-    list: Mutex<List>,
+    list: Mutex<RevocationList>,
     newest: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct List {
+struct RevocationList {
     entries: VecDeque<Revocation>,
     /// The newest entry of each target.
     by_name: HashMap<Target, Times>,
@@ -153,7 +153,7 @@ impl Default for Revocations {
     fn default() -> Self {
         let replica = format!("{:032x}", rand::random::<u128>());
         let (list, newest) = (Mutex::default(), watch::Sender::new(0));
-        Self(Arc::new(Inner { replica, list, newest }))
+        Self(Arc::new(KeptList { replica, list, newest }))
     }
 }
 
@@ -258,7 +258,7 @@ impl Revocations {
     }
 }
 
-impl List {
+impl RevocationList {
     fn forget(&mut self, now: Instant) {
         while let Some(first) = self.entries.front() {
             let newest = self.by_name.get(&first.target).is_none_or(|times| times.id == first.id);

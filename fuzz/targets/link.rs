@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use link::{ConnectionId, Peer};
 use link::mux::{EdgeEnd, EdgeEvent, Replay, Settings, WorkerEnd, WorkerEvent};
-use link::wire::{Decoded, Frame, Hello, Limits, Open, RefuseReason, StreamId, Versions, decode};
+use link::wire::{Decoded, Frame, Hello, FrameLimits, Open, RefuseReason, StreamId, Versions, decode};
 
 /// The smallest Control Packet: DISCONNECT.
 const PACKET: Bytes = Bytes::from_static(&[0xE0, 0]);
@@ -25,11 +25,11 @@ fuzz_target!(|data: &[u8]| {
 
 fn frames(stream: &[u8]) {
     let mut bytes = BytesMut::from(stream);
-    while let Ok(Some(decoded)) = decode(&mut bytes, &Limits::default()) {
+    while let Ok(Some(decoded)) = decode(&mut bytes, &FrameLimits::default()) {
         let Decoded::Frame(id, frame) = decoded else { continue };
         let mut encoded = BytesMut::new();
         frame.encode(id, &mut encoded);
-        assert_eq!(decode(&mut encoded, &Limits::default()), Ok(Some(Decoded::Frame(id, frame))));
+        assert_eq!(decode(&mut encoded, &FrameLimits::default()), Ok(Some(Decoded::Frame(id, frame))));
         assert!(encoded.is_empty());
     }
 }

@@ -21,9 +21,9 @@ const STAY_MAX: Duration = Duration::from_secs(60);
 
 /// The places.
 #[derive(Default)]
-pub(super) struct Slots(Mutex<Vec<Arc<Place>>>);
+pub(super) struct Slots(Mutex<Vec<Arc<Seat>>>);
 
-struct Place {
+struct Seat {
     began: Instant,
     /// When its peer has taken or sent something, milliseconds after `began`.
     moved_ms: AtomicU64,
@@ -31,7 +31,7 @@ struct Place {
     displaced: Notify,
 }
 
-impl Place {
+impl Seat {
     fn moved_at(&self) -> Instant {
         self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed))
     }
@@ -56,7 +56,7 @@ impl Slots {
     /// A place among `max`, for as long as the answer lives.
     pub(super) fn take(self: &Arc<Self>, max: usize) -> Slot {
         let (began, moved_ms, displaced) = (Instant::now(), AtomicU64::new(0), Notify::new());
-        let place = Arc::new(Place { began, moved_ms, displaced });
+        let place = Arc::new(Seat { began, moved_ms, displaced });
         let mut places = self.0.lock();
         if places.len() >= max {
             let idlest = places.iter().enumerate().min_by_key(|(_, place)| place.moved_at());
@@ -71,7 +71,7 @@ impl Slots {
 
 /// A place that is taken.
 pub(super) struct Slot {
-    place: Arc<Place>,
+    place: Arc<Seat>,
     slots: Arc<Slots>,
 }
 
@@ -114,7 +114,7 @@ impl Drop for Slot {
 /// A connection that says when its peer moves.
 pub(super) struct Watched<T> {
     io: T,
-    place: Arc<Place>,
+    place: Arc<Seat>,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {

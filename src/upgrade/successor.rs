@@ -183,7 +183,7 @@ async fn serve(stream: UnixStream, post: Arc<Post>) {
         Ok(_) if command != post.command => format!("it runs tidegate {}, not {command}", post.command),
         Ok(_) if post.sockets.len() > SOCKETS_MAX => format!("it has more than {SOCKETS_MAX} sockets"),
         Ok(_) => {
-            let place = Place(post);
+            let place = AtPost(post);
             tracing::info!(pid, version, "another process prepares to take over");
             if stay(channel, pid, &place.0).await.is_none() {
                 tracing::warn!(pid, "the process that was to take over has gone; this one goes on");
@@ -192,7 +192,7 @@ async fn serve(stream: UnixStream, post: Arc<Post>) {
             return;
         }
     };
-    let _place = at_it.is_ok().then(|| Place(post.clone()));
+    let _place = at_it.is_ok().then(|| AtPost(post.clone()));
     tracing::warn!(pid, why, "another process may not take over");
     post.upgrades.count(Outcome::Refused);
     // It may have gone.
@@ -205,9 +205,9 @@ fn refuse(post: &Post, uid: u32, pid: i32) {
 }
 
 /// The place of the one process that may be at it.
-struct Place(Arc<Post>);
+struct AtPost(Arc<Post>);
 
-impl Drop for Place {
+impl Drop for AtPost {
     fn drop(&mut self) {
         self.0.at_it.store(0, Ordering::SeqCst);
     }

@@ -39,19 +39,19 @@ pub(super) struct Lists {
     last: Vec<Rule>,
     /// The same for clients whose source brought rules: nothing, unless it was configured.
     last_if_granted: Vec<Rule>,
-    named: HashMap<Arc<str>, List>,
+    named: HashMap<Arc<str>, RuleList>,
     /// The groups that rules name.
     groups: BTreeSet<Arc<str>>,
     /// The lists of their members, made when one comes.
-    by_group: Mutex<HashMap<Member, List>>,
-    everybody: List,
-    anonymous: List,
+    by_group: Mutex<HashMap<Member, RuleList>>,
+    everybody: RuleList,
+    anonymous: RuleList,
     unrestricted: Arc<[Rule]>,
 }
 
 /// One of them, as its parts and as a whole.
 #[derive(Clone)]
-struct List {
+struct RuleList {
     /// What comes before the patterns.
     head: usize,
     /// What the head uses of a client.
@@ -71,8 +71,8 @@ impl Lists {
             named: HashMap::new(),
             groups: BTreeSet::new(),
             by_group: Mutex::default(),
-            everybody: List::default(),
-            anonymous: List::default(),
+            everybody: RuleList::default(),
+            anonymous: RuleList::default(),
             unrestricted: unrestricted(),
         };
         let named = lists.rules.iter().flat_map(|(who, _)| who).filter_map(|who| match who {
@@ -115,7 +115,7 @@ impl Lists {
     }
 
     /// The list of a user without rules of its own, made when the first one with the same name or groups comes.
-    fn list_of(&self, grant: &Grant) -> List {
+    fn list_of(&self, grant: &Grant) -> RuleList {
         let (name, named) = match self.named.get_key_value(&grant.subject) {
             Some((name, list)) => (Some(name), list),
             None => (None, &self.everybody),
@@ -148,7 +148,7 @@ impl Lists {
 
     fn shared_or_own(
         &self,
-        list: &List,
+        list: &RuleList,
         asker: &Asker<'_>,
         attributes: &Attributes,
     ) -> Result<Arc<[Rule]>, DenyReason> {
@@ -193,14 +193,14 @@ impl Lists {
         rules.map(|(_, rule)| rule.clone()).collect()
     }
 
-    fn list(&self, head: Vec<Rule>) -> List {
+    fn list(&self, head: Vec<Rule>) -> RuleList {
         let (len, uses) = (head.len(), Uses::of(&head));
         let whole = head.into_iter().chain(self.patterns.rules.iter().chain(&self.last).cloned()).collect();
-        List { head: len, uses, whole }
+        RuleList { head: len, uses, whole }
     }
 }
 
-impl Default for List {
+impl Default for RuleList {
     fn default() -> Self {
         Self { head: 0, uses: Uses::default(), whole: Arc::from([]) }
     }

@@ -19,9 +19,9 @@ use rustls_pki_types::ServerName;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::Shared;
+use super::RemoteCore;
 use super::config::Endpoint;
-use super::connector::Connector;
+use super::connector::ServiceConnector;
 use crate::wire::LIVE_PATH;
 
 /// A connection that nobody used for so long is closed, before the service does it.
@@ -42,7 +42,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum CallFault {
     /// No connection comes up.
     #[error("cannot connect")]
     Connect,
@@ -68,7 +68,7 @@ pub(super) struct Address {
     pub(super) socket: SocketAddr,
     scheme: &'static str,
     host: HeaderValue,
-    client: Client<Connector, Full<Bytes>>,
+    client: Client<ServiceConnector, Full<Bytes>>,
     waiting: AtomicUsize,
     is_up: watch::Sender<bool>,
     /// It was told that it refuses questions.
@@ -84,12 +84,12 @@ impl Drop for Address {
 
 impl Address {
     /// `None` if no certificate can bear the host's name.
-    pub(super) fn new(socket: SocketAddr, endpoint: &Endpoint, shared: &Shared) -> Option<Self> {
+    pub(super) fn new(socket: SocketAddr, endpoint: &Endpoint, shared: &RemoteCore) -> Option<Self> {
         let tls = match (&shared.tls, endpoint.is_tls) {
             (Some(tls), true) => Some((tls.clone(), ServerName::try_from(endpoint.host.clone()).ok()?)),
             _ => None,
         };
-        let connector = Connector { address: socket, tls, timeout: shared.config.connect_timeout() };
+        let connector = ServiceConnector { address: socket, tls, timeout: shared.config.connect_timeout() };
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -144,14 +144,14 @@ impl Address {
 
     /// Sends one request and reads the answer; to drop the future ends it. An address that goes down meanwhile is not waited
     /// for.
-    pub(super) async fn ask(&self, ask: &Ask, shared: &Shared) -> Result<Bytes, Fault> {
+    pub(super) async fn ask(&self, ask: &Ask, shared: &RemoteCore) -> Result<Bytes, CallFault> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waits = Waits(&self.waiting);
         let answered = tokio::select! {
             answered = self.exchange(ask.method.clone(), &ask.path, ask.body.clone(), shared) => answered,
-            () = self.fallen() => return Err(Fault::Down),
+            () = self.fallen() => return Err(CallFault::Down),
         };
-        if answered == Err(Fault::Connect) && self.set_up(false) {
+        if answered == Err(CallFault::Connect) && self.set_up(false) {
             shared.tell(self.socket, false);
         }
         let (status, body) = answered?;
@@ -160,9 +160,11 @@ impl Address {
                 self.is_refusing.store(false, Ordering::Relaxed);
                 return Ok(body);
             }
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => return Err(Fault::Overloaded),
-            StatusCode::UNAUTHORIZED => Fault::Secret,
-            status => Fault::Status(status.as_u16()),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                return Err(CallFault::Overloaded);
+            }
+            StatusCode::UNAUTHORIZED => CallFault::Secret,
+            status => CallFault::Status(status.as_u16()),
         };
         // Every question is answered alike. Who has no list of revocations says so by this.
         if ask.method == Method::POST && !self.is_refusing.swap(true, Ordering::Relaxed) {
@@ -176,8 +178,8 @@ impl Address {
         method: Method,
         path: &str,
         body: Bytes,
-        shared: &Shared,
-    ) -> Result<(StatusCode, Bytes), Fault> {
+        shared: &RemoteCore,
+    ) -> Result<(StatusCode, Bytes), CallFault> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}://{}{path}", self.scheme, self.host.to_str().unwrap_or_default()))
@@ -186,14 +188,14 @@ impl Address {
         if let Some(secret) = &shared.secret {
             request = request.header(AUTHORIZATION, secret.current().0.clone());
         }
-        let request = request.body(Full::new(body)).map_err(|_| Fault::Broken)?;
+        let request = request.body(Full::new(body)).map_err(|_| CallFault::Broken)?;
         let answer: Response<_> = self.client.request(request).await.map_err(|error| {
             tracing::debug!(address = %self.socket, error = ?error, "no answer of the service of authentication");
-            if error.is_connect() { Fault::Connect } else { Fault::Broken }
+            if error.is_connect() { CallFault::Connect } else { CallFault::Broken }
         })?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok((status, body.map_err(|_| Fault::Broken)?.to_bytes()))
+        Ok((status, body.map_err(|_| CallFault::Broken)?.to_bytes()))
     }
 }
 
@@ -213,7 +215,7 @@ impl Drop for Waits<'_> {
 }
 
 /// Looks again and again whether an address is alive: any answer says so.
-pub(super) async fn watch_over(address: Arc<Address>, shared: Arc<Shared>) {
+pub(super) async fn watch_over(address: Arc<Address>, shared: Arc<RemoteCore>) {
     // The address owns this task, so it must not own the address.
     let (address, shared) = (Arc::downgrade(&address), Arc::downgrade(&shared));
     let mut failures = 0;
@@ -224,7 +226,7 @@ pub(super) async fn watch_over(address: Arc<Address>, shared: Arc<Shared>) {
         let has_answered = match tokio::time::timeout(within, looking).await {
             Ok(Ok(_)) => true,
             // Nobody listens there: it need not be asked twice.
-            Ok(Err(Fault::Connect)) => {
+            Ok(Err(CallFault::Connect)) => {
                 failures = FAILURES_MAX;
                 false
             }

@@ -18,7 +18,7 @@ use crate::{Decision, DenyReason};
 pub(super) type Asked = [u8; 16];
 
 /// What is remembered.
-pub(super) struct Cache {
+pub(super) struct DecisionCache {
     key: Key,
     answers_max: usize,
     allowed: Mutex<Answers>,
@@ -46,7 +46,7 @@ struct Remembered {
     good_until: Instant,
 }
 
-impl Cache {
+impl DecisionCache {
     pub(super) fn new(answers_max: usize) -> Self {
         let key = Key::new(HMAC_SHA256, &rand::random::<[u8; 32]>());
         Self {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn whatever_an_answer_may_depend_on_makes_another_question_but_the_port() {
-        let cache = Cache::new(10);
+        let cache = DecisionCache::new(10);
         let asked = |json: &str| cache.asked(&question(json));
         let one = asked(r#""peer":"192.0.2.1:1","username":"u","password":"AA==""#);
         assert_eq!(one, asked(r#""peer":"192.0.2.1:2","username":"u","password":"AA==""#));
@@ -207,13 +207,14 @@ mod tests {
         }
         assert_ne!(
             one,
-            Cache::new(10).asked(&question(r#""peer":"192.0.2.1:1","username":"u","password":"AA==""#))
+            DecisionCache::new(10)
+                .asked(&question(r#""peer":"192.0.2.1:1","username":"u","password":"AA==""#))
         );
     }
 
     #[test]
     fn an_answer_is_fresh_for_a_while_and_good_for_as_long_as_its_passport() {
-        let cache = Cache::new(10);
+        let cache = DecisionCache::new(10);
         cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
         let now = Instant::now();
         assert_eq!(cache.fresh(&[1; 16], now), Some(allow("u")));
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn it_has_a_bound_and_the_oldest_go_first() {
-        let cache = Cache::new(3);
+        let cache = DecisionCache::new(3);
         for n in 0..10u8 {
             cache.remember(([n; 16], 0), &allow("u"), None, LIFE, TTL);
             cache.remember(([9; 16], 0), &allow("u"), None, LIFE, TTL);
@@ -241,14 +242,14 @@ mod tests {
         assert!(cache.allowed.lock().order.len() <= 6);
         let now = Instant::now();
         assert!(cache.fresh(&[9; 16], now).is_some() && cache.fresh(&[0; 16], now).is_none());
-        let none = Cache::new(0);
+        let none = DecisionCache::new(0);
         none.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
         assert_eq!(none.len(), 0);
     }
 
     #[test]
     fn who_guesses_pushes_nobody_out() {
-        let cache = Cache::new(3);
+        let cache = DecisionCache::new(3);
         cache.remember(([0; 16], 0), &allow("u"), None, LIFE, TTL);
         let wrong = Decision::Deny(DenyReason::BadCredentials);
         (1..=100).for_each(|n| cache.remember(([n; 16], 0), &wrong, None, LIFE, TTL));
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_before_rules_became_others_is_not_fresh_after() {
-        let cache = Cache::new(10);
+        let cache = DecisionCache::new(10);
         let wrong = Decision::Deny(DenyReason::NotAuthorized);
         cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
         cache.remember(([2; 16], 0), &wrong, None, LIFE, TTL);
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_was_revoked_is_forgotten() {
-        let cache = Cache::new(10);
+        let cache = DecisionCache::new(10);
         cache.remember(([1; 16], 0), &allow("alice"), Some("00".into()), LIFE, TTL);
         cache.remember(([2; 16], 0), &allow("bob"), Some("01".into()), LIFE, TTL);
         cache.forget(&Target::User("alice".into()));

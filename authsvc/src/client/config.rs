@@ -53,13 +53,13 @@ pub struct ClientConfig {
     /// 10000000.
     pub answers_max: usize,
     /// What happens while no service can be reached. Default `refuse`.
-    pub when_away: WhenAway,
+    pub when_away: WhenServiceAway,
 }
 
 /// What happens to clients while no service can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum WhenAway {
+pub enum WhenServiceAway {
     /// New ones are refused as "server unavailable"; those that there are stay for a while after their passport's end
     /// (`edge.passport_grace_ms`).
     Refuse,
@@ -84,7 +84,7 @@ impl Default for ClientConfig {
             allowed_ttl_ms: 60_000,
             denied_ttl_ms: 2000,
             answers_max: 100_000,
-            when_away: WhenAway::Refuse,
+            when_away: WhenServiceAway::Refuse,
         }
     }
 }

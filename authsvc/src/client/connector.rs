@@ -65,14 +65,14 @@ fn tls(
 
 /// Connects to one address, whatever a request names.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(super) struct ServiceConnector {
     pub(super) address: SocketAddr,
     /// With the name that the certificate has to bear.
     pub(super) tls: Option<(Tls, ServerName<'static>)>,
     pub(super) timeout: Duration,
 }
 
-impl Connector {
+impl ServiceConnector {
     async fn connect(self) -> io::Result<Socket> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -85,7 +85,7 @@ impl Connector {
     }
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for ServiceConnector {
     type Response = TokioIo<Socket>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Socket>>> + Send>>;

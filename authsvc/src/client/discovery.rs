@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::address::{self, Address};
 use super::config::Endpoint;
-use super::{Shared, follow};
+use super::{RemoteCore, follow};
 
 /// How long one name may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 64;
 
 /// Looks for services, for ever.
-pub(super) async fn run(shared: Arc<Shared>, endpoints: Vec<Endpoint>) {
+pub(super) async fn run(shared: Arc<RemoteCore>, endpoints: Vec<Endpoint>) {
     let interval = Duration::from_millis(shared.config.resolve_interval_ms);
     // What runs for the client must not keep it.
     let shared = Arc::downgrade(&shared);
@@ -57,7 +57,7 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-impl Shared {
+impl RemoteCore {
     /// Takes the addresses that there are now; those that were there before stay as they are.
     fn found<'a>(self: &Arc<Self>, found: impl Iterator<Item = (&'a Endpoint, &'a Vec<SocketAddr>)>) {
         let before = self.addresses.load_full();

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Shared;
+use super::RemoteCore;
 use crate::wire::{Answer, Base64, Question};
 use crate::{Decision, DenyReason, Exchange, Request, Step};
 
 /// One run of an Authentication Method, whichever the service has.
 pub struct RemoteExchange {
-    shared: Arc<Shared>,
+    shared: Arc<RemoteCore>,
     /// As for the next message, but for that.
     question: Question,
     has_ended: bool,
 }
 
 impl RemoteExchange {
-    pub(super) fn new(shared: Arc<Shared>, method: &str, request: &Request) -> Self {
+    pub(super) fn new(shared: Arc<RemoteCore>, method: &str, request: &Request) -> Self {
         let question = Question { method: Some(method.into()), ..Question::new(request) };
         Self { shared, question, has_ended: false }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Method;
 
-use super::Shared;
-use super::address::{Address, Ask, Fault};
+use super::RemoteCore;
+use super::address::{Address, Ask, CallFault};
 use crate::revocation::Feed;
 use crate::wire::REVOCATIONS_PATH;
 
@@ -21,7 +21,7 @@ const PAUSE_WITHOUT_LIST: Duration = Duration::from_secs(60);
 
 /// What has been told of a list.
 #[derive(Default)]
-struct Place {
+struct FeedPlace {
     replica: String,
     newest: u64,
     /// The name of the rules that the service goes by.
@@ -29,10 +29,10 @@ struct Place {
 }
 
 /// Follows for as long as the address is there.
-pub(super) async fn run(address: Arc<Address>, shared: Arc<Shared>) {
+pub(super) async fn run(address: Arc<Address>, shared: Arc<RemoteCore>) {
     // The address owns this task, so it must not own the address.
     let (address, shared) = (Arc::downgrade(&address), Arc::downgrade(&shared));
-    let mut place = Place::default();
+    let mut place = FeedPlace::default();
     loop {
         let (Some(address), Some(shared)) = (address.upgrade(), shared.upgrade()) else { return };
         let pause = match ask(&address, &shared, &place).await {
@@ -40,8 +40,8 @@ pub(super) async fn run(address: Arc<Address>, shared: Arc<Shared>) {
                 take(feed, &mut place, &shared);
                 continue;
             }
-            Err(Fault::Status(404 | 405 | 501)) => PAUSE_WITHOUT_LIST,
-            Err(Fault::Down) => {
+            Err(CallFault::Status(404 | 405 | 501)) => PAUSE_WITHOUT_LIST,
+            Err(CallFault::Down) => {
                 let mut standing = address.standing();
                 drop((address, shared));
                 // An error says that the address is gone, as the next look does.
@@ -55,15 +55,15 @@ pub(super) async fn run(address: Arc<Address>, shared: Arc<Shared>) {
     }
 }
 
-async fn ask(address: &Address, shared: &Shared, place: &Place) -> Result<Feed, Fault> {
+async fn ask(address: &Address, shared: &RemoteCore, place: &FeedPlace) -> Result<Feed, CallFault> {
     let path = format!("{REVOCATIONS_PATH}?after={}&replica={}", place.newest, place.replica);
     let ask = Ask { method: Method::GET, path, body: Bytes::new() };
     let asking = address.ask(&ask, shared);
-    let body = tokio::time::timeout(NEWS_WAIT, asking).await.map_err(|_| Fault::Broken)??;
-    serde_json::from_slice(&body).map_err(|_| Fault::Broken)
+    let body = tokio::time::timeout(NEWS_WAIT, asking).await.map_err(|_| CallFault::Broken)??;
+    serde_json::from_slice(&body).map_err(|_| CallFault::Broken)
 }
 
-fn take(feed: Feed, place: &mut Place, shared: &Shared) {
+fn take(feed: Feed, place: &mut FeedPlace, shared: &RemoteCore) {
     if feed.has_missed {
         tracing::warn!(
             "some of what was revoked was not told in time; its connections end with their passports"

@@ -31,12 +31,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
-pub use config::{ClientConfig, WhenAway};
+pub use config::{ClientConfig, WhenServiceAway};
 pub use exchange::RemoteExchange;
 pub use keys::{KeyFetcher, KeysError};
 
-use self::address::{Address, Ask, Fault};
-use self::cache::{Asked, Cache};
+use self::address::{Address, Ask, CallFault};
+use self::cache::{Asked, DecisionCache};
 use self::connector::Tls;
 use self::metrics::Metrics;
 use crate::action::{Action, ActionRuling, WrittenRuling};
@@ -54,7 +54,7 @@ struct ShownSecret(HeaderValue);
 /// The [`Authenticator`] of an edge that asks a service. Clones share everything.
 #[derive(Clone)]
 pub struct Remote {
-    shared: Arc<Shared>,
+    shared: Arc<RemoteCore>,
     /// Ends what runs for it.
     _looking: Arc<Looking>,
 }
@@ -67,7 +67,7 @@ impl Drop for Looking {
     }
 }
 
-struct Shared {
+struct RemoteCore {
     config: ClientConfig,
     tls: Option<Tls>,
     secret: Option<Watched<ShownSecret>>,
@@ -75,7 +75,7 @@ struct Shared {
     /// Counted as everywhere.
     decisions: crate::metrics::Metrics,
     addresses: ArcSwap<Vec<Arc<Address>>>,
-    cache: Cache,
+    cache: DecisionCache,
     /// Questions whose answer others wait for too.
     flights: Mutex<HashMap<Flight, watch::Receiver<Option<Decision>>>>,
     /// One permit for each question.
@@ -91,7 +91,7 @@ struct Shared {
 type Flight = (Asked, u64);
 
 /// No service has given an answer.
-struct Away;
+struct NoAnswer;
 
 impl Remote {
     /// Checks everything that can be checked without asking.
@@ -112,13 +112,13 @@ impl Remote {
     pub fn start(config: ClientConfig, registry: &mut Registry) -> Result<Self, AuthError> {
         config.check()?;
         let endpoints = config.endpoints()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RemoteCore {
             tls: connector::open_tls(&config)?,
             secret: open_secret(&config)?,
             metrics: Metrics::register(registry),
             decisions: crate::metrics::Metrics::register(registry),
             addresses: ArcSwap::default(),
-            cache: Cache::new(config.answers_max),
+            cache: DecisionCache::new(config.answers_max),
             flights: Mutex::default(),
             turns: Arc::new(Semaphore::new(config.requests_max)),
             revocations: Revocations::default(),
@@ -152,7 +152,7 @@ impl Remote {
         let body = serde_json::to_vec(action).unwrap_or_default();
         match self.shared.ask_at::<WrittenRuling>(AUTHORIZE_PATH, body.into()).await {
             Ok(ruling) => ruling.into(),
-            Err(Away) => ActionRuling::UNAVAILABLE,
+            Err(NoAnswer) => ActionRuling::UNAVAILABLE,
         }
     }
 
@@ -181,7 +181,7 @@ impl Authenticator for Remote {
     }
 }
 
-impl Shared {
+impl RemoteCore {
     async fn decide(self: &Arc<Self>, question: Question) -> Decision {
         let asked = self.cache.asked(&question);
         if let Some(decision) = self.cache.fresh(&asked, Instant::now()) {
@@ -234,10 +234,10 @@ impl Shared {
                 self.metrics.answered("service");
                 self.decision(answer, question)
             }
-            Err(Away) => {
+            Err(NoAnswer) => {
                 let known = match self.config.when_away {
-                    WhenAway::Refuse => None,
-                    WhenAway::Cached => self.cache.good(&asked, Instant::now()),
+                    WhenServiceAway::Refuse => None,
+                    WhenServiceAway::Cached => self.cache.good(&asked, Instant::now()),
                 };
                 self.metrics.answered(if known.is_some() { "cache_while_away" } else { "none" });
                 return known.map_or(Decision::Deny(DenyReason::Unavailable), Decision::Allow);
@@ -263,7 +263,7 @@ impl Shared {
             Decision::Deny(_) => (Duration::ZERO, self.config.denied_ttl_ms),
         };
         // Without a time for which it is fresh it may count still while nobody can be asked.
-        if ttl_ms > 0 || self.config.when_away == WhenAway::Cached {
+        if ttl_ms > 0 || self.config.when_away == WhenServiceAway::Cached {
             self.cache.remember(asked, decision, certificate, life, Duration::from_millis(ttl_ms));
         }
         self.metrics.remembered.set(self.cache.len() as i64);
@@ -284,13 +284,13 @@ impl Shared {
     }
 
     /// The answer of whichever service gives one, in time.
-    async fn ask(&self, question: &Question) -> Result<Answer, Away> {
+    async fn ask(&self, question: &Question) -> Result<Answer, NoAnswer> {
         // A question can always be written.
         let body = serde_json::to_vec(question).unwrap_or_default();
         self.ask_at(AUTHENTICATE_PATH, body.into()).await
     }
 
-    async fn ask_at<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Away> {
+    async fn ask_at<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, NoAnswer> {
         let since = Instant::now();
         let ask = Ask { method: Method::POST, path: path.to_owned(), body };
         self.metrics.waiting.inc();
@@ -299,7 +299,7 @@ impl Shared {
         self.metrics.seconds.observe(since.elapsed().as_secs_f64());
         let body = asking.unwrap_or_else(|_| {
             self.metrics.asked("timeout");
-            Err(Away)
+            Err(NoAnswer)
         })?;
         serde_json::from_slice(&body).map_err(|error| {
             // Its text shows nothing of the answer but where it goes wrong.
@@ -308,12 +308,12 @@ impl Shared {
                 column = error.column(),
                 "the service of authentication gives an answer that is none"
             );
-            Away
+            NoAnswer
         })
     }
 
     /// Puts a request to one service after the other, until one answers.
-    async fn put(&self, ask: &Ask) -> Result<Bytes, Away> {
+    async fn put(&self, ask: &Ask) -> Result<Bytes, NoAnswer> {
         let mut asked: Vec<SocketAddr> = Vec::new();
         for _ in 0..ATTEMPTS_MAX {
             let Some(address) = self.choose(&asked) else { break };
@@ -325,11 +325,11 @@ impl Shared {
                 Err(fault) => fault,
             };
             self.metrics.asked(match fault {
-                Fault::Connect => "connect_failed",
-                Fault::Broken => "broken",
-                Fault::Down => "down",
-                Fault::Overloaded => "overloaded",
-                Fault::Secret | Fault::Status(_) => "refused",
+                CallFault::Connect => "connect_failed",
+                CallFault::Broken => "broken",
+                CallFault::Down => "down",
+                CallFault::Overloaded => "overloaded",
+                CallFault::Secret | CallFault::Status(_) => "refused",
             });
             tracing::debug!(address = %address.socket, %fault, "no answer of a service of authentication");
             asked.push(address.socket);
@@ -337,7 +337,7 @@ impl Shared {
         if asked.is_empty() {
             self.metrics.asked("none_up");
         }
-        Err(Away)
+        Err(NoAnswer)
     }
 
     /// Of two that answer, the one where fewer wait.

@@ -145,7 +145,7 @@ async fn a_dead_or_silent_service_is_passed_over_until_it_answers() {
 
 #[tokio::test]
 async fn without_any_service_clients_are_refused_at_once_or_known_ones_let_in() {
-    for when_away in [WhenAway::Refuse, WhenAway::Cached] {
+    for when_away in [WhenServiceAway::Refuse, WhenServiceAway::Cached] {
         let running = Running::start(|_, _| {});
         let config = ClientConfig { when_away, allowed_ttl_ms: 0, ..config(&[running.address()]) };
         let remote = remote(config).await;
@@ -154,7 +154,8 @@ async fn without_any_service_clients_are_refused_at_once_or_known_ones_let_in() 
         until("none is up", async || remote.shared.choose(&[]).is_none()).await;
         let since = Instant::now();
         let known = remote.authenticate(request("alice", "secret")).await;
-        let expected = if when_away == WhenAway::Cached { Ok("alice") } else { Err(DenyReason::Unavailable) };
+        let expected =
+            if when_away == WhenServiceAway::Cached { Ok("alice") } else { Err(DenyReason::Unavailable) };
         assert_eq!(subject(&known), expected);
         for (user, password) in [("alice", "wrong"), ("bob", "secret")] {
             let unknown = remote.authenticate(request(user, password)).await;

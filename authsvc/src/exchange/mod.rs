@@ -8,7 +8,7 @@ use std::sync::Arc;
 use scram::ScramExchange;
 use token::TokenExchange;
 
-use crate::local::Inner;
+use crate::local::Decider;
 use crate::{Exchange, Request, Step};
 
 /// What `tidegate passwd` writes, and what unknown users are shown when the file has no record to go by.
@@ -16,7 +16,7 @@ pub const SCRAM_ITERATIONS: u32 = 15_000;
 
 /// One run of a method that [`crate::Local`] offers.
 pub struct LocalExchange {
-    inner: Arc<Inner>,
+    inner: Arc<Decider>,
     method: Method,
 }
 
@@ -27,24 +27,24 @@ enum Method {
 }
 
 impl LocalExchange {
-    pub(crate) fn scram(inner: Arc<Inner>, request: Request) -> Self {
+    pub(crate) fn scram(inner: Arc<Decider>, request: Request) -> Self {
         let method = Method::Scram(Box::new(ScramExchange::new(inner.clone(), request)));
         Self { inner, method }
     }
 
     /// One that goes on from what [`Exchange::suspend`] gave.
-    pub(crate) fn resume_scram(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+    pub(crate) fn resume_scram(inner: Arc<Decider>, request: Request, state: &[u8]) -> Option<Self> {
         let method = Method::Scram(Box::new(ScramExchange::resume(inner.clone(), request, state)?));
         Some(Self { inner, method })
     }
 
     /// The same.
-    pub(crate) fn resume_token(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+    pub(crate) fn resume_token(inner: Arc<Decider>, request: Request, state: &[u8]) -> Option<Self> {
         let method = Method::Token(Box::new(TokenExchange::resume(inner.clone(), request, state)?));
         Some(Self { inner, method })
     }
 
-    pub(crate) fn token(inner: Arc<Inner>, request: Request) -> Self {
+    pub(crate) fn token(inner: Arc<Decider>, request: Request) -> Self {
         let method = Method::Token(Box::new(TokenExchange::new(inner.clone(), request)));
         Self { inner, method }
     }

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::authorization::Identity;
-use crate::local::Inner;
+use crate::local::Decider;
 use crate::scram::{AwaitingProof, ClientFirst, ScramFailure};
 use crate::verdict::Grant;
 use crate::{Decision, DenyReason, Request, Step};
 
 /// One run of SCRAM-SHA-256. Never blocks: a step costs a few HMACs.
 pub(super) struct ScramExchange {
-    inner: Arc<Inner>,
+    inner: Arc<Decider>,
     request: Request,
     state: State,
 }
@@ -37,12 +37,12 @@ enum State {
 }
 
 impl ScramExchange {
-    pub(super) fn new(inner: Arc<Inner>, request: Request) -> Self {
+    pub(super) fn new(inner: Arc<Decider>, request: Request) -> Self {
         Self { inner, request, state: State::AwaitingFirst { asked: false } }
     }
 
     /// One that goes on from what [`ScramExchange::suspend`] gave.
-    pub(super) fn resume(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+    pub(super) fn resume(inner: Arc<Decider>, request: Request, state: &[u8]) -> Option<Self> {
         Some(Self { inner, request, state: serde_json::from_slice(state).ok()? })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::authorization::Identity;
-use crate::local::Inner;
+use crate::local::Decider;
 use crate::verdict::Verdict;
 use crate::{Decision, DenyReason, Request, Step};
 
@@ -14,7 +14,7 @@ const ASKED: &[u8] = b"asked";
 
 /// One run of the method that `auth.jwt.method` names.
 pub(super) struct TokenExchange {
-    inner: Arc<Inner>,
+    inner: Arc<Decider>,
     request: Request,
     /// An empty challenge was sent because CONNECT had no data.
     asked: bool,
@@ -22,12 +22,12 @@ pub(super) struct TokenExchange {
 }
 
 impl TokenExchange {
-    pub(super) fn new(inner: Arc<Inner>, request: Request) -> Self {
+    pub(super) fn new(inner: Arc<Decider>, request: Request) -> Self {
         Self { inner, request, asked: false, ended: false }
     }
 
     /// One that goes on from what [`TokenExchange::suspend`] gave.
-    pub(super) fn resume(inner: Arc<Inner>, request: Request, state: &[u8]) -> Option<Self> {
+    pub(super) fn resume(inner: Arc<Decider>, request: Request, state: &[u8]) -> Option<Self> {
         (state == ASKED).then(|| Self { inner, request, asked: true, ended: false })
     }
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::breaker::Change;
-use super::{Answer, Decided, Fault};
+use super::{Decided, Fault, Reply};
 
 /// Upper bounds of the histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -109,7 +109,7 @@ impl OfService {
         self.outcomes.get_or_create(&Labels { source: self.source, outcome }).inc();
     }
 
-    pub(super) fn observe<V: Decided>(&self, answered: &Result<Answer<V>, Fault>, took: Duration) {
+    pub(super) fn observe<V: Decided>(&self, answered: &Result<Reply<V>, Fault>, took: Duration) {
         self.seconds.observe(took.as_secs_f64());
         self.count(match answered {
             Ok(answer) => answer.verdict.outcome(),

@@ -53,13 +53,13 @@ pub(crate) trait Decided: Clone + Send + Sync + 'static {
 
 /// What a service said.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer<V = Verdict> {
+pub(crate) struct Reply<V = Verdict> {
     pub(crate) verdict: V,
     /// For how long it holds, if the service said so.
     pub(crate) lifetime: Option<Duration>,
 }
 
-impl<V> From<V> for Answer<V> {
+impl<V> From<V> for Reply<V> {
     fn from(verdict: V) -> Self {
         Self { verdict, lifetime: None }
     }
@@ -226,7 +226,7 @@ impl<V: Decided> Inquiry<V> {
     pub(crate) async fn find<A, F>(&self, fingerprint: Fingerprint, from: u64, attempt: A) -> Result<V, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer<V>, Fault>>,
+        F: Future<Output = Result<Reply<V>, Fault>>,
     {
         if let Some(known) = self.known(fingerprint).await {
             return Ok(known);
@@ -237,7 +237,7 @@ impl<V: Decided> Inquiry<V> {
     async fn find_out_in_turn<A, F>(&self, from: u64, attempt: A) -> Result<Known<V>, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer<V>, Fault>>,
+        F: Future<Output = Result<Reply<V>, Fault>>,
     {
         if self.breaker.is_open(Instant::now()) {
             self.metrics.count(Outcome::broken);
@@ -260,7 +260,7 @@ impl<V: Decided> Inquiry<V> {
     async fn attempt<A, F>(&self, attempt: &A) -> Result<Known<V>, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer<V>, Fault>>,
+        F: Future<Output = Result<Reply<V>, Fault>>,
     {
         let begun = Instant::now();
         let Some(pass) = self.breaker.admit(begun) else {
@@ -299,7 +299,7 @@ impl Inquiry {
     ) -> Verdict
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer, Fault>>,
+        F: Future<Output = Result<Reply, Fault>>,
     {
         if let Some(known) = self.known(fingerprint).await {
             return known;
@@ -319,7 +319,7 @@ impl Inquiry {
     ) -> Result<Known<Verdict>, Away>
     where
         A: Fn() -> F,
-        F: Future<Output = Result<Answer, Fault>>,
+        F: Future<Output = Result<Reply, Fault>>,
     {
         let address = request.peer.ip();
         let suspect = self.slow_down.suspect(subject, address);
@@ -337,7 +337,7 @@ impl Inquiry {
 }
 
 impl Lifetimes {
-    fn of<V: Decided>(&self, answer: Answer<V>) -> Known<V> {
+    fn of<V: Decided>(&self, answer: Reply<V>) -> Known<V> {
         let is_allowed = answer.verdict.outcome() == Outcome::allowed;
         let lifetime = answer.lifetime.unwrap_or(if is_allowed { self.allowed } else { self.denied });
         Known { lifetime: lifetime.min(answer.verdict.left()), verdict: answer.verdict }

@@ -11,10 +11,10 @@ use crate::fair::FairQueue;
 
 /// Hands out turns.
 pub(super) struct Turns {
-    shared: Arc<Shared>,
+    shared: Arc<Seats>,
 }
 
-struct Shared {
+struct Seats {
     state: Mutex<State>,
     waiting_max: usize,
 }
@@ -26,14 +26,14 @@ struct State {
 
 /// One turn, until it is dropped.
 pub(super) struct Turn {
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<Seats>>,
 }
 
 impl Turns {
     /// `concurrent_max` at a time, `waiting_max` more wait.
     pub(super) fn new(concurrent_max: usize, waiting_max: usize) -> Self {
         let state = Mutex::new(State { free: concurrent_max, waiting: FairQueue::default() });
-        Self { shared: Arc::new(Shared { state, waiting_max }) }
+        Self { shared: Arc::new(Seats { state, waiting_max }) }
     }
 
     /// A turn for `source` within `timeout`; `None` if there is none by then, or too many wait.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 
-use super::Shared;
+use super::ServiceCore;
 use crate::action::{Action, ActionRuling, WrittenRuling};
 use crate::revocation::Feed;
 use crate::wire::{AUTHENTICATE_PATH, AUTHORIZE_PATH, KEYS_PATH, LIVE_PATH, Question, REVOCATIONS_PATH};
@@ -43,7 +43,7 @@ struct Problem<'a> {
     error: &'a str,
 }
 
-impl Shared {
+impl ServiceCore {
     /// Answers one request.
     pub(super) async fn answer(
         self: Arc<Self>,

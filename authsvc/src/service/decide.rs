@@ -5,13 +5,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use link::Passport;
 
-use super::Shared;
+use super::ServiceCore;
 use super::seal::Sealer;
 use crate::revocation::Bearer;
 use crate::wire::{Allowed, Answer, Base64, Question};
 use crate::{Authenticator as _, Decision, DenyReason, Exchange as _, Request, Step};
 
-impl Shared {
+impl ServiceCore {
     /// The answer, at the latest after `within`. `since` is when the question came.
     pub(super) async fn decide(&self, question: &Question, within: Duration, since: Instant) -> Answer {
         let deciding = async {

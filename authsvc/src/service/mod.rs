@@ -68,14 +68,14 @@ pub enum ServiceError {
 
 /// The running service. Dropping it ends it at once.
 pub struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<ServiceCore>,
     addresses: Vec<SocketAddr>,
     accepting: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
 }
 
 /// What all connections share.
-struct Shared {
+struct ServiceCore {
     config: ServiceConfig,
     local: Local,
     keys: Watched<Keys>,
@@ -120,7 +120,7 @@ impl Service {
             Ok((TcpListener::from_std(socket)?, bound))
         };
         let (stop, is_told) = watch::channel(false);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServiceCore {
             keys: signing.open()?,
             secret: config.secret_file.as_deref().map(Secret::open).transpose()?,
             tls: config.tls.as_ref().map(caller::open_tls).transpose()?,
@@ -175,7 +175,7 @@ impl Drop for Service {
 
 /// The files of a service: keys, certificates and secret.
 #[derive(Clone)]
-pub struct ServiceFiles(Arc<Shared>);
+pub struct ServiceFiles(Arc<ServiceCore>);
 
 impl ServiceFiles {
     /// Has them read again though they look the same.
@@ -197,12 +197,12 @@ impl ServiceFiles {
 
 /// A connection in the count of all.
 struct Counted {
-    shared: Arc<Shared>,
+    shared: Arc<ServiceCore>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Counted {
-    fn new(shared: &Arc<Shared>, slot: OwnedSemaphorePermit) -> Self {
+    fn new(shared: &Arc<ServiceCore>, slot: OwnedSemaphorePermit) -> Self {
         shared.connections.fetch_add(1, Ordering::SeqCst);
         shared.metrics.connections.inc();
         Self { shared: shared.clone(), _slot: slot }
@@ -216,7 +216,7 @@ impl Drop for Counted {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, slots: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, shared: Arc<ServiceCore>, slots: Arc<Semaphore>) {
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -259,7 +259,7 @@ async fn greet(stream: TcpStream, counted: Counted) {
 async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: I,
     has_certificate: bool,
-    shared: &Arc<Shared>,
+    shared: &Arc<ServiceCore>,
 ) {
     let has_asked = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {

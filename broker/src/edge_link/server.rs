@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use link::mux::Settings;
-use link::wire::{self, Limits, RefuseReason, StreamId};
+use link::wire::{self, FrameLimits, RefuseReason, StreamId};
 use link::{LinkTls, LinkTlsError, Passport, PassportVerifier, TokenError};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -345,7 +345,7 @@ fn checked(config: &LinkConfig) -> Result<Option<LinkTls<ServerConfig>>, LinkSta
 fn settings(config: &LinkConfig, broker: &Broker, verifier: &PassportVerifier) -> Settings {
     let mut settings = Settings::new(config.name.as_str());
     settings.window_bytes = config.window_bytes;
-    settings.limits = Limits::for_packets(broker.hub.config.packet_bytes_max);
+    settings.limits = FrameLimits::for_packets(broker.hub.config.packet_bytes_max);
     settings.handoff_grace_ms = u32::try_from(config.handoff_grace_ms).unwrap_or(u32::MAX);
     settings.passport_key = verifier.exchange_key();
     settings

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use link::LinkTlsError;
 use link::mux::{LinkError, Settings};
-use link::wire::Limits;
+use link::wire::FrameLimits;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -92,7 +92,7 @@ fn settings(shared: &Shared) -> Settings {
     // The length was checked with the configuration.
     let mut settings = Settings::new(shared.config.edge_name.as_str());
     settings.streams_max = shared.config.streams_per_link_max;
-    settings.limits = Limits::for_packets(shared.config.packet_bytes_max);
+    settings.limits = FrameLimits::for_packets(shared.config.packet_bytes_max);
     settings
 }
 

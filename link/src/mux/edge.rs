@@ -109,7 +109,7 @@ pub struct NotOpened {
 }
 
 #[derive(Debug)]
-struct Stream {
+struct EdgeStream {
     credit: Credit,
     grant: Grant,
     kept: Kept,
@@ -124,7 +124,7 @@ struct Stream {
     wants_room: bool,
 }
 
-impl Stream {
+impl EdgeStream {
     /// Whether the next item may go now.
     fn may_send(&self) -> bool {
         self.is_open
@@ -140,7 +140,7 @@ impl Stream {
 #[derive(Debug)]
 pub struct EdgeEnd {
     transport: Transport,
-    streams: HashMap<StreamId, Stream>,
+    streams: HashMap<StreamId, EdgeStream>,
     /// The next identifier; `None` when all are used up.
     next: Option<u32>,
     is_draining: bool,
@@ -303,7 +303,7 @@ impl EdgeEnd {
         }
         let id = StreamId(next);
         self.next = next.checked_add(1).filter(|next| *next <= self.transport.settings.streams_max);
-        let stream = Stream {
+        let stream = EdgeStream {
             credit: Credit::new(peer.hello.window_bytes),
             grant: Grant::new(self.transport.settings.window_bytes),
             is_closing: replay.ends_with_close(),
@@ -490,7 +490,7 @@ impl EdgeEnd {
 
     /// Takes the events of `stream` back: what they had for the device goes along, unless it does not even know that it is
     /// connected.
-    fn unfinished(&mut self, id: StreamId, stream: Stream) -> Unfinished {
+    fn unfinished(&mut self, id: StreamId, stream: EdgeStream) -> Unfinished {
         let mut is_open = stream.is_open;
         let mut packets = Vec::new();
         self.events.retain_mut(|event| {

@@ -27,7 +27,7 @@ pub use worker::{WorkerEnd, WorkerEvent};
 use mqtt::{DecodeError, frame};
 
 use crate::ExchangeKey;
-use crate::wire::{Hello, Kind, Limits, StreamId, Versions, WireError};
+use crate::wire::{FrameLimits, Hello, Kind, StreamId, Versions, WireError};
 
 /// An end that has heard nothing for so long asks for a sign of life, and again after as long.
 pub const PING_AFTER: Duration = Duration::from_millis(500);
@@ -60,7 +60,7 @@ pub struct Settings {
     /// Credit in bytes of every stream towards this end; not 0. One packet may exceed it.
     pub window_bytes: u32,
     /// Bounds of single frames.
-    pub limits: Limits,
+    pub limits: FrameLimits,
     /// At the edge, streams that one link may open in its life. The identifiers have 32 bits, and none is used twice.
     pub streams_max: u32,
     /// What a worker says in [`Hello::handoff_grace_ms`]; 0 at the edge.
@@ -81,7 +81,7 @@ impl Settings {
             id: id.into(),
             versions: Versions::OURS,
             window_bytes: WINDOW_BYTES,
-            limits: Limits::default(),
+            limits: FrameLimits::default(),
             streams_max: u32::MAX,
             handoff_grace_ms: 0,
             passport_key: ExchangeKey::default(),

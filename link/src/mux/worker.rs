@@ -65,7 +65,7 @@ pub enum WorkerEvent {
 }
 
 #[derive(Debug)]
-struct Stream {
+struct WorkerStream {
     credit: Credit,
     grant: Grant,
     done: Done,
@@ -87,7 +87,7 @@ struct Stream {
 #[derive(Debug)]
 pub struct WorkerEnd {
     transport: Transport,
-    streams: HashMap<StreamId, Stream>,
+    streams: HashMap<StreamId, WorkerStream>,
     /// The highest identifier that was opened.
     last: u32,
     is_draining: bool,
@@ -147,7 +147,7 @@ impl WorkerEnd {
             self.transport.put(id, &refused);
             return Ok(());
         };
-        let stream = Stream {
+        let stream = WorkerStream {
             credit: Credit::new(peer.hello.window_bytes),
             grant: Grant::new(self.transport.settings.window_bytes),
             done: Done::default(),

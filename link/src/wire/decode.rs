@@ -20,7 +20,7 @@ const HELLO_BYTES_MAX: u32 = 128 * 1024;
 
 /// What the receiver is ready to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct FrameLimits {
     /// Largest Control Packet, bytes.
     pub packet_bytes_max: u32,
     /// Largest passport, bytes.
@@ -29,13 +29,13 @@ pub struct Limits {
     pub open_bytes_max: u32,
 }
 
-impl Default for Limits {
+impl Default for FrameLimits {
     fn default() -> Self {
         Self { packet_bytes_max: 1024 * 1024, passport_bytes_max: 64 * 1024, open_bytes_max: 4 * 1024 * 1024 }
     }
 }
 
-impl Limits {
+impl FrameLimits {
     /// For devices that send packets of up to so many bytes.
     pub fn for_packets(bytes_max: u32) -> Self {
         let default = Self::default();
@@ -81,7 +81,7 @@ pub enum Decoded {
 ///
 /// # Errors
 /// What is wrong with the frame; `buf` is then of no further use.
-pub fn decode(buf: &mut BytesMut, limits: &Limits) -> Result<Option<Decoded>, WireError> {
+pub fn decode(buf: &mut BytesMut, limits: &FrameLimits) -> Result<Option<Decoded>, WireError> {
     let Some(&[s0, s1, s2, s3, number, l0, l1, l2, l3]) = buf.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };

@@ -10,7 +10,7 @@ mod open;
 use bytes::{BufMut, Bytes, BytesMut};
 use mqtt::ReasonCode;
 
-pub use decode::{Decoded, Limits, decode};
+pub use decode::{Decoded, FrameLimits, decode};
 pub use error::WireError;
 pub use field::TEXT_BYTES_MAX;
 pub use hello::{FEATURE_YIELD, FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{BufMut, BytesMut};
 use mqtt::PacketId;
 
-use super::decode::{Limits, one_packet};
+use super::decode::{FrameLimits, one_packet};
 use super::field::{LIST_MAX, Reader, put_bytes, put_list, put_option, put_text, text_len};
 use super::{Open, WireError};
 use crate::{AuthenticationOutcome, ConnectionId, Flow, FlowState, Peer, Resume, TopicAlias};
@@ -106,7 +106,7 @@ fn read_address(body: &mut Reader) -> Result<SocketAddr, WireError> {
 
 impl Open {
     /// Whether the other end, with the same `limits`, decodes it.
-    pub(crate) fn is_encodable(&self, limits: &Limits) -> bool {
+    pub(crate) fn is_encodable(&self, limits: &FrameLimits) -> bool {
         let lists = self.resume.as_deref().map_or([0; 3], |resume| {
             [resume.flows.len(), resume.inbound_qos2.len(), resume.topic_aliases.len()]
         });

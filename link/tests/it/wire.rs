@@ -3,7 +3,8 @@
 use bytes::{BufMut, BytesMut};
 use link::Outgoing;
 use link::wire::{
-    Decoded, Frame, HEADER_BYTES, Kind, Limits, OPTIONAL, OPTIONAL_BYTES_MAX, StreamId, WireError, decode,
+    Decoded, Frame, FrameLimits, HEADER_BYTES, Kind, OPTIONAL, OPTIONAL_BYTES_MAX, StreamId, WireError,
+    decode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -28,7 +29,7 @@ fn raw(stream: u32, kind: u8, len: u32, body: &[u8]) -> BytesMut {
 
 fn whole(kind: Kind, body: &[u8]) -> Result<Option<Decoded>, WireError> {
     let stream = u32::from(!kind.is_for_link());
-    decode(&mut raw(stream, kind as u8, u32::try_from(body.len()).unwrap(), body), &Limits::default())
+    decode(&mut raw(stream, kind as u8, u32::try_from(body.len()).unwrap(), body), &FrameLimits::default())
 }
 
 proptest! {
@@ -36,7 +37,7 @@ proptest! {
     fn every_frame_comes_back((stream, frame) in any_frame()) {
         let mut bytes = encoded(stream, &frame);
         bytes.put_slice(b"next");
-        let decoded = decode(&mut bytes, &Limits::default());
+        let decoded = decode(&mut bytes, &FrameLimits::default());
         prop_assert_eq!(decoded, Ok(Some(Decoded::Frame(stream, frame))));
         prop_assert_eq!(&bytes[..], b"next");
     }
@@ -53,9 +54,9 @@ proptest! {
         let bytes = encoded(stream, &frame);
         for at in 0..bytes.len() {
             let mut buf = BytesMut::from(&bytes[..at]);
-            prop_assert_eq!(decode(&mut buf, &Limits::default()), Ok(None));
+            prop_assert_eq!(decode(&mut buf, &FrameLimits::default()), Ok(None));
             buf.put_slice(&bytes[at..]);
-            let decoded = decode(&mut buf, &Limits::default());
+            let decoded = decode(&mut buf, &FrameLimits::default());
             prop_assert_eq!(decoded, Ok(Some(Decoded::Frame(stream, frame.clone()))));
         }
     }
@@ -65,7 +66,7 @@ proptest! {
         let bytes = encoded(stream, &frame);
         let len = usize::from(cut) % (frame.body_len() + 1);
         let mut buf = raw(stream.0, frame.kind() as u8, u32::try_from(len).unwrap(), &bytes[HEADER_BYTES..][..len]);
-        if let Ok(Some(Decoded::Frame(stream, other))) = decode(&mut buf, &Limits::default()) {
+        if let Ok(Some(Decoded::Frame(stream, other))) = decode(&mut buf, &FrameLimits::default()) {
             // HELLO without what was appended later is that of a neighbour.
             let is_whole = other.kind() != Kind::Hello;
             prop_assert!(!is_whole || encoded(stream, &other).len() == HEADER_BYTES + len);
@@ -74,9 +75,9 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(bytes in vec(any::<u8>(), 0..200), kind in 0_u8..20, link in any::<bool>()) {
-        let _ = decode(&mut BytesMut::from(&bytes[..]), &Limits::default());
+        let _ = decode(&mut BytesMut::from(&bytes[..]), &FrameLimits::default());
         let mut framed = raw(u32::from(!link), kind, u32::try_from(bytes.len()).unwrap(), &bytes);
-        let _ = decode(&mut framed, &Limits::default());
+        let _ = decode(&mut framed, &FrameLimits::default());
     }
 
     #[test]
@@ -86,8 +87,8 @@ proptest! {
         let mut bytes = encoded(stream, &frame);
         let at = at as usize % bytes.len();
         bytes[at] = value;
-        if let Ok(Some(Decoded::Frame(stream, frame))) = decode(&mut bytes, &Limits::default()) {
-            let again = decode(&mut encoded(stream, &frame), &Limits::default());
+        if let Ok(Some(Decoded::Frame(stream, frame))) = decode(&mut bytes, &FrameLimits::default()) {
+            let again = decode(&mut encoded(stream, &frame), &FrameLimits::default());
             prop_assert_eq!(again, Ok(Some(Decoded::Frame(stream, frame))));
         }
     }
@@ -100,10 +101,10 @@ fn a_body_over_the_bound_is_refused_before_it_comes() {
         let kind = kind as u8;
         let mut header = raw(stream, kind, max + 1, b"");
         assert_eq!(
-            decode(&mut header, &Limits::default()),
+            decode(&mut header, &FrameLimits::default()),
             Err(WireError::TooLong { kind, len: max + 1, max })
         );
-        assert_eq!(decode(&mut raw(stream, kind, max, b""), &Limits::default()), Ok(None));
+        assert_eq!(decode(&mut raw(stream, kind, max, b""), &FrameLimits::default()), Ok(None));
     }
 }
 
@@ -111,12 +112,15 @@ fn a_body_over_the_bound_is_refused_before_it_comes() {
 fn an_unknown_frame_is_skipped_only_if_it_is_optional() {
     let mut bytes = raw(7, OPTIONAL | 14, 3, b"new");
     bytes.put_slice(&encoded(StreamId::LINK, &Frame::Ping { token: 5 }));
-    assert_eq!(decode(&mut bytes, &Limits::default()), Ok(Some(Decoded::Skipped { kind: OPTIONAL | 14 })));
+    assert_eq!(
+        decode(&mut bytes, &FrameLimits::default()),
+        Ok(Some(Decoded::Skipped { kind: OPTIONAL | 14 }))
+    );
     let ping = Decoded::Frame(StreamId::LINK, Frame::Ping { token: 5 });
-    assert_eq!(decode(&mut bytes, &Limits::default()), Ok(Some(ping)));
-    assert_eq!(decode(&mut raw(7, 14, 0, b""), &Limits::default()), Err(WireError::UnknownKind(14)));
-    assert_eq!(decode(&mut raw(7, 0, 0, b""), &Limits::default()), Err(WireError::UnknownKind(0)));
-    let over = decode(&mut raw(7, OPTIONAL, OPTIONAL_BYTES_MAX + 1, b""), &Limits::default());
+    assert_eq!(decode(&mut bytes, &FrameLimits::default()), Ok(Some(ping)));
+    assert_eq!(decode(&mut raw(7, 14, 0, b""), &FrameLimits::default()), Err(WireError::UnknownKind(14)));
+    assert_eq!(decode(&mut raw(7, 0, 0, b""), &FrameLimits::default()), Err(WireError::UnknownKind(0)));
+    let over = decode(&mut raw(7, OPTIONAL, OPTIONAL_BYTES_MAX + 1, b""), &FrameLimits::default());
     assert!(matches!(over, Err(WireError::TooLong { .. })));
 }
 
@@ -148,7 +152,10 @@ fn every_fault_has_its_name() {
     assert_eq!(whole(Kind::Close, &trailing), Err(WireError::Trailing(1)));
     assert_eq!(whole(Kind::Close, &[0, 0, 0, 0, 0, 0, 0, 1, 3, 0]), Err(WireError::Value("number")));
     let mut misplaced = raw(3, Kind::Ping as u8, 8, &[0; 8]);
-    assert_eq!(decode(&mut misplaced, &Limits::default()), Err(WireError::WrongStream(Kind::Ping as u8)));
+    assert_eq!(
+        decode(&mut misplaced, &FrameLimits::default()),
+        Err(WireError::WrongStream(Kind::Ping as u8))
+    );
 }
 
 #[test]
@@ -156,7 +163,8 @@ fn a_packet_shares_the_buffer_that_it_came_in() {
     let frame = Frame::Packet { number: 1, packet: packet(0x30, &[7; 5000]) };
     let mut bytes = encoded(StreamId(1), &frame);
     let range = bytes.as_ptr_range();
-    let Ok(Some(Decoded::Frame(_, Frame::Packet { packet, .. }))) = decode(&mut bytes, &Limits::default())
+    let Ok(Some(Decoded::Frame(_, Frame::Packet { packet, .. }))) =
+        decode(&mut bytes, &FrameLimits::default())
     else {
         panic!("not a packet");
     };

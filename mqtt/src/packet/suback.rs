@@ -13,10 +13,10 @@ use crate::version::ProtocolVersion;
 
 /// The Reason Codes of a SUBACK or UNSUBACK, one per Topic Filter and in their order. v5 [MQTT-3.9.3-1], v5 [MQTT-3.11.3-1]
 #[derive(Debug, Clone, Copy)]
-pub struct ReasonCodes<'a>(Source<'a>);
+pub struct ReasonCodes<'a>(CodeSource<'a>);
 
 #[derive(Debug, Clone, Copy)]
-enum Source<'a> {
+enum CodeSource<'a> {
     /// A payload that was validated.
     Wire(&'a [u8]),
     List(&'a [ReasonCode]),
@@ -24,7 +24,7 @@ enum Source<'a> {
 
 impl<'a> From<&'a [ReasonCode]> for ReasonCodes<'a> {
     fn from(list: &'a [ReasonCode]) -> Self {
-        Self(Source::List(list))
+        Self(CodeSource::List(list))
     }
 }
 
@@ -40,8 +40,8 @@ impl<'a> ReasonCodes<'a> {
     /// The codes in order.
     pub fn iter(&self) -> impl Iterator<Item = ReasonCode> + use<'a> {
         let (wire, list) = match self.0 {
-            Source::Wire(payload) => (payload, [].as_slice()),
-            Source::List(list) => ([].as_slice(), list),
+            CodeSource::Wire(payload) => (payload, [].as_slice()),
+            CodeSource::List(list) => ([].as_slice(), list),
         };
         wire.iter().filter_map(|&byte| ReasonCode::try_from(byte).ok()).chain(list.iter().copied())
     }
@@ -49,8 +49,8 @@ impl<'a> ReasonCodes<'a> {
     /// How many there are.
     pub const fn len(&self) -> usize {
         match self.0 {
-            Source::Wire(payload) => payload.len(),
-            Source::List(list) => list.len(),
+            CodeSource::Wire(payload) => payload.len(),
+            CodeSource::List(list) => list.len(),
         }
     }
 
@@ -69,7 +69,7 @@ impl<'a> ReasonCodes<'a> {
         };
         match payload.iter().find(|&&code| !allowed(code)) {
             Some(&code) => Err(DecodeError::ReasonCodeNotAllowed { code, packet }),
-            None => Ok(Self(Source::Wire(payload))),
+            None => Ok(Self(CodeSource::Wire(payload))),
         }
     }
 }
@@ -141,7 +141,7 @@ impl<'a> UnsubAck<'a> {
     pub(super) fn decode(version: ProtocolVersion, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let packet_id = reader.packet_id()?;
         if !version.is_v5() {
-            let codes = ReasonCodes(Source::Wire(&[]));
+            let codes = ReasonCodes(CodeSource::Wire(&[]));
             return Ok(Self { packet_id, properties: Properties::EMPTY, codes });
         }
         let properties = Properties::decode(reader, Place::SubAck, Receiver::Client)?;

@@ -89,10 +89,10 @@ impl SubscriptionOptions {
 
 /// The Topic Filters of a SUBSCRIBE with their options.
 #[derive(Debug, Clone, Copy)]
-pub struct Subscriptions<'a>(Source<'a>);
+pub struct Subscriptions<'a>(SubscriptionSource<'a>);
 
 #[derive(Debug, Clone, Copy)]
-enum Source<'a> {
+enum SubscriptionSource<'a> {
     /// A payload that was validated.
     Wire(ProtocolVersion, &'a [u8]),
     List(&'a [(&'a str, SubscriptionOptions)]),
@@ -100,7 +100,7 @@ enum Source<'a> {
 
 impl<'a> From<&'a [(&'a str, SubscriptionOptions)]> for Subscriptions<'a> {
     fn from(list: &'a [(&'a str, SubscriptionOptions)]) -> Self {
-        Self(Source::List(list))
+        Self(SubscriptionSource::List(list))
     }
 }
 
@@ -116,8 +116,8 @@ impl<'a> Subscriptions<'a> {
     /// The Topic Filters and options in order; the filters of a decoded packet are valid.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, SubscriptionOptions)> + use<'a> {
         let (version, mut wire, list) = match self.0 {
-            Source::Wire(version, payload) => (version, Reader::new(payload), [].as_slice()),
-            Source::List(list) => (ProtocolVersion::V5, Reader::new(&[]), list),
+            SubscriptionSource::Wire(version, payload) => (version, Reader::new(payload), [].as_slice()),
+            SubscriptionSource::List(list) => (ProtocolVersion::V5, Reader::new(&[]), list),
         };
         let from_wire = std::iter::from_fn(move || {
             let filter = wire.string().ok()?;
@@ -128,8 +128,8 @@ impl<'a> Subscriptions<'a> {
 
     fn encoded_len(&self) -> usize {
         match self.0 {
-            Source::Wire(_, payload) => payload.len(),
-            Source::List(list) => list.iter().map(|(filter, _)| string_len(filter) + 1).sum(),
+            SubscriptionSource::Wire(_, payload) => payload.len(),
+            SubscriptionSource::List(list) => list.iter().map(|(filter, _)| string_len(filter) + 1).sum(),
         }
     }
 }
@@ -182,7 +182,11 @@ impl<'a> Subscribe<'a> {
                 return Err(DecodeError::NoLocalOnSharedSubscription);
             }
         }
-        Ok(Self { packet_id, properties, subscriptions: Subscriptions(Source::Wire(version, payload)) })
+        Ok(Self {
+            packet_id,
+            properties,
+            subscriptions: Subscriptions(SubscriptionSource::Wire(version, payload)),
+        })
     }
 
     /// Writes the packet.

@@ -13,10 +13,10 @@ use crate::version::ProtocolVersion;
 
 /// The Topic Filters of an UNSUBSCRIBE.
 #[derive(Debug, Clone, Copy)]
-pub struct TopicFilters<'a>(Source<'a>);
+pub struct TopicFilters<'a>(FilterSource<'a>);
 
 #[derive(Debug, Clone, Copy)]
-enum Source<'a> {
+enum FilterSource<'a> {
     /// A payload that was validated.
     Wire(&'a [u8]),
     List(&'a [&'a str]),
@@ -24,7 +24,7 @@ enum Source<'a> {
 
 impl<'a> From<&'a [&'a str]> for TopicFilters<'a> {
     fn from(list: &'a [&'a str]) -> Self {
-        Self(Source::List(list))
+        Self(FilterSource::List(list))
     }
 }
 
@@ -40,16 +40,16 @@ impl<'a> TopicFilters<'a> {
     /// The Topic Filters in order; those of a decoded packet are valid.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let (mut wire, list) = match self.0 {
-            Source::Wire(payload) => (Reader::new(payload), [].as_slice()),
-            Source::List(list) => (Reader::new(&[]), list),
+            FilterSource::Wire(payload) => (Reader::new(payload), [].as_slice()),
+            FilterSource::List(list) => (Reader::new(&[]), list),
         };
         std::iter::from_fn(move || wire.string().ok()).chain(list.iter().copied())
     }
 
     fn encoded_len(&self) -> usize {
         match self.0 {
-            Source::Wire(payload) => payload.len(),
-            Source::List(list) => list.iter().map(|filter| string_len(filter)).sum(),
+            FilterSource::Wire(payload) => payload.len(),
+            FilterSource::List(list) => list.iter().map(|filter| string_len(filter)).sum(),
         }
     }
 }
@@ -88,7 +88,7 @@ impl<'a> Unsubscribe<'a> {
             // v5 [MQTT-3.10.3-1]
             topic::validate_filter(entries.string()?).map_err(DecodeError::TopicFilter)?;
         }
-        Ok(Self { packet_id, properties, filters: TopicFilters(Source::Wire(payload)) })
+        Ok(Self { packet_id, properties, filters: TopicFilters(FilterSource::Wire(payload)) })
     }
 
     /// Writes the packet.

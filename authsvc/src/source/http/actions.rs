@@ -12,7 +12,7 @@ use super::contract::Contract;
 use super::facts::{Facts, Variable};
 use crate::action::{Action, ActionName, ActionRuling, ActionVerdict};
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, CacheConfig, Decided, Inquiry, InquiryConfig, Outcome, hashed};
+use crate::inquiry::{CacheConfig, Decided, Inquiry, InquiryConfig, Outcome, Reply, hashed};
 use crate::source::context::SourceContext;
 use crate::verdict::Grant;
 use crate::{AuthError, WhenAway};
@@ -122,7 +122,7 @@ impl Actions {
         let attempt = || async {
             let (verdict, lifetime) = contract.rule(&facts, action, &self.client).await?;
             let lifetime = lifetime.unwrap_or(self.lifetime_of(verdict));
-            Ok(Answer { verdict: ActionRuling { verdict, lifetime }, lifetime: Some(Duration::ZERO) })
+            Ok(Reply { verdict: ActionRuling { verdict, lifetime }, lifetime: Some(Duration::ZERO) })
         };
         // Clients take turns: one with many topics holds up itself.
         let ruling = self.inquiry.find(fingerprint, hashed(&*action.client_id), attempt).await;

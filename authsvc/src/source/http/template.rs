@@ -34,7 +34,7 @@ enum Piece {
 
 /// Where a value stands.
 #[derive(Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum ValuePlace {
     /// As it is.
     Plain,
     /// A segment of a path.
@@ -117,7 +117,7 @@ impl Template {
     }
 
     /// Its text for a client.
-    pub(super) fn render(&self, facts: &Facts, place: Place) -> Vec<u8> {
+    pub(super) fn render(&self, facts: &Facts, place: ValuePlace) -> Vec<u8> {
         let mut rendered = Vec::new();
         for piece in &self.0 {
             match piece {
@@ -135,19 +135,19 @@ impl Template {
 
     /// All of it encoded for a form, its own text as well.
     fn render_form(&self, facts: &Facts) -> Vec<u8> {
-        encode(&self.render(facts, Place::Plain), Place::Form).into_owned()
+        encode(&self.render(facts, ValuePlace::Plain), ValuePlace::Form).into_owned()
     }
 
     fn render_text(&self, facts: &Facts) -> Option<String> {
-        String::from_utf8(self.render(facts, Place::Plain)).ok()
+        String::from_utf8(self.render(facts, ValuePlace::Plain)).ok()
     }
 }
 
-fn encode(value: &[u8], place: Place) -> Cow<'_, [u8]> {
+fn encode(value: &[u8], place: ValuePlace) -> Cow<'_, [u8]> {
     match place {
-        Place::Plain => value.into(),
-        Place::Path => percent_encode(value, PATH).to_string().into_bytes().into(),
-        Place::Form => form_urlencoded::byte_serialize(value).collect::<String>().into_bytes().into(),
+        ValuePlace::Plain => value.into(),
+        ValuePlace::Path => percent_encode(value, PATH).to_string().into_bytes().into(),
+        ValuePlace::Form => form_urlencoded::byte_serialize(value).collect::<String>().into_bytes().into(),
     }
 }
 
@@ -240,7 +240,7 @@ impl Body {
             form.push(b'=');
             match body {
                 Self::Text(text) => form.extend(text.render_form(facts)),
-                Self::Fixed(value) => form.extend(&*encode(value.to_string().as_bytes(), Place::Form)),
+                Self::Fixed(value) => form.extend(&*encode(value.to_string().as_bytes(), ValuePlace::Form)),
                 Self::List(_) | Self::Fields(_) => {}
             }
         }
@@ -250,14 +250,14 @@ impl Body {
 
 /// A URL with variables in its path and query.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct UrlTemplate {
     /// Scheme, host and port.
     origin: String,
     path: Template,
     query: Option<Template>,
 }
 
-impl Target {
+impl UrlTemplate {
     /// Reads `url`, which has a scheme and a host.
     ///
     /// # Errors
@@ -293,8 +293,8 @@ impl Target {
     /// The URL for a client, `more` (a form) behind its query.
     pub(super) fn render(&self, facts: &Facts, more: &[u8]) -> Vec<u8> {
         let mut url = self.origin.clone().into_bytes();
-        url.extend(self.path.render(facts, Place::Path));
-        let own = self.query.as_ref().map(|query| query.render(facts, Place::Form)).unwrap_or_default();
+        url.extend(self.path.render(facts, ValuePlace::Path));
+        let own = self.query.as_ref().map(|query| query.render(facts, ValuePlace::Form)).unwrap_or_default();
         let mut mark = b'?';
         for part in [own.as_slice(), more].into_iter().filter(|part| !part.is_empty()) {
             url.push(mark);
@@ -324,7 +324,8 @@ mod tests {
     #[test]
     fn values_are_encoded_for_where_they_stand() {
         let target =
-            Target::parse("http://h:1/x/${username}?u=${username}&k=${clientid}", Syntax::Braces).unwrap();
+            UrlTemplate::parse("http://h:1/x/${username}?u=${username}&k=${clientid}", Syntax::Braces)
+                .unwrap();
         assert_eq!(
             text(target.render(&facts(), b"more=1")),
             "http://h:1/x/a%26b%3Dc%20d%2F%C3%A9?u=a%26b%3Dc+d%2F%C3%A9&k=sensor-1&more=1"
@@ -340,7 +341,7 @@ mod tests {
         let facts = Facts { username: Some("${password}%P".into()), ..Facts::sample() };
         for (template, syntax) in [("${username}", Syntax::Braces), ("%u", Syntax::Percent)] {
             let template = Template::parse(template, syntax).unwrap();
-            assert_eq!(text(template.render(&facts, Place::Plain)), "${password}%P");
+            assert_eq!(text(template.render(&facts, ValuePlace::Plain)), "${password}%P");
         }
     }
 
@@ -351,7 +352,7 @@ mod tests {
         assert!(Template::parse("%z", Syntax::Percent).is_err());
         assert!(Template::parse("a%", Syntax::Percent).is_err());
         assert!(Template::parse("${username", Syntax::Braces).is_err());
-        assert!(Target::parse("http://${username}/", Syntax::Braces).is_err());
+        assert!(UrlTemplate::parse("http://${username}/", Syntax::Braces).is_err());
         assert!(!Body::parse(&json!({"a": {"b": "c"}}), Syntax::Braces).unwrap().is_flat());
     }
 

@@ -13,7 +13,7 @@ use crate::scram::hmac;
 pub(super) struct TokenHash([u8; 32]);
 
 /// At most a number of answers.
-pub(super) struct Cache<T> {
+pub(super) struct TokenCache<T> {
     key: [u8; 32],
     entries_max: usize,
     entries: Mutex<Entries<T>>,
@@ -25,7 +25,7 @@ struct Entries<T> {
     order: VecDeque<TokenHash>,
 }
 
-impl<T: Clone> Cache<T> {
+impl<T: Clone> TokenCache<T> {
     /// Keeps up to `entries_max`.
     pub(super) fn new(entries_max: usize) -> Self {
         let entries = Entries { by_hash: HashMap::new(), order: VecDeque::new() };
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn answers_are_kept_for_their_time_and_in_bounded_number() {
-        let cache = Cache::new(3);
+        let cache = TokenCache::new(3);
         let now = Instant::now();
         let hash = |n: u8| cache.hash(&[n]);
         (0..5).for_each(|n| cache.keep(hash(n), n, now + Duration::from_secs(n.into())));
@@ -76,7 +76,7 @@ mod tests {
         (0..100).for_each(|_| cache.keep(hash(3), 7, now + Duration::from_secs(9)));
         assert_eq!(cache.find(hash(3), now + Duration::from_secs(8)), Some(7));
         assert_eq!(cache.entries.lock().order.len(), 3);
-        assert_eq!(Cache::<u8>::new(0).find(hash(1), now), None);
-        assert_ne!(Cache::<u8>::new(1).hash(b"a"), Cache::<u8>::new(1).hash(b"a"), "another key");
+        assert_eq!(TokenCache::<u8>::new(0).find(hash(1), now), None);
+        assert_ne!(TokenCache::<u8>::new(1).hash(b"a"), TokenCache::<u8>::new(1).hash(b"a"), "another key");
     }
 }

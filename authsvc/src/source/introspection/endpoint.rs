@@ -15,7 +15,7 @@ use crate::AuthError;
 use crate::http_client::{HttpClient, HttpError};
 
 /// Where tokens are asked about, and as whom. Holds the client's secret: not for logs.
-pub(super) struct Endpoint {
+pub(super) struct IntrospectionEndpoint {
     client: HttpClient,
     url: Uri,
     /// Basic authentication.
@@ -38,7 +38,7 @@ enum AskProblem {
     Malformed,
 }
 
-impl Endpoint {
+impl IntrospectionEndpoint {
     /// Reads the client's secret.
     pub(super) fn new(config: &IntrospectionConfig) -> Result<Self, AuthError> {
         const KEY: &str = "client_secret_file";

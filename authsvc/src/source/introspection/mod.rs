@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use cache::{Cache, TokenHash};
+use cache::{TokenCache, TokenHash};
 pub use config::{ClientAuthentication, IntrospectionConfig, WhenInactive};
-use endpoint::Endpoint;
+use endpoint::IntrospectionEndpoint;
 
 use super::claims::{self, BOUND_CLAIM};
 use super::context::SourceContext;
@@ -33,13 +33,13 @@ const ASKING_MAX: usize = 4096;
 
 /// Tokens as `[auth.introspection]` says.
 pub(crate) struct IntrospectionSource {
-    inner: Arc<Inner>,
+    inner: Arc<Introspection>,
 }
 
-struct Inner {
+struct Introspection {
     config: IntrospectionConfig,
-    endpoint: Endpoint,
-    cache: Cache<Answer>,
+    endpoint: IntrospectionEndpoint,
+    cache: TokenCache<TokenAnswer>,
     /// Those who wait for an answer find it here.
     asking: Mutex<HashMap<TokenHash, watch::Receiver<Heard>>>,
     slow_down: Arc<SlowDown>,
@@ -47,11 +47,11 @@ struct Inner {
 }
 
 /// What the server says of a token.
-type Answer = Result<Known, TokenProblem>;
+type TokenAnswer = Result<GoodToken, TokenProblem>;
 
 /// A token that is good.
 #[derive(Clone)]
-struct Known {
+struct GoodToken {
     grant: Grant,
     /// The client certificate that it is bound to.
     bound: Option<Value>,
@@ -61,7 +61,7 @@ struct Known {
 #[derive(Clone)]
 enum Heard {
     Nothing,
-    Answer(Answer),
+    Answer(TokenAnswer),
     /// There will be none.
     Away,
 }
@@ -70,9 +70,9 @@ impl IntrospectionSource {
     /// Reads the secret that `config` names.
     pub(super) fn start(config: &IntrospectionConfig, context: &SourceContext) -> Result<Self, AuthError> {
         config.check()?;
-        let inner = Inner {
-            endpoint: Endpoint::new(config)?,
-            cache: Cache::new(config.cache_max),
+        let inner = Introspection {
+            endpoint: IntrospectionEndpoint::new(config)?,
+            cache: TokenCache::new(config.cache_max),
             asking: Mutex::default(),
             slow_down: context.slow_down.clone(),
             metrics: context.metrics.clone(),
@@ -84,7 +84,7 @@ impl IntrospectionSource {
     /// Checks `config` as [`IntrospectionSource::start`] would, and starts nothing.
     pub(super) fn check(config: &IntrospectionConfig) -> Result<(), AuthError> {
         config.check()?;
-        Endpoint::new(config).map(drop)
+        IntrospectionEndpoint::new(config).map(drop)
     }
 
     /// Decides about clients whose password may be a token.
@@ -116,7 +116,7 @@ impl IntrospectionSource {
     }
 }
 
-impl Inner {
+impl Introspection {
     /// The password, if it may be a token (RFC 6749 appendix A.12).
     fn token_of<'a>(&self, request: &'a Request) -> Option<&'a str> {
         if self.config.username.is_some() && self.config.username != request.username {
@@ -128,7 +128,7 @@ impl Inner {
     }
 
     /// Whom a good token lets in now.
-    fn grant(&self, known: Known, request: &Request) -> Result<Grant, TokenProblem> {
+    fn grant(&self, known: GoodToken, request: &Request) -> Result<Grant, TokenProblem> {
         self.config.claims.check_username(&known.grant.subject, request)?;
         if let Some(bound) = &known.bound {
             claims::check_certificate(bound, CertificateIdentity::Fingerprint, request)?;
@@ -145,7 +145,7 @@ impl Inner {
         hash: TokenHash,
         token: &str,
         request: &Request,
-    ) -> Result<Answer, DenyReason> {
+    ) -> Result<TokenAnswer, DenyReason> {
         let mut heard = self.listen(hash, token, request)?;
         let heard = heard.wait_for(|heard| !matches!(heard, Heard::Nothing)).await;
         match heard.as_deref() {
@@ -206,7 +206,7 @@ impl Inner {
     }
 
     /// RFC 7662 section 2.2.
-    fn read(&self, answer: &Map<String, Value>) -> Answer {
+    fn read(&self, answer: &Map<String, Value>) -> TokenAnswer {
         if answer.get("active") != Some(&Value::Bool(true)) {
             return Err(TokenProblem::Inactive);
         }
@@ -227,7 +227,7 @@ impl Inner {
             return Err(TokenProblem::Audience);
         }
         let grant = self.config.claims.grant(answer, time("exp"))?;
-        Ok(Known { grant, bound: claims::find(answer, BOUND_CLAIM).cloned() })
+        Ok(GoodToken { grant, bound: claims::find(answer, BOUND_CLAIM).cloned() })
     }
 }
 

@@ -24,13 +24,13 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 /// The keys at `jwks_url` or of `oidc_issuer`. The task ends when it is dropped.
 pub(super) struct KeyUrl {
-    shared: Arc<Shared>,
+    shared: Arc<KeyReader>,
     fetching: JoinHandle<()>,
 }
 
-struct Shared {
+struct KeyReader {
     client: HttpClient,
-    place: Place,
+    place: KeyPlace,
     interval: Duration,
     interval_min: Duration,
     /// For how long a token waits for its key.
@@ -45,7 +45,7 @@ struct Shared {
     rounds: watch::Sender<u64>,
 }
 
-enum Place {
+enum KeyPlace {
     Set(Uri),
     Issuer { name: String, discovery: Uri },
 }
@@ -74,7 +74,7 @@ enum FetchProblem {
     Set(#[from] SetProblem),
 }
 
-impl Place {
+impl KeyPlace {
     fn of(config: &JwtConfig) -> Result<Option<Self>, AuthError> {
         if let Some(url) = &config.jwks_url {
             return Ok(Some(Self::Set(config.http.url(SECTION, "jwks_url", url)?)));
@@ -89,7 +89,7 @@ impl Place {
 impl KeyUrl {
     /// Checks what `config` says about a URL, and starts nothing.
     pub(super) fn check(config: &JwtConfig) -> Result<(), AuthError> {
-        if Place::of(config)?.is_some() {
+        if KeyPlace::of(config)?.is_some() {
             HttpClient::new(SECTION, &config.http)?;
         }
         Ok(())
@@ -97,8 +97,8 @@ impl KeyUrl {
 
     /// Begins to fetch, if there is a URL. Must be called in a runtime then.
     pub(super) fn start(config: &JwtConfig) -> Result<Option<Self>, AuthError> {
-        let Some(place) = Place::of(config)? else { return Ok(None) };
-        let shared = Arc::new(Shared {
+        let Some(place) = KeyPlace::of(config)? else { return Ok(None) };
+        let shared = Arc::new(KeyReader {
             client: HttpClient::new(SECTION, &config.http)?,
             place,
             interval: Duration::from_secs(config.refresh_interval_s),
@@ -142,7 +142,7 @@ impl Drop for KeyUrl {
     }
 }
 
-impl Shared {
+impl KeyReader {
     async fn run(self: Arc<Self>) {
         let mut problem = None;
         loop {
@@ -185,8 +185,8 @@ impl Shared {
 
     async fn fetch(&self) -> Result<Vec<Key>, FetchProblem> {
         let set = match &self.place {
-            Place::Set(set) => set.clone(),
-            Place::Issuer { name, discovery } => {
+            KeyPlace::Set(set) => set.clone(),
+            KeyPlace::Issuer { name, discovery } => {
                 let found = self.ask(discovery.clone()).await?;
                 let found: Discovered =
                     serde_json::from_slice(&found).map_err(|_| FetchProblem::NotDiscovered)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hyper::Uri;
 use serde::{Deserialize, Serialize};
 
-use super::template::{Field, Template};
+use super::template::{Field, FieldTemplate};
 use crate::http_client::{TlsFiles, is_loopback};
 use crate::inquiry::{BreakerConfig, CacheConfig, InquiryConfig, QueueConfig};
 use crate::{AuthError, WhenAway};
@@ -108,9 +108,9 @@ fn connections_max() -> usize {
 /// How the entry of a user is found.
 pub(super) enum Finding {
     /// By its name.
-    Named(Template),
+    Named(FieldTemplate),
     /// By a search.
-    Searched { base: String, filter: Template },
+    Searched { base: String, filter: FieldTemplate },
 }
 
 /// How the groups of a user are found.
@@ -120,18 +120,18 @@ pub(super) enum Grouping {
     /// In an attribute; those below the base, if there is one.
     Attribute { name: String, base: Option<String> },
     /// By a search.
-    Searched { base: String, filter: Template },
+    Searched { base: String, filter: FieldTemplate },
 }
 
 fn wrong<T>(key: &'static str, problem: impl Into<String>) -> Result<T, AuthError> {
     Err(AuthError::Section { section: SECTION, key, problem: problem.into() })
 }
 
-fn template(key: &'static str, text: &str, known: &[Field]) -> Result<Template, AuthError> {
-    Template::parse(text, known).or_else(|problem| wrong(key, problem))
+fn template(key: &'static str, text: &str, known: &[Field]) -> Result<FieldTemplate, AuthError> {
+    FieldTemplate::parse(text, known).or_else(|problem| wrong(key, problem))
 }
 
-fn filter(key: &'static str, text: &str, known: &[Field]) -> Result<Template, AuthError> {
+fn filter(key: &'static str, text: &str, known: &[Field]) -> Result<FieldTemplate, AuthError> {
     let template = template(key, text, known)?;
     // Whatever stands for the values.
     match ldap3::parse_filter(template.render(|_| "x".to_owned())) {

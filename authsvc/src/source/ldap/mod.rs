@@ -17,7 +17,7 @@ use ldap3::{Ldap, Scope, SearchEntry, SearchOptions, dn_escape, ldap_escape};
 use template::Field;
 
 use super::context::SourceContext;
-use crate::inquiry::{Answer, Fault, Inquiry};
+use crate::inquiry::{Fault, Inquiry, Reply};
 use crate::verdict::{Grant, Verdict, is_subject};
 use crate::{AuthError, DenyReason, Request};
 
@@ -119,13 +119,13 @@ impl LdapSource {
         }
     }
 
-    async fn ask_in_time(&self, login: &Login<'_>) -> Result<Answer, Fault> {
+    async fn ask_in_time(&self, login: &Login<'_>) -> Result<Reply, Fault> {
         let asked = tokio::time::timeout(self.timeout, self.ask(login)).await;
         let verdict = asked.unwrap_or(Err(Fault::Timeout));
         if verdict.is_err() {
             self.connections.forget();
         }
-        verdict.map(Answer::from)
+        verdict.map(Reply::from)
     }
 
     async fn ask(&self, login: &Login<'_>) -> Result<Verdict, Fault> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use super::recent::Fingerprint;
+use super::recent::PasswordFingerprint;
 use super::record::verify;
 use crate::AuthError;
 use crate::fair::FairQueue;
@@ -21,7 +21,7 @@ const NICENESS: i32 = 5;
 
 /// How a verification ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Hashed {
     /// The password is right.
     Right,
     /// It is not.
@@ -39,15 +39,15 @@ pub(crate) struct Job {
     /// Where it comes from, as a digest: wrong passwords of one address hold up none of another.
     pub(crate) source: u64,
     /// Runs once with the outcome, before those who wait hear it.
-    pub(crate) settle: Box<dyn FnOnce(Outcome) + Send>,
+    pub(crate) settle: Box<dyn FnOnce(Hashed) + Send>,
 }
 
 /// The threads and their queue. They end when it is dropped.
 pub(crate) struct Hashing {
-    shared: Arc<Shared>,
+    shared: Arc<HashingPool>,
 }
 
-struct Shared {
+struct HashingPool {
     state: Mutex<State>,
     wake: Condvar,
     queue_max: usize,
@@ -57,9 +57,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// Waiting and running ones.
-    waiters: HashMap<Fingerprint, Vec<oneshot::Sender<Outcome>>>,
+    waiters: HashMap<PasswordFingerprint, Vec<oneshot::Sender<Hashed>>>,
     /// Waiting ones.
-    queue: FairQueue<(Fingerprint, Job)>,
+    queue: FairQueue<(PasswordFingerprint, Job)>,
     closed: bool,
 }
 
@@ -74,7 +74,7 @@ impl Hashing {
         queue_max: usize,
         verify: fn(&str, &[u8]) -> bool,
     ) -> Result<Self, AuthError> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HashingPool {
             state: Mutex::default(),
             wake: Condvar::new(),
             queue_max: queue_max.max(1),
@@ -97,7 +97,7 @@ impl Hashing {
     }
 
     /// Waits for the outcome on a password that is being verified already, if it is.
-    pub(crate) fn join(&self, fingerprint: Fingerprint) -> Option<oneshot::Receiver<Outcome>> {
+    pub(crate) fn join(&self, fingerprint: PasswordFingerprint) -> Option<oneshot::Receiver<Hashed>> {
         let mut state = self.shared.state.lock();
         let waiters = state.waiters.get_mut(&fingerprint)?;
         let (sender, receiver) = oneshot::channel();
@@ -111,7 +111,7 @@ impl Hashing {
     }
 
     /// Queues `job`. The receiver fails if it is dropped unseen.
-    pub(crate) fn submit(&self, fingerprint: Fingerprint, job: Job) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn submit(&self, fingerprint: PasswordFingerprint, job: Job) -> oneshot::Receiver<Hashed> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.shared.state.lock();
         let dropped = if let Some(waiters) = state.waiters.get_mut(&fingerprint) {
@@ -125,7 +125,7 @@ impl Hashing {
         drop(state);
         self.shared.wake.notify_one();
         if let Some(job) = dropped {
-            (job.settle)(Outcome::Dropped);
+            (job.settle)(Hashed::Dropped);
         }
         receiver
     }
@@ -155,7 +155,7 @@ impl State {
     }
 
     /// The next one that somebody still waits for; the others passed on the way.
-    fn next(&mut self, abandoned: &mut Vec<Job>) -> Option<(Fingerprint, Job)> {
+    fn next(&mut self, abandoned: &mut Vec<Job>) -> Option<(PasswordFingerprint, Job)> {
         while let Some((fingerprint, job)) = self.queue.pop() {
             let wanted = self.waiters.get(&fingerprint).is_some_and(|all| all.iter().any(|w| !w.is_closed()));
             if wanted {
@@ -168,13 +168,13 @@ impl State {
     }
 }
 
-impl Shared {
+impl HashingPool {
     fn work(&self) {
         let mut abandoned = Vec::new();
         while let Some((fingerprint, job)) = self.wait(&mut abandoned) {
             settle_dropped(&mut abandoned);
             let right = (self.verify)(&job.record, &job.password);
-            let outcome = if right { Outcome::Right } else { Outcome::Wrong };
+            let outcome = if right { Hashed::Right } else { Hashed::Wrong };
             (job.settle)(outcome);
             let waiters = self.state.lock().waiters.remove(&fingerprint).unwrap_or_default();
             for waiter in waiters {
@@ -185,7 +185,7 @@ impl Shared {
     }
 
     /// Blocks until there is work; `None` when the owner is gone.
-    fn wait(&self, abandoned: &mut Vec<Job>) -> Option<(Fingerprint, Job)> {
+    fn wait(&self, abandoned: &mut Vec<Job>) -> Option<(PasswordFingerprint, Job)> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -206,7 +206,7 @@ impl Shared {
 
 fn settle_dropped(abandoned: &mut Vec<Job>) {
     for job in abandoned.drain(..) {
-        (job.settle)(Outcome::Dropped);
+        (job.settle)(Hashed::Dropped);
     }
 }
 
@@ -246,9 +246,9 @@ mod tests {
         let print = recent().fingerprint("alice", "r", b"r");
         let first = hashing.submit(print, job("r", "r"));
         let others: Vec<_> = (0..50).map(|_| hashing.submit(print, job("r", "r"))).collect();
-        assert_eq!(first.await, Ok(Outcome::Right));
+        assert_eq!(first.await, Ok(Hashed::Right));
         for other in others {
-            assert_eq!(other.await, Ok(Outcome::Right));
+            assert_eq!(other.await, Ok(Hashed::Right));
         }
         assert_eq!(VERIFIED.load(Ordering::SeqCst), 1);
     }
@@ -301,9 +301,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         drop(hashing.submit(recent.fingerprint("alice", "r", b"2"), abandoned));
-        assert_eq!(slow.await, Ok(Outcome::Right));
+        assert_eq!(slow.await, Ok(Hashed::Right));
         let outcome = tokio::time::timeout(Duration::from_secs(10), outcome).await;
-        assert_eq!(outcome, Ok(Ok(Outcome::Dropped)));
+        assert_eq!(outcome, Ok(Ok(Hashed::Dropped)));
     }
 
     #[test]
@@ -318,6 +318,6 @@ mod tests {
             let job = Job { settle, ..job("r", "r") };
             receivers.push(hashing.submit(recent.fingerprint("alice", "r", &[n]), job));
         }
-        assert_eq!(*settled.lock(), [(0, Outcome::Dropped), (1, Outcome::Dropped)]);
+        assert_eq!(*settled.lock(), [(0, Hashed::Dropped), (1, Hashed::Dropped)]);
     }
 }

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 pub use editor::Editor;
-use hashing::{Hashing, Job, Outcome};
+use hashing::{Hashed, Hashing, Job};
 pub(crate) use parsed::PasswordFile;
-use recent::{Fingerprint, Recent};
+use recent::{PasswordFingerprint, Recent};
 use record::argon2;
-use users::{Change, Users};
+use users::{UserChange, Users};
 
 use super::context::SourceContext;
 use crate::config::AuthConfig;
@@ -129,41 +129,41 @@ impl PasswordSource {
             self.hashing.submit(fingerprint, job)
         };
         match self.wait(outcome).await {
-            Outcome::Right if exists => Verdict::Allow(Grant::of((*name).clone())),
-            Outcome::Right | Outcome::Wrong => Verdict::Deny(DenyReason::BadCredentials),
-            Outcome::Dropped => Verdict::Deny(DenyReason::Unavailable),
+            Hashed::Right if exists => Verdict::Allow(Grant::of((*name).clone())),
+            Hashed::Right | Hashed::Wrong => Verdict::Deny(DenyReason::BadCredentials),
+            Hashed::Dropped => Verdict::Deny(DenyReason::Unavailable),
         }
     }
 
     /// What an outcome changes, whoever still waits for it.
     fn settle(
         &self,
-        fingerprint: Fingerprint,
+        fingerprint: PasswordFingerprint,
         suspect: Suspect,
         exists: bool,
-    ) -> Box<dyn FnOnce(Outcome) + Send + 'static> {
+    ) -> Box<dyn FnOnce(Hashed) + Send + 'static> {
         let (recent, slow_down, hashed) =
             (self.recent.clone(), self.slow_down.clone(), self.metrics.hashed.clone());
         Box::new(move |outcome| {
-            if outcome != Outcome::Dropped {
+            if outcome != Hashed::Dropped {
                 hashed.inc();
             }
             match outcome {
-                Outcome::Right if exists => {
+                Hashed::Right if exists => {
                     recent.remember(fingerprint, Instant::now());
                     slow_down.refund(suspect, Instant::now());
                 }
-                Outcome::Dropped => slow_down.refund(suspect, Instant::now()),
-                Outcome::Right | Outcome::Wrong => slow_down.confirm(suspect, Instant::now()),
+                Hashed::Dropped => slow_down.refund(suspect, Instant::now()),
+                Hashed::Right | Hashed::Wrong => slow_down.confirm(suspect, Instant::now()),
             }
         })
     }
 
-    async fn wait(&self, outcome: oneshot::Receiver<Outcome>) -> Outcome {
+    async fn wait(&self, outcome: oneshot::Receiver<Hashed>) -> Hashed {
         match tokio::time::timeout(self.timeout, outcome).await {
             Ok(Ok(outcome)) => outcome,
             // Shed, or not in time.
-            Ok(Err(_)) | Err(_) => Outcome::Dropped,
+            Ok(Err(_)) | Err(_) => Hashed::Dropped,
         }
     }
 
@@ -204,8 +204,8 @@ impl PasswordSource {
     }
 }
 
-fn log_change(change: &Change) {
-    let Change { users, added, changed, removed } = change;
+fn log_change(change: &UserChange) {
+    let UserChange { users, added, changed, removed } = change;
     tracing::info!(users, added, changed = changed.len(), removed = removed.len(), "password file read");
     if !removed.is_empty() {
         let names: Vec<&str> = removed.iter().take(NAMES_LOGGED_MAX).map(|name| &**name).collect();

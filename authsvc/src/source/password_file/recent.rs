@@ -10,21 +10,21 @@ use crate::scram::hmac;
 
 /// Identifies one password tried for one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Fingerprint([u8; 32]);
+pub(crate) struct PasswordFingerprint([u8; 32]);
 
 /// A bounded set of fingerprints that were right.
 pub(crate) struct Recent {
     key: [u8; 32],
     ttl: Duration,
     entries_max: usize,
-    known: Mutex<Known>,
+    known: Mutex<RightPasswords>,
 }
 
 #[derive(Default)]
-struct Known {
-    until: HashMap<Fingerprint, Instant>,
+struct RightPasswords {
+    until: HashMap<PasswordFingerprint, Instant>,
     /// In the order in which to look at them again; one per entry of `until`.
-    order: VecDeque<Fingerprint>,
+    order: VecDeque<PasswordFingerprint>,
 }
 
 impl Recent {
@@ -35,15 +35,15 @@ impl Recent {
     }
 
     /// What `password` tried for `user` against `record` is known as.
-    pub(crate) fn fingerprint(&self, user: &str, record: &str, password: &[u8]) -> Fingerprint {
+    pub(crate) fn fingerprint(&self, user: &str, record: &str, password: &[u8]) -> PasswordFingerprint {
         // The length keeps "ab" + "c" and "a" + "bc" apart; a record holds no NUL.
         let length = user.len().to_be_bytes();
         let parts = [&length[..], user.as_bytes(), record.as_bytes(), &[0], password];
-        Fingerprint(hmac(&self.key, &parts))
+        PasswordFingerprint(hmac(&self.key, &parts))
     }
 
     /// Whether it was right lately.
-    pub(crate) fn knows(&self, fingerprint: Fingerprint, now: Instant) -> bool {
+    pub(crate) fn knows(&self, fingerprint: PasswordFingerprint, now: Instant) -> bool {
         let mut known = self.known.lock();
         let Some(until) = known.until.get_mut(&fingerprint) else { return false };
         if *until <= now {
@@ -54,7 +54,7 @@ impl Recent {
     }
 
     /// Remembers that it was right.
-    pub(crate) fn remember(&self, fingerprint: Fingerprint, now: Instant) {
+    pub(crate) fn remember(&self, fingerprint: PasswordFingerprint, now: Instant) {
         if self.entries_max == 0 {
             return;
         }
@@ -67,7 +67,7 @@ impl Recent {
     }
 }
 
-impl Known {
+impl RightPasswords {
     /// Drops what has expired at the front, and more if there are too many.
     fn forget(&mut self, now: Instant, entries_max: usize) {
         // Used entries go round once more; a bound on the walk keeps it from being long under the lock.

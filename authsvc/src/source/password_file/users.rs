@@ -20,7 +20,7 @@ pub(crate) struct Users {
 
 /// What another reading of the file has changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct UserChange {
     /// Users that there are now.
     pub(crate) users: usize,
     /// Who is new.
@@ -58,7 +58,7 @@ impl Users {
     /// # Errors
     /// It cannot be read, is not as documented, or has no user where there were some: then those stay. Said once for each
     /// change of the file.
-    pub(crate) fn look(&self, now: Instant) -> Result<Option<Change>, AuthError> {
+    pub(crate) fn look(&self, now: Instant) -> Result<Option<UserChange>, AuthError> {
         let look = self.settling.lock().look(now);
         match look {
             Look::Same | Look::Changing => Ok(None),
@@ -66,7 +66,7 @@ impl Users {
         }
     }
 
-    fn take(&self, found: &Snapshot) -> Result<Change, AuthError> {
+    fn take(&self, found: &Snapshot) -> Result<UserChange, AuthError> {
         let before = self.current();
         let nobody = || AuthError::Nobody { path: self.path.clone(), users: before.len() };
         if found.missing().is_some() && before.len() > 0 {
@@ -76,7 +76,7 @@ impl Users {
         if file.len() == 0 && before.len() > 0 {
             return Err(nobody());
         }
-        let change = Change {
+        let change = UserChange {
             users: file.len(),
             added: file.names().filter(|name| before.user(name).is_none()).count(),
             changed: file
@@ -149,7 +149,7 @@ mod tests {
         }
 
         /// What the next five looks say.
-        fn looks(&mut self, users: &Users) -> Vec<Result<Change, AuthError>> {
+        fn looks(&mut self, users: &Users) -> Vec<Result<UserChange, AuthError>> {
             let mut said = Vec::new();
             for _ in 0..5 {
                 self.now += LOOK_INTERVAL;
@@ -170,7 +170,7 @@ mod tests {
         let said = file.looks(&users).remove(0).unwrap();
         let removed = BTreeSet::from([Arc::from("bob")]);
         let changed = BTreeSet::from([Arc::from("alice")]);
-        assert_eq!(said, Change { users: 2, added: 1, changed, removed });
+        assert_eq!(said, UserChange { users: 2, added: 1, changed, removed });
         assert!(users.current().user("bob").is_none());
     }
 
@@ -203,7 +203,10 @@ mod tests {
         }
         file.write(&whole);
         let said = file.looks(&users).remove(0).unwrap();
-        assert_eq!(said, Change { users: 2, added: 0, changed: BTreeSet::new(), removed: BTreeSet::new() });
+        assert_eq!(
+            said,
+            UserChange { users: 2, added: 0, changed: BTreeSet::new(), removed: BTreeSet::new() }
+        );
     }
 
     #[test]

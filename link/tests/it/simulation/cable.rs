@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use link::Outgoing;
 use link::mux::{EdgeEnd, Settings, WorkerEnd, packet_cost};
-use link::wire::{Decoded, Frame, Limits, StreamId, decode};
+use link::wire::{Decoded, Frame, FrameLimits, StreamId, decode};
 
 use super::dice::Dice;
 use super::world::{KEPT_BYTES_MAX, KEPT_COUNT_MAX, WINDOW_BYTES};
@@ -20,7 +20,7 @@ impl Witness {
         self.0.extend_from_slice(bytes);
         let mut frames = Vec::new();
         while let Some(decoded) =
-            decode(&mut self.0, &Limits::default()).expect("the ends speak the protocol")
+            decode(&mut self.0, &FrameLimits::default()).expect("the ends speak the protocol")
         {
             match decoded {
                 Decoded::Frame(stream, frame) => frames.push((stream, frame)),

@@ -12,7 +12,7 @@ use super::answered::{ALLOWED, Ruled, malformed, send};
 use super::request::{About, Encoding, Parts, RequestTemplate};
 use crate::action::ActionVerdict;
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, Fault};
+use crate::inquiry::{Fault, Reply};
 use crate::source::http::config::HttpConfig;
 use crate::source::http::facts::{Facts, Variable};
 use crate::source::http::template::Syntax;
@@ -82,7 +82,7 @@ impl Emqx4 {
             .any(|request| request.uses(variable))
     }
 
-    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Reply, Fault> {
         let Some(request) = self.request.make(facts) else {
             return Ok(Verdict::Ignore.into());
         };
@@ -97,7 +97,7 @@ impl Emqx4 {
                 Verdict::Allow(Grant { is_superuser, ..grant.clone() }).into()
             }
             // Nobody is a superuser for want of an answer, nor is it remembered.
-            Err(_) => Answer { verdict, lifetime: Some(Duration::ZERO) },
+            Err(_) => Reply { verdict, lifetime: Some(Duration::ZERO) },
         })
     }
 }

@@ -16,7 +16,7 @@ use super::request::{About, Encoding, Parts, RequestTemplate};
 use crate::action::ActionVerdict;
 use crate::authorization::read_limits;
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, Fault};
+use crate::inquiry::{Fault, Reply};
 use crate::source::http::acl;
 use crate::source::http::config::HttpConfig;
 use crate::source::http::facts::{Facts, Variable};
@@ -79,11 +79,11 @@ impl Emqx5 {
         self.request.uses(variable)
     }
 
-    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Reply, Fault> {
         let Some(request) = self.request.make(facts) else {
             return Ok(Verdict::Ignore.into());
         };
-        read(&send(client, request).await?, facts).map(Answer::from)
+        read(&send(client, request).await?, facts).map(Reply::from)
     }
 }
 

@@ -14,7 +14,7 @@ use super::answered::{ALLOWED, Ruled, malformed, send};
 use super::request::{Encoding, form, request};
 use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, Fault};
+use crate::inquiry::{Fault, Reply};
 use crate::source::http::config::{AnswerMode, HttpConfig, ParamsMode, SECTION};
 use crate::source::http::facts::Facts;
 use crate::verdict::{Grant, Verdict};
@@ -63,7 +63,7 @@ impl GoAuth {
         })
     }
 
-    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Reply, Fault> {
         let Some(request) = self.user_request(facts) else {
             return Ok(Verdict::Ignore.into());
         };
@@ -79,7 +79,7 @@ impl GoAuth {
         let is_superuser = answered.and_then(|answer| self.is_yes(&answer));
         let lifetime = is_superuser.is_err().then_some(Duration::ZERO);
         let is_superuser = is_superuser.unwrap_or(false);
-        Ok(Answer { verdict: Verdict::Allow(Grant { is_superuser, ..grant }), lifetime })
+        Ok(Reply { verdict: Verdict::Allow(Grant { is_superuser, ..grant }), lifetime })
     }
 
     pub(super) async fn rule(&self, action: &Action, client: &HttpClient) -> Result<Ruled, Fault> {

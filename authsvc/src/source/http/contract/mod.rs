@@ -16,7 +16,7 @@ use super::facts::{Facts, Variable};
 use crate::AuthError;
 use crate::action::Action;
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, Fault};
+use crate::inquiry::{Fault, Reply};
 
 /// One contract.
 pub(super) enum Contract {
@@ -109,7 +109,7 @@ impl Contract {
     }
 
     /// Asks about a client.
-    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Reply, Fault> {
         match self {
             Self::Emqx5(contract) => contract.ask(facts, client).await,
             Self::Emqx4(contract) => contract.ask(facts, client).await,

@@ -9,7 +9,7 @@ use super::answered::{ALLOWED, Ruled, malformed, send};
 use super::request::{Encoding, form, request};
 use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, Fault};
+use crate::inquiry::{Fault, Reply};
 use crate::source::http::config::{HttpConfig, SECTION};
 use crate::source::http::facts::Facts;
 use crate::verdict::{Grant, Verdict};
@@ -45,7 +45,7 @@ impl RabbitMq {
         })
     }
 
-    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Reply, Fault> {
         let subject = facts.subject();
         let fields: [(&str, &[u8]); 4] = [
             ("username", subject.as_bytes()),

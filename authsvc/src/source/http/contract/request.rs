@@ -8,7 +8,7 @@ use crate::AuthError;
 use crate::http_client::HttpClientConfig;
 use crate::source::http::config::{HeaderConfig, MethodName, SECTION};
 use crate::source::http::facts::{Facts, Variable};
-use crate::source::http::template::{Body, Place, Syntax, Target, Template};
+use crate::source::http::template::{Body, Syntax, Template, UrlTemplate, ValuePlace};
 
 /// What endpoints are told that asks them.
 const AGENT: HeaderValue = HeaderValue::from_static("tidegate");
@@ -25,7 +25,7 @@ pub(super) enum Encoding {
 /// A request with variables.
 pub(super) struct RequestTemplate {
     method: Method,
-    target: Target,
+    target: UrlTemplate,
     headers: Vec<(HeaderName, Template)>,
     body: Body,
     encoding: Encoding,
@@ -61,7 +61,7 @@ impl RequestTemplate {
         let (headers_key, headers) = headers;
         let wrong =
             |key: &'static str, problem: String| AuthError::Section { section: SECTION, key, problem };
-        let target = Target::parse(url, syntax).map_err(|problem| wrong(url_key, problem))?;
+        let target = UrlTemplate::parse(url, syntax).map_err(|problem| wrong(url_key, problem))?;
         // With values in it, as it will be sent.
         let filled = target.render(&Facts::nobody(), b"");
         client.url(SECTION, url_key, &String::from_utf8_lossy(&filled))?;
@@ -116,7 +116,7 @@ impl RequestTemplate {
         };
         let mut request = request(self.method.clone(), url, (!is_get).then_some(self.encoding), body);
         for (name, value) in &self.headers {
-            let value = HeaderValue::from_bytes(&value.render(facts, Place::Plain)).ok()?;
+            let value = HeaderValue::from_bytes(&value.render(facts, ValuePlace::Plain)).ok()?;
             request.headers_mut().insert(name.clone(), value);
         }
         Some(request)
@@ -159,7 +159,7 @@ fn encoding_of(headers: &[(HeaderName, Template)], default: Encoding) -> Result<
     let Some((_, template)) = headers.iter().find(|(name, _)| *name == CONTENT_TYPE) else {
         return Ok(default);
     };
-    let content_type = template.render(&Facts::nobody(), Place::Plain);
+    let content_type = template.render(&Facts::nobody(), ValuePlace::Plain);
     if content_type.starts_with(JSON.as_bytes()) {
         Ok(Encoding::Json)
     } else if content_type.starts_with(FORM.as_bytes()) {

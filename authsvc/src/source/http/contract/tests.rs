@@ -103,7 +103,7 @@ fn text(status: &str, body: &str) -> String {
 }
 
 /// Asks about `facts` by the contract of `settings`, in which `BASE` is the server.
-async fn ask(settings: &str, facts: &Facts, answers: &[String]) -> (Vec<String>, Result<Answer, Fault>) {
+async fn ask(settings: &str, facts: &Facts, answers: &[String]) -> (Vec<String>, Result<Reply, Fault>) {
     let config: HttpConfig = toml::from_str(&settings.replace("BASE", "http://127.0.0.1")).unwrap();
     HttpSource::check(&config).unwrap();
     ask_by(&client(), settings, facts, answers).await
@@ -119,7 +119,7 @@ async fn ask_by(
     settings: &str,
     facts: &Facts,
     answers: &[String],
-) -> (Vec<String>, Result<Answer, Fault>) {
+) -> (Vec<String>, Result<Reply, Fault>) {
     let server = Reference::start(answers).await;
     let settings = settings.replace("BASE", &format!("http://{}", server.address));
     let config: HttpConfig = toml::from_str(&settings).unwrap();

@@ -16,7 +16,7 @@ use super::answered::{ALLOWED, Ruled, malformed, send, warn_seldom};
 use super::request::{Encoding, request};
 use crate::action::{Action, ActionName, ActionVerdict};
 use crate::http_client::HttpClient;
-use crate::inquiry::{Answer, Fault};
+use crate::inquiry::{Fault, Reply};
 use crate::source::http::config::{HttpConfig, SECTION};
 use crate::source::http::facts::Facts;
 use crate::verdict::{Grant, Verdict};
@@ -145,7 +145,7 @@ impl VerneMq {
         Some(request)
     }
 
-    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, facts: &Facts, client: &HttpClient) -> Result<Reply, Fault> {
         let Some(request) = self.request(facts) else {
             return Ok(Verdict::Ignore.into());
         };
@@ -187,7 +187,7 @@ impl VerneMq {
     }
 }
 
-fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Answer, Fault> {
+fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Reply, Fault> {
     if answer.status() != StatusCode::OK {
         return Err(malformed("has a status other than 200"));
     }
@@ -204,7 +204,7 @@ fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Answer, Fault> {
     };
     let is_allowed = matches!(verdict, Verdict::Allow(_));
     let lifetime = is_allowed.then(|| max_age(answer)).flatten().unwrap_or_default();
-    Ok(Answer { verdict, lifetime: Some(lifetime) })
+    Ok(Reply { verdict, lifetime: Some(lifetime) })
 }
 
 fn ruling(answer: &Response<Bytes>, action: &Action) -> Result<ActionVerdict, Fault> {

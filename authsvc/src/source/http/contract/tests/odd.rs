@@ -146,7 +146,7 @@ async fn nobody_is_sent_elsewhere() {
         let (asked, answered) =
             ask_by(&client, &settings, &Facts::sample(), &[away, answer("200 OK", kind, body)]).await;
         assert_eq!(asked.len(), 1, "{settings}");
-        let is_let_in = matches!(answered, Ok(Answer { verdict: Verdict::Allow(_), .. }));
+        let is_let_in = matches!(answered, Ok(Reply { verdict: Verdict::Allow(_), .. }));
         assert!(!is_let_in, "{settings}");
     }
 }
@@ -173,7 +173,7 @@ async fn a_body_that_is_none_of_the_contract_lets_nobody_in() {
         ] {
             let (_, answered) =
                 ask_by(&client, &settings, &Facts::sample(), &[answer("200 OK", kind, wild)]).await;
-            let is_let_in = matches!(answered, Ok(Answer { verdict: Verdict::Allow(_), .. }));
+            let is_let_in = matches!(answered, Ok(Reply { verdict: Verdict::Allow(_), .. }));
             let shown: String = wild.chars().take(60).collect();
             assert!(!is_let_in, "{settings}\n{shown}");
         }
