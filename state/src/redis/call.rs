@@ -13,7 +13,8 @@ use super::codec;
 use super::fault::Fault;
 use super::functions::Library;
 use super::keys::{Bucket, Keys};
-use super::op::{Answer, Result};
+use super::op::{Answer, Args, Rest, Result};
+use super::operations::{ChangeQueuesOp, word};
 use super::order::Pending;
 use super::received::Identity;
 use crate::{Fence, Number, StoreError, Via, WorkerId};
@@ -53,14 +54,12 @@ impl Frame<'_> {
             match alike {
                 [Pending::Op(op, _)] => {
                     keys.extend(op.keys.iter().cloned());
-                    args.header(op.name, op.keys.len(), op.args.len());
-                    op.args.iter().for_each(|arg| args.push(arg));
+                    args.operation(op.name, op.keys.len(), &op.args);
                 }
                 changes => self.change_queues(changes, &mut keys, &mut args),
             }
         }
-        let mut command =
-            Cmd::with_capacity(keys.len() + args.ends.len() + 8, args.bytes.len() + 64 * keys.len());
+        let mut command = Cmd::with_capacity(keys.len() + args.len() + 8, args.size() + 64 * keys.len());
         command.arg("FCALL");
         if self.number.is_some() {
             command
@@ -85,23 +84,23 @@ impl Frame<'_> {
     fn change_queues(&self, changes: &[Pending], keys: &mut Vec<String>, args: &mut Args) {
         let by_session = BySession::of(changes);
         let mut own = Args::default();
-        own.push(self.run.as_bytes());
-        own.push(if by_session.has_identities { b"1" } else { b"0" });
         let bodies = shared_bodies(changes);
-        own.number(bodies.len() as u64);
+        let (has_identities, bodies_count) = (by_session.has_identities, bodies.len() as u64);
+        ChangeQueuesOp { run: self.run, has_identities, bodies_count, bodies: Rest }.put(&mut own);
         bodies.iter().for_each(|change| own.push(&body_of(change)));
         for parts in &by_session.parts {
             parts.write(&bodies, &mut own);
         }
         let first_key = keys.len();
         if by_session.has_identities {
-            keys.extend([self.keys.identities(self.bucket), self.keys.identity_times(self.bucket)]);
+            let bucket = self.keys.of_bucket(self.bucket);
+            keys.extend([bucket.identities(), bucket.identity_times()]);
         }
         for parts in &by_session.parts {
-            keys.extend([self.keys.session(parts.client_id), self.keys.queue(parts.client_id)]);
+            let client = self.keys.of_client(parts.client_id);
+            keys.extend([client.session(), client.queue()]);
         }
-        args.header("change_queues", keys.len() - first_key, own.ends.len());
-        own.each(|arg| args.push(arg));
+        args.operation(ChangeQueuesOp::SIGNATURE.name, keys.len() - first_key, &own);
     }
 }
 
@@ -196,11 +195,11 @@ impl Parts<'_> {
             Part::Enqueue { .. } => None,
         });
         let settled_count = settled.clone().count();
-        args.push(match settled_count {
-            0 => b"E",
-            count if count == self.parts.len() => b"A",
-            _ => b"B",
-        });
+        args.push(&[match settled_count {
+            0 => word::ENQUEUE,
+            count if count == self.parts.len() => word::ACKNOWLEDGE,
+            _ => word::BOTH,
+        }]);
         args.number(settled_count as u64);
         settled.for_each(|number| args.number(number));
         let runs = || self.parts.chunk_by(Part::goes_with);
@@ -208,11 +207,11 @@ impl Parts<'_> {
         for run in runs() {
             match run.first() {
                 Some(Part::Enqueue { identity, target, .. }) => {
-                    args.push(if identity.is_some() { b"X" } else { b"E" });
+                    args.push(&[if identity.is_some() { word::ENQUEUE_NAMED } else { word::ENQUEUE }]);
                     args.number(target.session.incarnation);
                 }
                 Some(Part::Settle { fence, to, .. }) => {
-                    args.push(if *to == Settled::Gone { b"A" } else { b"R" });
+                    args.push(&[if *to == Settled::Gone { word::ACKNOWLEDGE } else { word::RELEASE }]);
                     args.number(fence.session.incarnation);
                     args.number(fence.epoch);
                     args.number(fence.nonce);
@@ -260,10 +259,10 @@ impl Part<'_> {
         let Self::Enqueue { change, identity, target } = self else { return };
         let place = bodies.iter().position(|known| std::ptr::eq(*known, *change));
         match place.filter(|_| has_body_of(change, target)) {
-            // Behind the three that come first, counted from one.
+            // Counted from one, behind those that come first.
             Some(place) => {
                 args.push(&codec::record_head(&target.delivery));
-                args.number(place as u64 + 4);
+                args.number((place + ChangeQueuesOp::SIGNATURE.args.len()) as u64);
             }
             None => {
                 args.end(|bytes| codec::write_record(bytes, &target.delivery));
@@ -363,59 +362,23 @@ impl Told {
     fn next(&mut self) -> Result<(Outcome, bool)> {
         let mark = self.marks.next().ok_or(DAMAGED)?;
         let outcome = match mark {
-            b'+' => {
+            word::QUEUED => {
                 self.next += 1;
                 return Ok((Outcome::Queued(Number(self.next - 1), self.elsewhere), true));
             }
-            b'=' => Outcome::Queued(Number(self.known.next().ok_or(DAMAGED)?.count()?), self.elsewhere),
-            b'~' => Outcome::Queued(Number(self.known.next().ok_or(DAMAGED)?.count()?), None),
-            b'F' => Outcome::Full,
-            b'G' => Outcome::Gone,
-            b'.' => Outcome::Settled,
-            b'S' => Outcome::Fenced,
-            b'N' => Outcome::NoSession,
+            word::KNOWN => {
+                Outcome::Queued(Number(self.known.next().ok_or(DAMAGED)?.count()?), self.elsewhere)
+            }
+            word::KNOWN_ELSEWHERE => {
+                Outcome::Queued(Number(self.known.next().ok_or(DAMAGED)?.count()?), None)
+            }
+            word::FULL => Outcome::Full,
+            word::GONE => Outcome::Gone,
+            word::SETTLED => Outcome::Settled,
+            word::FENCED => Outcome::Fenced,
+            word::NO_SESSION => Outcome::NoSession,
             _ => return Err(DAMAGED),
         };
         Ok((outcome, false))
-    }
-}
-
-/// Arguments one behind the other.
-#[derive(Default)]
-struct Args {
-    bytes: Vec<u8>,
-    /// Where each of them ends.
-    ends: Vec<usize>,
-}
-
-impl Args {
-    fn push(&mut self, arg: &[u8]) {
-        self.end(|bytes| bytes.extend_from_slice(arg));
-    }
-
-    fn number(&mut self, number: u64) {
-        // Writing into memory does not fail.
-        self.end(|bytes| write!(bytes, "{number}").unwrap_or_default());
-    }
-
-    /// One that is written here.
-    fn end(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    /// What comes before an operation's arguments.
-    fn header(&mut self, name: &str, keys: usize, args: usize) {
-        self.push(name.as_bytes());
-        self.number(keys as u64);
-        self.number(args as u64);
-    }
-
-    fn each<'a>(&'a self, mut see: impl FnMut(&'a [u8])) {
-        let mut begin = 0;
-        for end in &self.ends {
-            see(self.bytes.get(begin..*end).unwrap_or_default());
-            begin = *end;
-        }
     }
 }

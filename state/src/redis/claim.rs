@@ -11,7 +11,8 @@ use super::codec;
 use super::due::WILL_RETRY_MS;
 use super::engine::{Engine, add, pairs, random};
 use super::keys::Bucket;
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Op, Result};
+use super::operations::{ClaimOp, ContentsOp, DropWillOp, ReleaseOp, SubscribeOp, UnsubscribeOp, word};
 use super::order::{Gate, Pending, Ticket};
 use crate::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal,
@@ -131,47 +132,47 @@ impl Engine {
             let result = answered.and_then(Answered::claimed);
             return self.order.complete(ticket, Box::new(move || done(result)));
         }
-        let keys = vec![self.keys.subscriptions(client_id), self.keys.received(client_id)];
+        let op = ContentsOp {}.on(&self.keys.of_client(client_id));
         let engine = Arc::clone(self);
         let then = Box::new(move |contents: Result<Value>| {
             let result =
                 answered.and_then(|answered| Answered { contents: Some(contents?), ..answered }.claimed());
             engine.order.complete(ticket, Box::new(move || done(result)));
         });
-        self.follow(bucket, Pending::Op(Op::new("contents", Kind::Read, keys), then));
+        self.follow(bucket, Pending::Op(op, then));
     }
 
     fn claim_op(&self, claim: &Claim, nonce: u64, may_create: bool, term: Term) -> Op {
-        let (will, delay_s) = claim
-            .will
-            .as_ref()
-            .map_or((Vec::new(), 0), |will| (codec::message(&will.message), u64::from(will.delay_s)));
-        Op::new("claim", Kind::Alone, self.keys.whole_session(&claim.client_id))
-            .arg(&*claim.client_id)
-            .arg(random())
-            .arg(nonce)
-            .arg(format!("{:032x}", claim.connection_id.0))
-            .arg(claim.clean_start)
-            .arg(claim.create)
-            .arg(u64::from(claim.expiry_s))
-            .arg(will)
-            .arg(delay_s)
-            .arg(claim.limits.messages_max)
-            .arg(claim.limits.bytes_max)
-            .arg(u64::from(claim.protocol.level()))
-            .arg(u64::from(claim.receive_maximum))
-            .arg(self.now_arg(claim.now))
-            .arg(self.config.worker.as_str())
-            .arg(self.run.as_str())
-            .arg(may_create)
-            .arg(claim.memory_queue)
-            .arg(claim.resume)
-            .arg(u64::from(claim.attempt))
-            .arg(WILL_RETRY_MS)
-            .arg(&*claim.principal.0)
-            .arg(term.asked)
-            .arg(term.until)
-            .arg(claim.will_wait_ms)
+        let (will, will_delay_s) =
+            claim.will.as_ref().map_or((Vec::new(), 0), |will| (codec::message(&will.message), will.delay_s));
+        ClaimOp {
+            client_id: &claim.client_id,
+            incarnation: random(),
+            nonce,
+            connection_id: claim.connection_id,
+            clean_start: claim.clean_start,
+            create: claim.create,
+            expiry_s: claim.expiry_s,
+            will,
+            will_delay_s,
+            messages_max: claim.limits.messages_max,
+            bytes_max: claim.limits.bytes_max,
+            protocol: claim.protocol.level(),
+            receive_maximum: claim.receive_maximum,
+            now: self.now_arg(claim.now),
+            worker: &self.config.worker,
+            run: &self.run,
+            may_create,
+            memory_queue: claim.memory_queue,
+            resume: claim.resume,
+            attempt: claim.attempt,
+            again_ms: WILL_RETRY_MS,
+            principal: &claim.principal.0,
+            asked_at: term.asked,
+            valid_until: term.until,
+            will_wait_ms: claim.will_wait_ms,
+        }
+        .on(&self.keys.of_client(&claim.client_id))
     }
 
     fn read_claimed(
@@ -185,8 +186,8 @@ impl Engine {
         if let Value::BulkString(name) = &answer {
             add(&self.counts.sessions, -reserved);
             let refusal = match name.as_slice() {
-                b"T" => ResumeRefusal::TakenOver,
-                b"P" => ResumeRefusal::Foreign,
+                [word::TAKEN_OVER] => ResumeRefusal::TakenOver,
+                [word::FOREIGN] => ResumeRefusal::Foreign,
                 _ => ResumeRefusal::Gone,
             };
             return Ok(Claimed { refusal: Some(refusal), ..Claimed::default() }.into());
@@ -195,7 +196,10 @@ impl Engine {
         self.clocks.learn(bucket, parts.pop().ok_or(DAMAGED)?.count()?);
         if let [name] = parts.as_slice() {
             add(&self.counts.sessions, -reserved);
-            let late = if *name == Value::BulkString(b"L".into()) { Late::Past } else { Late::Overtaken };
+            let late = match name {
+                Value::BulkString(said) if *said == [word::TOO_LATE] => Late::Past,
+                _ => Late::Overtaken,
+            };
             return Ok(Answered { late: Some(late), ..Answered::default() });
         }
         let answer = Value::Array(parts);
@@ -243,7 +247,7 @@ impl Engine {
     /// See [`crate::Store::drop_will`].
     pub(super) fn drop_will(self: &Arc<Self>, fence: &Fence, done: Done<()>) {
         let client_id = &fence.session.client_id;
-        let op = Op::new("drop_will", Kind::Write, vec![self.keys.session(client_id)]).fence(fence);
+        let op = DropWillOp { fence }.on(&self.keys.of_client(client_id));
         self.one(Bucket::of_client(client_id), op, done, |_, answer| {
             answer.accepted(StoreError::NoSession).map(drop)
         });
@@ -253,14 +257,16 @@ impl Engine {
     pub(super) fn release(self: &Arc<Self>, fence: &Fence, release: &Release, done: Done<()>) {
         let client_id = &fence.session.client_id;
         let bucket = Bucket::of_client(client_id);
-        let op = Op::new("release", Kind::Alone, self.keys.whole_session(client_id))
-            .arg(&**client_id)
-            .fence(fence)
-            .arg(u64::from(release.expiry_s))
-            .arg(release.keep_will)
-            .arg(release.sent.0)
-            .arg(self.now_arg(release.now))
-            .arg(release.grace_ms);
+        let op = ReleaseOp {
+            client_id,
+            fence,
+            expiry_s: release.expiry_s,
+            keep_will: release.keep_will,
+            sent: release.sent,
+            now: self.now_arg(release.now),
+            grace_ms: release.grace_ms,
+        }
+        .on(&self.keys.of_client(client_id));
         let (now, keeps_will) = (release.now, release.keep_will);
         self.one(bucket, op, done, move |engine, answer| {
             let answer = answer.accepted(StoreError::NoSession).inspect_err(|_| {
@@ -293,13 +299,14 @@ impl Engine {
         done: Done<Vec<bool>>,
     ) {
         let client_id = &fence.session.client_id;
-        let keys = vec![self.keys.session(client_id), self.keys.subscriptions(client_id)];
-        let mut op = Op::new("subscribe", Kind::Write, keys)
-            .fence(fence)
-            .arg(self.config.subscriptions_per_session_max as u64);
-        for subscription in subscriptions {
-            op = op.arg(&*subscription.filter).arg(codec::options(&subscription.options));
+        let written =
+            subscriptions.iter().flat_map(|it| [it.filter.as_bytes().to_vec(), codec::options(&it.options)]);
+        let op = SubscribeOp {
+            fence,
+            subscriptions_max: self.config.subscriptions_per_session_max as u64,
+            subscriptions: written.collect(),
         }
+        .on(&self.keys.of_client(client_id));
         self.one(Bucket::of_client(client_id), op, done, |engine, answer| {
             let [new, flags] = answer.accepted(StoreError::SubscriptionQuota)?.tuple()?;
             add(&engine.counts.subscriptions, new.number()?);
@@ -310,11 +317,8 @@ impl Engine {
     /// See [`crate::Store::unsubscribe`].
     pub(super) fn unsubscribe(self: &Arc<Self>, fence: &Fence, filters: &[Arc<str>], done: Done<Vec<bool>>) {
         let client_id = &fence.session.client_id;
-        let keys = vec![self.keys.session(client_id), self.keys.subscriptions(client_id)];
-        let mut op = Op::new("unsubscribe", Kind::Write, keys).fence(fence);
-        for filter in filters {
-            op = op.arg(&**filter);
-        }
+        let filters = filters.iter().map(|filter| filter.as_bytes().to_vec()).collect();
+        let op = UnsubscribeOp { fence, filters }.on(&self.keys.of_client(client_id));
         self.one(Bucket::of_client(client_id), op, done, |engine, answer| {
             let [gone, flags] = answer.accepted(StoreError::SubscriptionQuota)?.tuple()?;
             add(&engine.counts.subscriptions, -gone.number()?);

@@ -12,7 +12,10 @@ use super::claim::read_due_will;
 use super::codec;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Op, Result};
+use super::operations::{
+    DueOp, FinishLeftOp, FinishWillOp, TakeExpiryOp, TakeLeftOp, TakeOrphanOp, TakeWillOp,
+};
 use super::routes::BUCKETS_AT_ONCE;
 use crate::{Done, Due, DueLeft, DueWill, StoreError, StoredSession, UnixMs, WorkerId};
 
@@ -171,8 +174,8 @@ impl Engine {
             .map(|bucket| {
                 self.hints.forget(*bucket);
                 let bucket = Bucket::Sessions(*bucket);
-                let op = Op::new("due", Kind::Read, vec![self.keys.timers(bucket)]);
-                self.ask(bucket, op.arg(self.now_arg(now)).arg(max as u64))
+                let op = DueOp { now: self.now_arg(now), entries_max: max as u64 };
+                self.ask(bucket, op.on(&self.keys.of_bucket(bucket)))
             })
             .collect();
         let mut timers = Vec::new();
@@ -222,20 +225,7 @@ impl Engine {
         let bucket = Bucket::Sessions(timer.bucket);
         let (kind, name) = timer.member.split_at_checked(2).ok_or(DAMAGED)?;
         let again_at = now.saturating_add(WILL_RETRY_MS);
-        let op = match kind {
-            "o:" => {
-                let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
-                Op::new("take_orphan", Kind::Alone, keys)
-            }
-            "w:" => Op::new("take_will", Kind::Alone, self.keys.whole_session(name)),
-            "s:" => {
-                let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
-                Op::new("take_left", Kind::Alone, keys)
-            }
-            "x:" => Op::new("take_expiry", Kind::Alone, self.keys.whole_session(name)),
-            _ => return Err(DAMAGED),
-        };
-        let op = op.arg(name).arg(self.now_arg(now)).arg(WILL_RETRY_MS).arg(self.config.worker.as_str());
+        let op = self.take_op(bucket, kind, name, now)?;
         let Some(taken) = self.ask(bucket, op).answer().await?.maybe() else { return Ok(None) };
         let [client_id, incarnation, what] = taken.tuple()?;
         let client_id = Arc::from(client_id.text()?);
@@ -256,23 +246,35 @@ impl Engine {
         Ok(Some(Due::Will(read_due_will(session, what)?)))
     }
 
+    fn take_op(&self, bucket: Bucket, kind: &str, name: &str, now: UnixMs) -> Result<Op> {
+        let (now, again_ms, worker) = (self.now_arg(now), WILL_RETRY_MS, &*self.config.worker);
+        let of_bucket = self.keys.of_bucket(bucket);
+        let of_client = || self.keys.of_client(name);
+        Ok(match kind {
+            "o:" => TakeOrphanOp { name, now, again_ms, worker }.on(&of_bucket),
+            "w:" => TakeWillOp { client_id: name, now, again_ms, worker }.on(&of_client()),
+            "s:" => TakeLeftOp { name, now, again_ms }.on(&of_bucket),
+            "x:" => TakeExpiryOp { client_id: name, now }.on(&of_client()),
+            _ => return Err(DAMAGED),
+        })
+    }
+
     /// See [`crate::Store::finish_will`].
     pub(super) fn finish_will(self: &Arc<Self>, will: &DueWill, done: Done<()>) {
         let session = &will.session;
         let bucket = Bucket::of_client(&session.client_id);
-        let keys =
-            vec![self.keys.session(&session.client_id), self.keys.timers(bucket), self.keys.orphans(bucket)];
-        let op = Op::new("finish_will", Kind::Alone, keys);
-        let op = op.arg(&*session.client_id).arg(session.incarnation).arg(will.number);
+        let client_id = &*session.client_id;
+        let op = FinishWillOp { client_id, incarnation: session.incarnation, number: will.number }
+            .on(&self.keys.of_client(client_id));
         self.one(bucket, op, done, |_, _| Ok(()));
     }
 
     /// See [`crate::Store::finish_left`].
     pub(super) fn finish_left(self: &Arc<Self>, left: &DueLeft, done: Done<()>) {
         let bucket = Bucket::of_client(&left.session.client_id);
-        let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
-        let op = Op::new("finish_left", Kind::Alone, keys);
-        self.one(bucket, op.arg(left.session.incarnation).arg(left.number), done, |_, _| Ok(()));
+        let op = FinishLeftOp { incarnation: left.session.incarnation, number: left.number }
+            .on(&self.keys.of_bucket(bucket));
+        self.one(bucket, op, done, |_, _| Ok(()));
     }
 }
 

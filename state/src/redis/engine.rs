@@ -126,10 +126,10 @@ impl Engine {
     }
 
     /// Now, as a function is told it: nothing, when it is to ask its server.
-    pub(super) fn now_arg(&self, now: UnixMs) -> String {
+    pub(super) fn now_arg(&self, now: UnixMs) -> Option<UnixMs> {
         match self.timed {
-            Timed::ByServer => String::new(),
-            Timed::ByCaller => now.to_string(),
+            Timed::ByServer => None,
+            Timed::ByCaller => Some(now),
         }
     }
 
@@ -273,11 +273,11 @@ impl Engine {
                 library: &self.router.library,
                 bucket,
                 run: &self.run,
-                number: call.is_write.then_some(call.number),
+                number: call.is_numbered.then_some(call.number),
             };
             let command = Arc::new(frame.command(&call.operations));
             let must_be_known = call.operations.iter().any(Pending::adds);
-            let answers = match self.carry_out(slot, command, call.is_write, must_be_known).await {
+            let answers = match self.carry_out(slot, command, call.is_numbered, must_be_known).await {
                 Ok(answer) => call::read(&call.operations, answer),
                 Err(fault) => Err(fault.into()),
             };
@@ -307,10 +307,10 @@ impl Engine {
         &self,
         slot: u16,
         command: Arc<Cmd>,
-        is_write: bool,
+        is_numbered: bool,
         must_be_known: bool,
     ) -> std::result::Result<Value, Fault> {
-        let kept = if is_write { Kept::Yes } else { Kept::No };
+        let kept = if is_numbered { Kept::Yes } else { Kept::No };
         let mut call = std::pin::pin!(self.router.call(slot, command, kept, must_be_known));
         tokio::select! {
             biased;
@@ -322,17 +322,17 @@ impl Engine {
         }
     }
 
-    /// A call with one operation that reads, outside of the lanes.
-    pub(super) fn read_command(&self, op: &Op) -> Cmd {
+    /// A call without a number, with one operation, outside of the lanes.
+    pub(super) fn unnumbered_command(&self, op: &Op) -> Cmd {
         let mut command = redis::cmd("FCALL");
         command.arg(&self.router.library.read).arg(op.keys.len());
         for key in &op.keys {
             command.arg(key);
         }
         command.arg(op.name).arg(op.keys.len()).arg(op.args.len());
-        for arg in &op.args {
-            command.arg(arg.as_slice());
-        }
+        op.args.each(|arg| {
+            command.arg(arg);
+        });
         command
     }
 

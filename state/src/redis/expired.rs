@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use super::engine::Engine;
 use super::keys::{Bucket, RETAINED_BUCKETS};
-use super::op::{Answer, Kind, Op, Result};
-use super::retained::retained_keys;
+use super::op::{Answer, Result};
+use super::operations::ForgetAllExpiredOp;
 use crate::UnixMs;
 
 /// Topics of one call.
@@ -71,10 +71,7 @@ impl Engine {
         after: &[u8],
         now: UnixMs,
     ) -> Result<Option<Vec<u8>>> {
-        let op = Op::new("forget_all_expired", Kind::Alone, retained_keys(&self.keys, bucket))
-            .arg(after)
-            .arg(TOPICS_MAX)
-            .arg(now);
+        let op = ForgetAllExpiredOp { after, topics_max: TOPICS_MAX, now }.on(&self.keys.of_retained(bucket));
         let [last, messages, bytes] = self.ask(bucket, op).answer().await?.tuple()?;
         self.add_retained(messages.number()?, bytes.number()?);
         last.maybe().map(Answer::bytes).transpose()

@@ -86,118 +86,198 @@ impl Keys {
         self.key(bucket, "o:", run)
     }
 
-    /// Which sessions there are.
-    pub(super) fn index(&self, bucket: Bucket) -> String {
-        self.key(bucket, "i", "")
+    /// Of a client's session, and of the bucket where that is.
+    pub(super) fn of_client<'a>(&'a self, client_id: &'a str) -> ClientKeys<'a> {
+        ClientKeys { keys: self, bucket: Bucket::of_client(client_id), client_id }
     }
 
-    /// When something is to happen.
-    pub(super) fn timers(&self, bucket: Bucket) -> String {
-        self.key(bucket, "t", "")
+    /// Of some of the sessions.
+    pub(super) fn of_bucket(&self, bucket: Bucket) -> BucketKeys<'_> {
+        BucketKeys { keys: self, bucket }
     }
 
-    /// Wills that outlived their session.
-    pub(super) fn orphans(&self, bucket: Bucket) -> String {
-        self.key(bucket, "w", "")
+    /// Of some of the retained messages.
+    pub(super) fn of_retained(&self, bucket: Bucket) -> RetainedKeys<'_> {
+        RetainedKeys { keys: self, bucket }
     }
 
-    /// Identities of QoS 2 messages that came, with the number that they got.
-    pub(super) fn identities(&self, bucket: Bucket) -> String {
-        self.key(bucket, "s", "")
+    /// Of what workers have in common.
+    pub(super) fn of_cluster(&self) -> ClusterKeys<'_> {
+        ClusterKeys(self)
     }
 
-    /// When identities came.
-    pub(super) fn identity_times(&self, bucket: Bucket) -> String {
-        self.key(bucket, "e", "")
+    /// Of the inbox of a worker's run.
+    pub(super) fn of_inbox(&self, run: u64) -> InboxKeys<'_> {
+        InboxKeys { keys: self, run }
+    }
+}
+
+/// Keys of a client's session, and of the bucket where that is.
+pub(super) struct ClientKeys<'a> {
+    keys: &'a Keys,
+    bucket: Bucket,
+    client_id: &'a str,
+}
+
+impl ClientKeys<'_> {
+    fn key(&self, kind: &str) -> String {
+        self.keys.key(self.bucket, kind, self.client_id)
     }
 
-    /// A session.
-    pub(super) fn session(&self, client_id: &str) -> String {
-        self.key(Bucket::of_client(client_id), "m:", client_id)
+    fn of_bucket(&self) -> BucketKeys<'_> {
+        self.keys.of_bucket(self.bucket)
+    }
+
+    /// The session.
+    pub(super) fn session(&self) -> String {
+        self.key("m:")
     }
 
     /// Its subscriptions.
-    pub(super) fn subscriptions(&self, client_id: &str) -> String {
-        self.key(Bucket::of_client(client_id), "f:", client_id)
+    pub(super) fn subscriptions(&self) -> String {
+        self.key("f:")
     }
 
     /// Its queue.
-    pub(super) fn queue(&self, client_id: &str) -> String {
-        self.key(Bucket::of_client(client_id), "q:", client_id)
+    pub(super) fn queue(&self) -> String {
+        self.key("q:")
     }
 
     /// The QoS 2 messages received from it.
-    pub(super) fn received(&self, client_id: &str) -> String {
-        self.key(Bucket::of_client(client_id), "r:", client_id)
+    pub(super) fn received(&self) -> String {
+        self.key("r:")
     }
 
-    /// Everything that an operation on a whole session may touch, in the order that the functions expect.
-    pub(super) fn whole_session(&self, client_id: &str) -> Vec<String> {
-        let bucket = Bucket::of_client(client_id);
-        vec![
-            self.session(client_id),
-            self.subscriptions(client_id),
-            self.queue(client_id),
-            self.received(client_id),
-            self.index(bucket),
-            self.timers(bucket),
-            self.orphans(bucket),
-        ]
+    /// See [`BucketKeys::index`].
+    pub(super) fn index(&self) -> String {
+        self.of_bucket().index()
+    }
+
+    /// See [`BucketKeys::timers`].
+    pub(super) fn timers(&self) -> String {
+        self.of_bucket().timers()
+    }
+
+    /// See [`BucketKeys::orphans`].
+    pub(super) fn orphans(&self) -> String {
+        self.of_bucket().orphans()
+    }
+}
+
+/// Keys of some of the sessions.
+pub(super) struct BucketKeys<'a> {
+    keys: &'a Keys,
+    bucket: Bucket,
+}
+
+impl BucketKeys<'_> {
+    /// Which sessions there are.
+    pub(super) fn index(&self) -> String {
+        self.keys.key(self.bucket, "i", "")
+    }
+
+    /// When something is to happen.
+    pub(super) fn timers(&self) -> String {
+        self.keys.key(self.bucket, "t", "")
+    }
+
+    /// Wills that outlived their session.
+    pub(super) fn orphans(&self) -> String {
+        self.keys.key(self.bucket, "w", "")
+    }
+
+    /// Identities of QoS 2 messages that came, with the number that they got.
+    pub(super) fn identities(&self) -> String {
+        self.keys.key(self.bucket, "s", "")
+    }
+
+    /// When identities came.
+    pub(super) fn identity_times(&self) -> String {
+        self.keys.key(self.bucket, "e", "")
+    }
+}
+
+/// Keys of some of the retained messages.
+pub(super) struct RetainedKeys<'a> {
+    keys: &'a Keys,
+    bucket: Bucket,
+}
+
+impl RetainedKeys<'_> {
+    /// Retained messages by topic.
+    pub(super) fn values(&self) -> String {
+        self.keys.key(self.bucket, "v", "")
+    }
+
+    /// Their topics in order.
+    pub(super) fn topics(&self) -> String {
+        self.keys.key(self.bucket, "x", "")
+    }
+}
+
+/// Keys of what workers have in common.
+pub(super) struct ClusterKeys<'a>(&'a Keys);
+
+impl ClusterKeys<'_> {
+    fn key(&self, kind: &str) -> String {
+        self.0.key(Bucket::Cluster, kind, "")
     }
 
     /// Which workers there are.
     pub(super) fn registry(&self) -> String {
-        self.key(Bucket::Cluster, "w", "")
+        self.key("w")
     }
 
     /// The log of changes of routes.
     pub(super) fn log(&self) -> String {
-        self.key(Bucket::Cluster, "l", "")
+        self.key("l")
     }
 
     /// The place of its last entry.
     pub(super) fn log_end(&self) -> String {
-        self.key(Bucket::Cluster, "n", "")
+        self.key("n")
     }
 
     /// What workers listen to, in order.
     pub(super) fn listening(&self) -> String {
-        self.key(Bucket::Cluster, "h", "")
+        self.key("h")
     }
 
     /// What each of that gets.
     pub(super) fn listening_qos(&self) -> String {
-        self.key(Bucket::Cluster, "q", "")
+        self.key("q")
     }
 
     /// Which workers are being buried.
     pub(super) fn burials(&self) -> String {
-        self.key(Bucket::Cluster, "y", "")
+        self.key("y")
+    }
+}
+
+/// Keys of the inbox of a worker's run.
+pub(super) struct InboxKeys<'a> {
+    keys: &'a Keys,
+    run: u64,
+}
+
+impl InboxKeys<'_> {
+    fn key(&self, kind: &str) -> String {
+        self.keys.key(Bucket::Inbox(self.run), kind, "")
     }
 
-    /// A worker's inbox.
-    pub(super) fn inbox(&self, run: u64) -> String {
-        self.key(Bucket::Inbox(run), "in", "")
-    }
-
-    /// What is written to find out whether an inbox can be there.
-    pub(super) fn inbox_trial(&self, run: u64) -> String {
-        self.key(Bucket::Inbox(run), "p", "")
+    /// The inbox.
+    pub(super) fn inbox(&self) -> String {
+        self.key("in")
     }
 
     /// Its counters.
-    pub(super) fn inbox_counters(&self, run: u64) -> String {
-        self.key(Bucket::Inbox(run), "c", "")
+    pub(super) fn counters(&self) -> String {
+        self.key("c")
     }
 
-    /// Retained messages by topic.
-    pub(super) fn retained_values(&self, bucket: Bucket) -> String {
-        self.key(bucket, "v", "")
-    }
-
-    /// Their topics in order.
-    pub(super) fn retained_topics(&self, bucket: Bucket) -> String {
-        self.key(bucket, "x", "")
+    /// What is written to find out whether an inbox can be there.
+    pub(super) fn trial(&self) -> String {
+        self.key("p")
     }
 }
 
@@ -244,12 +324,15 @@ mod tests {
         let bucket = Bucket::of_client("}{x}");
         let Bucket::Sessions(number) = bucket else { panic!("a session") };
         // A client may be called anything: the first tag of the key counts.
-        assert_eq!(keys.session("}{x}"), format!("tg{{{number}}}m:}}{{x}}"));
+        assert_eq!(keys.of_client("}{x}").session(), format!("tg{{{number}}}m:}}{{x}}"));
         assert_eq!(keys.outcome(Bucket::Sessions(17), "ab"), "tg{17}o:ab");
-        assert_eq!(keys.retained_topics(Bucket::Retained(3)), "tg{r3}x");
+        assert_eq!(keys.of_retained(Bucket::Retained(3)).topics(), "tg{r3}x");
         assert_eq!(Bucket::Sessions(17).slot(), crc16::slot(b"17"));
-        assert_eq!(keys.inbox(7), "tg{w:0000000000000007}in");
-        assert_eq!((keys.log(), Bucket::Lease.slot()), ("tg{c}l".to_owned(), Bucket::Cluster.slot()));
+        assert_eq!(keys.of_inbox(7).inbox(), "tg{w:0000000000000007}in");
+        assert_eq!(
+            (keys.of_cluster().log(), Bucket::Lease.slot()),
+            ("tg{c}l".to_owned(), Bucket::Cluster.slot())
+        );
     }
 
     #[test]

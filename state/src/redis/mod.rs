@@ -18,6 +18,7 @@ mod keys;
 mod life;
 mod node;
 mod op;
+mod operations;
 mod order;
 mod publish;
 mod queue;

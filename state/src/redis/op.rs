@@ -1,92 +1,236 @@
-//! One operation of the library, with its keys and arguments; and reading its answer.
+//! One operation of the library, with its keys and arguments; and how its answer is read.
 
+use std::io::Write;
+
+use mqtt::PacketId;
 use redis::Value;
 
-use crate::StoreError;
+use super::operations::word;
+use crate::{ConnectionId, Fence, Number, StoreError};
 
-/// What may share a call with an operation.
+/// How an operation is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Other reads.
+    /// It changes nothing.
     Read,
-    /// Other writes.
+    /// It writes what may be written any number of times, or not at all: its call has no number, its outcome is not kept, and
+    /// nobody waits until replicas have it.
+    Unnumbered,
+    /// It writes, once.
     Write,
-    /// Nothing: it may delete keys.
+    /// The same in a call of its own, since it may delete keys.
     Alone,
 }
 
-/// An operation.
+impl Kind {
+    /// Whether its call has a number, and is carried out once, however often it is sent.
+    pub(super) fn is_numbered(self) -> bool {
+        matches!(self, Self::Write | Self::Alone)
+    }
+
+    /// Whether the two may share a call.
+    pub(super) fn goes_with(self, other: Self) -> bool {
+        self != Self::Alone && other != Self::Alone && self.is_numbered() == other.is_numbered()
+    }
+}
+
+/// An operation: see [`super::operations`].
 #[derive(Debug)]
 pub(super) struct Op {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) keys: Vec<String>,
-    pub(super) args: Vec<Vec<u8>>,
+    pub(super) args: Args,
 }
 
 impl Op {
     pub(super) fn new(name: &'static str, kind: Kind, keys: Vec<String>) -> Self {
-        Self { name, kind, keys, args: Vec::new() }
-    }
-
-    /// Adds an argument.
-    pub(super) fn arg(mut self, arg: impl Arg) -> Self {
-        self.args.push(arg.into_bytes());
-        self
-    }
-
-    /// Adds the arguments that prove ownership, with the incarnation first.
-    pub(super) fn fence(self, fence: &crate::Fence) -> Self {
-        self.arg(fence.session.incarnation).arg(fence.epoch).arg(fence.nonce)
+        Self { name, kind, keys, args: Args::default() }
     }
 
     /// Bytes that it takes while it waits.
     pub(super) fn bytes(&self) -> usize {
         let keys: usize = self.keys.iter().map(|key| key.len() + 16).sum();
-        let args: usize = self.args.iter().map(|arg| arg.len() + 16).sum();
-        64 + keys + args
+        64 + keys + self.args.bytes.len() + 16 * self.args.len()
     }
+}
+
+/// Arguments one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Args {
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Args {
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn push(&mut self, arg: &[u8]) {
+        self.end(|bytes| bytes.extend_from_slice(arg));
+    }
+
+    pub(super) fn number(&mut self, number: u64) {
+        self.display(number);
+    }
+
+    fn display(&mut self, arg: impl std::fmt::Display) {
+        // Writing into memory does not fail.
+        self.end(|bytes| write!(bytes, "{arg}").unwrap_or_default());
+    }
+
+    /// One that is written here.
+    pub(super) fn end(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// An operation: what comes before its arguments, and these.
+    pub(super) fn operation(&mut self, name: &str, keys: usize, args: &Self) {
+        self.push(name.as_bytes());
+        self.number(keys as u64);
+        self.number(args.len() as u64);
+        let before = self.bytes.len();
+        self.bytes.extend_from_slice(&args.bytes);
+        self.ends.extend(args.ends.iter().map(|end| before + end));
+    }
+
+    pub(super) fn each<'a>(&'a self, mut see: impl FnMut(&'a [u8])) {
+        let mut begin = 0;
+        for end in &self.ends {
+            see(self.bytes.get(begin..*end).unwrap_or_default());
+            begin = *end;
+        }
+    }
+}
+
+/// What a type is as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One argument.
+    One,
+    /// One for each of these.
+    Parts(&'static [&'static str]),
+    /// Any number of them.
+    List,
 }
 
 /// What can be an argument.
 pub(super) trait Arg {
-    fn into_bytes(self) -> Vec<u8>;
+    const FORM: Form = Form::One;
+
+    fn put(self, args: &mut Args);
 }
 
 impl Arg for Vec<u8> {
-    fn into_bytes(self) -> Vec<u8> {
-        self
+    fn put(self, args: &mut Args) {
+        args.push(&self);
     }
 }
 
 impl Arg for &[u8] {
-    fn into_bytes(self) -> Vec<u8> {
-        self.to_vec()
+    fn put(self, args: &mut Args) {
+        args.push(self);
     }
 }
 
 impl Arg for &str {
-    fn into_bytes(self) -> Vec<u8> {
-        self.as_bytes().to_vec()
-    }
-}
-
-impl Arg for String {
-    fn into_bytes(self) -> Vec<u8> {
-        String::into_bytes(self)
-    }
-}
-
-impl Arg for u64 {
-    fn into_bytes(self) -> Vec<u8> {
-        self.to_string().into_bytes()
+    fn put(self, args: &mut Args) {
+        args.push(self.as_bytes());
     }
 }
 
 impl Arg for bool {
-    fn into_bytes(self) -> Vec<u8> {
-        vec![if self { b'1' } else { b'0' }]
+    fn put(self, args: &mut Args) {
+        args.push(if self { b"1" } else { b"0" });
     }
+}
+
+impl Arg for u64 {
+    fn put(self, args: &mut Args) {
+        args.number(self);
+    }
+}
+
+impl Arg for u32 {
+    fn put(self, args: &mut Args) {
+        args.number(u64::from(self));
+    }
+}
+
+impl Arg for u16 {
+    fn put(self, args: &mut Args) {
+        args.number(u64::from(self));
+    }
+}
+
+impl Arg for u8 {
+    fn put(self, args: &mut Args) {
+        args.number(u64::from(self));
+    }
+}
+
+/// Nothing is the empty text.
+impl Arg for Option<u64> {
+    fn put(self, args: &mut Args) {
+        match self {
+            Some(number) => args.number(number),
+            None => args.push(b""),
+        }
+    }
+}
+
+impl Arg for Number {
+    fn put(self, args: &mut Args) {
+        args.number(self.0);
+    }
+}
+
+impl Arg for PacketId {
+    fn put(self, args: &mut Args) {
+        args.number(u64::from(self.as_u16()));
+    }
+}
+
+impl Arg for ConnectionId {
+    fn put(self, args: &mut Args) {
+        args.display(format_args!("{:032x}", self.0));
+    }
+}
+
+/// Proof of ownership.
+impl Arg for &Fence {
+    const FORM: Form = Form::Parts(&["incarnation", "epoch", "nonce"]);
+
+    fn put(self, args: &mut Args) {
+        args.number(self.session.incarnation);
+        args.number(self.epoch);
+        args.number(self.nonce);
+    }
+}
+
+impl Arg for Vec<Vec<u8>> {
+    const FORM: Form = Form::List;
+
+    fn put(self, args: &mut Args) {
+        self.iter().for_each(|arg| args.push(arg));
+    }
+}
+
+/// A list that is written behind the other arguments by whoever makes the call.
+pub(super) struct Rest;
+
+impl Arg for Rest {
+    const FORM: Form = Form::List;
+
+    fn put(self, _: &mut Args) {}
 }
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
@@ -95,7 +239,7 @@ const UNEXPECTED: StoreError = StoreError::Damaged { what: "answer of a function
 
 /// An answer, read step by step.
 pub(super) trait Answer: Sized {
-    /// Turns a refusal by name into its error.
+    /// Turns a refusal into its error.
     fn accepted(self, quota: StoreError) -> Result<Self>;
     /// A list.
     fn list(self) -> Result<Vec<Value>>;
@@ -118,10 +262,10 @@ pub(super) trait Answer: Sized {
 impl Answer for Value {
     fn accepted(self, quota: StoreError) -> Result<Self> {
         match &self {
-            Value::BulkString(name) => match name.as_slice() {
-                b"N" => Err(StoreError::NoSession),
-                b"F" => Err(StoreError::Fenced),
-                b"Q" => Err(quota),
+            Value::BulkString(said) => match said.as_slice() {
+                [word::NO_SESSION] => Err(StoreError::NoSession),
+                [word::FENCED] => Err(StoreError::Fenced),
+                [word::QUOTA] => Err(quota),
                 _ => Ok(self),
             },
             _ => Ok(self),

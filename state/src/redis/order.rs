@@ -125,7 +125,7 @@ pub(super) struct Order {
 /// A call to be made.
 pub(super) struct Call {
     pub(super) number: u64,
-    pub(super) is_write: bool,
+    pub(super) is_numbered: bool,
     pub(super) operations: Vec<Pending>,
 }
 
@@ -175,7 +175,7 @@ impl Order {
         };
         let kind = first.kind();
         let operations_max = match kind {
-            Kind::Read => CALL_READS_MAX,
+            Kind::Read | Kind::Unnumbered => CALL_READS_MAX,
             Kind::Write => CALL_WRITES_MAX,
             Kind::Alone => 1,
         };
@@ -183,14 +183,14 @@ impl Order {
         let mut operations = vec![first];
         while weight < operations_max
             && bytes < CALL_BYTES_MAX
-            && let Some(next) = lane.queue.pop_front_if(|next| next.kind() == kind)
+            && let Some(next) = lane.queue.pop_front_if(|next| next.kind().goes_with(kind))
         {
             bytes += next.bytes();
             weight += next.weight();
             operations.push(next);
         }
         lane.calls += 1;
-        Some(Call { number: lane.calls, is_write: kind != Kind::Read, operations })
+        Some(Call { number: lane.calls, is_numbered: kind.is_numbered(), operations })
     }
 
     /// An answer is complete: gives it, and those that waited for it, when it is their turn.

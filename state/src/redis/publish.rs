@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 use super::change::{Change, Enqueue, Outcome, Outcomes};
 use super::engine::{Engine, random};
 use super::keys::Bucket;
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Result};
+use super::operations::{ReceiveOp, ReceivedOp};
 use super::order::{Gate, Pending, Ticket};
 use super::received::{DAMAGED, Identity, Known};
 use crate::{Done, Enqueued, Origin, PART_TARGETS_MAX, Publish, Published, StoreError, Target};
@@ -60,11 +61,9 @@ impl Engine {
         let state = if targets.is_empty() { ROUTED } else { PENDING };
         let identity = (u128::from(random()) << 64 | u128::from(random())).to_le_bytes();
         let known = Known::new(identity, &targets);
-        let keys = vec![self.keys.session(client_id), self.keys.received(client_id)];
-        let op = Op::new("receive", Kind::Write, keys)
-            .fence(&origin.fence)
-            .arg(u64::from(origin.packet_id.as_u16()))
-            .arg(known.with_state(state));
+        let op =
+            ReceiveOp { fence: &origin.fence, packet_id: origin.packet_id, known: known.with_state(state) }
+                .on(&self.keys.of_client(client_id));
         let engine = Arc::clone(self);
         let then = Box::new(move |answer: Result<Value>| {
             let gate = Gate::Origin(bucket);
@@ -115,12 +114,13 @@ impl Engine {
     /// queues refuse what they know.
     fn mark_routed(self: &Arc<Self>, origin: &Origin, known: &Known) {
         let client_id = &origin.fence.session.client_id;
-        let keys = vec![self.keys.session(client_id), self.keys.received(client_id)];
-        let op = Op::new("received", Kind::Write, keys)
-            .arg(origin.fence.session.incarnation)
-            .arg(u64::from(origin.packet_id.as_u16()))
-            .arg(known.with_state(PENDING))
-            .arg(known.with_state(ROUTED));
+        let op = ReceivedOp {
+            incarnation: origin.fence.session.incarnation,
+            packet_id: origin.packet_id,
+            pending: known.with_state(PENDING),
+            routed: known.with_state(ROUTED),
+        }
+        .on(&self.keys.of_client(client_id));
         let then = Box::new(|answer: Result<Value>| {
             if let Err(error) = answer {
                 tracing::debug!(%error, "cannot note that a message was routed");

@@ -9,7 +9,8 @@ use super::change::{Change, Outcome, Settled};
 use super::codec;
 use super::engine::Engine;
 use super::keys::Bucket;
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Result};
+use super::operations::{ConfirmOp, ForgetOp, ReadQueueOp, TailsOp};
 use crate::{Done, Fence, Number, QueuePage, Queued, StoreError, StoredSession};
 
 /// Sessions that one operation looks at.
@@ -19,7 +20,7 @@ impl Engine {
     /// See [`crate::Store::confirm`].
     pub(super) fn confirm(self: &Arc<Self>, fence: &Fence, done: Done<()>) {
         let client_id = &fence.session.client_id;
-        let op = Op::new("confirm", Kind::Read, vec![self.keys.session(client_id)]).fence(fence);
+        let op = ConfirmOp { fence }.on(&self.keys.of_client(client_id));
         self.one(Bucket::of_client(client_id), op, done, |_, answer| {
             answer.accepted(StoreError::NoSession).map(drop)
         });
@@ -35,12 +36,8 @@ impl Engine {
         done: Done<QueuePage>,
     ) {
         let client_id = &fence.session.client_id;
-        let keys = vec![self.keys.session(client_id), self.keys.queue(client_id)];
-        let op = Op::new("read_queue", Kind::Read, keys)
-            .fence(fence)
-            .arg(from.0)
-            .arg(messages_max.max(1) as u64)
-            .arg(bytes_max as u64);
+        let (messages_max, bytes_max) = (messages_max.max(1) as u64, bytes_max as u64);
+        let op = ReadQueueOp { fence, from, messages_max, bytes_max }.on(&self.keys.of_client(client_id));
         self.one(Bucket::of_client(client_id), op, done, |_, answer| {
             let mut values = answer.accepted(StoreError::NoSession)?.list()?.into_iter();
             let damaged = StoreError::Damaged { what: "queue page" };
@@ -73,11 +70,10 @@ impl Engine {
         let mut asked = Vec::new();
         for (bucket, members) in by_bucket {
             for some in members.chunks(TAILS_MAX) {
-                let mut op = Op::new("tails", Kind::Read, Vec::with_capacity(some.len()));
-                for session in some.iter().filter_map(|at| sessions.get(*at)) {
-                    op.keys.push(self.keys.session(&session.client_id));
-                    op = op.arg(session.incarnation);
-                }
+                let some_sessions = || some.iter().filter_map(|at| sessions.get(*at));
+                let keys = some_sessions().map(|it| self.keys.of_client(&it.client_id).session());
+                let incarnations = some_sessions().map(|it| it.incarnation.to_string().into_bytes());
+                let op = TailsOp { incarnations: incarnations.collect() }.on(keys.collect());
                 asked.push((some.to_vec(), self.ask(bucket, op)));
             }
         }
@@ -110,8 +106,7 @@ impl Engine {
     /// See [`crate::Store::forget_received`].
     pub(super) fn forget_received(self: &Arc<Self>, fence: &Fence, packet_id: PacketId, done: Done<()>) {
         let client_id = &fence.session.client_id;
-        let keys = vec![self.keys.session(client_id), self.keys.received(client_id)];
-        let op = Op::new("forget", Kind::Write, keys).fence(fence).arg(u64::from(packet_id.as_u16()));
+        let op = ForgetOp { fence, packet_id }.on(&self.keys.of_client(client_id));
         self.one(Bucket::of_client(client_id), op, done, |_, answer| {
             answer.accepted(StoreError::NoSession).map(|_| ())
         });

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::engine::{Asked, Engine, add};
 use super::keys::{Bucket, RETAINED_BUCKETS, SESSION_BUCKETS};
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Result};
+use super::operations::{AbandonOp, AgeIdentitiesOp, InspectOp, RearmOp};
 use super::routes::{SESSIONS_MAX, on_buckets, read_clients};
 use crate::UnixMs;
 
@@ -28,17 +29,14 @@ impl Engine {
     async fn recover_bucket(self: &Arc<Self>, bucket: Bucket, now: UnixMs) -> Result<()> {
         let mut listed = Some(self.ask_clients(bucket, "", SESSIONS_MAX));
         // Earlier versions let them lie where no more came.
-        let keys = vec![self.keys.identities(bucket), self.keys.identity_times(bucket)];
-        let aged = self.ask(bucket, Op::new("age_identities", Kind::Read, keys));
+        let aged = self.ask(bucket, AgeIdentitiesOp {}.on(&self.keys.of_bucket(bucket)));
         let mut has_orphans = false;
         while let Some(asked) = listed.take() {
             let (clients, orphans) = read_clients(asked.answer().await?)?;
             has_orphans |= orphans > 0;
             let inspected: Vec<Asked> = clients
                 .iter()
-                .map(|client| {
-                    self.ask(bucket, Op::new("inspect", Kind::Read, vec![self.keys.session(client)]))
-                })
+                .map(|client| self.ask(bucket, InspectOp {}.on(&self.keys.of_client(client))))
                 .collect();
             let mut abandoned = Vec::new();
             for (client, asked) in clients.iter().zip(inspected) {
@@ -55,10 +53,8 @@ impl Engine {
         }
         aged.answer().await?;
         if has_orphans && !self.config.is_shared {
-            let keys = vec![self.keys.timers(bucket), self.keys.orphans(bucket)];
-            let op =
-                Op::new("rearm", Kind::Write, keys).arg(self.config.worker.as_str()).arg(self.now_arg(now));
-            self.ask(bucket, op).answer().await?;
+            let op = RearmOp { worker: &self.config.worker, now: self.now_arg(now) };
+            self.ask(bucket, op.on(&self.keys.of_bucket(bucket))).answer().await?;
         }
         Ok(())
     }
@@ -83,12 +79,14 @@ impl Engine {
         if self.config.is_shared || (!is_mine && !is_claimed) {
             return Ok(None);
         }
-        let op = Op::new("abandon", Kind::Alone, self.keys.whole_session(client))
-            .arg(client)
-            .arg(incarnation.bytes()?)
-            .arg(self.run.as_str())
-            .arg(self.now_arg(now))
-            .arg(worker);
+        let op = AbandonOp {
+            client_id: client,
+            incarnation: incarnation.bytes()?,
+            run: &self.run,
+            now: self.now_arg(now),
+            worker: &self.config.worker,
+        }
+        .on(&self.keys.of_client(client));
         Ok(Some(self.ask(bucket, op)))
     }
 }

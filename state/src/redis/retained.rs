@@ -7,8 +7,9 @@ use redis::Value;
 
 use super::codec;
 use super::engine::{Asked, Engine, add, read};
-use super::keys::{Bucket, Keys, RETAINED_BUCKETS};
-use super::op::{Answer, Kind, Op, Result};
+use super::keys::{Bucket, RETAINED_BUCKETS};
+use super::op::{Answer, Result};
+use super::operations::{ForgetExpiredOp, RetainOp, RetainedCountsOp, TopicsOp, ValuesOp};
 use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
 
 /// Separates levels in the sorted sets; sorts before everything that a Topic Name may hold. v5 [MQTT-1.5.4-2]
@@ -28,12 +29,14 @@ impl Engine {
         let bucket = Bucket::of_topic(Bucket::first_two_levels(message.topic()));
         let record = if message.payload_slice().is_empty() { Vec::new() } else { codec::message(message) };
         let bytes = read(&self.counts.retained_bytes);
-        let op = Op::new("retain", Kind::Write, retained_keys(&self.keys, bucket))
-            .arg(key_of(message.topic()))
-            .arg(record)
-            .arg(message.size() as u64)
-            .arg(read(&self.counts.retained_messages) < self.config.retained_messages_max)
-            .arg(self.config.retained_bytes_max.saturating_sub(bytes));
+        let op = RetainOp {
+            topic: key_of(message.topic()),
+            record,
+            size: message.size() as u64,
+            may_add: read(&self.counts.retained_messages) < self.config.retained_messages_max,
+            bytes_max: self.config.retained_bytes_max.saturating_sub(bytes),
+        }
+        .on(&self.keys.of_retained(bucket));
         self.one(bucket, op, done, |engine, answer| {
             engine.count_retained(answer.accepted(StoreError::RetainedQuota)?)
         });
@@ -54,7 +57,7 @@ impl Engine {
 
     /// Begins to read the counts of a bucket.
     pub(super) fn ask_retained_counts(self: &Arc<Self>, bucket: Bucket) -> Asked {
-        self.ask(bucket, Op::new("retained_counts", Kind::Read, retained_keys(&self.keys, bucket)))
+        self.ask(bucket, RetainedCountsOp {}.on(&self.keys.of_retained(bucket)))
     }
 
     /// Ends what [`Engine::ask_retained_counts`] began.
@@ -82,11 +85,6 @@ impl Engine {
         };
         self.runtime.spawn(async move { done(walk.run(cursor).await) });
     }
-}
-
-/// The keys of a bucket.
-pub(super) fn retained_keys(keys: &Keys, bucket: Bucket) -> Vec<String> {
-    vec![keys.retained_values(bucket), keys.retained_topics(bucket)]
 }
 
 /// The reading of one page.
@@ -141,11 +139,8 @@ impl Walk {
         let bucket = Bucket::Retained(bucket);
         let (from, to) = self.filter.range();
         let from = after.map_or(from, |topic| [b"(", topic].concat());
-        let op = Op::new("topics", Kind::Read, vec![self.engine.keys.retained_topics(bucket)])
-            .arg(from)
-            .arg(to)
-            .arg(TOPICS_MAX as u64);
-        self.engine.ask(bucket, op)
+        let op = TopicsOp { from, to, topics_max: TOPICS_MAX as u64 };
+        self.engine.ask(bucket, op.on(&self.engine.keys.of_retained(bucket)))
     }
 
     /// Adds what matches to the page. Answers the topic after which it is full.
@@ -158,10 +153,7 @@ impl Walk {
         while !rest.is_empty() {
             let room = self.messages_max - self.page.messages.len();
             let Some(last_taken) = rest.get(..room.min(VALUES_MAX).min(rest.len())) else { break };
-            let mut op = Op::new("values", Kind::Read, vec![self.engine.keys.retained_values(bucket)]);
-            for topic in last_taken {
-                op = op.arg(topic.as_slice());
-            }
+            let op = ValuesOp { topics: last_taken.to_vec() }.on(&self.engine.keys.of_retained(bucket));
             let values = self.engine.ask(bucket, op).answer().await?.list()?;
             let mut expired = Vec::new();
             for (topic, value) in last_taken.iter().zip(values) {
@@ -188,9 +180,8 @@ impl Walk {
         let asked: Vec<Asked> = expired
             .into_iter()
             .map(|(topic, record)| {
-                let keys = retained_keys(&self.engine.keys, bucket);
-                let op = Op::new("forget_expired", Kind::Write, keys).arg(topic.as_slice()).arg(record);
-                self.engine.ask(bucket, op)
+                let op = ForgetExpiredOp { topic, record };
+                self.engine.ask(bucket, op.on(&self.engine.keys.of_retained(bucket)))
             })
             .collect();
         for asked in asked {

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use super::claim::read_subscriptions;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Result};
+use super::operations::{ListOp, RouteOp};
 use crate::{Cursor, Done, RoutePage, SessionRoutes, StoreError, StoredSession};
 
 /// Sessions that one command lists.
@@ -31,8 +32,8 @@ impl Engine {
 
     /// Begins to list the clients of a bucket, at most `clients_max` of them.
     pub(super) fn ask_clients(self: &Arc<Self>, bucket: Bucket, after: &str, clients_max: usize) -> Asked {
-        let keys = vec![self.keys.index(bucket), self.keys.orphans(bucket)];
-        self.ask(bucket, Op::new("list", Kind::Read, keys).arg(after).arg(clients_max as u64))
+        let clients_max = clients_max as u64;
+        self.ask(bucket, ListOp { after, clients_max }.on(&self.keys.of_bucket(bucket)))
     }
 
     async fn read_routes(self: &Arc<Self>, cursor: Option<Cursor>, sessions_max: usize) -> Result<RoutePage> {
@@ -78,8 +79,8 @@ impl Engine {
 
     /// Begins to read what a client is subscribed to.
     fn ask_route(self: &Arc<Self>, bucket: u16, client: String) -> (String, Asked) {
-        let keys = vec![self.keys.session(&client), self.keys.subscriptions(&client)];
-        (client, self.ask(Bucket::Sessions(bucket), Op::new("route", Kind::Read, keys)))
+        let op = RouteOp {}.on(&self.keys.of_client(&client));
+        (client, self.ask(Bucket::Sessions(bucket), op))
     }
 }
 

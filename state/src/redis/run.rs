@@ -26,7 +26,7 @@ pub(super) async fn choose(topology: &Topology, keys: &Keys) -> WorkerId {
         if let Some(node) = topology.owner(slot)
             && !refusing.contains(&node.address)
         {
-            if takes_writes(&node, keys.inbox_trial(run)).await {
+            if takes_writes(&node, keys.of_inbox(run).trial()).await {
                 break;
             }
             tracing::info!(node = %node.address, "it takes no writes: the inbox of this worker is to be elsewhere");

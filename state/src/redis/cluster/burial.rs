@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::super::engine::{Asked, Engine};
 use super::super::keys::{Bucket, SESSION_BUCKETS};
-use super::super::op::{Answer, Kind, Op, Result};
+use super::super::op::{Answer, Result};
+use super::super::operations::{BuryOp, BuryTurnOp, CloseInboxOp, InspectOp, LeaveOp, UnlistenOp};
 use super::super::routes::{SESSIONS_MAX, on_buckets, read_clients};
 use super::wire;
 use crate::{RouteChange, StoreError, UnixMs, WorkerId};
@@ -56,11 +57,8 @@ impl Engine {
 
     /// Notes where the burial is. Answers how long somebody else is at it, and where to go on; `None` when it is over.
     async fn bury_turn(self: &Arc<Self>, worker: WorkerId, at: u16) -> Result<Option<(u64, u16)>> {
-        let op = Op::new("bury_turn", Kind::Write, vec![self.keys.registry(), self.keys.burials()])
-            .arg(run_of(worker))
-            .arg(self.run.as_str())
-            .arg(TURN_MS)
-            .arg(u64::from(at));
+        let op = BuryTurnOp { run: &run_of(worker), by: &self.run, turn_ms: TURN_MS, bucket: at }
+            .on(&self.keys.of_cluster());
         let answer = self.ask(Bucket::Cluster, op).answer().await?;
         if matches!(&answer, redis::Value::BulkString(_)) {
             return Ok(None);
@@ -91,7 +89,7 @@ impl Engine {
         let dead = run_of(burial.worker);
         let asked: Vec<Asked> = clients
             .iter()
-            .map(|client| self.ask(bucket, Op::new("inspect", Kind::Read, vec![self.keys.session(client)])))
+            .map(|client| self.ask(bucket, InspectOp {}.on(&self.keys.of_client(client))))
             .collect();
         let mut let_go = Vec::new();
         for (client, asked) in clients.iter().zip(asked) {
@@ -100,12 +98,14 @@ impl Engine {
             if owner.bytes()?.is_empty() || run.bytes()? != dead.as_bytes() {
                 continue;
             }
-            let op = Op::new("bury", Kind::Alone, self.keys.whole_session(client))
-                .arg(client.as_str())
-                .arg(incarnation.bytes()?)
-                .arg(dead.as_str())
-                .arg(self.now_arg(burial.now))
-                .arg(burial.grace_ms);
+            let op = BuryOp {
+                client_id: client,
+                incarnation: incarnation.bytes()?,
+                run: &dead,
+                now: self.now_arg(burial.now),
+                grace_ms: burial.grace_ms,
+            }
+            .on(&self.keys.of_client(client));
             let_go.push(self.ask(bucket, op));
         }
         for asked in let_go {
@@ -120,19 +120,16 @@ impl Engine {
     pub(super) async fn strike(self: &Arc<Self>, worker: WorkerId) -> Result<()> {
         let run = run_of(worker);
         loop {
-            let keys = vec![self.keys.listening(), self.keys.listening_qos()];
-            let op = Op::new("unlisten", Kind::Write, keys).arg(run.as_str());
+            let op = UnlistenOp { run: &run }.on(&self.keys.of_cluster());
             if self.ask(Bucket::Cluster, op).answer().await?.count()? == 0 {
                 break;
             }
         }
-        let keys = vec![self.keys.inbox(worker.0), self.keys.inbox_counters(worker.0)];
-        self.ask(Bucket::Inbox(worker.0), Op::new("close_inbox", Kind::Alone, keys)).answer().await?;
-        let keys = vec![self.keys.registry(), self.keys.log_end(), self.keys.log(), self.keys.burials()];
-        let op = Op::new("leave", Kind::Alone, keys)
-            .arg(run)
-            .arg(self.config.route_log_entries_max)
-            .arg(wire::changes(&[RouteChange::Left(worker)]));
+        let op = CloseInboxOp {}.on(&self.keys.of_inbox(worker.0));
+        self.ask(Bucket::Inbox(worker.0), op).answer().await?;
+        let entries_max = self.config.route_log_entries_max;
+        let entry = wire::changes(&[RouteChange::Left(worker)]);
+        let op = LeaveOp { run: &run, entries_max, entry }.on(&self.keys.of_cluster());
         self.ask(Bucket::Cluster, op).answer().await?;
         Ok(())
     }

@@ -10,7 +10,8 @@ use tokio::sync::Mutex;
 use super::super::engine::Engine;
 use super::super::fault::Fault;
 use super::super::node::{Node, describe};
-use super::super::op::{Answer, Kind, Op, Result};
+use super::super::op::{Answer, Result};
+use super::super::operations::TrimOp;
 use crate::StoreError;
 
 /// Entries of a page.
@@ -206,8 +207,8 @@ impl Follower {
         if self.source == Source::Inbox && from > 0 && rewound.is_none() && is_trim_due {
             (*read, *trimmed_at) = (0, Some(Instant::now()));
             // On this connection, so that it is this server's entry. If it fails, the next one throws more away.
-            let op = Op::new("trim", Kind::Read, engine.inbox_keys()).arg(from);
-            commands.push(engine.read_command(&op));
+            let op = TrimOp { through: from }.on(&engine.keys.of_inbox(engine.worker.0));
+            commands.push(engine.unnumbered_command(&op));
         }
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(ENTRIES_MAX);

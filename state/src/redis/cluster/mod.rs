@@ -16,7 +16,8 @@ use super::claim::read_run;
 use super::engine::Engine;
 use super::fault::Fault;
 use super::keys::Bucket;
-use super::op::{Answer, Kind, Op, Result};
+use super::op::{Answer, Op, Result};
+use super::operations::{AppendOp, JoinOp, ListeningOp, OpenInboxOp, PostOp, RenewOp, word};
 use crate::{
     Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted,
     Placed, Position, RouteChange, StoreError, UnixMs, WorkerId,
@@ -49,12 +50,16 @@ impl RedisStore {
         let engine = Arc::clone(&self.engine);
         let run = engine.worker.0;
         let mut log_end = redis::cmd("GET");
-        log_end.arg(engine.keys.log_end());
+        log_end.arg(engine.keys.of_cluster().log_end());
         let mut inbox_end = redis::cmd("HGET");
-        inbox_end.arg(engine.keys.inbox_counters(run)).arg("n");
-        let log = Follower::new(Source::Log, Bucket::Cluster.slot(), engine.keys.log(), log_end);
-        let inbox =
-            Follower::new(Source::Inbox, Bucket::Inbox(run).slot(), engine.keys.inbox(run), inbox_end);
+        inbox_end.arg(engine.keys.of_inbox(run).counters()).arg("n");
+        let log = Follower::new(Source::Log, Bucket::Cluster.slot(), engine.keys.of_cluster().log(), log_end);
+        let inbox = Follower::new(
+            Source::Inbox,
+            Bucket::Inbox(run).slot(),
+            engine.keys.of_inbox(run).inbox(),
+            inbox_end,
+        );
         Arc::new(RedisCluster { engine, log: Arc::new(log), inbox: Arc::new(inbox) })
     }
 }
@@ -66,28 +71,17 @@ impl RedisCluster {
         self.engine.runtime.spawn(async move { done(call.await) });
     }
 
-    fn registry_keys(&self) -> Vec<String> {
-        let keys = &self.engine.keys;
-        vec![keys.registry(), keys.log_end(), keys.burials()]
-    }
-
     fn append_op(&self, changes: &[RouteChange]) -> Op {
-        let keys = &self.engine.keys;
         let entries: Vec<&[RouteChange]> = changes
             .chunk_by(|a, b| is_of_worker(a) == is_of_worker(b))
             .flat_map(|alike| alike.chunks(CHANGES_MAX))
             .collect();
-        let keys = vec![keys.registry(), keys.log_end(), keys.log(), keys.listening(), keys.listening_qos()];
-        let mut op = Op::new("append", Kind::Write, keys)
-            .arg(self.engine.run.as_str())
-            .arg(self.engine.config.route_log_entries_max)
-            .arg(entries.len() as u64);
-        for entry in entries {
-            op = op.arg(entry.iter().any(is_of_worker)).arg(wire::changes(entry));
+        let mut written = Vec::new();
+        for entry in &entries {
+            let is_of_worker = entry.iter().any(is_of_worker);
+            written.extend([vec![if is_of_worker { b'1' } else { b'0' }], wire::changes(entry)]);
         }
-        let of_workers = changes.iter().filter(|change| is_of_worker(change));
-        op = op.arg(of_workers.clone().count() as u64);
-        for change in of_workers {
+        for change in changes {
             let (worker, filter, gets) = match change {
                 RouteChange::Listening(Listener { worker, filter, wants }) => {
                     (worker, filter, vec![wire::wants(*wants)])
@@ -95,15 +89,15 @@ impl RedisCluster {
                 RouteChange::Deaf { worker, filter } => (worker, filter, Vec::new()),
                 _ => continue,
             };
-            op = op.arg(format!("{}{filter}", run_of(*worker))).arg(gets);
+            written.extend([format!("{}{filter}", run_of(*worker)).into_bytes(), gets]);
         }
-        op
-    }
-}
-
-impl Engine {
-    fn inbox_keys(&self) -> Vec<String> {
-        vec![self.keys.inbox(self.worker.0), self.keys.inbox_counters(self.worker.0)]
+        AppendOp {
+            run: &self.engine.run,
+            entries_max: self.engine.config.route_log_entries_max,
+            entries_count: entries.len() as u64,
+            entries: written,
+        }
+        .on(&self.engine.keys.of_cluster())
     }
 }
 
@@ -119,17 +113,15 @@ impl Cluster for RedisCluster {
 
     fn join(&self, done: Done<Joined>) {
         let (engine, log, inbox) = (Arc::clone(&self.engine), Arc::clone(&self.log), Arc::clone(&self.inbox));
-        let op = Op::new("join", Kind::Write, self.registry_keys())
-            .arg(engine.run.as_str())
-            .arg(engine.config.worker.as_str());
+        let op = JoinOp { run: &engine.run, name: &engine.config.worker }.on(&engine.keys.of_cluster());
         self.run(done, async move {
             log.prepare(&engine).await?;
             inbox.prepare(&engine).await?;
-            let mine = Bucket::Inbox(engine.worker.0);
-            let keys = vec![engine.keys.inbox_counters(engine.worker.0)];
-            engine.ask(mine, Op::new("open_inbox", Kind::Write, keys)).answer().await?;
+            let run = engine.worker.0;
+            let open = OpenInboxOp {}.on(&engine.keys.of_inbox(run));
+            engine.ask(Bucket::Inbox(run), open).answer().await?;
             match engine.ask(Bucket::Cluster, op).answer().await? {
-                Value::BulkString(_) => Err(Fault::Buried.into()),
+                Value::BulkString(said) if said == [word::BURIED] => Err(Fault::Buried.into()),
                 end => Ok(Joined { log_end: Position(end.count()?) }),
             }
         });
@@ -137,11 +129,8 @@ impl Cluster for RedisCluster {
 
     fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
         let Some(done) = self.engine.admit_always(done) else { return };
-        // Of no use to anybody after a failover: it is not kept as writes are.
-        let op = Op::new("renew", Kind::Read, self.registry_keys())
-            .arg(self.engine.run.as_str())
-            .arg(applied.map_or(LOADING, |applied| applied.0))
-            .arg(lease_ms);
+        let applied = applied.map_or(LOADING, |applied| applied.0);
+        let op = RenewOp { run: &self.engine.run, applied, lease_ms }.on(&self.engine.keys.of_cluster());
         self.engine.one_admitted(Bucket::Lease, op, done, |engine, answer| {
             let lease = read_lease(answer)?;
             let live = lease.members.iter().filter(|member| member.is_live).map(|member| member.id);
@@ -177,20 +166,17 @@ impl Cluster for RedisCluster {
 
     fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>) {
         let routes_max = routes_max.clamp(1, ROUTES_MAX);
-        let keys = vec![self.engine.keys.listening(), self.engine.keys.listening_qos()];
         let after = cursor.map_or_else(Vec::new, |cursor| cursor.0.into_vec());
-        let op = Op::new("listening", Kind::Read, keys).arg(after).arg(routes_max as u64);
+        let op = ListeningOp { after, routes_max: routes_max as u64 }.on(&self.engine.keys.of_cluster());
         self.engine.one(Bucket::Cluster, op, done, move |_, answer| read_listening(answer, routes_max));
     }
 
     fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>) {
-        let keys = vec![self.engine.keys.inbox(to.0), self.engine.keys.inbox_counters(to.0)];
-        let op = Op::new("post", Kind::Write, keys)
-            .arg(self.engine.config.inbox_bytes_max)
-            .arg(wire::notes(&notes));
+        let op = PostOp { bytes_max: self.engine.config.inbox_bytes_max, entry: wire::notes(&notes) }
+            .on(&self.engine.keys.of_inbox(to.0));
         self.engine.one(Bucket::Inbox(to.0), op, done, |_, answer| match answer {
-            Value::BulkString(name) if name == b"G" => Ok(Heard::Gone),
-            Value::BulkString(name) if name == b"F" => Ok(Heard::Full),
+            Value::BulkString(said) if said == [word::GONE] => Ok(Heard::Gone),
+            Value::BulkString(said) if said == [word::FULL] => Ok(Heard::Full),
             _ => Ok(Heard::Yes),
         });
     }

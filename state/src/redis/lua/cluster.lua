@@ -6,30 +6,28 @@ local UNLISTEN_MAX = 1000
 local INBOX_ENTRY_BYTES = 64
 local COUNTERS_KEPT_MS = 86400000
 
--- keys: w n y. args: run, name
 function ops.join(k, a)
-  if rcall('HEXISTS', k[3], a[1]) == 1 then return 'B' end
+  if rcall('HEXISTS', k.burials, a.run) == 1 then return word.BURIED end
   local now = time_ms()
-  rcall('HSET', k[1], a[1], cmsgpack.pack({ a[2], 0, now, now }))
-  return tonumber(rcall('GET', k[2]) or '0')
+  rcall('HSET', k.registry, a.run, cmsgpack.pack({ a.name, 0, now, now }))
+  return tonumber(rcall('GET', k.log_end) or '0')
 end
 
--- keys: w n y. args: run, how far the log is applied, how long the lease is
 function ops.renew(k, a)
   local now_us, expelled, members = time_us(), 1, {}
   local now = math.floor(now_us / 1000)
-  local mine = rcall('HGET', k[1], a[1])
-  if mine and rcall('HEXISTS', k[3], a[1]) == 0 then
+  local mine = rcall('HGET', k.registry, a.run)
+  if mine and rcall('HEXISTS', k.burials, a.run) == 0 then
     expelled = 0
     local name = cmsgpack.unpack(mine)[1]
-    rcall('HSET', k[1], a[1], cmsgpack.pack({ name, tonumber(a[2]), now + tonumber(a[3]), now }))
+    rcall('HSET', k.registry, a.run, cmsgpack.pack({ name, tonumber(a.applied), now + tonumber(a.lease_ms), now }))
   end
-  local all = rcall('HGETALL', k[1])
+  local all = rcall('HGETALL', k.registry)
   for at = 1, #all, 2 do
     local m = cmsgpack.unpack(all[at + 1])
     members[#members + 1] = { all[at], m[1], m[2], m[3] > now and 1 or 0, math.max(0, now - m[4]) }
   end
-  return { expelled, tonumber(rcall('GET', k[2]) or '0'), members, now_us }
+  return { expelled, tonumber(rcall('GET', k.log_end) or '0'), members, now_us }
 end
 
 local function log(l, n, entries_max, bytes)
@@ -38,113 +36,105 @@ local function log(l, n, entries_max, bytes)
   return last
 end
 
--- keys: w n l h q. args: run, entries that the log may have, how many come, whether each is of what the worker listens
--- to and what it says, then how many changes of that, and for each worker and filter, and what it gets or ''.
 function ops.append(k, a)
-  local member = rcall('HEXISTS', k[1], a[1]) == 1
-  local at, last = 4, tonumber(rcall('GET', k[2]) or '0')
-  for _ = 1, tonumber(a[3]) do
-    if member or a[at] == '0' then last = log(k[3], k[2], a[2], a[at + 1]) end
+  local member = rcall('HEXISTS', k.registry, a.run) == 1
+  local at, last = first.entries, tonumber(rcall('GET', k.log_end) or '0')
+  for _ = 1, tonumber(a.entries_count) do
+    if member or a[at] == '0' then last = log(k.log, k.log_end, a.entries_max, a[at + 1]) end
     at = at + 2
   end
-  if member and a[at + 1] then
-    rcall('ZADD', k[4], 0, '')
-    rcall('HSET', k[5], '', '')
-    for change = at + 1, #a, 2 do
+  if member and a[at] then
+    rcall('ZADD', k.listening, 0, '')
+    rcall('HSET', k.listening_qos, '', '')
+    for change = at, #a, 2 do
       if a[change + 1] == '' then
-        rcall('ZREM', k[4], a[change])
-        rcall('HDEL', k[5], a[change])
+        rcall('ZREM', k.listening, a[change])
+        rcall('HDEL', k.listening_qos, a[change])
       else
-        rcall('ZADD', k[4], 0, a[change])
-        rcall('HSET', k[5], a[change], a[change + 1])
+        rcall('ZADD', k.listening, 0, a[change])
+        rcall('HSET', k.listening_qos, a[change], a[change + 1])
       end
     end
   end
   return last
 end
 
--- keys: h q. args: after which, how many
 function ops.listening(k, a)
-  local names, answers = rcall('ZRANGEBYLEX', k[1], '(' .. a[1], '+', 'LIMIT', 0, a[2]), {}
+  local names, answers = rcall('ZRANGEBYLEX', k.listening, '(' .. a.after, '+', 'LIMIT', 0, a.routes_max), {}
   for _, name in ipairs(names) do
     answers[#answers + 1] = name
-    answers[#answers + 1] = rcall('HGET', k[2], name) or ''
+    answers[#answers + 1] = rcall('HGET', k.listening_qos, name) or ''
   end
   return answers
 end
 
--- Some of what a worker listens to goes; answers how many. keys: h q. args: run
+-- Answers how many go.
 function ops.unlisten(k, a)
-  local names = rcall('ZRANGEBYLEX', k[1], '[' .. a[1], '(' .. a[1] .. '\255', 'LIMIT', 0, UNLISTEN_MAX)
+  local names = rcall('ZRANGEBYLEX', k.listening, '[' .. a.run, '(' .. a.run .. '\255', 'LIMIT', 0, UNLISTEN_MAX)
   if #names > 0 then
-    rcall('HDEL', k[2], unpack(names))
-    rcall('ZREM', k[1], unpack(names))
+    rcall('HDEL', k.listening_qos, unpack(names))
+    rcall('ZREM', k.listening, unpack(names))
   end
   return #names
 end
 
--- keys: w n l y. args: run, entries that the log may have, what the log is to say
 function ops.leave(k, a)
-  if rcall('HEXISTS', k[1], a[1]) + rcall('HEXISTS', k[4], a[1]) == 0 then return 0 end
-  log(k[3], k[2], a[2], a[3])
-  rcall('HDEL', k[1], a[1])
-  rcall('HDEL', k[4], a[1])
+  if rcall('HEXISTS', k.registry, a.run) + rcall('HEXISTS', k.burials, a.run) == 0 then return 0 end
+  log(k.log, k.log_end, a.entries_max, a.entry)
+  rcall('HDEL', k.registry, a.run)
+  rcall('HDEL', k.burials, a.run)
   return 1
 end
 
 -- One worker at a time buries another, and goes on where the one before it stopped. Answers how long to wait for another
--- one, and the bucket to go on with. keys: w y. args: run, who asks, how long nobody else may, the bucket it is at
+-- one, and the bucket to go on with.
 function ops.bury_turn(k, a)
-  local now, turn = time_ms(), rcall('HGET', k[2], a[1])
+  local now, turn = time_ms(), rcall('HGET', k.burials, a.run)
   if turn then
     turn = cmsgpack.unpack(turn)
-  elseif rcall('HEXISTS', k[1], a[1]) == 0 then
-    return 'A'
+  elseif rcall('HEXISTS', k.registry, a.run) == 0 then
+    return word.GONE
   else
     turn = { '', 0, 0 }
   end
-  if turn[1] ~= a[2] and turn[2] > now then return { turn[2] - now, turn[3] } end
+  if turn[1] ~= a.by and turn[2] > now then return { turn[2] - now, turn[3] } end
   local bucket = turn[3]
-  if turn[1] == a[2] then bucket = math.max(bucket, tonumber(a[4])) end
-  rcall('HSET', k[2], a[1], cmsgpack.pack({ a[2], now + tonumber(a[3]), bucket }))
+  if turn[1] == a.by then bucket = math.max(bucket, tonumber(a.bucket)) end
+  rcall('HSET', k.burials, a.run, cmsgpack.pack({ a.by, now + tonumber(a.turn_ms), bucket }))
   return { 0, bucket }
 end
 
 -- Counters of an inbox: o if it is open, n its end, b bytes that were put in, t bytes that were thrown away.
--- keys: c
 function ops.open_inbox(k)
-  rcall('HSET', k[1], 'o', 1)
-  rcall('PERSIST', k[1])
+  rcall('HSET', k.counters, 'o', 1)
+  rcall('PERSIST', k.counters)
   return 1
 end
 
--- keys: in c
 function ops.close_inbox(k)
-  local b = rcall('HGET', k[2], 'b')
-  if b then rcall('HSET', k[2], 't', b) end
-  rcall('HSET', k[2], '', '')
-  rcall('HDEL', k[2], 'o')
-  rcall('PEXPIRE', k[2], COUNTERS_KEPT_MS)
-  rcall('UNLINK', k[1])
+  local b = rcall('HGET', k.counters, 'b')
+  if b then rcall('HSET', k.counters, 't', b) end
+  rcall('HSET', k.counters, '', '')
+  rcall('HDEL', k.counters, 'o')
+  rcall('PEXPIRE', k.counters, COUNTERS_KEPT_MS)
+  rcall('UNLINK', k.inbox)
   return 1
 end
 
--- keys: in c. args: bytes that may wait, the entry
 function ops.post(k, a)
-  local s = rcall('HMGET', k[2], 'o', 'n', 'b', 't')
-  if not s[1] then return 'G' end
+  local s = rcall('HMGET', k.counters, 'o', 'n', 'b', 't')
+  if not s[1] then return word.GONE end
   local last, put, thrown = tonumber(s[2] or '0') + 1, tonumber(s[3] or '0'), tonumber(s[4] or '0')
-  local size = #a[2] + INBOX_ENTRY_BYTES
-  if put > thrown and put - thrown + size > tonumber(a[1]) then return 'F' end
-  rcall('XADD', k[1], last .. '-0', 'b', put + size, 'd', a[2])
-  rcall('HSET', k[2], 'n', last, 'b', put + size)
+  local size = #a.entry + INBOX_ENTRY_BYTES
+  if put > thrown and put - thrown + size > tonumber(a.bytes_max) then return word.FULL end
+  rcall('XADD', k.inbox, last .. '-0', 'b', put + size, 'd', a.entry)
+  rcall('HSET', k.counters, 'n', last, 'b', put + size)
   return last
 end
 
--- keys: in c. args: the last entry that is not needed any more
 function ops.trim(k, a)
-  local found = rcall('XRANGE', k[1], a[1] .. '-0', a[1] .. '-0')
+  local found = rcall('XRANGE', k.inbox, a.through .. '-0', a.through .. '-0')
   if not found[1] then return 0 end
-  rcall('HSET', k[2], 't', found[1][2][2])
-  return rcall('XTRIM', k[1], 'MINID', string.format('%.0f', tonumber(a[1]) + 1) .. '-0')
+  rcall('HSET', k.counters, 't', found[1][2][2])
+  return rcall('XTRIM', k.inbox, 'MINID', string.format('%.0f', tonumber(a.through) + 1) .. '-0')
 end

@@ -29,7 +29,6 @@ local function remember(s, e, fresh)
   rcall('PEXPIRE', e, IDENTITY_MS)
 end
 
--- Gives those an end that were left without one. keys: s e
 function ops.age_identities(k)
   for _, key in ipairs(k) do
     if rcall('PTTL', key) == -1 then rcall('PEXPIRE', key, IDENTITY_MS) end
@@ -37,12 +36,12 @@ function ops.age_identities(k)
   return 1
 end
 
--- One session, and what has become of it so far. Of its hash only what is needed: E for what goes in, A for what is settled.
+-- One session, and what has become of it so far. Of its hash only what is needed by what is done: see change_queues.
 local function open_queue(m, q, run, kind)
   local s, tonumber = nil, tonumber
-  if kind == 'E' then
+  if kind == word.ENQUEUE then
     s = rcall('HMGET', m, 'i', 'o', 't', 'l', 'b', 'r', 'v', 'M', 'B')
-  elseif kind == 'A' then
+  elseif kind == word.ACKNOWLEDGE then
     s = rcall('HMGET', m, 'i', 'o', 't', 'l', 'b', 'e', 'n', 'h')
     s[10], s[11], s[12], s[6], s[7] = s[6], s[7], s[8], false, false
   else
@@ -52,14 +51,13 @@ local function open_queue(m, q, run, kind)
   return {
     q = q, incarnation = s[1], is_away = is_away, elsewhere = not is_away and s[6] ~= run and s[6], in_memory = s[7] == '1',
     first = tail, tail = tail, live = tonumber(s[4] or 0), bytes = tonumber(s[5] or 0),
-    live_max = kind ~= 'A' and tonumber(s[8] or 0), bytes_max = kind ~= 'A' and tonumber(s[9] or 0),
-    epoch = s[10], nonce = s[11], head = kind ~= 'E' and tonumber(s[12] or 0),
-    puts = kind ~= 'A' and {}, gone = false, is_gone = false, records = false, known = false, freed = 0, freed_bytes = 0,
+    live_max = kind ~= word.ACKNOWLEDGE and tonumber(s[8] or 0), bytes_max = kind ~= word.ACKNOWLEDGE and tonumber(s[9] or 0),
+    epoch = s[10], nonce = s[11], head = kind ~= word.ENQUEUE and tonumber(s[12] or 0),
+    puts = kind ~= word.ACKNOWLEDGE and {}, gone = false, is_gone = false, records = false, known = false, freed = 0, freed_bytes = 0,
   }
 end
 
--- Answers + for one that is in the queue now, = for one that was (~ if that was another session's), F for a full queue, G if there is
--- no such session.
+-- Answers what becomes of a message.
 local function enqueue(queue, incarnation, record, name, s, fresh)
   local is_here = queue.incarnation == incarnation
   if name then
@@ -69,12 +67,12 @@ local function enqueue(queue, incarnation, record, name, s, fresh)
       fresh[name] = known
       queue.known = queue.known or {}
       queue.known[#queue.known + 1] = tonumber(known)
-      return is_here and '=' or '~'
+      return is_here and word.KNOWN or word.KNOWN_ELSEWHERE
     end
   end
-  if not is_here or queue.in_memory then return 'G' end
+  if not is_here or queue.in_memory then return word.GONE end
   local size = size_of(record)
-  if queue.live >= queue.live_max or queue.bytes + size > queue.bytes_max then return 'F' end
+  if queue.live >= queue.live_max or queue.bytes + size > queue.bytes_max then return word.FULL end
   local number = text(queue.tail)
   local puts = queue.puts
   if queue.tail == 1 then puts[1], puts[2] = '', '' end
@@ -82,15 +80,15 @@ local function enqueue(queue, incarnation, record, name, s, fresh)
   if queue.records then queue.records[number] = record end
   if name then fresh[name] = number end
   queue.tail, queue.live, queue.bytes = queue.tail + 1, queue.live + 1, queue.bytes + size
-  return '+'
+  return word.QUEUED
 end
 
--- A record goes, or becomes a mark. Answers why not: N if there is no session, S if it is another owner's.
+-- A record goes, or becomes a mark. Answers why not.
 local function settle(queue, incarnation, epoch, nonce, number, to)
-  if not queue.incarnation then return 'N' end
-  if queue.incarnation ~= incarnation or queue.epoch ~= epoch or queue.nonce ~= nonce or queue.is_away then return 'S' end
+  if not queue.incarnation then return word.NO_SESSION end
+  if queue.incarnation ~= incarnation or queue.epoch ~= epoch or queue.nonce ~= nonce or queue.is_away then return word.FENCED end
   local record = queue.records[number]
-  if not record or record == to then return '.' end
+  if not record or record == to then return word.SETTLED end
   local size = size_of(record)
   queue.bytes, queue.freed_bytes = queue.bytes - size, queue.freed_bytes + size
   queue.records[number] = to
@@ -104,7 +102,7 @@ local function settle(queue, incarnation, epoch, nonce, number, to)
     queue.is_gone[number] = true
     queue.live, queue.freed = queue.live - 1, queue.freed + 1
   end
-  return '.'
+  return word.SETTLED
 end
 
 -- The oldest number that is not acknowledged.
@@ -139,16 +137,14 @@ local function close_queue(m, queue, marks)
   return { queue.first, queue.elsewhere, queue.freed, queue.freed_bytes, table.concat(marks), queue.known or NONE }
 end
 
--- keys: s e (if there are identities), then m q of each session. args: who asks, whether there are identities, how many bodies, and
--- these; then for each session whether something goes in (E), is settled (A) or both (B), how many numbers are settled, and these; how
--- many runs of alike changes, and of each: what it is, the
--- session's incarnation (and epoch and nonce), how many, of those that are enqueued the share by which they come or '', and of each
--- of these the record or its head, where the body is
--- among the arguments or '', and (X) the name by which it is known.
+-- Behind the bodies, for each session: whether something goes in (ENQUEUE), is settled (ACKNOWLEDGE) or BOTH, how many numbers are
+-- settled, and these; how many runs of alike changes, and of each: what it is, the session's incarnation (and epoch and nonce), how
+-- many, of those that are enqueued the share by which they come or '', and of each of these the record or its head, where the body
+-- is among the arguments or '', and (ENQUEUE_NAMED) the name by which it is known.
 function ops.change_queues(k, a)
-  local run, at, key = a[1], 4 + tonumber(a[3]), 1
+  local run, at, key = a.run, first.bodies + tonumber(a.bodies_count), 1
   local s, e, fresh = nil, nil, {}
-  if a[2] == '1' then s, e, key = k[1], k[2], 3 end
+  if a.has_identities == '1' then s, e, key = k[1], k[2], 3 end
   local answers = {}
   while k[key] do
     local queue, marks = open_queue(k[key], k[key + 1], run, a[at]), {}
@@ -163,7 +159,7 @@ function ops.change_queues(k, a)
     at = at + 1
     for _ = 1, runs do
       local kind, incarnation = a[at], a[at + 1]
-      if kind == 'E' or kind == 'X' then
+      if kind == word.ENQUEUE or kind == word.ENQUEUE_NAMED then
         local count, place = tonumber(a[at + 2]), 0
         if a[at + 3] ~= '' and queue.incarnation == incarnation then place = share_place(k[key], a[at + 3]) end
         at = at + 4
@@ -171,7 +167,7 @@ function ops.change_queues(k, a)
           local record, name = a[at], nil
           if a[at + 1] ~= '' then record = record .. a[tonumber(a[at + 1])] end
           if place > 0 then record = by_share(record, place) end
-          if kind == 'X' then
+          if kind == word.ENQUEUE_NAMED then
             name = a[at + 2]
             at = at + 1
           end
@@ -181,7 +177,7 @@ function ops.change_queues(k, a)
       else
         local epoch, nonce, count = a[at + 2], a[at + 3], tonumber(a[at + 4])
         at = at + 5
-        local to = kind == 'R' and MARKER or false
+        local to = kind == word.RELEASE and MARKER or false
         for _ = 1, count do
           marks[#marks + 1] = settle(queue, incarnation, epoch, nonce, a[numbers], to)
           numbers = numbers + 1
