@@ -16,7 +16,7 @@ const PARTS: usize = 8;
 /// Counts of one part, on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Part {
+struct Stripe {
     counts: [AtomicU64; CLASSES],
     sum_us: AtomicU64,
 }
@@ -24,7 +24,7 @@ struct Part {
 /// Durations, by class.
 #[derive(Debug, Default)]
 pub struct Durations {
-    parts: [Part; PARTS],
+    parts: [Stripe; PARTS],
 }
 
 /// What was counted.

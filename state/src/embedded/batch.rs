@@ -8,7 +8,7 @@ use fjall::Slice;
 use super::codec;
 use super::layout::{self, Keyspace, Part};
 use crate::Delivery;
-use crate::tables::journal::{Change, Mark, SessionImage};
+use crate::tables::journal::{Change, RecordMark, SessionImage};
 use crate::tables::{BodyKey, SessionKey};
 
 /// Records are written together up to this many bytes, so that a page of a queue reads little that it does not need.
@@ -35,7 +35,7 @@ struct Chunk {
 pub(super) struct BatchBuilder {
     puts: Vec<Put>,
     chunks: HashMap<SessionKey, Chunk, foldhash::fast::RandomState>,
-    marks: HashMap<SessionKey, Vec<(u64, Mark)>, foldhash::fast::RandomState>,
+    marks: HashMap<SessionKey, Vec<(u64, RecordMark)>, foldhash::fast::RandomState>,
     /// Keys that may be written several times in a batch, and where.
     rewritten: HashMap<(Keyspace, Slice), usize>,
     scratch: Vec<u8>,
@@ -54,7 +54,7 @@ impl BatchBuilder {
         for (session, chunk) in chunks {
             self.add_chunk(session, chunk);
         }
-        let marks: Vec<(SessionKey, Vec<(u64, Mark)>)> = self.marks.drain().collect();
+        let marks: Vec<(SessionKey, Vec<(u64, RecordMark)>)> = self.marks.drain().collect();
         for (session, marks) in marks {
             let last = marks.iter().map(|(number, _)| *number).max().unwrap_or_default();
             self.scratch.clear();

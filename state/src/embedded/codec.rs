@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 
 use crate::tables::Extra;
-use crate::tables::journal::{Mark, SessionRecord, WillRecord};
+use crate::tables::journal::{RecordMark, SessionRecord, WillRecord};
 use crate::{
     ConnectionId, Delivery, DueLeft, Message, MessageHeader, Owner, Principal, QueueLimits, SubscriptionIds,
     SubscriptionOptions, Via,
@@ -219,25 +219,25 @@ pub(super) fn skip_message(reader: &mut Reader<'_>) -> Result<usize> {
 }
 
 /// Writes marks.
-pub(super) fn put_marks(out: &mut Vec<u8>, marks: &[(u64, Mark)]) {
+pub(super) fn put_marks(out: &mut Vec<u8>, marks: &[(u64, RecordMark)]) {
     for (number, mark) in marks {
         put_u64(out, *number);
         out.push(match mark {
-            Mark::Released => 0,
-            Mark::Acknowledged => 1,
+            RecordMark::Released => 0,
+            RecordMark::Acknowledged => 1,
         });
     }
 }
 
 /// Reads marks.
-pub(super) fn marks(bytes: &[u8]) -> Result<Vec<(u64, Mark)>> {
+pub(super) fn marks(bytes: &[u8]) -> Result<Vec<(u64, RecordMark)>> {
     let mut reader = Reader(bytes);
     let mut marks = Vec::with_capacity(bytes.len() / 9);
     while !reader.is_empty() {
         let number = reader.u64()?;
         let mark = match reader.u8()? {
-            0 => Mark::Released,
-            1 => Mark::Acknowledged,
+            0 => RecordMark::Released,
+            1 => RecordMark::Acknowledged,
             _ => return Err(Malformed),
         };
         marks.push((number, mark));

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::{Condvar, Mutex, RwLock};
 use thiserror::Error;
 
-use super::gate::Gate;
+use super::gate::AnswerGate;
 use crate::answer::{Answer, Ready};
 use crate::tables::journal::{Change, SessionImage};
 use crate::tables::retained::Retained;
@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) work: Condvar,
     /// Taken before `core` where both are needed.
     pub(super) retained: RwLock<Retained>,
-    pub(super) gate: Gate,
+    pub(super) gate: AnswerGate,
     /// The last attempt to write failed.
     pub(super) is_failing: AtomicBool,
     #[cfg(test)]
@@ -62,11 +62,11 @@ pub(super) struct Core {
     waiting_bytes: u64,
     waiting_bytes_max: u64,
     pub(super) is_writer_idle: bool,
-    phase: Phase,
+    phase: ClosePhase,
 }
 
 /// How far closing is.
-enum Phase {
+enum ClosePhase {
     Open,
     Closing(Vec<Done<()>>),
     Closed,
@@ -103,13 +103,13 @@ impl Core {
             waiting_bytes: 0,
             waiting_bytes_max,
             is_writer_idle: false,
-            phase: Phase::Open,
+            phase: ClosePhase::Open,
         }
     }
 
     /// Whether a call may be made now.
     pub(super) fn permit(&self, load: Load) -> Result<(), StoreError> {
-        if !matches!(self.phase, Phase::Open) {
+        if !matches!(self.phase, ClosePhase::Open) {
             return Err(StoreError::Closed);
         }
         let max = match load {
@@ -124,7 +124,7 @@ impl Core {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+        matches!(self.phase, ClosePhase::Open)
     }
 
     /// Whether all answers that were decided on in this batch or before have been given.
@@ -150,7 +150,7 @@ impl Core {
     pub(super) fn has_work(&mut self) -> bool {
         !self.answers.is_empty()
             || !self.tables.journal().is_empty()
-            || matches!(self.phase, Phase::Closing(_))
+            || matches!(self.phase, ClosePhase::Closing(_))
     }
 
     /// Closes the batch that gathers and begins another, in the memory of one that is done.
@@ -181,22 +181,22 @@ impl Core {
     /// No more calls. False if that was so before; then `done` is told at once, by the caller.
     pub(super) fn begin_close(&mut self, done: Option<Done<()>>) -> Result<(), Option<Done<()>>> {
         match &mut self.phase {
-            Phase::Open => self.phase = Phase::Closing(done.into_iter().collect()),
-            Phase::Closing(waiting) => waiting.extend(done),
-            Phase::Closed => return Err(done),
+            ClosePhase::Open => self.phase = ClosePhase::Closing(done.into_iter().collect()),
+            ClosePhase::Closing(waiting) => waiting.extend(done),
+            ClosePhase::Closed => return Err(done),
         }
         Ok(())
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing(_))
+        matches!(self.phase, ClosePhase::Closing(_))
     }
 
     /// Everything is written. Answers who waits for that.
     pub(super) fn finish_close(&mut self) -> Vec<Done<()>> {
-        match std::mem::replace(&mut self.phase, Phase::Closed) {
-            Phase::Closing(waiting) => waiting,
-            Phase::Open | Phase::Closed => Vec::new(),
+        match std::mem::replace(&mut self.phase, ClosePhase::Closed) {
+            ClosePhase::Closing(waiting) => waiting,
+            ClosePhase::Open | ClosePhase::Closed => Vec::new(),
         }
     }
 }

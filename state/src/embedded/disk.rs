@@ -224,7 +224,7 @@ struct ChunkCursor<'a> {
     disk: &'a Disk,
     session: SessionKey,
     iter: Option<fjall::Iter>,
-    chunk: Option<Chunk>,
+    chunk: Option<ChunkReader>,
 }
 
 impl<'a> ChunkCursor<'a> {
@@ -241,7 +241,7 @@ impl<'a> ChunkCursor<'a> {
                 self.disk.keyspace(Keyspace::Queue).range(from..=to)
             });
             let (key, value) = iter.next().ok_or(DAMAGED)?.into_inner().map_err(unavailable)?;
-            self.chunk = Some(Chunk::parse(&key, value).ok_or(DAMAGED)?);
+            self.chunk = Some(ChunkReader::parse(&key, value).ok_or(DAMAGED)?);
         }
         let chunk = self.chunk.as_mut().ok_or(DAMAGED)?;
         let (delivery, apart) = chunk.read(number.0).map_err(|Malformed| DAMAGED)?.ok_or(DAMAGED)?;
@@ -262,14 +262,14 @@ enum RecordBody {
 }
 
 /// Consecutive records, read from front to back.
-struct Chunk {
+struct ChunkReader {
     last: u64,
     next: u64,
     value: Slice,
     at: usize,
 }
 
-impl Chunk {
+impl ChunkReader {
     fn parse(key: &[u8], value: Slice) -> Option<Self> {
         let (_, last) = layout::parse_numbered(key)?;
         let count = chunk_count(&value)?;

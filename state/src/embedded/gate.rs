@@ -10,14 +10,14 @@ const YIELDS: u32 = 64;
 /// Counts answers under way, in two generations. A generation begins when a batch is closed, under the lock that decides
 /// on answers; the writer waits for the one before.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct AnswerGate {
     under_way: [AtomicUsize; 2],
 }
 
 /// An answer under way.
 pub(super) struct Passage<'a>(&'a AtomicUsize);
 
-impl Gate {
+impl AnswerGate {
     /// Begins an answer in a generation. To be called with the lock held.
     pub(super) fn enter(&self, generation: u64) -> Passage<'_> {
         let count = &self.under_way[usize::from(generation % 2 == 1)];

@@ -51,7 +51,7 @@ pub(super) fn list(database: &Path) -> io::Result<Vec<JournalFile>> {
 
 /// One atomic write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Batch {
+pub(super) struct WrittenBatch {
     /// All of it.
     pub(super) bytes: u64,
     pub(super) records: u64,
@@ -77,11 +77,11 @@ pub(super) struct Scan {
     /// What is behind, up to the last byte that is not zero; empty if there is none.
     pub(super) rest: Vec<u8>,
     /// Whole batches in the rest: where each begins in it, and what it is.
-    pub(super) behind: Vec<(usize, Batch)>,
+    pub(super) behind: Vec<(usize, WrittenBatch)>,
 }
 
 impl Whole {
-    fn and(self, batch: &Batch) -> Self {
+    fn and(self, batch: &WrittenBatch) -> Self {
         Self { end: self.end + batch.bytes, last: batch.progress.or(self.last), sequence: batch.sequence }
     }
 }
@@ -241,7 +241,7 @@ impl<R: Read> Input<'_, R> {
 }
 
 /// Reads one whole batch that comes after another.
-fn read_batch(reader: &mut impl Read, left: u64, after: u64) -> Result<Batch, Stop> {
+fn read_batch(reader: &mut impl Read, left: u64, after: u64) -> Result<WrittenBatch, Stop> {
     let mut input = Input { reader, left, taken: 0, hash: Xxh3::new() };
     let [kind, r0, r1, r2, r3, sequence @ ..]: [u8; START_BYTES] = input.array()?;
     let (records, sequence) = (u32::from_le_bytes([r0, r1, r2, r3]), u64::from_le_bytes(sequence));
@@ -264,7 +264,7 @@ fn read_batch(reader: &mut impl Read, left: u64, after: u64) -> Result<Batch, St
     if end[..] != expected[..] {
         return Err(Stop::NotWhole);
     }
-    Ok(Batch { bytes: input.taken, records: records.into(), sequence, progress })
+    Ok(WrittenBatch { bytes: input.taken, records: records.into(), sequence, progress })
 }
 
 /// Bytes of the whole batch at this place.

@@ -121,7 +121,7 @@ impl EmbeddedStore {
             core: Mutex::new(Core::new(tables, config.commit_queue_bytes_max)),
             work: Condvar::new(),
             retained: RwLock::new(retained),
-            gate: gate::Gate::default(),
+            gate: gate::AnswerGate::default(),
             is_failing: AtomicBool::new(false),
             #[cfg(test)]
             faults: tests::Faults::default(),

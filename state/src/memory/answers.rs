@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::{Done, StoreError};
 
 /// Gives an answer.
-type Give = Box<dyn FnOnce() + Send>;
+type HeldAnswer = Box<dyn FnOnce() + Send>;
 
 /// Clones are the same.
 #[derive(Clone, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Answers {
 #[derive(Default)]
 struct State {
     /// Answers that were not given yet, oldest first.
-    waiting: VecDeque<Give>,
+    waiting: VecDeque<HeldAnswer>,
     is_holding: bool,
     /// Some thread gives answers, and will give all that come meanwhile: so they stay in order.
     is_giving: bool,

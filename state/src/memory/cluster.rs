@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::registry::Answered;
+use super::registry::AnsweredRead;
 use super::{Content, MemoryStore};
 use crate::{
     Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Noted, Position,
@@ -78,7 +78,7 @@ fn change(store: &MemoryStore, apply: impl FnOnce(&mut Content)) {
         apply(&mut content);
         content.registry.take_answered()
     };
-    answered.into_iter().for_each(Answered::give);
+    answered.into_iter().for_each(AnsweredRead::give);
 }
 
 impl MemoryWorker {

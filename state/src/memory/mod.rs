@@ -20,7 +20,7 @@ use crate::{
 };
 use answers::Answers;
 pub use cluster::{MemoryCluster, MemoryWorker};
-use registry::{Answered, Registry};
+use registry::{AnsweredRead, Registry};
 
 /// A store in memory, as one worker sees it. Clones share everything.
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl MemoryStore {
         self.answers.fail_with(error);
         if is_failing {
             let waiting = self.content.lock().registry.take_reads_of(self.worker);
-            waiting.into_iter().for_each(Answered::give);
+            waiting.into_iter().for_each(AnsweredRead::give);
         }
     }
 

@@ -19,7 +19,7 @@ const THROWN_MAX: usize = 8;
 #[derive(Default)]
 pub(super) struct Registry {
     now: UnixMs,
-    members: BTreeMap<WorkerId, Entry>,
+    members: BTreeMap<WorkerId, Registration>,
     log: VecDeque<(Position, Vec<RouteChange>)>,
     log_end: Position,
     listening: BTreeMap<(WorkerId, Arc<str>), Wants>,
@@ -32,7 +32,8 @@ pub(super) struct Registry {
     inbox_gaps: Vec<WorkerId>,
 }
 
-struct Entry {
+/// A worker in the registry.
+struct Registration {
     name: Arc<str>,
     applied: Option<Position>,
     lease_until: UnixMs,
@@ -64,21 +65,21 @@ enum What {
 }
 
 /// An answer for a read that has waited, to be given without a lock.
-pub(super) struct Answered {
+pub(super) struct AnsweredRead {
     answers: Answers,
-    page: Page,
+    page: FoundPage,
 }
 
-enum Page {
+enum FoundPage {
     Log(Done<LogPage>, LogPage),
     Inbox(Done<InboxPage>, InboxPage),
 }
 
-impl Answered {
+impl AnsweredRead {
     pub(super) fn give(self) {
         match self.page {
-            Page::Log(done, page) => self.answers.answer(done, page),
-            Page::Inbox(done, page) => self.answers.answer(done, page),
+            FoundPage::Log(done, page) => self.answers.answer(done, page),
+            FoundPage::Inbox(done, page) => self.answers.answer(done, page),
         }
     }
 }
@@ -98,7 +99,7 @@ fn placed<T: Clone>(position: Position, what: &[T]) -> impl Iterator<Item = Plac
 
 impl Registry {
     pub(super) fn join(&mut self, id: WorkerId, name: &Arc<str>) -> Joined {
-        let entry = Entry {
+        let entry = Registration {
             name: Arc::clone(name),
             applied: Some(Position(0)),
             lease_until: self.now,
@@ -305,7 +306,7 @@ impl Registry {
     }
 
     /// The reads whose page is there, or whose time is over.
-    pub(super) fn take_answered(&mut self) -> Vec<Answered> {
+    pub(super) fn take_answered(&mut self) -> Vec<AnsweredRead> {
         let mut answered = Vec::new();
         for read in std::mem::take(&mut self.reads) {
             let is_over = read.until <= self.now;
@@ -313,15 +314,15 @@ impl Registry {
             let page = match what {
                 What::Log(done) => match self.log_page(worker, after) {
                     None if !is_over => Err(What::Log(done)),
-                    page => Ok(Page::Log(done, page.unwrap_or_default())),
+                    page => Ok(FoundPage::Log(done, page.unwrap_or_default())),
                 },
                 What::Inbox(done) => match self.inbox_page(worker, after) {
                     None if !is_over => Err(What::Inbox(done)),
-                    page => Ok(Page::Inbox(done, page.unwrap_or_default())),
+                    page => Ok(FoundPage::Inbox(done, page.unwrap_or_default())),
                 },
             };
             match page {
-                Ok(page) => answered.push(Answered { answers, page }),
+                Ok(page) => answered.push(AnsweredRead { answers, page }),
                 Err(what) => self.reads.push(Read { worker, after, until, answers, what }),
             }
         }
@@ -329,15 +330,15 @@ impl Registry {
     }
 
     /// Ends a worker's reads without a page.
-    pub(super) fn take_reads_of(&mut self, id: WorkerId) -> Vec<Answered> {
+    pub(super) fn take_reads_of(&mut self, id: WorkerId) -> Vec<AnsweredRead> {
         let (ended, rest) = std::mem::take(&mut self.reads).into_iter().partition(|read| read.worker == id);
         self.reads = rest;
         let end = |Read { answers, what, .. }: Read| {
             let page = match what {
-                What::Log(done) => Page::Log(done, LogPage::default()),
-                What::Inbox(done) => Page::Inbox(done, InboxPage::default()),
+                What::Log(done) => FoundPage::Log(done, LogPage::default()),
+                What::Inbox(done) => FoundPage::Inbox(done, InboxPage::default()),
             };
-            Answered { answers, page }
+            AnsweredRead { answers, page }
         };
         let ended: Vec<Read> = ended;
         ended.into_iter().map(end).collect()

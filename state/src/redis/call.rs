@@ -7,13 +7,13 @@ use std::io::Write;
 use foldhash::fast::RandomState;
 use redis::{Cmd, Value};
 
-use super::change::{Change, Enqueue, Outcome, Outcomes, Settled};
+use super::change::{Enqueue, Outcome, Outcomes, QueueChange, Settled};
 use super::claim::read_run;
 use super::codec;
 use super::fault::Fault;
 use super::functions::Library;
 use super::keys::{Bucket, Keys};
-use super::op::{Answer, Args, Rest, Result};
+use super::op::{Args, ReadAnswer, Rest, Result};
 use super::operations::{ChangeQueuesOp, word};
 use super::order::Pending;
 use super::received::Identity;
@@ -40,7 +40,7 @@ pub(super) struct Added {
 }
 
 /// An answer to one operation.
-pub(super) enum Answered {
+pub(super) enum OperationAnswer {
     Value(Value),
     Outcomes(Outcomes),
 }
@@ -105,14 +105,14 @@ impl Frame<'_> {
 }
 
 /// Reads what a call answered: for each operation, and what that adds to what is queued.
-pub(super) fn read(operations: &[Pending], answer: Value) -> Result<(Vec<Answered>, Added)> {
+pub(super) fn read(operations: &[Pending], answer: Value) -> Result<(Vec<OperationAnswer>, Added)> {
     let mut answers = answer.list()?.into_iter();
     let mut found = Vec::with_capacity(operations.len());
     let mut added = Added::default();
     for alike in alike(operations) {
         let answer = answers.next().ok_or(StoreError::from(Fault::Form))?;
         match alike {
-            [Pending::Op(..)] => found.push(Answered::Value(answer)),
+            [Pending::Op(..)] => found.push(OperationAnswer::Value(answer)),
             changes => read_changes(changes, answer, &mut found, &mut added)?,
         }
     }
@@ -128,20 +128,20 @@ fn alike(operations: &[Pending]) -> impl Iterator<Item = &[Pending]> {
 }
 
 /// Part of a change that concerns one session.
-enum Part<'a> {
-    Enqueue { change: &'a Change, identity: Option<&'a [u8]>, target: &'a Enqueue },
+enum SessionChange<'a> {
+    Enqueue { change: &'a QueueChange, identity: Option<&'a [u8]>, target: &'a Enqueue },
     Settle { fence: &'a Fence, number: Number, to: Settled },
 }
 
 /// Parts of one session, in order.
-struct Parts<'a> {
+struct SessionChanges<'a> {
     client_id: &'a str,
-    parts: Vec<Part<'a>>,
+    parts: Vec<SessionChange<'a>>,
 }
 
 /// All parts of changes.
 struct BySession<'a> {
-    parts: Vec<Parts<'a>>,
+    parts: Vec<SessionChanges<'a>>,
     /// For each part of each change in order, whose it is.
     whose: Vec<usize>,
     has_identities: bool,
@@ -152,12 +152,12 @@ impl<'a> BySession<'a> {
         let mut all =
             Self { parts: Vec::new(), whose: Vec::with_capacity(changes.len()), has_identities: false };
         let mut places: HashMap<&str, usize, RandomState> = HashMap::default();
-        let mut add = |client_id: &'a str, part: Part<'a>| {
+        let mut add = |client_id: &'a str, part: SessionChange<'a>| {
             // Nearly always the one before.
             let place = match all.parts.last() {
                 Some(last) if last.client_id == client_id => all.parts.len() - 1,
                 _ => *places.entry(client_id).or_insert_with(|| {
-                    all.parts.push(Parts { client_id, parts: Vec::new() });
+                    all.parts.push(SessionChanges { client_id, parts: Vec::new() });
                     all.parts.len() - 1
                 }),
             };
@@ -170,15 +170,15 @@ impl<'a> BySession<'a> {
         for pending in changes {
             match pending {
                 Pending::Op(..) => {}
-                Pending::Change(change @ Change::Enqueue { identity, targets }, _) => {
+                Pending::Change(change @ QueueChange::Enqueue { identity, targets }, _) => {
                     has_identities |= identity.is_some();
                     for target in targets {
                         let identity = identity.as_ref().map(Identity::as_slice);
-                        add(&target.session.client_id, Part::Enqueue { change, identity, target });
+                        add(&target.session.client_id, SessionChange::Enqueue { change, identity, target });
                     }
                 }
-                Pending::Change(Change::Settle { fence, number, to }, _) => {
-                    add(&fence.session.client_id, Part::Settle { fence, number: *number, to: *to });
+                Pending::Change(QueueChange::Settle { fence, number, to }, _) => {
+                    add(&fence.session.client_id, SessionChange::Settle { fence, number: *number, to: *to });
                 }
             }
         }
@@ -187,12 +187,12 @@ impl<'a> BySession<'a> {
     }
 }
 
-impl Parts<'_> {
+impl SessionChanges<'_> {
     /// As the function expects it.
-    fn write(&self, bodies: &[&Change], args: &mut Args) {
+    fn write(&self, bodies: &[&QueueChange], args: &mut Args) {
         let settled = self.parts.iter().filter_map(|part| match part {
-            Part::Settle { number, .. } => Some(number.0),
-            Part::Enqueue { .. } => None,
+            SessionChange::Settle { number, .. } => Some(number.0),
+            SessionChange::Enqueue { .. } => None,
         });
         let settled_count = settled.clone().count();
         args.push(&[match settled_count {
@@ -202,15 +202,15 @@ impl Parts<'_> {
         }]);
         args.number(settled_count as u64);
         settled.for_each(|number| args.number(number));
-        let runs = || self.parts.chunk_by(Part::goes_with);
+        let runs = || self.parts.chunk_by(SessionChange::goes_with);
         args.number(runs().count() as u64);
         for run in runs() {
             match run.first() {
-                Some(Part::Enqueue { identity, target, .. }) => {
+                Some(SessionChange::Enqueue { identity, target, .. }) => {
                     args.push(&[if identity.is_some() { word::ENQUEUE_NAMED } else { word::ENQUEUE }]);
                     args.number(target.session.incarnation);
                 }
-                Some(Part::Settle { fence, to, .. }) => {
+                Some(SessionChange::Settle { fence, to, .. }) => {
                     args.push(&[if *to == Settled::Gone { word::ACKNOWLEDGE } else { word::RELEASE }]);
                     args.number(fence.session.incarnation);
                     args.number(fence.epoch);
@@ -219,7 +219,7 @@ impl Parts<'_> {
                 None => {}
             }
             args.number(run.len() as u64);
-            if let Some(share) = run.first().and_then(Part::share) {
+            if let Some(share) = run.first().and_then(SessionChange::share) {
                 args.push(share.as_bytes());
             }
             run.iter().for_each(|part| part.write(bodies, args));
@@ -227,7 +227,7 @@ impl Parts<'_> {
     }
 }
 
-impl Part<'_> {
+impl SessionChange<'_> {
     /// The share by which a message comes, `""` for none; `None` for what is settled.
     fn share(&self) -> Option<&str> {
         match self {
@@ -255,7 +255,7 @@ impl Part<'_> {
         }
     }
 
-    fn write(&self, bodies: &[&Change], args: &mut Args) {
+    fn write(&self, bodies: &[&QueueChange], args: &mut Args) {
         let Self::Enqueue { change, identity, target } = self else { return };
         let place = bodies.iter().position(|known| std::ptr::eq(*known, *change));
         match place.filter(|_| has_body_of(change, target)) {
@@ -280,13 +280,13 @@ impl Part<'_> {
 }
 
 /// The message of its first target is that of this one.
-fn has_body_of(change: &Change, target: &Enqueue) -> bool {
-    let Change::Enqueue { targets, .. } = change else { return false };
+fn has_body_of(change: &QueueChange, target: &Enqueue) -> bool {
+    let QueueChange::Enqueue { targets, .. } = change else { return false };
     targets.first().is_some_and(|first| std::ptr::eq(&*first.delivery.message, &*target.delivery.message))
 }
 
 /// Changes whose message is for several sessions: it is sent once.
-fn shared_bodies(changes: &[Pending]) -> Vec<&Change> {
+fn shared_bodies(changes: &[Pending]) -> Vec<&QueueChange> {
     let shared = changes.iter().filter_map(|pending| match pending {
         Pending::Change(change, _) if change.weight() > 1 => Some(change),
         _ => None,
@@ -294,19 +294,19 @@ fn shared_bodies(changes: &[Pending]) -> Vec<&Change> {
     shared.collect()
 }
 
-fn body_of(change: &Change) -> Vec<u8> {
-    let Change::Enqueue { targets, .. } = change else { return Vec::new() };
+fn body_of(change: &QueueChange) -> Vec<u8> {
+    let QueueChange::Enqueue { targets, .. } = change else { return Vec::new() };
     targets.first().map(|first| codec::body(&first.delivery.message)).unwrap_or_default()
 }
 
 fn read_changes(
     changes: &[Pending],
     answer: Value,
-    found: &mut Vec<Answered>,
+    found: &mut Vec<OperationAnswer>,
     added: &mut Added,
 ) -> Result<()> {
     let by_session = BySession::of(changes);
-    let mut read = answer.list()?.into_iter().map(Told::read).collect::<Result<Vec<Told>>>()?;
+    let mut read = answer.list()?.into_iter().map(QueueAnswer::read).collect::<Result<Vec<QueueAnswer>>>()?;
     if read.len() != by_session.parts.len() {
         return Err(DAMAGED);
     }
@@ -322,19 +322,19 @@ fn read_changes(
             let told = whose.next().and_then(|place| read.get_mut(*place)).ok_or(DAMAGED)?;
             let (outcome, is_new) = told.next()?;
             outcomes.push(outcome);
-            if is_new && let Change::Enqueue { targets, .. } = change {
+            if is_new && let QueueChange::Enqueue { targets, .. } = change {
                 let size = targets.get(part).map_or(0, |target| target.delivery.message.size());
                 added.records += 1;
                 added.bytes += i64::try_from(size).unwrap_or(i64::MAX);
             }
         }
-        found.push(Answered::Outcomes(outcomes));
+        found.push(OperationAnswer::Outcomes(outcomes));
     }
     Ok(())
 }
 
 /// What the function says of one session.
-struct Told {
+struct QueueAnswer {
     /// The next new number.
     next: u64,
     elsewhere: Option<WorkerId>,
@@ -345,7 +345,7 @@ struct Told {
     known: std::vec::IntoIter<Value>,
 }
 
-impl Told {
+impl QueueAnswer {
     fn read(answer: Value) -> Result<Self> {
         let [next, elsewhere, freed, freed_bytes, marks, known] = answer.tuple()?;
         Ok(Self {

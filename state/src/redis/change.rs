@@ -10,7 +10,7 @@ use crate::{Delivery, Fence, Number, StoredSession, WorkerId};
 
 /// What is to become of queues.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum QueueChange {
     /// A message goes into queues. With an identity, those that have it already take it for done.
     Enqueue { identity: Option<Identity>, targets: SmallVec<[Enqueue; 1]> },
     /// A record goes, or becomes the mark that its PUBREL is outstanding.
@@ -53,7 +53,7 @@ pub(super) enum Outcome {
 /// For each session of a change.
 pub(super) type Outcomes = SmallVec<[Outcome; 1]>;
 
-impl Change {
+impl QueueChange {
     /// Sessions that it concerns, with repeats.
     pub(super) fn weight(&self) -> usize {
         match self {

@@ -11,7 +11,7 @@ use super::codec;
 use super::due::WILL_RETRY_MS;
 use super::engine::{Engine, add, pairs, random};
 use super::keys::Bucket;
-use super::op::{Answer, Op, Result};
+use super::op::{Op, ReadAnswer, Result};
 use super::operations::{ClaimOp, ContentsOp, DropWillOp, ReleaseOp, SubscribeOp, UnsubscribeOp, word};
 use super::order::{Gate, Pending, Ticket};
 use crate::{
@@ -26,7 +26,7 @@ const TRIES: u32 = 3;
 
 /// What a claim was answered.
 #[derive(Default)]
-struct Answered {
+struct ClaimAnswer {
     claimed: Claimed,
     /// The Will of the connection before waits for its last word.
     is_will_waiting: bool,
@@ -44,13 +44,13 @@ enum Late {
     Overtaken,
 }
 
-impl From<Claimed> for Answered {
+impl From<Claimed> for ClaimAnswer {
     fn from(claimed: Claimed) -> Self {
         Self { claimed, ..Self::default() }
     }
 }
 
-impl Answered {
+impl ClaimAnswer {
     fn claimed(self) -> Result<Claimed> {
         match self.late {
             None => complete(self.claimed, self.contents),
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     /// What a claim leaves to be done later, and what it does not add after all.
-    fn note_claimed(&self, bucket: Bucket, claim: &Claim, reserved: i64, answered: &Result<Answered>) {
+    fn note_claimed(&self, bucket: Bucket, claim: &Claim, reserved: i64, answered: &Result<ClaimAnswer>) {
         match answered.as_ref().map(|answered| (&answered.claimed.will_due, answered.is_will_waiting)) {
             Ok((Some(_), _)) => self.hints.armed(bucket, claim.now.saturating_add(WILL_RETRY_MS)),
             Ok((None, true)) => self.hints.armed(bucket, claim.now.saturating_add(claim.will_wait_ms)),
@@ -121,7 +121,7 @@ impl Engine {
         bucket: Bucket,
         client_id: &str,
         ticket: Ticket,
-        answered: Result<Answered>,
+        answered: Result<ClaimAnswer>,
         done: Done<Claimed>,
     ) {
         let is_incomplete = answered.as_ref().is_ok_and(|answered| {
@@ -129,14 +129,14 @@ impl Engine {
                 && answered.claimed.session.as_ref().is_some_and(|owned| owned.present)
         });
         if !is_incomplete {
-            let result = answered.and_then(Answered::claimed);
+            let result = answered.and_then(ClaimAnswer::claimed);
             return self.order.complete(ticket, Box::new(move || done(result)));
         }
         let op = ContentsOp {}.on(&self.keys.of_client(client_id));
         let engine = Arc::clone(self);
         let then = Box::new(move |contents: Result<Value>| {
             let result =
-                answered.and_then(|answered| Answered { contents: Some(contents?), ..answered }.claimed());
+                answered.and_then(|answered| ClaimAnswer { contents: Some(contents?), ..answered }.claimed());
             engine.order.complete(ticket, Box::new(move || done(result)));
         });
         self.follow(bucket, Pending::Op(op, then));
@@ -182,7 +182,7 @@ impl Engine {
         client_id: &Arc<str>,
         nonce: u64,
         reserved: i64,
-    ) -> Result<Answered> {
+    ) -> Result<ClaimAnswer> {
         if let Value::BulkString(name) = &answer {
             add(&self.counts.sessions, -reserved);
             let refusal = match name.as_slice() {
@@ -200,7 +200,7 @@ impl Engine {
                 Value::BulkString(said) if *said == [word::TOO_LATE] => Late::Past,
                 _ => Late::Overtaken,
             };
-            return Ok(Answered { late: Some(late), ..Answered::default() });
+            return Ok(ClaimAnswer { late: Some(late), ..ClaimAnswer::default() });
         }
         let answer = Value::Array(parts);
         let identity =
@@ -220,7 +220,7 @@ impl Engine {
             add(&self.counts.sessions, -reserved);
             let will_due = discarded.clone().map(due).transpose()?.flatten();
             let claimed = Claimed { will_due, discarded, previous, ..Claimed::default() };
-            return Ok(Answered { claimed, is_will_waiting, ..Answered::default() });
+            return Ok(ClaimAnswer { claimed, is_will_waiting, ..ClaimAnswer::default() });
         };
         let [present, incarnation, epoch, head, tail, sent, expiry_s, repeats] = session.tuple()?;
         let present = present.count()? == 1;
@@ -241,7 +241,7 @@ impl Engine {
             expiry_s: u32::try_from(expiry_s.count()?).map_err(|_| DAMAGED)?,
         };
         let claimed = Claimed { session: Some(owned), will_due, discarded, previous, refusal: None };
-        Ok(Answered { claimed, is_will_waiting, late: None, contents: contents.maybe() })
+        Ok(ClaimAnswer { claimed, is_will_waiting, late: None, contents: contents.maybe() })
     }
 
     /// See [`crate::Store::drop_will`].
@@ -346,7 +346,7 @@ fn read_flags(flags: Value) -> Result<Vec<bool>> {
 pub(super) fn read_due_will(session: Arc<StoredSession>, will: Value) -> Result<DueWill> {
     let [message, number, principal] = will.tuple()?;
     let message = codec::read_message(&message.bytes()?)?;
-    let principal = principal.maybe().map(Answer::text).transpose()?.map(|name| Principal(name.into()));
+    let principal = principal.maybe().map(ReadAnswer::text).transpose()?.map(|name| Principal(name.into()));
     Ok(DueWill { session, principal, message, number: number.count()? })
 }
 

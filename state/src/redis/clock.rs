@@ -13,7 +13,7 @@ const UNKNOWN: i64 = i64::MIN;
 const EXACT_MAX: u64 = 1 << 53;
 
 /// By how much the clocks of servers differ from this process's.
-pub(super) struct Clocks {
+pub(super) struct ServerClocks {
     started: Instant,
     by_bucket: Vec<AtomicI64>,
     /// The one that was seen last.
@@ -27,7 +27,7 @@ pub(super) struct Term {
     pub(super) until: UnixMs,
 }
 
-impl Clocks {
+impl ServerClocks {
     /// None is known.
     pub(super) fn new() -> Self {
         let by_bucket = (0..SESSION_BUCKETS).map(|_| AtomicI64::new(UNKNOWN)).collect();
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_claim_has_its_term_by_the_clock_of_its_own_server() {
-        let clocks = Clocks::new();
+        let clocks = ServerClocks::new();
         let (one, other) = (Bucket::Sessions(1), Bucket::Sessions(2));
         let asked = clocks.started + Duration::from_millis(500);
         assert_eq!(clocks.term(one, asked, Some(1000)), Term { asked: 0, until: 0 }, "no clock is known");

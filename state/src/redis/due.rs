@@ -12,7 +12,7 @@ use super::claim::read_due_will;
 use super::codec;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
-use super::op::{Answer, Op, Result};
+use super::op::{Op, ReadAnswer, Result};
 use super::operations::{
     DueOp, FinishLeftOp, FinishWillOp, TakeExpiryOp, TakeLeftOp, TakeOrphanOp, TakeWillOp,
 };

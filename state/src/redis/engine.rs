@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::call::{self, Frame};
-use super::change::{Change, Outcomes};
-use super::clock::Clocks;
+use super::change::{Outcomes, QueueChange};
+use super::clock::ServerClocks;
 use super::config::RedisConfig;
 use super::due::Hints;
 use super::expired::RetainedSweep;
@@ -20,7 +20,7 @@ use super::fault::Fault;
 use super::keys::{Bucket, Keys};
 use super::life::OVERDUE;
 use super::node::Kept;
-use super::op::{Answer, Op, Result};
+use super::op::{Op, ReadAnswer, Result};
 use super::order::{Gate, Order, Pending, Ticket};
 use super::replica::Replicas;
 use super::router::Router;
@@ -82,7 +82,7 @@ pub(super) struct Engine {
     pub(super) hints: Hints,
     timed: Timed,
     pub(super) retained_sweep: RetainedSweep,
-    pub(super) clocks: Clocks,
+    pub(super) clocks: ServerClocks,
     pub(super) replicas: Replicas,
     pub(super) runtime: Handle,
     /// This run of this worker.
@@ -110,7 +110,7 @@ impl Engine {
             router,
             order: Order::default(),
             counts: Counts::default(),
-            clocks: Clocks::new(),
+            clocks: ServerClocks::new(),
             replicas: Replicas::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
             timed,
@@ -242,7 +242,7 @@ impl Engine {
     pub(super) fn change(
         self: &Arc<Self>,
         bucket: Bucket,
-        change: Change,
+        change: QueueChange,
         done: impl FnOnce(Result<Outcomes>) + Send + 'static,
     ) {
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {

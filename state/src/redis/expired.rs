@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::engine::Engine;
 use super::keys::{Bucket, RETAINED_BUCKETS};
-use super::op::{Answer, Result};
+use super::op::{ReadAnswer, Result};
 use super::operations::ForgetAllExpiredOp;
 use crate::UnixMs;
 
@@ -74,6 +74,6 @@ impl Engine {
         let op = ForgetAllExpiredOp { after, topics_max: TOPICS_MAX, now }.on(&self.keys.of_retained(bucket));
         let [last, messages, bytes] = self.ask(bucket, op).answer().await?.tuple()?;
         self.add_retained(messages.number()?, bytes.number()?);
-        last.maybe().map(Answer::bytes).transpose()
+        last.maybe().map(ReadAnswer::bytes).transpose()
     }
 }

@@ -91,7 +91,7 @@ impl Node {
         let copies = replication.is_on().then(|| Copies { replication, seen: Confirmed::default() });
         let begin = |is_connected, copies: Option<Copies>| {
             let (requests, queue) = mpsc::unbounded_channel();
-            let link = Link {
+            let driver = NodeDriver {
                 name: address.to_string(),
                 dial: dial.clone(),
                 connection: None,
@@ -105,7 +105,7 @@ impl Node {
                 under_way: Arc::new(Semaphore::new(BATCHES_UNDER_WAY_MAX)),
                 copies: copies.map(Arc::new),
             };
-            tokio::spawn(link.run(queue));
+            tokio::spawn(driver.run(queue));
             requests
         };
         let requests = begin(Arc::clone(&is_connected), None);
@@ -133,15 +133,16 @@ impl Node {
 }
 
 /// A connection that batches share; the first that fails breaks it for all.
-struct Shared {
+struct SharedConnection {
     connection: MultiplexedConnection,
     broken: Mutex<Option<String>>,
 }
 
-struct Link {
+/// Gathers requests for a node into batches, and sends them.
+struct NodeDriver {
     name: String,
     dial: Dial,
-    connection: Option<Arc<Shared>>,
+    connection: Option<Arc<SharedConnection>>,
     /// Not before.
     retry_at: Instant,
     backoff: Duration,
@@ -157,7 +158,7 @@ struct Copies {
     seen: Confirmed,
 }
 
-impl Link {
+impl NodeDriver {
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Request>) {
         while let Some(first) = queue.recv().await {
             let Ok(permit) = Arc::clone(&self.under_way).acquire_owned().await else { return };
@@ -174,7 +175,7 @@ impl Link {
         }
     }
 
-    async fn connection(&mut self) -> Option<Arc<Shared>> {
+    async fn connection(&mut self) -> Option<Arc<SharedConnection>> {
         if let Some(shared) = &self.connection {
             let broken = shared.broken.lock().take();
             let Some(error) = broken else { return Some(Arc::clone(shared)) };
@@ -189,7 +190,7 @@ impl Link {
             Ok(connection) => {
                 self.backoff = BACKOFF_MIN;
                 self.is_connected.store(true, Ordering::Relaxed);
-                let shared = Arc::new(Shared { connection, broken: Mutex::new(None) });
+                let shared = Arc::new(SharedConnection { connection, broken: Mutex::new(None) });
                 self.connection = Some(Arc::clone(&shared));
                 Some(shared)
             }
@@ -235,7 +236,7 @@ fn fail(batch: Vec<Request>, fault: &Fault) {
     }
 }
 
-async fn carry_out(shared: &Shared, name: &str, batch: Vec<Request>, copies: Option<&Copies>) {
+async fn carry_out(shared: &SharedConnection, name: &str, batch: Vec<Request>, copies: Option<&Copies>) {
     let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
     for request in &batch {
         if request.asking {

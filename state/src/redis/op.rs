@@ -238,7 +238,7 @@ pub(super) type Result<T> = std::result::Result<T, StoreError>;
 const UNEXPECTED: StoreError = StoreError::Damaged { what: "answer of a function" };
 
 /// An answer, read step by step.
-pub(super) trait Answer: Sized {
+pub(super) trait ReadAnswer: Sized {
     /// Turns a refusal into its error.
     fn accepted(self, quota: StoreError) -> Result<Self>;
     /// A list.
@@ -259,7 +259,7 @@ pub(super) trait Answer: Sized {
     fn maybe(self) -> Option<Value>;
 }
 
-impl Answer for Value {
+impl ReadAnswer for Value {
     fn accepted(self, quota: StoreError) -> Result<Self> {
         match &self {
             Value::BulkString(said) => match said.as_slice() {

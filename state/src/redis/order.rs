@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use redis::Value;
 
-use super::call::Answered;
-use super::change::{Change, Outcomes};
+use super::call::OperationAnswer;
+use super::change::{Outcomes, QueueChange};
 use super::fault::Fault;
 use super::keys::Bucket;
 use super::op::{Kind, Op, Result};
@@ -44,7 +44,7 @@ pub(super) enum Pending {
     /// An operation of the library.
     Op(Op, Then<Value>),
     /// A change of queues, which is carried out together with others.
-    Change(Change, Then<Outcomes>),
+    Change(QueueChange, Then<Outcomes>),
 }
 
 impl Pending {
@@ -64,7 +64,7 @@ impl Pending {
 
     /// Whether it must not be done twice, and Redis does not tell the second time from the first.
     pub(super) fn adds(&self) -> bool {
-        matches!(self, Self::Change(Change::Enqueue { identity: None, .. }, _))
+        matches!(self, Self::Change(QueueChange::Enqueue { identity: None, .. }, _))
     }
 
     /// Bytes that it takes while it waits.
@@ -76,10 +76,10 @@ impl Pending {
     }
 
     /// Hands its answer on.
-    pub(super) fn answer(self, answer: Answered) {
+    pub(super) fn answer(self, answer: OperationAnswer) {
         match (self, answer) {
-            (Self::Op(_, then), Answered::Value(value)) => then(Ok(value)),
-            (Self::Change(_, then), Answered::Outcomes(outcomes)) => then(Ok(outcomes)),
+            (Self::Op(_, then), OperationAnswer::Value(value)) => then(Ok(value)),
+            (Self::Change(_, then), OperationAnswer::Outcomes(outcomes)) => then(Ok(outcomes)),
             (pending, _) => pending.fail(Fault::Form.into()),
         }
     }

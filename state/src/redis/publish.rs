@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use redis::Value;
 use smallvec::SmallVec;
 
-use super::change::{Change, Enqueue, Outcome, Outcomes};
+use super::change::{Enqueue, Outcome, Outcomes, QueueChange};
 use super::engine::{Engine, random};
 use super::keys::Bucket;
-use super::op::{Answer, Result};
+use super::op::{ReadAnswer, Result};
 use super::operations::{ReceiveOp, ReceivedOp};
 use super::order::{Gate, Pending, Ticket};
 use super::received::{DAMAGED, Identity, Known};
@@ -24,9 +24,9 @@ const PENDING: u8 = b'P';
 pub(super) const ROUTED: u8 = b'R';
 
 /// A change, and which of the targets it serves.
-struct Part {
+struct BucketChange {
     bucket: Bucket,
-    change: Change,
+    change: QueueChange,
     targets: SmallVec<[usize; 1]>,
 }
 
@@ -160,8 +160,13 @@ impl Engine {
         }
     }
 
-    fn pending(self: &Arc<Self>, part: Part, ticket: Ticket, joint: &Arc<Mutex<Joint>>) -> (Bucket, Pending) {
-        let Part { bucket, change, targets } = part;
+    fn pending(
+        self: &Arc<Self>,
+        part: BucketChange,
+        ticket: Ticket,
+        joint: &Arc<Mutex<Joint>>,
+    ) -> (Bucket, Pending) {
+        let BucketChange { bucket, change, targets } = part;
         let (engine, joint) = (Arc::clone(self), Arc::clone(joint));
         let then = Box::new(move |outcomes: Result<Outcomes>| {
             let is_last = {
@@ -210,7 +215,7 @@ impl Joint {
 }
 
 /// Changes for all targets, by bucket.
-fn parts(targets: &[Target], identity: Option<Identity>) -> Vec<Part> {
+fn parts(targets: &[Target], identity: Option<Identity>) -> Vec<BucketChange> {
     let copies = if identity.is_some() { number_copies(targets) } else { Vec::new() };
     let bucket_of = |target: &Target| Bucket::of_client(&target.session.client_id);
     if let [target] = targets {
@@ -233,15 +238,15 @@ fn part(
     targets: &[Target],
     identity: Option<Identity>,
     copies: &[u64],
-) -> Part {
+) -> BucketChange {
     let members = some.iter().filter_map(|at| Some((*at, targets.get(*at)?)));
     let enqueue = |(at, target): (usize, &Target)| Enqueue {
         session: Arc::clone(&target.session),
         copy: copies.get(at).copied().unwrap_or(0),
         delivery: target.delivery.clone(),
     };
-    let change = Change::Enqueue { identity, targets: members.map(enqueue).collect() };
-    Part { bucket, change, targets: some.into() }
+    let change = QueueChange::Enqueue { identity, targets: members.map(enqueue).collect() };
+    BucketChange { bucket, change, targets: some.into() }
 }
 
 /// For each target, how many of the same session come before it: overlapping subscriptions may give one session several

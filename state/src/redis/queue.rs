@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use mqtt::PacketId;
 
-use super::change::{Change, Outcome, Settled};
+use super::change::{Outcome, QueueChange, Settled};
 use super::codec;
 use super::engine::Engine;
 use super::keys::Bucket;
-use super::op::{Answer, Result};
+use super::op::{ReadAnswer, Result};
 use super::operations::{ConfirmOp, ForgetOp, ReadQueueOp, TailsOp};
 use crate::{Done, Fence, Number, QueuePage, Queued, StoreError, StoredSession};
 
@@ -92,7 +92,7 @@ impl Engine {
     pub(super) fn settle(self: &Arc<Self>, fence: &Fence, number: Number, to: Settled, done: Done<()>) {
         let Some(done) = self.admit(done) else { return };
         let bucket = Bucket::of_client(&fence.session.client_id);
-        let change = Change::Settle { fence: fence.clone(), number, to };
+        let change = QueueChange::Settle { fence: fence.clone(), number, to };
         self.change(bucket, change, move |outcomes| {
             done(outcomes.and_then(|outcomes| match outcomes.first() {
                 Some(Outcome::Settled) => Ok(()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::engine::{Asked, Engine, add};
 use super::keys::{Bucket, RETAINED_BUCKETS, SESSION_BUCKETS};
-use super::op::{Answer, Result};
+use super::op::{ReadAnswer, Result};
 use super::operations::{AbandonOp, AgeIdentitiesOp, InspectOp, RearmOp};
 use super::routes::{SESSIONS_MAX, on_buckets, read_clients};
 use crate::UnixMs;

@@ -8,7 +8,7 @@ use redis::Value;
 use super::codec;
 use super::engine::{Asked, Engine, add, read};
 use super::keys::{Bucket, RETAINED_BUCKETS};
-use super::op::{Answer, Result};
+use super::op::{ReadAnswer, Result};
 use super::operations::{ForgetExpiredOp, RetainOp, RetainedCountsOp, TopicsOp, ValuesOp};
 use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
 
@@ -77,7 +77,7 @@ impl Engine {
         let Some(done) = self.admit(done) else { return };
         let walk = Walk {
             engine: Arc::clone(self),
-            filter: Filter::new(filter),
+            filter: RangeFilter::new(filter),
             messages_max: messages_max.max(1),
             now,
             visits: 0,
@@ -90,7 +90,7 @@ impl Engine {
 /// The reading of one page.
 struct Walk {
     engine: Arc<Engine>,
-    filter: Filter,
+    filter: RangeFilter,
     messages_max: usize,
     now: UnixMs,
     visits: usize,
@@ -192,7 +192,7 @@ impl Walk {
 }
 
 fn read_topics(answer: Value) -> Result<Vec<Vec<u8>>> {
-    answer.list()?.into_iter().map(Answer::bytes).collect()
+    answer.list()?.into_iter().map(ReadAnswer::bytes).collect()
 }
 
 fn write_cursor(bucket: u16, topic: &[u8]) -> Cursor {
@@ -209,7 +209,7 @@ fn key_of(topic: &str) -> Vec<u8> {
 }
 
 /// A Topic Filter, split into levels.
-struct Filter {
+struct RangeFilter {
     levels: Vec<Vec<u8>>,
     /// It ends in `#`, which is not among the levels.
     is_open: bool,
@@ -217,7 +217,7 @@ struct Filter {
     literal: usize,
 }
 
-impl Filter {
+impl RangeFilter {
     fn new(filter: &str) -> Self {
         let mut levels: Vec<Vec<u8>> = filter.split('/').map(|level| level.as_bytes().to_vec()).collect();
         let is_open = levels.last().is_some_and(|level| level == b"#");

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::claim::read_subscriptions;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
-use super::op::{Answer, Result};
+use super::op::{ReadAnswer, Result};
 use super::operations::{ListOp, RouteOp};
 use crate::{Cursor, Done, RoutePage, SessionRoutes, StoreError, StoredSession};
 
@@ -122,7 +122,7 @@ where
 /// Clients of a bucket, and how many Wills outlived their session there.
 pub(super) fn read_clients(answer: redis::Value) -> Result<(Vec<String>, u64)> {
     let [clients, orphans] = answer.tuple()?;
-    Ok((clients.list()?.into_iter().map(Answer::text).collect::<Result<_>>()?, orphans.count()?))
+    Ok((clients.list()?.into_iter().map(ReadAnswer::text).collect::<Result<_>>()?, orphans.count()?))
 }
 
 fn write_cursor(bucket: u16, client: &str) -> Cursor {

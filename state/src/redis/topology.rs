@@ -16,7 +16,7 @@ use super::config::{ConnectError, NODES_RULE, RedisConfig};
 use super::crc16::SLOTS;
 use super::fault::Fault;
 use super::node::{Address, Dial, Kept, Node};
-use super::op::Answer;
+use super::op::ReadAnswer;
 use super::replication::Replication;
 
 /// No more often than this, however many ask for it.

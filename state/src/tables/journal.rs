@@ -20,7 +20,7 @@ pub(crate) enum Change {
     /// No record refers to the body any more.
     BodyGone { key: BodyKey },
     /// A record above the head changed its state.
-    Marked { session: SessionKey, number: u64, mark: Mark },
+    Marked { session: SessionKey, number: u64, mark: RecordMark },
     /// A subscription was added or replaced.
     Subscribed { session: SessionKey, subscription: Subscription },
     /// A subscription was removed.
@@ -43,7 +43,7 @@ pub(crate) enum Change {
 
 /// The state of a queue record that is no longer a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Mark {
+pub(crate) enum RecordMark {
     /// PUBREC came.
     Released,
     /// Acknowledged before an older one was.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mqtt::QoS;
 
 use super::BodyKey;
-use super::journal::Mark;
+use super::journal::RecordMark;
 use crate::{Delivery, Message, Number, QueuePage, Queued, Record, SubscriptionIds, Via};
 
 /// An emptied queue gives its memory back when it has room for more slots than this.
@@ -63,7 +63,7 @@ pub(super) struct Freed {
     /// The head moved.
     pub(super) head_moved: bool,
     /// The slot's new state is to be written down, because the head did not move past it.
-    pub(super) mark: Option<Mark>,
+    pub(super) mark: Option<RecordMark>,
 }
 
 /// A queue.
@@ -161,12 +161,12 @@ impl Queue {
     }
 
     /// Replaces a slot by `mark`; `None` if that changes nothing.
-    fn replace(&mut self, number: u64, mark: Mark) -> Option<Freed> {
+    fn replace(&mut self, number: u64, mark: RecordMark) -> Option<Freed> {
         let slot = self.slot_mut(number)?;
         let (new, messages) = match (mark, &*slot) {
-            (_, Slot::Acknowledged) | (Mark::Released, Slot::Released) => return None,
-            (Mark::Released, _) => (Slot::Released, 0),
-            (Mark::Acknowledged, _) => (Slot::Acknowledged, 1),
+            (_, Slot::Acknowledged) | (RecordMark::Released, Slot::Released) => return None,
+            (RecordMark::Released, _) => (Slot::Released, 0),
+            (RecordMark::Acknowledged, _) => (Slot::Acknowledged, 1),
         };
         let old = std::mem::replace(slot, new);
         let mut freed = Freed {
@@ -187,7 +187,7 @@ impl Queue {
 
     /// Removes a record; `None` if it is gone already.
     pub(super) fn acknowledge(&mut self, number: u64) -> Option<Freed> {
-        let mut freed = self.replace(number, Mark::Acknowledged)?;
+        let mut freed = self.replace(number, RecordMark::Acknowledged)?;
         if number == self.head {
             freed.head_moved = self.advance();
             freed.mark = None;
@@ -197,7 +197,7 @@ impl Queue {
 
     /// Turns a record into a PUBREL marker; `None` if it is one, or is gone.
     pub(super) fn release(&mut self, number: u64) -> Option<Freed> {
-        self.replace(number, Mark::Released)
+        self.replace(number, RecordMark::Released)
     }
 
     /// The bodies that slots share, for each slot that does.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqtt::{PacketId, QoS};
 
-use super::journal::{Mark, SessionRecord, WillRecord};
+use super::journal::{RecordMark, SessionRecord, WillRecord};
 use super::queue::{Extra, Queue, Slot, thin};
 use super::session::{HeldWill, Phase, Session};
 use super::timer::{OrphanWill, TimerKind};
@@ -106,11 +106,11 @@ impl Tables {
     }
 
     /// Puts a record's later state back.
-    pub(crate) fn restore_mark(&mut self, key: SessionKey, number: u64, mark: Mark) {
+    pub(crate) fn restore_mark(&mut self, key: SessionKey, number: u64, mark: RecordMark) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let freed = match mark {
-            Mark::Released => session.queue.release(number),
-            Mark::Acknowledged => session.queue.acknowledge(number),
+            RecordMark::Released => session.queue.release(number),
+            RecordMark::Acknowledged => session.queue.acknowledge(number),
         };
         let Some(freed) = freed else { return };
         self.totals.queued_messages -= freed.messages;

@@ -154,8 +154,8 @@ impl Retained {
         let mut page = RetainedPage::default();
         let mut expired = Vec::new();
         let mut at = match cursor {
-            Some(cursor) => Position::After(cursor.0.to_vec()),
-            None => Position::From(filter.first_key()),
+            Some(cursor) => ReadFrom::After(cursor.0.to_vec()),
+            None => ReadFrom::From(filter.first_key()),
         };
         let mut visits_left = VISITS_MAX.max(messages_max.saturating_mul(2));
         loop {
@@ -179,7 +179,7 @@ impl Retained {
                 last = Some(key);
             }
             match seek {
-                Some(to) => at = Position::From(to),
+                Some(to) => at = ReadFrom::From(to),
                 None => return (page, expired),
             }
         }
@@ -187,12 +187,12 @@ impl Retained {
 }
 
 /// Where to read on.
-enum Position {
+enum ReadFrom {
     From(Vec<u8>),
     After(Vec<u8>),
 }
 
-impl Position {
+impl ReadFrom {
     fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
         let from = match self {
             Self::From(key) => Bound::Included(key.as_slice()),

@@ -25,7 +25,7 @@ const BLOCK_BYTES: u64 = 512;
 
 /// What was said while a store was opened.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<(Level, String)>>>);
+struct LogCapture(Arc<Mutex<Vec<(Level, String)>>>);
 
 struct Text(String);
 
@@ -35,7 +35,7 @@ impl Visit for Text {
     }
 }
 
-impl Subscriber for Told {
+impl Subscriber for LogCapture {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= Level::WARN
     }
@@ -60,7 +60,7 @@ impl Subscriber for Told {
     }
 }
 
-impl Told {
+impl LogCapture {
     fn has(&self, level: Level) -> bool {
         self.0.lock().expect("a lock").iter().any(|(told, _)| *told == level)
     }
@@ -70,17 +70,17 @@ impl Told {
     }
 }
 
-fn open(dir: &Path, policy: OnDamage) -> (Result<EmbeddedStore, OpenError>, Told) {
+fn open(dir: &Path, policy: OnDamage) -> (Result<EmbeddedStore, OpenError>, LogCapture) {
     open_with(dir, |config| config.on_damage = policy)
 }
 
 fn open_with(
     dir: &Path,
     change: impl FnOnce(&mut EmbeddedConfig),
-) -> (Result<EmbeddedStore, OpenError>, Told) {
+) -> (Result<EmbeddedStore, OpenError>, LogCapture) {
     let mut config = EmbeddedConfig { dir: dir.to_owned(), ..EmbeddedConfig::default() };
     change(&mut config);
-    let told = Told::default();
+    let told = LogCapture::default();
     let opened = tracing::subscriber::with_default(told.clone(), || EmbeddedStore::open_at(config, 1));
     (opened, told)
 }

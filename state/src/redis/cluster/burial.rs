@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::engine::{Asked, Engine};
 use super::super::keys::{Bucket, SESSION_BUCKETS};
-use super::super::op::{Answer, Result};
+use super::super::op::{ReadAnswer, Result};
 use super::super::operations::{BuryOp, BuryTurnOp, CloseInboxOp, InspectOp, LeaveOp, UnlistenOp};
 use super::super::routes::{SESSIONS_MAX, on_buckets, read_clients};
 use super::wire;

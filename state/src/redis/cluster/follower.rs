@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::super::engine::Engine;
 use super::super::fault::Fault;
 use super::super::node::{Node, describe};
-use super::super::op::{Answer, Result};
+use super::super::op::{ReadAnswer, Result};
 use super::super::operations::TrimOp;
 use crate::StoreError;
 
@@ -54,7 +54,7 @@ pub(super) struct Follower {
 
 #[derive(Default)]
 struct State {
-    link: Option<Link>,
+    stream: Option<StreamConnection>,
     /// The run of the server that answered last.
     server: Option<String>,
     has_gap: bool,
@@ -80,7 +80,8 @@ struct Rewound {
     real: u64,
 }
 
-struct Link {
+/// The connection on which a stream is read, to the server that has it.
+struct StreamConnection {
     node: std::sync::Arc<Node>,
     connection: MultiplexedConnection,
     /// Where the stream ended when the connection was made, until that was looked at.
@@ -100,8 +101,8 @@ impl Follower {
             match self.connect(engine, &mut state).await {
                 Ok(()) => {
                     // The stream goes on before the first read: that place says nothing then.
-                    if let Some(link) = &mut state.link {
-                        link.end = None;
+                    if let Some(stream) = &mut state.stream {
+                        stream.end = None;
                     }
                     return Ok(());
                 }
@@ -123,7 +124,7 @@ impl Follower {
     }
 
     async fn pause(&self, engine: &Engine, state: &mut State, deadline: Instant, fault: Fault) -> Result<()> {
-        state.link = None;
+        state.stream = None;
         if Instant::now() >= deadline {
             return Err(fault.into());
         }
@@ -134,21 +135,22 @@ impl Follower {
     }
 
     async fn connect(&self, engine: &Engine, state: &mut State) -> std::result::Result<(), Fault> {
-        if state.link.is_some() {
+        if state.stream.is_some() {
             return Ok(());
         }
         let (node, connection) = engine.router.topology.connect_apart(self.slot).await?;
-        let mut link = Link { node, connection, end: None };
+        let mut stream = StreamConnection { node, connection, end: None };
         let timeout = Duration::from_millis(engine.config.response_timeout_ms);
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let info = self.ask(engine, &mut link, vec![info], timeout).await?.text().map_err(|_| Fault::Form)?;
+        let info =
+            self.ask(engine, &mut stream, vec![info], timeout).await?.text().map_err(|_| Fault::Form)?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).ok_or(Fault::Form)?.to_owned();
-        let end = self.ask(engine, &mut link, vec![self.end.clone()], timeout).await?;
-        link.end = Some(end.maybe_count().map_err(|_| Fault::Form)?.unwrap_or(0));
+        let end = self.ask(engine, &mut stream, vec![self.end.clone()], timeout).await?;
+        stream.end = Some(end.maybe_count().map_err(|_| Fault::Form)?.unwrap_or(0));
         state.has_gap |= state.server.as_ref().is_some_and(|before| *before != run);
         state.server = Some(run);
-        state.link = Some(link);
+        state.stream = Some(stream);
         Ok(())
     }
 
@@ -156,7 +158,7 @@ impl Follower {
     async fn ask(
         &self,
         engine: &Engine,
-        link: &mut Link,
+        stream: &mut StreamConnection,
         commands: Vec<Cmd>,
         timeout: Duration,
     ) -> std::result::Result<Value, Fault> {
@@ -165,16 +167,16 @@ impl Follower {
         for command in commands {
             pipeline.add_command(command);
         }
-        let lost = |detail: String| Fault::Lost { node: link.node.address.to_string(), detail };
+        let lost = |detail: String| Fault::Lost { node: stream.node.address.to_string(), detail };
         let answers =
-            tokio::time::timeout(timeout, link.connection.send_packed_commands(&pipeline, 0, count)).await;
+            tokio::time::timeout(timeout, stream.connection.send_packed_commands(&pipeline, 0, count)).await;
         let answer = match answers {
             Err(_) => return Err(lost("no answer in time".to_owned())),
             Ok(Err(error)) => return Err(lost(describe(&error))),
             Ok(Ok(mut answers)) => answers.pop().ok_or(Fault::Form)?,
         };
         match answer {
-            Value::ServerError(error) => Err(engine.router.heed(self.slot, &link.node, &error)),
+            Value::ServerError(error) => Err(engine.router.heed(self.slot, &stream.node, &error)),
             answer => Ok(answer),
         }
     }
@@ -188,10 +190,10 @@ impl Follower {
     ) -> std::result::Result<Result<Entries>, Fault> {
         self.connect(engine, state).await?;
         let is_trim_due = state.is_trim_due(engine.config.inbox_bytes_max);
-        let State { link, has_gap, rewound, read, trimmed_at, .. } = state;
-        let link = link.as_mut().ok_or(Fault::Form)?;
+        let State { stream, has_gap, rewound, read, trimmed_at, .. } = state;
+        let stream = stream.as_mut().ok_or(Fault::Form)?;
         *rewound = rewound.filter(|rewound| rewound.told == after);
-        if let Some(end) = link.end.take()
+        if let Some(end) = stream.end.take()
             && rewound.map_or(after, |rewound| rewound.real) > end
         {
             let real = if self.source == Source::Log { end } else { 0 };
@@ -219,7 +221,7 @@ impl Follower {
         command.arg("STREAMS").arg(&self.key).arg(format!("{from}-0"));
         let timeout = wait + Duration::from_millis(engine.config.response_timeout_ms);
         commands.push(command);
-        let answer = self.ask(engine, link, commands, timeout).await?;
+        let answer = self.ask(engine, stream, commands, timeout).await?;
         let has_gap = std::mem::take(has_gap);
         Ok(read_entries(answer).map(|entries| {
             *read += entries.iter().map(|(_, entry)| entry.len() as u64 + 1).sum::<u64>();

@@ -16,7 +16,7 @@ use super::claim::read_run;
 use super::engine::Engine;
 use super::fault::Fault;
 use super::keys::Bucket;
-use super::op::{Answer, Op, Result};
+use super::op::{Op, ReadAnswer, Result};
 use super::operations::{AppendOp, JoinOp, ListeningOp, OpenInboxOp, PostOp, RenewOp, word};
 use crate::{
     Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted,

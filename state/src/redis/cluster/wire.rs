@@ -37,7 +37,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// An entry of the log.
 pub(super) fn changes(changes: &[RouteChange]) -> Vec<u8> {
-    let mut out = Writer::new();
+    let mut out = EntryWriter::new();
     for change in changes {
         out.change(change);
     }
@@ -46,7 +46,7 @@ pub(super) fn changes(changes: &[RouteChange]) -> Vec<u8> {
 
 /// Reads an entry of the log.
 pub(super) fn read_changes(bytes: &[u8]) -> Result<Vec<RouteChange>> {
-    let mut reader = Reader::new(bytes)?;
+    let mut reader = EntryReader::new(bytes)?;
     let mut found = Vec::new();
     while !reader.0.is_empty() {
         found.push(reader.change()?);
@@ -68,7 +68,7 @@ pub(super) fn notes(notes: &[Noted]) -> Vec<u8> {
             });
         }
     }
-    let mut out = Writer::new();
+    let mut out = EntryWriter::new();
     out.u32(bodies.len());
     for body in bodies {
         out.bytes(&codec::body(body));
@@ -106,7 +106,7 @@ pub(super) fn notes(notes: &[Noted]) -> Vec<u8> {
 
 /// Reads an entry of an inbox.
 pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
-    let mut reader = Reader::new(bytes)?;
+    let mut reader = EntryReader::new(bytes)?;
     let mut bodies = Vec::new();
     for _ in 0..reader.u32()? {
         bodies.push(codec::read_body(reader.bytes()?)?);
@@ -119,7 +119,7 @@ pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
                 let is_plain = reader.u8()? != 0;
                 let stamp = reader.stamp()?;
                 let message = body(reader.u32()?)?;
-                let shares = reader.list(Reader::text)?;
+                let shares = reader.list(EntryReader::text)?;
                 Noted::Message { stamp, message, is_plain, shares }
             }
             QUEUED => {
@@ -127,7 +127,7 @@ pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
                 let number = Number(reader.u64()?);
                 let message = body(reader.u32()?)?;
                 let flags = reader.u8()?;
-                let ids = reader.list(Reader::u32)?;
+                let ids = reader.list(EntryReader::u32)?;
                 let delivery = Delivery {
                     message,
                     qos: QoS::from_bits(flags).ok_or(DAMAGED)?,
@@ -163,9 +163,9 @@ pub(super) fn read_wants(byte: u8) -> Result<Wants> {
     }
 }
 
-struct Writer(Vec<u8>);
+struct EntryWriter(Vec<u8>);
 
-impl Writer {
+impl EntryWriter {
     fn new() -> Self {
         Self(vec![VERSION])
     }
@@ -245,9 +245,9 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct EntryReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> EntryReader<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self> {
         let mut reader = Self(bytes);
         if reader.u8()? == VERSION { Ok(reader) } else { Err(DAMAGED) }
