@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use state::{ResumeRefusal, UnixMs};
+use state::{Fence, ResumeRefusal, UnixMs};
 
 use super::CLIENTS;
 
@@ -17,6 +17,8 @@ pub(super) struct Wanted {
     pub(super) create: bool,
     pub(super) expiry_s: u32,
     pub(super) will_delay_s: Option<u32>,
+    pub(super) will_wait_ms: u64,
+    pub(super) memory_queue: bool,
 }
 
 /// A queue record of the model: its payload, or that it was released.
@@ -33,6 +35,9 @@ pub(super) struct ModelSession {
     pub(super) connection: u64,
     pub(super) attempt: u32,
     pub(super) connected: bool,
+    /// Of its owner, or its last one.
+    pub(super) fence: Option<Fence>,
+    pub(super) memory_queue: bool,
     pub(super) expiry_s: u32,
     pub(super) expires_at: Option<UnixMs>,
     /// Delay, when it is due, whether it was handed out.
@@ -43,12 +48,20 @@ pub(super) struct ModelSession {
     pub(super) received: BTreeSet<u16>,
 }
 
+/// A Will whose session is gone, or another connection's.
+pub(super) struct Orphan {
+    pub(super) client: usize,
+    pub(super) due_at: UnixMs,
+    /// The owner for whose last word it waits.
+    pub(super) left_by: Option<Fence>,
+}
+
 /// What the store is expected to hold.
 #[derive(Default)]
 pub(super) struct Model {
     pub(super) sessions: BTreeMap<usize, ModelSession>,
-    /// Wills of sessions that are gone, by a serial of their own: client, when they are due.
-    pub(super) orphans: BTreeMap<u64, (usize, UnixMs)>,
+    /// By a serial of their own.
+    pub(super) orphans: BTreeMap<u64, Orphan>,
     next_serial: u64,
     /// What the last call handed out: orphans, and Wills of clients' sessions.
     pub(super) handed_out: (BTreeSet<u64>, BTreeSet<usize>),
@@ -58,8 +71,25 @@ const WILL_RETRY_MS: u64 = 30_000;
 
 impl Model {
     pub(super) fn adopt(&mut self, client: usize, due_at: UnixMs) {
+        self.keep_for(client, due_at, None);
+    }
+
+    fn keep_for(&mut self, client: usize, due_at: UnixMs, left_by: Option<Fence>) {
         self.next_serial += 1;
-        self.orphans.insert(self.next_serial, (client, due_at));
+        self.orphans.insert(self.next_serial, Orphan { client, due_at, left_by });
+    }
+
+    /// The last word of an owner that lost its session.
+    pub(super) fn last_word(&mut self, of: &Fence, keep_will: bool, now: UnixMs) {
+        let Some((serial, orphan)) = self.orphans.iter_mut().find(|(_, it)| it.left_by.as_ref() == Some(of))
+        else {
+            return;
+        };
+        (orphan.due_at, orphan.left_by) = (now, None);
+        let serial = *serial;
+        if !keep_will {
+            self.orphans.remove(&serial);
+        }
     }
 
     /// Removes a session; true if its Will is to be published by the caller.
@@ -99,6 +129,8 @@ impl Model {
         now: UnixMs,
     ) -> (Option<bool>, bool, bool) {
         let Wanted { client, principal, clean_start, create, expiry_s, will_delay_s, .. } = wanted;
+        let left_by =
+            self.sessions.get(client).filter(|found| found.connected).and_then(|it| it.fence.clone());
         let goes_on = self.sessions.get(client).is_some_and(|found| found.connection == asks.0);
         let survives = self.sessions.get(client).is_some_and(|found| {
             let is_there = found.connected || found.expires_at.is_none_or(|at| at > now);
@@ -125,7 +157,10 @@ impl Model {
         }
         // A Will goes with its connection.
         will_due &= !goes_on;
-        if will_due {
+        if will_due && left_by.is_some() && wanted.will_wait_ms > 0 {
+            self.keep_for(*client, now + wanted.will_wait_ms, left_by);
+            will_due = false;
+        } else if will_due {
             // It comes again until somebody says that it was published.
             self.adopt(*client, now + WILL_RETRY_MS);
         }
@@ -137,6 +172,8 @@ impl Model {
             connection: asks.0,
             attempt: asks.1,
             connected: true,
+            fence: None,
+            memory_queue: false,
             expiry_s: *expiry_s,
             expires_at: None,
             will: None,
@@ -149,6 +186,7 @@ impl Model {
         session.connected = true;
         session.expires_at = None;
         session.expiry_s = *expiry_s;
+        session.memory_queue = wanted.memory_queue;
         session.will = will_delay_s.map(|delay_s| (delay_s, None, false));
         (Some(survives), will_due, discarded)
     }
@@ -159,6 +197,7 @@ impl Model {
         client: usize,
         principal: usize,
         asks: (u64, u32),
+        memory_queue: bool,
         now: UnixMs,
     ) -> Option<ResumeRefusal> {
         let Some(session) = self.sessions.get_mut(&client) else { return Some(ResumeRefusal::Gone) };
@@ -170,6 +209,7 @@ impl Model {
             return Some(ResumeRefusal::Foreign);
         }
         session.principal = principal;
+        session.memory_queue = memory_queue;
         session.attempt = asks.1;
         session.connected = true;
         session.expires_at = None;
@@ -199,10 +239,10 @@ impl Model {
         let (orphans, clients) = &mut self.handed_out;
         orphans.clear();
         clients.clear();
-        for (serial, (client, at)) in &mut self.orphans {
-            if *at <= now {
-                due.push(format!("will {}", CLIENTS[*client]));
-                *at = now + WILL_RETRY_MS;
+        for (serial, orphan) in &mut self.orphans {
+            if orphan.due_at <= now {
+                due.push(format!("will {}", CLIENTS[orphan.client]));
+                (orphan.due_at, orphan.left_by) = (now + WILL_RETRY_MS, None);
                 orphans.insert(*serial);
             }
         }
@@ -234,8 +274,8 @@ impl Model {
     }
 
     pub(super) fn restart(&mut self, now: UnixMs) {
-        for (_, at) in self.orphans.values_mut() {
-            *at = now;
+        for orphan in self.orphans.values_mut() {
+            (orphan.due_at, orphan.left_by) = (now, None);
         }
         for client in 0..CLIENTS.len() {
             let Some(session) = self.sessions.get_mut(&client) else { continue };

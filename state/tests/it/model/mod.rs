@@ -12,7 +12,7 @@ use state::{
     ResumeRefusal, StoreError, StoredSession, UnixMs,
 };
 
-use self::expected::{Item, Model, Wanted};
+use self::expected::{Item, Model, ModelSession, Wanted};
 use crate::harness::{Backend, Calls, START, claim, message, packet_id, principal, publish_to, wait, will};
 
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
@@ -24,8 +24,9 @@ const RECEIVE_MAXIMUM: u16 = 3;
 enum Step {
     Claim(Wanted),
     DropWill { client: usize },
-    Resume { client: usize, principal: usize, whose: Whose },
+    Resume { client: usize, principal: usize, whose: Whose, memory_queue: bool },
     Release { client: usize, expiry_s: u32, keep_will: bool, grace_ms: u64 },
+    LastWord { client: usize, keep_will: bool },
     Subscribe { client: usize, filter: u8 },
     Unsubscribe { client: usize, filter: u8 },
     Publish { clients: Vec<usize>, size: usize, origin: Option<(usize, u16)> },
@@ -33,6 +34,7 @@ enum Step {
     MarkReleased { client: usize, offset: u64 },
     Forget { client: usize, id: u16 },
     Read { client: usize, offset: u64, max: usize },
+    Routes,
     Due { finish: bool },
     Wait { seconds: u64 },
     Restart { seconds: u64 },
@@ -49,31 +51,54 @@ enum Whose {
     Another,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let client = 0..CLIENTS.len();
-    let expiry_s = prop_oneof![Just(0_u32), Just(10), Just(1000), Just(u32::MAX)];
+fn clients() -> std::ops::Range<usize> {
+    0..CLIENTS.len()
+}
+
+fn expiries() -> impl Strategy<Value = u32> + Clone {
+    prop_oneof![Just(0_u32), Just(10), Just(1000), Just(u32::MAX)]
+}
+
+fn claims() -> impl Strategy<Value = Step> {
     let will_delay_s = proptest::option::of(prop_oneof![Just(0_u32), Just(5), Just(50)]);
+    let who = (clients(), prop_oneof![4 => Just(0_usize), 1 => Just(1)], prop::bool::weighted(0.15));
+    let what = (prop::bool::weighted(0.2), prop::bool::weighted(0.85), expiries(), prop::bool::weighted(0.2));
+    let will = (will_delay_s, prop_oneof![Just(0_u64), Just(7_000)]);
+    (who, what, will).prop_map(|(who, what, (will_delay_s, will_wait_ms))| {
+        let (client, principal, again) = who;
+        let (clean_start, create, expiry_s, memory_queue) = what;
+        let wanted = Wanted {
+            client,
+            again,
+            principal,
+            clean_start,
+            create,
+            expiry_s,
+            memory_queue,
+            will_delay_s,
+            will_wait_ms,
+        };
+        Step::Claim(wanted)
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let client = clients();
+    let expiry_s = expiries();
     let origin = proptest::option::weighted(0.3, (client.clone(), 1_u16..4));
     let size = prop_oneof![6 => Just(1_usize), 1 => Just(2000), 1 => Just(20_000)];
-    let claim = (
-        client.clone(),
-        prop_oneof![4 => Just(0_usize), 1 => Just(1)],
-        prop::bool::weighted(0.2),
-        prop::bool::weighted(0.85),
-        expiry_s.clone(),
-        will_delay_s,
-        prop::bool::weighted(0.15),
-    );
     let whose = prop_oneof![6 => Just(Whose::Last), 1 => Just(Whose::Late), 1 => Just(Whose::Another)];
     let principal = prop_oneof![9 => Just(0_usize), 1 => Just(1)];
+    let resume = (client.clone(), principal, whose, prop::bool::weighted(0.2)).prop_map(
+        |(client, principal, whose, memory_queue)| Step::Resume { client, principal, whose, memory_queue },
+    );
     let grace_ms = prop_oneof![2 => Just(0_u64), 1 => Just(7_000)];
     let step = prop_oneof![
-        5 => claim.prop_map(|(client, principal, clean_start, create, expiry_s, will_delay_s, again)| {
-            Step::Claim(Wanted { client, again, principal, clean_start, create, expiry_s, will_delay_s })
-        }),
+        5 => claims(),
         1 => client.clone().prop_map(|client| Step::DropWill { client }),
-        3 => (client.clone(), principal, whose)
-            .prop_map(|(client, principal, whose)| Step::Resume { client, principal, whose }),
+        3 => resume,
+        2 => (client.clone(), any::<bool>())
+            .prop_map(|(client, keep_will)| Step::LastWord { client, keep_will }),
         4 => (client.clone(), expiry_s, any::<bool>(), grace_ms).prop_map(
             |(client, expiry_s, keep_will, grace_ms)| Step::Release { client, expiry_s, keep_will, grace_ms }
         ),
@@ -85,6 +110,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (client.clone(), 0_u64..5).prop_map(|(client, offset)| Step::MarkReleased { client, offset }),
         2 => (client.clone(), 1_u16..4).prop_map(|(client, id)| Step::Forget { client, id }),
         4 => (client, 0_u64..5, 1_usize..5).prop_map(|(client, offset, max)| Step::Read { client, offset, max }),
+        1 => Just(Step::Routes),
         3 => any::<bool>().prop_map(|finish| Step::Due { finish }),
         2 => (1_u64..20).prop_map(|seconds| Step::Wait { seconds }),
         1 => (0_u64..20).prop_map(|seconds| Step::Restart { seconds }),
@@ -100,6 +126,8 @@ struct Comparison<B> {
     /// By client: the last session, for publishers that lag behind.
     known: BTreeMap<usize, Arc<StoredSession>>,
     fences: BTreeMap<usize, Fence>,
+    /// By client: the fence before that one.
+    lost: BTreeMap<usize, Fence>,
     counter: u64,
 }
 
@@ -111,6 +139,7 @@ impl<B: Backend> Comparison<B> {
             now: START,
             known: BTreeMap::new(),
             fences: BTreeMap::new(),
+            lost: BTreeMap::new(),
             counter: 0,
         }
     }
@@ -130,7 +159,14 @@ impl<B: Backend> Comparison<B> {
                     self.model.sessions.get_mut(client).expect("owned").will = None;
                 }
             }
-            Step::Resume { client, principal, whose } => self.resume(*client, *principal, *whose),
+            Step::Resume { client, principal, whose, memory_queue } => {
+                self.resume(*client, *principal, *whose, *memory_queue);
+            }
+            Step::LastWord { client, keep_will } => {
+                if let Some(lost) = self.lost.get(client).cloned() {
+                    self.last_word(&lost, *keep_will);
+                }
+            }
             Step::Release { client, expiry_s, keep_will, grace_ms } => {
                 self.release(*client, *expiry_s, *keep_will, *grace_ms);
             }
@@ -146,6 +182,7 @@ impl<B: Backend> Comparison<B> {
                 }
             }
             Step::Read { client, offset, max } => self.read(*client, *offset, *max),
+            Step::Routes => self.routes(),
             Step::Due { finish } => self.due(*finish),
             Step::Wait { seconds } => self.now += seconds * 1000,
             Step::Restart { seconds } => {
@@ -172,6 +209,8 @@ impl<B: Backend> Comparison<B> {
             receive_maximum: RECEIVE_MAXIMUM,
             connection_id: ConnectionId(u128::from(asks.0)),
             attempt: asks.1,
+            will_wait_ms: wanted.will_wait_ms,
+            memory_queue: wanted.memory_queue,
             now: self.now,
             ..claim(CLIENTS[*client])
         };
@@ -187,7 +226,7 @@ impl<B: Backend> Comparison<B> {
         self.own(*client, owned);
     }
 
-    fn resume(&mut self, client: usize, principal_of: usize, whose: Whose) {
+    fn resume(&mut self, client: usize, principal_of: usize, whose: Whose, memory_queue: bool) {
         self.counter += 1;
         let (connection, attempt) = self.model.asks(client, !matches!(whose, Whose::Another), self.counter);
         // Nobody counts claims of a connection that went with its process.
@@ -200,10 +239,11 @@ impl<B: Backend> Comparison<B> {
             receive_maximum: RECEIVE_MAXIMUM,
             connection_id: ConnectionId(u128::from(connection)),
             attempt,
+            memory_queue,
             now: self.now,
             ..claim(CLIENTS[client])
         };
-        let refusal = self.model.resume(client, principal_of, (connection, attempt), self.now);
+        let refusal = self.model.resume(client, principal_of, (connection, attempt), memory_queue, self.now);
         let answer = Calls(self.backend.store()).claim(asked).expect("a claim");
         assert_eq!(answer.refusal, refusal);
         assert!(answer.will_due.is_none() && answer.discarded.is_none());
@@ -225,15 +265,22 @@ impl<B: Backend> Comparison<B> {
             owned.subscriptions.iter().map(|found| found.filter.parse().expect("a number")).collect();
         assert_eq!(filters, session.subscriptions);
         self.known.insert(client, Arc::clone(&owned.fence.session));
-        self.fences.insert(client, owned.fence);
+        self.model.sessions.get_mut(&client).expect("owned").fence = Some(owned.fence.clone());
+        if let Some(lost) = self.fences.insert(client, owned.fence) {
+            self.lost.insert(client, lost);
+        }
+    }
+
+    fn last_word(&mut self, lost: &Fence, keep_will: bool) {
+        let refused = Calls(self.backend.store()).release(lost, 10, keep_will, self.now);
+        assert!(matches!(refused, Err(StoreError::Fenced | StoreError::NoSession)));
+        self.model.last_word(lost, keep_will, self.now);
     }
 
     fn release(&mut self, client: usize, expiry_s: u32, keep_will: bool, grace_ms: u64) {
-        let calls = Calls(self.backend.store());
         let Some(fence) = self.owner(client) else {
-            if let Some(stale) = self.fences.get(&client) {
-                let refused = calls.release(stale, expiry_s, keep_will, self.now);
-                assert!(matches!(refused, Err(StoreError::Fenced | StoreError::NoSession)));
+            if let Some(stale) = self.fences.get(&client).cloned() {
+                self.last_word(&stale, keep_will);
             }
             return;
         };
@@ -304,6 +351,7 @@ impl<B: Backend> Comparison<B> {
             .into_iter()
             .map(|client| match client.and_then(|client| self.model.sessions.get_mut(client)) {
                 None => Enqueued::Gone,
+                Some(session) if session.memory_queue => Enqueued::Gone,
                 Some(session) if session.queue.len() >= QUEUE_MAX => Enqueued::Full,
                 Some(session) => {
                     session.queue.insert(session.tail, Item::Message(payload.clone()));
@@ -356,6 +404,26 @@ impl<B: Backend> Comparison<B> {
         if expected.len() < max {
             assert_eq!(page.next.0, session.tail);
         }
+    }
+
+    /// Of sessions whose queue is stored.
+    fn routes(&self) {
+        let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (client, filters) in Calls(self.backend.store()).routes(2) {
+            found.entry(client).or_default().extend(filters);
+        }
+        let is_routed = |session: &&ModelSession| !session.memory_queue && !session.subscriptions.is_empty();
+        let expected: BTreeMap<String, BTreeSet<String>> = self
+            .model
+            .sessions
+            .iter()
+            .filter(|(_, session)| is_routed(session))
+            .map(|(client, session)| {
+                let filters = session.subscriptions.iter().map(u8::to_string).collect();
+                (CLIENTS[*client].to_owned(), filters)
+            })
+            .collect();
+        assert_eq!(found, expected);
     }
 
     fn due(&mut self, finish: bool) {
