@@ -35,6 +35,8 @@ pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession}
 pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
 pub use serving::stream::WorkerStream;
 
+use clock::Clock;
+use cluster::{Cluster, Host, Membership};
 use hub::Hub;
 use hub::gauges::Gauges;
 use metrics::Metrics;
@@ -102,9 +104,9 @@ impl Broker {
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
         config.validate()?;
-        let (metrics, time) = (Metrics::register(registry), store.time());
+        let (metrics, clock) = (Metrics::register(registry), Arc::new(Clock::new(store.time())));
         let store = Arc::new(TimedStore::new(store, registry));
-        let mut hub = Hub::new(config, store, metrics, None, time);
+        let mut hub = Hub::new(config, store, metrics, Membership::alone(), clock);
         hub.rules = rules;
         let hub = Arc::new(hub);
         registry.register_collector(Box::new(Gauges::new(&hub)));
@@ -142,12 +144,19 @@ impl Broker {
     ) -> Result<Self, StartError> {
         config.validate()?;
         settings.validate()?;
-        let cluster = Arc::new(cluster::Cluster::new(cluster, settings, registry));
-        let metrics = Metrics::register(registry);
-        let store = Arc::new(TimedStore::new(store, registry));
-        let hub = Arc::new(Hub::new(config, store, metrics, Some(Arc::clone(&cluster)), time));
+        let (metrics, clock) = (Metrics::register(registry), Arc::new(Clock::new(time)));
+        let store: Arc<dyn Store> = Arc::new(TimedStore::new(store, registry));
+        let host = Host {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            taken_over: metrics.taken_over.clone(),
+            queue_bytes_max: config.queue_bytes_max,
+        };
+        let cluster = Arc::new(Cluster::new(cluster, settings, host, registry));
+        let membership = Membership::Shared(Arc::clone(&cluster));
+        let hub = Arc::new(Hub::new(config, store, metrics, membership, clock));
         registry.register_collector(Box::new(Gauges::new(&hub)));
-        let tasks = cluster::join(&hub, &cluster).await.map_err(StartError::Join)?;
+        let tasks = cluster::join(&cluster, Arc::clone(&hub)).await.map_err(StartError::Join)?;
         let housekeeping = Arc::new(Housekeeping(tokio::spawn(hub::housekeeping::run(Arc::clone(&hub)))));
         Ok(Self { hub, housekeeping, tasks: Some(Arc::new(tasks)) })
     }
@@ -162,19 +171,17 @@ impl Broker {
     /// Has `hook` called when other workers took this one for dead and have let go of its sessions: its links are to be
     /// cut, so that edges move the connections. Without a hook the connections end as taken over.
     pub fn on_expelled(&self, hook: impl Fn() + Send + Sync + 'static) {
-        if let Some(cluster) = &self.hub.cluster {
-            cluster.set_on_expelled(Arc::new(hook));
-        }
+        self.hub.cluster.set_on_expelled(Arc::new(hook));
     }
 
     /// Whether messages at QoS 1 and 2 may be matched now: always, for a worker that has its store for itself.
     pub fn is_ready(&self) -> bool {
-        self.hub.cluster.as_ref().is_none_or(|cluster| cluster.lease.holds())
+        self.hub.cluster.holds()
     }
 
     /// Ends all connections with this reason; the edge closes them when their last packet is written.
     pub fn end_connections(&self, reason: ReasonCode) {
-        self.hub.end_all(reason);
+        self.hub.directory.end_all(reason);
     }
 
     /// Connections that have a session now.
@@ -189,10 +196,7 @@ impl Broker {
     /// What the store answers; the others find out then.
     pub async fn leave(&self) -> Result<(), StoreError> {
         self.stop();
-        match &self.hub.cluster {
-            Some(cluster) => cluster::leave(cluster).await,
-            None => Ok(()),
-        }
+        self.hub.cluster.leave().await
     }
 
     /// Stops the timers. Streams that are open go on working.
@@ -225,9 +229,9 @@ async fn load_routes(hub: &Arc<Hub>) -> Result<(), StoreError> {
         );
         let page = rx.await.unwrap_or(Err(StoreError::Closed))?;
         for routes in page.sessions {
-            let session = hub.stored_session(&routes.session);
+            let session = hub.directory.stored_session(&routes.session);
             for subscription in &routes.subscriptions {
-                hub.subscribe(&session, subscription);
+                hub.directory.subscribe(&session, subscription);
             }
         }
         match page.next {

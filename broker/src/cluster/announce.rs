@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use state::{Owned, Previous, RouteChange, StoredSession, Subscription};
 
-use crate::directory::session_handle::SessionHandle;
-use crate::hub::Hub;
+use crate::directory::SessionHandle;
 
+use super::Cluster;
 use super::barrier::passed;
 
-impl Hub {
+impl Cluster {
     /// The store has these subscriptions of a session, changed by its owner of this epoch. Runs `then` when every worker matches
     /// with them.
     pub(crate) fn announce(
@@ -19,24 +19,18 @@ impl Hub {
         subscriptions: &[Subscription],
         then: Box<dyn FnOnce() + Send>,
     ) {
-        let Some(cluster) = &self.cluster else {
-            for subscription in subscriptions {
-                self.subscribe(session, subscription);
-            }
-            return then();
-        };
         let filters = || subscriptions.iter().map(|subscription| &subscription.filter);
         let is_ours = session.stored.is_none() || session.owns_routes(epoch);
         let mut fresh = Vec::new();
         for subscription in subscriptions {
             // Somebody else has the session by now, and what it is subscribed to.
-            let old = is_ours.then(|| self.put_route(session, subscription)).flatten();
+            let old = is_ours.then(|| self.directory.put_route(session, subscription)).flatten();
             if old != Some(subscription.options) || !session.is_logged(&subscription.filter) {
                 fresh.push(subscription.clone());
             }
         }
         let (known, said) = {
-            let listening = cluster.listening();
+            let listening = self.listened.lock();
             (listening.are_known(filters().map(|filter| &**filter)), listening.said(filters()))
         };
         let mut changes = Vec::new();
@@ -49,7 +43,7 @@ impl Hub {
                 });
             }
             // Nothing is new to anybody.
-            Some(_) if known && session.is_told_through(cluster.passed_through()) => return then(),
+            Some(_) if known && session.is_told_through(self.passed_through()) => return then(),
             // Every worker sends messages for these here already.
             None if known => return then(),
             _ => {}
@@ -58,16 +52,16 @@ impl Hub {
         if is_logged {
             session.begin_log();
         }
-        let (cluster, session) = (Arc::clone(cluster), Arc::clone(session));
+        let session = Arc::clone(session);
         let filters: Vec<_> = filters().cloned().collect();
         let all_know = {
-            let cluster = Arc::clone(&cluster);
+            let listened = Arc::clone(&self.listened);
             move || {
-                cluster.listening().set_known(&said);
+                listened.lock().set_known(&said);
                 then();
             }
         };
-        let wait = passed(&cluster, Box::new(all_know));
+        let wait = passed(self, Box::new(all_know));
         let written = move |position| {
             if is_logged {
                 session.note_logged(filters.iter().map(|filter| &**filter), position);
@@ -75,7 +69,7 @@ impl Hub {
             }
             wait(position);
         };
-        cluster.append(changes, Some(Box::new(written)));
+        self.log.append(changes, Some(Box::new(written)));
     }
 
     /// The store has removed these subscriptions of a session. Runs `then` when no worker matches with them any more.
@@ -86,32 +80,30 @@ impl Hub {
         filters: Vec<Arc<str>>,
         then: Box<dyn FnOnce() + Send>,
     ) {
-        if session.stored.is_none() || self.cluster.is_none() || session.owns_routes(epoch) {
+        if session.stored.is_none() || session.owns_routes(epoch) {
             for filter in &filters {
-                self.unsubscribe(session, filter);
+                self.directory.unsubscribe(session, filter);
             }
         }
-        match (&self.cluster, &session.stored) {
-            (Some(cluster), Some(stored)) => {
+        match &session.stored {
+            Some(stored) => {
                 let change = RouteChange::Unsubscribed { session: Arc::clone(stored), epoch, filters };
-                cluster.append(vec![change], Some(passed(cluster, then)));
+                self.log.append(vec![change], Some(passed(self, then)));
             }
             // What comes from other workers is matched here, with what is subscribed now.
-            _ => then(),
+            None => then(),
         }
     }
 
     /// The store has removed subscriptions that their passport does not cover: nobody waits for it.
     pub(crate) fn tell_revoked(&self, stored: Arc<StoredSession>, epoch: u64, filters: Vec<Arc<str>>) {
-        let Some(cluster) = &self.cluster else { return };
-        if self.find_stored(&stored).is_some() {
-            cluster.append(vec![RouteChange::Unsubscribed { session: stored, epoch, filters }], None);
+        if self.directory.find_stored(&stored).is_some() {
+            self.log.append(vec![RouteChange::Unsubscribed { session: stored, epoch, filters }], None);
         }
     }
 
     /// A connection here owns a stored session from now on, with the subscriptions that it has.
     pub(crate) fn own_routes(&self, session: &SessionHandle, owned: &Owned) {
-        let Some(cluster) = &self.cluster else { return };
         session.own_routes(owned.fence.epoch);
         // Other workers take it for one that is away, and would leave it out of its shares.
         let mut shares = owned.subscriptions.clone();
@@ -119,14 +111,13 @@ impl Hub {
         if let Some(stored) = session.stored.as_ref().filter(|_| !shares.is_empty()) {
             let (session, epoch) = (Arc::clone(stored), owned.fence.epoch);
             let change = RouteChange::Subscribed { session, epoch, subscriptions: shares };
-            cluster.append(vec![change], None);
+            self.log.append(vec![change], None);
         }
     }
 
     /// A connection at another worker has lost its session to one here.
     pub(crate) fn tell_taken_over(self: &Arc<Self>, client_id: &Arc<str>, previous: Previous) {
-        let Some(cluster) = &self.cluster else { return };
         let Previous { worker, connection_id } = previous;
-        cluster.note_taken_over(worker, client_id, connection_id);
+        self.note_taken_over(worker, client_id, connection_id);
     }
 }

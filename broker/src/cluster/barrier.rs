@@ -93,11 +93,9 @@ pub(super) fn passed(cluster: &Arc<Cluster>, then: Passed) -> super::log_writer:
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use prometheus_client::registry::Registry;
     use state::{MemoryCluster, WorkerId};
 
     use super::*;
-    use crate::cluster::ClusterSettings;
 
     fn member(applied: u64, is_live: bool) -> Member {
         let applied = Some(Position(applied));
@@ -108,7 +106,7 @@ mod tests {
     #[test]
     fn only_a_list_that_was_asked_for_after_the_entry_counts() {
         let api = MemoryCluster::new().worker("one");
-        let cluster = Cluster::new(api, ClusterSettings::default(), &mut Registry::default());
+        let cluster = Cluster::for_tests(api);
         let passed = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&passed);
         let early = cluster.begin_list();
@@ -125,7 +123,7 @@ mod tests {
     #[test]
     fn what_all_have_applied_is_remembered() {
         let api = MemoryCluster::new().worker("one");
-        let cluster = Cluster::new(api, ClusterSettings::default(), &mut Registry::default());
+        let cluster = Cluster::for_tests(api);
         let pass = |applied: &[Option<u64>], log_end| {
             let member = |applied: &Option<u64>| Member { applied: applied.map(Position), ..member(0, true) };
             let members: Vec<_> = applied.iter().map(member).collect();

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use link::ConnectionId;
 use parking_lot::Mutex;
 
-use crate::directory::session_handle::SessionHandle;
-use crate::hub::Hub;
+use crate::directory::SessionHandle;
+
+use super::Cluster;
 
 /// Those of which it is not known yet: no more than there were connections here while the lease could not be renewed.
 #[derive(Default)]
@@ -39,13 +40,12 @@ impl Fenced {
     }
 }
 
-impl Hub {
+impl Cluster {
     /// The store has refused a write of `connection`, which had its session with this epoch, as not the owner's.
     pub(crate) fn doubt(&self, session: &Arc<SessionHandle>, connection: ConnectionId, epoch: u64) {
-        let Some(cluster) = &self.cluster else { return };
         let lost = Lost { session: Arc::clone(session), epoch };
-        cluster.fenced.0.lock().insert(connection, lost);
-        cluster.renew_soon.notify_one();
+        self.fenced.0.lock().insert(connection, lost);
+        self.renew_soon.notify_one();
     }
 
     /// This worker was not taken for dead: others have the sessions of these connections, which are told.
@@ -63,78 +63,60 @@ impl Hub {
         connection: ConnectionId,
         epoch: Option<u64>,
     ) {
-        if !self.evict_connection(session, connection, epoch) {
+        if !self.directory.evict_connection(session, connection, epoch) {
             return;
         }
-        self.metrics.taken_over.inc();
+        self.host.taken_over.inc();
         if session.stored.is_none() {
-            self.sessions.remove(session);
-            self.remove_filters(session);
+            self.directory.drop_in_memory(session);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::registry::Registry;
     use state::{MemoryCluster, StoredSession};
 
     use super::*;
-    use crate::cluster::{Cluster, ClusterSettings};
-    use crate::config::BrokerConfig;
-    use crate::hub::Arrival;
-    use crate::metrics::Metrics;
+    use crate::directory::Arrival;
 
     const CONNECTION: ConnectionId = ConnectionId(1);
 
-    fn hub() -> Hub {
-        let api = MemoryCluster::new().worker("one");
-        let store = Arc::new(api.store());
-        let mut registry = Registry::default();
-        let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
-        let metrics = Metrics::register(&mut registry);
-        Hub::new(
-            BrokerConfig::default(),
-            store,
-            metrics,
-            Some(cluster),
-            state::clock::running_from(state::clock::wall()),
-        )
+    fn cluster() -> Arc<Cluster> {
+        Cluster::for_tests(MemoryCluster::new().worker("one"))
     }
 
     /// A connection that has a session with this epoch.
-    fn session(hub: &Hub, epoch: u64) -> Arc<SessionHandle> {
+    fn session(cluster: &Cluster, epoch: u64) -> Arc<SessionHandle> {
         let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });
-        let session = hub.stored_session(&stored);
+        let session = cluster.directory.stored_session(&stored);
         session.own_routes(epoch);
-        hub.attach(&session, CONNECTION, &Arrival::default());
+        cluster.directory.attach(&session, CONNECTION, &Arrival::default());
         session
     }
 
     #[test]
     fn nobody_is_told_before_a_renewal_says_why() {
-        let hub = hub();
-        let fenced = &hub.cluster.as_ref().unwrap().fenced;
-        let session = session(&hub, 1);
-        hub.doubt(&session, CONNECTION, 1);
-        let doubted = fenced.take();
-        assert!(fenced.take().0.is_empty());
-        fenced.put_back(doubted);
+        let cluster = cluster();
+        let session = session(&cluster, 1);
+        cluster.doubt(&session, CONNECTION, 1);
+        let doubted = cluster.fenced.take();
+        assert!(cluster.fenced.take().0.is_empty());
+        cluster.fenced.put_back(doubted);
         assert!(session.is_owned_by(CONNECTION));
-        hub.end_doubted(fenced.take());
+        cluster.end_doubted(cluster.fenced.take());
         assert!(!session.is_connected());
-        assert_eq!(hub.metrics.taken_over.get(), 1);
+        assert_eq!(cluster.host.taken_over.get(), 1);
     }
 
     // The refusal is of the stream that the connection left.
     #[test]
     fn a_connection_that_came_back_meanwhile_stays() {
-        let hub = hub();
-        let fenced = &hub.cluster.as_ref().unwrap().fenced;
-        hub.doubt(&session(&hub, 1), CONNECTION, 1);
-        let session = session(&hub, 3);
-        hub.end_doubted(fenced.take());
+        let cluster = cluster();
+        cluster.doubt(&session(&cluster, 1), CONNECTION, 1);
+        let session = session(&cluster, 3);
+        cluster.end_doubted(cluster.fenced.take());
         assert!(session.is_owned_by(CONNECTION));
-        assert_eq!(hub.metrics.taken_over.get(), 0);
+        assert_eq!(cluster.host.taken_over.get(), 0);
     }
 }

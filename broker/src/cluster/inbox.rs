@@ -9,11 +9,10 @@ use mqtt::QoS;
 use state::{InboxPage, Message, Noted, Number, Placed, Position, Stamp, StoredSession};
 use tokio::time::sleep;
 
-use crate::directory::session_handle::SessionHandle;
-use crate::hub::Hub;
+use crate::directory::SessionHandle;
 
 use super::Cluster;
-use super::membership::{RETRY_AFTER, WAIT_MS, ask};
+use super::ask::{RETRY_AFTER, WAIT_MS, ask};
 use super::metrics::LateReason;
 use super::seen::Verdict;
 
@@ -23,8 +22,25 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 const SWEEP_SESSIONS: usize = 200;
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// Reads the inbox until it is dropped. `restart` says that the worker has joined anew, and the inbox begins again.
-pub(super) async fn read(hub: Arc<Hub>, cluster: Arc<Cluster>) {
+/// Who hands the messages of other workers to the sessions that are connected here.
+pub(crate) trait Recipient: Send {
+    /// Hands a message on that was published at `at_us` by the store's clock: to those who are subscribed plainly, if `is_plain`,
+    /// and to a member of each of the shares. Answers how many did not get it since they may have it from another worker; shares
+    /// without a member here are added to `homeless`.
+    fn route_noted(
+        &self,
+        message: &Arc<Message>,
+        at_us: u64,
+        is_plain: bool,
+        shares: (&[Arc<str>], &mut Vec<Arc<str>>),
+    ) -> u64;
+
+    /// Offers a message to all members of a share, wherever they are.
+    fn share_anew(&self, share: Arc<str>, message: Arc<Message>);
+}
+
+/// Reads the inbox until it is dropped; from its beginning again when the worker has joined anew.
+pub(super) async fn read(cluster: Arc<Cluster>, recipient: impl Recipient) {
     let mut after = Position::default();
     let mut joined = cluster.joined();
     loop {
@@ -44,10 +60,10 @@ pub(super) async fn read(hub: Arc<Hub>, cluster: Arc<Cluster>) {
         }
         for Placed { position, what } in notes {
             after = position;
-            hub.take_note(what);
+            cluster.take_note(&recipient, what);
         }
         if has_gap {
-            look_at_queues(&hub, Duration::ZERO).await;
+            look_at_queues(&cluster, Duration::ZERO).await;
         }
         // Whoever answers at once leaves no turn to others.
         tokio::task::yield_now().await;
@@ -55,17 +71,17 @@ pub(super) async fn read(hub: Arc<Hub>, cluster: Arc<Cluster>) {
 }
 
 /// Looks at the queues of connected sessions now and then, until it is dropped.
-pub(super) async fn sweep(hub: Arc<Hub>) {
+pub(super) async fn sweep(cluster: Arc<Cluster>) {
     loop {
         sleep(SWEEP_INTERVAL).await;
-        look_at_queues(&hub, SWEEP_PAUSE).await;
+        look_at_queues(&cluster, SWEEP_PAUSE).await;
     }
 }
 
 /// Tells connected sessions how far their stored queues go.
-async fn look_at_queues(hub: &Arc<Hub>, pause: Duration) {
+async fn look_at_queues(cluster: &Cluster, pause: Duration) {
     let mut connected: Vec<Arc<SessionHandle>> = Vec::new();
-    hub.sessions.for_each(|session| {
+    cluster.directory.sessions().for_each(|session| {
         if session.stored.is_some() && session.is_connected() {
             connected.push(Arc::clone(session));
         }
@@ -73,7 +89,7 @@ async fn look_at_queues(hub: &Arc<Hub>, pause: Duration) {
     for sessions in connected.chunks(SWEEP_SESSIONS) {
         let stored: Vec<Arc<StoredSession>> =
             sessions.iter().filter_map(|session| session.stored.clone()).collect();
-        let Ok(tails) = ask(|done| hub.store.tails(stored, done)).await else { return };
+        let Ok(tails) = ask(|done| cluster.host.store.tails(stored, done)).await else { return };
         for (session, tail) in sessions.iter().zip(tails) {
             if let Some(last) = tail.and_then(|tail| tail.0.checked_sub(1)).filter(|last| *last > 0) {
                 session.tell_tail(Number(last));
@@ -98,36 +114,31 @@ impl Cluster {
             self.metrics.drop_late(LateReason::BeforeMove);
         }
     }
-}
 
-impl Hub {
     /// Takes one note from another worker.
-    fn take_note(self: &Arc<Self>, noted: Noted) {
+    fn take_note(&self, recipient: &impl Recipient, noted: Noted) {
         match noted {
             Noted::Message { stamp, message, is_plain, shares } => {
-                let Some(cluster) = &self.cluster else { return };
                 let mut homeless = Vec::new();
-                cluster.take_message(&stamp, &message, || {
-                    self.route_noted(&message, stamp.at_us, is_plain, (&shares, &mut homeless))
+                self.take_message(&stamp, &message, || {
+                    recipient.route_noted(&message, stamp.at_us, is_plain, (&shares, &mut homeless))
                 });
                 // Its members have gone on elsewhere since it was sent here.
                 for share in homeless.into_iter().filter(|_| message.qos() > QoS::AtMostOnce) {
-                    self.offer_to_share(share, Arc::clone(&message), None);
+                    recipient.share_anew(share, Arc::clone(&message));
                 }
             }
             Noted::Queued { session, number, delivery } => {
-                if let Some(session) = self.find_stored(&session)
-                    && session.deliver_stored(number, delivery, self.config.queue_bytes_max)
+                if let Some(session) = self.directory.find_stored(&session)
+                    && session.deliver_stored(number, delivery, self.host.queue_bytes_max)
                 {
-                    self.list_heavy(&session);
+                    self.directory.list_heavy(&session);
                 }
             }
             Noted::TakenOver { client_id, connection_id } => {
                 let connection = ConnectionId(connection_id.0);
-                if let Some(cluster) = &self.cluster {
-                    cluster.note_lost(connection);
-                }
-                let Some(session) = self.sessions.find(&client_id) else { return };
+                self.note_lost(connection);
+                let Some(session) = self.directory.sessions().find(&client_id) else { return };
                 self.end_taken_over(&session, connection, None);
             }
         }

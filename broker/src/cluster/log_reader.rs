@@ -7,39 +7,38 @@ use std::sync::Arc;
 use state::{LogPage, Placed, Position, RouteChange, StoreError, Subscription};
 use tokio::time::sleep;
 
-use crate::directory::session_handle::SessionHandle;
-use crate::hub::Hub;
+use crate::directory::{Directory, SessionHandle};
 
 use super::Cluster;
-use super::membership::{RETRY_AFTER, WAIT_MS, ask};
+use super::ask::{RETRY_AFTER, WAIT_MS, ask};
 
 /// Sessions and filters read from the store at once.
 const ROUTE_PAGE_SESSIONS: usize = 1000;
 const LISTENING_PAGE: usize = 1000;
 
 /// Follows the log until it is dropped. What is known was loaded already.
-pub(super) async fn follow(hub: Arc<Hub>, cluster: Arc<Cluster>) {
+pub(super) async fn follow(cluster: Arc<Cluster>) {
     let mut joined = cluster.joined();
     loop {
         if cluster.joined() != joined {
             joined = cluster.joined();
-            reload(&hub, &cluster).await;
+            reload(&cluster).await;
         }
         let after = cluster.lease.applied();
         match ask(|done| cluster.api.read_log(after, WAIT_MS, done)).await {
-            Ok(LogPage { has_gap: true, .. }) => reload(&hub, &cluster).await,
-            Ok(page) => apply_page(&hub, &cluster, page.changes),
+            Ok(LogPage { has_gap: true, .. }) => reload(&cluster).await,
+            Ok(page) => apply_page(&cluster, page.changes),
             Err(_) => sleep(RETRY_AFTER).await,
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<Placed<RouteChange>>) {
+fn apply_page(cluster: &Arc<Cluster>, changes: Vec<Placed<RouteChange>>) {
     let Some(end) = changes.last().map(|last| last.position) else { return };
     let mut is_waited_for = false;
     for Placed { position, what } in changes {
-        is_waited_for |= hub.apply_change(cluster, position, what);
+        is_waited_for |= cluster.apply_change(position, what);
     }
     cluster.lease.set_applied(end);
     if is_waited_for {
@@ -48,37 +47,37 @@ fn apply_page(hub: &Arc<Hub>, cluster: &Arc<Cluster>, changes: Vec<Placed<RouteC
 }
 
 /// Reads all routes anew, because the log lacks something. Meanwhile nothing is matched.
-async fn reload(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
+async fn reload(cluster: &Arc<Cluster>) {
     cluster.metrics.reloads.inc();
     cluster.lease.begin_loading();
     cluster.forget_passed();
     // The log is followed from here on, so what it says later is not missed.
-    while let Err(error) = load_from_end(hub, cluster).await {
+    while let Err(error) = load_from_end(cluster).await {
         tracing::warn!(%error, "the routes could not be loaded");
         sleep(RETRY_AFTER).await;
     }
     cluster.lease.end_loading();
     cluster.renew_soon.notify_one();
-    cluster.say_again();
+    cluster.listened.lock().say_again();
 }
 
-async fn load_from_end(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<(), StoreError> {
+async fn load_from_end(cluster: &Arc<Cluster>) -> Result<(), StoreError> {
     let lease_ms = u64::from(cluster.settings.lease_ms);
     let lease = ask(|done| cluster.api.renew(None, lease_ms, done)).await?;
     cluster.lease.set_applied(lease.log_end);
-    load(hub, cluster).await
+    load(cluster).await
 }
 
 /// Loads the routes of all sessions and of all workers, and drops those that are there no more.
-pub(super) async fn load(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<(), StoreError> {
-    let mut stale = Stale::of(hub);
+pub(super) async fn load(cluster: &Arc<Cluster>) -> Result<(), StoreError> {
+    let mut stale = Stale::of(&cluster.directory);
     let mut cursor = None;
     loop {
-        let page = ask(|done| hub.store.routes(cursor.take(), ROUTE_PAGE_SESSIONS, done)).await?;
+        let page = ask(|done| cluster.host.store.routes(cursor.take(), ROUTE_PAGE_SESSIONS, done)).await?;
         for routes in page.sessions {
-            let session = hub.routed_session(cluster, &routes.session);
+            let session = cluster.directory.routed_session(&routes.session);
             if session.admits_change(routes.epoch) {
-                hub.put_routes(&session, &routes.subscriptions);
+                cluster.put_routes(&session, &routes.subscriptions);
             }
             stale.forget(&session, &routes.subscriptions);
         }
@@ -87,13 +86,13 @@ pub(super) async fn load(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<(), S
             break;
         }
     }
-    stale.drop_from(hub);
-    hub.forget_peers(cluster);
+    stale.drop_from(&cluster.directory);
+    cluster.directory.forget_workers();
     loop {
         let page = ask(|done| cluster.api.listening(cursor.take(), LISTENING_PAGE, done)).await?;
         for listener in page.listeners {
             if listener.worker != cluster.id {
-                hub.peer_listens(cluster, &listener);
+                cluster.peer_listens(&listener);
             }
         }
         cursor = page.next;
@@ -110,9 +109,9 @@ struct Stale {
 }
 
 impl Stale {
-    fn of(hub: &Hub) -> Self {
+    fn of(directory: &Directory) -> Self {
         let mut known = Vec::new();
-        hub.for_each_stored(|session| {
+        directory.for_each_stored(|session| {
             if !session.is_connected() {
                 known.push(Arc::clone(session));
             }
@@ -133,28 +132,23 @@ impl Stale {
         }
     }
 
-    fn drop_from(self, hub: &Hub) {
+    fn drop_from(self, directory: &Directory) {
         for session in self.known.iter().filter(|session| !session.is_connected()) {
             for filter in session.filters() {
                 if self.routes.contains(&(session.id, Arc::clone(&filter))) {
-                    hub.unsubscribe(session, &filter);
+                    directory.unsubscribe(session, &filter);
                 }
             }
         }
     }
 }
 
-impl Hub {
+impl Cluster {
     /// Does what one entry of the log says. Answers whether somebody may wait for that.
-    fn apply_change(
-        self: &Arc<Self>,
-        cluster: &Arc<Cluster>,
-        position: Position,
-        change: RouteChange,
-    ) -> bool {
+    fn apply_change(self: &Arc<Self>, position: Position, change: RouteChange) -> bool {
         match change {
             RouteChange::Subscribed { session: stored, epoch, subscriptions } => {
-                let session = self.routed_session(cluster, &stored);
+                let session = self.directory.routed_session(&stored);
                 session.set_away(false);
                 let is_news = session.admits_change(epoch);
                 if is_news {
@@ -165,26 +159,26 @@ impl Hub {
                 return is_news;
             }
             RouteChange::Unsubscribed { session: stored, epoch, filters } => {
-                let Some(session) = self.find_stored(&stored) else { return true };
+                let Some(session) = self.directory.find_stored(&stored) else { return true };
                 let is_news = session.admits_change(epoch);
                 if is_news {
                     for filter in &filters {
-                        self.unsubscribe(&session, filter);
+                        self.directory.unsubscribe(&session, filter);
                     }
                 }
                 return is_news;
             }
             RouteChange::Gone(stored) => {
-                self.drop_routes(&stored);
+                self.directory.drop_routes(&stored);
             }
-            RouteChange::Listening(listener) if listener.worker != cluster.id => {
-                self.peer_listens(cluster, &listener);
+            RouteChange::Listening(listener) if listener.worker != self.id => {
+                self.peer_listens(&listener);
                 return true;
             }
-            RouteChange::Deaf { worker, filter } if worker != cluster.id => {
-                self.peer_is_deaf(cluster, worker, &filter);
+            RouteChange::Deaf { worker, filter } if worker != self.id => {
+                self.directory.worker_is_deaf(worker, &filter);
             }
-            RouteChange::Left(worker) if worker != cluster.id => self.peer_left(cluster, worker),
+            RouteChange::Left(worker) if worker != self.id => self.peer_left(worker),
             RouteChange::Listening(_) | RouteChange::Deaf { .. } | RouteChange::Left(_) => {}
         }
         false
@@ -192,18 +186,7 @@ impl Hub {
 
     fn put_routes(&self, session: &Arc<SessionHandle>, subscriptions: &[Subscription]) {
         for subscription in subscriptions {
-            self.put_route(session, subscription);
-        }
-    }
-
-    fn for_each_stored(&self, mut visit: impl FnMut(&Arc<SessionHandle>)) {
-        self.sessions.for_each(|session| {
-            if session.stored.is_some() {
-                visit(session);
-            }
-        });
-        if let Some(cluster) = &self.cluster {
-            cluster.all_strays().iter().for_each(visit);
+            self.directory.put_route(session, subscription);
         }
     }
 }

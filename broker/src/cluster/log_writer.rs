@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use state::{Position, RouteChange};
 
-use super::Cluster;
+use super::lease::RouteLease;
+use crate::directory::RouteSink;
 
 /// Runs when the log has everything that was noted before.
 pub(super) type Written = Box<dyn FnOnce(Position) + Send>;
@@ -12,8 +14,15 @@ pub(super) type Written = Box<dyn FnOnce(Position) + Send>;
 /// Changes of one call.
 const CHANGES_MAX: usize = 1000;
 
-#[derive(Default)]
+/// The writing end of the log of routes.
 pub(super) struct LogWriter {
+    api: Arc<dyn state::Cluster>,
+    lease: Arc<RouteLease>,
+    unwritten: Mutex<Unwritten>,
+}
+
+#[derive(Default)]
+struct Unwritten {
     changes: Vec<RouteChange>,
     /// Who waits, and how many of `changes` must be written before.
     waiting: Vec<(usize, Written)>,
@@ -24,11 +33,16 @@ pub(super) struct LogWriter {
     end: Position,
 }
 
-impl Cluster {
+impl LogWriter {
+    /// Nothing was noted yet.
+    pub(super) fn new(api: Arc<dyn state::Cluster>, lease: Arc<RouteLease>) -> Self {
+        Self { api, lease, unwritten: Mutex::default() }
+    }
+
     /// Writes changes, in order, and runs `then` when all that was noted up to here is written.
-    pub(crate) fn append(self: &Arc<Self>, changes: Vec<RouteChange>, then: Option<Written>) {
+    pub(super) fn append(self: &Arc<Self>, changes: Vec<RouteChange>, then: Option<Written>) {
         {
-            let mut log = self.log.lock();
+            let mut log = self.unwritten.lock();
             log.changes.extend(changes);
             if let Some(then) = then {
                 let before = log.changes.len();
@@ -38,14 +52,9 @@ impl Cluster {
         self.write_log();
     }
 
-    /// Notes changes for the next [`Cluster::write_log`].
-    pub(super) fn note_changes(&self, changes: Vec<RouteChange>) {
-        self.log.lock().changes.extend(changes);
-    }
-
     /// Writes what was noted, unless a call is under way.
-    pub(super) fn write_log(self: &Arc<Self>) {
-        let mut log = self.log.lock();
+    fn write_log(self: &Arc<Self>) {
+        let mut log = self.unwritten.lock();
         if log.asked.is_some() || log.is_refused {
             return;
         }
@@ -60,20 +69,20 @@ impl Cluster {
         let changes = log.changes[..count].to_vec();
         log.asked = Some(count);
         drop(log);
-        let cluster = Arc::clone(self);
-        self.api.append(changes, Box::new(move |result| cluster.log_written(count, result)));
+        let writer = Arc::clone(self);
+        self.api.append(changes, Box::new(move |result| writer.log_written(count, result)));
     }
 
     /// Tries again what the store could not take.
-    pub(super) fn rewrite_log(self: &Arc<Self>) {
-        let was_refused = std::mem::take(&mut self.log.lock().is_refused);
+    pub(super) fn write_again(self: &Arc<Self>) {
+        let was_refused = std::mem::take(&mut self.unwritten.lock().is_refused);
         if was_refused {
             self.write_log();
         }
     }
 
     fn log_written(self: &Arc<Self>, count: usize, result: Result<Position, state::StoreError>) {
-        let mut log = self.log.lock();
+        let mut log = self.unwritten.lock();
         log.asked = None;
         let end = match result {
             Ok(end) => end,
@@ -97,6 +106,16 @@ impl Cluster {
         }
         drop(log);
         written.into_iter().for_each(|then| then(end));
+        self.write_log();
+    }
+}
+
+impl RouteSink for LogWriter {
+    fn note(&self, changes: Vec<RouteChange>) {
+        self.unwritten.lock().changes.extend(changes);
+    }
+
+    fn write(self: Arc<Self>) {
         self.write_log();
     }
 }

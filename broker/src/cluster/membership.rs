@@ -5,21 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use state::{Done, Lease, Member, StoreError, WorkerId};
-use tokio::sync::oneshot;
+use state::{Lease, Member, StoreError, WorkerId};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::hub::Hub;
-
 use super::Cluster;
+use super::ask::{RETRY_AFTER, ask};
+use super::inbox::Recipient;
 use super::pace::Pace;
 use super::{inbox, log_reader};
 
-/// How long a read of the log or the inbox waits for something, milliseconds.
-pub(super) const WAIT_MS: u64 = 1000;
-/// How soon a call is tried again that the store could not take.
-pub(super) const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How often it is looked whether the lease holds, while joining.
 const SOON: Duration = Duration::from_millis(3);
 /// The store counts whole milliseconds, by a clock that need not run as this one does: of its lease a worker leaves out one
@@ -42,45 +37,36 @@ impl Drop for Tasks {
     }
 }
 
-/// Asks the store and waits for the answer; one that never comes is [`StoreError::Closed`].
-pub(super) async fn ask<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
-    let (tx, rx) = oneshot::channel();
-    call(Box::new(move |answer| {
-        let _nobody_waits = tx.send(answer);
-    }));
-    rx.await.unwrap_or(Err(StoreError::Closed))
-}
-
 /// Enters the registry, loads what others listen to, and follows it from then on. Comes back when messages may be matched,
 /// however long the store is away.
 ///
 /// # Errors
 /// What the store will not answer later either.
-pub(crate) async fn join(hub: &Arc<Hub>, cluster: &Arc<Cluster>) -> Result<Tasks, StoreError> {
+pub(crate) async fn join(
+    cluster: &Arc<Cluster>,
+    recipient: impl Recipient + 'static,
+) -> Result<Tasks, StoreError> {
     while let Err(error) = enter(cluster).await {
         if !error.is_retryable() {
             return Err(error);
         }
         sleep(RETRY_AFTER).await;
     }
-    let own = |hub: &Arc<Hub>, cluster: &Arc<Cluster>| (Arc::clone(hub), Arc::clone(cluster));
+    let own = || Arc::clone(cluster);
     let mut tasks = Tasks(Vec::new());
-    let (h, c) = own(hub, cluster);
     // Before the routes are loaded, which may take longer than others wait for a silent worker.
-    tasks.0.push(tokio::spawn(keep_lease(h, c)));
-    while let Err(error) = log_reader::load(hub, cluster).await {
+    tasks.0.push(tokio::spawn(keep_lease(own())));
+    while let Err(error) = log_reader::load(cluster).await {
         if !error.is_retryable() {
             return Err(error);
         }
         sleep(RETRY_AFTER).await;
     }
     cluster.lease.end_loading();
-    let (h, c) = own(hub, cluster);
-    tasks.0.push(tokio::spawn(log_reader::follow(h, c)));
-    let (h, c) = own(hub, cluster);
-    tasks.0.push(tokio::spawn(inbox::read(h, c)));
-    tasks.0.push(tokio::spawn(inbox::sweep(Arc::clone(hub))));
-    tasks.0.push(tokio::spawn(retry(Arc::clone(cluster))));
+    tasks.0.push(tokio::spawn(log_reader::follow(own())));
+    tasks.0.push(tokio::spawn(inbox::read(own(), recipient)));
+    tasks.0.push(tokio::spawn(inbox::sweep(own())));
+    tasks.0.push(tokio::spawn(retry(own())));
     while !cluster.lease.holds() {
         cluster.renew_soon.notify_one();
         sleep(SOON).await;
@@ -105,7 +91,7 @@ async fn enter(cluster: &Cluster) -> Result<(), StoreError> {
 }
 
 /// Renews the lease a few times while it lasts, and at once when somebody waits for it.
-async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
+async fn keep_lease(cluster: Arc<Cluster>) {
     let lease = cluster.settings.lease();
     let burying: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
     let mut pace = Pace::new();
@@ -117,10 +103,10 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
             ask(|done| cluster.api.renew(asked.applied, u64::from(cluster.settings.lease_ms), done));
         match timeout(lease * 4, renewed).await {
             // It explains whatever the store has refused.
-            Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&hub, &cluster).await,
+            Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&cluster).await,
             Ok(Ok(Lease { members, log_end, now_us, .. })) => {
                 cluster.clock.set(asked.at(), now_us);
-                hub.clock.follow(now_us, asked.at().elapsed());
+                cluster.host.clock.follow(now_us, asked.at().elapsed());
                 if cluster.lease.renew(&asked, lease - lease / CAUTION, log_end) {
                     tracing::info!("the route lease begins");
                 }
@@ -128,8 +114,8 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
                 let lag = log_end.0.saturating_sub(cluster.lease.applied().0);
                 cluster.metrics.route_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
                 cluster.pass(call, &members, log_end);
-                hub.end_doubted(doubted);
-                bury_silent(&hub, &cluster, &members, &burying);
+                cluster.end_doubted(doubted);
+                bury_silent(&cluster, &members, &burying);
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the route lease was not renewed");
@@ -149,7 +135,7 @@ async fn keep_lease(hub: Arc<Hub>, cluster: Arc<Cluster>) {
 }
 
 /// Others have let go of this worker's sessions: its connections go on elsewhere, and it begins anew.
-async fn expelled(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
+async fn expelled(cluster: &Arc<Cluster>) {
     tracing::warn!("other workers took this one for dead: it lets go of its sessions and joins anew");
     cluster.metrics.expelled.inc();
     cluster.lease.drop_now();
@@ -158,9 +144,9 @@ async fn expelled(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
     match hook {
         Some(hook) => hook(),
         // Nobody can move them.
-        None => hub.sessions.for_each(|session| {
+        None => cluster.directory.sessions().for_each(|session| {
             if session.is_connected() {
-                hub.evict(session);
+                cluster.directory.evict(session);
             }
         }),
     }
@@ -172,12 +158,7 @@ async fn expelled(hub: &Arc<Hub>, cluster: &Arc<Cluster>) {
 
 /// Buries workers that are silent for good, if this one has heard from the store all the time: after an outage everybody
 /// looks silent.
-fn bury_silent(
-    hub: &Hub,
-    cluster: &Arc<Cluster>,
-    members: &[Member],
-    burying: &Arc<Mutex<HashSet<WorkerId>>>,
-) {
+fn bury_silent(cluster: &Arc<Cluster>, members: &[Member], burying: &Arc<Mutex<HashSet<WorkerId>>>) {
     let after = cluster.settings.worker_timeout();
     if cluster.lease.steady_for() < after {
         return;
@@ -203,7 +184,12 @@ fn bury_silent(
             }
             burying.lock().remove(&worker);
         };
-        cluster.api.bury(worker, u64::from(cluster.settings.handoff_grace_ms), hub.now(), Box::new(done));
+        cluster.api.bury(
+            worker,
+            u64::from(cluster.settings.handoff_grace_ms),
+            cluster.host.clock.now(),
+            Box::new(done),
+        );
     }
 }
 
@@ -214,14 +200,7 @@ async fn retry(cluster: Arc<Cluster>) {
     loop {
         tick.tick().await;
         cluster.repost();
-        cluster.listening().lower();
-        cluster.rewrite_log();
-    }
-}
-
-impl Cluster {
-    /// Tells again what this worker listens to.
-    pub(super) fn say_again(self: &Arc<Self>) {
-        self.listening().say_again();
+        cluster.listened.lock().lower();
+        cluster.log.write_again();
     }
 }

@@ -1,15 +1,17 @@
 //! What makes several workers over one store one broker. Start reading at [`membership`] (how a worker joins and stays),
 //! then [`announce`] (the way of a SUBSCRIBE to all workers) and [`note`] (the way of a message to another worker). Which
-//! sessions a message concerns is decided in [`crate::routing::route`]; a worker alone with its store has none of this.
+//! sessions a message concerns is decided in [`crate::routing`]. A worker knows its part in the cluster by [`Membership`], which
+//! says what is so when it is alone with its store; nothing in here knows what all its sessions share.
 
 mod announce;
+mod ask;
 mod barrier;
 mod fenced;
 mod inbox;
 mod lease;
-pub(crate) mod listening;
 mod log_reader;
 mod log_writer;
+mod member;
 mod membership;
 mod metrics;
 mod note;
@@ -19,29 +21,31 @@ mod seen;
 mod settings;
 mod store_clock;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use link::ConnectionId;
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use state::{Fence, StoredSession, WorkerId};
+use state::{Fence, Store, WorkerId};
 use tokio::sync::Notify;
 
-use crate::directory::session_handle::SessionHandle;
+use crate::clock::Clock;
+use crate::directory::{Directory, Listened, RouteSink};
 
 pub use self::settings::{ClusterSettings, ClusterSettingsError};
 
-pub(crate) use self::membership::{Tasks, join, leave};
+pub(crate) use self::inbox::Recipient;
+pub(crate) use self::member::Membership;
+pub(crate) use self::membership::{Tasks, join};
 pub(crate) use self::note::Told;
-pub(crate) use self::peer::wanted_by;
 pub(crate) use self::seen::{LastTurn, Turn};
 
 use self::barrier::Barrier;
 use self::fenced::Fenced;
 use self::lease::RouteLease;
-use self::listening::{Listening, ListeningGuard};
 use self::log_writer::LogWriter;
 use self::metrics::{ClusterMetrics, LateReason};
 use self::peer::Peers;
@@ -54,22 +58,33 @@ const LOST_MAX: usize = 1024;
 /// Called when others have let go of everything that this worker had.
 pub(crate) type OnExpelled = Arc<dyn Fn() + Send + Sync>;
 
+/// What a worker lends to its part in the cluster.
+pub(crate) struct Host {
+    pub store: Arc<dyn Store>,
+    /// The time of the worker, which follows that of the store.
+    pub clock: Arc<Clock>,
+    /// Connections that another took the session of.
+    pub taken_over: Counter,
+    /// Bytes that may wait for a session.
+    pub queue_bytes_max: usize,
+}
+
 /// One worker's part in the cluster.
 pub(crate) struct Cluster {
-    pub(crate) api: Arc<dyn state::Cluster>,
+    api: Arc<dyn state::Cluster>,
     pub(crate) settings: ClusterSettings,
-    pub(crate) lease: RouteLease,
-    pub(crate) metrics: ClusterMetrics,
+    pub(crate) lease: Arc<RouteLease>,
+    pub(crate) directory: Arc<Directory>,
+    metrics: ClusterMetrics,
+    host: Host,
     /// This run.
     id: WorkerId,
     peers: RwLock<Peers>,
-    listening: Mutex<Listening>,
-    log: Mutex<LogWriter>,
+    listened: Arc<Listened>,
+    log: Arc<LogWriter>,
     barrier: Mutex<Barrier>,
     /// The lease is to be renewed before its time: others wait for what was applied, or somebody here waits for others.
     renew_soon: Notify,
-    /// Stored sessions whose Client Identifier belongs to another session here.
-    strays: Mutex<HashMap<Arc<StoredSession>, Arc<SessionHandle>>>,
     /// Messages that wait for the lease before they are matched: none may overtake them.
     unmatched: AtomicUsize,
     joins: AtomicUsize,
@@ -90,21 +105,27 @@ impl Cluster {
     pub(crate) fn new(
         api: Arc<dyn state::Cluster>,
         settings: ClusterSettings,
+        host: Host,
         registry: &mut Registry,
     ) -> Self {
         let id = api.id();
+        let lease = Arc::new(RouteLease::new());
+        let log = Arc::new(LogWriter::new(Arc::clone(&api), Arc::clone(&lease)));
+        let sink: Arc<dyn RouteSink> = Arc::<LogWriter>::clone(&log);
+        let listened = Arc::new(Listened::new(id, sink));
         Self {
             api,
             settings,
-            lease: RouteLease::new(),
+            lease,
+            directory: Arc::new(Directory::new(Some(Arc::clone(&listened)))),
             metrics: ClusterMetrics::register(registry),
+            host,
             id,
             peers: RwLock::default(),
-            listening: Mutex::new(Listening::new(id)),
-            log: Mutex::default(),
+            listened,
+            log,
             barrier: Mutex::default(),
             renew_soon: Notify::new(),
-            strays: Mutex::default(),
             unmatched: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
             clock: StoreClock::new(),
@@ -116,10 +137,16 @@ impl Cluster {
         }
     }
 
-    /// The filters that this worker listens to, locked. No other lock may be held but those that are taken after it: the
-    /// index, then what a session handle has.
-    pub(crate) fn listening(self: &Arc<Self>) -> ListeningGuard<'_> {
-        ListeningGuard::new(self.listening.lock(), self)
+    /// The part of a worker that serves nobody, over this cluster.
+    #[cfg(test)]
+    pub(crate) fn for_tests(api: Arc<state::MemoryWorker>) -> Arc<Self> {
+        let host = Host {
+            store: Arc::new(api.store()),
+            clock: Arc::new(Clock::new(state::clock::running_from(state::clock::wall()))),
+            taken_over: Counter::default(),
+            queue_bytes_max: usize::MAX,
+        };
+        Arc::new(Self::new(api, ClusterSettings::default(), host, &mut Registry::default()))
     }
 
     /// Whether a QoS 1 or 2 message may be matched now. To be asked while the index is locked.
@@ -191,30 +218,8 @@ impl Cluster {
         *self.on_expelled.lock() = Some(hook);
     }
 
-    /// A session that has subscriptions, but no longer (or not yet) its Client Identifier.
-    pub(crate) fn keep_stray(&self, session: &Arc<SessionHandle>) {
-        if let Some(stored) = &session.stored {
-            self.strays.lock().insert(Arc::clone(stored), Arc::clone(session));
-        }
-    }
-
-    /// Looks for such a session.
-    pub(crate) fn find_stray(&self, stored: &StoredSession) -> Option<Arc<SessionHandle>> {
-        self.strays.lock().get(stored).cloned()
-    }
-
-    /// All such sessions.
-    fn all_strays(&self) -> Vec<Arc<SessionHandle>> {
-        self.strays.lock().values().cloned().collect()
-    }
-
     /// How often this worker has entered the registry.
     fn joined(&self) -> usize {
         self.joins.load(Ordering::Acquire)
-    }
-
-    /// Looks for such a session, which is one no more.
-    pub(crate) fn take_stray(&self, stored: &StoredSession) -> Option<Arc<SessionHandle>> {
-        self.strays.lock().remove(stored)
     }
 }

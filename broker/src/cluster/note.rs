@@ -46,20 +46,26 @@ struct Note {
 const NOTE_BYTES: usize = 128;
 
 impl Cluster {
-    /// Sends a message to a worker. Without `told` it is dropped when it cannot be sent now. `publisher` is as in [`Stamp`].
+    /// Sends a message to a worker. Without `told` the message is dropped when it cannot be sent now. `publisher` is as in [`Stamp`].
     pub(crate) fn note_message(
         self: &Arc<Self>,
-        peer: &Arc<Peer>,
+        worker: WorkerId,
         message: &Arc<Message>,
         publisher: Option<PublishingSession>,
         (is_plain, shares): (bool, Vec<Arc<str>>),
         told: Option<Told>,
     ) {
+        let Some(peer) = self.find_peer(worker) else {
+            if let Some(told) = told {
+                told(Ok(false));
+            }
+            return;
+        };
         let bytes = message.size() + NOTE_BYTES;
         // Its number is that of its place among those that wait.
         let stamp = Stamp { sender: self.id, number: 0, publisher, at_us: self.clock.earliest() };
         let noted = Noted::Message { stamp, message: Arc::clone(message), is_plain, shares };
-        self.send(peer, Note { noted, bytes, told });
+        self.send(&peer, Note { noted, bytes, told });
     }
 
     /// Tells a worker that a message is in the stored queue of a session that is connected there.
@@ -227,11 +233,9 @@ impl Note {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use prometheus_client::registry::Registry;
     use state::{MemoryCluster, Message};
 
     use super::*;
-    use crate::cluster::ClusterSettings;
 
     fn message() -> Arc<Message> {
         Arc::new(Message::new("t", &[], b"", QoS::AtLeastOnce, false, 0))
@@ -240,11 +244,7 @@ mod tests {
     // The log may say that a worker has left while a call is under way that found its inbox full.
     #[test]
     fn nothing_waits_for_a_worker_that_is_gone() {
-        let cluster = Arc::new(Cluster::new(
-            MemoryCluster::new().worker("one"),
-            ClusterSettings::default(),
-            &mut Registry::default(),
-        ));
+        let cluster = Cluster::for_tests(MemoryCluster::new().worker("one"));
         let gone = Arc::new(AtomicUsize::new(0));
         let told = || -> Option<Told> {
             let gone = Arc::clone(&gone);
@@ -257,12 +257,12 @@ mod tests {
         for (worker, outcome) in [(7, Ok(Heard::Full)), (8, Err(away))] {
             let peer = cluster.peer(WorkerId(worker));
             peer.outbox.lock().asked = Some(1);
-            cluster.note_message(&peer, &message(), None, (true, Vec::new()), told());
-            cluster.note_message(&peer, &message(), None, (true, Vec::new()), told());
+            cluster.note_message(peer.worker, &message(), None, (true, Vec::new()), told());
+            cluster.note_message(peer.worker, &message(), None, (true, Vec::new()), told());
             cluster.give_up(&peer);
             assert_eq!(gone.swap(0, Ordering::Relaxed), 1, "what was not with the store");
             cluster.posted(&peer, outcome);
-            cluster.note_message(&peer, &message(), None, (true, Vec::new()), told());
+            cluster.note_message(peer.worker, &message(), None, (true, Vec::new()), told());
             assert_eq!(gone.swap(0, Ordering::Relaxed), 2, "what was, and what comes later");
             assert!(peer.outbox.lock().notes.is_empty());
         }

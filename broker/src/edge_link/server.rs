@@ -126,7 +126,7 @@ impl Shared {
 
     /// Whether this worker is to say that it is without its store.
     pub(super) fn is_store_away(&self, was_away: bool) -> bool {
-        self.broker.hub.cluster.as_ref().is_some_and(|cluster| cluster.is_store_away(was_away))
+        self.broker.hub.cluster.is_store_away(was_away)
     }
 
     fn count(self: &Arc<Self>) -> Option<Counted> {

@@ -6,7 +6,7 @@ use link::ConnectionId;
 use mqtt::PacketId;
 use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
 
-use crate::directory::session_handle::{Item, SessionHandle};
+use crate::directory::{Item, SessionHandle};
 use crate::hub::Hub;
 use crate::hub::held::{Ticket, Work};
 use crate::hub::housekeeping::claim_due;
@@ -54,7 +54,7 @@ impl Call {
     /// The store says that the session is not the asker's any more.
     fn refused(&self, hub: &Hub) {
         if let Some((session, connection)) = &self.asker {
-            hub.doubt(session, *connection, self.fence.epoch);
+            hub.cluster.doubt(session, *connection, self.fence.epoch);
         }
     }
 
@@ -110,7 +110,7 @@ impl Hub {
             Op::Revoke(filters) => {
                 let (stored, revoked) = (Arc::clone(&fence.session), filters.clone());
                 let epoch = fence.epoch;
-                let told = move |hub: &Arc<Self>, _: &Call| hub.tell_revoked(stored, epoch, revoked);
+                let told = move |hub: &Arc<Self>, _: &Call| hub.cluster.tell_revoked(stored, epoch, revoked);
                 store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, told));
             }
             Op::DropWill => store.drop_will(&fence, self.ask_silently(ticket, call, |_, _| ())),
@@ -141,10 +141,10 @@ impl Hub {
         let epoch = call.fence.epoch;
         match call.op.clone() {
             Op::Subscribe(_, subscriptions) => {
-                self.announce(&session, epoch, &subscriptions, Box::new(move || then(&call)));
+                self.cluster.announce(&session, epoch, &subscriptions, Box::new(move || then(&call)));
             }
             Op::Unsubscribe(_, filters) => {
-                self.withdraw(&session, epoch, filters, Box::new(move || then(&call)));
+                self.cluster.withdraw(&session, epoch, filters, Box::new(move || then(&call)));
             }
             _ => then(&call),
         }
@@ -163,7 +163,7 @@ impl Hub {
                 call.report();
                 call.answer(item(Ok(answer)));
             }),
-            Err(StoreError::Fenced | StoreError::NoSession) if hub.cluster.is_some() => call.refused(&hub),
+            Err(StoreError::Fenced | StoreError::NoSession) if hub.cluster.is_shared() => call.refused(&hub),
             Err(error) => call.answer(item(Err(error))),
         })
     }

@@ -28,8 +28,8 @@ impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(hub) = self.0.upgrade() else { return Ok(()) };
         let stats = hub.store.stats();
-        let sessions = hub.sessions.len();
-        let subscriptions = hub.index.read().len();
+        let sessions = hub.directory.sessions().len();
+        let subscriptions = hub.directory.index().len();
         let held = hub.held.lock().len();
         for (name, help, value) in [
             ("sessions", "Sessions that the worker knows, connected or not", sessions as u64),
@@ -42,7 +42,7 @@ impl Collector for Gauges {
             (
                 "unread_bytes",
                 "Bytes of messages that wait for devices, of those of which more than 256 KiB do",
-                hub.unread_bytes() as u64,
+                hub.directory.unread_bytes() as u64,
             ),
             ("stored_sessions", "Sessions in the store", stats.sessions),
             ("queued_messages", "Messages in the queues of stored sessions", stats.queued_messages),

@@ -82,7 +82,7 @@ fn fire(hub: &Arc<Hub>, due: Due) {
         Due::Left(left) => hub.publish_left(left),
         Due::Expired(session) => {
             hub.metrics.expired.inc();
-            hub.drop_stored(&session);
+            hub.directory.drop_stored(&session);
         }
     }
 }

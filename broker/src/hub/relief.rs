@@ -1,48 +1,17 @@
 //! What a worker does when its process has too much memory: it lets go of what waits for the devices that read least, the largest
 //! first, and then of their connections. Sessions of which much waits are listed, so that nobody walks over all of them.
 
-use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mqtt::ReasonCode;
 
 use crate::Broker;
 use crate::authorize::bounds::Bound;
-use crate::directory::session_handle::{HEAVY_BYTES, SessionHandle};
+use crate::directory::HEAVY_BYTES;
 use crate::hub::Hub;
 use crate::session::DropReason;
 
 impl Hub {
-    /// Much waits for this session.
-    pub(crate) fn list_heavy(&self, session: &Arc<SessionHandle>) {
-        self.heavy.lock().push(Arc::downgrade(session));
-    }
-
-    /// Those of which much waits, each with its bytes. Others are listed no more.
-    fn heavy_sessions(&self) -> Vec<(usize, Arc<SessionHandle>)> {
-        let mut heavy = Vec::new();
-        let mut seen = HashSet::new();
-        self.heavy.lock().retain(|session| {
-            let Some(session) = session.upgrade().filter(|session| seen.insert(session.id)) else {
-                return false;
-            };
-            let bytes = session.unread_bytes();
-            if bytes <= HEAVY_BYTES / 2 {
-                session.set_light();
-                return false;
-            }
-            heavy.push((bytes, session));
-            true
-        });
-        heavy
-    }
-
-    /// Bytes that wait for devices of which much does.
-    pub(crate) fn unread_bytes(&self) -> usize {
-        self.heavy_sessions().iter().map(|(bytes, _)| bytes).sum()
-    }
-
     /// Whether the process has more memory than it may have.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory.load(Ordering::Relaxed)
@@ -50,7 +19,7 @@ impl Hub {
 
     /// Lets go of about so many bytes that wait for devices. Answers how many.
     fn relieve(&self, bytes: usize) -> usize {
-        let mut heavy = self.heavy_sessions();
+        let mut heavy = self.directory.heavy_sessions();
         heavy.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let (mut freed, mut dropped, mut ended) = (0, Vec::new(), 0);
         for (_, session) in &heavy {

@@ -65,7 +65,7 @@ impl Sys {
         };
         let stats = hub.store.stats();
         let connected = metrics.connected.get();
-        let (sessions, _) = hub.sessions.count();
+        let (sessions, _) = hub.directory.sessions().count();
         let offline = i64::try_from(sessions).unwrap_or(0).saturating_sub(connected).max(0);
         let retained = stats.retained_messages + hub.sys.read().len() as u64;
         vec![
@@ -90,7 +90,7 @@ impl Sys {
             ("$SYS/broker/store/messages/count", stats.queued_messages.to_string()),
             ("$SYS/broker/store/messages/bytes", stats.queued_bytes.to_string()),
             ("$SYS/broker/retained messages/count", retained.to_string()),
-            ("$SYS/broker/subscriptions/count", hub.index.read().len().to_string()),
+            ("$SYS/broker/subscriptions/count", hub.directory.index().len().to_string()),
         ]
     }
 }

@@ -11,7 +11,7 @@ use state::{
     UnixMs, Via,
 };
 
-use crate::directory::session_handle::{Item, SessionHandle};
+use crate::directory::{Item, SessionHandle};
 use crate::hub::Hub;
 use crate::hub::held::{Ticket, Work};
 use crate::session::Session;

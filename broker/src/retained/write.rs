@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use state::{Message, StoreError};
 
 use crate::authorize::bounds::Bound;
-use crate::directory::session_handle::SessionHandle;
+use crate::directory::SessionHandle;
 use crate::hub::Hub;
 use crate::hub::held::{Ticket, Work};
 use crate::routing::publish::Waiting;

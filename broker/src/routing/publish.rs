@@ -13,7 +13,7 @@ use state::{
 use tokio::time::Instant;
 
 use crate::cluster::{LastTurn, Told, Turn};
-use crate::directory::session_handle::SessionHandle;
+use crate::directory::SessionHandle;
 use crate::hub::Hub;
 use crate::hub::held::{Ticket, Work};
 use crate::routing::route::{Found, Routed, Sent, Share};
@@ -68,10 +68,10 @@ impl Hub {
     ) -> Option<ReasonCode> {
         let by = publisher.as_ref().map(|publisher| publisher.session.id);
         let fence = publisher.as_ref().and_then(|publisher| publisher.fence);
-        let turn = match (&self.cluster, fence) {
+        let turn = match fence {
             // With QoS 0 nothing is told to the publisher, and what the worker has not read of a connection that went elsewhere
             // comes behind what it sends there.
-            (Some(cluster), Some(fence)) if message.qos() == QoS::AtMostOnce => cluster.turn_of(fence),
+            Some(fence) if message.qos() == QoS::AtMostOnce => self.cluster.turn_of(fence),
             _ => Turn::Its,
         };
         let last_turn = match turn {
@@ -114,7 +114,7 @@ impl Hub {
             Arc::new(Waiting {
                 publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
                 since: Instant::now(),
-                fence: fence.clone().filter(|_| self.cluster.is_some()),
+                fence: fence.clone().filter(|_| self.cluster.is_shared()),
                 qos: message.qos(),
                 identity,
                 matched: AtomicBool::new(matched),
@@ -159,15 +159,14 @@ impl Hub {
     /// Whether the publisher's session cannot be another worker's. After the route lease has lapsed it may be: this worker may
     /// have stood still, and the device have gone on elsewhere. What came from it before would come among what it sends there.
     fn is_certainly_ours(&self, publisher: &Publisher<'_>) -> bool {
-        let Some(cluster) = &self.cluster else { return true };
-        publisher.fence.is_none() || publisher.session.owned_since() == cluster.lease.lapses()
+        publisher.fence.is_none() || self.cluster.is_certainly_ours(publisher.session)
     }
 
     /// Matches a message and hands it to sessions whose queue is in memory. `None`: it has to wait, since what this worker
     /// knows of subscriptions may be old, or since others wait for that.
     fn match_now(&self, message: &Arc<Message>, by: Option<u64>) -> Option<(bool, Found)> {
         let mut found = Found::default();
-        let index = self.index.read();
+        let index = self.directory.index();
         if message.qos() != QoS::AtMostOnce && !self.may_match() {
             return None;
         }
@@ -178,13 +177,11 @@ impl Hub {
 
     /// Whether QoS 1 and 2 may be matched at once: this worker knows all routes, and none waits that is older.
     pub(crate) fn may_match(&self) -> bool {
-        self.cluster.as_ref().is_none_or(|cluster| cluster.may_match())
+        self.cluster.may_match()
     }
 
     fn match_later(self: &Arc<Self>, unmatched: Unmatched) {
-        if let Some(cluster) = &self.cluster {
-            cluster.begin_wait();
-        }
+        self.cluster.begin_wait();
         self.submit(Work::Match(unmatched));
     }
 
@@ -205,7 +202,7 @@ impl Hub {
     pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
         let hub = Arc::clone(self);
-        let lapses = self.lapses();
+        let lapses = self.cluster.lapses();
         if let Some((session, ..)) = &unmatched.waiting.publisher
             && session.owned_since() == lapses
             && !self.holds_older(session.id, ticket)
@@ -226,7 +223,6 @@ impl Hub {
     }
 
     fn match_held(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
-        let Some(cluster) = &self.cluster else { return };
         if unmatched.publisher().is_some_and(|publisher| self.holds_older(publisher, ticket)) {
             return self.hold(Some(ticket), Work::Match(unmatched));
         }
@@ -237,8 +233,8 @@ impl Hub {
         }
         let may_match = |unmatched: &Unmatched| {
             let publisher = waiting.publisher.as_ref().filter(|_| unmatched.fence.is_some());
-            let lapses = cluster.lease.lapses();
-            cluster.lease.holds() && publisher.is_none_or(|(session, ..)| session.owned_since() == lapses)
+            self.cluster.holds()
+                && publisher.is_none_or(|(session, ..)| self.cluster.is_certainly_ours(session))
         };
         let mut unmatched = unmatched;
         if unmatched.retains && may_match(&unmatched) {
@@ -248,7 +244,7 @@ impl Hub {
         }
         let mut found = Found::default();
         {
-            let index = self.index.read();
+            let index = self.directory.index();
             if unmatched.retains || !may_match(&unmatched) {
                 drop(index);
                 return self.hold(Some(ticket), Work::Match(unmatched));
@@ -275,9 +271,7 @@ impl Hub {
     /// A message that had to wait was matched, or will not be.
     fn end_match(&self, ticket: Ticket, waiting: &Waiting, result: Result<(), StoreError>) {
         self.leave_line(waiting.publisher(), ticket);
-        if let Some(cluster) = &self.cluster {
-            cluster.end_wait();
-        }
+        self.cluster.end_wait();
         waiting.part_done(self, result);
     }
 
@@ -290,28 +284,21 @@ impl Hub {
         sent: impl IntoIterator<Item = Sent>,
         waiting: Option<&Arc<Waiting>>,
     ) {
-        let Some(cluster) = &self.cluster else { return };
-        // What a server says of itself is for its own clients.
-        let is_own = crate::hub::sys::is_own(message.topic());
         let publisher = fence
             .map(|fence| PublishingSession { incarnation: fence.session.incarnation, epoch: fence.epoch });
-        for Sent { peer: id, qos, is_plain, shares } in sent {
+        for Sent { id, worker, qos, is_plain, shares } in sent {
+            let filters = shares.iter().map(|share| Arc::clone(&share.filter)).collect();
             let told = waiting.filter(|_| qos > QoS::AtMostOnce).map(|waiting| {
                 let (hub, message) = (Arc::clone(self), Arc::clone(message));
-                let (waiting, shares) = (Arc::clone(waiting), shares.clone());
+                let waiting = Arc::clone(waiting);
                 let told = move |heard| hub.peer_heard(&message, id, shares, &waiting, heard);
                 Box::new(told) as Told
             });
-            match cluster.peer_of(id) {
-                Some(peer) if !is_own => {
-                    let shares = shares.into_iter().map(|share| share.filter).collect();
-                    cluster.note_message(&peer, message, publisher, (is_plain, shares), told);
-                }
-                _ => {
-                    if let Some(told) = told {
-                        told(Ok(false));
-                    }
-                }
+            // What a server says of itself is for its own clients.
+            if !crate::hub::sys::is_own(message.topic()) {
+                self.cluster.note_message(worker, message, publisher, (is_plain, filters), told);
+            } else if let Some(told) = told {
+                told(Ok(false));
             }
         }
     }
@@ -350,9 +337,9 @@ impl Hub {
     }
 
     fn may_acknowledge(&self, waiting: &Waiting) -> bool {
-        match (&self.cluster, &waiting.publisher) {
-            (Some(cluster), Some((session, ..))) if waiting.fence.is_some() => {
-                cluster.lease.holds() && session.owned_since() == cluster.lease.lapses()
+        match &waiting.publisher {
+            Some((session, ..)) if waiting.fence.is_some() => {
+                self.cluster.holds() && self.cluster.is_certainly_ours(session)
             }
             _ => true,
         }
@@ -364,7 +351,7 @@ impl Hub {
             return waiting.part_done(self, Ok(()));
         };
         let hub = Arc::clone(self);
-        let lapses = self.lapses();
+        let lapses = self.cluster.lapses();
         let done = move |answer: Result<(), StoreError>| match answer {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(waiting)),
             answer => {
@@ -427,7 +414,7 @@ impl Hub {
         awaited: Option<Awaited>,
     ) {
         self.metrics.wills.inc();
-        let by = self.sessions.find(client_id).map(|session| session.id);
+        let by = self.directory.sessions().find(client_id).map(|session| session.id);
         self.publish_then(None, None, message, None, by, awaited);
     }
 
@@ -487,13 +474,13 @@ impl Hub {
                 Enqueued::At(number) => {
                     session.set_away(!session.is_connected());
                     if session.deliver_stored(*number, delivery, self.config.queue_bytes_max) {
-                        self.list_heavy(&session);
+                        self.directory.list_heavy(&session);
                     }
                 }
                 Enqueued::Elsewhere(number, worker) => {
                     session.set_away(false);
-                    if let (Some(cluster), Some(stored)) = (&self.cluster, &session.stored) {
-                        cluster.note_queued(*worker, Arc::clone(stored), *number, delivery);
+                    if let Some(stored) = &session.stored {
+                        self.cluster.note_queued(*worker, Arc::clone(stored), *number, delivery);
                     }
                 }
                 Enqueued::Full => {
@@ -511,9 +498,9 @@ impl Hub {
                     }
                 }
                 Enqueued::Gone => {
-                    if let Some(stored) = session.stored.as_ref().filter(|_| self.cluster.is_some()) {
+                    if let Some(stored) = session.stored.as_ref().filter(|_| self.cluster.is_shared()) {
                         // The log has not said it yet, or never will: its worker died.
-                        self.drop_routes(stored);
+                        self.directory.drop_routes(stored);
                     }
                     if let Some(mut share) = share {
                         share.tried.push(session.id);
@@ -529,7 +516,7 @@ impl Hub {
     /// when it looks at its queues.
     fn enqueued_instead(&self, chosen: &state::StoredSession, outcome: &Enqueued) {
         if let Enqueued::At(number) = outcome
-            && let Some(session) = self.find_stored(chosen)
+            && let Some(session) = self.directory.find_stored(chosen)
         {
             session.tell_tail(*number);
         }

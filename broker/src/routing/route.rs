@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use mqtt::QoS;
 use smallvec::{SmallVec, smallvec};
-use state::{Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via, Wants};
+use state::{
+    Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via, Wants, WorkerId,
+};
 
-use crate::cluster::wanted_by;
-use crate::directory::index::{Entry, Group, Index, Matches};
-use crate::directory::session_handle::{Posted, Readiness, SessionHandle};
+use crate::directory::{Group, Index, Matches, OtherWorker, Subscriber};
+use crate::directory::{Posted, Readiness, SessionHandle};
 use crate::hub::Hub;
 use crate::session::DropReason;
 
@@ -33,8 +34,10 @@ pub(crate) struct Share {
 
 /// Another worker that gets the message, for sessions that are connected there.
 pub(crate) struct Sent {
-    /// What stands for it in the index.
-    pub peer: u64,
+    /// Which one, by its number in the index.
+    pub id: u64,
+    /// Which one, by its own.
+    pub worker: WorkerId,
     /// The highest QoS with which any of them may get it.
     pub qos: QoS,
     pub is_plain: bool,
@@ -49,9 +52,10 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn sent_to(&mut self, peer: u64, qos: QoS) -> &mut Sent {
-        let position = self.sent.iter().position(|sent| sent.peer == peer).unwrap_or_else(|| {
-            self.sent.push(Sent { peer, qos, is_plain: false, shares: Vec::new() });
+    fn sent_to(&mut self, other: &OtherWorker, qos: QoS) -> &mut Sent {
+        let OtherWorker { id, worker, .. } = *other;
+        let position = self.sent.iter().position(|sent| sent.id == id).unwrap_or_else(|| {
+            self.sent.push(Sent { id, worker, qos, is_plain: false, shares: Vec::new() });
             self.sent.len() - 1
         });
         let sent = &mut self.sent[position];
@@ -108,9 +112,10 @@ impl Hub {
         } else {
             // Several filters: each session gets one copy, with the highest QoS and all its identifiers.
             // v5 [MQTT-3.3.4-2], [MQTT-3.3.4-4]
-            let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
-            entries.sort_unstable_by_key(|entry| entry.session.id);
-            for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
+            let mut entries: SmallVec<[&Subscriber; 16]> =
+                matches.iter().flat_map(|leaf| leaf.plain()).collect();
+            entries.sort_unstable_by_key(|entry| entry.id());
+            for same in entries.chunk_by(|a, b| a.id() == b.id()) {
                 matched |= self.offer_plain(same, message, publisher, found);
             }
         }
@@ -132,16 +137,19 @@ impl Hub {
         (shares, homeless): (&[Arc<str>], &mut Vec<Arc<str>>),
     ) -> u64 {
         let mut left_out = 0;
-        let index = self.index.read();
+        let index = self.directory.index();
         // What would be for stored queues or for other workers has been sent there by the publisher's.
         let mut elsewhere = Found::default();
         if is_plain {
             let matches = index.matches(message.topic());
-            let mut entries: SmallVec<[&Entry; 16]> = matches.iter().flat_map(|leaf| leaf.plain()).collect();
-            entries.sort_unstable_by_key(|entry| entry.session.id);
-            for same in entries.chunk_by(|a, b| a.session.id == b.session.id) {
+            let mut entries: SmallVec<[&Subscriber; 16]> =
+                matches.iter().flat_map(|leaf| leaf.plain()).collect();
+            entries.sort_unstable_by_key(|entry| entry.id());
+            for same in entries.chunk_by(|a, b| a.id() == b.id()) {
+                let is_connected =
+                    |entry: &&Subscriber| entry.session().is_some_and(|(it, _)| it.is_connected());
                 if same.iter().all(|entry| may_have(entry, message, at_us)) {
-                    left_out += u64::from(same.iter().any(|entry| entry.session.is_connected()));
+                    left_out += u64::from(same.iter().any(is_connected));
                 } else {
                     self.offer_plain(same, message, None, &mut elsewhere);
                 }
@@ -159,20 +167,21 @@ impl Hub {
     fn route_noted_share(&self, index: &Index, message: &Arc<Message>, at_us: u64, share: &str) -> bool {
         let Some(group) = index.group(share) else { return false };
         let mut is_home = false;
-        let rank = |entry: &Entry| {
-            let is_queued =
-                entry.session.stored.is_some() && message.qos().min(entry.options.qos) > QoS::AtMostOnce;
+        let rank = |entry: &Subscriber| {
+            let (session, options) = entry.session()?;
+            let is_queued = session.stored.is_some() && message.qos().min(options.qos) > QoS::AtMostOnce;
             if is_queued || may_have(entry, message, at_us) {
                 return None;
             }
-            let readiness = entry.session.readiness(message.qos());
+            let readiness = session.readiness(message.qos());
             (readiness != Readiness::Away).then_some(readiness as u8)
         };
         let mut nowhere = Found::default();
         group.offer(rank, |entry| {
+            let Some((session, options)) = entry.session() else { return false };
             is_home = true;
-            let merged = Merged::of_share(&entry.options, group.filter());
-            self.offer(&entry.session, message, &merged, &mut nowhere) == Offered::Taken
+            let merged = Merged::of_share(options, group.filter());
+            self.offer(session, message, &merged, &mut nowhere) == Offered::Taken
         });
         is_home
     }
@@ -187,36 +196,35 @@ impl Hub {
     ) -> bool {
         group.offer(
             |entry| self.rank(group, entry, message.qos()),
-            |entry| {
-                !share.tried.contains(&entry.session.id) && self.offer_share(entry, message, share, found)
-            },
+            |entry| !share.tried.contains(&entry.id()) && self.offer_share(entry, message, share, found),
         )
     }
 
     /// Offers a message to the members of a share that were not tried, if it is still that share. Answers whether one has
     /// taken it.
     pub(crate) fn choose_again(&self, message: &Arc<Message>, share: &Share, found: &mut Found) -> bool {
-        let index = self.index.read();
+        let index = self.directory.index();
         let group = index.group(&share.filter).filter(|group| group.id() == share.group);
         group.is_some_and(|group| self.offer_group(group, message, share, found))
     }
 
     /// Which members of a share come first: those that are connected, here or (for all that is known) elsewhere. See
     /// `docs/decisions`.
-    fn rank(&self, group: &Group, entry: &Entry, qos: QoS) -> Option<u8> {
-        if SessionHandle::is_peer(entry.session.id) {
-            return match wanted_by(&entry.options) {
-                _ if qos == QoS::AtMostOnce => Some(0),
-                // Its members get it from their queues, and are members here.
-                Wants::Qos0Only => None,
-                Wants::UpTo(QoS::AtMostOnce) => Some(Readiness::Away as u8 + 1),
-                Wants::UpTo(_) => Some(0),
-            };
-        }
-        let readiness = match entry.session.readiness(qos) {
-            Readiness::Away
-                if group.has_peers() && entry.session.stored.is_some() && !entry.session.is_away() =>
-            {
+    fn rank(&self, group: &Group, member: &Subscriber, qos: QoS) -> Option<u8> {
+        let session = match member {
+            Subscriber::Session(session, _) => session,
+            Subscriber::Worker(other) => {
+                return match other.wants {
+                    _ if qos == QoS::AtMostOnce => Some(0),
+                    // Its members get it from their queues, and are members here.
+                    Wants::Qos0Only => None,
+                    Wants::UpTo(QoS::AtMostOnce) => Some(Readiness::Away as u8 + 1),
+                    Wants::UpTo(_) => Some(0),
+                };
+            }
+        };
+        let readiness = match session.readiness(qos) {
+            Readiness::Away if group.has_workers() && session.stored.is_some() && !session.is_away() => {
                 Readiness::Ready
             }
             readiness => readiness,
@@ -224,39 +232,58 @@ impl Hub {
         Some(readiness as u8)
     }
 
-    fn offer_share(&self, entry: &Entry, message: &Arc<Message>, share: &Share, found: &mut Found) -> bool {
-        if SessionHandle::is_peer(entry.session.id) {
-            let qos = message.qos().min(entry.options.qos);
-            found.sent_to(entry.session.id, qos).shares.push(share.clone());
-            return true;
-        }
+    fn offer_share(
+        &self,
+        member: &Subscriber,
+        message: &Arc<Message>,
+        share: &Share,
+        found: &mut Found,
+    ) -> bool {
+        let (session, options) = match member {
+            Subscriber::Session(session, options) => (session, options),
+            Subscriber::Worker(other) => {
+                let granted = other.wants.granted(message.qos());
+                if let Some(qos) = granted {
+                    found.sent_to(other, qos).shares.push(share.clone());
+                }
+                return granted.is_some();
+            }
+        };
         let before = found.stored.len();
-        let merged = Merged::of_share(&entry.options, &share.filter);
-        let offered = self.offer(&entry.session, message, &merged, found);
+        let merged = Merged::of_share(options, &share.filter);
+        let offered = self.offer(session, message, &merged, found);
         if let Some(routed) = found.stored.get_mut(before) {
             routed.share = Some(Box::new(share.clone()));
         }
         offered == Offered::Taken
     }
 
+    /// Offers a message to one subscriber, by all of its filters that match.
     fn offer_plain(
         &self,
-        same_session: &[&Entry],
+        same: &[&Subscriber],
         message: &Arc<Message>,
         publisher: Option<u64>,
         found: &mut Found,
     ) -> bool {
-        let Some(session) = same_session.first().map(|entry| &entry.session) else { return false };
-        if SessionHandle::is_peer(session.id) {
-            let granted = |entry: &&Entry| wanted_by(&entry.options).granted(message.qos());
-            if let Some(qos) = same_session.iter().filter_map(granted).max() {
-                found.sent_to(session.id, qos).is_plain = true;
+        let session = match same.first() {
+            Some(Subscriber::Session(session, _)) => session,
+            Some(Subscriber::Worker(other)) => {
+                let granted = |entry: &&Subscriber| match entry {
+                    Subscriber::Worker(other) => other.wants.granted(message.qos()),
+                    Subscriber::Session(..) => None,
+                };
+                if let Some(qos) = same.iter().filter_map(granted).max() {
+                    found.sent_to(other, qos).is_plain = true;
+                }
+                return true;
             }
-            return true;
-        }
+            None => return false,
+        };
         let local = publisher == Some(session.id);
         // v5 [MQTT-3.8.3-3]
-        let mut options = same_session.iter().map(|entry| &entry.options).filter(|o| !(local && o.no_local));
+        let options = same.iter().filter_map(|entry| entry.session());
+        let mut options = options.map(|(_, options)| options).filter(|o| !(local && o.no_local));
         let Some(first) = options.next() else { return false };
         let merged = options.fold(Merged::of(first), Merged::with);
         self.offer(session, message, &merged, found);
@@ -289,7 +316,7 @@ impl Hub {
         match session.deliver(delivery, bytes_max) {
             Posted::Yes => Offered::Taken,
             Posted::Heavy => {
-                self.list_heavy(session);
+                self.directory.list_heavy(session);
                 Offered::Taken
             }
             Posted::Offline => Offered::Declined,
@@ -304,8 +331,10 @@ impl Hub {
 }
 
 /// Whether a session that gets a message with QoS 0 may have it already, from the worker where it was before.
-fn may_have(entry: &Entry, message: &Message, at_us: u64) -> bool {
-    message.qos().min(entry.options.qos) == QoS::AtMostOnce && at_us < entry.session.listens_since()
+fn may_have(subscriber: &Subscriber, message: &Message, at_us: u64) -> bool {
+    subscriber.session().is_some_and(|(session, options)| {
+        message.qos().min(options.qos) == QoS::AtMostOnce && at_us < session.listens_since()
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

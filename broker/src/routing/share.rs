@@ -4,14 +4,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt::QoS;
 use state::{Delivery, DueLeft, Message, Via};
 
-use crate::directory::index::Index;
-use crate::directory::session_handle::Item;
+use crate::cluster::Recipient;
+use crate::directory::Index;
+use crate::directory::Item;
 use crate::hub::Hub;
 use crate::routing::publish::Waiting;
 use crate::routing::route::{Found, Share};
+use crate::session::is_for_others;
 
 impl Hub {
     /// Offers what a stored session left to the other members of its share, and tells the store when it is durable there.
@@ -43,7 +44,7 @@ impl Hub {
             return self.match_share_later(share, message, waiting);
         }
         let mut found = Found::default();
-        self.route_to_share(&self.index.read(), &message, &share, &mut found);
+        self.route_to_share(&self.directory.index(), &message, &share, &mut found);
         self.offer_again(&message, found, &waiting);
         waiting.part_done(self, Ok(()));
     }
@@ -70,12 +71,18 @@ pub(crate) fn left_to_others(untaken: VecDeque<Item>) -> impl Iterator<Item = De
     })
 }
 
-/// Whether a session that ends leaves this to the other members of its share. `is_begun`: it was sent, or may have been.
-pub(crate) fn is_for_others(delivery: &Delivery, is_begun: bool) -> bool {
-    matches!(delivery.via, Via::Share(_))
-        && match delivery.qos {
-            QoS::AtMostOnce => false,
-            QoS::AtLeastOnce => true,
-            QoS::ExactlyOnce => !is_begun,
-        }
+impl Recipient for Arc<Hub> {
+    fn route_noted(
+        &self,
+        message: &Arc<Message>,
+        at_us: u64,
+        is_plain: bool,
+        shares: (&[Arc<str>], &mut Vec<Arc<str>>),
+    ) -> u64 {
+        Hub::route_noted(self, message, at_us, is_plain, shares)
+    }
+
+    fn share_anew(&self, share: Arc<str>, message: Arc<Message>) {
+        self.offer_to_share(share, message, None);
+    }
 }

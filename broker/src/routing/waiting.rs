@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use state::{Fence, StoreError};
 use tokio::time::Instant;
 
-use crate::directory::session_handle::{Item, SessionHandle};
+use crate::directory::{Item, SessionHandle};
 use crate::hub::Hub;
 
 /// Who waits for the answer, until every part of the work is durable.
@@ -73,10 +73,10 @@ impl Waiting {
         if self.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
             return;
         }
-        if hub.cluster.is_some()
+        if hub.cluster.is_shared()
             && let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&self.fence, &failed)
         {
-            return hub.doubt(session, *connection, fence.epoch);
+            return hub.cluster.doubt(session, *connection, fence.epoch);
         }
         let answer = match failed {
             None if self.matched.load(Ordering::Acquire) => Ok(ReasonCode::Success),

@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 
 use crate::authorize::authorizer::{AskedAction, Question, Reply, Ruling, Verdict};
 use crate::authorize::{Authority, Publication};
-use crate::directory::session_handle::Item;
+use crate::directory::Item;
 use crate::hub::Hub;
 use crate::serving::Serving;
-use crate::session::Manner;
+use crate::session::{Answered, Manner};
 
 /// Questions of one client at a time: a SUBSCRIBE may have thousands of filters.
 const QUESTIONS_MAX: usize = 16;
@@ -28,15 +28,6 @@ pub(crate) struct Asking {
     /// The packet that was looked at last was not let through.
     is_waiting: bool,
     /// So often the passport has changed: what was asked before counts no more.
-    passports: u64,
-}
-
-/// An answer on its way to the session.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    topic: Arc<str>,
-    manner: Manner,
-    ruling: Ruling,
     passports: u64,
 }
 

@@ -1,25 +1,20 @@
 //! A CONNECT on its way to a session: what to ask the store, and what the registry makes of the answer.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use link::{ConnectionId, Open, Passport};
-use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion, ReasonCode};
-use parking_lot::Mutex;
-use state::{
-    Claim, Claimed, Message, Owned, Previous, QueueLimits, Release, ResumeRefusal, StoreError, UnixMs, Will,
-};
-use thiserror::Error;
+use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion};
+use state::{Claim, Claimed, Message, Owned, Previous, QueueLimits, Release, UnixMs, Will};
 use tokio::time::Instant;
 
 use crate::authorize::bounds::Bounds;
 use crate::authorize::principal::{owner_of, principal_of, session_name};
-use crate::config::{BrokerConfig, CleanSessions};
-use crate::directory::session_handle::SessionHandle;
+use crate::config::BrokerConfig;
+use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Successor, Unserved};
+use crate::directory::{Arrival, SessionHandle};
+use crate::hub::Hub;
 use crate::hub::held::Work;
-use crate::hub::{Arrival, Foreign, Hub};
 use crate::routing::share::left_to_others;
-use crate::serving::succession::Successor;
 
 /// How old a CONNECT may be when it has its effect, milliseconds: an edge has not refused it by then.
 const CLAIM_VALID_MS: u64 = 8_000;
@@ -49,45 +44,6 @@ pub(crate) struct Wanted {
     pub yields: bool,
 }
 
-/// A session to serve.
-pub(crate) struct Granted {
-    pub handle: Arc<SessionHandle>,
-    /// `None`: the session is in memory alone.
-    pub owned: Option<Owned>,
-}
-
-/// Why there is no session to serve.
-#[derive(Debug, Error)]
-pub(crate) enum NotGranted {
-    /// The store failed, or took no more.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The connection cannot go on here: its session is gone, or a newer connection's.
-    #[error("the connection cannot go on here: {0:?}")]
-    NotResumed(ResumeRefusal),
-}
-
-impl NotGranted {
-    /// For CONNACK, or for the end of a connection that cannot go on.
-    pub(crate) fn reason_code(&self) -> ReasonCode {
-        match self {
-            Self::Store(StoreError::SessionQuota | StoreError::PrincipalQuota) => ReasonCode::QuotaExceeded,
-            Self::Store(StoreError::Closed) => ReasonCode::ServerShuttingDown,
-            Self::Store(_) => ReasonCode::ServerUnavailable,
-            Self::NotResumed(ResumeRefusal::TakenOver) => ReasonCode::SessionTakenOver,
-            // v5 3.2.2.2: a valid Client Identifier that is not allowed.
-            Self::NotResumed(ResumeRefusal::Foreign) => ReasonCode::ClientIdentifierNotValid,
-            Self::NotResumed(ResumeRefusal::Gone) => ReasonCode::UnspecifiedError,
-        }
-    }
-}
-
-impl From<Foreign> for NotGranted {
-    fn from(_: Foreign) -> Self {
-        Self::NotResumed(ResumeRefusal::Foreign)
-    }
-}
-
 /// A claim on its way.
 pub(crate) struct Asking {
     wanted: Wanted,
@@ -104,72 +60,6 @@ impl Asking {
     /// Whose session it is.
     pub(crate) fn client_id(&self) -> &Arc<str> {
         &self.wanted.client_id
-    }
-}
-
-/// A connection that may be gone when its session is granted.
-#[derive(Clone, Copy)]
-pub(crate) struct Unserved {
-    pub connection: ConnectionId,
-    pub expiry_s: u32,
-    /// It had its CONNACK from another worker.
-    pub resume: bool,
-}
-
-/// Where the answer to a claim arrives.
-#[derive(Clone, Default)]
-pub(crate) struct ClaimSlot(Arc<Mutex<Claiming>>);
-
-#[derive(Default)]
-enum Claiming {
-    #[default]
-    Asked,
-    Awaited(Waker),
-    Answered(Result<Granted, NotGranted>),
-    /// The device has gone, or may go on at another worker for so many milliseconds: whoever fills the slot lets the session
-    /// go again.
-    Abandoned(u64),
-}
-
-impl ClaimSlot {
-    /// Puts the answer in, or gives it back if nobody waits for it any more, with the grace for another worker.
-    pub(crate) fn fill(&self, answer: Result<Granted, NotGranted>) -> Option<(Granted, u64)> {
-        let mut slot = self.0.lock();
-        match std::mem::take(&mut *slot) {
-            Claiming::Abandoned(grace_ms) => return Some((answer.ok()?, grace_ms)),
-            Claiming::Awaited(waker) => {
-                *slot = Claiming::Answered(answer);
-                drop(slot);
-                waker.wake();
-            }
-            _ => *slot = Claiming::Answered(answer),
-        }
-        None
-    }
-
-    /// Takes the answer or registers the task.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Granted, NotGranted>> {
-        let mut slot = self.0.lock();
-        match std::mem::take(&mut *slot) {
-            Claiming::Answered(answer) => Poll::Ready(answer),
-            _ => {
-                *slot = Claiming::Awaited(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Whether nobody waits for the answer any more.
-    fn is_abandoned(&self) -> bool {
-        matches!(*self.0.lock(), Claiming::Abandoned(_))
-    }
-
-    /// Stops waiting. Answers the session if it was granted by now.
-    pub(crate) fn abandon(&self, grace_ms: u64) -> Option<Granted> {
-        match std::mem::replace(&mut *self.0.lock(), Claiming::Abandoned(grace_ms)) {
-            Claiming::Answered(answer) => answer.ok(),
-            _ => None,
-        }
     }
 }
 
@@ -254,7 +144,7 @@ impl Hub {
         let (client_id, connection) = (Arc::clone(&wanted.client_id), wanted.connection);
         let (expiry_s, resume) = (wanted.expiry_s, wanted.resume);
         let (principal, passport) = (principal_of(&wanted.passport), Arc::clone(&wanted.passport));
-        if let Err(foreign) = self.check_principal(&client_id, &principal) {
+        if let Err(foreign) = self.directory.check_principal(&client_id, &principal) {
             let unserved = Unserved { connection, expiry_s, resume };
             return self.answer_claim(None, &slot, Err(foreign.into()), unserved);
         }
@@ -267,7 +157,7 @@ impl Hub {
             connection_id: state::ConnectionId(connection.0),
             clean_start: wanted.clean_start,
             // Gone with its connection: nothing of it need be in a store that nobody shares.
-            create: !wanted.is_ephemeral() || self.cluster.is_some(),
+            create: !wanted.is_ephemeral() || self.cluster.is_shared(),
             expiry_s: wanted.expiry_s,
             will: wanted.will.clone(),
             limits: QueueLimits {
@@ -277,26 +167,29 @@ impl Hub {
             principal_sessions_max: limits.and_then(|limits| limits.sessions_max).map(u64::from),
             protocol: wanted.version,
             receive_maximum: wanted.receive_maximum,
-            memory_queue: is_passing && self.keeps_clean_sessions_in_memory(),
+            memory_queue: is_passing && self.cluster.keeps_clean_sessions_in_memory(),
             resume: wanted.resume,
             attempt: wanted.attempt,
             age_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             valid_ms: Some(CLAIM_VALID_MS),
             // In one process the edge has the one connection say all that it has received before it asks for the next.
-            will_wait_ms: if self.cluster.is_some() { WILL_WAIT_MS } else { 0 },
+            will_wait_ms: if self.cluster.is_shared() { WILL_WAIT_MS } else { 0 },
             now,
         };
         let in_memory = claim.memory_queue;
         // Not when the answer comes: the lease may lapse in between, and another worker take the session.
-        let (lapses, moves, yields) = (self.lapses(), claim.resume, wanted.yields);
-        let arrival = Arrival { principal, lapses, moves, yields };
+        let (lapses, moves, yields) = (self.cluster.lapses(), claim.resume, wanted.yields);
         self.store.claim(
             claim,
             Box::new(move |result| {
-                let known = hub.sessions.find(&client_id);
+                let known = hub.directory.sessions().find(&client_id);
                 let granted = match result {
                     Ok(Claimed { refusal: Some(refusal), .. }) => Err(NotGranted::NotResumed(refusal)),
-                    Ok(claimed) => hub.serve(&client_id, connection, &passport, claimed, in_memory, &arrival),
+                    Ok(claimed) => {
+                        let listens_since = hub.cluster.begin_to_listen(moves);
+                        let arrival = Arrival { principal, lapses, listens_since, yields };
+                        hub.serve(&client_id, connection, &passport, claimed, in_memory, &arrival)
+                    }
                     Err(error) => Err(error.into()),
                 };
                 let unserved = Unserved { connection, expiry_s, resume };
@@ -311,14 +204,9 @@ impl Hub {
                 let subscriptions = owned.subscriptions.clone();
                 let told = Arc::clone(&hub);
                 let then = Box::new(move || told.answer_claim(known.as_ref(), &slot, granted, unserved));
-                hub.announce(&session, epoch, &subscriptions, then);
+                hub.cluster.announce(&session, epoch, &subscriptions, then);
             }),
         );
-    }
-
-    fn keeps_clean_sessions_in_memory(&self) -> bool {
-        let settings = self.cluster.as_ref().map(|cluster| &cluster.settings);
-        settings.is_some_and(|settings| settings.clean_sessions == CleanSessions::Memory)
     }
 
     fn answer_claim(
@@ -346,10 +234,9 @@ impl Hub {
     /// The same for whoever lets the next one begin.
     pub(crate) fn give_back(self: &Arc<Self>, granted: &Granted, unserved: Unserved, grace_ms: u64) {
         let Unserved { connection, expiry_s, resume } = unserved;
-        let untaken = self.detach(&granted.handle, connection);
+        let untaken = self.directory.detach(&granted.handle, connection);
         if granted.handle.stored.is_none() {
-            self.sessions.remove(&granted.handle);
-            self.remove_filters(&granted.handle);
+            self.directory.drop_in_memory(&granted.handle);
             self.share_again(left_to_others(untaken));
         }
         let Some(owned) = &granted.owned else { return };
@@ -368,7 +255,7 @@ impl Hub {
         arrival: &Arrival,
     ) -> Result<Granted, NotGranted> {
         if let Some(discarded) = &claimed.discarded {
-            self.drop_stored(discarded);
+            self.directory.drop_stored(discarded);
         }
         if let Some(will) = claimed.will_due {
             self.publish_due_will(will, Some(passport));
@@ -376,10 +263,10 @@ impl Hub {
         // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
         let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;
         if let Some(previous) = claimed.previous.filter(is_other) {
-            self.tell_taken_over(client_id, previous);
+            self.cluster.tell_taken_over(client_id, previous);
         }
-        if let (Some(cluster), Some(owned)) = (&self.cluster, &claimed.session) {
-            cluster.own_publisher(&owned.fence);
+        if let Some(owned) = &claimed.session {
+            self.cluster.own_publisher(&owned.fence);
         }
         let granted = match claimed.session {
             None => self.serve_in_memory(client_id, connection, arrival)?,
@@ -388,10 +275,10 @@ impl Hub {
             }
             Some(owned) => self.serve_stored(connection, owned, arrival)?,
         };
-        if self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost(connection)) {
+        if self.cluster.has_lost(connection) {
             // A still newer connection elsewhere had told so before this one's answer came.
             self.metrics.taken_over.inc();
-            self.evict_connection(&granted.handle, connection, None);
+            self.directory.evict_connection(&granted.handle, connection, None);
         }
         Ok(granted)
     }
@@ -402,7 +289,7 @@ impl Hub {
         owned: Owned,
         arrival: &Arrival,
     ) -> Result<Granted, NotGranted> {
-        let handle = match self.claimed_session(&owned.fence.session, &arrival.principal) {
+        let handle = match self.directory.claimed_session(&owned.fence.session, &arrival.principal) {
             Ok(handle) => handle,
             Err(foreign) => {
                 self.give_up(owned);
@@ -413,10 +300,10 @@ impl Hub {
             self.metrics.taken_over.inc();
         }
         // Before what it is subscribed to: changes by earlier owners that the log still brings are in that already.
-        self.own_routes(&handle, &owned);
-        self.attach(&handle, connection, arrival);
+        self.cluster.own_routes(&handle, &owned);
+        self.directory.attach(&handle, connection, arrival);
         if owned.present {
-            self.restore_filters(&handle, &owned.subscriptions);
+            self.directory.restore_filters(&handle, &owned.subscriptions);
         }
         Ok(Granted { handle, owned: Some(owned) })
     }
@@ -427,12 +314,12 @@ impl Hub {
         connection: ConnectionId,
         arrival: &Arrival,
     ) -> Result<Granted, NotGranted> {
-        let handle = self.make_session(client_id, None);
+        let handle = self.directory.make_session(client_id, None);
         handle.belongs_to(&arrival.principal);
-        self.attach(&handle, connection, arrival);
-        if let Some(old) = self.name_in_memory(&handle, &arrival.principal)? {
+        self.directory.attach(&handle, connection, arrival);
+        if let Some(old) = self.directory.name_in_memory(&handle, &arrival.principal)? {
             self.metrics.taken_over.inc();
-            self.displace(&old);
+            self.directory.displace(&old);
         }
         Ok(Granted { handle, owned: None })
     }
@@ -455,13 +342,15 @@ pub(crate) fn decode(connect: &[u8]) -> Result<Option<Connect<'_>>, DecodeError>
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
     use prometheus_client::registry::Registry;
     use state::{MemoryCluster, Position};
 
     use super::*;
-    use crate::cluster::{Cluster, ClusterSettings};
+    use crate::clock::Clock;
+    use crate::cluster::{Cluster, Membership};
     use crate::metrics::Metrics;
 
     // ARCHITECTURE, rule 4: an answer from before a lapse says nothing about the time after it.
@@ -469,16 +358,13 @@ mod tests {
     async fn a_session_is_not_certain_when_the_lease_lapsed_while_it_was_asked_for() {
         let api = MemoryCluster::new().worker("one");
         let store = api.store();
-        let mut registry = Registry::default();
-        let cluster = Arc::new(Cluster::new(api, ClusterSettings::default(), &mut registry));
-        let metrics = Metrics::register(&mut registry);
-        let config = BrokerConfig::default();
+        let cluster = Cluster::for_tests(api);
         let hub = Arc::new(Hub::new(
-            config,
+            BrokerConfig::default(),
             Arc::new(store.clone()),
-            metrics,
-            Some(Arc::clone(&cluster)),
-            state::clock::running_from(state::clock::wall()),
+            Metrics::register(&mut Registry::default()),
+            Membership::Shared(Arc::clone(&cluster)),
+            Arc::new(Clock::new(state::clock::running_from(state::clock::wall()))),
         ));
         let wanted = |client_id: &str| Wanted {
             client_id: client_id.into(),
@@ -504,7 +390,11 @@ mod tests {
             let Poll::Ready(Ok(granted)) = slot.poll(&mut Context::from_waker(Waker::noop())) else {
                 panic!("it is granted");
             };
-            assert_eq!(granted.handle.owned_since() == hub.lapses(), !lapses_meanwhile, "{client_id}");
+            assert_eq!(
+                granted.handle.owned_since() == hub.cluster.lapses(),
+                !lapses_meanwhile,
+                "{client_id}"
+            );
         }
     }
 }

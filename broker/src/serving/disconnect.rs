@@ -5,7 +5,7 @@ use std::sync::Arc;
 use link::ConnectionId;
 use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
-use crate::directory::session_handle::SessionHandle;
+use crate::directory::SessionHandle;
 use crate::hub::Hub;
 use crate::hub::call::{Call, Op};
 use crate::hub::held::Work;
@@ -52,15 +52,14 @@ impl Hub {
     ) {
         let Leaving { connection, closing, sent, grace_ms, departure, mut shared } = leaving;
         let Rare { fence, will, backlog, .. } = rare.map(|rare| *rare).unwrap_or_default();
-        let untaken = self.detach(handle, connection);
+        let untaken = self.directory.detach(handle, connection);
         let finish = |departure: Option<Arc<Departure>>| {
             if let Some(departure) = departure {
                 departure.finish();
             }
         };
         if handle.stored.is_none() {
-            self.sessions.remove(handle);
-            self.remove_filters(handle);
+            self.directory.drop_in_memory(handle);
             shared.extend(left_to_others(backlog.0));
             shared.extend(left_to_others(untaken));
             self.share_again(shared);
@@ -71,7 +70,7 @@ impl Hub {
             }
             return finish(departure);
         };
-        if closing.will == WillFate::TakenOver && (will.is_none() || self.cluster.is_none()) {
+        if closing.will == WillFate::TakenOver && (will.is_none() || !self.cluster.is_shared()) {
             return finish(departure);
         }
         // A newer connection may have the session by now: so the store is asked first, and what follows is done when it has let
@@ -105,8 +104,9 @@ impl Hub {
         let mut had_shares = false;
         if ends {
             let had = |filter: &Arc<str>| filter.starts_with("$share/");
-            had_shares = self.find_stored(session).is_some_and(|known| known.filters().iter().any(had));
-            self.drop_stored(session);
+            had_shares =
+                self.directory.find_stored(session).is_some_and(|known| known.filters().iter().any(had));
+            self.directory.drop_stored(session);
         }
         if had_shares || will.is_some_and(|will| ends || (will.delay_s == 0 && release.grace_ms == 0)) {
             // The store keeps it, and what is for others of its shares, so that it is not lost if this process dies now.

@@ -16,7 +16,7 @@ use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, UnixMs, Will};
 
 use crate::authorize::bounds::Bound;
-use crate::directory::session_handle::{Item, SessionHandle, thin_out};
+use crate::directory::{Item, SessionHandle, thin_out};
 use crate::hub::Hub;
 use crate::hub::call::{Call, Op};
 use crate::hub::held::Work;
@@ -107,7 +107,7 @@ impl Serving {
     pub(crate) fn tell_waiting(&self, hub: &Hub) {
         self.handle.set_busy(self.session.is_busy());
         if self.handle.set_held(self.session.outbound.waiting_bytes()) {
-            hub.list_heavy(&self.handle);
+            hub.directory.list_heavy(&self.handle);
         }
     }
 
@@ -208,7 +208,7 @@ impl Serving {
             return;
         }
         for filter in &filters {
-            hub.unsubscribe(&self.handle, filter);
+            hub.directory.unsubscribe(&self.handle, filter);
         }
         // What they matched before may be on its way.
         self.session.vet();

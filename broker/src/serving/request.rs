@@ -91,7 +91,7 @@ impl Serving {
         if self.fence().is_none() {
             // No new message for them from here on: v5 [MQTT-3.10.4-2].
             let existed: Vec<bool> =
-                filters.iter().map(|filter| hub.unsubscribe(&self.handle, filter)).collect();
+                filters.iter().map(|filter| hub.directory.unsubscribe(&self.handle, filter)).collect();
             self.unsubscribed(hub, packet_id, &filters, &existed, out);
         } else {
             self.request(hub, connection, packet_id, Asks::Unsubscribe(filters));
@@ -163,7 +163,7 @@ impl Serving {
                 Ok(subscription) => {
                     let existed = match stored.next() {
                         Some(existed) => existed,
-                        None => hub.subscribe(&self.handle, subscription),
+                        None => hub.directory.subscribe(&self.handle, subscription),
                     };
                     let wanted = match retain_handling {
                         RetainHandling::Send => true,

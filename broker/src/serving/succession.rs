@@ -5,16 +5,9 @@ use std::sync::Arc;
 
 use link::ConnectionId;
 
-use crate::directory::session_handle::SessionHandle;
+use crate::directory::SessionHandle;
+use crate::directory::succession::Successor;
 use crate::hub::Hub;
-use crate::serving::connect::{ClaimSlot, Granted, Unserved};
-
-/// A connection that has its session and is not served yet.
-pub(crate) struct Successor {
-    pub slot: ClaimSlot,
-    pub granted: Granted,
-    pub unserved: Unserved,
-}
 
 impl Hub {
     /// Answers a claim when the connection before it is over. `known` had the Client Identifier until now.
@@ -57,7 +50,10 @@ mod tests {
     use state::MemoryStore;
 
     use super::*;
+    use crate::clock::Clock;
+    use crate::cluster::Membership;
     use crate::config::BrokerConfig;
+    use crate::directory::succession::{ClaimSlot, Granted, Unserved};
     use crate::metrics::Metrics;
 
     fn is_answered(slot: &ClaimSlot) -> bool {
@@ -67,10 +63,10 @@ mod tests {
     #[test]
     fn who_waits_for_one_that_was_never_served_is_answered_when_that_one_is_let_go() {
         let metrics = Metrics::register(&mut Registry::default());
-        let time = state::clock::running_from(state::clock::wall());
+        let clock = Arc::new(Clock::new(state::clock::running_from(state::clock::wall())));
         let store = Arc::new(MemoryStore::new());
-        let hub = Arc::new(Hub::new(BrokerConfig::default(), store, metrics, None, time));
-        let session = hub.make_session(&"device".into(), None);
+        let hub = Arc::new(Hub::new(BrokerConfig::default(), store, metrics, Membership::alone(), clock));
+        let session = hub.directory.make_session(&"device".into(), None);
         let granted = || Granted { handle: Arc::clone(&session), owned: None };
         let unserved = |number| Unserved { connection: ConnectionId(number), expiry_s: 0, resume: false };
         session.attach(ConnectionId(1), true);

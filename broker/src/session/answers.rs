@@ -3,6 +3,7 @@
 //! newest.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -17,6 +18,16 @@ pub(crate) struct Manner {
     pub action: AskedAction,
     pub qos: QoS,
     pub retain: bool,
+}
+
+/// An answer on its way to the session.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub topic: Arc<str>,
+    pub manner: Manner,
+    pub ruling: Ruling,
+    /// After how many changes of the passport it was asked.
+    pub passports: u64,
 }
 
 #[derive(Clone, Copy, Debug)]

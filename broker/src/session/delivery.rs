@@ -3,8 +3,6 @@
 use mqtt::QoS;
 use state::{Delivery, Message, Number, Owned, QueuePage, Queued, Record, StoreError, UnixMs, Via};
 
-use crate::routing::share::is_for_others;
-
 use super::number::packet_id;
 use super::outbound::Flight;
 use super::outdated::Outdated;
@@ -393,4 +391,14 @@ impl Session {
             out.effects.push(Effect::Acknowledge(number));
         }
     }
+}
+
+/// Whether a session that ends leaves this to the other members of its share. `is_begun`: it was sent, or may have been.
+pub(crate) fn is_for_others(delivery: &Delivery, is_begun: bool) -> bool {
+    matches!(delivery.via, Via::Share(_))
+        && match delivery.qos {
+            QoS::AtMostOnce => false,
+            QoS::AtLeastOnce => true,
+            QoS::ExactlyOnce => !is_begun,
+        }
 }

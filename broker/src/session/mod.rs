@@ -41,8 +41,9 @@ use self::outbound::Outbound;
 use self::outdated::Outdated;
 
 pub(crate) use self::alias::{AliasUse, ServerAliases};
-pub(crate) use self::answers::Manner;
+pub(crate) use self::answers::{Answered, Manner};
 pub(crate) use self::closing::Fault;
+pub(crate) use self::delivery::is_for_others;
 pub(crate) use self::filters::{Added, Answer, Filters, Noted, RequestKind};
 pub(crate) use self::inbound::{Inbound, Receipt};
 pub(crate) use self::io::{Closing, DropReason, Effect, Input, Opening, Outputs, SubscribeItem, WillFate};

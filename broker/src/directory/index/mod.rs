@@ -2,6 +2,7 @@
 //! the others by a walk over a tree of levels. It never waits for anything.
 
 mod shared;
+mod subscriber;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -14,31 +15,21 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use state::SubscriptionOptions;
 
-use crate::directory::session_handle::SessionHandle;
-
 pub(crate) use self::shared::Group;
+pub(crate) use self::subscriber::{OtherWorker, Subscriber};
 
 use self::subscribers::Subscribers;
 use self::tree::Tree;
 
-/// One session's subscription at one filter.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    /// Whose.
-    pub session: Arc<SessionHandle>,
-    /// With which options.
-    pub options: SubscriptionOptions,
-}
-
 /// All that is subscribed at one filter.
 #[derive(Debug, Default)]
 pub(crate) struct Leaf {
-    /// Each session at most once.
+    /// Each session, and each other worker, at most once.
     plain: Subscribers,
     shared: Vec<Group>,
 }
 
-/// The subscriptions of all sessions of this worker.
+/// The subscriptions of all sessions of this worker, and what other workers listen to.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     exact: HashMap<Arc<str>, Leaf, RandomState>,
@@ -50,27 +41,27 @@ pub(crate) struct Index {
 pub(crate) type Matches<'a> = SmallVec<[&'a Leaf; 8]>;
 
 impl Index {
-    /// Adds or replaces a subscription; `filter` is as the client wrote it, with `$share`. Answers the one that was there.
-    pub(crate) fn insert(&mut self, filter: &Arc<str>, entry: Entry) -> Option<SubscriptionOptions> {
+    /// Adds or replaces a subscription; `filter` is as the client wrote it, with `$share`. Answers what was there.
+    pub(crate) fn insert(&mut self, filter: &Arc<str>, subscriber: Subscriber) -> Option<Subscriber> {
         let old = match mqtt::topic::SharedFilter::parse(filter) {
             Ok(Some(shared)) => {
                 let leaf = self.leaf_mut(shared.filter);
-                leaf.group_mut(shared.share_name, filter).insert(entry)
+                leaf.group_mut(shared.share_name, filter).insert(subscriber)
             }
-            _ if has_wildcard(filter) => self.wildcard.leaf_mut(filter).plain.insert(entry),
-            _ => self.exact.entry(Arc::clone(filter)).or_default().plain.insert(entry),
+            _ if has_wildcard(filter) => self.wildcard.leaf_mut(filter).plain.insert(subscriber),
+            _ => self.exact.entry(Arc::clone(filter)).or_default().plain.insert(subscriber),
         };
         self.subscriptions += usize::from(old.is_none());
-        old.map(|old| old.options)
+        old
     }
 
-    /// Removes a subscription. Answers the one that was there.
-    pub(crate) fn remove(&mut self, filter: &str, session: u64) -> Option<SubscriptionOptions> {
+    /// Removes the subscription of the subscriber with this number. Answers what was there.
+    pub(crate) fn remove(&mut self, filter: &str, id: u64) -> Option<Subscriber> {
         let (share_name, filter) = match mqtt::topic::SharedFilter::parse(filter) {
             Ok(Some(shared)) => (Some(shared.share_name), shared.filter),
             _ => (None, filter),
         };
-        let remove = |leaf: &mut Leaf| leaf.remove(share_name, session);
+        let remove = |leaf: &mut Leaf| leaf.remove(share_name, id);
         let removed = if has_wildcard(filter) {
             self.wildcard.update(filter, remove)
         } else {
@@ -82,7 +73,7 @@ impl Index {
             removed
         };
         self.subscriptions -= usize::from(removed.is_some());
-        removed.map(|entry| entry.options)
+        removed
     }
 
     /// The options of a session's subscription, if it is there.
@@ -92,11 +83,11 @@ impl Index {
             _ => (None, filter),
         };
         let leaf = if has_wildcard(filter) { self.wildcard.leaf(filter)? } else { self.exact.get(filter)? };
-        let entry = match share_name {
+        let found = match share_name {
             Some(name) => leaf.shared.iter().find(|group| group.name() == name)?.find(session),
             None => leaf.plain.find(session),
         };
-        entry.map(|entry| entry.options)
+        found.and_then(Subscriber::options)
     }
 
     /// The leaves that match a Topic Name.
@@ -135,7 +126,7 @@ impl Index {
 
 impl Leaf {
     /// The subscribers that are not in a share.
-    pub(crate) fn plain(&self) -> &[Entry] {
+    pub(crate) fn plain(&self) -> &[Subscriber] {
         self.plain.as_slice()
     }
 
@@ -156,10 +147,10 @@ impl Leaf {
         &mut self.shared[position]
     }
 
-    fn remove(&mut self, share_name: Option<&str>, session: u64) -> Option<Entry> {
-        let Some(name) = share_name else { return self.plain.remove(session) };
+    fn remove(&mut self, share_name: Option<&str>, id: u64) -> Option<Subscriber> {
+        let Some(name) = share_name else { return self.plain.remove(id) };
         let position = self.shared.iter().position(|group| group.name() == name)?;
-        let removed = self.shared[position].remove(session);
+        let removed = self.shared[position].remove(id);
         if self.shared[position].is_empty() {
             self.shared.swap_remove(position);
         }

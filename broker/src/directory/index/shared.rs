@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::Entry;
+use super::Subscriber;
 use super::subscribers::Subscribers;
-use crate::directory::session_handle::SessionHandle;
 
 /// The members of one share.
 #[derive(Debug)]
@@ -15,8 +14,8 @@ pub(crate) struct Group {
     /// The whole `$share/...` string.
     filter: Arc<str>,
     members: Subscribers,
-    /// Members that stand for other workers.
-    peers: usize,
+    /// Members that are other workers.
+    workers: usize,
     next: AtomicUsize,
 }
 
@@ -30,7 +29,7 @@ impl Group {
             name: name.into(),
             filter: Arc::clone(filter),
             members: Subscribers::default(),
-            peers: 0,
+            workers: 0,
             next: AtomicUsize::new(0),
         }
     }
@@ -51,28 +50,28 @@ impl Group {
     }
 
     /// Whether members are connected to other workers.
-    pub(crate) fn has_peers(&self) -> bool {
-        self.peers > 0
+    pub(crate) fn has_workers(&self) -> bool {
+        self.workers > 0
     }
 
     /// Adds or replaces a member; answers what it was before.
-    pub(crate) fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        let is_peer = SessionHandle::is_peer(entry.session.id);
-        let old = self.members.insert(entry);
-        self.peers += usize::from(is_peer && old.is_none());
+    pub(crate) fn insert(&mut self, member: Subscriber) -> Option<Subscriber> {
+        let is_worker = member.is_worker();
+        let old = self.members.insert(member);
+        self.workers += usize::from(is_worker && old.is_none());
         old
     }
 
     /// Removes a member; answers it.
-    pub(crate) fn remove(&mut self, session: u64) -> Option<Entry> {
-        let removed = self.members.remove(session);
-        self.peers -= usize::from(SessionHandle::is_peer(session) && removed.is_some());
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Subscriber> {
+        let removed = self.members.remove(id);
+        self.workers -= usize::from(removed.as_ref().is_some_and(Subscriber::is_worker));
         removed
     }
 
-    /// A member.
-    pub(crate) fn find(&self, session: u64) -> Option<&Entry> {
-        self.members.find(session)
+    /// The member with this number.
+    pub(crate) fn find(&self, id: u64) -> Option<&Subscriber> {
+        self.members.find(id)
     }
 
     /// Whether nobody is in.
@@ -84,8 +83,8 @@ impl Group {
     /// and so on; those without a rank are left out. Answers whether one did.
     pub(crate) fn offer(
         &self,
-        rank: impl Fn(&Entry) -> Option<u8>,
-        mut take: impl FnMut(&Entry) -> bool,
+        rank: impl Fn(&Subscriber) -> Option<u8>,
+        mut take: impl FnMut(&Subscriber) -> bool,
     ) -> bool {
         let members = self.members.as_slice();
         let start = self.next.load(Ordering::Relaxed);

@@ -1,50 +1,50 @@
-//! The subscribers of one filter: walked in a row for each message, found by session for each change.
+//! The subscribers of one filter: walked in a row for each message, found by their numbers for each change.
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::Entry;
+use super::Subscriber;
 
 /// From this many on, positions are looked up in a map; below, a scan is quicker and smaller.
 const SCAN_MAX: usize = 32;
 
-/// A set of entries, at most one per session.
+/// A set of subscribers, each at most once.
 #[derive(Debug, Default)]
 #[expect(clippy::box_collection, reason = "there may be a million leaves, and few of them are large")]
 pub(crate) struct Subscribers {
-    entries: Vec<Entry>,
+    entries: Vec<Subscriber>,
     positions: Option<Box<HashMap<u64, usize, RandomState>>>,
 }
 
 impl Subscribers {
-    /// Adds or replaces; answers the entry that the session had.
-    pub(crate) fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        if let Some(position) = self.position(entry.session.id) {
-            return Some(std::mem::replace(&mut self.entries[position], entry));
+    /// Adds or replaces; answers what was there before.
+    pub(crate) fn insert(&mut self, subscriber: Subscriber) -> Option<Subscriber> {
+        if let Some(position) = self.position(subscriber.id()) {
+            return Some(std::mem::replace(&mut self.entries[position], subscriber));
         }
         if let Some(positions) = &mut self.positions {
-            positions.insert(entry.session.id, self.entries.len());
+            positions.insert(subscriber.id(), self.entries.len());
         }
         if self.entries.is_empty() {
             self.entries.reserve_exact(1);
         }
-        self.entries.push(entry);
+        self.entries.push(subscriber);
         if self.positions.is_none() && self.entries.len() > SCAN_MAX {
-            let positions = self.entries.iter().enumerate().map(|(i, e)| (e.session.id, i)).collect();
+            let positions = self.entries.iter().enumerate().map(|(i, e)| (e.id(), i)).collect();
             self.positions = Some(Box::new(positions));
         }
         None
     }
 
-    /// Removes; answers the entry that the session had.
-    pub(crate) fn remove(&mut self, session: u64) -> Option<Entry> {
-        let position = self.position(session)?;
+    /// Removes; answers what was there before.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Subscriber> {
+        let position = self.position(id)?;
         let removed = self.entries.swap_remove(position);
         if let Some(positions) = &mut self.positions {
-            positions.remove(&session);
+            positions.remove(&id);
             if let Some(moved) = self.entries.get(position) {
-                positions.insert(moved.session.id, position);
+                positions.insert(moved.id(), position);
             }
         }
         if self.entries.is_empty() {
@@ -53,20 +53,20 @@ impl Subscribers {
         Some(removed)
     }
 
-    /// The entry of a session.
-    pub(crate) fn find(&self, session: u64) -> Option<&Entry> {
-        self.entries.get(self.position(session)?)
+    /// The subscriber with this number.
+    pub(crate) fn find(&self, id: u64) -> Option<&Subscriber> {
+        self.entries.get(self.position(id)?)
     }
 
     /// All, in no significant order.
-    pub(crate) fn as_slice(&self) -> &[Entry] {
+    pub(crate) fn as_slice(&self) -> &[Subscriber] {
         &self.entries
     }
 
-    fn position(&self, session: u64) -> Option<usize> {
+    fn position(&self, id: u64) -> Option<usize> {
         match &self.positions {
-            Some(positions) => positions.get(&session).copied(),
-            None => self.entries.iter().position(|e| e.session.id == session),
+            Some(positions) => positions.get(&id).copied(),
+            None => self.entries.iter().position(|e| e.id() == id),
         }
     }
 }

@@ -3,7 +3,7 @@
 use link::ConnectionId;
 
 use super::{Mailbox, SessionHandle};
-use crate::serving::succession::Successor;
+use crate::directory::succession::Successor;
 
 /// Those of one session, in the order in which they had it.
 #[derive(Default)]

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use self::leaver::Leavers;
 use self::routes::Routes;
 pub(crate) use self::unread::{HEAVY_BYTES, thin_out};
-use crate::serving::asking::Answered;
+use crate::session::Answered;
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
@@ -162,20 +162,7 @@ pub(crate) fn recycle(queue: VecDeque<Item>) {
     });
 }
 
-/// From this number on handles stand for other workers.
-const FIRST_PEER_ID: u64 = 1 << 63;
-
 impl SessionHandle {
-    /// A handle that stands in the index for another worker: nobody connects to it.
-    pub(crate) fn for_peer(number: u64) -> Self {
-        Self::new(FIRST_PEER_ID | number, "".into(), None)
-    }
-
-    /// Whether the handle with this number stands for another worker.
-    pub(crate) fn is_peer(id: u64) -> bool {
-        id >= FIRST_PEER_ID
-    }
-
     /// A session that nobody is connected to yet.
     pub(crate) fn new(id: u64, client_id: Arc<str>, stored: Option<Arc<StoredSession>>) -> Self {
         Self {

@@ -21,11 +21,12 @@ use crate::authorize::Authority;
 use crate::authorize::authorizer::Ruling;
 use crate::authorize::bounds::Bound;
 use crate::authorize::principal::client_id_of;
-use crate::directory::session_handle::{Item, SessionHandle, recycle};
+use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Unserved};
+use crate::directory::{Item, SessionHandle, recycle};
 use crate::hub::Hub;
 use crate::metrics::tally;
 use crate::serving::asking::refusal_by;
-use crate::serving::connect::{self, ClaimSlot, Granted, NotGranted, Unserved, Wanted};
+use crate::serving::connect::{self, Wanted};
 use crate::serving::departure::Departure;
 use crate::serving::disconnect::Leaving;
 use crate::serving::{Rare, Serving};
@@ -289,7 +290,7 @@ impl WorkerStream {
         tracing::debug!(client_id = &*serving.handle.client_id, reason = ?closing.reason, "session left");
         let sent = serving.session.sent();
         // The device's connection may have gone on at another worker, which the claim there has told.
-        let goes_on = grace_ms > 0 || (self.hub.cluster.is_some() && closing.will == WillFate::TakenOver);
+        let goes_on = grace_ms > 0 || (self.hub.cluster.is_shared() && closing.will == WillFate::TakenOver);
         let shared = serving.session.take_shared(goes_on);
         self.leave(&serving.handle, serving.rare, closing, sent, grace_ms, shared);
     }

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use mqtt::QoS;
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 use state::{Listener, RouteChange, SubscriptionOptions, Wants, WorkerId};
 use tokio::time::Instant;
 
-use crate::directory::index::Index;
-use crate::directory::session_handle::SessionHandle;
-
-use super::Cluster;
+use super::index::Index;
+use super::session_handle::SessionHandle;
 
 /// A filter that nobody listens to any more is kept as long, so that a device that comes back at once costs nothing.
 const LINGER: Duration = Duration::from_secs(1);
@@ -54,7 +52,7 @@ impl Heard {
 }
 
 impl Listening {
-    pub(super) fn new(worker: WorkerId) -> Self {
+    pub(crate) fn new(worker: WorkerId) -> Self {
         Self { worker, filters: HashMap::default(), lowered: VecDeque::new(), changes: Vec::new() }
     }
 
@@ -110,7 +108,7 @@ impl Listening {
     }
 
     /// Says of which filters less is wanted, and has been for a while.
-    pub(super) fn lower(&mut self) {
+    pub(crate) fn lower(&mut self) {
         let now = Instant::now();
         while let Some((since, _)) = self.lowered.front()
             && now.duration_since(*since) >= LINGER
@@ -134,7 +132,7 @@ impl Listening {
     }
 
     /// Says everything again: the log has lost some of it.
-    pub(super) fn say_again(&mut self) {
+    pub(crate) fn say_again(&mut self) {
         for (filter, heard) in &mut self.filters {
             if let Some(wants) = heard.said {
                 heard.is_known = false;
@@ -145,12 +143,12 @@ impl Listening {
     }
 
     /// Whether all workers know that this one listens to these.
-    pub(super) fn are_known<'a>(&self, mut filters: impl Iterator<Item = &'a str>) -> bool {
+    pub(crate) fn are_known<'a>(&self, mut filters: impl Iterator<Item = &'a str>) -> bool {
         filters.all(|filter| self.filters.get(filter).is_some_and(|heard| heard.is_known))
     }
 
     /// All workers have applied the log as far as it said these with what is wanted now, or more.
-    pub(super) fn set_known(&mut self, filters: &[(Arc<str>, Option<Wants>)]) {
+    pub(crate) fn set_known(&mut self, filters: &[(Arc<str>, Option<Wants>)]) {
         for (filter, said) in filters {
             if let Some(heard) = self.filters.get_mut(filter) {
                 heard.is_known |= heard.said.is_some() && heard.said == *said;
@@ -159,7 +157,7 @@ impl Listening {
     }
 
     /// What the log says of these, or will.
-    pub(super) fn said<'a>(
+    pub(crate) fn said<'a>(
         &self,
         filters: impl Iterator<Item = &'a Arc<str>>,
     ) -> Vec<(Arc<str>, Option<Wants>)> {
@@ -177,6 +175,39 @@ fn class(session: &SessionHandle, options: &SubscriptionOptions) -> usize {
     }
 }
 
+/// The log of routes, as far as it hears what changes here.
+pub(crate) trait RouteSink: Send + Sync {
+    /// Notes changes for the next [`RouteSink::write`], in order. Called while what is listened to is locked.
+    fn note(&self, changes: Vec<RouteChange>);
+
+    /// Writes what was noted. Called while nothing is locked.
+    fn write(self: Arc<Self>);
+}
+
+/// What this worker listens to, and the log that is told of it. The first of the locks, see ARCHITECTURE, *Locks*.
+pub(crate) struct Listened {
+    listening: Mutex<Listening>,
+    log: Arc<dyn RouteSink>,
+}
+
+impl Listened {
+    /// Nothing is listened to by `worker` yet.
+    pub(crate) fn new(worker: WorkerId, log: Arc<dyn RouteSink>) -> Self {
+        Self { listening: Mutex::new(Listening::new(worker)), log }
+    }
+
+    /// Locks it. No other lock may be held but those that are taken after it: the index, then what a session handle has.
+    pub(crate) fn lock(&self) -> ListeningGuard<'_> {
+        ListeningGuard { guard: self.listening.lock(), written: WrittenAfter(&self.log) }
+    }
+
+    /// Tells the log what has become of a session.
+    pub(super) fn tell(&self, change: RouteChange) {
+        self.log.note(vec![change]);
+        Arc::clone(&self.log).write();
+    }
+}
+
 /// The locked [`Listening`]; what changes goes to the log, in order.
 pub(crate) struct ListeningGuard<'a> {
     guard: MutexGuard<'a, Listening>,
@@ -184,17 +215,11 @@ pub(crate) struct ListeningGuard<'a> {
     written: WrittenAfter<'a>,
 }
 
-struct WrittenAfter<'a>(&'a Arc<Cluster>);
+struct WrittenAfter<'a>(&'a Arc<dyn RouteSink>);
 
 impl Drop for WrittenAfter<'_> {
     fn drop(&mut self) {
-        self.0.write_log();
-    }
-}
-
-impl<'a> ListeningGuard<'a> {
-    pub(super) fn new(guard: MutexGuard<'a, Listening>, cluster: &'a Arc<Cluster>) -> Self {
-        Self { guard, written: WrittenAfter(cluster) }
+        Arc::clone(self.0).write();
     }
 }
 
@@ -216,7 +241,7 @@ impl Drop for ListeningGuard<'_> {
     fn drop(&mut self) {
         if !self.guard.changes.is_empty() {
             let changes = std::mem::take(&mut self.guard.changes);
-            self.written.0.note_changes(changes);
+            self.written.0.note(changes);
         }
     }
 }
