@@ -5,12 +5,9 @@
 use std::sync::Arc;
 
 use link::Passport;
-use state::{DueWill, Owner, Principal};
+use state::{Owner, Principal};
 
-use crate::authorize::Authority;
 use crate::config::ForeignSession;
-use crate::hub::Hub;
-use crate::session::DropReason;
 
 /// Asked for who a principal and a Client Identifier are: their passport as of now, or nothing if they could have none.
 pub type Rules = Arc<dyn Fn(&str, &str) -> Option<Arc<Passport>> + Send + Sync>;
@@ -56,28 +53,6 @@ pub(crate) fn client_id_of(name: &Arc<str>) -> Arc<str> {
 fn part_of(name: &str) -> Option<&str> {
     let (len, rest) = name.strip_prefix(APART)?.split_once(APART)?;
     rest.get(len.parse().ok()?..)
-}
-
-impl Hub {
-    /// Publishes a Will that the store has handed out, if it still may be: by the passport of who has its session now, or by
-    /// the rules that this process knows, else by those of its owner's last passport, to which the store's Wills keep.
-    pub(crate) fn publish_due_will(self: &Arc<Self>, will: DueWill, present: Option<&Arc<Passport>>) {
-        if self.may_be_published(&will, present) {
-            return self.publish_will_of(will);
-        }
-        self.metrics.drop_message(DropReason::NotAuthorized, will.message.qos());
-        self.store.finish_will(&will, Box::new(|_| ()));
-    }
-
-    fn may_be_published(&self, will: &DueWill, present: Option<&Arc<Passport>>) -> bool {
-        let Some(principal) = &will.principal else { return true };
-        let passport = match (present.filter(|passport| *passport.subject == *principal.0), &self.rules) {
-            (Some(passport), _) => Some(Arc::clone(passport)),
-            (None, None) => return true,
-            (None, Some(rules)) => rules(&principal.0, &client_id_of(&will.session.client_id)),
-        };
-        passport.is_some_and(|passport| Authority::new(passport).may_publish((&*will.message).into()))
-    }
 }
 
 #[cfg(test)]

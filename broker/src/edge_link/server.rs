@@ -26,7 +26,7 @@ use super::ready::{Ready, StreamWaker};
 use super::slot::Slot;
 use super::task::{HELLO_TIMEOUT, LinkEnd, Task};
 use crate::Broker;
-use crate::serving::connect;
+use crate::hub::work::claim;
 use crate::serving::stream::WorkerStream;
 
 /// How long nothing is accepted after accepting has failed, for want of descriptors for example.
@@ -96,7 +96,7 @@ impl Shared {
             tracing::warn!(%error, peer = %open.peer.address, "a passport is not accepted");
             RefuseReason::Passport
         })?;
-        let Ok(Some(connect)) = connect::decode(&open.connect) else { return Err(RefuseReason::Connect) };
+        let Ok(Some(connect)) = claim::decode(&open.connect) else { return Err(RefuseReason::Connect) };
         let assigned = open.assigned_client_id.as_deref();
         if *passport.client_id != *assigned.unwrap_or(connect.client_id) {
             tracing::warn!(peer = %open.peer.address, "the passport is another client's");

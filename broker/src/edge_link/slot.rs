@@ -14,7 +14,7 @@ use mqtt::{PacketType, ReasonCode, frame};
 use super::cut::take_packet;
 use super::ready::StreamWaker;
 use super::server::Counted;
-use crate::serving::departure::Departure;
+use crate::hub::work::departure::Departure;
 use crate::serving::stream::{Phase, Taken, WorkerStream};
 
 /// Bytes asked of a session at once. What of it the window does not take waits here.

@@ -2,46 +2,16 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
-use mqtt::PacketId;
-use state::{Done, Fence, Number, Release, StoreError, Subscription, Will};
+use state::{Done, StoreError};
 
-use crate::directory::{Item, SessionHandle};
-use crate::hub::Hub;
-use crate::hub::held::{Ticket, Work};
-use crate::hub::housekeeping::claim_due;
-use crate::serving::departure::Departure;
+use super::Hub;
+use super::housekeeping::claim_due;
+use super::work::call::{Call, Op};
+use super::work::{Ticket, Work};
+use crate::directory::Item;
 
 /// Bytes of a page of the stored queue.
 const PAGE_BYTES_MAX: usize = 1 << 20;
-
-/// A question to the store, with whom to tell the answer.
-#[derive(Clone)]
-pub(crate) struct Call {
-    pub fence: Fence,
-    /// The connection that waits for the answer, if one does.
-    pub asker: Option<(Arc<SessionHandle>, ConnectionId)>,
-    /// The frame of the edge that caused it and is to be reported when it is done; 0 for none.
-    pub frame: u64,
-    pub op: Op,
-}
-
-/// The question.
-#[derive(Clone)]
-pub(crate) enum Op {
-    ReadQueue(Number, usize),
-    Acknowledge(Number),
-    MarkReleased(Number),
-    ForgetReceived(PacketId),
-    Subscribe(PacketId, Vec<Subscription>),
-    Unsubscribe(PacketId, Vec<Arc<str>>),
-    /// Subscriptions that the passport does not cover any more.
-    Revoke(Vec<Arc<str>>),
-    /// A Will that the passport does not cover any more.
-    DropWill,
-    /// With the Will that is due then, or after its delay, and who is to be told.
-    Release(Release, Option<Will>, Option<Arc<Departure>>),
-}
 
 impl Call {
     /// Its effect is in the store: so is that of the frame that caused it.

@@ -1,12 +1,14 @@
 //! What all sessions of a worker share: the store, what is known of sessions and of other workers, the counters. Nothing else knows
 //! both the directory and the store.
 
-pub(crate) mod call;
+mod ask;
+mod call;
 pub(crate) mod gauges;
-pub(crate) mod held;
+mod held;
 pub(crate) mod housekeeping;
 mod relief;
 pub(crate) mod sys;
+pub(crate) mod work;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -21,8 +23,9 @@ use crate::clock::Clock;
 use crate::cluster::Membership;
 use crate::config::BrokerConfig;
 use crate::directory::Directory;
-use crate::hub::held::Held;
 use crate::metrics::Metrics;
+
+use self::held::Held;
 
 /// One worker's shared state.
 pub(crate) struct Hub {
@@ -34,7 +37,7 @@ pub(crate) struct Hub {
     /// `$SYS` messages by topic: retained, but only in memory.
     pub sys: RwLock<HashMap<Arc<str>, Arc<Message>>>,
     /// Publishes that the store could not take, in order, to be tried again.
-    pub held: Mutex<Held>,
+    held: Mutex<Held>,
     /// Wills that are being published, by their session and number.
     pub wills: Mutex<HashSet<(Arc<StoredSession>, u64)>>,
     pub clock: Arc<Clock>,

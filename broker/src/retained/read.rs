@@ -13,7 +13,7 @@ use state::{
 
 use crate::directory::{Item, SessionHandle};
 use crate::hub::Hub;
-use crate::hub::held::{Ticket, Work};
+use crate::hub::work::{PageRead, Ticket, Work};
 use crate::session::Session;
 
 /// Messages asked of the store at once.
@@ -199,13 +199,6 @@ enum PageSlot {
     Asking,
     Here(Result<RetainedPage, StoreError>),
     Later,
-}
-
-/// A page that is wanted, and by whom.
-pub(crate) struct PageRead {
-    filter: Arc<str>,
-    cursor: Option<Cursor>,
-    asker: (Arc<SessionHandle>, ConnectionId),
 }
 
 fn read_page(hub: &Arc<Hub>, read: PageRead, now: UnixMs) -> Option<Result<RetainedPage, StoreError>> {

@@ -9,8 +9,8 @@ use state::{Message, StoreError};
 use crate::authorize::bounds::Bound;
 use crate::directory::SessionHandle;
 use crate::hub::Hub;
-use crate::hub::held::{Ticket, Work};
-use crate::routing::publish::Waiting;
+use crate::hub::work::latch::Part;
+use crate::hub::work::{Ticket, Work};
 
 /// Between two lines in the log about messages that were not retained.
 const TELL_INTERVAL_MS: u64 = 1_000;
@@ -48,14 +48,9 @@ impl Hub {
     }
 
     /// Sets the retained message; the answer is one part of what is waited for.
-    pub(crate) fn retain(
-        self: &Arc<Self>,
-        ticket: Option<Ticket>,
-        message: Arc<Message>,
-        waiting: Arc<Waiting>,
-    ) {
+    pub(crate) fn retain(self: &Arc<Self>, ticket: Option<Ticket>, message: Arc<Message>, part: Part) {
         let (hub, retained) = (Arc::clone(self), Arc::clone(&message));
-        let done = move |result| hub.retain_done(ticket, retained, &waiting, result);
+        let done = move |result| hub.retain_done(ticket, retained, part, result);
         self.store.retain(message, Box::new(done));
     }
 
@@ -73,9 +68,9 @@ impl Hub {
             Box::new(move |result| {
                 let mut slot = filled.lock();
                 match std::mem::replace(&mut *slot, RetainSlot::Done(Ok(()))) {
-                    RetainSlot::Waited(waiting) => {
+                    RetainSlot::Waited(part) => {
                         drop(slot);
-                        hub.retain_done(None, retained, &waiting, result);
+                        hub.retain_done(None, retained, part, result);
                     }
                     _ => *slot = RetainSlot::Done(result),
                 }
@@ -88,14 +83,14 @@ impl Hub {
         &self,
         ticket: Option<Ticket>,
         message: Arc<Message>,
-        waiting: &Arc<Waiting>,
+        part: Part,
         result: Result<(), StoreError>,
     ) {
         match result {
             Err(error) if error.is_retryable() => {
-                self.hold(ticket, Work::Retain(message, Arc::clone(waiting)));
+                self.hold(ticket, Work::Retain(message, part));
             }
-            result => waiting.part_done(self, result),
+            result => self.part_done(part, result),
         }
     }
 }
@@ -109,22 +104,22 @@ pub(crate) struct RetainBegun {
 enum RetainSlot {
     Open,
     Done(Result<(), StoreError>),
-    Waited(Arc<Waiting>),
+    Waited(Part),
 }
 
 impl RetainBegun {
-    pub(crate) fn continue_with(self, hub: &Arc<Hub>, message: &Arc<Message>, waiting: &Arc<Waiting>) {
+    pub(crate) fn continue_with(self, hub: &Arc<Hub>, message: &Arc<Message>, part: Part) {
         let Some(slot) = self.slot else {
-            hub.submit(Work::Retain(Arc::clone(message), Arc::clone(waiting)));
+            hub.submit(Work::Retain(Arc::clone(message), part));
             return;
         };
         let mut slot = slot.lock();
-        match std::mem::replace(&mut *slot, RetainSlot::Waited(Arc::clone(waiting))) {
+        match std::mem::replace(&mut *slot, RetainSlot::Open) {
             RetainSlot::Done(result) => {
                 drop(slot);
-                hub.retain_done(None, Arc::clone(message), waiting, result);
+                hub.retain_done(None, Arc::clone(message), part, result);
             }
-            _ => drop(slot),
+            _ => *slot = RetainSlot::Waited(part),
         }
     }
 }

@@ -2,22 +2,18 @@
 //! publisher when all that must be durable is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
-use parking_lot::Mutex;
-use state::{
-    Delivery, DueWill, Enqueued, Fence, Message, Origin, Publish, Published, PublishingSession, StoreError,
-};
-use tokio::time::Instant;
+use state::{Delivery, Enqueued, Fence, Message, Origin, Publish, Published, PublishingSession, StoreError};
 
+use super::route::{Found, Sent};
 use crate::cluster::{LastTurn, Told, Turn};
 use crate::directory::SessionHandle;
 use crate::hub::Hub;
-use crate::hub::held::{Ticket, Work};
-use crate::routing::route::{Found, Routed, Sent, Share};
-pub(crate) use crate::routing::waiting::Waiting;
+use crate::hub::work::latch::{Latch, Part, Then};
+use crate::hub::work::message::{Routed, Share, Unmatched};
+use crate::hub::work::{Ticket, Work};
 use crate::session::DropReason;
 
 /// The connection that publishes.
@@ -28,33 +24,11 @@ pub(crate) struct Publisher<'a> {
     pub fence: Option<&'a Fence>,
 }
 
-/// A message that has to wait before it is matched.
-pub(crate) struct Unmatched {
-    message: Arc<Message>,
-    /// Whose it is, for No Local.
-    by: Option<u64>,
-    /// Its publisher's, if the session is stored.
-    fence: Option<Fence>,
-    origin: Option<Origin>,
-    /// Whether it is to be retained before it is matched.
-    retains: bool,
-    /// It is for the members of this share alone.
-    share: Option<Arc<str>>,
-    waiting: Arc<Waiting>,
-}
-
-impl Unmatched {
-    /// The session that publishes it.
-    pub(crate) fn publisher(&self) -> Option<u64> {
-        self.waiting.publisher()
-    }
-}
-
 /// What is to happen when a message is durable wherever it must be, for one that may come again until then.
 pub(crate) struct Awaited {
     /// By this stored queues know it when it comes again.
-    identity: Option<[u8; 16]>,
-    then: Box<dyn FnOnce() + Send>,
+    pub identity: Option<[u8; 16]>,
+    pub then: Then,
 }
 
 impl Hub {
@@ -110,49 +84,44 @@ impl Hub {
             Some(Origin { fence: fence.clone(), packet_id: packet_id? })
         });
         let fence = publisher.as_ref().and_then(|p| p.fence.cloned());
-        let waiting = |matched, parts, then| {
-            Arc::new(Waiting {
-                publisher: publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?))),
-                since: Instant::now(),
-                fence: fence.clone().filter(|_| self.cluster.is_shared()),
-                qos: message.qos(),
-                identity,
-                matched: AtomicBool::new(matched),
-                parts: AtomicUsize::new(parts),
-                failed: Mutex::default(),
-                then: Mutex::new(then),
-            })
+        let begin = |matched, then| {
+            let waits = publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?)));
+            let mut latch = Latch::new(waits, message.qos()).and_then(then);
+            latch.fence = fence.clone().filter(|_| self.cluster.is_shared());
+            latch.identity = identity;
+            latch.set_matched(matched);
+            latch.begin()
         };
         let found = if has_to_wait { None } else { self.match_now(message, by) };
         drop(last_turn);
         let Some((matched, found)) = found else {
-            let waiting = waiting(false, 1 + usize::from(waiting_for_retain.is_some()), then);
+            let part = begin(false, then);
             if let Some(begun) = waiting_for_retain {
-                begun.continue_with(self, message, &waiting);
+                begun.continue_with(self, message, part.another());
             }
             let message = Arc::clone(message);
             let retains = retain_waits && has_to_wait;
-            self.match_later(Unmatched { message, by, fence, origin, retains, share: None, waiting });
+            self.match_later(Unmatched { message, by, fence, origin, retains, share: None, part });
             return None;
         };
         let stored = self.split(found.stored, origin.is_some());
-        let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
-        let parts = stored.len() + usize::from(waiting_for_retain.is_some()) + heard;
-        if parts == 0 {
+        let is_heard = found.sent.iter().any(|sent| sent.qos > QoS::AtMostOnce);
+        if stored.is_empty() && waiting_for_retain.is_none() && !is_heard {
             self.send_to_peers(message, fence.as_ref(), found.sent, None);
             if let Some(then) = then {
                 then();
             }
             return Some(if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers });
         }
-        let waiting = waiting(matched, parts, then);
+        let part = begin(matched, then);
         if let Some(begun) = waiting_for_retain {
-            begun.continue_with(self, message, &waiting);
+            begun.continue_with(self, message, part.another());
         }
-        self.send_to_peers(message, fence.as_ref(), found.sent, Some(&waiting));
+        self.send_to_peers(message, fence.as_ref(), found.sent, Some(&part));
         for routed in stored {
-            self.submit(Work::Enqueue(Arc::clone(message), origin.clone(), routed, Arc::clone(&waiting)));
+            self.submit(Work::Enqueue(Arc::clone(message), origin.clone(), routed, part.another()));
         }
+        self.part_done(part, Ok(()));
         None
     }
 
@@ -186,14 +155,9 @@ impl Hub {
     }
 
     /// The same for a message for the members of one share, whose publisher does not wait.
-    pub(crate) fn match_share_later(
-        self: &Arc<Self>,
-        share: Arc<str>,
-        message: Arc<Message>,
-        waiting: Arc<Waiting>,
-    ) {
+    pub(crate) fn match_share_later(self: &Arc<Self>, share: Arc<str>, message: Arc<Message>, part: Part) {
         let (by, fence, origin, retains, share) = (None, None, None, false, Some(share));
-        self.match_later(Unmatched { message, by, fence, origin, retains, share, waiting });
+        self.match_later(Unmatched { message, by, fence, origin, retains, share, part });
     }
 
     /// Matches a message that had to wait, in its place; or lets it wait on. Its publisher may have gone on at another worker
@@ -203,7 +167,7 @@ impl Hub {
         let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
         let hub = Arc::clone(self);
         let lapses = self.cluster.lapses();
-        if let Some((session, ..)) = &unmatched.waiting.publisher
+        if let Some((session, ..)) = &unmatched.part.publisher
             && session.owned_since() == lapses
             && !self.holds_older(session.id, ticket)
         {
@@ -211,36 +175,34 @@ impl Hub {
         }
         let done = move |answer: Result<(), StoreError>| match answer {
             Ok(_) => {
-                if let Some((session, ..)) = &unmatched.waiting.publisher {
+                if let Some((session, ..)) = &unmatched.part.publisher {
                     session.set_owned_since(lapses);
                 }
                 hub.match_held(ticket, unmatched);
             }
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Match(unmatched)),
-            Err(error) => hub.end_match(ticket, &unmatched.waiting, Err(error)),
+            Err(error) => hub.end_match(ticket, unmatched.part, Err(error)),
         };
         self.store.confirm(&fence, Box::new(done));
     }
 
-    fn match_held(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
+    fn match_held(self: &Arc<Self>, ticket: Ticket, mut unmatched: Unmatched) {
         if unmatched.publisher().is_some_and(|publisher| self.holds_older(publisher, ticket)) {
             return self.hold(Some(ticket), Work::Match(unmatched));
         }
-        let waiting = Arc::clone(&unmatched.waiting);
-        if waiting.publisher.as_ref().is_some_and(|(session, by, _)| !session.is_owned_by(*by)) {
+        let publisher = unmatched.part.publisher.as_ref();
+        if publisher.is_some_and(|(session, by, _)| !session.is_owned_by(*by)) {
             // It was not acknowledged and will come again, if the device comes again.
-            return self.end_match(ticket, &waiting, Ok(()));
+            return self.end_match(ticket, unmatched.part, Ok(()));
         }
         let may_match = |unmatched: &Unmatched| {
-            let publisher = waiting.publisher.as_ref().filter(|_| unmatched.fence.is_some());
+            let publisher = unmatched.part.publisher.as_ref().filter(|_| unmatched.fence.is_some());
             self.cluster.holds()
                 && publisher.is_none_or(|(session, ..)| self.cluster.is_certainly_ours(session))
         };
-        let mut unmatched = unmatched;
         if unmatched.retains && may_match(&unmatched) {
             unmatched.retains = false;
-            waiting.parts.fetch_add(1, Ordering::AcqRel);
-            self.retain(None, Arc::clone(&unmatched.message), Arc::clone(&waiting));
+            self.retain(None, Arc::clone(&unmatched.message), unmatched.part.another());
         }
         let mut found = Found::default();
         {
@@ -254,25 +216,22 @@ impl Hub {
                 Some(share) => self.route_to_share(&index, message, share, &mut found),
                 None => self.route(&index.matches(message.topic()), message, unmatched.by, &mut found),
             };
-            waiting.matched.store(matched, Ordering::Release);
+            unmatched.part.set_matched(matched);
         }
-        let Unmatched { message, fence, origin, .. } = unmatched;
-        let heard = found.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
+        let Unmatched { message, fence, origin, part, .. } = unmatched;
         let stored = self.split(found.stored, origin.is_some());
-        waiting.parts.fetch_add(heard + stored.len(), Ordering::AcqRel);
-        self.send_to_peers(&message, fence.as_ref(), found.sent, Some(&waiting));
+        self.send_to_peers(&message, fence.as_ref(), found.sent, Some(&part));
         for (ticket, routed) in ticket.parts().zip(stored) {
-            let (message, origin) = (Arc::clone(&message), origin.clone());
-            self.run_enqueue(ticket, message, origin, routed, Arc::clone(&waiting));
+            self.run_enqueue(ticket, Arc::clone(&message), origin.clone(), routed, part.another());
         }
-        self.end_match(ticket, &waiting, Ok(()));
+        self.end_match(ticket, part, Ok(()));
     }
 
     /// A message that had to wait was matched, or will not be.
-    fn end_match(&self, ticket: Ticket, waiting: &Waiting, result: Result<(), StoreError>) {
-        self.leave_line(waiting.publisher(), ticket);
+    fn end_match(&self, ticket: Ticket, part: Part, result: Result<(), StoreError>) {
+        self.leave_line(part.publisher(), ticket);
         self.cluster.end_wait();
-        waiting.part_done(self, result);
+        self.part_done(part, result);
     }
 
     /// Sends a message to other workers, whose publisher has its session here with `fence`; those parts that must not be lost are
@@ -282,16 +241,16 @@ impl Hub {
         message: &Arc<Message>,
         fence: Option<&Fence>,
         sent: impl IntoIterator<Item = Sent>,
-        waiting: Option<&Arc<Waiting>>,
+        part: Option<&Part>,
     ) {
         let publisher = fence
             .map(|fence| PublishingSession { incarnation: fence.session.incarnation, epoch: fence.epoch });
         for Sent { id, worker, qos, is_plain, shares } in sent {
             let filters = shares.iter().map(|share| Arc::clone(&share.filter)).collect();
-            let told = waiting.filter(|_| qos > QoS::AtMostOnce).map(|waiting| {
+            let told = part.filter(|_| qos > QoS::AtMostOnce).map(|part| {
                 let (hub, message) = (Arc::clone(self), Arc::clone(message));
-                let waiting = Arc::clone(waiting);
-                let told = move |heard| hub.peer_heard(&message, id, shares, &waiting, heard);
+                let part = part.another();
+                let told = move |heard| hub.peer_heard(&message, id, shares, part, heard);
                 Box::new(told) as Told
             });
             // What a server says of itself is for its own clients.
@@ -309,7 +268,7 @@ impl Hub {
         message: &Arc<Message>,
         peer: u64,
         shares: Vec<Share>,
-        waiting: &Arc<Waiting>,
+        part: Part,
         heard: Result<bool, StoreError>,
     ) {
         if matches!(heard, Ok(false)) && !shares.is_empty() {
@@ -318,27 +277,27 @@ impl Hub {
                 share.tried.push(peer);
                 self.choose_again(message, &share, &mut again);
             }
-            self.offer_again(message, again, waiting);
+            self.offer_again(message, again, &part);
         }
         match heard {
-            Ok(_) => self.part_stored(waiting),
-            Err(error) => waiting.part_done(self, Err(error)),
+            Ok(_) => self.part_stored(part),
+            Err(error) => self.part_done(part, Err(error)),
         }
     }
 
     /// A part is where it must be. If it took so long that the publisher's session may be another worker's, the store is asked
     /// before anything is acknowledged on a connection that may have lost it.
-    fn part_stored(self: &Arc<Self>, waiting: &Arc<Waiting>) {
-        if self.may_acknowledge(waiting) {
-            waiting.part_done(self, Ok(()));
+    fn part_stored(self: &Arc<Self>, part: Part) {
+        if self.may_acknowledge(&part) {
+            self.part_done(part, Ok(()));
         } else {
-            self.submit(Work::Confirm(Arc::clone(waiting)));
+            self.submit(Work::Confirm(part));
         }
     }
 
-    fn may_acknowledge(&self, waiting: &Waiting) -> bool {
-        match &waiting.publisher {
-            Some((session, ..)) if waiting.fence.is_some() => {
+    fn may_acknowledge(&self, latch: &Latch) -> bool {
+        match &latch.publisher {
+            Some((session, ..)) if latch.fence.is_some() => {
                 self.cluster.holds() && self.cluster.is_certainly_ours(session)
             }
             _ => true,
@@ -346,76 +305,32 @@ impl Hub {
     }
 
     /// Asks whose the publisher's session is, if that is not known by now.
-    pub(crate) fn run_confirm(self: &Arc<Self>, ticket: Ticket, waiting: Arc<Waiting>) {
-        let Some(fence) = waiting.fence.clone().filter(|_| !self.may_acknowledge(&waiting)) else {
-            return waiting.part_done(self, Ok(()));
+    pub(crate) fn run_confirm(self: &Arc<Self>, ticket: Ticket, part: Part) {
+        let Some(fence) = part.fence.clone().filter(|_| !self.may_acknowledge(&part)) else {
+            return self.part_done(part, Ok(()));
         };
         let hub = Arc::clone(self);
         let lapses = self.cluster.lapses();
         let done = move |answer: Result<(), StoreError>| match answer {
-            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(waiting)),
+            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(part)),
             answer => {
-                if let (Ok(_), Some((session, ..))) = (&answer, &waiting.publisher) {
+                if let (Ok(_), Some((session, ..))) = (&answer, &part.publisher) {
                     session.set_owned_since(lapses);
                 }
-                waiting.part_done(&hub, answer);
+                hub.part_done(part, answer);
             }
         };
         self.store.confirm(&fence, Box::new(done));
     }
 
     /// Enqueues and sends what was chosen in place of members that are gone.
-    pub(crate) fn offer_again(
-        self: &Arc<Self>,
-        message: &Arc<Message>,
-        again: Found,
-        waiting: &Arc<Waiting>,
-    ) {
-        let heard = again.sent.iter().filter(|sent| sent.qos > QoS::AtMostOnce).count();
+    pub(crate) fn offer_again(self: &Arc<Self>, message: &Arc<Message>, again: Found, part: &Part) {
         let stored = self.split(again.stored, false);
-        waiting.parts.fetch_add(heard + stored.len(), Ordering::AcqRel);
-        self.send_to_peers(message, waiting.fence.as_ref(), again.sent, Some(waiting));
+        self.send_to_peers(message, part.fence.as_ref(), again.sent, Some(part));
         for routed in stored {
             // The store knows its origin by now.
-            self.submit(Work::Enqueue(Arc::clone(message), None, routed, Arc::clone(waiting)));
+            self.submit(Work::Enqueue(Arc::clone(message), None, routed, part.another()));
         }
-    }
-
-    /// Publishes a Will that the store has handed out, and tells it when that is durable wherever it must be. Until then the store
-    /// hands it out again, here or to another worker, since nobody knows whether this one lives: here it is known to be under way,
-    /// and stored queues know it wherever it comes from.
-    pub(crate) fn publish_will_of(self: &Arc<Self>, will: DueWill) {
-        let DueWill { session, message, number, .. } = will.clone();
-        if !self.wills.lock().insert((Arc::clone(&session), number)) {
-            return;
-        }
-        let hub = Arc::clone(self);
-        let identity = (u128::from(session.incarnation) << 64 | u128::from(number)).to_le_bytes();
-        let client_id = Arc::clone(&session.client_id);
-        let then = move || {
-            let known = Arc::clone(&hub);
-            let finished = move |_| {
-                known.wills.lock().remove(&(session, number));
-            };
-            hub.store.finish_will(&will, Box::new(finished));
-        };
-        self.publish_will(
-            &client_id,
-            &message,
-            Some(Awaited { identity: Some(identity), then: Box::new(then) }),
-        );
-    }
-
-    /// Publishes a client's Will Message, and does what is awaited when it is durable wherever it must be.
-    pub(crate) fn publish_will(
-        self: &Arc<Self>,
-        client_id: &str,
-        message: &Arc<Message>,
-        awaited: Option<Awaited>,
-    ) {
-        self.metrics.wills.inc();
-        let by = self.directory.sessions().find(client_id).map(|session| session.id);
-        self.publish_then(None, None, message, None, by, awaited);
     }
 
     /// Enqueues the message; the answer is one part of what is waited for.
@@ -425,23 +340,23 @@ impl Hub {
         message: Arc<Message>,
         origin: Option<Origin>,
         routed: Vec<Routed>,
-        waiting: Arc<Waiting>,
+        part: Part,
     ) {
         let hub = Arc::clone(self);
         let targets = routed.iter().filter_map(Routed::target).collect();
-        let identity = waiting.identity.filter(|_| origin.is_none());
+        let identity = part.identity.filter(|_| origin.is_none());
         let publish = Publish { message: Arc::clone(&message), origin: origin.clone(), identity, targets };
         self.store.publish(
             publish,
             Box::new(move |result| match result {
                 Err(error) if error.is_retryable() => {
-                    hub.hold(Some(ticket), Work::Enqueue(message, origin, routed, waiting));
+                    hub.hold(Some(ticket), Work::Enqueue(message, origin, routed, part));
                 }
-                Err(error) => waiting.part_done(&hub, Err(error)),
+                Err(error) => hub.part_done(part, Err(error)),
                 Ok(published) => {
                     let again = hub.enqueued(routed, &published);
-                    hub.offer_again(&message, again, &waiting);
-                    hub.part_stored(&waiting);
+                    hub.offer_again(&message, again, &part);
+                    hub.part_stored(part);
                 }
             }),
         );
@@ -452,12 +367,12 @@ impl Hub {
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         delivery: Delivery,
-        then: Box<dyn FnOnce() + Send>,
+        then: Then,
     ) {
         let message = Arc::clone(&delivery.message);
-        let waiting = Waiting::of_nobody(delivery.qos, Some(then));
+        let part = Part::of_nobody(delivery.qos, Some(then));
         let routed = vec![Routed { session: Arc::clone(session), delivery, share: None }];
-        self.submit(Work::Enqueue(message, None, routed, waiting));
+        self.submit(Work::Enqueue(message, None, routed, part));
     }
 
     /// The store has the message in these queues: tell the sessions that are connected. Answers who is to get it instead of

@@ -5,32 +5,13 @@ use std::sync::Arc;
 use mqtt::QoS;
 use smallvec::{SmallVec, smallvec};
 use state::{
-    Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Target, Via, Wants, WorkerId,
+    Delivery, Message, PART_TARGETS_MAX, SubscriptionIds, SubscriptionOptions, Via, Wants, WorkerId,
 };
 
-use crate::directory::{Group, Index, Matches, OtherWorker, Subscriber};
-use crate::directory::{Posted, Readiness, SessionHandle};
+use crate::directory::{Group, Index, Matches, OtherWorker, Posted, Readiness, SessionHandle, Subscriber};
 use crate::hub::Hub;
+use crate::hub::work::message::{Routed, Share};
 use crate::session::DropReason;
-
-/// A stored session that gets the message.
-#[derive(Clone)]
-pub(crate) struct Routed {
-    pub session: Arc<SessionHandle>,
-    pub delivery: Delivery,
-    /// Set when it was chosen among the members of a share.
-    pub share: Option<Box<Share>>,
-}
-
-/// A choice among the members of a share.
-#[derive(Clone)]
-pub(crate) struct Share {
-    pub group: u64,
-    /// The whole `$share/...` string.
-    pub filter: Arc<str>,
-    /// Members that were chosen before and turned out to be gone.
-    pub tried: Vec<u64>,
-}
 
 /// Another worker that gets the message, for sessions that are connected there.
 pub(crate) struct Sent {
@@ -61,14 +42,6 @@ impl Found {
         let sent = &mut self.sent[position];
         sent.qos = sent.qos.max(qos);
         sent
-    }
-}
-
-impl Routed {
-    pub(crate) fn target(&self) -> Option<Target> {
-        let session = Arc::clone(self.session.stored.as_ref()?);
-        let share = self.share.as_ref().map(|share| Arc::clone(&share.filter));
-        Some(Target { session, delivery: self.delivery.clone(), share })
     }
 }
 

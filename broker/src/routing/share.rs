@@ -7,11 +7,11 @@ use std::sync::Arc;
 use state::{Delivery, DueLeft, Message, Via};
 
 use crate::cluster::Recipient;
-use crate::directory::Index;
-use crate::directory::Item;
+use crate::directory::{Index, Item};
 use crate::hub::Hub;
-use crate::routing::publish::Waiting;
-use crate::routing::route::{Found, Share};
+use crate::hub::work::latch::{Part, Then};
+use crate::hub::work::message::Share;
+use crate::routing::route::Found;
 use crate::session::is_for_others;
 
 impl Hub {
@@ -37,16 +37,16 @@ impl Hub {
         self: &Arc<Self>,
         share: Arc<str>,
         message: Arc<Message>,
-        then: Option<Box<dyn FnOnce() + Send>>,
+        then: Option<Then>,
     ) {
-        let waiting = Waiting::of_nobody(message.qos(), then);
+        let part = Part::of_nobody(message.qos(), then);
         if !self.may_match() {
-            return self.match_share_later(share, message, waiting);
+            return self.match_share_later(share, message, part);
         }
         let mut found = Found::default();
         self.route_to_share(&self.directory.index(), &message, &share, &mut found);
-        self.offer_again(&message, found, &waiting);
-        waiting.part_done(self, Ok(()));
+        self.offer_again(&message, found, &part);
+        self.part_done(part, Ok(()));
     }
 
     /// Offers a message to the members of one share. Answers whether one has taken it.

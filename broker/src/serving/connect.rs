@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use link::{ConnectionId, Open, Passport};
-use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion};
-use state::{Claim, Claimed, Message, Owned, Previous, QueueLimits, Release, UnixMs, Will};
+use link::{ConnectionId, Passport};
+use state::{Claim, Claimed, Owned, Previous, QueueLimits, Release};
 use tokio::time::Instant;
 
 use crate::authorize::bounds::Bounds;
-use crate::authorize::principal::{owner_of, principal_of, session_name};
-use crate::config::BrokerConfig;
+use crate::authorize::principal::principal_of;
 use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Successor, Unserved};
 use crate::directory::{Arrival, SessionHandle};
 use crate::hub::Hub;
-use crate::hub::held::Work;
+use crate::hub::work::Work;
+use crate::hub::work::claim::{ClaimCall, Wanted};
 use crate::routing::share::left_to_others;
 
 /// How old a CONNECT may be when it has its effect, milliseconds: an edge has not refused it by then.
@@ -23,117 +22,18 @@ const CLAIM_VALID_MS: u64 = 8_000;
 /// all, milliseconds.
 const WILL_WAIT_MS: u64 = 5_000;
 
-/// What a CONNECT asks for, as far as sessions are concerned.
-#[derive(Clone)]
-pub(crate) struct Wanted {
-    /// Names the session: its Client Identifier, or what [`session_name`] makes of it.
-    pub client_id: Arc<str>,
-    pub passport: Arc<Passport>,
-    pub connection: ConnectionId,
-    pub version: ProtocolVersion,
-    pub clean_start: bool,
-    /// Session Expiry Interval, seconds, within the configured bound.
-    pub expiry_s: u32,
-    pub will: Option<Will>,
-    pub receive_maximum: u16,
-    /// As in [`Open::attempt`].
-    pub attempt: u32,
-    /// The connection was at another worker before.
-    pub resume: bool,
-    /// Its edge can be asked for what it said last.
-    pub yields: bool,
-}
-
-/// A claim on its way.
-pub(crate) struct Asking {
-    wanted: Wanted,
-    slot: ClaimSlot,
-    since: Instant,
-}
-
-impl Asking {
-    /// Whether the connection was at another worker before.
-    pub(crate) fn is_resume(&self) -> bool {
-        self.wanted.resume
-    }
-
-    /// Whose session it is.
-    pub(crate) fn client_id(&self) -> &Arc<str> {
-        &self.wanted.client_id
-    }
-}
-
-impl Wanted {
-    /// Reads it from the CONNECT packet.
-    pub(crate) fn new(open: &Open, connect: &Connect<'_>, config: &BrokerConfig, now: UnixMs) -> Self {
-        let v5 = connect.version == ProtocolVersion::V5;
-        let expiry_s = if v5 {
-            session_expiry_interval(connect)
-        } else if connect.clean_start {
-            0
-        } else {
-            config.session_expiry_v3_s
-        };
-        // The passport was issued for this Client Identifier: one copy in memory serves both.
-        let named = open.assigned_client_id.as_deref().unwrap_or(connect.client_id);
-        let issued = &open.passport.client_id;
-        let client_id = if **issued == *named { Arc::clone(issued) } else { named.into() };
-        let principal = principal_of(&open.passport);
-        Self {
-            client_id: session_name(config.foreign_session, &principal, client_id),
-            passport: Arc::clone(&open.passport),
-            connection: open.connection_id,
-            version: connect.version,
-            clean_start: connect.clean_start,
-            expiry_s: expiry_s.min(config.session_expiry_max_s),
-            will: connect.will.as_ref().map(|will| will_of(will, &open.passport, now)),
-            receive_maximum: receive_maximum(connect).min(config.inflight_max),
-            resume: open.resume.is_some(),
-            attempt: open.attempt,
-            yields: false,
-        }
-    }
-
-    /// A clean session that ends with its connection: nothing of it need be in a store.
-    fn is_ephemeral(&self) -> bool {
-        self.expiry_s == 0
-    }
-}
-
-fn session_expiry_interval(connect: &Connect<'_>) -> u32 {
-    match connect.properties.find(PropertyId::SessionExpiryInterval) {
-        Some(Property::SessionExpiryInterval(seconds)) => seconds,
-        _ => 0,
-    }
-}
-
-fn receive_maximum(connect: &Connect<'_>) -> u16 {
-    match connect.properties.find(PropertyId::ReceiveMaximum) {
-        Some(Property::ReceiveMaximum(count)) => count,
-        _ => u16::MAX,
-    }
-}
-
-fn will_of(will: &mqtt::Will<'_>, passport: &Passport, now: UnixMs) -> Will {
-    let properties = will.properties.publish_summary();
-    let message = Message::new(will.topic, &properties.forwardable, will.payload, will.qos, will.retain, now)
-        .with_expiry(properties.message_expiry_s);
-    let message = if will.retain { message.with_owner(owner_of(passport)) } else { message };
-    Will { message: Arc::new(message), delay_s: properties.will_delay_s.unwrap_or(0) }
-}
-
 impl Hub {
     /// Asks the store for the session that a CONNECT wants, when it has answered what was asked for that session before: above
     /// all the release by the connection that had it. The session belongs to the connection from the moment that the slot is
     /// filled.
     pub(crate) fn claim(self: &Arc<Self>, wanted: &Wanted, slot: &ClaimSlot) {
         let (wanted, slot) = (wanted.clone(), slot.clone());
-        self.submit(Work::Claim(Box::new(Asking { wanted, slot, since: Instant::now() })));
+        self.submit(Work::Claim(Box::new(ClaimCall { wanted, slot, since: Instant::now() })));
     }
 
     /// The same, now, unless the device has gone meanwhile.
-    pub(crate) fn run_claim(self: &Arc<Self>, asking: &Asking) {
-        let Asking { wanted, slot, since } = asking;
+    pub(crate) fn run_claim(self: &Arc<Self>, claim: &ClaimCall) {
+        let ClaimCall { wanted, slot, since } = claim;
         if slot.is_abandoned() {
             return;
         }
@@ -332,25 +232,19 @@ impl Hub {
     }
 }
 
-/// Reads the CONNECT packet of an [`Open`].
-///
-/// # Errors
-/// When it is not one whole, valid CONNECT packet, which the edge should have refused.
-pub(crate) fn decode(connect: &[u8]) -> Result<Option<Connect<'_>>, DecodeError> {
-    mqtt::frame::split(connect, u32::MAX)?.map(Connect::decode).transpose()
-}
-
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
+    use mqtt::ProtocolVersion;
     use prometheus_client::registry::Registry;
     use state::{MemoryCluster, Position};
 
     use super::*;
     use crate::clock::Clock;
     use crate::cluster::{Cluster, Membership};
+    use crate::config::BrokerConfig;
     use crate::metrics::Metrics;
 
     // ARCHITECTURE, rule 4: an answer from before a lapse says nothing about the time after it.

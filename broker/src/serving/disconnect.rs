@@ -7,12 +7,12 @@ use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
 use crate::directory::SessionHandle;
 use crate::hub::Hub;
-use crate::hub::call::{Call, Op};
-use crate::hub::held::Work;
 use crate::hub::housekeeping::claim_due;
+use crate::hub::work::Work;
+use crate::hub::work::call::{Call, Op};
+use crate::hub::work::departure::Departure;
 use crate::routing::share::left_to_others;
 use crate::serving::Rare;
-use crate::serving::departure::Departure;
 use crate::session::{Closing, WillFate};
 
 /// How a connection leaves its session.

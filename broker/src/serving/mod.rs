@@ -2,7 +2,6 @@
 
 pub(crate) mod asking;
 pub(crate) mod connect;
-pub(crate) mod departure;
 pub(crate) mod disconnect;
 pub(crate) mod request;
 pub(crate) mod stream;
@@ -18,8 +17,8 @@ use state::{Delivery, Fence, UnixMs, Will};
 use crate::authorize::bounds::Bound;
 use crate::directory::{Item, SessionHandle, thin_out};
 use crate::hub::Hub;
-use crate::hub::call::{Call, Op};
-use crate::hub::held::Work;
+use crate::hub::work::Work;
+use crate::hub::work::call::{Call, Op};
 use crate::metrics::tally;
 use crate::retained::read::{More, RetainedReader};
 use crate::routing::publish::Publisher;

@@ -9,7 +9,7 @@ use mqtt::{PacketId, PacketType, ReasonCode, RetainHandling};
 use state::StoreError;
 
 use crate::hub::Hub;
-use crate::hub::call::Op;
+use crate::hub::work::call::Op;
 use crate::serving::Serving;
 use crate::session::{Input, Outputs, RequestKind, SubscribeItem};
 

@@ -8,8 +8,8 @@ use mqtt::frame::Frame;
 
 use super::last_words::is_last_word;
 use super::{State, WorkerStream, take_effects};
+use crate::hub::work::departure::Departure;
 use crate::serving::Serving;
-use crate::serving::departure::Departure;
 use crate::session::{Input, Outputs};
 
 /// How far a stream is, for whoever serves it over a link.

@@ -24,10 +24,10 @@ use crate::authorize::principal::client_id_of;
 use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Unserved};
 use crate::directory::{Item, SessionHandle, recycle};
 use crate::hub::Hub;
+use crate::hub::work::claim::{self, Wanted};
+use crate::hub::work::departure::Departure;
 use crate::metrics::tally;
 use crate::serving::asking::refusal_by;
-use crate::serving::connect::{self, Wanted};
-use crate::serving::departure::Departure;
 use crate::serving::disconnect::Leaving;
 use crate::serving::{Rare, Serving};
 use crate::session::handler::connect::Told;
@@ -85,7 +85,7 @@ impl WorkerStream {
         hub.clock.tick();
         let now = hub.now();
         let connection = open.connection_id;
-        let state = match connect::decode(&open.connect) {
+        let state = match claim::decode(&open.connect) {
             Ok(Some(packet)) => {
                 let wanted = Wanted { yields, ..Wanted::new(&open, &packet, &hub.config, now) };
                 let slot = ClaimSlot::default();
@@ -118,7 +118,7 @@ impl WorkerStream {
         else {
             return;
         };
-        let Ok(Some(connect)) = connect::decode(&pending.open.connect) else { return };
+        let Ok(Some(connect)) = claim::decode(&pending.open.connect) else { return };
         let granted = match granted {
             Ok(granted) => granted,
             Err(error) => {
@@ -214,7 +214,7 @@ impl WorkerStream {
         let Some(asked) = &mut pending.asked else { return Poll::Ready(()) };
         let ruling = std::task::ready!(Pin::new(asked).poll(cx)).unwrap_or(Ruling::NONE);
         pending.asked = None;
-        if let Ok(Some(connect)) = connect::decode(&pending.open.connect) {
+        if let Ok(Some(connect)) = claim::decode(&pending.open.connect) {
             pending.refused = refusal_by(ruling, &pending.open, &connect);
             if pending.refused.is_none() {
                 let yields = self.takeover != Takeover::Ends;
@@ -229,7 +229,7 @@ impl WorkerStream {
     /// Answers CONNECT with an error.
     fn refuse(&mut self, reason: ReasonCode, out: &mut Outgoing) {
         if let State::AwaitingClaim(pending) = &self.state
-            && let Ok(Some(connect)) = connect::decode(&pending.open.connect)
+            && let Ok(Some(connect)) = claim::decode(&pending.open.connect)
         {
             Session::refuse(&connect, reason, out);
         }

@@ -1,0 +1,38 @@
+//! A question of one session to the store.
+
+use std::sync::Arc;
+
+use link::ConnectionId;
+use mqtt::PacketId;
+use state::{Fence, Number, Release, Subscription, Will};
+
+use super::departure::Departure;
+use crate::directory::SessionHandle;
+
+/// A question to the store, with whom to tell the answer.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub fence: Fence,
+    /// The connection that waits for the answer, if one does.
+    pub asker: Option<(Arc<SessionHandle>, ConnectionId)>,
+    /// The frame of the edge that caused it and is to be reported when it is done; 0 for none.
+    pub frame: u64,
+    pub op: Op,
+}
+
+/// The question.
+#[derive(Clone)]
+pub(crate) enum Op {
+    ReadQueue(Number, usize),
+    Acknowledge(Number),
+    MarkReleased(Number),
+    ForgetReceived(PacketId),
+    Subscribe(PacketId, Vec<Subscription>),
+    Unsubscribe(PacketId, Vec<Arc<str>>),
+    /// Subscriptions that the passport does not cover any more.
+    Revoke(Vec<Arc<str>>),
+    /// A Will that the passport does not cover any more.
+    DropWill,
+    /// With the Will that is due then, or after its delay, and who is to be told.
+    Release(Release, Option<Will>, Option<Arc<Departure>>),
+}

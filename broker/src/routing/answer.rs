@@ -1,0 +1,52 @@
+//! The answer to a publisher, when all that must be durable is.
+
+use std::sync::Arc;
+
+use mqtt::ReasonCode;
+use state::StoreError;
+
+use crate::directory::Item;
+use crate::hub::Hub;
+use crate::hub::work::latch::{Latch, Part};
+
+impl Hub {
+    /// Notes that one part of the work for a message is done, or has failed, and answers when it was the last one.
+    pub(crate) fn part_done(&self, part: Part, result: Result<(), StoreError>) {
+        if let Some((latch, failed)) = part.done(result) {
+            self.answer(&latch, failed);
+        }
+    }
+
+    fn answer(&self, latch: &Arc<Latch>, failed: Option<StoreError>) {
+        if matches!(failed, Some(StoreError::RetainedQuota)) {
+            self.tell_not_retained(latch.publisher.as_ref().map(|(session, ..)| &*session.client_id));
+        }
+        // Not only if it went well: a Will that cannot be retained would be published again for ever. What a store that is
+        // closed could not take comes again when it is open.
+        if let Some(then) = latch.take_then()
+            && !matches!(failed, Some(StoreError::Closed))
+        {
+            then();
+        }
+        let Some((session, connection, packet_id)) = &latch.publisher else { return };
+        if latch.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
+            return;
+        }
+        if self.cluster.is_shared()
+            && let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&latch.fence, &failed)
+        {
+            return self.cluster.doubt(session, *connection, fence.epoch);
+        }
+        let answer = match failed {
+            None if latch.has_matched() => Ok(ReasonCode::Success),
+            None => Ok(ReasonCode::NoMatchingSubscribers),
+            Some(StoreError::RetainedQuota) => Ok(ReasonCode::QuotaExceeded),
+            Some(StoreError::Fenced) => {
+                session.answer(*connection, Item::End(ReasonCode::SessionTakenOver));
+                return;
+            }
+            Some(error) => Err(error),
+        };
+        session.answer(*connection, Item::Published(*packet_id, latch.qos, answer, latch.since));
+    }
+}
