@@ -6,6 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use self::circles::circles;
+
+#[path = "tidy/circles.rs"]
+mod circles;
+
 /// Lines of code in one file, tests aside.
 const LINES_MAX: usize = 600;
 const STATEMENTS: usize = 251;
@@ -152,6 +157,100 @@ fn dependencies_point_one_way() {
         }
     }
     expect_none("mqtt <- link, state <- broker; mqtt, link, authsvc <- lb", &found);
+}
+
+/// Files that may import each other in a circle.
+const CIRCLE_MAX: usize = 3;
+
+/// Larger circles that are still there: of each, files among which all of it is. None may be added.
+const KNOWN_CIRCLES: [&[&str]; 7] = [
+    &["lb/src/round.rs", "lb/src/seats.rs", "lb/src/shared.rs", "lb/src/succession.rs", "lb/src/unsent.rs"],
+    &[
+        "lb/src/upstream/device.rs",
+        "lb/src/upstream/link.rs",
+        "lb/src/upstream/route.rs",
+        "lb/src/upstream/worker.rs",
+    ],
+    &[
+        "state/src/redis/call.rs",
+        "state/src/redis/claim.rs",
+        "state/src/redis/due.rs",
+        "state/src/redis/engine.rs",
+        "state/src/redis/expired.rs",
+        "state/src/redis/order.rs",
+        "state/src/redis/publish.rs",
+        "state/src/redis/replica.rs",
+        "state/src/redis/retained.rs",
+        "state/src/redis/routes.rs",
+    ],
+    &[
+        "state/src/embedded/config.rs",
+        "state/src/embedded/directory.rs",
+        "state/src/embedded/disk.rs",
+        "state/src/embedded/load.rs",
+        "state/src/embedded/recovery.rs",
+    ],
+    &[
+        "mqtt/src/bytes_io.rs",
+        "mqtt/src/error.rs",
+        "mqtt/src/frame/mod.rs",
+        "mqtt/src/packet/mod.rs",
+        "mqtt/src/property/mod.rs",
+        "mqtt/src/reason.rs",
+        "mqtt/src/varint.rs",
+    ],
+    &[
+        "src/authsvc.rs",
+        "src/cli.rs",
+        "src/edge.rs",
+        "src/healthcheck.rs",
+        "src/init.rs",
+        "src/passwd.rs",
+        "src/process.rs",
+        "src/rules_check.rs",
+        "src/standalone.rs",
+        "src/worker.rs",
+    ],
+    &["src/admin/mod.rs", "src/config/mod.rs", "src/config/authsvc.rs", "src/config/process.rs"],
+];
+
+#[test]
+fn no_circle_of_imports_is_large() {
+    let files = rust_files();
+    let mut found = Vec::new();
+    for package in
+        MAY_USE.map(|(package, _)| Path::new(package).join("src")).iter().chain([&PathBuf::from("src")])
+    {
+        let of_package = files.iter().filter_map(|(file, text)| {
+            let below = file.strip_prefix(package).ok()?;
+            Some((below.to_str()?, text.as_str()))
+        });
+        for circle in circles(of_package) {
+            let paths: BTreeSet<String> =
+                circle.iter().map(|file| format!("{}/{file}", package.display())).collect();
+            let is_known = |known: &&[&str]| paths.iter().all(|path| known.contains(&path.as_str()));
+            if paths.len() > CIRCLE_MAX && !KNOWN_CIRCLES.iter().any(is_known) {
+                found.push(paths.into_iter().collect::<Vec<_>>().join(", "));
+            }
+        }
+    }
+    expect_none("files that import each other in a circle, three at most", &found);
+}
+
+/// What makes several workers one broker knows the sessions of its worker, and nothing of what is done with them.
+#[test]
+fn the_cluster_does_not_know_the_hub() {
+    let is_of_cluster = |file: &Path| file.starts_with("broker/src/cluster");
+    let names_hub =
+        |text: &str| text.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == "Hub");
+    let files: Vec<_> = rust_files().into_iter().filter(|(file, _)| is_of_cluster(file)).collect();
+    assert!(files.len() > 10, "it was moved");
+    let found: Vec<_> = files
+        .iter()
+        .filter(|(_, text)| names_hub(text) || text.contains("crate::hub"))
+        .map(|(file, _)| file.display().to_string())
+        .collect();
+    expect_none("the cluster depends on the directory", &found);
 }
 
 /// The rows of docs/conformance.md: statement to what stands under *held by*.
