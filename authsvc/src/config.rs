@@ -7,88 +7,67 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AuthError, HttpConfig, IntrospectionConfig, JwtConfig, LdapConfig, SourceName};
 
-/// `[auth]`: who may connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AuthConfig {
-    /// The sources of identities in the order in which they are asked; each that is configured must be in it. Default: those
-    /// configured, in the order `certificate`, `password_file`, `jwt`,
-    /// `introspection`, `http`, `ldap`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sources: Option<Vec<SourceName>>,
-    /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// An HTTP endpoint that decides; none by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpConfig>,
-    /// A directory; none by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ldap: Option<LdapConfig>,
-    /// Whether clients without credentials may connect. Default: `loopback` until a source of identities is configured
-    /// (`password_file`, `certificate`, `jwt` and the others), `never` from then on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub anonymous: Option<Anonymous>,
-    /// Whether a verified client certificate is an identity, and what of it is the user name. Default `off`.
-    pub certificate: CertificateIdentity,
-    /// What that begins with, and what is left out of the user name; a certificate without it is no identity. None by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate_prefix: Option<Arc<str>>,
-    /// `[auth.jwt]`: signed tokens; none by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwt: Option<JwtConfig>,
-    /// `[auth.introspection]`: tokens that an authorization server is asked about; none by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub introspection: Option<IntrospectionConfig>,
-    /// Whether the Authentication Method SCRAM-SHA-256 is offered when there is a password file. Default true.
-    pub scram: bool,
-    /// Seconds that what a client was allowed holds. The edge asks again before that; who used an Authentication Method has
-    /// to authenticate anew, or its connection ends. Default: for ever.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub passport_lifetime_s: Option<u64>,
-    /// Passwords hashed at a time, each by a thread of its own with 19 MiB. Default: half of the cores, at least one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hash_threads: Option<usize>,
-    /// Logins that wait for a thread; beyond it the oldest is refused as "server unavailable". Default 4096.
-    pub hash_queue_max: usize,
-    /// Milliseconds that a login waits for its verdict before it is refused as "server unavailable". Default 5000.
-    pub hash_timeout_ms: u64,
-    /// Seconds for which a password that was right is known again without hashing; used ones are kept longer. 0
-    /// turns it off. Default 86400.
-    pub recent_ttl_s: u64,
-    /// Passwords known that way, about 150 bytes each. Default 100000.
-    pub recent_max: usize,
-    /// Wrong passwords in a row before one user name at one address is slowed down. Default 10.
-    pub wrong_passwords_max: u32,
-    /// Seconds until one more attempt is let through then. Attempts refused meanwhile do not count. Default 10.
-    pub wrong_password_interval_s: u32,
-    /// Users and addresses remembered for that. Default 100000.
-    pub slowed_down_max: usize,
-}
+/// Where its keys are.
+const SECTION: &str = "auth";
 
-impl Default for AuthConfig {
-    fn default() -> Self {
-        Self {
-            sources: None,
-            password_file: None,
-            http: None,
-            ldap: None,
-            anonymous: None,
-            certificate: CertificateIdentity::Off,
-            certificate_prefix: None,
-            jwt: None,
-            introspection: None,
-            scram: true,
-            passport_lifetime_s: None,
-            hash_threads: None,
-            hash_queue_max: 4096,
-            hash_timeout_ms: 5000,
-            recent_ttl_s: 86_400,
-            recent_max: 100_000,
-            wrong_passwords_max: 10,
-            wrong_password_interval_s: 10,
-            slowed_down_max: 100_000,
-        }
+link::settings! {
+    /// `[auth]`: who may connect.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct AuthConfig {
+        /// The sources of identities in the order in which they are asked; each that is configured must be in it. Default:
+        /// those configured, in the order `certificate`, `password_file`, `jwt`, `introspection`, `http`, `ldap`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub sources: Option<Vec<SourceName>> = None;
+        /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub password_file: Option<PathBuf> = None;
+        /// An HTTP endpoint that decides; none by default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub http: Option<HttpConfig> = None;
+        /// A directory; none by default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub ldap: Option<LdapConfig> = None;
+        /// Whether clients without credentials may connect. Default: `loopback` until a source of identities is configured
+        /// (`password_file`, `certificate`, `jwt` and the others), `never` from then on.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub anonymous: Option<Anonymous> = None;
+        /// Whether a verified client certificate is an identity, and what of it is the user name. Default `off`.
+        pub certificate: CertificateIdentity = CertificateIdentity::Off;
+        /// What that begins with, and what is left out of the user name; a certificate without it is no identity. None by
+        /// default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub certificate_prefix: Option<Arc<str>> = None;
+        /// `[auth.jwt]`: signed tokens; none by default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub jwt: Option<JwtConfig> = None;
+        /// `[auth.introspection]`: tokens that an authorization server is asked about; none by default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub introspection: Option<IntrospectionConfig> = None;
+        /// Whether the Authentication Method SCRAM-SHA-256 is offered when there is a password file.
+        pub scram: bool = true;
+        /// Seconds that what a client was allowed holds. The edge asks again before that; who used an Authentication Method has
+        /// to authenticate anew, or its connection ends. Default: for ever.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub passport_lifetime_s: Option<u64> = None, in 1..;
+        /// Passwords hashed at a time, each by a thread of its own with 19 MiB. Default: half of the cores, at least one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub hash_threads: Option<usize> = None, in 1..=256;
+        /// Logins that wait for a thread; beyond it the oldest is refused as "server unavailable".
+        pub hash_queue_max: usize = 4096, in 1..=1_000_000;
+        /// Milliseconds that a login waits for its verdict before it is refused as "server unavailable".
+        pub hash_timeout_ms: u64 = 5000, in ..=300_000;
+        /// Seconds for which a password that was right is known again without hashing; used ones are kept longer. 0 turns it
+        /// off.
+        pub recent_ttl_s: u64 = 86_400, in ..=31_536_000;
+        /// Passwords known that way, about 150 bytes each.
+        pub recent_max: usize = 100_000, in ..=100_000_000;
+        /// Wrong passwords in a row before one user name at one address is slowed down.
+        pub wrong_passwords_max: u32 = 10, in 1..=1_000_000;
+        /// Seconds until one more attempt is let through then. Attempts refused meanwhile do not count.
+        pub wrong_password_interval_s: u32 = 10, in ..=86_400;
+        /// Users and addresses remembered for that.
+        pub slowed_down_max: usize = 100_000, in 2..=100_000_000;
     }
 }
 
@@ -98,37 +77,18 @@ impl AuthConfig {
     /// # Errors
     /// The first setting that is out of bounds.
     pub(crate) fn check(&self) -> Result<(), AuthError> {
-        let threads = self.hash_threads.unwrap_or(1);
-        let checks = [
-            ((1..=256).contains(&threads), "hash_threads", "must be 1 to 256"),
-            ((1..=1_000_000).contains(&self.hash_queue_max), "hash_queue_max", "must be 1 to 1000000"),
-            (self.hash_timeout_ms <= 300_000, "hash_timeout_ms", "must be at most 300000"),
-            (self.recent_ttl_s <= 31_536_000, "recent_ttl_s", "must be at most 31536000"),
-            (self.recent_max <= 100_000_000, "recent_max", "must be at most 100000000"),
-            (
-                (1..=1_000_000).contains(&self.wrong_passwords_max),
-                "wrong_passwords_max",
-                "must be 1 to 1000000",
-            ),
-            (self.wrong_password_interval_s <= 86_400, "wrong_password_interval_s", "must be at most 86400"),
-            ((2..=100_000_000).contains(&self.slowed_down_max), "slowed_down_max", "must be 2 to 100000000"),
-            (self.passport_lifetime_s != Some(0), "passport_lifetime_s", "must be at least 1"),
-            (
-                self.certificate_prefix.is_none() || self.certificate != CertificateIdentity::Off,
-                "certificate_prefix",
-                "needs auth.certificate: say what of the certificate begins with it",
-            ),
-        ];
-        match checks.into_iter().find(|(is_within, ..)| !is_within) {
-            Some((_, key, problem)) => Err(AuthError::Setting { key, problem }),
-            None => self.check_sources(),
+        self.check_bounds(SECTION)?;
+        if self.certificate_prefix.is_some() && self.certificate == CertificateIdentity::Off {
+            let problem = "needs auth.certificate: say what of the certificate begins with it";
+            return wrong("certificate_prefix", problem);
         }
+        self.check_sources()
     }
 
     /// `sources` names each source that is configured, once, and no other.
     fn check_sources(&self) -> Result<(), AuthError> {
         let Some(sources) = &self.sources else { return Ok(()) };
-        let wrong = |problem| Err(AuthError::Setting { key: "sources", problem });
+        let wrong = |problem| wrong("sources", problem);
         if sources.iter().any(|name| !self.has(*name)) {
             return wrong("names a source that is not configured: set its key, or leave it out");
         }
@@ -187,6 +147,10 @@ impl AuthConfig {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.hash_threads.unwrap_or(cores / 2).max(1)
     }
+}
+
+fn wrong(key: &'static str, problem: &str) -> Result<(), AuthError> {
+    Err(AuthError::Section { section: SECTION, key, problem: problem.to_owned() })
 }
 
 /// Whether clients without credentials may connect.

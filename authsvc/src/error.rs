@@ -93,15 +93,10 @@ pub enum AuthError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A setting of `[auth]` out of its bounds.
-    #[error("auth.{key} {problem}")]
-    Setting {
-        /// Which.
-        key: &'static str,
-        /// What it must be.
-        problem: &'static str,
-    },
-    /// A setting of another section, or a file that it names.
+    /// A setting that is out of its bounds.
+    #[error(transparent)]
+    Bound(#[from] link::SettingError),
+    /// A setting that is missing or does not go with others, or a file that it names.
     #[error("{section}.{key} {problem}")]
     Section {
         /// The section, with dots.

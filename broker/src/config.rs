@@ -1,96 +1,61 @@
 //! The worker's configuration: what it offers to clients and every bound it holds.
 
+use link::SettingError;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-/// Least of [`BrokerConfig::session_bytes_max`].
-const SESSION_BYTES_MIN: usize = 1_024;
-
-/// Most of [`BrokerConfig::answers_max`].
-const ANSWERS_MAX: usize = 100_000;
-
-/// What a worker offers and its bounds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BrokerConfig {
-    /// Receive Maximum announced to clients: QoS 1 and 2 messages that one may have in flight to us. 1 to 65,535;
-    /// default 1,024.
-    pub receive_maximum: u16,
-    /// Upper bound for what a client's own Receive Maximum (65,535 when it sends none; any MQTT 3 client) allows to be in
-    /// flight to it. 1 to 65,535; default 1,024.
-    pub inflight_max: u16,
-    /// Topic Alias Maximum announced to clients, per connection. 0 to 65,535; default 32.
-    pub topic_alias_max: u16,
-    /// Topic aliases used towards a client, if it allows them. 0 to 65,535; default 32.
-    pub outgoing_topic_alias_max: u16,
-    /// Longest Session Expiry Interval, seconds; longer ones are shortened to it (and the client told). 4,294,967,295 is
-    /// *never expires*, the default; `never` says the same.
-    #[serde(with = "expiry")]
-    pub session_expiry_max_s: u32,
-    /// How long the session of an MQTT 3 client without Clean Session outlives its connection, seconds, or `never`; such a
-    /// client cannot say it. At most `session_expiry_max_s`. At least 1; default 604,800 (7 days).
-    #[serde(with = "expiry")]
-    pub session_expiry_v3_s: u32,
-    /// Messages queued for one session, unacknowledged ones included. What comes beyond is dropped and counted. At least
-    /// 1; default 100,000.
-    pub queue_messages_max: usize,
-    /// Bytes queued for one session. At least 1; default 64 MiB.
-    pub queue_bytes_max: usize,
-    /// QoS 0 bytes waiting for one connected client; beyond that QoS 0 is dropped and counted. Default 16 MiB.
-    pub qos0_bytes_max: usize,
-    /// Subscriptions of one session; a SUBSCRIBE beyond is answered with 0x97. At least 1; default 10,000.
-    pub subscriptions_max: usize,
-    /// Shared Subscriptions of one session, each of which gets messages of its own; one beyond is answered with 0x97. At least 1;
-    /// default 1,000.
-    pub shared_groups_max: usize,
-    /// Those of one session that differ in their Share Name only, so that each message is one more for each. At least 1; default
-    /// 16.
-    pub shared_groups_per_filter_max: usize,
-    /// Bytes of a Topic Name or Topic Filter. 1 to 65,535; default 65,535.
-    pub topic_bytes_max: usize,
-    /// Levels of a Topic Name or Topic Filter. 1 to 65,535; default 128.
-    pub topic_levels_max: usize,
-    /// Bytes that one session may hold besides messages: the filters of its subscriptions, the topics that Topic Aliases stand for
-    /// in both directions, and its Will. At least 1,024; default 4 MiB.
-    pub session_bytes_max: usize,
-    /// Answers that are remembered for one connection about actions that are asked about, about 150 bytes and the topic each. At
-    /// most 100,000; default 64; 0 asks each time.
-    pub answers_max: usize,
-    /// Publish `$SYS/broker/...` every so many seconds; 0 turns it off. Default 10.
-    pub sys_interval_s: u32,
-    /// Shared Subscriptions offered. Default true.
-    pub shared_subscriptions: bool,
-    /// Largest packet accepted, announced as Maximum Packet Size; the edge enforces it. Bytes; default 1,179,648.
-    pub packet_bytes_max: u32,
-    /// What who comes with the Client Identifier of somebody else's session gets. The same at all workers of a store. Default
-    /// `refuse`.
-    pub foreign_session: ForeignSession,
-}
-
-impl Default for BrokerConfig {
-    fn default() -> Self {
-        Self {
-            receive_maximum: 1024,
-            inflight_max: 1024,
-            topic_alias_max: 32,
-            outgoing_topic_alias_max: 32,
-            session_expiry_max_s: u32::MAX,
-            session_expiry_v3_s: 7 * 24 * 60 * 60,
-            queue_messages_max: 100_000,
-            queue_bytes_max: 64 << 20,
-            qos0_bytes_max: 16 << 20,
-            subscriptions_max: 10_000,
-            shared_groups_max: 1_000,
-            shared_groups_per_filter_max: 16,
-            topic_bytes_max: 65_535,
-            topic_levels_max: 128,
-            session_bytes_max: 4 << 20,
-            answers_max: 64,
-            sys_interval_s: 10,
-            shared_subscriptions: true,
-            packet_bytes_max: 1_179_648,
-            foreign_session: ForeignSession::Refuse,
-        }
+link::settings! {
+    /// What a worker offers and its bounds.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct BrokerConfig {
+        /// Receive Maximum announced to clients: QoS 1 and 2 messages that one may have in flight to us.
+        pub receive_maximum: u16 = 1024, in 1..;
+        /// Upper bound for what a client's own Receive Maximum (65,535 when it sends none; any MQTT 3 client) allows to be in
+        /// flight to it.
+        pub inflight_max: u16 = 1024, in 1..;
+        /// Topic Alias Maximum announced to clients, per connection.
+        pub topic_alias_max: u16 = 32;
+        /// Topic aliases used towards a client, if it allows them.
+        pub outgoing_topic_alias_max: u16 = 32;
+        /// Longest Session Expiry Interval, seconds; longer ones are shortened to it (and the client told). 4,294,967,295 is
+        /// *never expires*; `never` says the same.
+        #[serde(with = "expiry")]
+        pub session_expiry_max_s: u32 = u32::MAX;
+        /// How long the session of an MQTT 3 client without Clean Session outlives its connection, seconds, or `never`; such a
+        /// client cannot say it. At most `session_expiry_max_s`.
+        #[serde(with = "expiry")]
+        pub session_expiry_v3_s: u32 = 7 * 24 * 60 * 60, in 1..;
+        /// Messages queued for one session, unacknowledged ones included. What comes beyond is dropped and counted.
+        pub queue_messages_max: usize = 100_000, in 1..;
+        /// Bytes queued for one session.
+        pub queue_bytes_max: usize = 67_108_864, in 1..;
+        /// QoS 0 bytes waiting for one connected client; beyond that QoS 0 is dropped and counted.
+        pub qos0_bytes_max: usize = 16_777_216;
+        /// Subscriptions of one session; a SUBSCRIBE beyond is answered with 0x97.
+        pub subscriptions_max: usize = 10_000, in 1..;
+        /// Shared Subscriptions of one session, each of which gets messages of its own; one beyond is answered with 0x97.
+        pub shared_groups_max: usize = 1_000, in 1..;
+        /// Those of one session that differ in their Share Name only, so that each message is one more for each.
+        pub shared_groups_per_filter_max: usize = 16, in 1..;
+        /// Bytes of a Topic Name or Topic Filter.
+        pub topic_bytes_max: usize = 65_535, in 1..;
+        /// Levels of a Topic Name or Topic Filter.
+        pub topic_levels_max: usize = 128, in 1..;
+        /// Bytes that one session may hold besides messages: the filters of its subscriptions, the topics that Topic Aliases
+        /// stand for in both directions, and its Will.
+        pub session_bytes_max: usize = 4_194_304, in 1_024..;
+        /// Answers that are remembered for one connection about actions that are asked about, about 150 bytes and the topic
+        /// each. 0 asks each time.
+        pub answers_max: usize = 64, in ..=100_000;
+        /// Publish `$SYS/broker/...` every so many seconds; 0 turns it off.
+        pub sys_interval_s: u32 = 10;
+        /// Shared Subscriptions offered.
+        pub shared_subscriptions: bool = true;
+        /// Largest packet accepted, announced as Maximum Packet Size; the edge enforces it. Bytes.
+        pub packet_bytes_max: u32 = 1_179_648, in 1..;
+        /// What who comes with the Client Identifier of somebody else's session gets. The same at all workers of a store.
+        /// Default `refuse`.
+        pub foreign_session: ForeignSession = ForeignSession::Refuse;
     }
 }
 
@@ -117,52 +82,13 @@ pub enum CleanSessions {
     Store,
 }
 
-/// A value that is out of its bounds.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("broker.{key} = {value}: {expected}")]
-pub struct BrokerConfigError {
-    /// The key under `broker`.
-    pub key: &'static str,
-    /// What it was set to.
-    pub value: u64,
-    /// What it may be.
-    pub expected: &'static str,
-}
-
 impl BrokerConfig {
     /// Checks every bound.
     ///
     /// # Errors
     /// The first key that is out of its bounds.
-    pub fn validate(&self) -> Result<(), BrokerConfigError> {
-        let at_least_one = [
-            ("receive_maximum", u64::from(self.receive_maximum)),
-            ("inflight_max", u64::from(self.inflight_max)),
-            ("queue_messages_max", self.queue_messages_max as u64),
-            ("queue_bytes_max", self.queue_bytes_max as u64),
-            ("subscriptions_max", self.subscriptions_max as u64),
-            ("shared_groups_max", self.shared_groups_max as u64),
-            ("shared_groups_per_filter_max", self.shared_groups_per_filter_max as u64),
-            ("topic_bytes_max", self.topic_bytes_max as u64),
-            ("topic_levels_max", self.topic_levels_max as u64),
-            ("packet_bytes_max", u64::from(self.packet_bytes_max)),
-            ("session_expiry_v3_s", u64::from(self.session_expiry_v3_s)),
-        ];
-        for (key, value) in at_least_one {
-            if value == 0 {
-                return Err(BrokerConfigError { key, value, expected: "must be at least 1" });
-            }
-        }
-        if self.session_bytes_max < SESSION_BYTES_MIN {
-            let value = self.session_bytes_max as u64;
-            let expected = "must be at least 1024";
-            return Err(BrokerConfigError { key: "session_bytes_max", value, expected });
-        }
-        if self.answers_max > ANSWERS_MAX {
-            let value = self.answers_max as u64;
-            return Err(BrokerConfigError { key: "answers_max", value, expected: "must be at most 100000" });
-        }
-        Ok(())
+    pub fn validate(&self) -> Result<(), SettingError> {
+        self.check_bounds("broker")
     }
 }
 

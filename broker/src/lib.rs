@@ -30,9 +30,9 @@ pub use authorize::authorizer::{AskedAction, Authorizer, Question, Reply, Ruling
 pub use authorize::principal::Rules;
 pub use authorize::{Attempt, Decider, Explanation};
 pub use clock::TimeSource;
-pub use cluster::{ClusterSettings, ClusterSettingsError};
-pub use config::{BrokerConfig, BrokerConfigError, CleanSessions, ForeignSession};
-pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkConfigError, LinkServer, LinkStartError};
+pub use cluster::ClusterSettings;
+pub use config::{BrokerConfig, CleanSessions, ForeignSession};
+pub use edge_link::{Accept, LinkCertificates, LinkConfig, LinkServer, LinkStartError};
 pub use serving::stream::WorkerStream;
 
 use clock::Clock;
@@ -50,10 +50,7 @@ const ROUTE_PAGE_SESSIONS: usize = 1000;
 pub enum StartError {
     /// A value is out of its bounds.
     #[error(transparent)]
-    Config(#[from] BrokerConfigError),
-    /// A value that concerns other workers is out of its bounds.
-    #[error(transparent)]
-    Cluster(#[from] ClusterSettingsError),
+    Config(#[from] link::SettingError),
     /// The registry of workers could not be entered.
     #[error("the other workers could not be joined")]
     Join(#[source] StoreError),

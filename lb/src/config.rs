@@ -7,157 +7,111 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use link::Bind;
+use link::{Bind, SettingError, settings};
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::Prefix;
 use crate::tls::TlsConfig;
 
-/// A Server Reference is no longer than this.
-const SERVER_REFERENCE_BYTES_MAX: usize = 1_024;
+/// Where its keys are; those of listeners are in `[listeners.NAME]`.
+const SECTION: &str = "edge";
 
 /// What a core does of the dearest handshakes that there are, RSA-4096, with some room.
 const DRAIN_PER_THREAD_S: usize = 250;
 
-/// The `[edge]` section.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EdgeConfig {
-    /// Listeners by name; the name is a metric label and is told to authentication. Default: none. At most 64.
-    pub listeners: BTreeMap<String, ListenerConfig>,
-    /// TLS for `mqtts` and `wss` listeners without a `tls` of their own. Default: none.
-    pub tls: Option<TlsConfig>,
-    /// How long a connection may take until its CONNECT packet is complete, TLS and WebSocket handshakes included;
-    /// milliseconds. Default 10,000; 100 to 300,000.
-    pub connect_timeout_ms: u64,
-    /// How long a connection may be silent before its first byte; milliseconds. Default 5,000; 100 to 300,000.
-    pub first_byte_timeout_ms: u64,
-    /// How long a connection may wait until a core does its TLS handshake, from accept, and again until its session is asked for,
-    /// from when the client is authenticated; milliseconds. Clients that come again after some seconds have then gone, and
-    /// others are told early to come again. Default 4,000; 100 to 300,000.
-    pub admission_wait_ms: u64,
-    /// How long authentication may take after CONNECT, the client's answers included; milliseconds. Default 10,000; 100 to
-    /// 300,000.
-    pub authenticate_timeout_ms: u64,
-    /// How long the worker may take to open the session after that, before the device is refused with "server
-    /// unavailable"; milliseconds. Default 10,000; 100 to 300,000.
-    pub open_timeout_ms: u32,
-    /// Passports that are renewed at once; others wait for their turn. Default 256; 1 to 65,536.
-    pub renewals_max: usize,
-    /// How long a device may stay after its passport has ended while authentication is not available to renew it;
-    /// milliseconds. Default 60,000; at most 86,400,000.
-    pub passport_grace_ms: u64,
-    /// The largest CONNECT packet, bytes. Default 262,144: a Will Message of the longest payload and topic (65,535 bytes each)
-    /// with as much again for the rest; 256 to 1,048,576.
-    pub connect_bytes_max: u32,
-    /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. Default 1,179,648: a
-    /// payload of 1 MiB and 128 KiB for what is in front of it; 1,024 to 268,435,460.
-    pub packet_bytes_max: u32,
-    /// The longest Client Identifier, bytes. Default 1,024; 23 to 65,535.
-    pub client_id_bytes_max: u16,
-    /// Connected devices and handshakes together. Default 1,000,000; at least 1.
-    pub connections_max: usize,
-    /// Handshakes under way, from accept until the session is opened. For one more, the one that has gone longest without
-    /// progress is given up, of the source that has most. Default 32,768; at least 1.
-    pub handshakes_max: usize,
-    /// Handshakes under way of one source (an IPv4 address, an IPv6 /64); for one more, its oldest is given up. Default 16,384;
-    /// at least 1.
-    pub source_handshakes_max: usize,
-    /// Threads for handshakes. Default 0: one per core. At most 256.
-    pub handshake_threads: usize,
-    /// By how much the scheduler favours connected devices over handshakes: the niceness of handshake threads. Default 10; 0
-    /// to 19.
-    pub handshake_niceness: u8,
-    /// The Server Keep Alive imposed on MQTT 5 clients that ask for none or for more, seconds. Default 0: none.
-    pub keep_alive_max_s: u16,
-    /// The bound on answers that wait for a device that does not read; beyond it its packets are not read either; bytes
-    /// per connection. Default 1,048,576; 4,096 to 1,073,741,824.
-    pub outgoing_bytes_max: usize,
-    /// Bytes of incomplete packets, of all connections together, CONNECT included. The connection that goes past it is closed
-    /// with 0x97.
-    /// Default 268,435,456; at least `packet_bytes_max`.
-    pub receive_buffer_bytes_max: usize,
-    /// How long a device may leave bytes unread while some wait for it, seconds. Default 30; 1 to 3,600.
-    pub write_timeout_s: u16,
-    /// After how long a silent connection is probed by TCP, seconds: finds devices without Keep Alive that have gone without
-    /// a word. Default 600; 0 for never.
-    pub tcp_keep_alive_s: u16,
-    /// How long a closing connection may take to send its last bytes and to see the peer close, milliseconds. Default
-    /// 2,000; 10 to 60,000.
-    pub linger_ms: u64,
-    /// Log lines in a second about connections that were refused, or ended other than by the device's wish; 0 for none. Default
-    /// 20; at most 1,000,000.
-    pub log_lines_per_s: u32,
-    /// Connections that are closed in a second when the edge ends in good order, so that they do not come to others all at
-    /// once; more when the time for that would not do. Default 250 for each thread for handshakes, which an edge like this one
-    /// can let in whatever its certificates are; 0 for no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drain_per_s: Option<usize>,
-    /// Where MQTT 5 devices go when the edge ends in good order: the Server Reference of DISCONNECT 0x9C. Default: none, and
-    /// 0x8B. 1 to 1,024 bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drain_server_reference: Option<String>,
-    /// They are to stay there: 0x9D in place of 0x9C. Default false.
-    pub drain_server_moved: bool,
-    /// Whoever connects until all have gone is told the same by CONNACK; MQTT 3 gets return code 3. Needs a
-    /// `drain_server_reference`. Default true.
-    pub drain_answers_connects: bool,
-    /// Connections per second from one source (an IPv4 address, an IPv6 /64). Loopback is exempt. Default 1,000; 0 for
-    /// no limit.
-    pub source_connections_per_s: u32,
-    /// How many connections one source may open at once before the rate holds. Default 10,000; at least 1.
-    pub source_connections_burst: u32,
-    /// Connections that one source (an IPv4 address, an IPv6 /64) may have at a time. Loopback is exempt. Default 0: no limit
-    /// but `connections_max`.
-    pub source_connections_max: usize,
-    /// How often connections of one Client Identifier take each other over at this edge, once they have done so
-    /// `takeover_burst` times at once; milliseconds from one to the next. Who comes sooner waits, and is not refused. Default
-    /// 1,000; 0 for no limit; at most 60,000.
-    pub takeover_interval_ms: u64,
-    /// Takeovers of one Client Identifier that do not have to wait. Default 5; 1 to 1,000.
-    pub takeover_burst: u32,
-    /// Sources whose rate is kept apart; further ones share 4,096 rates by hash. Default 100,000; 16 to 10,000,000.
-    pub sources_max: usize,
-}
-
-impl Default for EdgeConfig {
-    fn default() -> Self {
-        Self {
-            listeners: BTreeMap::new(),
-            tls: None,
-            connect_timeout_ms: 10_000,
-            first_byte_timeout_ms: 5_000,
-            admission_wait_ms: 4_000,
-            authenticate_timeout_ms: 10_000,
-            open_timeout_ms: 10_000,
-            renewals_max: 256,
-            passport_grace_ms: 60_000,
-            connect_bytes_max: 262_144,
-            packet_bytes_max: 1_179_648,
-            client_id_bytes_max: 1_024,
-            connections_max: 1_000_000,
-            handshakes_max: 32_768,
-            source_handshakes_max: 16_384,
-            handshake_threads: 0,
-            handshake_niceness: 10,
-            keep_alive_max_s: 0,
-            outgoing_bytes_max: 1_048_576,
-            receive_buffer_bytes_max: 268_435_456,
-            write_timeout_s: 30,
-            tcp_keep_alive_s: 600,
-            linger_ms: 2_000,
-            log_lines_per_s: 20,
-            drain_per_s: None,
-            drain_server_reference: None,
-            drain_server_moved: false,
-            drain_answers_connects: true,
-            source_connections_per_s: 1_000,
-            source_connections_burst: 10_000,
-            source_connections_max: 0,
-            takeover_interval_ms: 1_000,
-            takeover_burst: 5,
-            sources_max: 100_000,
-        }
+link::settings! {
+    /// The `[edge]` section.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct EdgeConfig {
+        /// Listeners by name; the name is a metric label and is told to authentication. Default: none.
+        pub listeners: BTreeMap<String, ListenerConfig> = BTreeMap::new(), in ..=64;
+        /// TLS for `mqtts` and `wss` listeners without a `tls` of their own. Default: none.
+        pub tls: Option<TlsConfig> = None;
+        /// How long a connection may take until its CONNECT packet is complete, TLS and WebSocket handshakes included;
+        /// milliseconds.
+        pub connect_timeout_ms: u64 = 10_000, in 100..=300_000;
+        /// How long a connection may be silent before its first byte; milliseconds.
+        pub first_byte_timeout_ms: u64 = 5_000, in 100..=300_000;
+        /// How long a connection may wait until a core does its TLS handshake, from accept, and again until its session is
+        /// asked for, from when the client is authenticated; milliseconds. Clients that come again after some seconds have then
+        /// gone, and others are told early to come again.
+        pub admission_wait_ms: u64 = 4_000, in 100..=300_000;
+        /// How long authentication may take after CONNECT, the client's answers included; milliseconds.
+        pub authenticate_timeout_ms: u64 = 10_000, in 100..=300_000;
+        /// How long the worker may take to open the session after that, before the device is refused with "server unavailable";
+        /// milliseconds.
+        pub open_timeout_ms: u32 = 10_000, in 100..=300_000;
+        /// Passports that are renewed at once; others wait for their turn.
+        pub renewals_max: usize = 256, in 1..=65_536;
+        /// How long a device may stay after its passport has ended while authentication is not available to renew it;
+        /// milliseconds.
+        pub passport_grace_ms: u64 = 60_000, in ..=86_400_000;
+        /// The largest CONNECT packet, bytes. The default is for a Will Message of the longest payload and topic (65,535
+        /// bytes each) with as much again for the rest.
+        pub connect_bytes_max: u32 = 262_144, in 256..=1_048_576;
+        /// The largest packet from a device, bytes; also what the worker announces as Maximum Packet Size. The default is for a
+        /// payload of 1 MiB and 128 KiB for what is in front of it.
+        pub packet_bytes_max: u32 = 1_179_648, in 1_024..=268_435_460;
+        /// The longest Client Identifier, bytes.
+        pub client_id_bytes_max: u16 = 1_024, in 23..=65_535;
+        /// Connected devices and handshakes together.
+        pub connections_max: usize = 1_000_000, in 1..;
+        /// Handshakes under way, from accept until the session is opened. For one more, the one that has gone longest without
+        /// progress is given up, of the source that has most.
+        pub handshakes_max: usize = 32_768, in 1..;
+        /// Handshakes under way of one source (an IPv4 address, an IPv6 /64); for one more, its oldest is given up.
+        pub source_handshakes_max: usize = 16_384, in 1..;
+        /// Threads for handshakes; 0: one per core.
+        pub handshake_threads: usize = 0, in ..=256;
+        /// By how much the scheduler favours connected devices over handshakes: the niceness of handshake threads.
+        pub handshake_niceness: u8 = 10, in ..=19;
+        /// The Server Keep Alive imposed on MQTT 5 clients that ask for none or for more, seconds; 0: none.
+        pub keep_alive_max_s: u16 = 0;
+        /// The bound on answers that wait for a device that does not read; beyond it its packets are not read either; bytes per
+        /// connection.
+        pub outgoing_bytes_max: usize = 1_048_576, in 4_096..=1_073_741_824;
+        /// Bytes of incomplete packets, of all connections together, CONNECT included. The connection that goes past it is
+        /// closed with 0x97. At least `packet_bytes_max`.
+        pub receive_buffer_bytes_max: usize = 268_435_456;
+        /// How long a device may leave bytes unread while some wait for it, seconds.
+        pub write_timeout_s: u16 = 30, in 1..=3_600;
+        /// After how long a silent connection is probed by TCP, seconds: finds devices without Keep Alive that have gone
+        /// without a word; 0 for never.
+        pub tcp_keep_alive_s: u16 = 600;
+        /// How long a closing connection may take to send its last bytes and to see the peer close, milliseconds.
+        pub linger_ms: u64 = 2_000, in 10..=60_000;
+        /// Log lines in a second about connections that were refused, or ended other than by the device's wish; 0 for none.
+        pub log_lines_per_s: u32 = 20, in ..=1_000_000;
+        /// Connections that are closed in a second when the edge ends in good order, so that they do not come to others all at
+        /// once; more when the time for that would not do. Default 250 for each thread for handshakes, which an edge like this
+        /// one can let in whatever its certificates are; 0 for no limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub drain_per_s: Option<usize> = None;
+        /// Where MQTT 5 devices go when the edge ends in good order: the Server Reference of DISCONNECT 0x9C. Default: none,
+        /// and 0x8B.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub drain_server_reference: Option<String> = None, in 1..=1_024;
+        /// They are to stay there: 0x9D in place of 0x9C.
+        pub drain_server_moved: bool = false;
+        /// Whoever connects until all have gone is told the same by CONNACK; MQTT 3 gets return code 3. Needs a
+        /// `drain_server_reference`.
+        pub drain_answers_connects: bool = true;
+        /// Connections per second from one source (an IPv4 address, an IPv6 /64). Loopback is exempt; 0 for no limit.
+        pub source_connections_per_s: u32 = 1_000;
+        /// How many connections one source may open at once before the rate holds.
+        pub source_connections_burst: u32 = 10_000, in 1..;
+        /// Connections that one source (an IPv4 address, an IPv6 /64) may have at a time. Loopback is exempt; 0: no limit
+        /// but `connections_max`.
+        pub source_connections_max: usize = 0;
+        /// How often connections of one Client Identifier take each other over at this edge, once they have done so
+        /// `takeover_burst` times at once; milliseconds from one to the next. Who comes sooner waits, and is not refused.
+        /// 0 for no limit.
+        pub takeover_interval_ms: u64 = 1_000, in ..=60_000;
+        /// Takeovers of one Client Identifier that do not have to wait.
+        pub takeover_burst: u32 = 5, in 1..=1_000;
+        /// Sources whose rate is kept apart; further ones share 4,096 rates by hash.
+        pub sources_max: usize = 100_000, in 16..=10_000_000;
     }
 }
 
@@ -273,72 +227,32 @@ pub enum ProxyProtocol {
     V1v2,
 }
 
-/// A key that is wrong, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("edge.{key}: {problem}")]
-pub struct ConfigError {
-    /// The key, with dots.
-    pub key: String,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
 impl EdgeConfig {
     /// Checks every bound.
     ///
     /// # Errors
     /// The first key that is out of bounds.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        within("connect_timeout_ms", self.connect_timeout_ms, 100, 300_000)?;
-        within("first_byte_timeout_ms", self.first_byte_timeout_ms, 100, 300_000)?;
-        within("admission_wait_ms", self.admission_wait_ms, 100, 300_000)?;
-        within("authenticate_timeout_ms", self.authenticate_timeout_ms, 100, 300_000)?;
-        within("renewals_max", self.renewals_max as u64, 1, 65_536)?;
-        within("passport_grace_ms", self.passport_grace_ms, 0, 86_400_000)?;
-        within("open_timeout_ms", self.open_timeout_ms.into(), 100, 300_000)?;
-        within("connect_bytes_max", self.connect_bytes_max.into(), 256, 1_048_576)?;
-        within("packet_bytes_max", self.packet_bytes_max.into(), 1_024, 268_435_460)?;
-        within("client_id_bytes_max", self.client_id_bytes_max.into(), 23, 65_535)?;
-        within("connections_max", self.connections_max as u64, 1, u64::MAX)?;
-        within("handshakes_max", self.handshakes_max as u64, 1, u64::MAX)?;
-        within("source_handshakes_max", self.source_handshakes_max as u64, 1, u64::MAX)?;
-        within("handshake_threads", self.handshake_threads as u64, 0, 256)?;
-        within("handshake_niceness", self.handshake_niceness.into(), 0, 19)?;
-        within("outgoing_bytes_max", self.outgoing_bytes_max as u64, 4_096, 1 << 30)?;
-        within(
-            "receive_buffer_bytes_max",
-            self.receive_buffer_bytes_max as u64,
-            self.packet_bytes_max.into(),
-            u64::MAX,
-        )?;
-        within("write_timeout_s", self.write_timeout_s.into(), 1, 3_600)?;
-        within("linger_ms", self.linger_ms, 10, 60_000)?;
-        within("log_lines_per_s", self.log_lines_per_s.into(), 0, 1_000_000)?;
-        within("source_connections_burst", self.source_connections_burst.into(), 1, u64::MAX)?;
-        within("takeover_interval_ms", self.takeover_interval_ms, 0, 60_000)?;
-        within("takeover_burst", self.takeover_burst.into(), 1, 1_000)?;
-        within("sources_max", self.sources_max as u64, 16, 10_000_000)?;
+    pub fn validate(&self) -> Result<(), SettingError> {
+        self.check_bounds(SECTION)?;
+        if (self.receive_buffer_bytes_max as u64) < self.packet_bytes_max.into() {
+            let problem = "must be at least edge.packet_bytes_max";
+            return Err(SettingError::new(SECTION, "receive_buffer_bytes_max", problem));
+        }
         self.validate_drain()?;
-        within("listeners", self.listeners.len() as u64, 0, 64)?;
         for (name, listener) in &self.listeners {
             listener.validate(name)?;
             if listener.kind.is_tls() && listener.tls.is_none() && self.tls.is_none() {
-                return Err(ConfigError {
-                    key: format!("listeners.{name}.tls"),
-                    problem: "is needed, or edge.tls".into(),
-                });
+                let section = format!("listeners.{name}");
+                return Err(SettingError::new(&section, "tls", "is needed, or edge.tls"));
             }
         }
         Ok(())
     }
 
     // v5 section 4.13
-    fn validate_drain(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, problem: &str| Err(ConfigError { key: key.into(), problem: problem.into() });
+    fn validate_drain(&self) -> Result<(), SettingError> {
+        let wrong = |key: &str, problem: &str| Err(SettingError::new(SECTION, key, problem));
         match &self.drain_server_reference {
-            Some(reference) if !(1..=SERVER_REFERENCE_BYTES_MAX).contains(&reference.len()) => {
-                wrong("drain_server_reference", "has 1 to 1024 bytes")
-            }
             Some(reference) if reference.chars().any(char::is_control) => {
                 wrong("drain_server_reference", "is a name or an address, with or without a port")
             }
@@ -384,33 +298,20 @@ impl EdgeConfig {
 }
 
 impl ListenerConfig {
-    fn validate(&self, name: &str) -> Result<(), ConfigError> {
-        let wrong = |key: &str, problem: &str| {
-            Err(ConfigError { key: format!("listeners.{name}{key}"), problem: problem.into() })
-        };
+    fn validate(&self, name: &str) -> Result<(), SettingError> {
         if name.is_empty() || name.len() > 64 {
-            return wrong("", "a name has 1 to 64 bytes");
+            return Err(SettingError::new("listeners", name, "a name has 1 to 64 bytes"));
         }
+        let section = format!("listeners.{name}");
+        let wrong = |key, problem| Err(SettingError::new(&section, key, problem));
         if !self.path.starts_with('/') {
-            return wrong(".path", "must start with /");
+            return wrong("path", "must start with /");
         }
         if self.proxy_protocol == ProxyProtocol::V1v2 && self.trusted.is_empty() {
-            return wrong(".trusted", "must name at least one prefix when proxy_protocol is on");
+            return wrong("trusted", "must name at least one prefix when proxy_protocol is on");
         }
-        within(&format!("listeners.{name}.backlog"), self.backlog.into(), 1, 65_535)
+        settings::check(&section, "backlog", &self.backlog, 1..=65_535)
     }
-}
-
-fn within(key: &str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    let problem = if max == u64::MAX {
-        format!("{value} is below the least value {min}")
-    } else {
-        format!("{value} is outside of {min} to {max}")
-    };
-    Err(ConfigError { key: key.into(), problem })
 }
 
 #[cfg(test)]
@@ -428,20 +329,20 @@ mod tests {
     fn an_error_names_its_key() {
         let config = EdgeConfig { linger_ms: 1, ..EdgeConfig::default() };
         let error = config.validate().expect_err("out of bounds");
-        assert_eq!(error.to_string(), "edge.linger_ms: 1 is outside of 10 to 60000");
+        assert_eq!(error.to_string(), "edge.linger_ms = 1: must be 10 to 60000");
 
         let mut config = EdgeConfig::default();
         let mut listener = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Ws);
         listener.path = "mqtt".into();
         config.listeners.insert("browser".into(), listener);
         let error = config.validate().expect_err("a relative path");
-        assert_eq!(error.to_string(), "edge.listeners.browser.path: must start with /");
+        assert_eq!(error.to_string(), "listeners.browser.path: must start with /");
     }
 
     #[test]
     fn where_devices_are_sent_must_be_said() {
         let moved = EdgeConfig { drain_server_moved: true, ..EdgeConfig::default() };
-        assert_eq!(moved.validate().expect_err("nowhere").key, "drain_server_moved");
+        assert_eq!(moved.validate().expect_err("nowhere").key, "edge.drain_server_moved");
         for (reference, is_good) in
             [("b.example.com:8883", true), ("", false), ("a\nb", false), (&"x".repeat(1_025), false)]
         {

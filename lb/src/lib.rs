@@ -24,7 +24,7 @@ mod unsent;
 pub mod upstream;
 pub mod websocket;
 
-pub use config::{ConfigError, EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};
+pub use config::{EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};
 pub use edge::{Certificates, Edge, EdgeError};
 pub use proxy::{Prefix, PrefixError};
 pub use unsent::Relief;

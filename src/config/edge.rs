@@ -69,7 +69,7 @@ fn check_workers(workers: &WorkersConfig, source: &Source) -> Result<(), Problem
                       [authsvc], a service that signs them";
         return Err(source.problem("workers.passport.signing_key_file", advice));
     }
-    workers.validate().map_err(|error| source.problem(&format!("workers.{}", error.key), error.problem))?;
+    workers.validate().map_err(|error| source.wrong(error))?;
     if let Some(key_file) = key_file {
         PassportSigner::from_file(key_file)
             .map_err(|error| source.problem("workers.passport.signing_key_file", chain(&error)))?;

@@ -97,11 +97,7 @@ impl Front {
     }
 
     fn check(&self, source: &Source, has_development: bool) -> Result<(), Problem> {
-        self.edge.validate().map_err(|error| {
-            let of_listener = error.key.starts_with("listeners.");
-            let key = if of_listener { error.key } else { format!("edge.{}", error.key) };
-            source.problem(&key, error.problem)
-        })?;
+        self.edge.validate().map_err(|error| source.wrong(error))?;
         if !has_development && self.names_no_certificate() {
             let advice = "needed by the listeners mqtts and wss; name certificates (tidegate certs DIR makes some for \
                           development) or set listeners.mqtts and listeners.wss to \"off\"";
@@ -176,7 +172,7 @@ pub(super) fn check_authentication(
 /// What is wrong with a setting of authentication.
 pub(super) fn auth_problem(error: AuthError, source: &Source) -> Problem {
     match error {
-        AuthError::Setting { key, problem } => source.problem(&format!("auth.{key}"), problem),
+        AuthError::Bound(error) => source.wrong(error),
         AuthError::Section { section, key, problem } => source.problem(&format!("{section}.{key}"), problem),
         AuthError::Rule { index, key, problem } => {
             source.problem(&format!("authorization.rule[{index}].{key}"), problem)

@@ -164,7 +164,7 @@ fn check_sections(tier: Tier, source: &Source) -> Result<(), Problem> {
 }
 
 fn check_broker(broker: &BrokerConfig, source: &Source) -> Result<(), Problem> {
-    broker.validate().map_err(|error| source.problem(&format!("broker.{}", error.key), error.expected))
+    broker.validate().map_err(|error| source.wrong(error))
 }
 
 #[cfg(test)]

@@ -11,10 +11,6 @@ use super::source::Source;
 use super::{Problem, Tier};
 use crate::admin::Revoking;
 
-/// Bounds of `runtime`.
-const DRAIN_DELAY_MS_MAX: u64 = 600_000;
-const DRAIN_TIMEOUT_MS_MAX: u64 = 3_600_000;
-
 /// The system takes 107 bytes; while a socket is made it has the number of its process behind its name.
 const UPGRADE_SOCKET_BYTES_MAX: usize = 90;
 
@@ -48,15 +44,7 @@ impl ProcessConfig {
     }
 
     fn check(&self, source: &Source) -> Result<(), Problem> {
-        if self.runtime.worker_threads.is_some_and(|threads| !(1..=1024).contains(&threads)) {
-            return Err(source.problem("runtime.worker_threads", "must be 1 to 1024"));
-        }
-        if self.runtime.drain_delay_ms > DRAIN_DELAY_MS_MAX {
-            return Err(source.problem("runtime.drain_delay_ms", "must be at most 600000"));
-        }
-        if self.runtime.drain_timeout_ms > DRAIN_TIMEOUT_MS_MAX {
-            return Err(source.problem("runtime.drain_timeout_ms", "must be at most 3600000"));
-        }
+        self.runtime.check_bounds("runtime").map_err(|error| source.wrong(error))?;
         if self.runtime.memory_max_bytes.is_some_and(|bytes| (1..MEMORY_MIN_BYTES).contains(&bytes)) {
             let expected = "must be at least 67108864 (64 MiB), or 0 for no bound";
             return Err(source.problem("runtime.memory_max_bytes", expected));
@@ -152,46 +140,32 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// `[runtime]`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct RuntimeConfig {
-    /// Threads that serve connected devices. Default: see [`crate::threads`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) worker_threads: Option<usize>,
-    /// Bytes of memory that the process may have; beyond it what waits for devices that read least is let go of, and nobody new is
-    /// let in. 0: no bound; else at least 64 MiB. Default: 80 % of what the machine or the control group has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) memory_max_bytes: Option<u64>,
-    /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first. Default 0; at
-    /// most 600,000.
-    pub(crate) drain_delay_ms: u64,
-    /// Milliseconds that a shutdown may take until connections are cut. Default 10,000; at most 3,600,000.
-    pub(crate) drain_timeout_ms: u64,
-    /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) addresses_file: Option<PathBuf>,
-    /// A Unix socket by which another process of the same user takes this one's place: it is given the listening sockets, and this
-    /// one ends when it serves. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) upgrade_socket: Option<PathBuf>,
-    /// It is one process of several.
-    #[serde(skip)]
-    is_tier: bool,
-}
-
-impl Default for RuntimeConfig {
-    fn default() -> Self {
-        let (drain_delay_ms, drain_timeout_ms) = (0, 10_000);
-        Self {
-            worker_threads: None,
-            memory_max_bytes: None,
-            drain_delay_ms,
-            drain_timeout_ms,
-            addresses_file: None,
-            upgrade_socket: None,
-            is_tier: false,
-        }
+link::settings! {
+    /// `[runtime]`
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct RuntimeConfig {
+        /// Threads that serve connected devices. Default: see [`crate::threads`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub(crate) worker_threads: Option<usize> = None, in 1..=1_024;
+        /// Bytes of memory that the process may have; beyond it what waits for devices that read least is let go of, and nobody
+        /// new is let in. 0: no bound; else at least 64 MiB. Default: 80 % of what the machine or the control group has.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub(crate) memory_max_bytes: Option<u64> = None;
+        /// Milliseconds that everything goes on while `/readyz` says 503 already, so that load balancers see it first.
+        pub(crate) drain_delay_ms: u64 = 0, in ..=600_000;
+        /// Milliseconds that a shutdown may take until connections are cut.
+        pub(crate) drain_timeout_ms: u64 = 10_000, in ..=3_600_000;
+        /// File to write the bound addresses to, as JSON, once everything is up. Default: none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub(crate) addresses_file: Option<PathBuf> = None;
+        /// A Unix socket by which another process of the same user takes this one's place: it is given the listening sockets,
+        /// and this one ends when it serves. Default: none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub(crate) upgrade_socket: Option<PathBuf> = None;
+        /// It is one process of several.
+        #[serde(skip)]
+        is_tier: bool = false;
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::Path;
 
+use link::SettingError;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -86,6 +87,11 @@ impl Source {
     pub(crate) fn problem(&self, key: &str, advice: impl Display) -> Problem {
         let value = self.value(key).filter(|value| !value.is_table()).map(ToString::to_string);
         self.problem_with(key, value, advice.to_string())
+    }
+
+    /// What is wrong with a setting, as its section says it.
+    pub(crate) fn wrong(&self, error: SettingError) -> Problem {
+        self.problem(&error.key, error.problem)
     }
 
     /// What is wrong with the name of `key`.

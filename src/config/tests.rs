@@ -38,7 +38,7 @@ fn addresses(config: &StandaloneConfig) -> Vec<(String, String)> {
 #[test]
 fn what_is_wrong_is_one_line_that_names_the_key() {
     let cases = [
-        ("[edge]\nlinger_ms = 1", "tidegate.toml: edge.linger_ms = 1: 1 is outside of 10 to 60000"),
+        ("[edge]\nlinger_ms = 1", "tidegate.toml: edge.linger_ms = 1: must be 10 to 60000"),
         (
             "[edge]\nlinger_ms = 'x'",
             "tidegate.toml: edge.linger_ms = \"x\": invalid type: string \"x\", expected u64",

@@ -49,27 +49,23 @@ pub(crate) struct WorkerConfig {
     pub(crate) process: ProcessConfig,
 }
 
-/// `[passport]` of a worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct VerifyConfig {
-    /// PEM files with the public keys of those who sign passports; at least one, or `jwks_url`.
-    pub(crate) verify_key_files: Vec<PathBuf>,
-    /// URL of the keys that the service of authentication announces (`https://HOST:PORT/.well-known/jwks.json`). They are good
-    /// beside those in files, and those of before while nobody answers there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) jwks_url: Option<String>,
-    /// PEM file of the authorities of that URL's certificate. Default: the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) jwks_ca_file: Option<PathBuf>,
-    /// Seconds until the keys are asked for again; a passport of a key that is not known has it done sooner, every five seconds
-    /// at most. Default 30; 1 to 86400.
-    pub(crate) jwks_interval_s: u64,
-}
-
-impl Default for VerifyConfig {
-    fn default() -> Self {
-        Self { verify_key_files: Vec::new(), jwks_url: None, jwks_ca_file: None, jwks_interval_s: 30 }
+link::settings! {
+    /// `[passport]` of a worker.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct VerifyConfig {
+        /// PEM files with the public keys of those who sign passports; at least one, or `jwks_url`.
+        pub(crate) verify_key_files: Vec<PathBuf> = Vec::new();
+        /// URL of the keys that the service of authentication announces (`https://HOST:PORT/.well-known/jwks.json`). They are
+        /// good beside those in files, and those of before while nobody answers there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub(crate) jwks_url: Option<String> = None;
+        /// PEM file of the authorities of that URL's certificate. Default: the system's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub(crate) jwks_ca_file: Option<PathBuf> = None;
+        /// Seconds until the keys are asked for again; a passport of a key that is not known has it done sooner, every five
+        /// seconds at most.
+        pub(crate) jwks_interval_s: u64 = 30, in 1..=86_400;
     }
 }
 
@@ -128,16 +124,11 @@ impl WorkerConfig {
         config.check_link(source)?;
         config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
         config.fetcher().map_err(|error| auth_problem(error, source))?;
-        if !(1..=86_400).contains(&config.passport.jwks_interval_s) {
-            return Err(source.problem("passport.jwks_interval_s", "must be 1 to 86400"));
-        }
+        config.passport.check_bounds("passport").map_err(|error| source.wrong(error))?;
         // Within 3,600,000, as was checked.
         config.cluster.handoff_grace_ms = u32::try_from(config.link.handoff_grace_ms).unwrap_or(u32::MAX);
         config.cluster.clean_sessions = config.durability.clean_sessions;
-        config
-            .cluster
-            .validate()
-            .map_err(|error| source.problem(&format!("cluster.{}", error.key), error.expected))?;
+        config.cluster.validate().map_err(|error| source.wrong(error))?;
         check_broker(&config.broker, source)?;
         config.redis.validate().map_err(|error| match error {
             ConnectError::Config { field: field @ "replicas", rule } => {
@@ -165,9 +156,7 @@ impl WorkerConfig {
     }
 
     fn check_link(&self, source: &Source) -> Result<(), Problem> {
-        self.link
-            .validate()
-            .map_err(|error| source.problem(&format!("link.{}", error.key), error.expected))?;
+        self.link.validate().map_err(|error| source.wrong(error))?;
         if let Some(tls) = &self.link.tls {
             tls.server().map_err(|error| {
                 let text = chain(&error);

@@ -76,7 +76,7 @@ impl LimitsTable {
     /// # Errors
     /// The first entry that could never apply as written.
     pub(super) fn new(config: &[LimitsConfig]) -> Result<Self, AuthError> {
-        let entries = config.iter().enumerate().map(|(index, entry)| {
+        let entries = config.iter().enumerate().map(|(index, entry)| -> Result<_, AuthError> {
             let wrong = |(key, problem)| AuthError::Limits { index, key, problem };
             entry.check().map_err(wrong)?;
             let who = entry.who.iter().map(Selector::parse).collect::<Result<_, _>>();

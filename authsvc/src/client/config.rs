@@ -11,49 +11,49 @@ use crate::AuthError;
 /// Names and addresses of services.
 const URLS_MAX: usize = 64;
 
-/// How an edge asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClientConfig {
-    /// Where the service is: `https://HOST:PORT` (`http://` on this machine), several if there are several. A name that stands
-    /// for several addresses is all of them.
-    pub urls: Vec<String>,
-    /// File of the secret that the service asks for, the same as its `service.secret_file`. Read again when it changes, as the
-    /// other files are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret_file: Option<PathBuf>,
-    /// PEM file of the authorities of the service's certificate; needed with `https://`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate chain that the edge shows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate_file: Option<PathBuf>,
-    /// PEM file of its private key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_file: Option<PathBuf>,
-    /// Milliseconds until names are looked up again. Default 5000; 100 to 3600000.
-    pub resolve_interval_ms: u64,
-    /// Milliseconds until a connection is up, TLS included. Default 1000; 50 to 60000.
-    pub connect_timeout_ms: u64,
-    /// Milliseconds that a client waits for the answer, whichever services are asked for it. Default 5000; 50 to 300000.
-    pub timeout_ms: u64,
-    /// Questions at a time; further clients are refused as "server unavailable". Default 4096; 1 to 1000000.
-    pub requests_max: usize,
-    /// Milliseconds between two looks whether a service is alive. Default 500; 50 to 60000.
-    pub probe_interval_ms: u64,
-    /// Milliseconds that such an answer may take; after two that did not come a service is passed over until one does. Default
-    /// 500; 50 to 60000.
-    pub probe_timeout_ms: u64,
-    /// Milliseconds for which the same credentials of the same client are let in again without a question; never longer than
-    /// half of what is left of the passport. 0 turns it off. Default 60000; at most 86400000.
-    pub allowed_ttl_ms: u64,
-    /// The same for a refusal. Default 2000; at most 60000.
-    pub denied_ttl_ms: u64,
-    /// Answers that are remembered: so many that let a client in, and as many that did not, about 1 KB each. Default 100000; at most
-    /// 10000000.
-    pub answers_max: usize,
-    /// What happens while no service can be reached. Default `refuse`.
-    pub when_away: WhenServiceAway,
+link::settings! {
+    /// How an edge asks.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct ClientConfig {
+        /// Where the service is: `https://HOST:PORT` (`http://` on this machine), several if there are several. A name that
+        /// stands for several addresses is all of them.
+        pub urls: Vec<String> = Vec::new();
+        /// File of the secret that the service asks for, the same as its `service.secret_file`. Read again when it changes, as
+        /// the other files are.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub secret_file: Option<PathBuf> = None;
+        /// PEM file of the authorities of the service's certificate; needed with `https://`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub ca_file: Option<PathBuf> = None;
+        /// PEM file of the certificate chain that the edge shows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub certificate_file: Option<PathBuf> = None;
+        /// PEM file of its private key.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub key_file: Option<PathBuf> = None;
+        /// Milliseconds until names are looked up again.
+        pub resolve_interval_ms: u64 = 5000, in 100..=3_600_000;
+        /// Milliseconds until a connection is up, TLS included.
+        pub connect_timeout_ms: u64 = 1000, in 50..=60_000;
+        /// Milliseconds that a client waits for the answer, whichever services are asked for it.
+        pub timeout_ms: u64 = 5000, in 50..=300_000;
+        /// Questions at a time; further clients are refused as "server unavailable".
+        pub requests_max: usize = 4096, in 1..=1_000_000;
+        /// Milliseconds between two looks whether a service is alive.
+        pub probe_interval_ms: u64 = 500, in 50..=60_000;
+        /// Milliseconds that such an answer may take; after two that did not come a service is passed over until one does.
+        pub probe_timeout_ms: u64 = 500, in 50..=60_000;
+        /// Milliseconds for which the same credentials of the same client are let in again without a question; never longer
+        /// than half of what is left of the passport. 0 turns it off.
+        pub allowed_ttl_ms: u64 = 60_000, in ..=86_400_000;
+        /// The same for a refusal.
+        pub denied_ttl_ms: u64 = 2000, in ..=60_000;
+        /// Answers that are remembered: so many that let a client in, and as many that did not, about 1 KB each.
+        pub answers_max: usize = 100_000, in ..=10_000_000;
+        /// What happens while no service can be reached. Default `refuse`.
+        pub when_away: WhenServiceAway = WhenServiceAway::Refuse;
+    }
 }
 
 /// What happens to clients while no service can be reached.
@@ -65,28 +65,6 @@ pub enum WhenServiceAway {
     Refuse,
     /// Credentials of which it is remembered that they are good are let in until their passport's end, too.
     Cached,
-}
-
-impl Default for ClientConfig {
-    fn default() -> Self {
-        Self {
-            urls: Vec::new(),
-            secret_file: None,
-            ca_file: None,
-            certificate_file: None,
-            key_file: None,
-            resolve_interval_ms: 5000,
-            connect_timeout_ms: 1000,
-            timeout_ms: 5000,
-            requests_max: 4096,
-            probe_interval_ms: 500,
-            probe_timeout_ms: 500,
-            allowed_ttl_ms: 60_000,
-            denied_ttl_ms: 2000,
-            answers_max: 100_000,
-            when_away: WhenServiceAway::Refuse,
-        }
-    }
 }
 
 /// One entry of `urls`.
@@ -103,28 +81,9 @@ pub(super) struct Endpoint {
 impl ClientConfig {
     /// Checks the bounds.
     pub(super) fn check(&self) -> Result<(), AuthError> {
-        let checks = [
-            (
-                (100..=3_600_000).contains(&self.resolve_interval_ms),
-                "resolve_interval_ms",
-                "must be 100 to 3600000",
-            ),
-            ((50..=60_000).contains(&self.connect_timeout_ms), "connect_timeout_ms", "must be 50 to 60000"),
-            ((50..=300_000).contains(&self.timeout_ms), "timeout_ms", "must be 50 to 300000"),
-            ((1..=1_000_000).contains(&self.requests_max), "requests_max", "must be 1 to 1000000"),
-            ((50..=60_000).contains(&self.probe_interval_ms), "probe_interval_ms", "must be 50 to 60000"),
-            ((50..=60_000).contains(&self.probe_timeout_ms), "probe_timeout_ms", "must be 50 to 60000"),
-            (self.allowed_ttl_ms <= 86_400_000, "allowed_ttl_ms", "must be at most 86400000"),
-            (self.denied_ttl_ms <= 60_000, "denied_ttl_ms", "must be at most 60000"),
-            (self.answers_max <= 10_000_000, "answers_max", "must be at most 10000000"),
-            (
-                self.certificate_file.is_some() == self.key_file.is_some(),
-                "certificate_file",
-                "and key_file need each other",
-            ),
-        ];
-        if let Some((_, key, problem)) = checks.into_iter().find(|(is_within, ..)| !is_within) {
-            return Err(wrong(key, problem));
+        self.check_bounds("authsvc")?;
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err(wrong("certificate_file", "and key_file need each other"));
         }
         let endpoints = self.endpoints()?;
         if endpoints.iter().any(|endpoint| endpoint.is_tls) && self.ca_file.is_none() {

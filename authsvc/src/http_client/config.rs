@@ -9,43 +9,30 @@ use serde::{Deserialize, Serialize};
 use super::TlsFiles;
 use crate::AuthError;
 
-/// How a section calls out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpClientConfig {
-    /// Milliseconds that one request may take from the wait for a connection to the last byte of the answer. Default 1500.
-    pub timeout_ms: u64,
-    /// Milliseconds of it that a connection may take to come up, TLS included. Default 1000.
-    pub connect_timeout_ms: u64,
-    /// Requests at a time, and connections that are kept for further ones. Default 64.
-    pub connections_max: usize,
-    /// Bytes of an answer's body; a longer one is not taken. Default 65536.
-    pub answer_bytes_max: usize,
-    /// PEM file of the authorities that the other end's certificate comes from. Default: the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate chain that this end shows; none by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate_file: Option<PathBuf>,
-    /// PEM file of its private key (PKCS #8, PKCS #1 or SEC 1).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_file: Option<PathBuf>,
-    /// Whether `http://` may lead beyond this machine, where others can read along. Default false.
-    pub allow_plain: bool,
-}
-
-impl Default for HttpClientConfig {
-    fn default() -> Self {
-        Self {
-            timeout_ms: 1500,
-            connect_timeout_ms: 1000,
-            connections_max: 64,
-            answer_bytes_max: 65_536,
-            ca_file: None,
-            certificate_file: None,
-            key_file: None,
-            allow_plain: false,
-        }
+link::settings! {
+    /// How a section calls out.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct HttpClientConfig {
+        /// Milliseconds that one request may take from the wait for a connection to the last byte of the answer.
+        pub timeout_ms: u64 = 1500, in 1..=300_000;
+        /// Milliseconds of it that a connection may take to come up, TLS included.
+        pub connect_timeout_ms: u64 = 1000, in 1..=300_000;
+        /// Requests at a time, and connections that are kept for further ones.
+        pub connections_max: usize = 64, in 1..=10_000;
+        /// Bytes of an answer's body; a longer one is not taken.
+        pub answer_bytes_max: usize = 65_536, in 1..=16_777_216;
+        /// PEM file of the authorities that the other end's certificate comes from. Default: the system's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub ca_file: Option<PathBuf> = None;
+        /// PEM file of the certificate chain that this end shows; none by default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub certificate_file: Option<PathBuf> = None;
+        /// PEM file of its private key (PKCS #8, PKCS #1 or SEC 1).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub key_file: Option<PathBuf> = None;
+        /// Whether `http://` may lead beyond this machine, where others can read along.
+        pub allow_plain: bool = false;
     }
 }
 
@@ -55,16 +42,7 @@ impl HttpClientConfig {
     /// # Errors
     /// The first setting that is out of bounds.
     pub(crate) fn check(&self, section: &'static str) -> Result<(), AuthError> {
-        let checks = [
-            ((1..=300_000).contains(&self.timeout_ms), "timeout_ms", "must be 1 to 300000"),
-            ((1..=300_000).contains(&self.connect_timeout_ms), "connect_timeout_ms", "must be 1 to 300000"),
-            ((1..=10_000).contains(&self.connections_max), "connections_max", "must be 1 to 10000"),
-            ((1..=16_777_216).contains(&self.answer_bytes_max), "answer_bytes_max", "must be 1 to 16777216"),
-        ];
-        match checks.into_iter().find(|(is_within, ..)| !is_within) {
-            Some((_, key, problem)) => Err(AuthError::Section { section, key, problem: problem.to_owned() }),
-            None => Ok(()),
-        }
+        Ok(self.check_bounds(section)?)
     }
 
     /// Checks a URL that requests may be sent to, and takes it apart.
@@ -152,7 +130,7 @@ mod tests {
     fn what_is_out_of_bounds_is_named() {
         let config = HttpClientConfig { timeout_ms: 0, ..HttpClientConfig::default() };
         let error = config.check("auth.http").unwrap_err().to_string();
-        assert_eq!(error, "auth.http.timeout_ms must be 1 to 300000");
+        assert_eq!(error, "auth.http.timeout_ms = 0: must be 1 to 300000");
         let config =
             HttpClientConfig { certificate_file: Some("a.pem".into()), ..HttpClientConfig::default() };
         let error = config.tls().client_config("auth.jwt").unwrap_err().to_string();

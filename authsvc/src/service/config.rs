@@ -12,33 +12,34 @@ use crate::AuthError;
 /// The port of the service.
 const PORT: u16 = 8080;
 
-/// Where callers come, and how many.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServiceConfig {
-    /// Address. Default `127.0.0.1:8080`. Beyond loopback it needs `tls`, and callers that are known: by `tls.client_ca_file`
-    /// or `secret_file`.
-    pub listen: Bind,
-    /// Certificates; without them, HTTP in the clear.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ServiceTlsConfig>,
-    /// File of a secret that callers show (`Authorization: Bearer SECRET`), 16 bytes at least; white space at its ends does not
-    /// count. Read again when it changes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret_file: Option<PathBuf>,
-    /// Bytes of a request's line and headers. Default 16384; 8192 to 1048576.
-    pub header_bytes_max: usize,
-    /// Bytes of a request's body. Default 262144; 1024 to 16777216.
-    pub body_bytes_max: usize,
-    /// Milliseconds until a connection has sent its first request, and an HTTP/1.1 connection each further one. Default 15000;
-    /// 100 to 600000.
-    pub header_timeout_ms: u64,
-    /// Milliseconds from there to the answer, body included. Default 10000; 100 to 300000.
-    pub request_timeout_ms: u64,
-    /// Connections; further ones wait in the kernel. Default 1024; 1 to 1000000.
-    pub connections_max: usize,
-    /// Requests that are decided at a time; further ones are answered with 503. Default 4096; 1 to 1000000.
-    pub requests_max: usize,
+link::settings! {
+    /// Where callers come, and how many.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct ServiceConfig {
+        /// Address. Default `127.0.0.1:8080`. Beyond loopback it needs `tls`, and callers that are known: by
+        /// `tls.client_ca_file` or `secret_file`.
+        pub listen: Bind = SocketAddr::from(([127, 0, 0, 1], PORT)).into();
+        /// Certificates; without them, HTTP in the clear.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub tls: Option<ServiceTlsConfig> = None;
+        /// File of a secret that callers show (`Authorization: Bearer SECRET`), 16 bytes at least; white space at its ends does
+        /// not count. Read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub secret_file: Option<PathBuf> = None;
+        /// Bytes of a request's line and headers.
+        pub header_bytes_max: usize = 16_384, in 8_192..=1_048_576;
+        /// Bytes of a request's body.
+        pub body_bytes_max: usize = 262_144, in 1_024..=16_777_216;
+        /// Milliseconds until a connection has sent its first request, and an HTTP/1.1 connection each further one.
+        pub header_timeout_ms: u64 = 15_000, in 100..=600_000;
+        /// Milliseconds from there to the answer, body included.
+        pub request_timeout_ms: u64 = 10_000, in 100..=300_000;
+        /// Connections; further ones wait in the kernel.
+        pub connections_max: usize = 1024, in 1..=1_000_000;
+        /// Requests that are decided at a time; further ones are answered with 503.
+        pub requests_max: usize = 4096, in 1..=1_000_000;
+    }
 }
 
 /// `[service.tls]`. All files are read again when they change.
@@ -53,22 +54,6 @@ pub struct ServiceTlsConfig {
     /// of passports are for everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ca_file: Option<PathBuf>,
-}
-
-impl Default for ServiceConfig {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], PORT)).into(),
-            tls: None,
-            secret_file: None,
-            header_bytes_max: 16_384,
-            body_bytes_max: 262_144,
-            header_timeout_ms: 15_000,
-            request_timeout_ms: 10_000,
-            connections_max: 1024,
-            requests_max: 4096,
-        }
-    }
 }
 
 impl ServiceConfig {
@@ -88,30 +73,7 @@ impl ServiceConfig {
             let problem = "beyond loopback callers must be known; set service.tls.client_ca_file or service.secret_file";
             return wrong("listen", problem);
         }
-        let checks = [
-            (
-                (8192..=1_048_576).contains(&self.header_bytes_max),
-                "header_bytes_max",
-                "must be 8192 to 1048576",
-            ),
-            (
-                (1024..=16_777_216).contains(&self.body_bytes_max),
-                "body_bytes_max",
-                "must be 1024 to 16777216",
-            ),
-            ((100..=600_000).contains(&self.header_timeout_ms), "header_timeout_ms", "must be 100 to 600000"),
-            (
-                (100..=300_000).contains(&self.request_timeout_ms),
-                "request_timeout_ms",
-                "must be 100 to 300000",
-            ),
-            ((1..=1_000_000).contains(&self.connections_max), "connections_max", "must be 1 to 1000000"),
-            ((1..=1_000_000).contains(&self.requests_max), "requests_max", "must be 1 to 1000000"),
-        ];
-        match checks.into_iter().find(|(is_within, ..)| !is_within) {
-            Some((_, key, problem)) => wrong(key, problem),
-            None => Ok(()),
-        }
+        Ok(self.check_bounds("service")?)
     }
 
     pub(super) fn header_timeout(&self) -> Duration {

@@ -13,26 +13,21 @@ use super::seal::Sealer;
 use crate::AuthError;
 use crate::watched::Watched;
 
-/// `[passport]` of the service: how passports are signed, and how long they are good.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SigningConfig {
-    /// PEM file of the private key (PKCS #8; Ed25519 or P-256) that signs passports, the same for all replicas; needed. Read
-    /// again when it changes, like the others.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signing_key_file: Option<PathBuf>,
-    /// PEM files of keys, private or public, that will sign later and are announced already.
-    pub next_key_files: Vec<PathBuf>,
-    /// PEM files of keys, private or public, that have signed and whose passports are still good.
-    pub old_key_files: Vec<PathBuf>,
-    /// Seconds that a passport is good. Edges renew it before. Default 3600; 1 to 31,536,000.
-    pub lifetime_s: u64,
-}
-
-impl Default for SigningConfig {
-    fn default() -> Self {
-        let (next_key_files, old_key_files) = (Vec::new(), Vec::new());
-        Self { signing_key_file: None, next_key_files, old_key_files, lifetime_s: 3600 }
+link::settings! {
+    /// `[passport]` of the service: how passports are signed, and how long they are good.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct SigningConfig {
+        /// PEM file of the private key (PKCS #8; Ed25519 or P-256) that signs passports, the same for all replicas; needed.
+        /// Read again when it changes, like the others.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub signing_key_file: Option<PathBuf> = None;
+        /// PEM files of keys, private or public, that will sign later and are announced already.
+        pub next_key_files: Vec<PathBuf> = Vec::new();
+        /// PEM files of keys, private or public, that have signed and whose passports are still good.
+        pub old_key_files: Vec<PathBuf> = Vec::new();
+        /// Seconds that a passport is good. Edges renew it before.
+        pub lifetime_s: u64 = 3600, in 1..=31_536_000;
     }
 }
 
@@ -53,9 +48,7 @@ impl SigningConfig {
     pub(super) fn open(&self) -> Result<Watched<Keys>, AuthError> {
         let wrong =
             |key, problem: &str| AuthError::Section { section: "passport", key, problem: problem.to_owned() };
-        if !(1..=31_536_000).contains(&self.lifetime_s) {
-            return Err(wrong("lifetime_s", "must be 1 to 31536000"));
-        }
+        self.check_bounds("passport")?;
         let Some(signing) = self.signing_key_file.clone() else {
             let problem =
                 "is needed: the private key that passports are signed with (tidegate certs DIR makes a pair)";

@@ -52,8 +52,10 @@ impl SourceName {
 }
 
 /// The order of sources is checked before they start.
-const NOT_CONFIGURED: AuthError =
-    AuthError::Setting { key: "sources", problem: "names a source that is not configured" };
+fn not_configured() -> AuthError {
+    let problem = "names a source that is not configured".to_owned();
+    AuthError::Section { section: "auth", key: "sources", problem }
+}
 
 /// One source.
 enum Source {
@@ -78,11 +80,11 @@ impl Source {
                 Self::Introspection(IntrospectionSource::start(&config, context)?)
             }
             SourceName::Http => {
-                let config = config.http.as_ref().ok_or(NOT_CONFIGURED)?;
+                let config = config.http.as_ref().ok_or_else(not_configured)?;
                 Self::Http(Box::new(HttpSource::start(config, context)?))
             }
             SourceName::Ldap => {
-                let config = config.ldap.as_ref().ok_or(NOT_CONFIGURED)?;
+                let config = config.ldap.as_ref().ok_or_else(not_configured)?;
                 Self::Ldap(Box::new(LdapSource::start(config, context)?))
             }
         })

@@ -35,7 +35,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::directory::{Directory, Listened, RouteSink};
 
-pub use self::settings::{ClusterSettings, ClusterSettingsError};
+pub use self::settings::ClusterSettings;
 
 pub(crate) use self::inbox::Recipient;
 pub(crate) use self::member::Membership;

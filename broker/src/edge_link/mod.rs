@@ -12,5 +12,5 @@ mod slot;
 mod task;
 
 pub use accept::Accept;
-pub use config::{LinkConfig, LinkConfigError};
+pub use config::LinkConfig;
 pub use server::{LinkCertificates, LinkServer, LinkStartError};

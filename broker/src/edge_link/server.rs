@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use link::mux::Settings;
 use link::wire::{self, FrameLimits, RefuseReason, StreamId};
-use link::{LinkTls, LinkTlsError, Passport, PassportVerifier, TokenError};
+use link::{LinkTls, LinkTlsError, Passport, PassportVerifier, SettingError, TokenError};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::accept::{Accept, Sockets};
-use super::config::{LinkConfig, LinkConfigError};
+use super::config::LinkConfig;
 use super::metrics::LinkMetrics;
 use super::ready::{Ready, StreamWaker};
 use super::slot::Slot;
@@ -40,7 +40,7 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum LinkStartError {
     /// A value is out of its bounds.
     #[error(transparent)]
-    Config(#[from] LinkConfigError),
+    Config(#[from] SettingError),
     /// A file for TLS cannot be used.
     #[error("link.tls.{0}")]
     Tls(#[source] LinkTlsError),

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::certificates::Certificates;
-use crate::config::{ConfigError, EdgeConfig, ListenerConfig};
+use crate::config::{EdgeConfig, ListenerConfig};
 use crate::handshake::{self, Gate};
 use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
@@ -51,7 +51,7 @@ const ACCEPTED_WAIT: Duration = Duration::from_secs(2);
 pub enum EdgeError {
     /// The configuration is not valid.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] link::SettingError),
     /// A listener could not be bound.
     #[error("edge.listeners.{listener}.bind: cannot listen on {address}")]
     Bind {

@@ -6,49 +6,35 @@ use serde::{Deserialize, Serialize};
 
 use super::expiry::{Term, What};
 
-/// How a listener does TLS.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Certificates with their keys, at least one. Chosen by Server Name Indication; the first is the default.
-    pub certificates: Vec<CertificateFiles>,
-    /// The lowest protocol version accepted: `"1.2"` (default) or `"1.3"`.
-    pub min_version: MinVersion,
-    /// The cipher suites that may be agreed to, by their names at IANA, the preferred first. Empty (default): all that there are.
-    pub cipher_suites: Vec<String>,
-    /// The groups for key exchange, in the same way.
-    pub groups: Vec<String>,
-    /// Whether clients are refused that offer application protocols (ALPN) of which none is served. Default false: they are let in
-    /// without any.
-    pub alpn_strict: bool,
-    /// What is asked of clients.
-    pub client_certificates: ClientCertificateConfig,
-    /// Session tickets.
-    pub tickets: TicketConfig,
-    /// The largest TLS record sent, header included, in bytes: 512 to 16,389. Unset: 16,384 of plaintext. Small
-    /// records let a device with little memory begin sooner, at the price of more work here.
-    pub fragment_bytes_max: Option<usize>,
-    /// From how many days before its end on a certificate is told of, the server's and those of authorities: 0 to 3,650, default
-    /// 14. 0: when it has ended.
-    pub certificate_warning_days: u32,
-    /// The same for revocation lists and OCSP responses, in hours before the next one is due: 0 to 8,760, default 24.
-    pub list_warning_hours: u32,
-}
-
-impl Default for TlsConfig {
-    fn default() -> Self {
-        Self {
-            certificates: Vec::new(),
-            min_version: MinVersion::default(),
-            cipher_suites: Vec::new(),
-            groups: Vec::new(),
-            alpn_strict: false,
-            client_certificates: ClientCertificateConfig::default(),
-            tickets: TicketConfig::default(),
-            fragment_bytes_max: None,
-            certificate_warning_days: 14,
-            list_warning_hours: 24,
-        }
+link::settings! {
+    /// How a listener does TLS.
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct TlsConfig {
+        /// Certificates with their keys, at least one. Chosen by Server Name Indication; the first is the default.
+        pub certificates: Vec<CertificateFiles> = Vec::new();
+        /// The lowest protocol version accepted: `"1.2"` (default) or `"1.3"`.
+        pub min_version: MinVersion = MinVersion::default();
+        /// The cipher suites that may be agreed to, by their names at IANA, the preferred first. Empty (default): all that
+        /// there are.
+        pub cipher_suites: Vec<String> = Vec::new();
+        /// The groups for key exchange, in the same way.
+        pub groups: Vec<String> = Vec::new();
+        /// Whether clients are refused that offer application protocols (ALPN) of which none is served. Default false: they are
+        /// let in without any.
+        pub alpn_strict: bool = false;
+        /// What is asked of clients.
+        pub client_certificates: ClientCertificateConfig = ClientCertificateConfig::default();
+        /// Session tickets.
+        pub tickets: TicketConfig = TicketConfig::default();
+        /// The largest TLS record sent, header included, in bytes: 512 to 16,389. Unset: 16,384 of plaintext. Small records let
+        /// a device with little memory begin sooner, at the price of more work here.
+        pub fragment_bytes_max: Option<usize> = None, in 512..=16_389;
+        /// From how many days before its end on a certificate is told of, the server's and those of authorities: 0: when it has
+        /// ended.
+        pub certificate_warning_days: u32 = 14, in ..=3_650;
+        /// The same for revocation lists and OCSP responses, in hours before the next one is due:
+        pub list_warning_hours: u32 = 24, in ..=8_760;
     }
 }
 
@@ -137,22 +123,17 @@ pub enum ClientCertificateMode {
     Required,
 }
 
-/// Session tickets: what lets a returning client skip the certificates.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TicketConfig {
-    /// Whether tickets are given out and accepted. Default true.
-    pub enabled: bool,
-    /// How long one key makes tickets, in seconds: 60 to 604,800, default 43,200 (12 hours). A ticket is good for one
-    /// to two of these.
-    pub rotate_s: u64,
-    /// File of at least 32 secret bytes, from which every edge that has the same file derives the same keys. Unset
-    /// (default): random keys, good in this process only.
-    pub secret_file: Option<PathBuf>,
-}
-
-impl Default for TicketConfig {
-    fn default() -> Self {
-        Self { enabled: true, rotate_s: 12 * 60 * 60, secret_file: None }
+link::settings! {
+    /// Session tickets: what lets a returning client skip the certificates.
+    #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct TicketConfig {
+        /// Whether tickets are given out and accepted.
+        pub enabled: bool = true;
+        /// How long one key makes tickets, in seconds: A ticket is good for one to two of these.
+        pub rotate_s: u64 = 12 * 60 * 60, in 60..=604_800;
+        /// File of at least 32 secret bytes, from which every edge that has the same file derives the same keys. Unset
+        /// (default): random keys, good in this process only.
+        pub secret_file: Option<PathBuf> = None;
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use link::SettingError;
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
@@ -251,6 +252,9 @@ pub enum TlsConfigError {
         /// When it will be good, Unix seconds.
         good_from_s: Option<i64>,
     },
+    /// A value is out of its bounds.
+    #[error("{}: {}", .0.key, .0.problem)]
+    Bound(SettingError),
     /// A value makes no sense.
     #[error("{key}: {problem}")]
     Invalid {
@@ -271,6 +275,12 @@ pub enum TlsConfigError {
     },
 }
 
+impl From<SettingError> for TlsConfigError {
+    fn from(error: SettingError) -> Self {
+        Self::Bound(error)
+    }
+}
+
 impl TlsConfigError {
     /// Whether there is nothing where there should be something.
     pub fn is_missing(&self) -> bool {
@@ -280,6 +290,7 @@ impl TlsConfigError {
             Self::Unusable { .. }
             | Self::Mismatch { .. }
             | Self::NotGoodNow { .. }
+            | Self::Bound(_)
             | Self::Invalid { .. } => false,
         }
     }

@@ -243,20 +243,8 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
 }
 
 fn check_bounds(config: &TlsConfig) -> Result<(), TlsConfigError> {
-    let wrong = |key, problem: &str| Err(TlsConfigError::Invalid { key, problem: problem.to_owned() });
-    if config.fragment_bytes_max.is_some_and(|size| !(512..=16_389).contains(&size)) {
-        return wrong("fragment_bytes_max", "must be between 512 and 16389 bytes");
-    }
-    if !(60..=7 * 24 * 3600).contains(&config.tickets.rotate_s) {
-        return wrong("tickets.rotate_s", "must be between 60 and 604800 seconds");
-    }
-    if config.certificate_warning_days > 3_650 {
-        return wrong("certificate_warning_days", "must be at most 3650 days");
-    }
-    if config.list_warning_hours > 8_760 {
-        return wrong("list_warning_hours", "must be at most 8760 hours");
-    }
-    Ok(())
+    config.check_bounds("")?;
+    Ok(config.tickets.check_bounds("tickets")?)
 }
 
 /// The keys for tickets: those that are in use, unless what they are bound to has changed.

@@ -42,7 +42,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Duration, Instant, timeout};
 
-pub use config::{HealthConfig, PassportConfig, WorkersConfig, WorkersConfigError};
+pub use config::{HealthConfig, PassportConfig, WorkersConfig};
 pub use reach::{LinkIo, Reach, Reaching};
 pub use stream::WorkerStream;
 
@@ -63,7 +63,7 @@ const BACKOFF_MS: u64 = 125;
 pub enum WorkersError {
     /// The configuration is not valid.
     #[error(transparent)]
-    Config(#[from] WorkersConfigError),
+    Config(#[from] ::link::SettingError),
     /// The key for passports cannot be used.
     #[error("workers.passport.signing_key_file cannot be used")]
     Key(#[source] KeyError),

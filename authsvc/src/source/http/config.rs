@@ -86,19 +86,15 @@ pub struct HttpConfig {
     pub breaker: BreakerConfig,
 }
 
-/// `acl_cache`: for how long answers about actions are remembered where they are asked for; `broker.answers_max` says how many.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AclCacheConfig {
-    /// Seconds for which an action that was allowed is not asked about again; 0 asks each time. Default 30.
-    pub allowed_ttl_s: u64,
-    /// The same for one that was not. Default 5.
-    pub denied_ttl_s: u64,
-}
-
-impl Default for AclCacheConfig {
-    fn default() -> Self {
-        Self { allowed_ttl_s: 30, denied_ttl_s: 5 }
+link::settings! {
+    /// `acl_cache`: for how long answers about actions are remembered where they are asked for; `broker.answers_max` says how many.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct AclCacheConfig {
+        /// Seconds for which an action that was allowed is not asked about again; 0 asks each time.
+        pub allowed_ttl_s: u64 = 30, in ..=86_400;
+        /// The same for one that was not.
+        pub denied_ttl_s: u64 = 5, in ..=86_400;
     }
 }
 
@@ -255,9 +251,7 @@ impl HttpConfig {
         {
             return wrong(key, "needs acl_url");
         }
-        if self.acl_cache.allowed_ttl_s.max(self.acl_cache.denied_ttl_s) > 86_400 {
-            return wrong("acl_cache", "has allowed_ttl_s and denied_ttl_s of at most 86400");
-        }
+        self.acl_cache.check_bounds("auth.http.acl_cache")?;
         if self.contract == GoAuth
             && self.method == Some(MethodName::Get)
             && self.params == Some(ParamsMode::Form)

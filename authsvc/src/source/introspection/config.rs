@@ -12,42 +12,44 @@ use crate::{AuthError, HttpClientConfig};
 /// Where the keys are.
 pub(super) const SECTION: &str = "auth.introspection";
 
-/// `[auth.introspection]`: tokens that an authorization server is asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IntrospectionConfig {
-    /// The introspection endpoint. Must be set.
-    pub url: String,
-    /// Who asks. Must be set.
-    pub client_id: String,
-    /// File of its secret; a line end at its end does not count. Must be set.
-    pub client_secret_file: PathBuf,
-    /// How both are shown. Default `basic`.
-    pub client_authentication: ClientAuthentication,
-    /// The user name that a CONNECT with a token has; others are left to the next source. Default: any, or none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<Arc<str>>,
-    /// Whom tokens are for: one of these has to be in `aud`. Default: whoever the server says they are good for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub audience: Vec<String>,
-    /// What the members of an answer mean.
-    #[serde(flatten)]
-    pub claims: ClaimsConfig,
-    /// What happens to tokens that are not active. Default `deny`.
-    pub when_inactive: WhenInactive,
-    /// Seconds for which a good token is not asked about again, at most until it ends. Default 60.
-    pub cache_ttl_s: u64,
-    /// The same for one that is not good. Default 10.
-    pub negative_ttl_s: u64,
-    /// Answers that are kept. Default 10000.
-    pub cache_max: usize,
-    /// Bytes of a token; a longer password is none. Default 16384.
-    pub token_bytes_max: usize,
-    /// What happens to tokens while the server does not answer. Default `refuse`.
-    pub when_away: WhenAway,
-    /// How it is asked.
-    #[serde(flatten)]
-    pub http: HttpClientConfig,
+link::settings! {
+    /// `[auth.introspection]`: tokens that an authorization server is asked about.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct IntrospectionConfig {
+        /// The introspection endpoint. Must be set.
+        pub url: String = String::new();
+        /// Who asks. Must be set.
+        pub client_id: String = String::new();
+        /// File of its secret; a line end at its end does not count. Must be set.
+        pub client_secret_file: PathBuf = PathBuf::new();
+        /// How both are shown. Default `basic`.
+        pub client_authentication: ClientAuthentication = ClientAuthentication::Basic;
+        /// The user name that a CONNECT with a token has; others are left to the next source. Default: any, or none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub username: Option<Arc<str>> = None;
+        /// Whom tokens are for: one of these has to be in `aud`. Default: whoever the server says they are good for.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub audience: Vec<String> = Vec::new();
+        /// What the members of an answer mean.
+        #[serde(flatten)]
+        pub claims: ClaimsConfig = ClaimsConfig::default();
+        /// What happens to tokens that are not active. Default `deny`.
+        pub when_inactive: WhenInactive = WhenInactive::Deny;
+        /// Seconds for which a good token is not asked about again, at most until it ends.
+        pub cache_ttl_s: u64 = 60, in ..=86_400;
+        /// The same for one that is not good.
+        pub negative_ttl_s: u64 = 10, in ..=3_600;
+        /// Answers that are kept.
+        pub cache_max: usize = 10_000, in ..=1_000_000;
+        /// Bytes of a token; a longer password is none.
+        pub token_bytes_max: usize = 16_384, in 16..=65_535;
+        /// What happens to tokens while the server does not answer. Default `refuse`.
+        pub when_away: WhenAway = WhenAway::Refuse;
+        /// How it is asked.
+        #[serde(flatten)]
+        pub http: HttpClientConfig = HttpClientConfig::default();
+    }
 }
 
 /// How a client shows who it is (RFC 6749 section 2.3.1).
@@ -72,27 +74,6 @@ pub enum WhenInactive {
     Ignore,
 }
 
-impl Default for IntrospectionConfig {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            client_id: String::new(),
-            client_secret_file: PathBuf::new(),
-            client_authentication: ClientAuthentication::Basic,
-            username: None,
-            audience: Vec::new(),
-            claims: ClaimsConfig::default(),
-            when_inactive: WhenInactive::Deny,
-            cache_ttl_s: 60,
-            negative_ttl_s: 10,
-            cache_max: 10_000,
-            token_bytes_max: 16_384,
-            when_away: WhenAway::Refuse,
-            http: HttpClientConfig::default(),
-        }
-    }
-}
-
 impl IntrospectionConfig {
     /// Checks what does not need the file.
     ///
@@ -103,14 +84,11 @@ impl IntrospectionConfig {
             (!self.url.is_empty(), "url", "must be the introspection endpoint"),
             (!self.client_id.is_empty(), "client_id", "must be set: who asks"),
             (!self.client_secret_file.as_os_str().is_empty(), "client_secret_file", "must be set"),
-            (self.cache_ttl_s <= 86_400, "cache_ttl_s", "must be at most 86400"),
-            (self.negative_ttl_s <= 3600, "negative_ttl_s", "must be at most 3600"),
-            (self.cache_max <= 1_000_000, "cache_max", "must be at most 1000000"),
-            ((16..=65_535).contains(&self.token_bytes_max), "token_bytes_max", "must be 16 to 65535"),
         ];
         if let Some((_, key, problem)) = checks.into_iter().find(|(is_right, ..)| !is_right) {
             return Err(AuthError::Section { section: SECTION, key, problem: problem.to_owned() });
         }
+        self.check_bounds(SECTION)?;
         self.claims.check(SECTION)?;
         self.http.check(SECTION)
     }

@@ -338,7 +338,7 @@ fn settings_that_cannot_work_are_named() {
         ),
         (
             IntrospectionConfig { cache_ttl_s: 86_401, ..base() },
-            "cache_ttl_s must be at most 86400".to_owned(),
+            "cache_ttl_s = 86401: must be at most 86400".to_owned(),
         ),
         (
             IntrospectionConfig { url: "http://id.example/".to_owned(), ..base() },

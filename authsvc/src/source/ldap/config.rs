@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hyper::Uri;
+use link::settings;
 use serde::{Deserialize, Serialize};
 
 use super::template::{Field, FieldTemplate};
@@ -157,14 +158,9 @@ impl LdapConfig {
     /// The first thing that is wrong.
     pub(crate) fn check(&self) -> Result<(), AuthError> {
         self.inquiry().check(SECTION)?;
-        let bounds = [
-            ((1..=300_000).contains(&self.timeout_ms), "timeout_ms", "must be 1 to 300000"),
-            ((1..=300_000).contains(&self.connect_timeout_ms), "connect_timeout_ms", "must be 1 to 300000"),
-            ((1..=1000).contains(&self.connections_max), "connections_max", "must be 1 to 1000"),
-        ];
-        if let Some((_, key, problem)) = bounds.into_iter().find(|(is_within, ..)| !is_within) {
-            return wrong(key, problem);
-        }
+        settings::check(SECTION, "timeout_ms", &self.timeout_ms, 1..=300_000)?;
+        settings::check(SECTION, "connect_timeout_ms", &self.connect_timeout_ms, 1..=300_000)?;
+        settings::check(SECTION, "connections_max", &self.connections_max, 1..=1_000)?;
         self.check_url()?;
         self.finding()?;
         self.grouping()?;

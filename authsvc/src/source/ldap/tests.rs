@@ -378,7 +378,7 @@ fn what_is_wrong_is_named() {
             format!("{local}{NAMED}service_dn = 'cn=x'"),
             "service_dn and service_password_file need each other",
         ),
-        (format!("{local}{NAMED}timeout_ms = 0"), "timeout_ms must be 1 to 300000"),
+        (format!("{local}{NAMED}timeout_ms = 0"), "timeout_ms = 0: must be 1 to 300000"),
     ] {
         let text = told(&settings);
         assert!(text.starts_with(&format!("auth.ldap.{expected}")), "{settings}: {text}");

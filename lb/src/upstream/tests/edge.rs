@@ -104,7 +104,7 @@ async fn what_cannot_be_used_is_named() {
     let mut wrong = config(&[], &folder);
     wrong.links_per_worker = 0;
     let error = crate::upstream::Workers::start(wrong, &mut registry).map(|_| ()).expect_err("no links");
-    assert_eq!(error.to_string(), "workers.links_per_worker: 0 is outside of 1 to 16");
+    assert_eq!(error.to_string(), "workers.links_per_worker = 0: must be 1 to 16");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -425,7 +425,7 @@ fn keys_of_other_contracts_and_wrong_ones_are_named() {
     assert!(
         with("emqx4", "body = { a = { b = 'c' } }").starts_with("auth.http.body has values within values")
     );
-    assert!(with("vernemq", "timeout_ms = 0").starts_with("auth.http.timeout_ms must be"));
+    assert!(with("vernemq", "timeout_ms = 0").starts_with("auth.http.timeout_ms = 0: must be"));
     assert!(
         with("rabbitmq", "cache = { allowed_ttl_s = 100000 }").starts_with("auth.http.cache.allowed_ttl_s")
     );

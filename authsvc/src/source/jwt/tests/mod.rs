@@ -404,8 +404,11 @@ fn settings_that_cannot_work_are_named() {
             "method must not be that of passwords, SCRAM-SHA-256".into(),
         ),
         (JwtConfig { password: false, ..base() }, "password is false, and method names no other way".into()),
-        (JwtConfig { leeway_s: 3601, ..base() }, "leeway_s must be at most 3600".into()),
-        (JwtConfig { token_bytes_max: 70_000, ..base() }, "token_bytes_max must be 64 to 65535".into()),
+        (JwtConfig { leeway_s: 3601, ..base() }, "leeway_s = 3601: must be at most 3600".into()),
+        (
+            JwtConfig { token_bytes_max: 70_000, ..base() },
+            "token_bytes_max = 70000: must be 64 to 65535".into(),
+        ),
         (
             JwtConfig { secret_file: Some(short), ..base() },
             format!("secret_file {}: must hold a secret of at least 32 bytes", path("short")),

@@ -238,7 +238,10 @@ fn keys_about_actions_are_checked() {
     assert_eq!(told("acl_body = {}"), "auth.http.acl_body needs acl_url");
     assert_eq!(told("acl_cache = { allowed_ttl_s = 1 }"), "auth.http.acl_cache needs acl_url");
     let with = |more: &str| told(&format!("acl_url = 'http://127.0.0.1/acl'\n{more}"));
-    assert!(with("acl_cache = { denied_ttl_s = 100000 }").starts_with("auth.http.acl_cache has"));
+    assert!(
+        with("acl_cache = { denied_ttl_s = 100000 }")
+            .starts_with("auth.http.acl_cache.denied_ttl_s = 100000: ")
+    );
     assert!(with("acl_body = { p = '${password}' }").starts_with("auth.http.acl_body has"));
     assert!(with("acl_headers = { host = 'x' }").starts_with("auth.http.acl_headers have"));
     assert!(with("body = { t = '${topic}' }").starts_with("auth.http.body has"));
