@@ -48,7 +48,7 @@ fn hide(table: &mut Table) {
         match value {
             Value::Table(table) => hide(table),
             Value::Array(array) => array.iter_mut().filter_map(Value::as_table_mut).for_each(hide),
-            value if secret => *value = Value::String(HIDDEN.to_owned()),
+            Value::String(value) if secret => HIDDEN.clone_into(value),
             _ => {}
         }
     }

@@ -96,10 +96,10 @@ impl EmbeddedConfig {
     pub fn validate(&self) -> Result<(), OpenError> {
         let checks = [
             ("dir", !self.dir.as_os_str().is_empty(), "must not be empty"),
-            ("fsync_interval_ms", (1..=60_000).contains(&self.fsync_interval_ms), "must be 1 to 60,000"),
-            ("block_cache_bytes", self.block_cache_bytes >= MIB, "must be at least 1 MiB"),
-            ("write_buffer_bytes", self.write_buffer_bytes >= MIB, "must be at least 1 MiB"),
-            ("commit_queue_bytes_max", self.commit_queue_bytes_max >= MIB, "must be at least 1 MiB"),
+            ("fsync_interval_ms", (1..=60_000).contains(&self.fsync_interval_ms), "must be 1 to 60000"),
+            ("block_cache_bytes", self.block_cache_bytes >= MIB, "must be at least 1048576"),
+            ("write_buffer_bytes", self.write_buffer_bytes >= MIB, "must be at least 1048576"),
+            ("commit_queue_bytes_max", self.commit_queue_bytes_max >= MIB, "must be at least 1048576"),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((field, _, rule)) => Err(OpenError::Config { field, rule }),
