@@ -1,52 +1,180 @@
-//! One device's connection on its way through workers. Its relay, the drivers of links and the mover share it. Locks are taken
-//! in this order: the route of a device, a link, a mail.
+//! One device's connection on its way through workers. Its relay, the drivers of links and the mover share it: they tell
+//! [`Route`] what happened, and the device does what that says. Locks are taken in this order: the way of a device, a link, a
+//! mail. Nobody is woken and nothing of others is dropped under them.
 
+use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::time::UNIX_EPOCH;
 
 use bytes::{Bytes, BytesMut};
-use link::mux::{Replay, SendError, Unfinished};
-use link::wire::{Open, RefuseReason, StreamId};
-use link::{CloseCause, Outgoing, Passport, TokenError};
+use link::mux::SendError;
+use link::wire::{Open, RefuseReason};
+use link::{CloseCause, Outgoing, Passport, PassportSigner, TokenError};
 use mqtt::{
     ConnAck, Disconnect, Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode,
     Receiver,
 };
-use parking_lot::Mutex;
-use tokio::time::Duration;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Duration, Instant};
 
-use super::Shared;
-use super::link::Link;
+use super::agenda::Agenda;
+use super::alias::Aliases;
+use super::chance::Chance;
+use super::link::{Handover, LeftBehind, Link, LinkStream};
 use super::mail::Mail;
-use super::metrics::{MoveOutcome, MoveReason};
-use super::route::{Ended, Route, Waiting};
+use super::metrics::{Metrics, MoveOutcome};
+use super::route::{Moved, Next, Refusal, Route, RouteInput, RouteOutputs, Step, Summary, Unsent};
 use super::worker::Worker;
+
+/// Dropped when the worker knows that a connection is over, or never will.
+pub(super) type Ended = Box<dyn Any + Send + Sync>;
+
+/// All devices of an edge, and what they need of it.
+pub(super) struct Devices {
+    pub(super) metrics: Metrics,
+    /// For passports that were made here.
+    pub(super) signer: Option<PassportSigner>,
+    pub(super) handoff_timeout: Duration,
+    pub(super) chance: Chance,
+    pub(super) agenda: Agenda<Device>,
+    /// A worker did not take a device that was to relieve another.
+    had_setback: AtomicBool,
+    /// Connections of which a worker has to know something yet.
+    count: AtomicUsize,
+    empty: Notify,
+}
 
 /// One connection.
 pub(super) struct Device {
-    pub(super) shared: Arc<Shared>,
+    pub(super) devices: Arc<Devices>,
     pub(super) client_id: Arc<str>,
     version: ProtocolVersion,
     /// Topic Aliases that CONNACK allows.
     alias_max: AtomicU16,
-    pub(super) route: Mutex<Route>,
+    way: Mutex<Way>,
     pub(super) mail: Mutex<Mail>,
+}
+
+/// Where a device is, and what it shows the next worker.
+pub(super) struct Way {
+    pub(super) route: Route<LinkStream>,
+    /// For a new connection; passport and resume are added to a copy.
+    pub(super) open: Box<Open>,
+    /// The newest.
+    pub(super) passport: Arc<Passport>,
+    pub(super) aliases: Aliases,
+    /// The right to ask, as long as no worker has answered.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Of whoever waits until the end is known.
+    ended: Option<Ended>,
+}
+
+/// What is done when the way of a device is no longer locked.
+pub(super) struct Aftermath {
+    before: Summary,
+    next: Next,
+    wakes: bool,
+    is_permit_due: bool,
+}
+
+/// What a [`Route`] wants that only whoever knows the workers can do.
+pub(super) enum Errand {
+    /// To look at the circumstances again.
+    LookAgain,
+    /// To ask the best worker that is not passed over.
+    Ask(Handover),
+}
+
+impl Devices {
+    pub(super) fn new(
+        metrics: Metrics,
+        signer: Option<PassportSigner>,
+        handoff_timeout: Duration,
+        chance: Chance,
+    ) -> Self {
+        Self {
+            metrics,
+            signer,
+            handoff_timeout,
+            chance,
+            agenda: Agenda::default(),
+            had_setback: AtomicBool::new(false),
+            count: AtomicUsize::new(0),
+            empty: Notify::new(),
+        }
+    }
+
+    /// Connections of which a worker has to know something yet.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Returns when there is none.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let notified = self.empty.notified();
+            if self.count() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn leave(&self) {
+        if self.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// The passport as the worker of `link` takes it: as it was signed where it was made, or else under what was signed for the
+    /// link, or signed by the edge.
+    pub(super) fn token_of(&self, passport: &Passport, link: &Link) -> Result<Bytes, TokenError> {
+        match (&passport.token, link.voucher.get(), &self.signer) {
+            (Some(token), ..) => Ok(token.0.clone()),
+            (None, Some(voucher), _) => voucher.token(passport),
+            (None, None, Some(signer)) => signer.sign(passport),
+            (None, None, None) => Err(TokenError::NoKey),
+        }
+    }
+
+    /// Whether a worker has not taken a device that was to relieve another, since this was asked last.
+    pub(super) fn take_setback(&self) -> bool {
+        self.had_setback.swap(false, Ordering::Relaxed)
+    }
+
+    fn note(&self, moved: Moved) {
+        self.metrics.moved(moved.reason, moved.outcome);
+        if let Some(took) = moved.took {
+            self.metrics.move_seconds.observe(took.as_secs_f64());
+        }
+    }
 }
 
 impl Device {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        devices: Arc<Devices>,
         client_id: Arc<str>,
         version: ProtocolVersion,
         open: Box<Open>,
         passport: Arc<Passport>,
     ) -> Self {
+        devices.count.fetch_add(1, Ordering::SeqCst);
+        let way = Way {
+            route: Route::new(),
+            open,
+            passport,
+            aliases: Aliases::default(),
+            permit: None,
+            ended: None,
+        };
         Self {
-            shared,
+            devices,
             client_id,
             version,
             alias_max: AtomicU16::new(0),
-            route: Mutex::new(Route::new(open, passport)),
+            way: Mutex::new(way),
             mail: Mutex::default(),
         }
     }
@@ -67,19 +195,138 @@ impl Device {
         self.mail.lock().connack.is_some()
     }
 
-    /// Has the mover take it away from `worker`, if it is there and that is cheap.
+    /// The way of the device, and what is owed to others when it is no longer locked. To be given to [`Device::let_go`].
+    pub(super) fn lock(&self) -> (MutexGuard<'_, Way>, Aftermath) {
+        let way = self.way.lock();
+        let before = way.route.summary();
+        (way, Aftermath { before, next: Next::Nothing, wakes: false, is_permit_due: false })
+    }
+
+    /// Tells the route what happened and does what it says, up to what only the mover can do.
+    pub(super) fn follow(
+        &self,
+        way: &mut Way,
+        input: RouteInput<LinkStream>,
+        after: &mut Aftermath,
+    ) -> Option<Errand> {
+        let now = Instant::now();
+        let mut input = Some(input);
+        while let Some(happened) = input.take() {
+            let outputs = way.route.handle(happened, now);
+            after.note(&outputs, &self.devices);
+            match outputs.step {
+                Step::Rest => {}
+                Step::Send(unsent) => input = self.give(way, unsent, after),
+                Step::Tell(cause) => {
+                    way.route.place().into_iter().for_each(|place| place.link.close(place.stream, cause));
+                }
+                Step::GiveUp(why) => {
+                    let left = way.route.place().and_then(|place| {
+                        let within = place.link.worker.handoff_within(self.devices.handoff_timeout);
+                        Some((place.link.give_up(place.stream)?, within))
+                    });
+                    input = left.map(|(left, within)| {
+                        let handover = self.take_rest(left);
+                        RouteInput::GivenUp { why, handover, is_connected: self.is_connected(), within }
+                    });
+                }
+                Step::Abandon(place) => drop(place.link.give_up(place.stream)),
+                Step::End(reason) => {
+                    tracing::debug!(client_id = %self.client_id, ?reason, "no worker has the session");
+                    self.end(reason, &Bytes::new(), after);
+                }
+                Step::LookAgain => return Some(Errand::LookAgain),
+                Step::Ask(handover) => return Some(Errand::Ask(handover)),
+            }
+        }
+        None
+    }
+
+    /// Gives a packet that has waited to the link.
+    fn give(&self, way: &Way, unsent: Unsent, after: &mut Aftermath) -> Option<RouteInput<LinkStream>> {
+        let Some(place) = way.route.place() else { return Some(RouteInput::NotTaken(unsent)) };
+        match place.link.send(place.stream, &unsent.packet, unsent.replay_as.as_ref()) {
+            Ok(()) => Some(RouteInput::Taken),
+            Err(SendError::Full | SendError::NoStream) => Some(RouteInput::NotTaken(unsent)),
+            Err(SendError::TooLarge { .. } | SendError::NotOnePacket) => {
+                // This worker takes less than the one that the device was told of.
+                place.link.close(place.stream, CloseCause::Abnormal);
+                self.end(ReasonCode::PacketTooLarge, &Bytes::new(), after);
+                None
+            }
+        }
+    }
+
+    /// Unlocks the way and does what is owed to others, but for what the mover is to do.
+    pub(super) fn let_go(&self, mut way: MutexGuard<'_, Way>, after: Aftermath) -> Next {
+        let Summary { is_moving, is_closing, is_over } = way.route.summary();
+        let has_ended = is_over && !after.before.is_over;
+        let keeps_permit = way.route.is_asking() && !after.is_permit_due;
+        let permit = way.permit.take_if(|_| !keeps_permit);
+        let ended = way.ended.take_if(|_| has_ended);
+        drop(way);
+        drop((permit, ended));
+        let metrics = &self.devices.metrics;
+        metrics.moving.inc_by(i64::from(is_moving) - i64::from(after.before.is_moving));
+        metrics.closing.inc_by(i64::from(is_closing) - i64::from(after.before.is_closing));
+        if after.wakes {
+            self.wake();
+        }
+        if has_ended {
+            self.devices.leave();
+        }
+        after.next
+    }
+
+    /// As [`Device::let_go`], and puts the device on the agenda.
+    pub(super) fn go_on(self: &Arc<Self>, way: MutexGuard<'_, Way>, after: Aftermath) {
+        let agenda = &self.devices.agenda;
+        match self.let_go(way, after) {
+            Next::Nothing => {}
+            Next::Now => agenda.push([self.clone()]),
+            Next::Later(delay) => agenda.push_later(self.clone(), delay),
+            Next::BackOff(attempts) => {
+                agenda.push_later(self.clone(), self.devices.chance.backoff(attempts));
+            }
+            Next::Check(at) => agenda.push_check(self, at),
+            Next::Leave => agenda.push_leaving(self, self.devices.handoff_timeout),
+        }
+    }
+
+    /// Tells the route what happened to the device's stream.
+    fn tell(self: &Arc<Self>, input: RouteInput<LinkStream>) {
+        let (mut way, mut after) = self.lock();
+        self.follow(&mut way, input, &mut after);
+        self.go_on(way, after);
+    }
+
+    /// Whether the device is at `worker` and its move costs little now.
+    fn is_movable(&self, way: &Way, worker: &Arc<Worker>) -> bool {
+        let is_there = way.route.place().is_some_and(|place| Arc::ptr_eq(&place.link.worker, worker));
+        is_there && self.is_idle(way)
+    }
+
+    /// Whether a move costs little now: nothing is under way in either direction that this end knows of.
+    pub(super) fn is_idle(&self, way: &Way) -> bool {
+        way.route.is_settled()
+            && way.route.place().is_some_and(|place| place.link.is_idle(place.stream))
+            && self.mail.lock().is_settled()
+    }
+
+    /// Has the mover take the device away from `worker`, if it is there and that is cheap.
     pub(super) fn mark_excess(&self, worker: &Arc<Worker>) -> bool {
-        let mut route = self.route.lock();
-        route.is_excess = route.may_leave(worker, self);
-        route.is_excess
+        let mut way = self.way.lock();
+        let is_excess = self.is_movable(&way, worker);
+        way.route.handle(RouteInput::Excess(is_excess), Instant::now());
+        is_excess
     }
 
-    /// Whether [`Device::mark_excess`] would mark it.
+    /// Whether [`Device::mark_excess`] would mark the device.
     pub(super) fn may_leave(&self, worker: &Arc<Worker>) -> bool {
-        self.route.lock().may_leave(worker, self)
+        self.is_movable(&self.way.lock(), worker)
     }
 
-    pub(super) fn wake(&self) {
+    fn wake(&self) {
         let waker = self.mail.lock().waker();
         if let Some(waker) = waker {
             waker.wake();
@@ -91,17 +338,24 @@ impl Device {
     /// # Errors
     /// The connection ends with this; the device is told by `out` where the protocol can.
     pub(super) fn send(&self, frame: Frame<'_>, out: &mut Outgoing) -> Result<(), ReasonCode> {
-        let mut route = self.route.lock();
+        let mut way = self.way.lock();
         let replay_as = match self.version.is_v5() {
-            true => route.aliases.resolve(frame, self.alias_max.load(Ordering::Acquire)),
+            true => way.aliases.resolve(frame, self.alias_max.load(Ordering::Acquire)),
             false => None,
         };
         let packet = self.copy(frame);
-        match route.send(&packet, replay_as.as_ref(), self) {
+        let sent = match way.route.way() {
+            Some(place) => place.link.send(place.stream, &packet, replay_as.as_ref()),
+            None => Err(SendError::Full),
+        };
+        match sent {
             Ok(()) => Ok(()),
             // What becomes of a stream that is over is not known here yet.
             Err(SendError::Full | SendError::NoStream) => {
-                route.wait(Waiting { packet, replay_as }, self);
+                let input = RouteInput::Sent(Unsent { packet, replay_as });
+                if way.route.handle(input, Instant::now()).is_dropped {
+                    self.devices.metrics.qos0_dropped.inc();
+                }
                 Ok(())
             }
             Err(SendError::TooLarge { .. } | SendError::NotOnePacket) => {
@@ -125,37 +379,23 @@ impl Device {
 
     /// Whether more packets of the device may come.
     pub(super) fn has_room(&self) -> bool {
-        let route = self.route.lock();
-        if route.place.is_some() { !route.is_waiting() } else { !route.is_full() }
-    }
-
-    /// There is room on the stream for what waits.
-    pub(super) fn flush(&self, link: &Arc<Link>, stream: StreamId) {
-        let mut route = self.route.lock();
-        if route.is_at(link, stream) {
-            route.flush(self);
-        }
-        let has_room = !route.is_waiting();
-        drop(route);
-        if has_room {
-            self.wake();
-        }
+        self.way.lock().route.has_room()
     }
 
     /// The device has taken packets that cost so much.
-    pub(super) fn release(&self, cost: u32) {
-        let route = self.route.lock();
-        if let Some(place) = &route.place {
-            place.link.release(place.stream, cost);
+    pub(super) fn give_credit(&self, cost: u32) {
+        let way = self.way.lock();
+        if let Some(place) = way.route.place() {
+            place.link.give_credit(place.stream, cost);
         }
     }
 
     /// Another passport.
     pub(super) fn renew(&self, passport: Arc<Passport>) {
-        let mut route = self.route.lock();
-        route.passport = passport;
-        let Some(place) = &route.place else { return };
-        let token = match self.shared.token_of(&route.passport, &place.link) {
+        let mut way = self.way.lock();
+        way.passport = passport;
+        let Some(place) = way.route.place() else { return };
+        let token = match self.devices.token_of(&way.passport, &place.link) {
             Ok(token) => token,
             Err(error) => return self.unsigned(&error),
         };
@@ -165,107 +405,113 @@ impl Device {
         }
     }
 
-    /// Its passport cannot be shown to a worker.
+    /// The passport of the device cannot be shown to a worker.
     pub(super) fn unsigned(&self, error: &TokenError) {
         tracing::warn!(client_id = %self.client_id, %error, "no signed passport for the worker");
     }
 
     /// The device is gone. Its worker learns it, whichever has the session then, and `ended` is dropped.
     pub(super) fn close(self: &Arc<Self>, cause: CloseCause, ended: Option<Ended>) {
-        let mut route = self.route.lock();
-        if route.is_over || route.closing.is_some() {
+        let (mut way, mut after) = self.lock();
+        if way.route.is_ending() {
+            drop(way);
             return;
         }
-        if cause == CloseCause::Unanswered {
-            route.excuse(self);
+        way.ended = ended;
+        let is_connected = {
+            let mut mail = self.mail.lock();
+            mail.close();
+            mail.connack.is_some()
+        };
+        if let Some(place) = way.route.place() {
+            place.link.give_credit(place.stream, u32::MAX);
         }
-        self.mail.lock().close();
-        route.close(cause, ended, self);
+        self.follow(&mut way, RouteInput::Closed { cause, is_connected }, &mut after);
+        self.go_on(way, after);
     }
 
     /// The worker has the session.
-    pub(super) fn opened(&self, link: &Arc<Link>, stream: StreamId) {
-        let mut route = self.route.lock();
-        if !route.is_at(link, stream) {
-            return;
+    pub(super) fn opened(self: &Arc<Self>, at: LinkStream) {
+        let (mut way, mut after) = self.lock();
+        let worker = at.link.worker.address;
+        let was_moving = way.route.summary().is_moving;
+        self.follow(&mut way, RouteInput::Opened(at), &mut after);
+        if was_moving && !way.route.summary().is_moving {
+            tracing::debug!(client_id = %self.client_id, %worker, "moved");
         }
-        if let Some(moving) = route.moving.take() {
-            self.shared.metrics.moving.dec();
-            if moving.is_resume {
-                self.shared.metrics.moved(moving.reason, MoveOutcome::Moved);
-                self.shared.metrics.move_seconds.observe(moving.since.elapsed().as_secs_f64());
-                tracing::debug!(client_id = %self.client_id, worker = %link.worker.address, "moved");
-            }
-        }
-        drop(route);
         // What waited went with the OPEN, so that there may be room.
-        self.flush(link, stream);
+        after.wakes |= way.route.has_room();
+        self.go_on(way, after);
+    }
+
+    /// There is room on the stream for what waits.
+    pub(super) fn send_on(self: &Arc<Self>, at: LinkStream) {
+        let (mut way, mut after) = self.lock();
+        self.follow(&mut way, RouteInput::Sendable(at), &mut after);
+        after.wakes |= way.route.has_room();
+        self.go_on(way, after);
     }
 
     /// The stream is over and nothing follows.
-    pub(super) fn finished(&self, link: &Arc<Link>, stream: StreamId) {
-        let mut route = self.route.lock();
-        if route.is_at(link, stream) {
-            route.finish(self);
-        }
+    pub(super) fn finished(self: &Arc<Self>, at: LinkStream) {
+        self.tell(RouteInput::Finished(at));
     }
 
     /// The link is over. Whether the device is to look for another worker.
-    pub(super) fn lost(&self, link: &Arc<Link>, unfinished: Unfinished) -> bool {
-        let mut route = self.route.lock();
-        route.is_at(link, unfinished.stream) && route.lose(unfinished, self)
+    pub(super) fn lost(&self, at: LinkStream, left: LeftBehind) -> bool {
+        let (mut way, mut after) = self.lock();
+        if way.route.is_at(&at) {
+            let within = at.link.worker.handoff_within(self.devices.handoff_timeout);
+            let handover = self.take_rest(left);
+            let is_connected = self.is_connected();
+            self.follow(&mut way, RouteInput::Lost { place: at, handover, is_connected, within }, &mut after);
+        }
+        self.let_go(way, after) == Next::Now
     }
 
-    /// The worker did not take it. How long the device is to wait before it asks another, if it is to.
+    /// The worker did not take the session.
     pub(super) fn refused(
-        &self,
-        link: &Arc<Link>,
-        stream: StreamId,
+        self: &Arc<Self>,
+        at: LinkStream,
         reason: RefuseReason,
         packet: &Bytes,
-        replay: Replay,
-    ) -> Option<Duration> {
-        let mut route = self.route.lock();
-        if !route.is_at(link, stream) {
-            return None;
+        handover: Handover,
+    ) {
+        let (mut way, mut after) = self.lock();
+        if way.route.is_at(&at) {
+            tracing::debug!(client_id = %self.client_id, worker = %at.link.worker.address, ?reason, "session not taken");
+            let (code, refusal) = judge(reason);
+            let is_connected = self.is_connected();
+            let within = self.devices.handoff_timeout;
+            let input = RouteInput::Refused { place: at, handover, refusal, is_connected, within };
+            self.follow(&mut way, input, &mut after);
+            if matches!(refusal, Refusal::Final(_)) {
+                self.end(code, packet, &mut after);
+            }
         }
-        let is_connected = self.is_connected();
-        if route.closing.is_some() && !is_connected {
-            route.finish(self);
-            return None;
-        }
-        tracing::debug!(client_id = %self.client_id, worker = %link.worker.address, ?reason, "session not taken");
-        if reason.is_retryable() {
-            return Some(route.pass_over(replay, reason == RefuseReason::StoreAway, self));
-        }
-        let (code, outcome) = verdict(reason);
-        if is_connected {
-            let reason = route.moving.as_ref().map_or(MoveReason::Lost, |moving| moving.reason);
-            self.shared.metrics.moved(reason, outcome);
-        }
-        route.fail(code, packet, self);
-        None
+        self.go_on(way, after);
     }
 
-    /// Packets that a link which is over has left for the device.
-    pub(super) fn take_rest(&self, packets: Vec<Bytes>) {
+    /// Has the device get what a stream has left for it; the rest is for the next stream.
+    fn take_rest(&self, left: LeftBehind) -> Handover {
+        let LeftBehind { packets, mut handover } = left;
         let mut mail = self.mail.lock();
         mail.forget_cost();
         for packet in packets {
-            mail.put(packet, 0);
+            mail.put(packet, 0, &mut handover.flows);
         }
+        handover
     }
 
-    /// Has the relay end the connection.
-    pub(super) fn end(&self, reason: ReasonCode, packet: &Bytes) {
+    /// Has the relay end the connection; `packet` tells the device why, or else the edge does.
+    fn end(&self, reason: ReasonCode, packet: &Bytes, after: &mut Aftermath) {
         let mut mail = self.mail.lock();
         let is_connected = mail.connack.is_some();
         match packet.is_empty() {
             true => mail.end(reason, &self.last_words(reason, is_connected)),
             false => mail.end(reason, packet),
         }
-        drop(mail);
-        self.wake();
+        after.wakes = true;
     }
 
     /// What tells the device why its connection ends: DISCONNECT in MQTT 5, and before CONNACK that.
@@ -280,9 +526,39 @@ impl Device {
     }
 }
 
-/// What the device is told, and what is counted.
-fn verdict(reason: RefuseReason) -> (ReasonCode, MoveOutcome) {
-    match reason {
+impl Way {
+    /// Whether the passport of the device has ended.
+    pub(super) fn is_stale(&self) -> bool {
+        let now = || UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        self.passport.expires_at_s.is_some_and(|at_s| at_s <= now())
+    }
+}
+
+impl Aftermath {
+    fn note(&mut self, outputs: &RouteOutputs<LinkStream>, devices: &Devices) {
+        if outputs.next != Next::Nothing {
+            self.next = outputs.next;
+        }
+        self.wakes |= outputs.wakes;
+        self.is_permit_due |= outputs.yields_permit;
+        if outputs.had_setback {
+            devices.had_setback.store(true, Ordering::Relaxed);
+        }
+        if let Some(moved) = outputs.moved {
+            devices.note(moved);
+        }
+    }
+}
+
+/// What the device is told when it is not to go elsewhere, and what becomes of it.
+fn judge(reason: RefuseReason) -> (ReasonCode, Refusal) {
+    if reason == RefuseReason::StoreAway {
+        return (ReasonCode::ServerUnavailable, Refusal::StoreAway);
+    }
+    if reason.is_retryable() {
+        return (ReasonCode::ServerUnavailable, Refusal::Elsewhere);
+    }
+    let (code, outcome) = match reason {
         // It may connect anew, which 0x9D would forbid.
         RefuseReason::SessionGone => (ReasonCode::ServerShuttingDown, MoveOutcome::SessionGone),
         // v5 [MQTT-3.1.4-3]
@@ -292,5 +568,6 @@ fn verdict(reason: RefuseReason) -> (ReasonCode, MoveOutcome) {
         | RefuseReason::Draining
         | RefuseReason::Overloaded
         | RefuseReason::StoreAway => (ReasonCode::ServerUnavailable, MoveOutcome::Refused),
-    }
+    };
+    (code, Refusal::Final(outcome))
 }

@@ -9,9 +9,9 @@ use link::wire::FrameLimits;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::Shared;
 use super::driver::{Driver, LinkEnd};
 use super::link::Link;
+use super::pool::Pool;
 use super::reach::LinkIo;
 use super::worker::Worker;
 
@@ -28,71 +28,82 @@ enum DialError {
     Timeout,
 }
 
+/// Has one link kept up until the worker is not wanted any more.
+pub(super) fn begin(pool: &Arc<Pool>, worker: &Arc<Worker>) {
+    let task = pool.runtime.spawn(keep(pool.clone(), worker.clone()));
+    worker.own(task.abort_handle());
+}
+
 /// Keeps one link up until the worker is not wanted any more.
-pub(super) async fn keep(shared: Arc<Shared>, worker: Arc<Worker>) {
+async fn keep(pool: Arc<Pool>, worker: Arc<Worker>) {
     let mut failures = 0;
     while worker.streams() > 0 || !worker.lets_go() {
         let started = Instant::now();
-        match connect_and_drive(&shared, &worker).await {
+        match connect_and_drive(&pool, &worker).await {
             // Whoever keeps its successor keeps it instead.
             Ok(LinkEnd::Worn) => return,
             Ok(LinkEnd::Retired) if worker.lets_go() => return,
             // It is listed again.
             Ok(LinkEnd::Retired) => continue,
             Ok(end @ (LinkEnd::NoHello | LinkEnd::Link(LinkError::NoCommonVersion { .. }))) => {
-                failed(&shared, &worker, failures, &end);
+                failed(&pool, &worker, failures, &end);
             }
             Ok(end) => {
-                shared.metrics.link_failures.inc();
+                pool.devices.metrics.link_failures.inc();
                 tracing::debug!(worker = %worker.address, error = %chain(&end), "link lost");
             }
             Err(error) => {
                 worker.fail();
-                failed(&shared, &worker, failures, &error);
+                failed(&pool, &worker, failures, &error);
             }
         }
         // A link that was up for a while is connected again at once, and only then less and less often.
-        if started.elapsed() >= shared.config.connect_timeout() {
+        if started.elapsed() >= pool.config.connect_timeout() {
             failures = 0;
         }
-        sleep(shared.backoff(failures)).await;
+        sleep(pool.devices.chance.backoff(failures)).await;
         failures += 1;
     }
 }
 
-fn failed(shared: &Shared, worker: &Worker, failures: u32, error: &dyn std::error::Error) {
-    shared.metrics.link_failures.inc();
+fn failed(pool: &Pool, worker: &Worker, failures: u32, error: &dyn std::error::Error) {
+    pool.devices.metrics.link_failures.inc();
     // Every attempt says the same.
     if failures == 0 {
         tracing::warn!(worker = %worker.address, error = %chain(error), "no link to worker");
     }
 }
 
-async fn connect_and_drive(shared: &Arc<Shared>, worker: &Arc<Worker>) -> Result<LinkEnd, DialError> {
-    let within = shared.config.connect_timeout();
+async fn connect_and_drive(pool: &Arc<Pool>, worker: &Arc<Worker>) -> Result<LinkEnd, DialError> {
+    let within = pool.config.connect_timeout();
     let ready_by = Instant::now() + within;
     let connecting = async {
-        let io = shared.reach.reach(worker.address).await.map_err(DialError::Connect)?;
-        let Some(tls) = &shared.tls else { return Ok(io) };
+        let io = pool.reach.reach(worker.address).await.map_err(DialError::Connect)?;
+        let Some(tls) = &pool.tls else { return Ok(io) };
         let name = tls.config().name_of(&worker.host).map_err(DialError::Name)?;
         let io = TlsConnector::from(tls.current()).connect(name, io).await.map_err(DialError::Tls)?;
         Ok(Box::new(io) as Box<dyn LinkIo>)
     };
     let io = timeout(within, connecting).await.map_err(|_| DialError::Timeout)??;
-    let link = Arc::new(Link::new(worker.clone(), settings(shared), shared.elapsed()));
-    let end = Driver::new(shared.clone(), link.clone(), io, ready_by).await;
-    if link.is_worn() {
+    let link = Arc::new(Link::new(worker.clone(), settings(pool), pool.elapsed()));
+    let replace = {
+        let (pool, worker) = (pool.clone(), worker.clone());
+        Box::new(move || begin(&pool, &worker))
+    };
+    let mut driver = Driver::new(pool.clone(), link, io, ready_by, replace);
+    let end = (&mut driver).await;
+    if driver.is_replaced() {
         tracing::debug!(worker = %worker.address, error = %chain(&end), "worn link is over");
         return Ok(LinkEnd::Worn);
     }
     Ok(end)
 }
 
-fn settings(shared: &Shared) -> Settings {
+fn settings(pool: &Pool) -> Settings {
     // The length was checked with the configuration.
-    let mut settings = Settings::new(shared.config.edge_name.as_str());
-    settings.streams_max = shared.config.streams_per_link_max;
-    settings.limits = FrameLimits::for_packets(shared.config.packet_bytes_max);
+    let mut settings = Settings::new(pool.config.edge_name.as_str());
+    settings.streams_max = pool.config.streams_per_link_max;
+    settings.limits = FrameLimits::for_packets(pool.config.packet_bytes_max);
     settings
 }
 

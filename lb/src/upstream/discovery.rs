@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, sleep, timeout};
 
-use super::Shared;
 use super::config::Endpoint;
+use super::pool::Pool;
+use super::{dial, health};
 
 /// How long one name may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,8 +48,8 @@ impl Entry {
 }
 
 /// Finds workers, for ever.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let endpoints = shared.config.addresses.iter().filter_map(|text| Endpoint::parse(text).ok());
+pub(super) async fn run(pool: Arc<Pool>) {
+    let endpoints = pool.config.addresses.iter().filter_map(|text| Endpoint::parse(text).ok());
     let mut entries: Vec<Entry> =
         endpoints.map(|endpoint| Entry { endpoint, addresses: Vec::new(), has_failed: false }).collect();
     loop {
@@ -59,10 +60,23 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 found.entry(*address).or_insert_with(|| entry.endpoint.host.clone());
             }
         }
-        shared.found(&found);
+        list(&pool, &found);
         if entries.iter().all(|entry| entry.endpoint.address.is_some()) {
             return;
         }
-        sleep(Duration::from_millis(shared.config.resolve_interval_ms)).await;
+        sleep(Duration::from_millis(pool.config.resolve_interval_ms)).await;
+    }
+}
+
+/// These workers there are: links to those that are new are kept up from now on, and their health is watched.
+pub(super) fn list(pool: &Arc<Pool>, found: &BTreeMap<SocketAddr, String>) {
+    for listed in pool.found(found) {
+        for _ in 0..listed.links {
+            dial::begin(pool, &listed.worker);
+        }
+        if let Some(port) = pool.config.health.admin_port.filter(|_| listed.is_new) {
+            let watch = health::watch(pool.clone(), listed.worker.clone(), port);
+            listed.worker.own(pool.runtime.spawn(watch).abort_handle());
+        }
     }
 }

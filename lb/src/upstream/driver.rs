@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use link::Outgoing;
 use link::mux::LinkError;
+use link::wire::StreamId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
-use super::Shared;
-use super::link::{Effect, Link, Turn};
+use super::link::{Effect, Link, LinkStream, Turn};
+use super::pool::Pool;
 use crate::relay::poll_write_all;
 
 /// Room for what is read at once, bytes.
@@ -45,7 +46,7 @@ pub(super) enum LinkEnd {
 
 /// What drives a link. Ready when that is over.
 pub(super) struct Driver<T> {
-    shared: Arc<Shared>,
+    pool: Arc<Pool>,
     link: Arc<Link>,
     io: T,
     input: BytesMut,
@@ -54,13 +55,21 @@ pub(super) struct Driver<T> {
     timer: Pin<Box<Sleep>>,
     armed: Instant,
     ready_by: Instant,
+    /// Has another link take the place of this one, once it is worn.
+    replace: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
-    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, io: T, ready_by: Instant) -> Self {
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        link: Arc<Link>,
+        io: T,
+        ready_by: Instant,
+        replace: Box<dyn FnOnce() + Send>,
+    ) -> Self {
         let armed = Instant::now();
         Self {
-            shared,
+            pool,
             link,
             io,
             input: BytesMut::new(),
@@ -69,7 +78,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             timer: Box::pin(sleep_until(armed)),
             armed,
             ready_by,
+            replace: Some(replace),
         }
+    }
+
+    /// Whether another link has taken the place of this one.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replace.is_none()
+    }
+
+    fn at(&self, stream: StreamId) -> LinkStream {
+        LinkStream { link: self.link.clone(), stream }
     }
 
     fn read(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Result<(), LinkEnd> {
@@ -88,7 +107,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                     return Err(LinkEnd::Io(io::ErrorKind::UnexpectedEof.into()));
                 }
                 Poll::Ready(Ok(_)) => {
-                    let now = self.shared.elapsed();
+                    let now = self.pool.elapsed();
                     self.link.receive(now, &mut self.input, turn)?;
                 }
                 Poll::Ready(Err(error)) => return Err(LinkEnd::Io(error)),
@@ -100,7 +119,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     fn write(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Result<Duration, LinkEnd> {
         loop {
-            let wake_at = self.link.turn(self.shared.elapsed(), &mut self.out, turn, cx)?;
+            let wake_at = self.link.turn(self.pool.elapsed(), &mut self.out, turn, cx)?;
             if self.out.is_empty() && !self.is_unflushed {
                 return Ok(wake_at);
             }
@@ -120,7 +139,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         // What has come before the clock is asked counts as a sign of life.
         self.read(cx, turn)?;
         let wake_at = self.write(cx, turn)?;
-        let mut due = self.shared.instant(wake_at);
+        if self.link.is_worn()
+            && let Some(replace) = self.replace.take()
+        {
+            tracing::info!(worker = %self.link.worker.address, "link has used up its stream identifiers and is replaced");
+            replace();
+        }
+        let mut due = self.pool.instant(wake_at);
         if !self.link.is_ready() {
             if Instant::now() >= self.ready_by {
                 return Err(LinkEnd::NoHello);
@@ -151,32 +176,30 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         for effect in effects {
             match effect {
                 Effect::Ready(peer) => {
-                    self.shared.learn_grace(&link.worker, peer.hello.handoff_grace_ms);
-                    if let Some(signer) = &self.shared.signer
+                    self.pool.learn_grace(&link.worker, peer.hello.handoff_grace_ms);
+                    if let Some(signer) = &self.pool.devices.signer
                         && let Some(voucher) = signer.vouch(&peer.hello.passport_key)
                     {
                         link.voucher.get_or_init(|| voucher);
                     }
-                    self.shared.link_up(link);
+                    self.pool.link_up(link);
                 }
-                Effect::Opened(stream, device) => device.opened(link, stream),
+                Effect::Opened(stream, device) => device.opened(self.at(stream)),
                 Effect::Closed(stream, device) | Effect::Finished(stream, device) => {
-                    device.finished(link, stream);
+                    device.finished(self.at(stream));
                 }
-                Effect::Sendable(stream, device) => device.flush(link, stream),
-                Effect::Refused { stream, device, reason, packet, replay } => {
-                    if let Some(delay) = device.refused(link, stream, reason, &packet, replay) {
-                        self.shared.mover.push_later(device, delay);
-                    }
+                Effect::Sendable(stream, device) => device.send_on(self.at(stream)),
+                Effect::Refused { stream, device, reason, packet, handover } => {
+                    device.refused(self.at(stream), reason, &packet, handover);
                 }
                 Effect::Store { is_away } => {
                     tracing::debug!(worker = %link.worker.address, is_away, "the worker's store");
-                    self.shared.changed();
+                    self.pool.changed();
                 }
                 Effect::Draining(within, devices) => {
                     tracing::info!(worker = %link.worker.address, ?within, devices = devices.len(), "worker leaves");
-                    self.shared.changed();
-                    self.shared.mover.push(self.shared.shuffled(devices));
+                    self.pool.changed();
+                    self.pool.devices.agenda.push(self.pool.devices.chance.shuffled(devices));
                 }
             }
         }
@@ -213,12 +236,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
         let mut looking = Vec::new();
-        for (device, unfinished) in self.link.abandon() {
-            if device.lost(&self.link, unfinished) {
+        for (stream, device, left) in self.link.abandon() {
+            let at = LinkStream { link: self.link.clone(), stream };
+            if device.lost(at, left) {
                 looking.push(device);
             }
         }
-        self.shared.link_down(&self.link, looking.len());
-        self.shared.mover.push(self.shared.shuffled(looking));
+        self.pool.link_down(&self.link, looking.len());
+        self.pool.devices.agenda.push(self.pool.devices.chance.shuffled(looking));
     }
 }

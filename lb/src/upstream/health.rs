@@ -11,12 +11,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, MissedTickBehavior, interval, timeout};
 
-use super::Shared;
+use super::pool::Pool;
 use super::worker::Worker;
 
 /// Asks again and again, for ever.
-pub(super) async fn watch(shared: Arc<Shared>, worker: Arc<Worker>, admin_port: u16) {
-    let config = &shared.config.health;
+pub(super) async fn watch(pool: Arc<Pool>, worker: Arc<Worker>, admin_port: u16) {
+    let config = &pool.config.health;
     let address = SocketAddr::new(worker.address.ip(), admin_port);
     let mut ticks = interval(Duration::from_millis(config.interval_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -32,7 +32,7 @@ pub(super) async fn watch(shared: Arc<Shared>, worker: Arc<Worker>, admin_port: 
         };
         if is_news {
             tracing::info!(worker = %worker.address, is_ready = failures == 0, "worker's health");
-            shared.changed();
+            pool.changed();
         }
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
-use link::mux::{EdgeEnd, EdgeEvent, LinkError, NotOpened, Peer, Replay, SendError, Settings, Unfinished};
+use link::mux::{EdgeEnd, EdgeEvent, LinkError, OpenFlows, Peer, Replay, SendError, Settings, Unfinished};
 use link::wire::{Open, RefuseReason, StreamId};
 use link::{CloseCause, Outgoing, Voucher};
 use mqtt::Frame;
@@ -18,7 +18,51 @@ use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
 use super::device::Device;
-use super::worker::Worker;
+use super::route::Place;
+use super::worker::{Placed, Worker};
+
+/// One stream of one link.
+#[derive(Clone)]
+pub(super) struct LinkStream {
+    pub(super) link: Arc<Link>,
+    pub(super) stream: StreamId,
+}
+
+impl PartialEq for LinkStream {
+    fn eq(&self, other: &Self) -> bool {
+        self.stream == other.stream && Arc::ptr_eq(&self.link, &other.link)
+    }
+}
+
+impl Place for LinkStream {
+    type Worker = Arc<Worker>;
+    type Handover = Handover;
+
+    fn worker(&self) -> Arc<Worker> {
+        self.link.worker.clone()
+    }
+
+    fn tells_end(handover: &Handover) -> bool {
+        handover.replay.ends_with_close()
+    }
+}
+
+/// What one stream leaves to the next.
+#[derive(Default)]
+pub(super) struct Handover {
+    /// What the next worker is sent before anything else.
+    pub(super) replay: Replay,
+    /// The flows that are open, as packets passed.
+    pub(super) flows: OpenFlows,
+}
+
+/// What a stream that was taken off its link leaves behind.
+pub(super) struct LeftBehind {
+    /// For the device, before anything else that comes.
+    pub(super) packets: Vec<Bytes>,
+    /// For the next stream.
+    pub(super) handover: Handover,
+}
 
 /// What has to be done about a device without the link being locked.
 pub(super) enum Effect {
@@ -26,13 +70,13 @@ pub(super) enum Effect {
     Ready(Peer),
     /// The worker has the session.
     Opened(StreamId, Arc<Device>),
-    /// It does not take it.
-    Refused { stream: StreamId, device: Arc<Device>, reason: RefuseReason, packet: Bytes, replay: Replay },
+    /// The worker does not take the session.
+    Refused { stream: StreamId, device: Arc<Device>, reason: RefuseReason, packet: Bytes, handover: Handover },
     /// The worker has ended the connection.
     Closed(StreamId, Arc<Device>),
     /// The worker knows that the device is gone.
     Finished(StreamId, Arc<Device>),
-    /// There is room for packets that wait.
+    /// The link has room for packets that wait.
     Sendable(StreamId, Arc<Device>),
     /// The worker is about to leave; all devices on the link.
     Draining(Duration, Vec<Arc<Device>>),
@@ -69,21 +113,36 @@ pub(super) struct Link {
 
 struct State {
     end: EdgeEnd,
-    devices: HashMap<StreamId, Arc<Device>, foldhash::fast::RandomState>,
+    tenants: HashMap<StreamId, Tenant, foldhash::fast::RandomState>,
+}
+
+/// Whose stream it is.
+struct Tenant {
+    device: Arc<Device>,
+    /// The flows that are open, as packets passed.
+    flows: OpenFlows,
+    _placed: Placed,
 }
 
 impl State {
     /// In the order of their streams, so that a run can be repeated.
     fn all_devices(&self) -> Vec<Arc<Device>> {
-        let mut devices: Vec<_> = self.devices.iter().collect();
-        devices.sort_unstable_by_key(|(stream, _)| stream.0);
-        devices.into_iter().map(|(_, device)| device.clone()).collect()
+        let mut tenants: Vec<_> = self.tenants.iter().collect();
+        tenants.sort_unstable_by_key(|(stream, _)| stream.0);
+        tenants.into_iter().map(|(_, tenant)| tenant.device.clone()).collect()
+    }
+
+    /// Takes a stream that is no longer in the state machine off the link.
+    fn remove(&mut self, unfinished: Unfinished) -> Option<(Arc<Device>, LeftBehind)> {
+        let Unfinished { stream, replay, packets, .. } = unfinished;
+        let Tenant { device, flows, .. } = self.tenants.remove(&stream)?;
+        Some((device, LeftBehind { packets, handover: Handover { replay, flows } }))
     }
 }
 
 impl Link {
     pub(super) fn new(worker: Arc<Worker>, settings: Settings, now: Duration) -> Self {
-        let state = State { end: EdgeEnd::new(settings, now), devices: HashMap::default() };
+        let state = State { end: EdgeEnd::new(settings, now), tenants: HashMap::default() };
         Self {
             worker,
             since: Instant::now(),
@@ -130,37 +189,46 @@ impl Link {
     }
 
     /// Asks for the session of `device`.
+    ///
+    /// # Errors
+    /// The link opens no stream; what was handed over.
     pub(super) fn open(
         &self,
         open: Box<Open>,
-        replay: Replay,
+        handover: Handover,
         device: &Arc<Device>,
-    ) -> Result<StreamId, Box<NotOpened>> {
+    ) -> Result<StreamId, Handover> {
+        let placed = Placed::new(&self.worker);
+        let Handover { replay, flows } = handover;
         let mut state = self.state.lock();
-        let stream = state.end.open(open, replay)?;
-        state.devices.insert(stream, device.clone());
-        self.streams.store(state.devices.len(), Ordering::Relaxed);
-        let is_worn = state.end.is_worn();
+        let stream = match state.end.open(open, replay) {
+            Ok(stream) => stream,
+            Err(not_opened) => return Err(Handover { replay: not_opened.replay, flows }),
+        };
+        state.tenants.insert(stream, Tenant { device: device.clone(), flows, _placed: placed });
+        self.streams.store(state.tenants.len(), Ordering::Relaxed);
+        if state.end.is_worn() {
+            // Its driver sees to another.
+            self.is_worn.store(true, Ordering::Release);
+        }
         drop(state);
         self.touch();
-        if is_worn && !self.is_worn.swap(true, Ordering::AcqRel) {
-            device.shared.replace(self);
-        }
         Ok(stream)
     }
 
-    /// Sends a packet of `device`, and has it followed among the open flows before anything that answers it can come.
+    /// Sends a packet of a device, and has it followed among the open flows before anything that answers it can come.
     pub(super) fn send(
         &self,
         stream: StreamId,
         packet: &Bytes,
-        replay_as: Option<Bytes>,
-        device: &Device,
+        replay_as: Option<&Bytes>,
     ) -> Result<(), SendError> {
         let mut state = self.state.lock();
-        state.end.send(stream, packet.clone(), replay_as)?;
-        if let Some(frame) = flow_of(packet) {
-            device.mail.lock().pass_from_device(frame);
+        state.end.send(stream, packet.clone(), replay_as.cloned())?;
+        if let Some(frame) = flow_of(packet)
+            && let Some(tenant) = state.tenants.get_mut(&stream)
+        {
+            tenant.flows.pass_from_device(frame);
         }
         drop(state);
         self.touch();
@@ -178,27 +246,26 @@ impl Link {
         self.touch();
     }
 
-    pub(super) fn release(&self, stream: StreamId, cost: u32) {
+    /// The device has taken packets that cost so much.
+    pub(super) fn give_credit(&self, stream: StreamId, cost: u32) {
         self.state.lock().end.release(stream, cost);
         self.touch();
     }
 
     /// Takes a stream off the link; `None` when it is over and an effect says so.
-    pub(super) fn give_up(&self, stream: StreamId) -> Option<Unfinished> {
+    pub(super) fn give_up(&self, stream: StreamId) -> Option<LeftBehind> {
         let mut state = self.state.lock();
-        let unfinished = state.end.give_up(stream);
-        if unfinished.is_some() {
-            state.devices.remove(&stream);
-            self.streams.store(state.devices.len(), Ordering::Relaxed);
-        }
+        let removed = state.end.give_up(stream).and_then(|unfinished| state.remove(unfinished));
+        self.streams.store(state.tenants.len(), Ordering::Relaxed);
         drop(state);
         self.touch();
-        unfinished
+        removed.map(|(_, left)| left)
     }
 
-    /// Whether nothing is under way to the worker on a stream.
+    /// Whether nothing is under way on a stream, in either direction.
     pub(super) fn is_idle(&self, stream: StreamId) -> bool {
-        self.state.lock().end.is_idle(stream)
+        let state = self.state.lock();
+        state.end.is_idle(stream) && state.tenants.get(&stream).is_some_and(|tenant| tenant.flows.is_empty())
     }
 
     /// Those whose streams are here.
@@ -238,15 +305,18 @@ impl Link {
         Ok(state.end.wake_at())
     }
 
-    /// The link is over: what becomes of the devices on it.
-    pub(super) fn abandon(&self) -> Vec<(Arc<Device>, Unfinished)> {
+    /// The link is over: its devices, in the order of their streams, and what those leave.
+    pub(super) fn abandon(&self) -> Vec<(StreamId, Arc<Device>, LeftBehind)> {
         self.is_over.store(true, Ordering::Release);
         let mut state = self.state.lock();
         let all = state.end.abandon();
         self.streams.store(0, Ordering::Relaxed);
-        all.into_iter()
-            .filter_map(|unfinished| Some((state.devices.remove(&unfinished.stream)?, unfinished)))
-            .collect()
+        let left = all.into_iter().filter_map(|unfinished| {
+            let stream = unfinished.stream;
+            let (device, left) = state.remove(unfinished)?;
+            Some((stream, device, left))
+        });
+        left.collect()
     }
 
     /// Has the driver look what is to be written.
@@ -260,7 +330,7 @@ impl Link {
         while let Some(event) = state.end.poll_event() {
             self.take_event(state, event, turn);
         }
-        self.streams.store(state.devices.len(), Ordering::Relaxed);
+        self.streams.store(state.tenants.len(), Ordering::Relaxed);
     }
 
     fn take_event(&self, state: &mut State, event: EdgeEvent, turn: &mut Turn) {
@@ -278,9 +348,9 @@ impl Link {
                 Effect::Store { is_away }
             }
             EdgeEvent::Packet { stream, packet, cost } => {
-                let Some(device) = state.devices.get(&stream) else { return };
-                let mut mail = device.mail.lock();
-                if mail.put(packet, cost) {
+                let Some(tenant) = state.tenants.get_mut(&stream) else { return };
+                let mut mail = tenant.device.mail.lock();
+                if mail.put(packet, cost, &mut tenant.flows) {
                     turn.wakers.extend(mail.waker());
                 } else {
                     state.end.release(stream, cost);
@@ -288,14 +358,14 @@ impl Link {
                 return;
             }
             EdgeEvent::Yield { stream } => {
-                let Some(device) = state.devices.get(&stream) else { return };
-                let mut mail = device.mail.lock();
+                let Some(tenant) = state.tenants.get(&stream) else { return };
+                let mut mail = tenant.device.mail.lock();
                 mail.yields = true;
                 turn.wakers.extend(mail.waker());
                 return;
             }
             EdgeEvent::Opened { stream, connack } => {
-                let Some(device) = state.devices.get(&stream) else { return };
+                let Some(Tenant { device, .. }) = state.tenants.get(&stream) else { return };
                 if !connack.is_empty() {
                     device.learn_connack(&connack);
                     let mut mail = device.mail.lock();
@@ -305,7 +375,7 @@ impl Link {
                 Effect::Opened(stream, device.clone())
             }
             EdgeEvent::Closed { stream, reason, packet } => {
-                let Some(device) = state.devices.remove(&stream) else { return };
+                let Some(Tenant { device, .. }) = state.tenants.remove(&stream) else { return };
                 let mut mail = device.mail.lock();
                 mail.end(reason, &packet);
                 turn.wakers.extend(mail.waker());
@@ -313,16 +383,17 @@ impl Link {
                 Effect::Closed(stream, device)
             }
             EdgeEvent::Refused { stream, reason, packet, replay } => {
-                let Some(device) = state.devices.remove(&stream) else { return };
-                Effect::Refused { stream, device, reason, packet, replay }
+                let Some(Tenant { device, flows, .. }) = state.tenants.remove(&stream) else { return };
+                let handover = Handover { replay, flows };
+                Effect::Refused { stream, device, reason, packet, handover }
             }
             EdgeEvent::Finished { stream } => {
-                let Some(device) = state.devices.remove(&stream) else { return };
-                Effect::Finished(stream, device)
+                let Some(tenant) = state.tenants.remove(&stream) else { return };
+                Effect::Finished(stream, tenant.device)
             }
             EdgeEvent::Sendable { stream } => {
-                let Some(device) = state.devices.get(&stream) else { return };
-                Effect::Sendable(stream, device.clone())
+                let Some(tenant) = state.tenants.get(&stream) else { return };
+                Effect::Sendable(stream, tenant.device.clone())
             }
         };
         turn.effects.push(effect);

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use link::Outgoing;
 use link::mux::OpenFlows;
-use mqtt::{Frame, ReasonCode};
+use mqtt::ReasonCode;
 
 /// For one device.
 #[derive(Default)]
@@ -15,8 +15,6 @@ pub(super) struct Mail {
     out: Outgoing,
     /// What that cost of the window of the present stream.
     cost: u32,
-    /// As packets passed.
-    pub(super) flows: OpenFlows,
     /// The CONNACK that the device got, or will get before anything else.
     pub(super) connack: Option<Bytes>,
     /// How its worker ended the connection.
@@ -36,13 +34,13 @@ pub(super) struct End {
 }
 
 impl Mail {
-    /// A packet from the worker. Whether somebody may take it.
-    pub(super) fn put(&mut self, packet: Bytes, cost: u32) -> bool {
+    /// A packet from the worker, followed among the open flows. Whether somebody may take it.
+    pub(super) fn put(&mut self, packet: Bytes, cost: u32, flows: &mut OpenFlows) -> bool {
         if self.is_closed {
             return false;
         }
         if let Ok(Some(frame)) = mqtt::frame::split(&packet, u32::MAX) {
-            self.flows.pass_to_device(frame);
+            flows.pass_to_device(frame);
         }
         self.out.put_bytes(packet);
         self.cost = self.cost.saturating_add(cost);
@@ -55,11 +53,6 @@ impl Mail {
         let connack = Bytes::copy_from_slice(connack);
         self.out.put_slice(&connack);
         self.connack = Some(connack);
-    }
-
-    /// A packet from the device is with the link.
-    pub(super) fn pass_from_device(&mut self, frame: Frame<'_>) {
-        self.flows.pass_from_device(frame);
     }
 
     /// The worker, or the edge in its place, ends the connection.
@@ -78,9 +71,9 @@ impl Mail {
         Some(std::mem::take(&mut self.cost))
     }
 
-    /// Whether the device is connected, and has read and answered all that came.
+    /// Whether the device is connected, and has read all that came.
     pub(super) fn is_settled(&self) -> bool {
-        self.connack.is_some() && self.out.is_empty() && self.flows.is_empty()
+        self.connack.is_some() && self.out.is_empty()
     }
 
     /// What waits for the device, bytes.

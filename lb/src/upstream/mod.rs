@@ -1,7 +1,9 @@
 //! Workers behind links: finds them, keeps links to them, opens the sessions of devices there, and carries devices over when
 //! a worker dies or leaves, without their noticing. Start at [`Workers::start`]; the rules are in `docs/link.md`.
 
+mod agenda;
 mod alias;
+mod chance;
 mod config;
 mod device;
 mod dial;
@@ -12,6 +14,7 @@ mod link;
 mod mail;
 mod metrics;
 mod mover;
+mod pool;
 mod reach;
 mod rebalance;
 mod ring;
@@ -22,41 +25,25 @@ mod stream;
 mod tests;
 mod worker;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ::link::{KeyError, LinkTls, LinkTlsError, Open, Passport, PassportSigner, TokenError, Upstream};
-use arc_swap::ArcSwap;
+use ::link::{KeyError, LinkTls, LinkTlsError, Open, PassportSigner, Upstream};
 use bytes::Bytes;
 use mqtt::{Connect, ProtocolVersion};
-use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use rustls::ClientConfig;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::AbortHandle;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, timeout};
 
 pub use config::{HealthConfig, PassportConfig, WorkersConfig};
 pub use reach::{LinkIo, Reach, Reaching};
 pub use stream::WorkerStream;
 
-use self::device::Device;
-use self::link::Link;
+use self::chance::Chance;
+use self::device::{Device, Devices};
 use self::metrics::Metrics;
-use self::mover::Mover;
+use self::pool::Pool;
 use self::reach::Tcp;
-use self::rebalance::Setbacks;
-use self::ring::Ring;
-use self::worker::{Standing, Worker};
-
-/// The first wait before something is tried again; doubled each time.
-const BACKOFF_MS: u64 = 125;
 
 /// Why the edge cannot use workers.
 #[derive(Debug, thiserror::Error)]
@@ -74,30 +61,7 @@ pub enum WorkersError {
 
 /// The workers of an edge. Clones are the same.
 #[derive(Clone)]
-pub struct Workers(Arc<Shared>);
-
-/// What everything here shares.
-struct Shared {
-    config: WorkersConfig,
-    /// For passports that were made here.
-    signer: Option<PassportSigner>,
-    reach: Arc<dyn Reach>,
-    /// So that a run can be repeated from its seed.
-    chance: Mutex<StdRng>,
-    tls: Option<LinkTls<ClientConfig>>,
-    metrics: Metrics,
-    runtime: Handle,
-    started: Instant,
-    workers: Mutex<BTreeMap<SocketAddr, Arc<Worker>>>,
-    ring: ArcSwap<Ring>,
-    mover: Mover,
-    moves: Arc<Semaphore>,
-    setbacks: Setbacks,
-    tasks: Mutex<Vec<AbortHandle>>,
-    /// Connections of which a worker has to know something yet.
-    devices: AtomicUsize,
-    empty: Notify,
-}
+pub struct Workers(Arc<Pool>);
 
 impl Workers {
     /// Begins to look for workers and to connect. Must be called within the tokio runtime that carries the connected devices.
@@ -123,32 +87,21 @@ impl Workers {
         let signer = key_file.map(PassportSigner::from_file).transpose().map_err(WorkersError::Key)?;
         let tls = config.tls.as_ref().map(|tls| LinkTls::client("workers.tls", tls));
         let tls = tls.transpose().map_err(WorkersError::Tls)?;
-        let shared = Arc::new(Shared {
+        let devices = Devices::new(
+            Metrics::register(registry),
             signer,
-            reach,
-            chance: Mutex::new(chance),
-            tls,
-            metrics: Metrics::register(registry),
-            runtime: Handle::current(),
-            started: Instant::now(),
-            workers: Mutex::default(),
-            ring: ArcSwap::from_pointee(Ring::new([])),
-            mover: Mover::default(),
-            moves: Arc::new(Semaphore::new(config.moves_inflight_max)),
-            setbacks: Setbacks::default(),
-            tasks: Mutex::default(),
-            devices: AtomicUsize::new(0),
-            empty: Notify::new(),
-            config,
-        });
+            config.handoff_timeout(),
+            Chance::new(chance, config.backoff_max_ms),
+        );
+        let pool = Arc::new(Pool::new(config, Arc::new(devices), reach, tls));
         let tasks = [
-            tokio::spawn(discovery::run(shared.clone())).abort_handle(),
-            tokio::spawn(Mover::run(shared.clone())).abort_handle(),
-            tokio::spawn(rebalance::run(shared.clone())).abort_handle(),
-            tokio::spawn(storeless::run(shared.clone())).abort_handle(),
+            tokio::spawn(discovery::run(pool.clone())).abort_handle(),
+            tokio::spawn(mover::run(pool.clone())).abort_handle(),
+            tokio::spawn(rebalance::run(pool.clone())).abort_handle(),
+            tokio::spawn(storeless::run(pool.clone())).abort_handle(),
         ];
-        shared.tasks.lock().extend(tasks);
-        Ok(Self(shared))
+        pool.tasks.lock().extend(tasks);
+        Ok(Self(pool))
     }
 
     /// Has the certificates of links read again though they look the same.
@@ -161,7 +114,7 @@ impl Workers {
     pub fn look(&self, now: std::time::Instant) {
         if let Some(tls) = &self.0.tls {
             tls.look(now);
-            self.0.metrics.tls_ends(tls.terms());
+            self.0.devices.metrics.tls_ends(tls.terms());
         }
     }
 
@@ -173,26 +126,17 @@ impl Workers {
     /// Waits until workers know of every connection that has ended, for so long at most, then ends all links. Answers how
     /// many connections no worker has heard the end of; a worker takes them for lost. To be called when the edge is drained.
     pub async fn stop(&self, deadline: Duration) -> usize {
-        let shared = &self.0;
-        let emptied = async {
-            loop {
-                let notified = shared.empty.notified();
-                if shared.devices.load(Ordering::SeqCst) == 0 {
-                    return;
-                }
-                notified.await;
-            }
-        };
+        let pool = &self.0;
         // The count says what became of it.
-        let _ = timeout(deadline, emptied).await;
-        let left = shared.devices.load(Ordering::SeqCst);
-        for task in shared.tasks.lock().drain(..) {
+        let _ = timeout(deadline, pool.devices.emptied()).await;
+        let left = pool.devices.count();
+        for task in pool.tasks.lock().drain(..) {
             task.abort();
         }
-        for worker in shared.workers.lock().values() {
+        for worker in pool.workers.lock().values() {
             worker.stop();
         }
-        shared.mover.clear();
+        pool.devices.agenda.clear();
         left
     }
 }
@@ -201,16 +145,15 @@ impl Upstream for Workers {
     type Stream = WorkerStream;
 
     fn open(&self, open: Open) -> WorkerStream {
-        let shared = &self.0;
+        let devices = &self.0.devices;
         let client_id = open.passport.client_id.clone();
         let version = version_of(&open.connect);
         let passport = open.passport.clone();
         // Each worker gets the passport in its own form.
         let template = Box::new(open.with_passport(Bytes::new()));
-        shared.devices.fetch_add(1, Ordering::SeqCst);
-        let device = Arc::new(Device::new(shared.clone(), client_id, version, template, passport));
-        if !device.route.lock().begin(&device) {
-            shared.mover.push([device.clone()]);
+        let device = Arc::new(Device::new(devices.clone(), client_id, version, template, passport));
+        if !mover::begin(&self.0, &device) {
+            devices.agenda.push([device.clone()]);
         }
         WorkerStream::new(device)
     }
@@ -220,186 +163,4 @@ fn version_of(connect: &[u8]) -> ProtocolVersion {
     let frame = mqtt::frame::split(connect, u32::MAX).ok().flatten();
     // The edge has validated it.
     frame.and_then(|frame| Connect::decode(frame).ok()).map_or(ProtocolVersion::V5, |connect| connect.version)
-}
-
-impl Shared {
-    /// The time as links count it.
-    fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// When that is.
-    fn instant(&self, elapsed: Duration) -> Instant {
-        self.started + elapsed
-    }
-
-    /// The passport as the worker of `link` takes it: as it was signed where it was made, or else under what was signed for the
-    /// link, or signed by itself.
-    fn token_of(&self, passport: &Passport, link: &Link) -> Result<Bytes, TokenError> {
-        match (&passport.token, link.voucher.get(), &self.signer) {
-            (Some(token), ..) => Ok(token.0.clone()),
-            (None, Some(voucher), _) => voucher.token(passport),
-            (None, None, Some(signer)) => signer.sign(passport),
-            (None, None, None) => Err(TokenError::NoKey),
-        }
-    }
-
-    /// A link of the best worker for `client_id` that is not among `passed_over`.
-    fn choose(&self, client_id: &str, passed_over: &[Arc<Worker>]) -> Option<Arc<Link>> {
-        let ring = self.ring.load();
-        let bound = ring.bound(1, self.config.load_factor);
-        let mut fullest = None;
-        for worker in ring.candidates(client_id) {
-            if passed_over.iter().any(|other| Arc::ptr_eq(other, worker)) {
-                continue;
-            }
-            let Some(link) = worker.link() else { continue };
-            if worker.streams() < bound {
-                return Some(link);
-            }
-            fullest = fullest.or(Some(link));
-        }
-        fullest
-    }
-
-    /// The workers that there are.
-    fn found(self: &Arc<Self>, found: &BTreeMap<SocketAddr, String>) {
-        let mut workers = self.workers.lock();
-        for (address, host) in found {
-            match workers.get(address) {
-                Some(worker) if worker.is_retired() && worker.links() > 0 => self.keep_links(worker),
-                Some(worker) if !worker.is_retired() => {}
-                _ => {
-                    let worker = Arc::new(Worker::new(*address, host.clone(), &self.metrics));
-                    self.begin(&worker);
-                    if let Some(former) = workers.insert(*address, worker) {
-                        former.stop();
-                    }
-                }
-            }
-        }
-        for (address, worker) in workers.iter().filter(|(address, _)| !found.contains_key(address)) {
-            if !worker.is_retired() {
-                tracing::info!(worker = %address, "worker no longer listed");
-                worker.retire();
-            }
-        }
-        workers.retain(|address, worker| {
-            let is_gone = worker.is_retired() && worker.links() == 0;
-            if is_gone {
-                worker.stop();
-                self.metrics.forget(*address);
-            }
-            !is_gone
-        });
-        drop(workers);
-        self.changed();
-    }
-
-    fn begin(self: &Arc<Self>, worker: &Arc<Worker>) {
-        self.keep_links(worker);
-        if let Some(port) = self.config.health.admin_port {
-            let task = self.runtime.spawn(health::watch(self.clone(), worker.clone(), port));
-            worker.own(task.abort_handle());
-        }
-    }
-
-    /// Has as many links kept up as there should be.
-    fn keep_links(self: &Arc<Self>, worker: &Arc<Worker>) {
-        for _ in 0..worker.list(self.config.links_per_worker) {
-            let task = self.runtime.spawn(dial::keep(self.clone(), worker.clone()));
-            worker.own(task.abort_handle());
-        }
-    }
-
-    /// A worker says for how long it keeps sessions. Devices do not look for another for longer.
-    fn learn_grace(&self, worker: &Worker, grace_ms: u32) {
-        let own = self.config.handoff_timeout();
-        if worker.learn_grace(grace_ms) && worker.handoff_within(own) < own {
-            let within_ms = worker.handoff_within(own).as_millis();
-            tracing::warn!(
-                worker = %worker.address, grace_ms, within_ms,
-                "worker keeps sessions for less than workers.handoff_timeout_ms, its devices look for another no longer"
-            );
-        }
-    }
-
-    /// Has another link take the place of one that can open few more streams. That one ends when it has none.
-    fn replace(self: &Arc<Self>, worn: &Link) {
-        let worker = &worn.worker;
-        tracing::info!(worker = %worker.address, "link has used up its stream identifiers and is replaced");
-        let task = self.runtime.spawn(dial::keep(self.clone(), worker.clone()));
-        worker.own(task.abort_handle());
-    }
-
-    fn link_up(self: &Arc<Self>, link: &Arc<Link>) {
-        let worker = &link.worker;
-        if worker.add_link(link.clone()) {
-            tracing::info!(worker = %worker.address, "worker up");
-        }
-        self.changed();
-        self.look_again(worker);
-        self.mover.hurry();
-    }
-
-    fn link_down(self: &Arc<Self>, link: &Arc<Link>, devices: usize) {
-        let worker = &link.worker;
-        if worker.lose_link(link) {
-            tracing::info!(worker = %worker.address, devices, "worker down");
-        }
-        self.changed();
-        self.look_again(worker);
-    }
-
-    /// A worker has a link and has not answered a resume in time.
-    fn found_silent(self: &Arc<Self>, worker: &Worker) {
-        if worker.eject_once() {
-            tracing::info!(worker = %worker.address, "worker does not answer");
-            self.changed();
-            self.look_again(worker);
-        }
-    }
-
-    /// Has the ring looked at when a worker is no longer held to be doubtful.
-    fn look_again(self: &Arc<Self>, worker: &Worker) {
-        let Some(until) = worker.ejected_until() else { return };
-        let shared = self.clone();
-        let again = async move {
-            tokio::time::sleep_until(until).await;
-            shared.changed();
-        };
-        drop(self.runtime.spawn(again));
-    }
-
-    /// Looks again who is on the ring: the good workers, or when there is none the doubtful ones.
-    fn changed(&self) {
-        let workers = self.workers.lock();
-        let mut standings: Vec<_> = workers.values().map(|worker| (worker.standing(), worker)).collect();
-        let best = standings.iter().map(|(standing, _)| *standing).min().unwrap_or(Standing::Out);
-        for (standing, worker) in &standings {
-            worker.metrics.healthy.set(i64::from(*standing == Standing::Good));
-        }
-        standings.retain(|(standing, _)| *standing == best && best != Standing::Out);
-        self.ring.store(Arc::new(Ring::new(standings.into_iter().map(|(_, worker)| worker.clone()))));
-    }
-
-    /// So that those that meet the same fate do not all go the same way at the same time.
-    fn shuffled<T>(&self, mut items: Vec<T>) -> Vec<T> {
-        items.shuffle(&mut *self.chance.lock());
-        items
-    }
-
-    /// How long to wait before the next attempt: doubled each time, up to `backoff_max_ms`, of which the second half is up to
-    /// chance.
-    fn backoff(&self, attempts: u32) -> Duration {
-        let whole = BACKOFF_MS.saturating_mul(1 << attempts.min(16)).min(self.config.backoff_max_ms).max(2);
-        Duration::from_millis(self.chance.lock().random_range(whole / 2..=whole))
-    }
-
-    /// A connection is done with.
-    fn leave(&self) {
-        if self.devices.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.empty.notify_waiters();
-        }
-    }
 }

@@ -1,101 +1,23 @@
 //! Finds workers for devices that have none, paced by the answers: so many resumes are under way at once and no more, and who
 //! is refused comes back later.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{Duration, Instant, sleep_until};
+use link::Resume;
+use link::wire::Open;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
-use super::device::Device;
-use super::route::Next;
+use super::device::{Device, Errand, Way};
+use super::link::{Handover, LinkStream};
+use super::pool::Pool;
+use super::route::{Circumstances, RouteInput};
 
 /// Devices in one go; then other tasks of the thread have their turn.
 const TURN: usize = 32;
 
-/// The devices to look after, bounded by the connections there are.
-#[derive(Default)]
-pub(super) struct Mover {
-    queue: Mutex<Queue>,
-    news: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    now: VecDeque<Arc<Device>>,
-    later: BinaryHeap<Reverse<Later>>,
-    /// Devices whose worker has to have answered by then; all have the same time for that, so that these are in order.
-    checks: VecDeque<(Instant, Weak<Device>)>,
-    serial: u64,
-}
-
-struct Later {
-    at: Instant,
-    serial: u64,
-    device: Looked,
-}
-
-/// Who is looked after later.
-enum Looked {
-    /// Nobody else may keep it alive.
-    Searching(Arc<Device>),
-    /// Its link does, as long as its worker has not heard that it is gone.
-    Leaving(Weak<Device>),
-}
-
-impl Looked {
-    fn device(self) -> Option<Arc<Device>> {
-        match self {
-            Self::Searching(device) => Some(device),
-            Self::Leaving(device) => device.upgrade(),
-        }
-    }
-}
-
-impl PartialEq for Later {
-    fn eq(&self, other: &Self) -> bool {
-        self.serial == other.serial
-    }
-}
-
-impl Eq for Later {}
-
-impl PartialOrd for Later {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Later {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.serial).cmp(&(other.at, other.serial))
-    }
-}
-
-impl Queue {
-    /// Who has to be asked for by now is.
-    fn promote(&mut self, now: Instant) {
-        while let Some(Reverse(first)) = self.later.peek()
-            && first.at <= now
-            && let Some(Reverse(first)) = self.later.pop()
-        {
-            self.now.extend(first.device.device());
-        }
-    }
-
-    fn next_check(&self) -> Option<Instant> {
-        self.checks.front().map(|(at, _)| *at)
-    }
-
-    /// When something is to be done at the earliest.
-    fn wake_at(&self) -> Option<Instant> {
-        let retry = self.later.peek().map(|Reverse(first)| first.at);
-        self.next_check().into_iter().chain(retry).min()
-    }
-}
+/// With more unread a device is not resumed before it has read: each worker may send it a whole window.
+pub(super) const UNREAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Waits until then, or for ever.
 async fn until(at: Option<Instant>) {
@@ -105,112 +27,140 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-impl Mover {
-    /// Has these devices looked after, in this order.
-    pub(super) fn push(&self, devices: impl IntoIterator<Item = Arc<Device>>) {
-        self.queue.lock().now.extend(devices);
-        self.news.notify_one();
-    }
-
-    /// Has a device looked after in `delay`.
-    pub(super) fn push_later(&self, device: Arc<Device>, delay: Duration) {
-        if delay.is_zero() {
-            return self.push([device]);
-        }
-        self.look_later(Looked::Searching(device), delay);
-    }
-
-    /// Has a device looked after in `delay` that is gone, if its worker has not heard of that by then.
-    pub(super) fn push_leaving(&self, device: &Arc<Device>, delay: Duration) {
-        self.look_later(Looked::Leaving(Arc::downgrade(device)), delay);
-    }
-
-    fn look_later(&self, device: Looked, delay: Duration) {
-        let at = Instant::now() + delay;
-        let mut queue = self.queue.lock();
-        queue.serial += 1;
-        let serial = queue.serial;
-        queue.later.push(Reverse(Later { at, serial, device }));
-        drop(queue);
-        self.news.notify_one();
-    }
-
-    /// There is a worker that was not there before: who waits need not wait any longer.
-    pub(super) fn hurry(&self) {
-        let mut queue = self.queue.lock();
-        let later = std::mem::take(&mut queue.later).into_vec();
-        queue.now.extend(later.into_iter().filter_map(|Reverse(later)| later.device.device()));
-        drop(queue);
-        self.news.notify_one();
-    }
-
-    /// Whether nobody waits to be looked after now.
-    pub(super) fn is_idle(&self) -> bool {
-        self.queue.lock().now.is_empty()
-    }
-
-    /// Forgets everybody.
-    pub(super) fn clear(&self) {
-        let forgotten = std::mem::take(&mut *self.queue.lock());
-        drop(forgotten);
-    }
-
-    /// Looks after devices, for ever.
-    pub(super) async fn run(shared: Arc<Shared>) {
-        let mover = &shared.mover;
-        for turn in 1_usize.. {
-            mover.expire(&shared);
-            let (is_idle, wake_at, check_at) = {
-                let mut queue = mover.queue.lock();
-                queue.promote(Instant::now());
-                (queue.now.is_empty(), queue.wake_at(), queue.next_check())
-            };
-            if is_idle {
-                // The order makes no difference, but a run can be repeated.
-                tokio::select! {
-                    biased;
-                    () = mover.news.notified() => {}
-                    () = until(wake_at) => {}
-                }
-                continue;
-            }
-            // Workers that do not answer hold the permits until they are given up.
-            let permit = tokio::select! {
+/// Looks after devices, for ever.
+pub(super) async fn run(pool: Arc<Pool>) {
+    let agenda = &pool.devices.agenda;
+    for turn in 1_usize.. {
+        check(&pool);
+        let due = agenda.due(Instant::now());
+        if !due.has_devices {
+            // The order makes no difference, but a run can be repeated.
+            tokio::select! {
                 biased;
-                permit = shared.moves.clone().acquire_owned() => permit,
-                () = until(check_at) => continue,
-            };
-            let device = mover.queue.lock().now.pop_front();
-            if let (Ok(permit), Some(device)) = (permit, device) {
-                mover.ask(device, permit);
+                () = agenda.news() => {}
+                () = until(due.wake_at) => {}
             }
-            if turn.is_multiple_of(TURN) {
-                tokio::task::yield_now().await;
-            }
+            continue;
+        }
+        // Workers that do not answer hold the permits until they are given up.
+        let permit = tokio::select! {
+            biased;
+            permit = pool.moves.clone().acquire_owned() => permit,
+            () = until(due.check_at) => continue,
+        };
+        if let (Ok(permit), Some(device)) = (permit, agenda.pop()) {
+            place(&pool, &device, permit);
+        }
+        if turn.is_multiple_of(TURN) {
+            tokio::task::yield_now().await;
         }
     }
+}
 
-    fn ask(&self, device: Arc<Device>, permit: OwnedSemaphorePermit) {
-        let next = device.route.lock().ask(&device, permit);
-        match next {
-            Next::Nothing => {}
-            Next::Later(delay) => self.push_later(device, delay),
-            Next::Check(at) => self.queue.lock().checks.push_back((at, Arc::downgrade(&device))),
+/// Takes devices away from workers that have not answered in time.
+fn check(pool: &Arc<Pool>) {
+    let now = Instant::now();
+    while let Some(device) = pool.devices.agenda.pop_check(now) {
+        let Some(device) = device else { continue };
+        let (mut way, mut after) = device.lock();
+        let asked =
+            way.route.place().filter(|_| way.route.is_asking()).map(|place| place.link.worker.clone());
+        device.follow(&mut way, RouteInput::Check, &mut after);
+        let silent = asked.filter(|_| way.route.place().is_none() && !way.route.summary().is_over);
+        device.go_on(way, after);
+        if let Some(worker) = silent {
+            tracing::debug!(client_id = %device.client_id, worker = %worker.address, "no answer to a resume");
+            pool.found_silent(&worker);
         }
     }
+}
 
-    /// Takes devices away from workers that have not answered in time.
-    fn expire(&self, shared: &Arc<Shared>) {
-        let now = Instant::now();
-        loop {
-            let due = self.queue.lock().checks.pop_front_if(|(at, _)| *at <= now);
-            let Some((_, device)) = due else { return };
-            let Some(device) = device.upgrade() else { continue };
-            let silent = device.route.lock().expire(&device);
-            if let Some(worker) = silent {
-                shared.found_silent(&worker);
-                self.push([device]);
-            }
-        }
+/// Opens the session of a device that has just come. `false` when it has to look for a worker.
+pub(super) fn begin(pool: &Pool, device: &Arc<Device>) -> bool {
+    let (mut way, mut after) = device.lock();
+    way.open.attempt += 1;
+    let asked = ask(pool, device, &way, Handover::default());
+    let is_begun = !matches!(asked, RouteInput::NoWorker(_) | RouteInput::NotPlaced { .. });
+    if is_begun {
+        device.follow(&mut way, asked, &mut after);
     }
+    device.go_on(way, after);
+    is_begun
+}
+
+/// Looks for a worker, if the device is to have another.
+fn place(pool: &Pool, device: &Arc<Device>, permit: OwnedSemaphorePermit) {
+    let (mut way, mut after) = device.lock();
+    let mut input = take_turn(pool, device, &mut way);
+    while let Some(errand) = device.follow(&mut way, input, &mut after) {
+        input = match errand {
+            Errand::LookAgain => take_turn(pool, device, &mut way),
+            Errand::Ask(handover) => ask(pool, device, &way, handover),
+        };
+    }
+    way.permit = Some(permit);
+    device.go_on(way, after);
+}
+
+fn take_turn(pool: &Pool, device: &Device, way: &mut Way) -> RouteInput<LinkStream> {
+    if way.route.place().is_none() {
+        way.open.attempt += 1;
+    }
+    RouteInput::Turn(around(pool, device, way))
+}
+
+fn around(pool: &Pool, device: &Device, way: &Way) -> Circumstances {
+    let (is_connected, unread) = {
+        let mail = device.mail.lock();
+        (mail.connack.is_some(), mail.len())
+    };
+    let mut around = Circumstances {
+        is_connected,
+        is_stale: way.is_stale(),
+        leaves_much_unread: unread > UNREAD_BYTES_MAX,
+        handoff_timeout: pool.config.handoff_timeout(),
+        ..Circumstances::default()
+    };
+    if let Some(place) = way.route.place() {
+        let worker = &place.link.worker;
+        around.is_draining = place.link.is_draining();
+        around.is_crowded = pool.is_crowded(worker) && device.is_idle(way);
+        around.is_forsaken = pool.is_forsaken(worker);
+        around.has_other = pool.choose(&device.client_id, std::slice::from_ref(worker)).is_some();
+    }
+    around
+}
+
+/// Asks the best worker that is not passed over for the session.
+fn ask(pool: &Pool, device: &Arc<Device>, way: &Way, handover: Handover) -> RouteInput<LinkStream> {
+    let Some(link) = pool.choose(&device.client_id, way.route.passed_over()) else {
+        return RouteInput::NoWorker(handover);
+    };
+    let passport = match device.devices.token_of(&way.passport, &link) {
+        Ok(token) => token,
+        Err(error) => {
+            device.unsigned(&error);
+            return RouteInput::Unsigned;
+        }
+    };
+    let resume = resume(device, way, &handover).map(Box::new);
+    let open = Box::new(Open { passport, resume, ..(*way.open).clone() });
+    match link.open(open, handover, device) {
+        Ok(stream) => {
+            let answer_within = pool.config.resume_timeout();
+            RouteInput::Placed { place: LinkStream { link, stream }, answer_within }
+        }
+        Err(handover) => RouteInput::NotPlaced { worker: link.worker.clone(), handover },
+    }
+}
+
+/// What a resume adds to OPEN; `None` for a device that has no CONNACK.
+fn resume(device: &Device, way: &Way, handover: &Handover) -> Option<Resume> {
+    Some(Resume {
+        connack: device.mail.lock().connack.clone()?,
+        backlog: 0,
+        flows: handover.flows.to_device(),
+        inbound_qos2: handover.flows.from_device(),
+        topic_aliases: way.aliases.list(),
+    })
 }

@@ -3,13 +3,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::yield_now;
 use tokio::time::{Duration, MissedTickBehavior, interval};
 
-use super::Shared;
 use super::device::Device;
+use super::pool::Pool;
 use super::ring::Ring;
 use super::worker::Worker;
 
@@ -21,20 +20,6 @@ const WAIT_TICKS_MAX: u32 = 64;
 
 /// Devices looked at in one go; then other tasks of the thread have their turn.
 const LOOKS: usize = 1_024;
-
-/// Whether a worker did not take a device that was to relieve another.
-#[derive(Default)]
-pub(super) struct Setbacks(AtomicBool);
-
-impl Setbacks {
-    pub(super) fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
-    }
-}
 
 /// How fast to go: at the full rate as long as workers take what they are given, otherwise one device now and then.
 #[derive(Default)]
@@ -67,8 +52,8 @@ impl Pace {
 }
 
 /// Looks again and again, for ever.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let max = shared.config.rebalance_per_s;
+pub(super) async fn run(pool: Arc<Pool>) {
+    let max = pool.config.rebalance_per_s;
     if max == 0 {
         return;
     }
@@ -77,7 +62,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut balance = Balance::default();
     loop {
         ticks.tick().await;
-        balance.look(&shared, max).await;
+        balance.look(&pool, max).await;
     }
 }
 
@@ -91,13 +76,13 @@ pub(super) struct Balance {
 
 impl Balance {
     /// Has up to `max` devices moved, if it is time for that. How many.
-    pub(super) async fn look(&mut self, shared: &Shared, max: usize) -> usize {
-        let ring = shared.ring.load_full();
+    pub(super) async fn look(&mut self, pool: &Pool, max: usize) -> usize {
+        let ring = pool.ring.load_full();
         // A worker that comes and goes draws nobody.
         let here = addresses(&ring);
-        let is_quiet = here == std::mem::replace(&mut self.known, here.clone()) && shared.is_quiet();
-        let budget = self.pace.budget(shared.setbacks.take(), is_quiet, max);
-        let chosen = relieve(shared, &ring, budget).await;
+        let is_quiet = here == std::mem::replace(&mut self.known, here.clone()) && pool.is_quiet();
+        let budget = self.pace.budget(pool.devices.take_setback(), is_quiet, max);
+        let chosen = relieve(pool, &ring, budget).await;
         self.pace.has_asked |= chosen > 0;
         chosen
     }
@@ -110,32 +95,27 @@ fn addresses(ring: &Ring) -> Vec<SocketAddr> {
 }
 
 /// Has up to `budget` devices moved away from workers that have too many. How many.
-async fn relieve(shared: &Shared, ring: &Ring, budget: usize) -> usize {
-    let bound = ring.bound(0, shared.config.load_factor);
+async fn relieve(pool: &Pool, ring: &Ring, budget: usize) -> usize {
+    let bound = ring.bound(0, pool.config.load_factor);
     let crowded = ring.workers().filter(|worker| worker.streams() > bound).cloned().collect();
     let mut left = budget;
-    for worker in shared.shuffled::<Arc<Worker>>(crowded) {
+    for worker in pool.devices.chance.shuffled::<Arc<Worker>>(crowded) {
         let excess = worker.streams().saturating_sub(bound).min(left);
         if excess > 0 {
-            let chosen = choose(shared, ring, &worker, excess).await;
+            let chosen = choose(pool, ring, &worker, excess).await;
             tracing::info!(worker = %worker.address, devices = chosen.len(), "worker relieved");
             left -= chosen.len();
-            shared.mover.push(chosen);
+            pool.devices.agenda.push(chosen);
         }
     }
     budget - left
 }
 
 /// So many devices of `worker`, first those whose place is elsewhere when nobody has too many.
-pub(super) async fn choose(
-    shared: &Shared,
-    ring: &Ring,
-    worker: &Arc<Worker>,
-    count: usize,
-) -> Vec<Arc<Device>> {
+pub(super) async fn choose(pool: &Pool, ring: &Ring, worker: &Arc<Worker>, count: usize) -> Vec<Arc<Device>> {
     let mut chosen = Vec::new();
     let mut at_home = Vec::new();
-    for (at, device) in shared.shuffled(worker.devices()).into_iter().enumerate() {
+    for (at, device) in pool.devices.chance.shuffled(worker.devices()).into_iter().enumerate() {
         if chosen.len() == count {
             break;
         }
@@ -152,22 +132,6 @@ pub(super) async fn choose(
     let short = count - chosen.len();
     chosen.extend(at_home.into_iter().filter(|device| device.mark_excess(worker)).take(short));
     chosen
-}
-
-impl Shared {
-    /// Whether no device waits for a worker or is being moved.
-    fn is_quiet(&self) -> bool {
-        self.mover.is_idle()
-            && self.moves.available_permits() == self.config.moves_inflight_max
-            && self.metrics.moving.get() == 0
-    }
-
-    /// Whether `worker` has more than it may, so that there is another that has less.
-    pub(super) fn is_crowded(&self, worker: &Arc<Worker>) -> bool {
-        let ring = self.ring.load();
-        let is_known = ring.workers().any(|other| Arc::ptr_eq(other, worker));
-        is_known && worker.streams() > ring.bound(0, self.config.load_factor)
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ impl Ring {
         self.points.nodes().iter().map(|node| &node.value)
     }
 
+    pub(super) fn has(&self, worker: &Arc<Worker>) -> bool {
+        self.workers().any(|other| Arc::ptr_eq(other, worker))
+    }
+
     /// How many streams a worker may have when there are `more` of them than now.
     pub(super) fn bound(&self, more: usize, load_factor: f64) -> usize {
         let all: usize = self.workers().map(|worker| worker.streams()).sum();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
-use super::Shared;
+use super::pool::Pool;
 use super::worker::{Standing, Worker};
 
 /// Between two looks.
@@ -21,20 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_AFTER_ALL: Duration = Duration::from_secs(5);
 
 /// Looks again and again, for ever.
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(pool: Arc<Pool>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
     loop {
         let now = ticks.tick().await;
-        for worker in watch.look(&shared, now) {
+        for worker in watch.look(&pool, now) {
             let devices = worker.devices();
             if !devices.is_empty() {
                 tracing::warn!(
                     worker = %worker.address, devices = devices.len(),
                     "worker is without its store, its devices go to others"
                 );
-                shared.mover.push(shared.shuffled(devices));
+                pool.devices.agenda.push(pool.devices.chance.shuffled(devices));
             }
         }
     }
@@ -51,9 +51,9 @@ struct Watch {
 
 impl Watch {
     /// The workers whose devices are to go now.
-    fn look(&mut self, shared: &Shared, now: Instant) -> Vec<Arc<Worker>> {
+    fn look(&mut self, pool: &Pool, now: Instant) -> Vec<Arc<Worker>> {
         let (away, has_good) = {
-            let workers = shared.workers.lock();
+            let workers = pool.workers.lock();
             let is_good = |worker: &Arc<Worker>| worker.standing() == Standing::Good;
             let away: Vec<_> = workers.values().filter(|worker| worker.is_store_away()).cloned().collect();
             (away, workers.values().any(is_good))
@@ -90,14 +90,6 @@ impl Watch {
             }
         }
         due
-    }
-}
-
-impl Shared {
-    /// Whether `worker` is without its store although another on the ring has it.
-    pub(super) fn is_forsaken(&self, worker: &Arc<Worker>) -> bool {
-        let is_on_ring = |ring: &super::Ring| ring.workers().any(|other| Arc::ptr_eq(other, worker));
-        worker.is_store_away() && !is_on_ring(&self.ring.load())
     }
 }
 

@@ -6,11 +6,10 @@ use std::task::{Context, Poll};
 use link::{CloseCause, Event, Outgoing, Passport, Stream};
 use mqtt::{Frame, ReasonCode};
 
-use super::device::Device;
-use super::route::Ended;
+use super::device::{Device, Ended};
 
 /// Credit is given back in portions of this, bytes: a quarter of the window, so that a few packets do not cost a lock each.
-const RELEASE_BYTES: u32 = link::mux::WINDOW_BYTES / 4;
+const CREDIT_BYTES: u32 = link::mux::WINDOW_BYTES / 4;
 
 /// The stream of a relay. Dropped, it is closed.
 pub struct WorkerStream {
@@ -45,8 +44,8 @@ impl Stream for WorkerStream {
             if let Some(cost) = mail.take(out) {
                 drop(mail);
                 self.owed = self.owed.saturating_add(cost);
-                if self.owed >= RELEASE_BYTES {
-                    self.device.release(std::mem::take(&mut self.owed));
+                if self.owed >= CREDIT_BYTES {
+                    self.device.give_credit(std::mem::take(&mut self.owed));
                 }
                 return Poll::Ready(Event::Wrote);
             }

@@ -11,10 +11,10 @@ use tokio::time::{Duration, Instant};
 use super::device::{TestDevice, publish, publish_by};
 use super::{Setup, packet};
 use crate::fake::{PATIENCE, eventually};
-use crate::upstream::route::UNREAD_BYTES_MAX;
+use crate::upstream::mover::UNREAD_BYTES_MAX;
 
 /// Subsequent messages of `device`, all acknowledged once and all in the store.
-async fn publishes_well(setup: &Setup, mut device: TestDevice, count: u16) -> TestDevice {
+pub(super) async fn publishes_well(setup: &Setup, mut device: TestDevice, count: u16) -> TestDevice {
     assert_eq!(device.publish_all(count, 16).await, vec![1; count.into()]);
     let stored: BTreeSet<_> = setup.store.published.lock()[&device.connection].iter().cloned().collect();
     assert_eq!(stored.len(), usize::from(count));
@@ -271,122 +271,6 @@ async fn while_a_device_has_no_worker_it_may_go_on_up_to_a_bound() {
 }
 
 #[tokio::test]
-async fn a_device_that_left_while_it_had_no_worker_is_still_told_of() {
-    let mut setup = Setup::with(1, |config| config.backoff_max_ms = 125).await;
-    let (mut device, _) = setup.device(7).await;
-    let dead = setup.fakes.remove(0);
-    let address = dead.address;
-    dead.kill().await;
-    eventually("it has no worker", || setup.metric("workers_moving") == 1.0).await;
-    device.push(&publish(QoS::AtLeastOnce, 1, b"last")).expect("taken");
-    device.close(CloseCause::Abnormal);
-    assert_eq!(setup.metric("workers_closing"), 1.0);
-    let again = super::FakeWorker::start_at(address, &setup.store, None).await;
-    eventually("the end", || *setup.store.closed.lock() == [(7, CloseCause::Abnormal)]).await;
-    assert_eq!(setup.store.published.lock()[&7], [&b"last"[..]]);
-    assert_eq!(again.opens().len(), 1);
-    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
-}
-
-#[tokio::test]
-async fn a_thousand_devices_move_and_few_at_a_time() {
-    const DEVICES: usize = 1_000;
-    let mut setup = Setup::with(2, |config| config.moves_inflight_max = 16).await;
-    let mut devices = Vec::new();
-    for connection in 0..DEVICES as u128 {
-        devices.push(TestDevice::connect(&setup.workers, connection).await);
-    }
-    let shares = setup.fakes.iter().map(|fake| fake.opens().len()).collect::<Vec<_>>();
-    assert!(shares.iter().all(|share| (300..=700).contains(share)), "{shares:?}");
-    // The survivor does not answer at first, so that it is seen how many are asked for.
-    setup.fakes[1].manner(|manner| manner.is_mute = true);
-    let dead = setup.fakes.remove(0);
-    let moving = dead.opens().len();
-    dead.kill().await;
-    let resumes = |setup: &Setup| setup.fakes[0].opens().iter().filter(|open| open.resume.is_some()).count();
-    eventually("the first are asked for", || resumes(&setup) == 16).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(resumes(&setup), 16);
-    setup.fakes[0].manner(|manner| manner.is_mute = false);
-    setup.fakes[0].cut();
-    eventually("all are there", || setup.metric("workers_moving") == 0.0).await;
-    assert!(resumes(&setup) >= moving);
-    for device in &mut devices {
-        assert_eq!(device.publish_all(1, 1).await, [1]);
-    }
-}
-
-#[tokio::test]
-async fn workers_that_do_not_answer_do_not_hold_up_the_others_for_ever() {
-    let setup = Setup::with(3, |config| {
-        config.moves_inflight_max = 1;
-        config.resume_timeout_ms = 150;
-    })
-    .await;
-    let mut devices = Vec::new();
-    for connection in 0..12 {
-        devices.push(setup.device(connection).await);
-    }
-    let dead = devices[0].1;
-    let mute = (dead + 1) % 3;
-    setup.fakes[mute].manner(|manner| manner.is_mute = true);
-    setup.fakes[dead].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
-    setup.fakes[dead].cut();
-    let leaving = devices.iter().filter(|(_, place)| *place == dead).count() as f64;
-    eventually("all moves are done", || {
-        setup.metric("workers_moves_total{reason=\"lost\",outcome=\"moved\"}") >= leaving
-            && setup.metric("workers_moving") == 0.0
-    })
-    .await;
-    for (device, place) in devices {
-        if place != mute {
-            publishes_well(&setup, device, 3).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_device_that_leaves_while_its_move_is_refused_is_still_told_of() {
-    let setup = Setup::new(1).await;
-    let (device, _) = setup.device(7).await;
-    setup.fakes[0].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
-    setup.fakes[0].cut();
-    eventually("it was refused", || setup.fakes[0].opens().len() > 2).await;
-    device.close(CloseCause::Abnormal);
-    let asked = setup.fakes[0].opens().len();
-    eventually("it was refused again", || setup.fakes[0].opens().len() > asked + 1).await;
-    setup.fakes[0].manner(|manner| manner.refuses = None);
-    eventually("the end", || *setup.store.closed.lock() == [(7, CloseCause::Abnormal)]).await;
-    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
-}
-
-#[tokio::test]
-async fn a_device_that_gives_up_on_a_mute_worker_is_not_kept_for_ever() {
-    let setup = Setup::with(1, |config| config.handoff_timeout_ms = 1_000).await;
-    setup.fakes[0].manner(|manner| manner.is_mute = true);
-    let device = TestDevice::begin(&setup.workers, 7);
-    eventually("it was asked for", || setup.fakes[0].opens().len() == 1).await;
-    device.close(CloseCause::Abnormal);
-    assert_eq!(setup.metric("workers_closing"), 1.0);
-    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
-    assert_eq!(setup.metric("workers_closing"), 0.0);
-}
-
-// Each holds its CONNECT packet: those who connect and leave at once must not wait for the end of a time-out.
-#[tokio::test]
-async fn a_device_that_has_left_is_forgotten_when_nobody_is_to_be_told() {
-    let mut setup = Setup::new(1).await;
-    setup.fakes[0].manner(|manner| manner.is_mute = true);
-    let mut device = TestDevice::begin(&setup.workers, 7);
-    eventually("it was asked for", || setup.fakes[0].opens().len() == 1).await;
-    let kept = std::sync::Arc::downgrade(&device.shared());
-    device.close(CloseCause::Abnormal);
-    assert_eq!(kept.strong_count(), 1, "its link has it");
-    setup.fakes.remove(0).kill().await;
-    eventually("nobody has it", || kept.strong_count() == 0).await;
-}
-
-#[tokio::test]
 async fn what_came_from_a_worker_that_died_reaches_the_device_first() {
     let mut setup = Setup::new(2).await;
     let (mut device, place) = setup.device(7).await;
@@ -434,59 +318,6 @@ async fn packets_by_alias_that_no_link_took_are_told_the_next_worker_in_full() {
 }
 
 #[tokio::test]
-async fn a_device_that_leaves_while_its_stream_is_taken_from_it_is_still_told_of() {
-    let setup = Setup::new(1).await;
-    let (mut device, _) = setup.device(7).await;
-    let shared = device.shared();
-    let (link, stream) = {
-        let route = shared.route.lock();
-        let place = route.place.as_ref().expect("a place");
-        (place.link.clone(), place.stream)
-    };
-    // As when the link is lost and its driver has not come to this device yet.
-    let unfinished = link.give_up(stream).expect("open");
-    device.close(CloseCause::Abnormal);
-    assert!(shared.lost(&link, unfinished));
-    setup.workers.0.mover.push([shared]);
-    eventually("the end", || *setup.store.closed.lock() == [(7, CloseCause::Abnormal)]).await;
-}
-
-#[tokio::test]
-async fn a_connect_that_is_not_answered_does_not_hold_up_the_others() {
-    let setup = Setup::with(2, |config| {
-        config.moves_inflight_max = 1;
-        config.resume_timeout_ms = 150;
-    })
-    .await;
-    let (device, place) = setup.device(7).await;
-    // Refused by the other, it asks this one, as those do that have come before any worker was there.
-    let (mute, other) = (&setup.fakes[1 - place], &setup.fakes[place]);
-    mute.manner(|manner| manner.is_mute = true);
-    other.manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
-    let mut waiting = Vec::new();
-    for connection in 100..110 {
-        waiting.push(TestDevice::begin(&setup.workers, connection));
-    }
-    eventually("one waits for an answer", || !mute.opens().is_empty() && other.opens().len() > 1).await;
-    mute.manner(|manner| manner.is_mute = false);
-    other.manner(|manner| manner.refuses = None);
-    other.cut();
-    publishes_well(&setup, device, 5).await;
-}
-
-#[tokio::test]
-async fn a_device_that_gave_up_is_forgotten_also_when_a_link_came_up_meanwhile() {
-    let setup = Setup::with(1, |config| config.handoff_timeout_ms = 1_000).await;
-    setup.fakes[0].manner(|manner| manner.is_mute = true);
-    let device = TestDevice::begin(&setup.workers, 7);
-    eventually("it was asked for", || setup.fakes[0].opens().len() == 1).await;
-    device.close(CloseCause::Abnormal);
-    setup.workers.0.mover.hurry();
-    eventually("it was looked at", || setup.workers.0.mover.is_idle()).await;
-    assert_eq!(setup.workers.stop(PATIENCE).await, 0);
-}
-
-#[tokio::test]
 async fn a_device_that_was_held_back_goes_on_when_its_worker_is_gone() {
     let mut setup = Setup::new(1).await;
     setup.fakes[0].manner(|manner| manner.holds_packets = true);
@@ -515,8 +346,8 @@ async fn a_device_that_reads_nothing_is_not_given_a_window_by_every_worker() {
     let (mut device, _) = setup.device(7).await;
     let shared = device.shared();
     let unread = || shared.mail.lock().len();
-    let attempt = || shared.route.lock().open.attempt;
-    let is_moving = || shared.route.lock().moving.is_some();
+    let attempt = || shared.lock().0.open.attempt;
+    let is_moving = || shared.lock().0.route.summary().is_moving;
     let mut sent = 0;
     for _ in 0..12 {
         if !is_moving() {
@@ -538,26 +369,4 @@ async fn a_device_that_reads_nothing_is_not_given_a_window_by_every_worker() {
         assert_eq!(packet(device.next().await)[0], 0x30);
     }
     publishes_well(&setup, device, 3).await;
-}
-
-#[tokio::test]
-async fn a_worker_that_answers_no_resume_is_asked_by_few() {
-    let mut setup = Setup::with(3, |config| {
-        config.moves_inflight_max = 1;
-        config.resume_timeout_ms = 300;
-    })
-    .await;
-    let mut devices = Vec::new();
-    for connection in 0..60 {
-        devices.push(setup.device(connection).await.0);
-    }
-    setup.fakes[1].manner(|manner| manner.is_mute = true);
-    let before = setup.fakes[1].opens().len();
-    let dead = setup.fakes.remove(0);
-    let moving = dead.opens().len() as f64;
-    dead.kill().await;
-    let moved = || setup.metric("workers_moves_total{reason=\"lost\",outcome=\"moved\"}");
-    eventually("all have moved", || moved() == moving).await;
-    let asked = setup.fakes[0].opens().len() - before;
-    assert!((1..=3).contains(&asked), "{asked}");
 }

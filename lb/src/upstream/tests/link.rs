@@ -146,7 +146,7 @@ async fn links_can_be_mutual_tls_and_then_strangers_get_none() {
     let ca_file = certificates.folder.path().join("ca.pem");
     let stranger = start(Some(LinkTlsConfig { ca_file, ..strangers.issue("edge") }));
     let plain = start(None);
-    let failures = |workers: &Workers| workers.0.metrics.link_failures.get();
+    let failures = |workers: &Workers| workers.0.devices.metrics.link_failures.get();
     eventually("both have failed", || failures(&stranger) > 1 && failures(&plain) > 1).await;
     assert!(!stranger.is_ready() && !plain.is_ready());
 }

@@ -2,8 +2,10 @@
 
 mod device;
 mod edge;
+mod farewell;
 mod handoff;
 mod link;
+mod pacing;
 mod pool;
 mod rebalance;
 mod storeless;

@@ -14,6 +14,7 @@ use super::device::{TestDevice, publish};
 use super::worker::FakeWorker;
 use super::{Setup, packet};
 use crate::fake::eventually;
+use crate::upstream::discovery::list;
 
 fn listed(fakes: &[&FakeWorker]) -> BTreeMap<SocketAddr, String> {
     fakes.iter().map(|fake| (fake.address, "127.0.0.1".to_owned())).collect()
@@ -26,7 +27,7 @@ async fn workers_come_and_go_with_the_list() {
     let shared = &setup.workers.0;
     let kept = &setup.fakes[1 - place];
     let third = FakeWorker::start(&setup.store, None).await;
-    shared.found(&listed(&[kept, &third]));
+    list(shared, &listed(&[kept, &third]));
     setup.all_up(2).await;
     // The one that is not listed keeps the device that it has, and gets no other.
     assert_eq!(device.publish_all(10, 2).await, [1; 10]);
@@ -37,7 +38,7 @@ async fn workers_come_and_go_with_the_list() {
     assert!(!third.opens().is_empty());
     drop(device);
     eventually("its links are closed", || {
-        shared.found(&listed(&[kept, &third]));
+        list(shared, &listed(&[kept, &third]));
         shared.workers.lock().len() == 2
     })
     .await;
@@ -144,9 +145,9 @@ async fn a_worker_that_is_listed_again_has_all_its_links() {
     let shared = &setup.workers.0;
     let links = || shared.workers.lock().values().map(|worker| worker.links()).sum::<usize>();
     eventually("both links", || links() == 2).await;
-    shared.found(&listed(&[]));
+    list(shared, &listed(&[]));
     eventually("the one without a stream is closed", || links() == 1).await;
-    shared.found(&listed(&[&setup.fakes[0]]));
+    list(shared, &listed(&[&setup.fakes[0]]));
     eventually("both links again", || links() == 2).await;
     drop(device);
 }

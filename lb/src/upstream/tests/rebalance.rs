@@ -12,6 +12,7 @@ use super::worker::FakeWorker;
 use super::{Setup, packet};
 use crate::fake::{PATIENCE, eventually};
 use crate::upstream::WorkersConfig;
+use crate::upstream::discovery::list;
 use crate::upstream::rebalance::{Balance, choose, run};
 
 /// Of the default load factor, for so many devices at so many workers.
@@ -45,7 +46,7 @@ impl Setup {
     async fn join(&mut self) {
         self.fakes.push(FakeWorker::start(&self.store, None).await);
         let listed = self.fakes.iter().map(|fake| (fake.address, "127.0.0.1".to_owned())).collect();
-        self.workers.0.found(&listed);
+        list(&self.workers.0, &listed);
         self.all_up(self.fakes.len()).await;
     }
 
@@ -207,7 +208,7 @@ async fn a_worker_that_takes_nobody_is_left_alone() {
     let joining = FakeWorker::start(&setup.store, None).await;
     joining.manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
     let listed = [&setup.fakes[0], &joining].map(|fake| (fake.address, "127.0.0.1".to_owned()));
-    setup.workers.0.found(&listed.into());
+    list(&setup.workers.0, &listed.into());
     setup.fakes.push(joining);
     setup.all_up(2).await;
     let excess = setup.excess(60, 2);
@@ -231,7 +232,7 @@ async fn who_has_not_read_and_answered_what_came_stays() {
     let setup = Setup::new(1).await;
     let (mut device, _) = setup.device(7).await;
     let shared = device.shared();
-    let worker = shared.route.lock().place.as_ref().expect("a place").link.worker.clone();
+    let worker = shared.lock().0.route.place().expect("a place").link.worker.clone();
     assert!(shared.mark_excess(&worker));
     setup.fakes[0].push(7, publish(QoS::AtLeastOnce, 1, b"x"));
     eventually("it has come", || !shared.mail.lock().is_empty()).await;
@@ -243,7 +244,7 @@ async fn who_has_not_read_and_answered_what_came_stays() {
     let other = Arc::new(super::super::worker::Worker::new(
         "127.0.0.1:1".parse().expect("address"),
         String::new(),
-        &setup.workers.0.metrics,
+        &setup.workers.0.devices.metrics,
     ));
     assert!(!shared.mark_excess(&other));
 }

@@ -1,0 +1,662 @@
+//! Where one device is among the workers, as a pure core: [`Route::handle`] takes what happened and answers what is to be done
+//! next. It holds no lock, wakes nobody and knows workers only by [`Place`]; [`super::device::Device`] does what it says.
+//!
+//! ```text
+//! Arriving -- placed --> At -- refused, lost, given up --> Searching <--+
+//!    |                    ^                                 |           | refused, lost,
+//!    +-- its turn --------|---> Searching         placed <--+           | given up
+//!                         +------- opened ------- Asking ---------------+
+//! ```
+//! From everywhere to `Over`: the end is known, the refusal is for good, or no worker took the session in time.
+
+mod backlog;
+mod search;
+#[cfg(test)]
+mod simulation;
+
+use bytes::Bytes;
+use link::CloseCause;
+use mqtt::ReasonCode;
+use tokio::time::{Duration, Instant};
+
+use self::backlog::Backlog;
+pub(super) use self::backlog::Unsent;
+use self::search::Search;
+use super::metrics::{MoveOutcome, MoveReason};
+
+/// How long a device whose passport has ended waits for another one, before it is resumed with what it has.
+const RENEWAL: Duration = Duration::from_secs(2);
+
+/// How long a device whose worker leaves waits before it looks again for another.
+const NOBODY_ELSE: Duration = Duration::from_millis(250);
+
+/// DISCONNECT with Reason Code 0x00, in every version.
+const DISCONNECT: [u8; 2] = [0xE0, 0];
+
+/// A stream at a worker.
+pub(super) trait Place: PartialEq {
+    /// Who can be asked for the session.
+    type Worker;
+
+    /// What one stream leaves to the next.
+    type Handover: Default;
+
+    /// Whose stream it is.
+    fn worker(&self) -> Self::Worker;
+
+    /// Whether the next worker will be told of the end of the connection by what is handed over.
+    fn tells_end(handover: &Self::Handover) -> bool;
+}
+
+/// Where one device is, and what it has sent that no link has taken.
+pub(super) struct Route<P: Place> {
+    whereabouts: Whereabouts<P>,
+    backlog: Backlog,
+    /// The device is gone.
+    farewell: Option<Box<Farewell>>,
+    /// The worker of the device has too many, and this device may go.
+    is_excess: bool,
+}
+
+enum Whereabouts<P: Place> {
+    /// The device has just come, and no worker was asked.
+    Arriving,
+    /// A worker has the session, or is the first that was asked for it.
+    At(P),
+    /// After a search a worker is asked for the session.
+    Asking(P, Box<Search<P>>),
+    /// The device has no worker.
+    Searching(Box<Search<P>>),
+    /// Nothing more is to be done. Final.
+    Over,
+}
+
+/// The end of the device's connection.
+struct Farewell {
+    cause: CloseCause,
+    since: Instant,
+    /// The link keeps it now.
+    is_told: bool,
+}
+
+/// What a [`Route`] is told.
+pub(super) enum RouteInput<P: Place> {
+    /// The device has sent this, and no link has taken it.
+    Sent(Unsent),
+    /// The link has taken the packet of [`Step::Send`].
+    Taken,
+    /// The link has not: it has no room, or the stream is over.
+    NotTaken(Unsent),
+    /// The device is gone.
+    Closed { cause: CloseCause, is_connected: bool },
+    /// The mover has come to the device.
+    Turn(Circumstances),
+    /// A link asks its worker for the session, as [`Step::Ask`] said. The worker has so long to answer.
+    Placed { place: P, answer_within: Duration },
+    /// A link of this worker opens no stream.
+    NotPlaced { worker: P::Worker, handover: P::Handover },
+    /// Every worker that there is was asked, or there is none.
+    NoWorker(P::Handover),
+    /// No passport can be made for the worker.
+    Unsigned,
+    /// The stream was taken off its link, as [`Step::GiveUp`] said.
+    GivenUp { why: Option<MoveReason>, handover: P::Handover, is_connected: bool, within: Duration },
+    /// The worker has the session.
+    Opened(P),
+    /// The link has room for the stream.
+    Sendable(P),
+    /// The worker does not take the session.
+    Refused { place: P, handover: P::Handover, refusal: Refusal, is_connected: bool, within: Duration },
+    /// The link is over. A search that begins now may last so long.
+    Lost { place: P, handover: P::Handover, is_connected: bool, within: Duration },
+    /// The stream is over and nothing follows.
+    Finished(P),
+    /// The time for an answer may be up.
+    Check,
+    /// The worker has too many devices, and whether this one may go.
+    Excess(bool),
+}
+
+/// What a worker that does not take a session leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Another worker may take it now.
+    Elsewhere,
+    /// The worker is without its store; another would hardly say otherwise at once.
+    StoreAway,
+    /// None will ever take it.
+    Final(MoveOutcome),
+}
+
+/// What the mover sees around a device when its turn comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Circumstances {
+    /// The device has its CONNACK, or has it waiting: then the session is resumed and not opened anew.
+    pub(super) is_connected: bool,
+    /// Its passport has ended.
+    pub(super) is_stale: bool,
+    /// It has more unread than a resume is worth.
+    pub(super) leaves_much_unread: bool,
+    /// Its link is about to end.
+    pub(super) is_draining: bool,
+    /// Its worker has too many, and a move costs little.
+    pub(super) is_crowded: bool,
+    /// Its worker is without its store, and another is not.
+    pub(super) is_forsaken: bool,
+    /// There is a worker besides its own.
+    pub(super) has_other: bool,
+    /// How long a search may last, and how long a worker may take to hear of the end.
+    pub(super) handoff_timeout: Duration,
+}
+
+/// What a [`Route`] wants done about its place before it is told anything else.
+pub(super) enum Step<P: Place> {
+    /// Nothing.
+    Rest,
+    /// To give a packet to the link; answered with [`RouteInput::Taken`] or [`RouteInput::NotTaken`].
+    Send(Unsent),
+    /// To tell the link of the end of the connection.
+    Tell(CloseCause),
+    /// To take the stream off its link; answered with [`RouteInput::GivenUp`], unless the stream is over already and an event says
+    /// how.
+    GiveUp(Option<MoveReason>),
+    /// To take this stream off its link for nobody.
+    Abandon(P),
+    /// To look at the circumstances again; answered with [`RouteInput::Turn`].
+    LookAgain,
+    /// To ask the best worker that is not passed over; answered with [`RouteInput::Placed`], [`RouteInput::NotPlaced`],
+    /// [`RouteInput::NoWorker`] or [`RouteInput::Unsigned`].
+    Ask(P::Handover),
+    /// To tell the device that its connection ends for this reason.
+    End(ReasonCode),
+}
+
+/// What the mover has to do next about a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing, until something happens.
+    Nothing,
+    /// To come to it as soon as may be.
+    Now,
+    /// To come to it after this time.
+    Later(Duration),
+    /// To come to it after a time that grows with these attempts.
+    BackOff(u32),
+    /// To see that there was an answer by then.
+    Check(Instant),
+    /// To come to it when its worker should have heard of the end, unless it is gone by then.
+    Leave,
+}
+
+/// An attempt to move a device that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) reason: MoveReason,
+    pub(super) outcome: MoveOutcome,
+    /// From the loss of the worker until another had the session.
+    pub(super) took: Option<Duration>,
+}
+
+/// What follows from one [`RouteInput`].
+pub(super) struct RouteOutputs<P: Place> {
+    /// What is to be done before the next input.
+    pub(super) step: Step<P>,
+    /// What the mover has to do.
+    pub(super) next: Next,
+    /// For the metrics.
+    pub(super) moved: Option<Moved>,
+    /// A worker did not take a device that was to relieve another.
+    pub(super) had_setback: bool,
+    /// The device may send more than before.
+    pub(super) wakes: bool,
+    /// The packet was dropped: QoS 0 that would stop the rest.
+    pub(super) is_dropped: bool,
+    /// The right to ask goes to others, though there is no answer.
+    pub(super) yields_permit: bool,
+}
+
+impl<P: Place> Default for RouteOutputs<P> {
+    fn default() -> Self {
+        Self {
+            step: Step::Rest,
+            next: Next::Nothing,
+            moved: None,
+            had_setback: false,
+            wakes: false,
+            is_dropped: false,
+            yields_permit: false,
+        }
+    }
+}
+
+impl<P: Place> From<Step<P>> for RouteOutputs<P> {
+    fn from(step: Step<P>) -> Self {
+        Self { step, ..Self::default() }
+    }
+}
+
+impl<P: Place> From<Next> for RouteOutputs<P> {
+    fn from(next: Next) -> Self {
+        Self { next, ..Self::default() }
+    }
+}
+
+/// What others count of a [`Route`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    /// The device has no worker, or asks for one after a search.
+    pub(super) is_moving: bool,
+    /// A worker has to hear yet that the device is gone.
+    pub(super) is_closing: bool,
+    /// Nothing more is to be done.
+    pub(super) is_over: bool,
+}
+
+impl<P: Place> Route<P> {
+    pub(super) fn new() -> Self {
+        Self {
+            whereabouts: Whereabouts::Arriving,
+            backlog: Backlog::default(),
+            farewell: None,
+            is_excess: false,
+        }
+    }
+
+    /// The stream that the device has.
+    pub(super) fn place(&self) -> Option<&P> {
+        match &self.whereabouts {
+            Whereabouts::At(place) | Whereabouts::Asking(place, _) => Some(place),
+            Whereabouts::Arriving | Whereabouts::Searching(_) | Whereabouts::Over => None,
+        }
+    }
+
+    /// The stream that the next packet of the device can go to at once, since none is before it.
+    pub(super) fn way(&self) -> Option<&P> {
+        self.place().filter(|_| self.backlog.is_empty())
+    }
+
+    pub(super) fn is_at(&self, place: &P) -> bool {
+        self.place() == Some(place)
+    }
+
+    /// Whether more packets of the device may come.
+    pub(super) fn has_room(&self) -> bool {
+        if self.place().is_some() { self.backlog.is_empty() } else { !self.backlog.is_full() }
+    }
+
+    /// Whether a worker has the session, and nothing that this end knows of is on its way there.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.whereabouts, Whereabouts::At(_)) && self.farewell.is_none() && self.backlog.is_empty()
+    }
+
+    /// Whether the device is gone, or has to go.
+    pub(super) fn is_ending(&self) -> bool {
+        self.farewell.is_some() || matches!(self.whereabouts, Whereabouts::Over)
+    }
+
+    /// Whether a worker is asked for the session after a search.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.whereabouts, Whereabouts::Asking(..))
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        Summary {
+            is_moving: matches!(self.whereabouts, Whereabouts::Asking(..) | Whereabouts::Searching(_)),
+            is_closing: self.farewell.is_some(),
+            is_over: matches!(self.whereabouts, Whereabouts::Over),
+        }
+    }
+
+    /// The workers that are not to be asked in this round.
+    pub(super) fn passed_over(&self) -> &[P::Worker] {
+        match &self.whereabouts {
+            Whereabouts::Searching(search) | Whereabouts::Asking(_, search) => &search.passed_over,
+            Whereabouts::Arriving | Whereabouts::At(_) | Whereabouts::Over => &[],
+        }
+    }
+
+    /// Takes one input. When nothing more is to be done, none has any effect.
+    pub(super) fn handle(&mut self, input: RouteInput<P>, now: Instant) -> RouteOutputs<P> {
+        if matches!(self.whereabouts, Whereabouts::Over) {
+            return RouteOutputs::default();
+        }
+        match input {
+            RouteInput::Sent(unsent) => self.keep(unsent),
+            RouteInput::Taken => self.send_on(),
+            RouteInput::NotTaken(unsent) => {
+                self.backlog.put_back(unsent);
+                RouteOutputs::default()
+            }
+            RouteInput::Closed { cause, is_connected } => self.close(cause, is_connected, now),
+            RouteInput::Turn(circumstances) => self.take_turn(&circumstances, now),
+            RouteInput::Placed { place, answer_within } => self.settle(place, answer_within, now),
+            RouteInput::NotPlaced { worker, handover } => self.ask_another(worker, handover),
+            RouteInput::NoWorker(handover) => self.ask_later(handover),
+            RouteInput::Unsigned => self.end(ReasonCode::ServerUnavailable),
+            RouteInput::GivenUp { why, handover, is_connected, within } => {
+                self.leave(why, handover, is_connected, now + within, now)
+            }
+            RouteInput::Opened(place) => self.open(&place, now),
+            RouteInput::Sendable(place) if self.is_at(&place) => self.send_on(),
+            RouteInput::Refused { place, handover, refusal, is_connected, within } if self.is_at(&place) => {
+                self.refuse(refusal, handover, is_connected, now + within, now)
+            }
+            RouteInput::Lost { place, handover, is_connected, within } if self.is_at(&place) => {
+                self.lose(handover, is_connected, now + within, now)
+            }
+            RouteInput::Finished(place) if self.is_at(&place) => self.finish(),
+            RouteInput::Check => self.check(now),
+            RouteInput::Excess(is_excess) => {
+                self.is_excess = is_excess;
+                RouteOutputs::default()
+            }
+            // Of a stream that the device has left.
+            RouteInput::Sendable(_)
+            | RouteInput::Refused { .. }
+            | RouteInput::Lost { .. }
+            | RouteInput::Finished(_) => RouteOutputs::default(),
+        }
+    }
+
+    /// Has a packet wait. While the device is nowhere QoS 0 is dropped in time, so that it does not stop the rest.
+    fn keep(&mut self, mut unsent: Unsent) -> RouteOutputs<P> {
+        if self.place().is_none() {
+            if unsent.is_qos0() && self.backlog.is_half_full() {
+                return RouteOutputs { is_dropped: true, ..RouteOutputs::default() };
+            }
+            unsent.unalias();
+        }
+        self.backlog.push(unsent);
+        RouteOutputs::default()
+    }
+
+    /// Gives the link the first of what waits, and behind everything the end of the connection.
+    fn send_on(&mut self) -> RouteOutputs<P> {
+        if self.place().is_none() {
+            return RouteOutputs::default();
+        }
+        if let Some(unsent) = self.backlog.pop() {
+            return Step::Send(unsent).into();
+        }
+        match self.farewell.as_mut().filter(|farewell| !farewell.is_told) {
+            Some(farewell) => {
+                farewell.is_told = true;
+                Step::Tell(farewell.cause).into()
+            }
+            None => RouteOutputs::default(),
+        }
+    }
+
+    /// The device is gone. Its worker learns it, whichever has the session then.
+    fn close(&mut self, cause: CloseCause, is_connected: bool, now: Instant) -> RouteOutputs<P> {
+        if self.farewell.is_some() {
+            return RouteOutputs::default();
+        }
+        if self.place().is_none() && !is_connected {
+            // No worker has heard of it, or none has answered and none will.
+            return self.finish();
+        }
+        if cause == CloseCause::Unanswered {
+            // What its CONNECT may have had for an effect is to leave no Will.
+            self.keep(Unsent { packet: Bytes::from_static(&DISCONNECT), replay_as: None });
+        }
+        self.farewell = Some(Box::new(Farewell { cause, since: now, is_told: false }));
+        // Its worker may never answer.
+        let next = if is_connected { Next::Nothing } else { Next::Leave };
+        RouteOutputs { next, ..self.send_on() }
+    }
+
+    fn take_turn(&mut self, around: &Circumstances, now: Instant) -> RouteOutputs<P> {
+        let is_excess = std::mem::take(&mut self.is_excess);
+        if self.place().is_some() {
+            return self.consider_leaving(around, is_excess, now);
+        }
+        if self.farewell.is_some() && !around.is_connected {
+            return self.finish();
+        }
+        if matches!(self.whereabouts, Whereabouts::Arriving) {
+            let search = Search::new(now, now + around.handoff_timeout);
+            self.whereabouts = Whereabouts::Searching(Box::new(search));
+        }
+        let Whereabouts::Searching(search) = &mut self.whereabouts else { return RouteOutputs::default() };
+        search.go_on(now);
+        if around.is_connected && now >= search.deadline {
+            let moved = Moved { reason: search.reason, outcome: MoveOutcome::Timeout, took: None };
+            let ended = self.end(ReasonCode::ServerShuttingDown);
+            return RouteOutputs { moved: Some(moved), ..ended };
+        }
+        search.is_resume = around.is_connected;
+        let waits_for_passport = around.is_stale && now.saturating_duration_since(search.since) < RENEWAL;
+        if around.is_connected && (waits_for_passport || around.leaves_much_unread) {
+            return search.back_off().into();
+        }
+        Step::Ask(std::mem::take(&mut search.handover)).into()
+    }
+
+    /// Leaves the worker if that is about to leave, has too many, or is without its store.
+    fn consider_leaving(&mut self, around: &Circumstances, is_excess: bool, now: Instant) -> RouteOutputs<P> {
+        if let Some(farewell) = self.farewell.as_ref().filter(|_| !around.is_connected) {
+            let waited = now.saturating_duration_since(farewell.since);
+            let left = around.handoff_timeout.saturating_sub(waited);
+            if !left.is_zero() {
+                return Next::Later(left).into();
+            }
+            return match self.be_over() {
+                Whereabouts::At(place) | Whereabouts::Asking(place, _) => Step::Abandon(place).into(),
+                Whereabouts::Arriving | Whereabouts::Searching(_) | Whereabouts::Over => {
+                    RouteOutputs::default()
+                }
+            };
+        }
+        let reason = if around.is_draining {
+            MoveReason::Drain
+        } else if is_excess && around.is_crowded && self.is_settled() {
+            MoveReason::Rebalance
+        } else if around.is_forsaken {
+            MoveReason::StoreAway
+        } else {
+            return RouteOutputs::default();
+        };
+        if !around.has_other {
+            return Next::Later(NOBODY_ELSE).into();
+        }
+        Step::GiveUp(Some(reason)).into()
+    }
+
+    /// A worker is asked for the session.
+    fn settle(&mut self, place: P, answer_within: Duration, now: Instant) -> RouteOutputs<P> {
+        match std::mem::replace(&mut self.whereabouts, Whereabouts::Over) {
+            Whereabouts::Searching(mut search) => {
+                search.ask(now, now + answer_within);
+                let next = Next::Check(search.answer_by);
+                self.whereabouts = Whereabouts::Asking(place, search);
+                RouteOutputs { next, ..self.send_on() }
+            }
+            Whereabouts::Arriving => {
+                self.whereabouts = Whereabouts::At(place);
+                self.send_on()
+            }
+            // Nobody is asked for a device that has a place.
+            other => {
+                self.whereabouts = other;
+                RouteOutputs::default()
+            }
+        }
+    }
+
+    fn ask_another(&mut self, not: P::Worker, handover: P::Handover) -> RouteOutputs<P> {
+        let Whereabouts::Searching(search) = &mut self.whereabouts else { return RouteOutputs::default() };
+        search.passed_over.push(not);
+        Step::Ask(handover).into()
+    }
+
+    fn ask_later(&mut self, handover: P::Handover) -> RouteOutputs<P> {
+        let Whereabouts::Searching(search) = &mut self.whereabouts else { return RouteOutputs::default() };
+        let is_renewed = std::mem::take(&mut search.is_store_away) && !search.passed_over.is_empty();
+        search.passed_over.clear();
+        if is_renewed {
+            // The wait for those without their store is over already.
+            return Step::Ask(handover).into();
+        }
+        search.handover = handover;
+        search.back_off().into()
+    }
+
+    fn open(&mut self, at: &P, now: Instant) -> RouteOutputs<P> {
+        if !self.is_at(at) {
+            return RouteOutputs::default();
+        }
+        let mut moved = None;
+        self.whereabouts = match std::mem::replace(&mut self.whereabouts, Whereabouts::Over) {
+            Whereabouts::Asking(place, search) => {
+                let took = now.saturating_duration_since(search.since);
+                moved = search.is_resume.then_some(Moved {
+                    reason: search.reason,
+                    outcome: MoveOutcome::Moved,
+                    took: Some(took),
+                });
+                Whereabouts::At(place)
+            }
+            other => other,
+        };
+        RouteOutputs { moved, ..self.send_on() }
+    }
+
+    fn refuse(
+        &mut self,
+        refusal: Refusal,
+        handover: P::Handover,
+        is_connected: bool,
+        deadline: Instant,
+        now: Instant,
+    ) -> RouteOutputs<P> {
+        if self.farewell.is_some() && !is_connected {
+            return self.finish();
+        }
+        if let Refusal::Final(outcome) = refusal {
+            let moved = is_connected.then_some(Moved { reason: self.reason(), outcome, took: None });
+            return RouteOutputs { moved, ..self.finish() };
+        }
+        let Some((worker, search)) = self.take_off(handover, deadline, now) else {
+            return RouteOutputs::default();
+        };
+        search.passed_over.push(worker);
+        let had_setback = search.reason == MoveReason::Rebalance;
+        let next = match refusal {
+            Refusal::StoreAway => search.stand_still(),
+            Refusal::Elsewhere | Refusal::Final(_) => Next::Now,
+        };
+        RouteOutputs { next, had_setback, wakes: true, ..RouteOutputs::default() }
+    }
+
+    /// The stream is over, the device goes on.
+    fn lose(
+        &mut self,
+        handover: P::Handover,
+        is_connected: bool,
+        deadline: Instant,
+        now: Instant,
+    ) -> RouteOutputs<P> {
+        if self.farewell.is_some() && !is_connected {
+            return self.finish();
+        }
+        self.take_off(handover, deadline, now);
+        RouteOutputs { next: Next::Now, wakes: true, ..RouteOutputs::default() }
+    }
+
+    /// The device has left its worker for this reason, or because that does not answer.
+    fn leave(
+        &mut self,
+        why: Option<MoveReason>,
+        handover: P::Handover,
+        is_connected: bool,
+        deadline: Instant,
+        now: Instant,
+    ) -> RouteOutputs<P> {
+        if self.farewell.is_some() && !is_connected {
+            return self.finish();
+        }
+        let Some((worker, search)) = self.take_off(handover, deadline, now) else {
+            return RouteOutputs::default();
+        };
+        search.passed_over.push(worker);
+        let mut outputs = RouteOutputs { wakes: true, ..RouteOutputs::default() };
+        match why {
+            Some(reason) => {
+                search.reason = reason;
+                outputs.step = Step::LookAgain;
+            }
+            None => {
+                outputs.had_setback = search.reason == MoveReason::Rebalance;
+                outputs.next = Next::Now;
+            }
+        }
+        outputs
+    }
+
+    /// Has the device without a place, and makes what it has sent ready for the next worker. A search that begins now ends at
+    /// `deadline`.
+    fn take_off(
+        &mut self,
+        handover: P::Handover,
+        deadline: Instant,
+        now: Instant,
+    ) -> Option<(P::Worker, &mut Search<P>)> {
+        let (place, mut search) = match std::mem::replace(&mut self.whereabouts, Whereabouts::Over) {
+            Whereabouts::At(place) => (place, Box::new(Search::new(now, deadline))),
+            Whereabouts::Asking(place, search) => (place, search),
+            other => {
+                self.whereabouts = other;
+                return None;
+            }
+        };
+        if let Some(farewell) = &mut self.farewell {
+            // The link may have been over before it was told.
+            farewell.is_told = P::tells_end(&handover);
+        }
+        self.backlog.unalias();
+        search.handover = handover;
+        self.whereabouts = Whereabouts::Searching(search);
+        match &mut self.whereabouts {
+            Whereabouts::Searching(search) => Some((place.worker(), search)),
+            _ => None,
+        }
+    }
+
+    /// Leaves a worker that has not answered a resume in time.
+    fn check(&mut self, now: Instant) -> RouteOutputs<P> {
+        match &self.whereabouts {
+            Whereabouts::Asking(_, search) if now >= search.answer_by => match search.is_resume {
+                true => Step::GiveUp(None).into(),
+                // CONNECT may take as long as the edge lets it, but not at the expense of others.
+                false => RouteOutputs { yields_permit: true, ..RouteOutputs::default() },
+            },
+            _ => RouteOutputs::default(),
+        }
+    }
+
+    /// Why the device is moved.
+    fn reason(&self) -> MoveReason {
+        match &self.whereabouts {
+            Whereabouts::Asking(_, search) | Whereabouts::Searching(search) => search.reason,
+            Whereabouts::Arriving | Whereabouts::At(_) | Whereabouts::Over => MoveReason::Lost,
+        }
+    }
+
+    fn end(&mut self, reason: ReasonCode) -> RouteOutputs<P> {
+        self.finish();
+        Step::End(reason).into()
+    }
+
+    fn finish(&mut self) -> RouteOutputs<P> {
+        self.be_over();
+        RouteOutputs::default()
+    }
+
+    /// Nothing more is to be done; where the device was.
+    fn be_over(&mut self) -> Whereabouts<P> {
+        self.backlog = Backlog::default();
+        self.farewell = None;
+        std::mem::replace(&mut self.whereabouts, Whereabouts::Over)
+    }
+}
