@@ -13,9 +13,11 @@ use mqtt::{ConnAck, Connect, Frame, PacketType, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use crate::admission::Admitted;
 use crate::config::{EdgeConfig, ListenerConfig, ListenerKind};
-use crate::metrics::Metrics;
-use crate::shared::{Admitted, Listener, Shared};
+use crate::listener::Listener;
+use crate::shared::Shared;
+use crate::telemetry::metrics::Metrics;
 
 /// How long anything in a test may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 /// A worker that remembers every session it was asked to open.
 #[derive(Clone, Default)]
 pub(crate) struct FakeWorker {
-    sessions: Arc<Mutex<Vec<Arc<Session>>>>,
+    sessions: Arc<Mutex<Vec<Arc<FakeSession>>>>,
     /// CONNACK is left to the test.
     pub(crate) holds_connack: bool,
     /// So are the answers to SUBSCRIBE packets, which hold what follows them until then.
@@ -40,18 +42,18 @@ pub(crate) struct FakeWorker {
 }
 
 impl FakeWorker {
-    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn sessions(&self) -> Vec<Arc<FakeSession>> {
         self.sessions.lock().clone()
     }
 
-    pub(crate) async fn session(&self, index: usize) -> Arc<Session> {
+    pub(crate) async fn session(&self, index: usize) -> Arc<FakeSession> {
         eventually("a session", || self.sessions.lock().len() > index).await;
         self.sessions.lock()[index].clone()
     }
 }
 
 /// One session of [`FakeWorker`].
-pub(crate) struct Session {
+pub(crate) struct FakeSession {
     pub(crate) open: Open,
     state: Mutex<State>,
 }
@@ -64,7 +66,7 @@ struct State {
     is_full: bool,
     /// Takes packets again once the outbox has been asked.
     makes_room: bool,
-    /// A SUBSCRIBE waits for [`Session::answer`].
+    /// A SUBSCRIBE waits for [`FakeSession::answer`].
     holds_requests: bool,
     /// One does: no PUBLISH, SUBSCRIBE or DISCONNECT is taken.
     is_asked: bool,
@@ -73,7 +75,7 @@ struct State {
     waker: Option<Waker>,
 }
 
-impl Session {
+impl FakeSession {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         change(&mut state);
@@ -138,7 +140,7 @@ impl Upstream for FakeWorker {
         if !self.holds_connack {
             state.outbox.push_back(connack(version));
         }
-        let session = Arc::new(Session { open, state: Mutex::new(state) });
+        let session = Arc::new(FakeSession { open, state: Mutex::new(state) });
         self.sessions.lock().push(session.clone());
         FakeStream { session }
     }
@@ -150,10 +152,10 @@ pub(crate) fn connack(version: ProtocolVersion) -> Bytes {
     out.into()
 }
 
-/// The edge's end of a [`Session`]. PUBLISH at QoS 1 with Packet Identifier 1 is acknowledged at once; a PUBLISH to topic
+/// The edge's end of a [`FakeSession`]. PUBLISH at QoS 1 with Packet Identifier 1 is acknowledged at once; a PUBLISH to topic
 /// `bad` ends the connection with 0x90.
 pub(crate) struct FakeStream {
-    session: Arc<Session>,
+    session: Arc<FakeSession>,
 }
 
 impl Stream for FakeStream {
@@ -286,7 +288,7 @@ impl Exchange for TwoStep {
 }
 
 /// A place among the connections of an edge that has no listener.
-pub(crate) fn admitted(config: EdgeConfig) -> Admitted {
+pub(crate) fn admitted(config: EdgeConfig) -> Admitted<Listener> {
     let shared = Arc::new(Shared::new(config, Metrics::register(&mut Registry::default())));
     let config = ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), ListenerKind::Mqtt);
     let listener = Arc::new(Listener::new("test", config, None, shared));

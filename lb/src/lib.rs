@@ -3,28 +3,25 @@
 
 mod admission;
 mod config;
+mod connections;
 mod edge;
 #[cfg(test)]
 mod fake;
 mod handshake;
+mod io;
 mod listener;
-mod metrics;
 mod proxy;
 mod reason;
 mod relay;
 mod reply;
-mod report;
-mod round;
-mod seats;
 mod shared;
-mod succession;
+mod telemetry;
 pub mod tls;
 mod transport;
-mod unsent;
 pub mod upstream;
 pub mod websocket;
 
 pub use config::{EdgeConfig, ListenerConfig, ListenerKind, ProxyProtocol};
+pub use connections::Relief;
 pub use edge::{Certificates, Edge, EdgeError};
 pub use proxy::{Prefix, PrefixError};
-pub use unsent::Relief;

@@ -50,7 +50,7 @@ pub(crate) enum HandshakeFailure {
     /// CONNECT or AUTH was answered by a refusal.
     Refused,
     /// The TLS handshake failed.
-    Tls(tls::HandshakeFailure),
+    Tls(tls::TlsFailure),
 }
 
 impl HandshakeFailure {

@@ -18,11 +18,11 @@ use super::source::Source;
 pub(crate) struct Handshakes {
     /// In all, and of one source.
     bounds: (usize, usize),
-    underway: Mutex<Underway>,
+    underway: Mutex<Ongoing>,
 }
 
 #[derive(Default)]
-struct Underway {
+struct Ongoing {
     /// By source, and there by when they last made progress.
     sources: HashMap<Source, BTreeMap<u64, Arc<GivenUp>>, RandomState>,
     /// The same by what they take: the last one gives way first.
@@ -135,7 +135,7 @@ impl Handshakes {
     }
 }
 
-impl Underway {
+impl Ongoing {
     /// How many there are of a source.
     fn of(&self, source: Source) -> usize {
         self.sources.get(&source).map_or(0, BTreeMap::len)

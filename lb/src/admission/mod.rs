@@ -7,18 +7,21 @@
 //! take turns, so that nobody gets in the way of others by asking often. What they ask of a worker, a session, they ask for in the same
 //! order, those first who say that they return to one, and as many at once as are answered without delay ([`Openings`]).
 
+mod admitted;
+mod counts;
 mod handshakes;
 mod openings;
 mod rates;
 mod source;
 mod source_connections;
 mod turns;
+mod underway;
 
-pub(crate) use self::handshakes::{GivenUp, Handshakes, Ticket};
+pub(crate) use self::admitted::{Admitted, Door};
+pub(crate) use self::counts::{Admission, AdmissionMetrics};
 #[cfg(test)]
 pub(crate) use self::openings::OVERDUE;
-pub(crate) use self::openings::{Gauges, Opening, Openings};
-pub(crate) use self::rates::SourceRates;
+pub(crate) use self::openings::{Gauges, Opening};
 pub(crate) use self::source::Source;
-pub(crate) use self::source_connections::{SourceConnection, SourceConnections};
-pub(crate) use self::turns::{Line, Turn, Turns};
+pub(crate) use self::turns::{Line, Turn};
+pub(crate) use self::underway::Underway;

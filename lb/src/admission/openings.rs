@@ -71,6 +71,7 @@ pub(crate) struct Openings {
 }
 
 /// What is told of them.
+#[derive(Clone)]
 pub(crate) struct Gauges {
     /// How many may be asked for at once.
     pub(crate) at_once: Gauge,
@@ -107,13 +108,13 @@ impl Drop for Counted<'_> {
 struct State {
     limit: Limit,
     /// Those that are asked for, the oldest first, and some that are over.
-    asked: VecDeque<(Instant, Weak<Held>)>,
+    asked: VecDeque<(Instant, Weak<Asked>)>,
 }
 
 /// A session that is asked for. When it is dropped, it is in nobody's way any more.
-pub(crate) struct Opening(Arc<Held>);
+pub(crate) struct Opening(Arc<Asked>);
 
-struct Held {
+struct Asked {
     openings: Arc<Openings>,
     /// Taken when it is overdue.
     turn: Mutex<Option<Turn>>,
@@ -155,7 +156,7 @@ impl Openings {
         drop(waits);
         let asked = Instant::now();
         let held =
-            Held { openings: Arc::clone(self), turn: Mutex::new(Some(turn)), asked: Mutex::new(asked) };
+            Asked { openings: Arc::clone(self), turn: Mutex::new(Some(turn)), asked: Mutex::new(asked) };
         let held = Arc::new(held);
         self.state.lock().asked.push_back((asked, Arc::downgrade(&held)));
         Opening(held)

@@ -35,10 +35,10 @@ impl Line {
 
 /// Turns at one kind of work.
 pub(crate) struct Turns {
-    queue: Mutex<Queue>,
+    queue: Mutex<TurnQueue>,
 }
 
-struct Queue {
+struct TurnQueue {
     /// How many there are.
     count: usize,
     /// Turns that nobody has. Below 0 while more are out than there are.
@@ -54,7 +54,7 @@ struct Queue {
 /// Those of one line.
 struct Waiters {
     /// By source; none is empty.
-    waiting: HashMap<Source, Waiting, RandomState>,
+    waiting: HashMap<Source, SourceLine, RandomState>,
     /// The sources of `waiting` by their place; the first one is next.
     order: BTreeMap<i64, Source>,
     /// The next place in front of all, and the next one behind all.
@@ -62,7 +62,7 @@ struct Waiters {
 }
 
 /// Those of one source.
-struct Waiting {
+struct SourceLine {
     place: i64,
     /// The newest is the last.
     turns: BTreeMap<u64, oneshot::Sender<Turn>>,
@@ -96,7 +96,7 @@ impl Drop for Waiter<'_> {
 impl Turns {
     /// So many at once.
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        let queue = Queue {
+        let queue = TurnQueue {
             count,
             free: count.cast_signed(),
             number: 0,
@@ -168,7 +168,7 @@ impl Turns {
     }
 }
 
-impl Queue {
+impl TurnQueue {
     fn line(&mut self, line: Line) -> &mut Waiters {
         match line {
             Line::Returning => &mut self.returning,
@@ -212,7 +212,7 @@ impl Waiters {
             let place = self.places.0;
             self.places.0 -= 1;
             self.order.insert(place, source);
-            Waiting { place, turns: BTreeMap::new() }
+            SourceLine { place, turns: BTreeMap::new() }
         });
         waiting.turns.insert(number, tell);
     }

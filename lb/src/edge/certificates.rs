@@ -41,7 +41,7 @@ impl Certificates {
             None => {}
             Some(Ok(changes)) => {
                 tracing::info!(listeners = %reload.listeners(), "certificates read");
-                let ended = shared.successions.revoke_distrusted(shared);
+                let ended = shared.successions.revoke_distrusted();
                 if ended > 0 {
                     tracing::info!(
                         connections = ended,

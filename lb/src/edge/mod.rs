@@ -23,13 +23,13 @@ use tokio::time::Instant;
 
 pub use self::certificates::Certificates;
 use crate::config::{EdgeConfig, ListenerConfig};
+use crate::connections::Relief;
 use crate::handshake::{self, Gate};
+use crate::listener::Listener;
 use crate::listener::{self, Listening};
-use crate::metrics::Metrics;
-use crate::round;
-use crate::shared::{Listener, Phase, Shared};
+use crate::shared::{Phase, Shared};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{Application, Reload, Served, TlsConfig, TlsConfigError, TlsMetrics, TlsServer};
-use crate::unsent::Relief;
 
 /// How often idle sources are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(5);
@@ -216,7 +216,7 @@ impl Edge {
     /// devices asked about anew when the list says that rules became others. The first list counts. Must be called in a
     /// runtime; it follows the list for as long as the edge is there.
     pub fn follow(&self, list: &Revocations) {
-        if self.shared.revocations.set(list.clone()).is_ok() {
+        if self.shared.successions.revocations.set(list.clone()).is_ok() {
             tokio::spawn(follow(Arc::downgrade(&self.shared), list.clone()));
         }
     }
@@ -234,12 +234,12 @@ impl Edge {
 
     /// For whoever sees to the memory of the process.
     pub fn relief(&self) -> Relief {
-        Relief(self.shared.clone())
+        Relief(self.shared.relays.clone())
     }
 
     /// Connected devices and handshakes.
     pub fn connections(&self) -> usize {
-        self.shared.connections()
+        self.shared.admission.connections()
     }
 
     /// The listening sockets once more, by name, to be handed to another process; once. As long as somebody has them, who
@@ -307,14 +307,14 @@ impl Edge {
 
     /// Waits for all connections to end, and cuts off those that have not.
     async fn wait_until(&mut self, within: Instant) -> usize {
-        if tokio::time::timeout_at(within, self.shared.emptied()).await.is_ok() {
+        if tokio::time::timeout_at(within, self.shared.admission.emptied()).await.is_ok() {
             return 0;
         }
-        let cut_off = self.shared.connections();
+        let cut_off = self.shared.admission.connections();
         self.stop_threads();
         self.shared.enter(Phase::Aborting);
         // Relays that do not get to run any more are dropped with their runtime.
-        let _ = tokio::time::timeout(ABORT_WAIT, self.shared.emptied()).await;
+        let _ = tokio::time::timeout(ABORT_WAIT, self.shared.admission.emptied()).await;
         cut_off
     }
 }
@@ -334,10 +334,10 @@ async fn follow(shared: Weak<Shared>, list: Revocations) {
         let Some(shared) = shared.upgrade() else { return };
         let told = list.since(newest);
         newest = told.newest;
-        shared.successions.revoke(&told.entries, &shared);
+        shared.successions.revoke(&told.entries);
         if told.rules_changed != rules_changed {
             rules_changed = told.rules_changed;
-            round::begin(&shared);
+            shared.relays.begin_round();
         }
     }
 }
@@ -383,7 +383,7 @@ fn load_tls(edge: &EdgeConfig) -> Result<(Vec<Served>, Snapshot), EdgeError> {
 async fn dismiss_all(shared: &Shared, pace: Option<usize>, deadline: Duration) {
     let rate = pace.map_or(usize::MAX, |rate| {
         let within_ms = (deadline.as_millis() as usize * DISMISS_WITHIN_PERCENT / 100).max(1);
-        rate.max((shared.relays() * 1_000).div_ceil(within_ms))
+        rate.max((shared.relays.count() * 1_000).div_ceil(within_ms))
     });
     let mut ticks = tokio::time::interval(DISMISS_INTERVAL);
     let mut due = 0;
@@ -391,7 +391,7 @@ async fn dismiss_all(shared: &Shared, pace: Option<usize>, deadline: Duration) {
         ticks.tick().await;
         // Thousandths of a device, so that slow rates are kept too.
         due = rate.saturating_mul(DISMISS_INTERVAL.as_millis() as usize).saturating_add(due % 1_000);
-        if due >= 1_000 && !shared.dismiss(due / 1_000) {
+        if due >= 1_000 && !shared.relays.dismiss(due / 1_000) {
             return;
         }
     }
@@ -402,7 +402,7 @@ async fn keep_house(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(FORGET_INTERVAL);
     loop {
         ticks.tick().await;
-        if let Some(rates) = &shared.rates {
+        if let Some(rates) = &shared.admission.rates {
             rates.forget_idle();
         }
         shared.reports.sum_up();

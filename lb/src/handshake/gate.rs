@@ -82,7 +82,7 @@ pub(super) fn line_of(connect: &Connect<'_>, identity: &Identity) -> Line {
 
 /// Waits until a session may be asked for; not longer than for a handshake.
 pub(super) async fn opening(shared: &Shared, source: Source, line: Line) -> Option<Opening> {
-    timeout(shared.config.admission_wait(), shared.openings.opening(source, line)).await.ok()
+    timeout(shared.config.admission_wait(), shared.admission.openings.opening(source, line)).await.ok()
 }
 
 #[cfg(test)]

@@ -26,16 +26,16 @@ use self::client_id::Identity;
 pub(crate) use self::gate::Gate;
 use self::gate::{line_of, opening};
 use self::peek::{PeekError, Peeked};
-use crate::admission::{Line, Opening, Source, Turn};
+use crate::admission::{Admitted, Line, Opening, Source, Turn, Underway};
 use crate::config::EdgeConfig;
+use crate::connections::Seat;
+use crate::connections::{Holder, Tenancy};
+use crate::listener::Listener;
 use crate::proxy;
 use crate::reason::{HandshakeFailure, HandshakeStage};
 use crate::relay::{Asker, Enhanced, Handover, Pace, Tenure, Terms};
 use crate::reply::{self, Direction};
-use crate::report::Report;
-use crate::seats::Seat;
-use crate::shared::{Admitted, Listener, Underway};
-use crate::succession::{Holder, Tenancy};
+use crate::telemetry::report::Report;
 use crate::tls::{Accept, Shown, TlsError, TlsServer, TlsStream};
 use crate::transport::{Transport, Wire};
 use crate::websocket::{self, WsError};
@@ -49,7 +49,7 @@ struct Failed(HandshakeStage, HandshakeFailure);
 /// One connection on its way.
 struct Arrival<U, A> {
     gate: Arc<Gate<U, A>>,
-    admitted: Admitted,
+    admitted: Admitted<Listener>,
     underway: Underway,
     peer: SocketAddr,
     /// The peer, where it is known from a load balancer.
@@ -71,12 +71,12 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
     gate: Arc<Gate<U, A>>,
     io: TcpStream,
     peer: SocketAddr,
-    admitted: Admitted,
+    admitted: Admitted<Listener>,
     underway: Underway,
 ) {
-    let listener = admitted.0.clone();
+    let listener = admitted.door().clone();
     let deadline = underway.since() + listener.shared.config.connect_timeout();
-    let (is_local, round) = (is_loopback(peer), listener.shared.round.number());
+    let (is_local, round) = (is_loopback(peer), listener.shared.relays.round.number());
     let given_up = underway.given_up();
     let behind = Arc::<OnceLock<SocketAddr>>::default();
     let arrival = Arrival {
@@ -128,7 +128,7 @@ async fn stage<O, E>(
 
 impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     async fn shake_hands(mut self, mut io: TcpStream) -> Result<(), Failed> {
-        let listener = self.admitted.0.clone();
+        let listener = self.admitted.door().clone();
         self.first_byte(&io).await?;
         if listener.config.is_trusted(self.peer.ip()) {
             let header = proxy::read_header(&mut io);
@@ -219,7 +219,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     /// Waits for a turn, no longer than a client would.
     async fn turn(&self, stage: HandshakeStage) -> Result<Turn, Failed> {
         let by = self.deadline.min(self.underway.since() + self.config().admission_wait());
-        let turn = self.admitted.shared().turns.turn(self.underway.source(), Line::New);
+        let turn = self.admitted.shared().admission.turns.turn(self.underway.source(), Line::New);
         let turn = timeout_at(by, turn).await.map_err(|_| Failed(stage, HandshakeFailure::Overload))?;
         // Behind everything else that this thread can do: handshakes that have had their turn are to end before others begin, and who
         // has come by then is newer.
@@ -241,7 +241,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     /// Reads CONNECT and decides about it.
     async fn connect<T: Transport>(mut self, mut io: T) -> Result<(), Failed> {
         let failed = |failure| Err(Failed(HandshakeStage::Connect, failure));
-        let shared = self.admitted.0.shared.clone();
+        let shared = self.admitted.door().shared.clone();
         let peeked = match timeout_at(self.deadline, peek::connect(&mut io, &shared)).await {
             Ok(Ok(peeked)) => peeked,
             Ok(Err(PeekError::Lost(_))) => return failed(HandshakeFailure::ConnectionLost),
@@ -292,7 +292,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             connect.version,
             self.config().client_id_bytes_max,
         );
-        let is_short = self.admitted.shared().unsent.is_short_of_memory();
+        let is_short = self.admitted.shared().relays.unread.is_short_of_memory();
         match identity {
             Ok(_) if is_short => {
                 self.admitted.shared().metrics.limit("memory_max_bytes");
@@ -346,11 +346,11 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 let holder = self.holder(&authenticated.passport);
                 if opening.is_none() {
                     (ReasonCode::ServerBusy, HandshakeFailure::Timeout)
-                } else if self.admitted.shared().revoked(&holder).is_some() {
+                } else if self.admitted.shared().successions.revoked(&holder).is_some() {
                     (ReasonCode::Banned, HandshakeFailure::Refused)
                 } else if !self.is_seated(&authenticated.passport) {
                     (ReasonCode::QuotaExceeded, HandshakeFailure::Refused)
-                } else if let Some(tenancy) = Tenancy::begin(&self.admitted.0.shared, holder) {
+                } else if let Some(tenancy) = Tenancy::begin(&self.admitted.shared().successions, holder) {
                     let handed = (authenticated, tenancy, opening);
                     return self.open(io, packet, &connect, pipelined, identity, handed);
                 } else {
@@ -397,7 +397,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             client_id: passport.client_id.clone(),
             peer: (self.peer.ip(), self.peer.port()),
             is_local: self.is_local,
-            listener: self.admitted.0.name.clone(),
+            listener: self.admitted.door().name.clone(),
             certificate: self.certificate.clone(),
         });
         let tenure =
@@ -407,7 +407,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             attempt: 1,
             peer: Peer {
                 address: self.peer,
-                listener: self.admitted.0.name.clone(),
+                listener: self.admitted.door().name.clone(),
                 certificate_subject: self.certificate.as_ref().map(|certificate| certificate.subject.clone()),
             },
             passport,
@@ -439,7 +439,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
 
     /// Whether its principal may have one connection more, which it is from then on.
     fn is_seated(&mut self, passport: &Passport) -> bool {
-        if let Ok(seat) = Seat::take(&self.admitted.0.shared, passport) {
+        if let Ok(seat) = Seat::take(&self.admitted.shared().seats, passport) {
             self.seat = seat;
             return true;
         }
@@ -481,7 +481,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     /// Has it said that CONNECT is refused, and whose it is as far as it could be read.
     fn tell_refused(&self, connect: Option<&Connect<'_>>, reason: ReasonCode) {
         let report = Report {
-            listener: &self.admitted.0.name,
+            listener: &self.admitted.door().name,
             peer: self.peer,
             client_id: connect.map(|connect| connect.client_id),
             user: connect.and_then(|connect| connect.user_name),
@@ -509,7 +509,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             password: connect.password.map(Bytes::copy_from_slice),
             peer: self.peer,
             is_local: self.is_local,
-            listener: self.admitted.0.name.clone(),
+            listener: self.admitted.door().name.clone(),
             certificate: self.certificate.clone(),
             protocol: connect.version,
             clean_start: connect.clean_start,

@@ -44,12 +44,12 @@ pub(crate) enum PeekError {
 }
 
 /// What an incomplete CONNECT takes of the room for incomplete packets, beyond the first read.
-struct Held<'a> {
+struct RoomTaken<'a> {
     shared: &'a Shared,
     bytes: usize,
 }
 
-impl Held<'_> {
+impl RoomTaken<'_> {
     /// Whether there is room for so many bytes.
     fn grow(&mut self, bytes: usize) -> bool {
         let before = std::mem::replace(&mut self.bytes, bytes.saturating_sub(FIRST_READ_BYTES));
@@ -57,7 +57,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for RoomTaken<'_> {
     fn drop(&mut self) {
         self.shared.rebuffer(self.bytes, 0);
     }
@@ -67,7 +67,7 @@ impl Drop for Held<'_> {
 pub(crate) async fn connect<T: AsyncRead + Unpin>(io: &mut T, shared: &Shared) -> Result<Peeked, PeekError> {
     let bytes_max = shared.config.connect_bytes_max;
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
-    let mut held = Held { shared, bytes: 0 };
+    let mut held = RoomTaken { shared, bytes: 0 };
     loop {
         read(io, &mut buffer).await?;
         if buffer.first().is_some_and(|&first| first >> 4 != PacketType::Connect as u8) {
@@ -153,7 +153,7 @@ mod tests {
     fn shared(receive_buffer_bytes_max: usize) -> std::sync::Arc<Shared> {
         let config =
             EdgeConfig { connect_bytes_max: 4_096, receive_buffer_bytes_max, ..EdgeConfig::default() };
-        fake::admitted(config).0.shared.clone()
+        fake::admitted(config).door().shared.clone()
     }
 
     /// The error of a device that sends `bytes` and then waits, and when it is known.

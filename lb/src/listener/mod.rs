@@ -9,7 +9,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::DefaultDirectRateLimiter;
 use link::Inherited;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -17,10 +20,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::reserve::Reserve;
-use crate::admission::Source;
+use crate::admission::{Admission, Admitted, Door, Source, Underway};
 use crate::config::ListenerConfig;
 use crate::reason::ShedReason;
-use crate::shared::{Admitted, Listener, Underway};
+use crate::shared::Shared;
+use crate::tls::TlsServer;
+use crate::websocket::WebSocketConfig;
 
 /// Between two probes of a silent connection.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,6 +38,56 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the accept loop rests when the system is out of something and nothing can be shed.
 const EXHAUSTED_REST: Duration = Duration::from_millis(50);
+
+/// A listener as its connections see it.
+pub(crate) struct Listener {
+    pub(crate) name: Arc<str>,
+    pub(crate) config: ListenerConfig,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) rate: Option<DefaultDirectRateLimiter>,
+    pub(crate) connected: Gauge,
+    pub(crate) accepted: Counter,
+    /// For listeners with TLS.
+    pub(crate) tls: Option<Arc<TlsServer>>,
+    /// For listeners with WebSocket.
+    pub(crate) websocket: WebSocketConfig,
+}
+
+impl Listener {
+    pub(crate) fn new(
+        name: &str,
+        config: ListenerConfig,
+        tls: Option<Arc<TlsServer>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            rate: config.rate(),
+            tls,
+            websocket: WebSocketConfig {
+                path: config.path.clone(),
+                origins: config.origins.clone(),
+                ..WebSocketConfig::default()
+            },
+            config,
+            connected: shared.metrics.connections(name),
+            accepted: shared.metrics.accepted(name),
+            shared,
+        }
+    }
+}
+
+impl Door for Listener {
+    fn admission(&self) -> &Arc<Admission> {
+        &self.shared.admission
+    }
+}
+
+impl Admitted<Listener> {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.door().shared
+    }
+}
 
 /// Listens at all addresses, where there is one with the socket that was inherited for it; the sockets are not yet registered
 /// with a runtime.
@@ -110,7 +165,7 @@ pub(crate) async fn accept_loop<F>(
     mut stop: watch::Receiver<bool>,
     serve: F,
 ) where
-    F: Fn(TcpStream, SocketAddr, Admitted, Underway) + Send + Sync,
+    F: Fn(TcpStream, SocketAddr, Admitted<Listener>, Underway) + Send + Sync,
 {
     let mut reserve = Reserve::new();
     loop {
@@ -143,14 +198,17 @@ pub(crate) async fn accept_loop<F>(
     }
 }
 
-async fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, Underway), ShedReason> {
+async fn admit(
+    listener: &Arc<Listener>,
+    peer: SocketAddr,
+) -> Result<(Admitted<Listener>, Underway), ShedReason> {
     if listener.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
         return Err(ShedReason::ListenerRate);
     }
     let deadline = Instant::now() + ROOM_PATIENCE;
     let mut admitted = loop {
         match Admitted::admit(listener) {
-            Err(ShedReason::ConnectionsMax) if listener.shared.makes_room(deadline).await => {}
+            Err(ShedReason::ConnectionsMax) if listener.shared.admission.makes_room(deadline).await => {}
             other => break other?,
         }
     };
@@ -158,12 +216,14 @@ async fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<(Admitted, 
     if !listener.config.is_trusted(peer.ip()) {
         admitted.comes_from(peer)?;
     }
-    Ok((admitted, Underway::begin(&listener.shared, Source::of(peer))))
+    let (underway, instead) = Underway::begin(&listener.shared.admission, Source::of(peer));
+    instead.into_iter().for_each(|reason| listener.shared.metrics.shed(reason));
+    Ok((admitted, underway))
 }
 
 /// Accepts one connection with the descriptor kept in reserve and closes it.
 async fn shed_one(listening: &Listening, reserve: &mut Reserve, listener: &Listener) {
-    if !reserve.release() {
+    if !reserve.spend() {
         reserve.restore();
         tokio::time::sleep(EXHAUSTED_REST).await;
         return;

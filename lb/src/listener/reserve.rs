@@ -12,7 +12,7 @@ impl Reserve {
     }
 
     /// Gives the descriptor up; `false` if there was none, so that nothing was gained.
-    pub(crate) fn release(&mut self) -> bool {
+    pub(crate) fn spend(&mut self) -> bool {
         self.0.take().is_some()
     }
 

@@ -10,10 +10,10 @@ use tokio::io::ReadBuf;
 
 use super::scratch::Scratch;
 use super::{Relay, State};
+use crate::connections::Tenancy;
 use crate::reason::CloseReason;
 use crate::reply;
-use crate::report::Report;
-use crate::succession::Tenancy;
+use crate::telemetry::report::Report;
 use crate::transport::Wire;
 
 /// Reads of discarded bytes in one turn; then others have theirs.
@@ -89,7 +89,7 @@ where
 
     /// Counts the end, and says who it is whose connection ends.
     fn tell(&self, reason: CloseReason) {
-        let listener = &self.admitted.0;
+        let listener = self.admitted.door();
         listener.shared.metrics.closed(reason);
         let Some(holder) = self.tenancy.as_ref().map(Tenancy::holder) else { return };
         let (client_id, peer) = (&*holder.client_id, holder.peer);

@@ -9,8 +9,8 @@ use link::{Outgoing, Stream};
 use tokio::io::ReadBuf;
 
 use super::{Relay, State};
+use crate::connections::Tenancy;
 use crate::reason::CloseReason;
-use crate::succession::Tenancy;
 use crate::transport::Wire;
 
 /// Buffers read for the next connection; more is not waited for.

@@ -16,7 +16,6 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod time;
-mod write;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,14 +36,15 @@ use self::scratch::{READ_BYTES, Scratch};
 use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
 pub(crate) use self::terms::{Terms, asks_for_expiry};
-pub(crate) use self::write::poll_write_all;
-use crate::admission::Opening;
+use crate::admission::{Admitted, Opening};
+use crate::connections::STEP_BYTES;
+use crate::connections::Tenancy;
+use crate::io::poll_write_all;
+use crate::listener::Listener;
 use crate::reason::CloseReason;
 use crate::reply;
-use crate::shared::{Admitted, Phase, Shared};
-use crate::succession::Tenancy;
+use crate::shared::{Phase, Shared};
 use crate::transport::Wire;
-use crate::unsent::STEP_BYTES;
 
 /// Buffers read in one turn, and about so many packets; then others have theirs. Small packets are many in one buffer, and each of
 /// them is work.
@@ -67,7 +67,7 @@ const NO_SLOT: u32 = u32::MAX;
 /// What the handshake hands over, socket and session apart.
 pub(crate) struct Handover<A: Authenticator> {
     /// The connection's place among `connections_max`.
-    pub(crate) admitted: Admitted,
+    pub(crate) admitted: Admitted<Listener>,
     /// Its place among those of its client.
     pub(crate) tenancy: Tenancy,
     /// Of the connection.
@@ -134,7 +134,7 @@ pub(crate) struct Relay<T, S: Stream, A: Authenticator> {
     pace: Option<Box<Pace>>,
     /// Until CONNACK.
     opening: Option<Opening>,
-    admitted: Admitted,
+    admitted: Admitted<Listener>,
     /// `None` once closed.
     tenancy: Option<Tenancy>,
     /// Received since the last addition to the metrics.
@@ -189,7 +189,7 @@ where
             opening,
         } = handover;
         let now = admitted.shared().now_ms();
-        admitted.0.connected.inc();
+        admitted.door().connected.inc();
         let mut frames = FrameBuffer::new();
         drop(frames.frames(&pipelined, admitted.shared().config.packet_bytes_max));
         admitted.shared().rebuffer(0, frames.buffered());
@@ -232,7 +232,7 @@ where
 
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
         if self.slot == NO_SLOT {
-            self.slot = self.shared().remember(cx.waker().clone());
+            self.slot = self.shared().relays.insert(cx.waker().clone());
             if let Some(tenancy) = &self.tenancy {
                 tenancy.settle(self.slot);
             }
@@ -243,13 +243,16 @@ where
         {
             self.close(CloseReason::Revoked(reason), &mut scratch.out, now);
         }
-        if self.has_told_unsent() && self.state.is_open() && self.shared().unsent.is_condemned(self.slot) {
+        if self.has_told_unsent()
+            && self.state.is_open()
+            && self.shared().relays.unread.is_condemned(self.slot)
+        {
             self.shared().metrics.limit("memory_max_bytes");
             self.close(CloseReason::OutOfMemory, &mut scratch.out, now);
         }
         if self.state.is_open() {
             match self.shared().phase() {
-                Phase::Draining if self.shared().is_dismissed(self.slot) => self.go(cx, scratch, now),
+                Phase::Draining if self.shared().relays.is_dismissed(self.slot) => self.go(cx, scratch, now),
                 Phase::Serving | Phase::Draining => self.serve(cx, scratch, now),
                 Phase::Aborting => self.close(CloseReason::Shutdown, &mut scratch.out, now),
             }
@@ -545,14 +548,14 @@ where
         let steps = (leftover.out.len() + behind) / STEP_BYTES;
         if steps != leftover.told_steps {
             leftover.told_steps = steps;
-            self.shared().unsent.note(self.slot, steps * STEP_BYTES);
+            self.shared().relays.unread.note(self.slot, steps * STEP_BYTES);
         }
     }
 
     /// There is nothing that the device does not take.
     fn forget_leftover(&mut self) {
         if self.has_told_unsent() {
-            self.shared().unsent.note(self.slot, 0);
+            self.shared().relays.unread.note(self.slot, 0);
         }
         self.leftover = None;
     }
@@ -584,11 +587,11 @@ impl<T, S: Stream, A: Authenticator> Drop for Relay<T, S, A> {
         let shared = self.admitted.shared();
         shared.rebuffer(self.frames.buffered(), 0);
         if self.has_told_unsent() {
-            shared.unsent.note(self.slot, 0);
+            shared.relays.unread.note(self.slot, 0);
         }
         if self.slot != NO_SLOT {
-            shared.forget(self.slot);
+            shared.relays.remove(self.slot);
         }
-        self.admitted.0.connected.dec();
+        self.admitted.door().connected.dec();
     }
 }

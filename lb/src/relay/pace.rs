@@ -13,7 +13,7 @@ use link::{Limits, Outgoing, Passport, Stream};
 use mqtt::PacketType;
 
 use super::{Relay, WRITE_BYTES};
-use crate::seats::Seat;
+use crate::connections::Seat;
 use crate::shared::Shared;
 use crate::transport::Wire;
 
@@ -83,7 +83,7 @@ impl Bucket {
 
 /// Whether a packet may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum Passage {
     Passes,
     /// Not yet.
     Held,
@@ -136,14 +136,16 @@ impl Pace {
         shared: &Arc<Shared>,
         now: u32,
     ) -> Option<Box<Self>> {
-        let Some(mut pace) = pace else { return Self::new(passport, Seat::keep(shared, passport), now) };
+        let Some(mut pace) = pace else {
+            return Self::new(passport, Seat::keep(&shared.seats, passport), now);
+        };
         pace.limits = passport.limits.as_ref().filter(|limits| is_for_edge(limits))?.clone();
         pace.messages.set_rate(pace.limits.received_messages_per_s, now);
         pace.bytes.set_rate(pace.limits.received_bytes_per_s, now);
         pace.sent.set_rate(pace.limits.sent_bytes_per_s, now);
         pace.seat = match pace.seat.take() {
             Some(seat) if pace.limits.connections_max.is_some() => Some(seat),
-            _ => Seat::keep(shared, passport),
+            _ => Seat::keep(&shared.seats, passport),
         };
         // What waits is looked at again.
         pace.held_until_ms = pace.held_until_ms.map(|_| now);
@@ -157,12 +159,12 @@ impl Pace {
     }
 
     /// Whether a packet of this type, of which a byte is here, may go on; that it is the first to be held back is counted.
-    pub(super) fn admit(&mut self, packet: PacketType, shared: &Shared, now: u32) -> Admission {
+    pub(super) fn admit(&mut self, packet: PacketType, shared: &Shared, now: u32) -> Passage {
         self.messages.fill(now);
         self.bytes.fill(now);
         if self.is_lifted {
             self.held_until_ms = None;
-            return Admission::Passes;
+            return Passage::Passes;
         }
         if self.messages.parts >= self.messages.full() && self.bytes.parts >= self.bytes.full() {
             self.held_since_ms = None;
@@ -172,7 +174,7 @@ impl Pace {
         let wait_ms = for_messages.max(for_bytes);
         if wait_ms == 0 {
             self.held_until_ms = None;
-            return Admission::Passes;
+            return Passage::Passes;
         }
         self.held_until_ms = Some(now.wrapping_add(wait_ms));
         let Some(since) = self.held_since_ms else {
@@ -181,15 +183,15 @@ impl Pace {
             let limit = if is_messages { "received_messages_per_s" } else { "received_bytes_per_s" };
             shared.metrics.limit(limit);
             tracing::debug!(limit, "a device that sends too fast is held back");
-            return Admission::Held;
+            return Passage::Held;
         };
         let held_ms = u64::from(now.wrapping_sub(since));
         match self.limits.held_back_max_s {
             Some(max_s) if held_ms >= u64::from(max_s) * 1_000 => {
                 shared.metrics.limit("held_back_max_s");
-                Admission::HeldTooLong
+                Passage::HeldTooLong
             }
-            _ => Admission::Held,
+            _ => Passage::Held,
         }
     }
 
@@ -276,14 +278,14 @@ where
     /// From now on the limits of this passport hold.
     pub(super) fn keep_pace_with(&mut self, passport: &Passport, now: u32) {
         if self.pace.is_some() || passport.limits.is_some() {
-            self.pace = Pace::renewed(self.pace.take(), passport, &self.admitted.0.shared, now);
+            self.pace = Pace::renewed(self.pace.take(), passport, &self.admitted.door().shared, now);
         }
     }
 
     /// Takes what the worker has for the device, unless it is sent too much. Whether it may have more.
     pub(super) fn receive_in_turn(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) -> bool {
         let Some(pace) = &mut self.pace else { return self.receive(cx, out, now) };
-        if !pace.may_send(&self.admitted.0.shared, now) {
+        if !pace.may_send(&self.admitted.door().shared, now) {
             return false;
         }
         // One packet at least, however large it is.
@@ -318,7 +320,7 @@ mod tests {
 
     use super::*;
     use crate::config::EdgeConfig;
-    use crate::metrics::Metrics;
+    use crate::telemetry::metrics::Metrics;
 
     fn shared() -> Arc<Shared> {
         Arc::new(Shared::new(EdgeConfig::default(), Metrics::register(&mut Registry::default())))
@@ -340,7 +342,7 @@ mod tests {
         let mut seen = Vec::new();
         for passed in 0..=*moments.last().unwrap() {
             let now = from_ms.wrapping_add(passed);
-            while pace.admit(PacketType::Publish, &shared, now) == Admission::Passes {
+            while pace.admit(PacketType::Publish, &shared, now) == Passage::Passes {
                 pace.spend(PacketType::Publish, bytes);
                 count += 1;
             }
@@ -375,7 +377,7 @@ mod tests {
         assert_eq!(sent_by(&mut pace, 0, 4_096, &[0, 3_998, 4_001, 8_002]), [1, 1, 2, 3]);
         assert_eq!(
             pace.admit(PacketType::PingReq, &shared(), 8_002),
-            Admission::Held,
+            Passage::Held,
             "bytes are those of all packets"
         );
     }
@@ -385,9 +387,9 @@ mod tests {
         let limits = Limits { received_messages_per_s: Some(1), ..Limits::default() };
         let (mut pace, shared) = (pace(limits, 0), shared());
         pace.spend(PacketType::Publish, 9);
-        assert_eq!(pace.admit(PacketType::PubAck, &shared, 0), Admission::Passes);
+        assert_eq!(pace.admit(PacketType::PubAck, &shared, 0), Passage::Passes);
         assert!(pace.may_read(0));
-        assert_eq!(pace.admit(PacketType::Publish, &shared, 0), Admission::Held);
+        assert_eq!(pace.admit(PacketType::Publish, &shared, 0), Passage::Held);
         assert_eq!((pace.may_read(0), pace.due_ms(0), pace.may_read(1_000)), (false, Some(1_000), true));
     }
 
@@ -398,15 +400,15 @@ mod tests {
         let shared = shared();
         let mut greedy = pace(limits(), 0);
         sent_by(&mut greedy, 0, 1, &[2_999]);
-        assert_eq!(greedy.admit(PacketType::Publish, &shared, 2_999), Admission::Held);
-        assert_eq!(greedy.admit(PacketType::Publish, &shared, 3_001), Admission::Passes);
+        assert_eq!(greedy.admit(PacketType::Publish, &shared, 2_999), Passage::Held);
+        assert_eq!(greedy.admit(PacketType::Publish, &shared, 3_001), Passage::Passes);
         greedy.spend(PacketType::Publish, 1);
-        assert_eq!(greedy.admit(PacketType::Publish, &shared, 3_001), Admission::HeldTooLong);
+        assert_eq!(greedy.admit(PacketType::Publish, &shared, 3_001), Passage::HeldTooLong);
         let mut in_bursts = pace(limits(), 0);
         for burst in 0..10 {
             let now = burst * 4_000;
             sent_by(&mut in_bursts, now, 1, &[1_500]);
-            assert_ne!(in_bursts.admit(PacketType::Publish, &shared, now + 1_501), Admission::HeldTooLong);
+            assert_ne!(in_bursts.admit(PacketType::Publish, &shared, now + 1_501), Passage::HeldTooLong);
         }
     }
 
@@ -416,7 +418,7 @@ mod tests {
         let (mut before, shared) = (pace(limits(), 0), shared());
         before.lift(true);
         for _ in 0..100 {
-            assert_eq!(before.admit(PacketType::Publish, &shared, 0), Admission::Passes);
+            assert_eq!(before.admit(PacketType::Publish, &shared, 0), Passage::Passes);
             before.spend(PacketType::Publish, 9);
         }
         let mut next = pace(limits(), 0);
@@ -429,7 +431,7 @@ mod tests {
         let shared = shared();
         let mut slow = pace(Limits { received_messages_per_s: Some(1), ..Limits::default() }, 0);
         slow.spend(PacketType::Publish, 1);
-        assert_eq!(slow.admit(PacketType::Publish, &shared, 0), Admission::Held);
+        assert_eq!(slow.admit(PacketType::Publish, &shared, 0), Passage::Held);
         let faster = passport(Limits { received_messages_per_s: Some(1_000), ..Limits::default() });
         let mut faster = Pace::renewed(Some(slow), &faster, &shared, 10).unwrap();
         assert!(faster.may_read(10));

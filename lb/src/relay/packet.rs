@@ -6,7 +6,7 @@ use mqtt::{Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, Rea
 
 use super::Relay;
 use super::enhanced::Enhanced;
-use super::pace::Admission;
+use super::pace::Passage;
 use crate::reason::CloseReason;
 use crate::transport::Wire;
 
@@ -43,9 +43,9 @@ where
             }
             if let (Some(pace), Some(packet_type)) = (&mut self.pace, next_type) {
                 let admission = pace.admit(packet_type, shared, now);
-                if admission != Admission::Passes {
+                if admission != Passage::Passes {
                     (self.has_whole, self.is_paused) = (true, true);
-                    end = (admission == Admission::HeldTooLong).then_some(CloseReason::TooFast);
+                    end = (admission == Passage::HeldTooLong).then_some(CloseReason::TooFast);
                     break;
                 }
             }

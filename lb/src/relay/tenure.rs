@@ -156,7 +156,7 @@ impl<A: Authenticator> Tenure<A> {
         if self.renewing.is_some() {
             let verdict = self.poll_renewal(cx, shared);
             if verdict.is_ready() {
-                if shared.round.calls(slot, self.round) {
+                if shared.relays.round.calls(slot, self.round) {
                     // Rules became others after that was asked.
                     cx.waker().wake_by_ref();
                 }
@@ -164,7 +164,7 @@ impl<A: Authenticator> Tenure<A> {
             }
         }
         let is_called =
-            self.renewing.is_none() && self.asker.is_some() && shared.round.calls(slot, self.round);
+            self.renewing.is_none() && self.asker.is_some() && shared.relays.round.calls(slot, self.round);
         if !is_called && (self.look_ms.wrapping_sub(now_ms) as i32) > 0 {
             return Poll::Pending;
         }
@@ -176,7 +176,7 @@ impl<A: Authenticator> Tenure<A> {
             && (is_called || now >= self.renew_at)
             && let Some(asker) = &self.asker
         {
-            self.round = shared.round.number();
+            self.round = shared.relays.round.number();
             let seats = shared.renewals.clone();
             let within = shared.config.authenticate_timeout();
             self.renewing = Some(Box::pin(renew(self.authenticator.clone(), asker.clone(), seats, within)));

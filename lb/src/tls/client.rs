@@ -17,7 +17,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::config::{ClientCertificateConfig, ClientCertificateMode};
 use super::error::TlsConfigError;
-use super::expiry::{Need, Term, Terms, What};
+use super::expiry::{FileTerms, Need, Term, What};
 use super::identity::{read_file, read_sections};
 use super::subject;
 use super::trust::{Listing, Trust};
@@ -96,7 +96,7 @@ impl Read {
                 problem: "is needed when client certificates are asked for".to_owned(),
             });
         };
-        let terms = Terms { what: What::ClientAuthority, key: CA_KEY, path: ca_file };
+        let terms = FileTerms { what: What::ClientAuthority, key: CA_KEY, path: ca_file };
         for Section { line, der, .. } in read_sections(CA_KEY, ca_file, found, Kind::Certificate)? {
             absorb(inputs, &der);
             self.terms.extend(terms.of_certificate(&der, Some(Need::Authority)));
@@ -125,7 +125,7 @@ impl Read {
             } else {
                 read_sections(CRL_KEY, path, found, Kind::RevocationList)?
             };
-            let terms = Terms { what: What::RevocationList, key: CRL_KEY, path };
+            let terms = FileTerms { what: What::RevocationList, key: CRL_KEY, path };
             for Section { line, der, .. } in sections {
                 let (_, list) =
                     CertificateRevocationList::from_der(&der).map_err(|error| TlsConfigError::Unusable {
@@ -144,7 +144,7 @@ impl Read {
 }
 
 /// A list is of no use when the next one is due.
-fn term_of_list(terms: &Terms<'_>, list: &CertificateRevocationList<'_>) -> Term {
+fn term_of_list(terms: &FileTerms<'_>, list: &CertificateRevocationList<'_>) -> Term {
     let validity = Validity {
         from_s: list.last_update().timestamp(),
         until_s: list.next_update().map_or(i64::MAX, |next| next.timestamp()),

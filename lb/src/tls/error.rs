@@ -70,22 +70,22 @@ pub enum TlsError {
 
 impl TlsError {
     /// The label under which the failure is counted.
-    pub fn failure(&self) -> HandshakeFailure {
+    pub fn failure(&self) -> TlsFailure {
         match self {
-            Self::WentAway | Self::Truncated | Self::Closed => HandshakeFailure::WentAway,
-            Self::Broken(_) => HandshakeFailure::Broken,
-            Self::NotTls(_) => HandshakeFailure::NotTls,
-            Self::NoCommonVersion => HandshakeFailure::Version,
-            Self::NothingInCommon(_) => HandshakeFailure::NothingInCommon,
-            Self::NoCommonAlpn => HandshakeFailure::Alpn,
-            Self::NoClientCertificate => HandshakeFailure::NoClientCertificate,
-            Self::ClientCertificateExpired => HandshakeFailure::ClientCertificateExpired,
-            Self::ClientCertificateRevoked => HandshakeFailure::ClientCertificateRevoked,
-            Self::ClientCertificateUnknownIssuer => HandshakeFailure::ClientCertificateUnknownIssuer,
-            Self::ClientCertificateRefused(_) => HandshakeFailure::ClientCertificate,
-            Self::Alert(_) => HandshakeFailure::Alert,
-            Self::Misbehaved(_) | Self::BadRecord | Self::TooLarge => HandshakeFailure::Misbehaved,
-            Self::Internal(_) => HandshakeFailure::Internal,
+            Self::WentAway | Self::Truncated | Self::Closed => TlsFailure::WentAway,
+            Self::Broken(_) => TlsFailure::Broken,
+            Self::NotTls(_) => TlsFailure::NotTls,
+            Self::NoCommonVersion => TlsFailure::Version,
+            Self::NothingInCommon(_) => TlsFailure::NothingInCommon,
+            Self::NoCommonAlpn => TlsFailure::Alpn,
+            Self::NoClientCertificate => TlsFailure::NoClientCertificate,
+            Self::ClientCertificateExpired => TlsFailure::ClientCertificateExpired,
+            Self::ClientCertificateRevoked => TlsFailure::ClientCertificateRevoked,
+            Self::ClientCertificateUnknownIssuer => TlsFailure::ClientCertificateUnknownIssuer,
+            Self::ClientCertificateRefused(_) => TlsFailure::ClientCertificate,
+            Self::Alert(_) => TlsFailure::Alert,
+            Self::Misbehaved(_) | Self::BadRecord | Self::TooLarge => TlsFailure::Misbehaved,
+            Self::Internal(_) => TlsFailure::Internal,
         }
     }
 
@@ -144,7 +144,7 @@ impl From<TlsError> for io::Error {
 /// The label of a counted handshake failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum HandshakeFailure {
+pub enum TlsFailure {
     /// End of stream.
     WentAway,
     /// The socket failed.
@@ -177,7 +177,7 @@ pub enum HandshakeFailure {
     Internal,
 }
 
-impl HandshakeFailure {
+impl TlsFailure {
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -200,7 +200,7 @@ impl HandshakeFailure {
     }
 }
 
-impl EncodeLabelValue for HandshakeFailure {
+impl EncodeLabelValue for TlsFailure {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         EncodeLabelValue::encode(&self.as_str(), encoder)
     }

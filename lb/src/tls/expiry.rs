@@ -83,14 +83,14 @@ fn refusal(term: &Term, in_force_until_s: i64, now_s: i64) -> TlsConfigError {
     TlsConfigError::NotGoodNow { key, path: path.clone(), problem, good_from_s }
 }
 
-/// Terms of one file.
-pub(super) struct Terms<'a> {
+/// FileTerms of one file.
+pub(super) struct FileTerms<'a> {
     pub(super) what: What,
     pub(super) key: &'static str,
     pub(super) path: &'a Path,
 }
 
-impl Terms<'_> {
+impl FileTerms<'_> {
     pub(super) fn term(&self, name: String, validity: Validity, need: Option<Need>) -> Term {
         Term { what: self.what, key: self.key, path: self.path.to_owned(), name, validity, need }
     }
@@ -112,7 +112,7 @@ mod tests {
     const LATER: Validity = Validity { from_s: NOW_S + 1, until_s: NOW_S + 10 };
 
     fn term(validity: Validity, need: Option<Need>) -> Term {
-        let terms = Terms { what: What::RevocationList, key: "k", path: Path::new("/f") };
+        let terms = FileTerms { what: What::RevocationList, key: "k", path: Path::new("/f") };
         terms.term("CN=x".to_owned(), validity, need)
     }
 

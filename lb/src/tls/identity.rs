@@ -15,8 +15,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::config::CertificateFiles;
 use super::error::TlsConfigError;
-use super::expiry::{Need, Term, Terms, What};
-use super::facts::Own;
+use super::expiry::{FileTerms, Need, Term, What};
+use super::own::OwnCertificate;
 use super::{ocsp, subject};
 
 const CERTIFICATE_KEY: &str = "certificates.certificate_file";
@@ -144,7 +144,7 @@ impl Known {
                 other?
             }
         };
-        let terms = Terms { what: What::OcspResponse, key: OCSP_KEY, path };
+        let terms = FileTerms { what: What::OcspResponse, key: OCSP_KEY, path };
         let name = key.cert.first().map(|der| subject::of_certificate(der)).unwrap_or_default();
         self.terms.push(terms.term(name, validity, None));
         Some(staple)
@@ -154,7 +154,7 @@ impl Known {
 /// When the certificates of a chain end. What others have signed may be there for old clients alone.
 fn terms_of(entry: &CertificateFiles, place: usize, key: &CertifiedKey) -> Vec<Term> {
     let path = &entry.certificate_file;
-    let terms = Terms { what: What::ServerCertificate, key: CERTIFICATE_KEY, path };
+    let terms = FileTerms { what: What::ServerCertificate, key: CERTIFICATE_KEY, path };
     let need = |at| (at == 0).then_some(Need::Certificate(place));
     let chain = key.cert.iter().enumerate();
     chain.filter_map(|(at, der)| terms.of_certificate(der, need(at))).collect()
@@ -171,7 +171,7 @@ fn load_pair(
     let unusable =
         |problem: String| TlsConfigError::Unusable { key: CERTIFICATE_KEY, path: path.clone(), problem };
     let Some(first) = sections.first() else { return Err(unusable("is empty".to_owned())) };
-    let own = Own::read(&first.der).map_err(|problem| {
+    let own = OwnCertificate::read(&first.der).map_err(|problem| {
         unusable(format!("line {}: the certificate cannot be parsed: {problem}", first.line))
     })?;
     let key = load_key(entry, provider, found)?;

@@ -12,6 +12,7 @@ mod facts;
 mod hello;
 mod identity;
 mod ocsp;
+mod own;
 mod provider;
 mod reload;
 mod scratch;
@@ -22,13 +23,12 @@ mod subject;
 mod telemetry;
 mod ticket;
 mod trust;
-pub(crate) mod writer;
 
 pub use accept::{Accept, TlsAcceptor};
 pub use config::{
     CertificateFiles, ClientCertificateConfig, ClientCertificateMode, MinVersion, TicketConfig, TlsConfig,
 };
-pub use error::{HandshakeFailure, TlsConfigError, TlsError};
+pub use error::{TlsConfigError, TlsError, TlsFailure};
 pub use facts::TlsFacts;
 pub(crate) use reload::{Refused, Reload, Served, Unusable};
 pub use server::{Application, TlsServer};

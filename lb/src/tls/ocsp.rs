@@ -88,7 +88,7 @@ fn find(response: &[u8], chain: &[CertificateDer<'_>]) -> Result<Option<Single>,
         ));
     }
     let responses = outer.optional(0).and_then(|any| basic(any.data)).ok_or_else(broken)?;
-    let certificate = Own::read(chain).ok_or_else(broken)?;
+    let certificate = CertificateName::read(chain).ok_or_else(broken)?;
     for single in responses {
         let mut single = Elements(single.data);
         let is_own = single.inside().and_then(|id| certificate.is_meant(id)).ok_or_else(broken)?;
@@ -124,14 +124,14 @@ fn read_single(mut single: Elements<'_>) -> Option<Single> {
 }
 
 /// What responders call a certificate by.
-struct Own {
+struct CertificateName {
     issuer: Vec<u8>,
     serial: Vec<u8>,
     /// Where the chain tells it.
     issuer_key: Option<Vec<u8>>,
 }
 
-impl Own {
+impl CertificateName {
     fn read(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let (_, own) = X509Certificate::from_der(chain.first()?).ok()?;
         let issuer = chain.get(1).and_then(|der| X509Certificate::from_der(der).ok());

@@ -21,18 +21,18 @@ thread_local! {
 }
 
 /// A thread's buffer on loan. Taken rather than borrowed, so that a TLS stream inside a TLS stream gets another.
-pub(super) struct Scratch {
+pub(super) struct Loan {
     bytes: Vec<u8>,
     home: &'static LocalKey<Slot>,
 }
 
-impl Scratch {
+impl Loan {
     /// Room for waiting ciphertext and one batch read behind it.
     pub(super) fn incoming() -> Self {
         Self::take(&INCOMING, PARTIAL_BYTES_MAX + BATCH_BYTES_MAX)
     }
 
-    /// Room for one batch of plaintext after encryption. Small fragments need more: see [`Scratch::reserve`].
+    /// Room for one batch of plaintext after encryption. Small fragments need more: see [`Loan::reserve`].
     pub(super) fn outgoing() -> Self {
         Self::take(&OUTGOING, BATCH_BYTES_MAX + 8 * 1024)
     }
@@ -55,7 +55,7 @@ impl Scratch {
     }
 }
 
-impl Deref for Scratch {
+impl Deref for Loan {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -63,13 +63,13 @@ impl Deref for Scratch {
     }
 }
 
-impl DerefMut for Scratch {
+impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 }
 
-impl Drop for Scratch {
+impl Drop for Loan {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         // A thread that is ending has no slot left: the buffer goes with it.

@@ -10,7 +10,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use tokio::io::ReadBuf;
 
 use super::error::TlsError;
-use super::scratch::{BATCH_BYTES_MAX, PARTIAL_BYTES_MAX, RECORD_BYTES_MAX, Scratch};
+use super::scratch::{BATCH_BYTES_MAX, Loan, PARTIAL_BYTES_MAX, RECORD_BYTES_MAX};
 use super::{hello, identity};
 
 /// Records of early data that is not accepted wait in `incoming` until the client goes on, and rustls, which is shown all of that with
@@ -19,12 +19,12 @@ const EARLY_BYTES_SKIPPED_MAX: u32 = 512 * 1024;
 
 /// Bytes that wait, and how many of them have gone.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(super) struct Ciphertext {
     bytes: Vec<u8>,
     gone: usize,
 }
 
-impl Waiting {
+impl Ciphertext {
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -57,9 +57,9 @@ pub(super) struct Session {
     /// offsets into it, so every call must see it again from its first byte.
     pub(super) incoming: Vec<u8>,
     /// Plaintext for which the caller had no room.
-    pub(super) plaintext: Waiting,
+    pub(super) plaintext: Ciphertext,
     /// Ciphertext that the socket has not taken.
-    pub(super) outgoing: Waiting,
+    pub(super) outgoing: Ciphertext,
     /// `outgoing` holds only session tickets, which may leave with the first data.
     pub(super) outgoing_may_wait: bool,
     /// The peer sent `close_notify`.
@@ -77,7 +77,7 @@ pub(super) struct Session {
 /// Where plaintext goes: the caller's buffer, then what waits.
 struct Sink<'a, 'b> {
     out: &'a mut ReadBuf<'b>,
-    waiting: &'a mut Waiting,
+    waiting: &'a mut Ciphertext,
 }
 
 impl Sink<'_, '_> {
@@ -97,8 +97,8 @@ impl Session {
             config: Some(config),
             alpn_strict,
             incoming: Vec::new(),
-            plaintext: Waiting::default(),
-            outgoing: Waiting::default(),
+            plaintext: Ciphertext::default(),
+            outgoing: Ciphertext::default(),
             outgoing_may_wait: false,
             peer_closed: false,
             close_sent: false,
@@ -240,7 +240,7 @@ impl Session {
     pub(super) fn seal(
         &mut self,
         plain: &[IoSlice<'_>],
-        out: &mut Scratch,
+        out: &mut Loan,
         used: &mut usize,
     ) -> Result<usize, TlsError> {
         let mut source = Gather { slices: plain, offset: 0 };
@@ -257,7 +257,7 @@ impl Session {
         Ok(taken)
     }
 
-    fn seal_record(&mut self, plain: &[u8], out: &mut Scratch, used: &mut usize) -> Result<(), TlsError> {
+    fn seal_record(&mut self, plain: &[u8], out: &mut Loan, used: &mut usize) -> Result<(), TlsError> {
         self.with_traffic(out, used, |traffic, room| traffic.encrypt(plain, room))
     }
 
@@ -267,7 +267,7 @@ impl Session {
             return Ok(());
         }
         self.close_sent = true;
-        let mut out = Scratch::outgoing();
+        let mut out = Loan::outgoing();
         let mut used = 0;
         self.with_traffic(&mut out, &mut used, write_close_notify).inspect_err(|_| self.failed = true)?;
         self.outgoing.append(&out[..used]);
@@ -277,7 +277,7 @@ impl Session {
     /// Brings the connection to where it can send and calls `write` with room enough.
     fn with_traffic(
         &mut self,
-        out: &mut Scratch,
+        out: &mut Loan,
         used: &mut usize,
         write: impl Fn(&mut Traffic<'_>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), TlsError> {
@@ -321,7 +321,7 @@ fn write_close_notify(traffic: &mut Traffic<'_>, room: &mut [u8]) -> Result<usiz
 
 fn encode_message(
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    outgoing: &mut Waiting,
+    outgoing: &mut Ciphertext,
 ) -> Result<(), TlsError> {
     let start = outgoing.bytes.len();
     loop {
@@ -343,7 +343,7 @@ struct Gather<'a, 'b> {
 }
 
 impl<'a> Gather<'a, '_> {
-    fn next_chunk<'s>(&mut self, gathered: &'s mut Option<Scratch>) -> &'s [u8]
+    fn next_chunk<'s>(&mut self, gathered: &'s mut Option<Loan>) -> &'s [u8]
     where
         'a: 's,
     {
@@ -355,7 +355,7 @@ impl<'a> Gather<'a, '_> {
             self.offset += count;
             return &first[..count];
         }
-        let room = gathered.get_or_insert_with(Scratch::gathered);
+        let room = gathered.get_or_insert_with(Loan::gathered);
         let mut filled = 0;
         while filled < RECORD_BYTES_MAX {
             self.skip_empty();

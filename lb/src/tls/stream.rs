@@ -9,9 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::TlsError;
 use super::facts::TlsFacts;
-use super::scratch::{BATCH_BYTES_MAX, RECORD_BYTES_MAX, Scratch};
+use super::scratch::{BATCH_BYTES_MAX, Loan, RECORD_BYTES_MAX};
 use super::session::Session;
-use super::writer::AwaitingWriter;
+use crate::io::AwaitingWriter;
 
 /// Batches of records in a row that may carry nothing; then others have their turn.
 const EMPTY_READS_MAX: usize = 4;
@@ -90,7 +90,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         let kept = self.session.incoming.len();
         // No more than the caller can take, or whole batches would wait as plaintext.
         let batch = (out.remaining() + RECORD_BYTES_MAX).min(BATCH_BYTES_MAX);
-        let mut scratch = Scratch::incoming();
+        let mut scratch = Loan::incoming();
         let mut fresh = ReadBuf::new(&mut scratch[kept..kept + batch]);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut fresh)).map_err(TlsError::Broken)?;
         let count = fresh.filled().len();
@@ -143,7 +143,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         if !self.session.outgoing_may_wait {
             ready!(self.poll_drain_for_writer(cx))?;
         }
-        let mut scratch = Scratch::outgoing();
+        let mut scratch = Loan::outgoing();
         let mut used = self.session.outgoing.rest().len();
         scratch.reserve(used);
         scratch[..used].copy_from_slice(self.session.outgoing.rest());

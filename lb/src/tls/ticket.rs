@@ -105,7 +105,7 @@ struct Keys {
 }
 
 /// Makes and reads tickets under one secret.
-struct Ring {
+struct KeyRing {
     secret: TicketSecret,
     rotate_s: u64,
     maker: [u8; NAME_BYTES],
@@ -113,7 +113,7 @@ struct Ring {
     rotation: Mutex<()>,
 }
 
-impl Ring {
+impl KeyRing {
     fn new(secret: TicketSecret, rotate_s: u64) -> Result<Self, Unspecified> {
         let maker = random()?;
         let period = unix_s() / rotate_s;
@@ -214,10 +214,10 @@ impl Ring {
 
 /// Makes and reads tickets.
 pub(super) struct Tickets {
-    ring: Arc<Ring>,
+    ring: Arc<KeyRing>,
     /// The secret that this one has taken the place of, and the period in which it did. Until that ends tickets are made as before,
     /// so that an edge that gets the secret later can read them; and they are read as long as they are good.
-    before: Option<(Arc<Ring>, u64)>,
+    before: Option<(Arc<KeyRing>, u64)>,
 }
 
 impl Tickets {
@@ -244,7 +244,7 @@ impl Tickets {
             _ => false,
         };
         let before = in_force.filter(is_alike).map(|before| (Arc::clone(&before.ring), now_s / rotate_s));
-        Ok(Self { ring: Arc::new(Ring::new(secret, rotate_s)?), before })
+        Ok(Self { ring: Arc::new(KeyRing::new(secret, rotate_s)?), before })
     }
 
     /// Whether `secret` would make the same keys, or as good ones.
@@ -253,7 +253,7 @@ impl Tickets {
     }
 
     /// What was before, for so many periods.
-    fn before(&self, now_s: u64, periods: u64) -> Option<&Ring> {
+    fn before(&self, now_s: u64, periods: u64) -> Option<&KeyRing> {
         let (before, since) = self.before.as_ref()?;
         (now_s / before.rotate_s < since.saturating_add(periods)).then_some(before)
     }

@@ -10,11 +10,11 @@ use tokio::time::{Duration, Instant};
 
 /// The devices to look after, bounded by the connections there are.
 pub(super) struct Agenda<D> {
-    queue: Mutex<Queue<D>>,
+    lists: Mutex<Lists<D>>,
     news: Notify,
 }
 
-struct Queue<D> {
+struct Lists<D> {
     now: VecDeque<Arc<D>>,
     later: BinaryHeap<Reverse<Later<D>>>,
     /// Devices whose worker has to have answered by then; all have the same time for that, so that these are in order.
@@ -75,13 +75,13 @@ impl<D> Ord for Later<D> {
     }
 }
 
-impl<D> Default for Queue<D> {
+impl<D> Default for Lists<D> {
     fn default() -> Self {
         Self { now: VecDeque::new(), later: BinaryHeap::new(), checks: VecDeque::new(), serial: 0 }
     }
 }
 
-impl<D> Queue<D> {
+impl<D> Lists<D> {
     /// Who has to be looked after by now is.
     fn promote(&mut self, now: Instant) {
         while let Some(Reverse(first)) = self.later.peek()
@@ -95,14 +95,14 @@ impl<D> Queue<D> {
 
 impl<D> Default for Agenda<D> {
     fn default() -> Self {
-        Self { queue: Mutex::default(), news: Notify::new() }
+        Self { lists: Mutex::default(), news: Notify::new() }
     }
 }
 
 impl<D> Agenda<D> {
     /// Has these devices looked after, in this order.
     pub(super) fn push(&self, devices: impl IntoIterator<Item = Arc<D>>) {
-        self.queue.lock().now.extend(devices);
+        self.lists.lock().now.extend(devices);
         self.news.notify_one();
     }
 
@@ -121,57 +121,57 @@ impl<D> Agenda<D> {
 
     fn look_later(&self, device: Looked<D>, delay: Duration) {
         let at = Instant::now() + delay;
-        let mut queue = self.queue.lock();
-        queue.serial += 1;
-        let serial = queue.serial;
-        queue.later.push(Reverse(Later { at, serial, device }));
-        drop(queue);
+        let mut lists = self.lists.lock();
+        lists.serial += 1;
+        let serial = lists.serial;
+        lists.later.push(Reverse(Later { at, serial, device }));
+        drop(lists);
         self.news.notify_one();
     }
 
     /// Has it seen by then whether the worker of a device has answered. Later than those of all others before.
     pub(super) fn push_check(&self, device: &Arc<D>, at: Instant) {
-        self.queue.lock().checks.push_back((at, Arc::downgrade(device)));
+        self.lists.lock().checks.push_back((at, Arc::downgrade(device)));
     }
 
     /// There is a worker that was not there before: who waits need not wait any longer.
     pub(super) fn hurry(&self) {
-        let mut queue = self.queue.lock();
-        let later = std::mem::take(&mut queue.later).into_vec();
-        queue.now.extend(later.into_iter().filter_map(|Reverse(later)| later.device.device()));
-        drop(queue);
+        let mut lists = self.lists.lock();
+        let later = std::mem::take(&mut lists.later).into_vec();
+        lists.now.extend(later.into_iter().filter_map(|Reverse(later)| later.device.device()));
+        drop(lists);
         self.news.notify_one();
     }
 
     /// Whether nobody waits to be looked after now.
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.lock().now.is_empty()
+        self.lists.lock().now.is_empty()
     }
 
     /// Forgets everybody.
     pub(super) fn clear(&self) {
         // Dropped after the lock is: a device may be gone with it.
-        let forgotten = std::mem::take(&mut *self.queue.lock());
+        let forgotten = std::mem::take(&mut *self.lists.lock());
         drop(forgotten);
     }
 
     /// Whoever was to be looked after later and by now is due, and what else there is.
     pub(super) fn due(&self, now: Instant) -> Due {
-        let mut queue = self.queue.lock();
-        queue.promote(now);
-        let retry = queue.later.peek().map(|Reverse(first)| first.at);
-        let check_at = queue.checks.front().map(|(at, _)| *at);
-        Due { has_devices: !queue.now.is_empty(), wake_at: check_at.into_iter().chain(retry).min(), check_at }
+        let mut lists = self.lists.lock();
+        lists.promote(now);
+        let retry = lists.later.peek().map(|Reverse(first)| first.at);
+        let check_at = lists.checks.front().map(|(at, _)| *at);
+        Due { has_devices: !lists.now.is_empty(), wake_at: check_at.into_iter().chain(retry).min(), check_at }
     }
 
     /// The next that is to be looked after.
     pub(super) fn pop(&self) -> Option<Arc<D>> {
-        self.queue.lock().now.pop_front()
+        self.lists.lock().now.pop_front()
     }
 
     /// The next of which an answer was due by now; `None` inside for one that is gone.
     pub(super) fn pop_check(&self, now: Instant) -> Option<Option<Arc<D>>> {
-        let due = self.queue.lock().checks.pop_front_if(|(at, _)| *at <= now);
+        let due = self.lists.lock().checks.pop_front_if(|(at, _)| *at <= now);
         due.map(|(_, device)| device.upgrade())
     }
 

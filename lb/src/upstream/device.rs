@@ -22,10 +22,10 @@ use tokio::time::{Duration, Instant};
 use super::agenda::Agenda;
 use super::alias::Aliases;
 use super::chance::Chance;
-use super::link::{Handover, LeftBehind, Link, LinkStream};
+use super::link::{Carried, LeftBehind, Link, LinkStream};
 use super::mail::Mail;
 use super::metrics::{Metrics, MoveOutcome};
-use super::route::{Moved, Next, Refusal, Route, RouteInput, RouteOutputs, Step, Summary, Unsent};
+use super::route::{Declined, Moved, Next, Route, RouteInput, RouteOutputs, Step, Summary, Unsent};
 use super::worker::Worker;
 
 /// Dropped when the worker knows that a connection is over, or never will.
@@ -84,7 +84,7 @@ pub(super) enum Errand {
     /// To look at the circumstances again.
     LookAgain,
     /// To ask the best worker that is not passed over.
-    Ask(Handover),
+    Ask(Carried),
 }
 
 impl Devices {
@@ -226,8 +226,8 @@ impl Device {
                         Some((place.link.give_up(place.stream)?, within))
                     });
                     input = left.map(|(left, within)| {
-                        let handover = self.take_rest(left);
-                        RouteInput::GivenUp { why, handover, is_connected: self.is_connected(), within }
+                        let carried = self.take_rest(left);
+                        RouteInput::GivenUp { why, carried, is_connected: self.is_connected(), within }
                     });
                 }
                 Step::Abandon(place) => drop(place.link.give_up(place.stream)),
@@ -236,7 +236,7 @@ impl Device {
                     self.end(reason, &Bytes::new(), after);
                 }
                 Step::LookAgain => return Some(Errand::LookAgain),
-                Step::Ask(handover) => return Some(Errand::Ask(handover)),
+                Step::Ask(carried) => return Some(Errand::Ask(carried)),
             }
         }
         None
@@ -462,9 +462,9 @@ impl Device {
         let (mut way, mut after) = self.lock();
         if way.route.is_at(&at) {
             let within = at.link.worker.handoff_within(self.devices.handoff_timeout);
-            let handover = self.take_rest(left);
+            let carried = self.take_rest(left);
             let is_connected = self.is_connected();
-            self.follow(&mut way, RouteInput::Lost { place: at, handover, is_connected, within }, &mut after);
+            self.follow(&mut way, RouteInput::Lost { place: at, carried, is_connected, within }, &mut after);
         }
         self.let_go(way, after) == Next::Now
     }
@@ -475,17 +475,17 @@ impl Device {
         at: LinkStream,
         reason: RefuseReason,
         packet: &Bytes,
-        handover: Handover,
+        carried: Carried,
     ) {
         let (mut way, mut after) = self.lock();
         if way.route.is_at(&at) {
             tracing::debug!(client_id = %self.client_id, worker = %at.link.worker.address, ?reason, "session not taken");
-            let (code, refusal) = judge(reason);
+            let (code, declined) = judge(reason);
             let is_connected = self.is_connected();
             let within = self.devices.handoff_timeout;
-            let input = RouteInput::Refused { place: at, handover, refusal, is_connected, within };
+            let input = RouteInput::Refused { place: at, carried, declined, is_connected, within };
             self.follow(&mut way, input, &mut after);
-            if matches!(refusal, Refusal::Final(_)) {
+            if matches!(declined, Declined::Final(_)) {
                 self.end(code, packet, &mut after);
             }
         }
@@ -493,14 +493,14 @@ impl Device {
     }
 
     /// Has the device get what a stream has left for it; the rest is for the next stream.
-    fn take_rest(&self, left: LeftBehind) -> Handover {
-        let LeftBehind { packets, mut handover } = left;
+    fn take_rest(&self, left: LeftBehind) -> Carried {
+        let LeftBehind { packets, mut carried } = left;
         let mut mail = self.mail.lock();
         mail.forget_cost();
         for packet in packets {
-            mail.put(packet, 0, &mut handover.flows);
+            mail.put(packet, 0, &mut carried.flows);
         }
-        handover
+        carried
     }
 
     /// Has the relay end the connection; `packet` tells the device why, or else the edge does.
@@ -551,12 +551,12 @@ impl Aftermath {
 }
 
 /// What the device is told when it is not to go elsewhere, and what becomes of it.
-fn judge(reason: RefuseReason) -> (ReasonCode, Refusal) {
+fn judge(reason: RefuseReason) -> (ReasonCode, Declined) {
     if reason == RefuseReason::StoreAway {
-        return (ReasonCode::ServerUnavailable, Refusal::StoreAway);
+        return (ReasonCode::ServerUnavailable, Declined::StoreAway);
     }
     if reason.is_retryable() {
-        return (ReasonCode::ServerUnavailable, Refusal::Elsewhere);
+        return (ReasonCode::ServerUnavailable, Declined::Elsewhere);
     }
     let (code, outcome) = match reason {
         // It may connect anew, which 0x9D would forbid.
@@ -569,5 +569,5 @@ fn judge(reason: RefuseReason) -> (ReasonCode, Refusal) {
         | RefuseReason::Overloaded
         | RefuseReason::StoreAway => (ReasonCode::ServerUnavailable, MoveOutcome::Refused),
     };
-    (code, Refusal::Final(outcome))
+    (code, Declined::Final(outcome))
 }

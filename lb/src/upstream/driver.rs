@@ -14,9 +14,9 @@ use link::wire::StreamId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
-use super::link::{Effect, Link, LinkStream, Turn};
+use super::link::{Effect, Happened, Link, LinkStream};
 use super::pool::Pool;
-use crate::relay::poll_write_all;
+use crate::io::poll_write_all;
 
 /// Room for what is read at once, bytes.
 const READ_BYTES: usize = 64 * 1024;
@@ -91,7 +91,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         LinkStream { link: self.link.clone(), stream }
     }
 
-    fn read(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Result<(), LinkEnd> {
+    fn read(&mut self, cx: &mut Context<'_>, turn: &mut Happened) -> Result<(), LinkEnd> {
         for _ in 0..READS_MAX {
             self.input.reserve(READ_BYTES);
             let read = poll_read_more(&mut self.io, cx, &mut self.input);
@@ -117,7 +117,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         Ok(())
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Result<Duration, LinkEnd> {
+    fn write(&mut self, cx: &mut Context<'_>, turn: &mut Happened) -> Result<Duration, LinkEnd> {
         loop {
             let wake_at = self.link.turn(self.pool.elapsed(), &mut self.out, turn, cx)?;
             if self.out.is_empty() && !self.is_unflushed {
@@ -135,7 +135,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Result<(), LinkEnd> {
+    fn turn(&mut self, cx: &mut Context<'_>, turn: &mut Happened) -> Result<(), LinkEnd> {
         // What has come before the clock is asked counts as a sign of life.
         self.read(cx, turn)?;
         let wake_at = self.write(cx, turn)?;
@@ -189,8 +189,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
                     device.finished(self.at(stream));
                 }
                 Effect::Sendable(stream, device) => device.send_on(self.at(stream)),
-                Effect::Refused { stream, device, reason, packet, handover } => {
-                    device.refused(self.at(stream), reason, &packet, handover);
+                Effect::Refused { stream, device, reason, packet, carried } => {
+                    device.refused(self.at(stream), reason, &packet, carried);
                 }
                 Effect::Store { is_away } => {
                     tracing::debug!(worker = %link.worker.address, is_away, "the worker's store");
@@ -221,7 +221,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LinkEnd> {
         let this = self.get_mut();
-        let mut turn = Turn::default();
+        let mut turn = Happened::default();
         let outcome = this.turn(cx, &mut turn);
         this.apply(turn.effects);
         turn.wakers.into_iter().for_each(std::task::Waker::wake);

@@ -36,20 +36,20 @@ impl PartialEq for LinkStream {
 
 impl Place for LinkStream {
     type Worker = Arc<Worker>;
-    type Handover = Handover;
+    type Carried = Carried;
 
     fn worker(&self) -> Arc<Worker> {
         self.link.worker.clone()
     }
 
-    fn tells_end(handover: &Handover) -> bool {
-        handover.replay.ends_with_close()
+    fn tells_end(carried: &Carried) -> bool {
+        carried.replay.ends_with_close()
     }
 }
 
 /// What one stream leaves to the next.
 #[derive(Default)]
-pub(super) struct Handover {
+pub(super) struct Carried {
     /// What the next worker is sent before anything else.
     pub(super) replay: Replay,
     /// The flows that are open, as packets passed.
@@ -61,7 +61,7 @@ pub(super) struct LeftBehind {
     /// For the device, before anything else that comes.
     pub(super) packets: Vec<Bytes>,
     /// For the next stream.
-    pub(super) handover: Handover,
+    pub(super) carried: Carried,
 }
 
 /// What has to be done about a device without the link being locked.
@@ -71,7 +71,7 @@ pub(super) enum Effect {
     /// The worker has the session.
     Opened(StreamId, Arc<Device>),
     /// The worker does not take the session.
-    Refused { stream: StreamId, device: Arc<Device>, reason: RefuseReason, packet: Bytes, handover: Handover },
+    Refused { stream: StreamId, device: Arc<Device>, reason: RefuseReason, packet: Bytes, carried: Carried },
     /// The worker has ended the connection.
     Closed(StreamId, Arc<Device>),
     /// The worker knows that the device is gone.
@@ -86,7 +86,7 @@ pub(super) enum Effect {
 
 /// What a turn of the driver brought.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct Happened {
     pub(super) effects: Vec<Effect>,
     pub(super) wakers: Vec<Waker>,
 }
@@ -136,7 +136,7 @@ impl State {
     fn remove(&mut self, unfinished: Unfinished) -> Option<(Arc<Device>, LeftBehind)> {
         let Unfinished { stream, replay, packets, .. } = unfinished;
         let Tenant { device, flows, .. } = self.tenants.remove(&stream)?;
-        Some((device, LeftBehind { packets, handover: Handover { replay, flows } }))
+        Some((device, LeftBehind { packets, carried: Carried { replay, flows } }))
     }
 }
 
@@ -195,15 +195,15 @@ impl Link {
     pub(super) fn open(
         &self,
         open: Box<Open>,
-        handover: Handover,
+        carried: Carried,
         device: &Arc<Device>,
-    ) -> Result<StreamId, Handover> {
+    ) -> Result<StreamId, Carried> {
         let placed = Placed::new(&self.worker);
-        let Handover { replay, flows } = handover;
+        let Carried { replay, flows } = carried;
         let mut state = self.state.lock();
         let stream = match state.end.open(open, replay) {
             Ok(stream) => stream,
-            Err(not_opened) => return Err(Handover { replay: not_opened.replay, flows }),
+            Err(not_opened) => return Err(Carried { replay: not_opened.replay, flows }),
         };
         state.tenants.insert(stream, Tenant { device: device.clone(), flows, _placed: placed });
         self.streams.store(state.tenants.len(), Ordering::Relaxed);
@@ -278,7 +278,7 @@ impl Link {
         &self,
         now: Duration,
         bytes: &mut BytesMut,
-        turn: &mut Turn,
+        turn: &mut Happened,
     ) -> Result<(), LinkError> {
         let mut state = self.state.lock();
         let outcome = state.end.receive(now, bytes);
@@ -291,7 +291,7 @@ impl Link {
         &self,
         now: Duration,
         out: &mut Outgoing,
-        turn: &mut Turn,
+        turn: &mut Happened,
         cx: &Context<'_>,
     ) -> Result<Duration, LinkError> {
         self.driver.register(cx.waker());
@@ -326,14 +326,14 @@ impl Link {
         }
     }
 
-    fn take_events(&self, state: &mut State, turn: &mut Turn) {
+    fn take_events(&self, state: &mut State, turn: &mut Happened) {
         while let Some(event) = state.end.poll_event() {
             self.take_event(state, event, turn);
         }
         self.streams.store(state.tenants.len(), Ordering::Relaxed);
     }
 
-    fn take_event(&self, state: &mut State, event: EdgeEvent, turn: &mut Turn) {
+    fn take_event(&self, state: &mut State, event: EdgeEvent, turn: &mut Happened) {
         let effect = match event {
             EdgeEvent::Ready(peer) => {
                 self.is_ready.store(true, Ordering::Release);
@@ -384,8 +384,8 @@ impl Link {
             }
             EdgeEvent::Refused { stream, reason, packet, replay } => {
                 let Some(Tenant { device, flows, .. }) = state.tenants.remove(&stream) else { return };
-                let handover = Handover { replay, flows };
-                Effect::Refused { stream, device, reason, packet, handover }
+                let carried = Carried { replay, flows };
+                Effect::Refused { stream, device, reason, packet, carried }
             }
             EdgeEvent::Finished { stream } => {
                 let Some(tenant) = state.tenants.remove(&stream) else { return };

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::device::{Device, Errand, Way};
-use super::link::{Handover, LinkStream};
+use super::link::{Carried, LinkStream};
 use super::pool::Pool;
 use super::route::{Circumstances, RouteInput};
 
@@ -79,7 +79,7 @@ fn check(pool: &Arc<Pool>) {
 pub(super) fn begin(pool: &Pool, device: &Arc<Device>) -> bool {
     let (mut way, mut after) = device.lock();
     way.open.attempt += 1;
-    let asked = ask(pool, device, &way, Handover::default());
+    let asked = ask(pool, device, &way, Carried::default());
     let is_begun = !matches!(asked, RouteInput::NoWorker(_) | RouteInput::NotPlaced { .. });
     if is_begun {
         device.follow(&mut way, asked, &mut after);
@@ -95,7 +95,7 @@ fn place(pool: &Pool, device: &Arc<Device>, permit: OwnedSemaphorePermit) {
     while let Some(errand) = device.follow(&mut way, input, &mut after) {
         input = match errand {
             Errand::LookAgain => take_turn(pool, device, &mut way),
-            Errand::Ask(handover) => ask(pool, device, &way, handover),
+            Errand::Ask(carried) => ask(pool, device, &way, carried),
         };
     }
     way.permit = Some(permit);
@@ -132,9 +132,9 @@ fn around(pool: &Pool, device: &Device, way: &Way) -> Circumstances {
 }
 
 /// Asks the best worker that is not passed over for the session.
-fn ask(pool: &Pool, device: &Arc<Device>, way: &Way, handover: Handover) -> RouteInput<LinkStream> {
+fn ask(pool: &Pool, device: &Arc<Device>, way: &Way, carried: Carried) -> RouteInput<LinkStream> {
     let Some(link) = pool.choose(&device.client_id, way.route.passed_over()) else {
-        return RouteInput::NoWorker(handover);
+        return RouteInput::NoWorker(carried);
     };
     let passport = match device.devices.token_of(&way.passport, &link) {
         Ok(token) => token,
@@ -143,24 +143,24 @@ fn ask(pool: &Pool, device: &Arc<Device>, way: &Way, handover: Handover) -> Rout
             return RouteInput::Unsigned;
         }
     };
-    let resume = resume(device, way, &handover).map(Box::new);
+    let resume = resume(device, way, &carried).map(Box::new);
     let open = Box::new(Open { passport, resume, ..(*way.open).clone() });
-    match link.open(open, handover, device) {
+    match link.open(open, carried, device) {
         Ok(stream) => {
             let answer_within = pool.config.resume_timeout();
             RouteInput::Placed { place: LinkStream { link, stream }, answer_within }
         }
-        Err(handover) => RouteInput::NotPlaced { worker: link.worker.clone(), handover },
+        Err(carried) => RouteInput::NotPlaced { worker: link.worker.clone(), carried },
     }
 }
 
 /// What a resume adds to OPEN; `None` for a device that has no CONNACK.
-fn resume(device: &Device, way: &Way, handover: &Handover) -> Option<Resume> {
+fn resume(device: &Device, way: &Way, carried: &Carried) -> Option<Resume> {
     Some(Resume {
         connack: device.mail.lock().connack.clone()?,
         backlog: 0,
-        flows: handover.flows.to_device(),
-        inbound_qos2: handover.flows.from_device(),
+        flows: carried.flows.to_device(),
+        inbound_qos2: carried.flows.from_device(),
         topic_aliases: way.aliases.list(),
     })
 }

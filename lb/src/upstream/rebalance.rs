@@ -23,13 +23,13 @@ const LOOKS: usize = 1_024;
 
 /// How fast to go: at the full rate as long as workers take what they are given, otherwise one device now and then.
 #[derive(Default)]
-struct Pace {
+struct MovePace {
     wait: u32,
     skip: u32,
     has_asked: bool,
 }
 
-impl Pace {
+impl MovePace {
     /// How many devices may be moved in this tick.
     fn budget(&mut self, had_setback: bool, is_quiet: bool, max: usize) -> usize {
         if had_setback {
@@ -69,7 +69,7 @@ pub(super) async fn run(pool: Arc<Pool>) {
 /// What is known from one look to the next.
 #[derive(Default)]
 pub(super) struct Balance {
-    pace: Pace,
+    pace: MovePace,
     /// Who was on the ring.
     known: Vec<SocketAddr>,
 }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn after_a_setback_it_is_tried_less_and_less_often_with_one() {
-        let mut pace = Pace::default();
+        let mut pace = MovePace::default();
         assert_eq!(pace.budget(false, true, 100), 100);
         pace.has_asked = true;
         assert_eq!(pace.budget(true, false, 100), 0, "others move");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::WsError;
-use crate::tls::writer::AwaitingWriter;
+use crate::io::AwaitingWriter;
 
 use super::frame::{Control, FrameReader, Opcode, SENT_HEADER_BYTES_MAX, append_control, encode_header};
 
@@ -30,7 +30,7 @@ pub struct WsStream<IO> {
     io: IO,
     reader: FrameReader,
     /// What waits, if anything does.
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<Backlogged>>,
     close_received: bool,
     close_sent: bool,
     writer: AwaitingWriter,
@@ -39,7 +39,7 @@ pub struct WsStream<IO> {
 
 /// Bytes that wait on their way in or out.
 #[derive(Default)]
-struct Waiting {
+struct Backlogged {
     /// What the client sent right behind its request.
     incoming: Bytes,
     /// Frames, the first of them begun perhaps.
@@ -49,7 +49,7 @@ struct Waiting {
     pong: Option<Box<[u8]>>,
 }
 
-impl Waiting {
+impl Backlogged {
     fn has_outgoing(&self) -> bool {
         !self.outgoing.is_empty() || self.pong.is_some()
     }
@@ -57,8 +57,8 @@ impl Waiting {
 
 impl<IO> WsStream<IO> {
     pub(super) fn new(io: IO, leftover: Bytes) -> Self {
-        let waiting =
-            (!leftover.is_empty()).then(|| Box::new(Waiting { incoming: leftover, ..Waiting::default() }));
+        let waiting = (!leftover.is_empty())
+            .then(|| Box::new(Backlogged { incoming: leftover, ..Backlogged::default() }));
         Self {
             io,
             reader: FrameReader::default(),
@@ -106,7 +106,7 @@ impl<IO> WsStream<IO> {
         &self.io
     }
 
-    fn waiting(&mut self) -> &mut Waiting {
+    fn waiting(&mut self) -> &mut Backlogged {
         self.waiting.get_or_insert_default()
     }
 

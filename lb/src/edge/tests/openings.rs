@@ -7,7 +7,9 @@ use crate::admission::{Line, OVERDUE, Opening, Source};
 async fn ask_for_all(edge: &Edge) -> Vec<Opening> {
     let source = Source::of(([127, 0, 0, 1], 1).into());
     let mut asked = Vec::new();
-    while let Ok(opening) = timeout(OVERDUE / 5, edge.shared.openings.opening(source, Line::New)).await {
+    while let Ok(opening) =
+        timeout(OVERDUE / 5, edge.shared.admission.openings.opening(source, Line::New)).await
+    {
         asked.push(opening);
     }
     assert!(!asked.is_empty());
@@ -25,7 +27,7 @@ async fn a_device_waits_until_its_session_may_be_asked_for() {
     // None of them was answered, so it came when they were overdue.
     assert!(begun.elapsed() >= OVERDUE, "{:?}", begun.elapsed());
     drop(asked);
-    eventually("its own is answered", || edge.shared.openings.asked() == 0).await;
+    eventually("its own is answered", || edge.shared.admission.openings.asked() == 0).await;
     assert_eq!(worker.sessions().len(), 1);
 }
 
@@ -46,6 +48,6 @@ async fn who_waits_for_its_own_client_holds_up_nobody_else() {
     }
     let are_in_line = || edge.listeners[0].accepted.get() == 5 && edge.shared.metrics.handshakes.get() == 0;
     eventually("all handshakes are over", are_in_line).await;
-    eventually("none of them counts as asked for", || edge.shared.openings.asked() == 0).await;
+    eventually("none of them counts as asked for", || edge.shared.admission.openings.asked() == 0).await;
     assert_eq!(worker.sessions().len(), 2, "the last ones wait in line");
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::EdgeConfig;
-use crate::fake::{self, FakeWorker, Session, eventually};
+use crate::fake::{self, FakeSession, FakeWorker, eventually};
 use crate::relay::{Enhanced, Handover, Relay, Terms};
 
 /// Of every passport, seconds.
@@ -112,7 +112,7 @@ fn asker() -> Asker {
 
 struct Running {
     device: DuplexStream,
-    session: Arc<Session>,
+    session: Arc<FakeSession>,
     clerk: Arc<Clerk>,
     since: Instant,
     shared: Arc<Shared>,
@@ -121,7 +121,7 @@ struct Running {
 /// A connected device; with `method` it used an Authentication Method.
 async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion, method: bool) -> Running {
     let admitted = fake::admitted(config);
-    let shared = admitted.0.shared.clone();
+    let shared = admitted.door().shared.clone();
     let asker = Asker {
         connect: connect(version),
         client_id: "a".into(),
@@ -148,7 +148,8 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
     let stream = worker.open(open);
     let session = worker.session(0).await;
     let tenancy =
-        crate::succession::Tenancy::begin(&shared, crate::succession::Holder::of("a")).expect("the first");
+        crate::connections::Tenancy::begin(&shared.successions, crate::connections::Holder::of("a"))
+            .expect("the first");
     let handover = Handover {
         admitted,
         tenancy,
@@ -247,12 +248,12 @@ async fn a_device_is_asked_about_anew_when_rules_became_others() {
     let (clerk, all) = lasting(Clerk::denies(&[DenyReason::Unavailable]), 1).await;
     tokio::time::sleep(Duration::from_secs(100 * 86_400)).await;
     assert!(clerk.times().is_empty(), "a passport that never ends is not renewed");
-    crate::round::begin(&all[0].shared);
+    all[0].shared.relays.begin_round();
     eventually("it is renewed", || all[0].session.renewed() == 1).await;
     assert_eq!(clerk.times().len(), 2, "what could not be decided was asked again");
     tokio::time::sleep(Duration::from_secs(86_400)).await;
     assert_eq!(clerk.times().len(), 2, "once is enough");
-    crate::round::begin(&all[0].shared);
+    all[0].shared.relays.begin_round();
     eventually("it is renewed again", || all[0].session.renewed() == 2).await;
     assert_eq!(all[0].session.closed(), None);
 }
@@ -261,9 +262,9 @@ async fn a_device_is_asked_about_anew_when_rules_became_others() {
 async fn who_was_asked_about_as_rules_became_others_is_asked_about_once_more() {
     let (clerk, all) = lasting(Clerk { holds: Some(Notify::new()), ..Clerk::default() }, 1).await;
     let release = || clerk.holds.as_ref().expect("held").notify_one();
-    crate::round::begin(&all[0].shared);
+    all[0].shared.relays.begin_round();
     eventually("it is asked about", || clerk.times().len() == 1).await;
-    crate::round::begin(&all[0].shared);
+    all[0].shared.relays.begin_round();
     tokio::time::sleep(Duration::from_secs(2)).await;
     release();
     eventually("it is asked about once more", || clerk.times().len() == 2).await;
@@ -275,13 +276,13 @@ async fn who_was_asked_about_as_rules_became_others_is_asked_about_once_more() {
 async fn a_device_that_came_as_rules_became_others_is_asked_about_anew() {
     let (clerk, shared) =
         (Arc::new(Clerk { is_lasting: true, ..Clerk::default() }), fake::admitted(EdgeConfig::default()));
-    let shared = &shared.0.shared;
-    let round = shared.round.number();
-    crate::round::begin(shared);
+    let shared = &shared.door().shared;
+    let round = shared.relays.round.number();
+    shared.relays.begin_round();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let passport = clerk.passport("a");
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    for (round, asked) in [(round, 1), (shared.round.number(), 1)] {
+    for (round, asked) in [(round, 1), (shared.relays.round.number(), 1)] {
         let mut tenure = Tenure::new(&passport, &clerk, Some(asker()), round, shared).expect("it may change");
         let _ = tenure.poll(&mut cx, shared, 7, shared.now_ms());
         assert_eq!(clerk.times().len(), asked, "{round}");
@@ -377,7 +378,7 @@ async fn a_passport_for_another_client_is_none() {
     let clerk = Arc::new(Clerk::default());
     let shared = Arc::new(Shared::new(
         EdgeConfig::default(),
-        crate::metrics::Metrics::register(&mut Default::default()),
+        crate::telemetry::metrics::Metrics::register(&mut Default::default()),
     ));
     let asker = asker();
     let mut tenure = Tenure::new(&passport("a"), &clerk, Some(asker), 0, &shared).expect("it ends");
@@ -389,8 +390,10 @@ async fn a_passport_for_another_client_is_none() {
 #[tokio::test(start_paused = true)]
 async fn the_clock_is_right_however_long_a_passport_lasts() {
     let clerk = Arc::new(Clerk::default());
-    let shared =
-        Shared::new(EdgeConfig::default(), crate::metrics::Metrics::register(&mut Default::default()));
+    let shared = Shared::new(
+        EdgeConfig::default(),
+        crate::telemetry::metrics::Metrics::register(&mut Default::default()),
+    );
     let passport = |expires_at_s| Passport { expires_at_s, ..passport("a") };
     assert!(Tenure::new(&passport(None), &clerk, None, 0, &shared).is_none());
     let tenure = Tenure::new(&passport(Some(u64::MAX)), &clerk, None, 0, &shared).expect("it ends");

@@ -121,7 +121,7 @@ async fn client_with_other_protocols_only_is_let_in_unless_that_is_strict() {
         let outcome = connect(&fixture.server().acceptor(), client.config()).await;
         let error = outcome.server.err().unwrap();
         assert!(matches!(error, TlsError::NoCommonAlpn), "{error:?}");
-        assert_eq!(error.failure(), HandshakeFailure::Alpn);
+        assert_eq!(error.failure(), TlsFailure::Alpn);
         let told = outcome.client.err().unwrap().to_string();
         assert!(told.contains("NoApplicationProtocol"), "{told}");
     }
@@ -180,7 +180,7 @@ async fn certificate_is_chosen_by_server_name() {
     let outcome = connect_through(&acceptor, config, "a.b.example.com", 64 * 1024, |io| io).await;
     assert!(outcome.client.is_err());
     let error = outcome.server.err().unwrap();
-    assert_eq!(error.failure(), HandshakeFailure::Alert, "{error:?}");
+    assert_eq!(error.failure(), TlsFailure::Alert, "{error:?}");
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn bytes_that_are_not_tls_get_an_alert() {
         [&b"\x10\x1f\0\x04MQTT\x05\x02\0\x3c"[..], b"GET /mqtt HTTP/1.1\r\nHost: a\r\n\r\n", &[0xff; 300]]
     {
         let (error, answer) = offer(&acceptor, bytes).await;
-        assert_eq!(error.failure(), HandshakeFailure::NotTls, "{error:?}");
+        assert_eq!(error.failure(), TlsFailure::NotTls, "{error:?}");
         assert!(answer.starts_with(&ALERT), "{answer:?}");
     }
 }
@@ -208,7 +208,7 @@ async fn client_hello_of_garbage_is_refused_whatever_it_holds() {
         bytes.extend_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
         bytes.extend(pattern(length));
         let (error, answer) = offer(&acceptor, &bytes).await;
-        assert_eq!(error.failure(), HandshakeFailure::NotTls, "{error:?}");
+        assert_eq!(error.failure(), TlsFailure::NotTls, "{error:?}");
         assert!(answer.starts_with(&ALERT));
     }
 }

@@ -10,6 +10,9 @@
 //! From everywhere to `Over`: the end is known, the refusal is for good, or no worker took the session in time.
 
 mod backlog;
+mod input;
+mod output;
+mod place;
 mod search;
 #[cfg(test)]
 mod simulation;
@@ -21,6 +24,9 @@ use tokio::time::{Duration, Instant};
 
 use self::backlog::Backlog;
 pub(super) use self::backlog::Unsent;
+pub(super) use self::input::{Circumstances, Declined, RouteInput};
+pub(super) use self::output::{Moved, Next, RouteOutputs, Step, Summary};
+pub(super) use self::place::Place;
 use self::search::Search;
 use super::metrics::{MoveOutcome, MoveReason};
 
@@ -32,21 +38,6 @@ const NOBODY_ELSE: Duration = Duration::from_millis(250);
 
 /// DISCONNECT with Reason Code 0x00, in every version.
 const DISCONNECT: [u8; 2] = [0xE0, 0];
-
-/// A stream at a worker.
-pub(super) trait Place: PartialEq {
-    /// Who can be asked for the session.
-    type Worker;
-
-    /// What one stream leaves to the next.
-    type Handover: Default;
-
-    /// Whose stream it is.
-    fn worker(&self) -> Self::Worker;
-
-    /// Whether the next worker will be told of the end of the connection by what is handed over.
-    fn tells_end(handover: &Self::Handover) -> bool;
-}
 
 /// Where one device is, and what it has sent that no link has taken.
 pub(super) struct Route<P: Place> {
@@ -77,179 +68,6 @@ struct Farewell {
     since: Instant,
     /// The link keeps it now.
     is_told: bool,
-}
-
-/// What a [`Route`] is told.
-pub(super) enum RouteInput<P: Place> {
-    /// The device has sent this, and no link has taken it.
-    Sent(Unsent),
-    /// The link has taken the packet of [`Step::Send`].
-    Taken,
-    /// The link has not: it has no room, or the stream is over.
-    NotTaken(Unsent),
-    /// The device is gone.
-    Closed { cause: CloseCause, is_connected: bool },
-    /// The mover has come to the device.
-    Turn(Circumstances),
-    /// A link asks its worker for the session, as [`Step::Ask`] said. The worker has so long to answer.
-    Placed { place: P, answer_within: Duration },
-    /// A link of this worker opens no stream.
-    NotPlaced { worker: P::Worker, handover: P::Handover },
-    /// Every worker that there is was asked, or there is none.
-    NoWorker(P::Handover),
-    /// No passport can be made for the worker.
-    Unsigned,
-    /// The stream was taken off its link, as [`Step::GiveUp`] said.
-    GivenUp { why: Option<MoveReason>, handover: P::Handover, is_connected: bool, within: Duration },
-    /// The worker has the session.
-    Opened(P),
-    /// The link has room for the stream.
-    Sendable(P),
-    /// The worker does not take the session.
-    Refused { place: P, handover: P::Handover, refusal: Refusal, is_connected: bool, within: Duration },
-    /// The link is over. A search that begins now may last so long.
-    Lost { place: P, handover: P::Handover, is_connected: bool, within: Duration },
-    /// The stream is over and nothing follows.
-    Finished(P),
-    /// The time for an answer may be up.
-    Check,
-    /// The worker has too many devices, and whether this one may go.
-    Excess(bool),
-}
-
-/// What a worker that does not take a session leaves to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Another worker may take it now.
-    Elsewhere,
-    /// The worker is without its store; another would hardly say otherwise at once.
-    StoreAway,
-    /// None will ever take it.
-    Final(MoveOutcome),
-}
-
-/// What the mover sees around a device when its turn comes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Circumstances {
-    /// The device has its CONNACK, or has it waiting: then the session is resumed and not opened anew.
-    pub(super) is_connected: bool,
-    /// Its passport has ended.
-    pub(super) is_stale: bool,
-    /// It has more unread than a resume is worth.
-    pub(super) leaves_much_unread: bool,
-    /// Its link is about to end.
-    pub(super) is_draining: bool,
-    /// Its worker has too many, and a move costs little.
-    pub(super) is_crowded: bool,
-    /// Its worker is without its store, and another is not.
-    pub(super) is_forsaken: bool,
-    /// There is a worker besides its own.
-    pub(super) has_other: bool,
-    /// How long a search may last, and how long a worker may take to hear of the end.
-    pub(super) handoff_timeout: Duration,
-}
-
-/// What a [`Route`] wants done about its place before it is told anything else.
-pub(super) enum Step<P: Place> {
-    /// Nothing.
-    Rest,
-    /// To give a packet to the link; answered with [`RouteInput::Taken`] or [`RouteInput::NotTaken`].
-    Send(Unsent),
-    /// To tell the link of the end of the connection.
-    Tell(CloseCause),
-    /// To take the stream off its link; answered with [`RouteInput::GivenUp`], unless the stream is over already and an event says
-    /// how.
-    GiveUp(Option<MoveReason>),
-    /// To take this stream off its link for nobody.
-    Abandon(P),
-    /// To look at the circumstances again; answered with [`RouteInput::Turn`].
-    LookAgain,
-    /// To ask the best worker that is not passed over; answered with [`RouteInput::Placed`], [`RouteInput::NotPlaced`],
-    /// [`RouteInput::NoWorker`] or [`RouteInput::Unsigned`].
-    Ask(P::Handover),
-    /// To tell the device that its connection ends for this reason.
-    End(ReasonCode),
-}
-
-/// What the mover has to do next about a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Nothing, until something happens.
-    Nothing,
-    /// To come to it as soon as may be.
-    Now,
-    /// To come to it after this time.
-    Later(Duration),
-    /// To come to it after a time that grows with these attempts.
-    BackOff(u32),
-    /// To see that there was an answer by then.
-    Check(Instant),
-    /// To come to it when its worker should have heard of the end, unless it is gone by then.
-    Leave,
-}
-
-/// An attempt to move a device that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moved {
-    pub(super) reason: MoveReason,
-    pub(super) outcome: MoveOutcome,
-    /// From the loss of the worker until another had the session.
-    pub(super) took: Option<Duration>,
-}
-
-/// What follows from one [`RouteInput`].
-pub(super) struct RouteOutputs<P: Place> {
-    /// What is to be done before the next input.
-    pub(super) step: Step<P>,
-    /// What the mover has to do.
-    pub(super) next: Next,
-    /// For the metrics.
-    pub(super) moved: Option<Moved>,
-    /// A worker did not take a device that was to relieve another.
-    pub(super) had_setback: bool,
-    /// The device may send more than before.
-    pub(super) wakes: bool,
-    /// The packet was dropped: QoS 0 that would stop the rest.
-    pub(super) is_dropped: bool,
-    /// The right to ask goes to others, though there is no answer.
-    pub(super) yields_permit: bool,
-}
-
-impl<P: Place> Default for RouteOutputs<P> {
-    fn default() -> Self {
-        Self {
-            step: Step::Rest,
-            next: Next::Nothing,
-            moved: None,
-            had_setback: false,
-            wakes: false,
-            is_dropped: false,
-            yields_permit: false,
-        }
-    }
-}
-
-impl<P: Place> From<Step<P>> for RouteOutputs<P> {
-    fn from(step: Step<P>) -> Self {
-        Self { step, ..Self::default() }
-    }
-}
-
-impl<P: Place> From<Next> for RouteOutputs<P> {
-    fn from(next: Next) -> Self {
-        Self { next, ..Self::default() }
-    }
-}
-
-/// What others count of a [`Route`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
-    /// The device has no worker, or asks for one after a search.
-    pub(super) is_moving: bool,
-    /// A worker has to hear yet that the device is gone.
-    pub(super) is_closing: bool,
-    /// Nothing more is to be done.
-    pub(super) is_over: bool,
 }
 
 impl<P: Place> Route<P> {
@@ -330,19 +148,19 @@ impl<P: Place> Route<P> {
             RouteInput::Closed { cause, is_connected } => self.close(cause, is_connected, now),
             RouteInput::Turn(circumstances) => self.take_turn(&circumstances, now),
             RouteInput::Placed { place, answer_within } => self.settle(place, answer_within, now),
-            RouteInput::NotPlaced { worker, handover } => self.ask_another(worker, handover),
-            RouteInput::NoWorker(handover) => self.ask_later(handover),
+            RouteInput::NotPlaced { worker, carried } => self.ask_another(worker, carried),
+            RouteInput::NoWorker(carried) => self.ask_later(carried),
             RouteInput::Unsigned => self.end(ReasonCode::ServerUnavailable),
-            RouteInput::GivenUp { why, handover, is_connected, within } => {
-                self.leave(why, handover, is_connected, now + within, now)
+            RouteInput::GivenUp { why, carried, is_connected, within } => {
+                self.leave(why, carried, is_connected, now + within, now)
             }
             RouteInput::Opened(place) => self.open(&place, now),
             RouteInput::Sendable(place) if self.is_at(&place) => self.send_on(),
-            RouteInput::Refused { place, handover, refusal, is_connected, within } if self.is_at(&place) => {
-                self.refuse(refusal, handover, is_connected, now + within, now)
+            RouteInput::Refused { place, carried, declined, is_connected, within } if self.is_at(&place) => {
+                self.refuse(declined, carried, is_connected, now + within, now)
             }
-            RouteInput::Lost { place, handover, is_connected, within } if self.is_at(&place) => {
-                self.lose(handover, is_connected, now + within, now)
+            RouteInput::Lost { place, carried, is_connected, within } if self.is_at(&place) => {
+                self.lose(carried, is_connected, now + within, now)
             }
             RouteInput::Finished(place) if self.is_at(&place) => self.finish(),
             RouteInput::Check => self.check(now),
@@ -430,7 +248,7 @@ impl<P: Place> Route<P> {
         if around.is_connected && (waits_for_passport || around.leaves_much_unread) {
             return search.back_off().into();
         }
-        Step::Ask(std::mem::take(&mut search.handover)).into()
+        Step::Ask(std::mem::take(&mut search.carried)).into()
     }
 
     /// Leaves the worker if that is about to leave, has too many, or is without its store.
@@ -484,21 +302,21 @@ impl<P: Place> Route<P> {
         }
     }
 
-    fn ask_another(&mut self, not: P::Worker, handover: P::Handover) -> RouteOutputs<P> {
+    fn ask_another(&mut self, not: P::Worker, carried: P::Carried) -> RouteOutputs<P> {
         let Whereabouts::Searching(search) = &mut self.whereabouts else { return RouteOutputs::default() };
         search.passed_over.push(not);
-        Step::Ask(handover).into()
+        Step::Ask(carried).into()
     }
 
-    fn ask_later(&mut self, handover: P::Handover) -> RouteOutputs<P> {
+    fn ask_later(&mut self, carried: P::Carried) -> RouteOutputs<P> {
         let Whereabouts::Searching(search) = &mut self.whereabouts else { return RouteOutputs::default() };
         let is_renewed = std::mem::take(&mut search.is_store_away) && !search.passed_over.is_empty();
         search.passed_over.clear();
         if is_renewed {
             // The wait for those without their store is over already.
-            return Step::Ask(handover).into();
+            return Step::Ask(carried).into();
         }
-        search.handover = handover;
+        search.carried = carried;
         search.back_off().into()
     }
 
@@ -524,8 +342,8 @@ impl<P: Place> Route<P> {
 
     fn refuse(
         &mut self,
-        refusal: Refusal,
-        handover: P::Handover,
+        declined: Declined,
+        carried: P::Carried,
         is_connected: bool,
         deadline: Instant,
         now: Instant,
@@ -533,18 +351,18 @@ impl<P: Place> Route<P> {
         if self.farewell.is_some() && !is_connected {
             return self.finish();
         }
-        if let Refusal::Final(outcome) = refusal {
+        if let Declined::Final(outcome) = declined {
             let moved = is_connected.then_some(Moved { reason: self.reason(), outcome, took: None });
             return RouteOutputs { moved, ..self.finish() };
         }
-        let Some((worker, search)) = self.take_off(handover, deadline, now) else {
+        let Some((worker, search)) = self.take_off(carried, deadline, now) else {
             return RouteOutputs::default();
         };
         search.passed_over.push(worker);
         let had_setback = search.reason == MoveReason::Rebalance;
-        let next = match refusal {
-            Refusal::StoreAway => search.stand_still(),
-            Refusal::Elsewhere | Refusal::Final(_) => Next::Now,
+        let next = match declined {
+            Declined::StoreAway => search.stand_still(),
+            Declined::Elsewhere | Declined::Final(_) => Next::Now,
         };
         RouteOutputs { next, had_setback, wakes: true, ..RouteOutputs::default() }
     }
@@ -552,7 +370,7 @@ impl<P: Place> Route<P> {
     /// The stream is over, the device goes on.
     fn lose(
         &mut self,
-        handover: P::Handover,
+        carried: P::Carried,
         is_connected: bool,
         deadline: Instant,
         now: Instant,
@@ -560,7 +378,7 @@ impl<P: Place> Route<P> {
         if self.farewell.is_some() && !is_connected {
             return self.finish();
         }
-        self.take_off(handover, deadline, now);
+        self.take_off(carried, deadline, now);
         RouteOutputs { next: Next::Now, wakes: true, ..RouteOutputs::default() }
     }
 
@@ -568,7 +386,7 @@ impl<P: Place> Route<P> {
     fn leave(
         &mut self,
         why: Option<MoveReason>,
-        handover: P::Handover,
+        carried: P::Carried,
         is_connected: bool,
         deadline: Instant,
         now: Instant,
@@ -576,7 +394,7 @@ impl<P: Place> Route<P> {
         if self.farewell.is_some() && !is_connected {
             return self.finish();
         }
-        let Some((worker, search)) = self.take_off(handover, deadline, now) else {
+        let Some((worker, search)) = self.take_off(carried, deadline, now) else {
             return RouteOutputs::default();
         };
         search.passed_over.push(worker);
@@ -598,7 +416,7 @@ impl<P: Place> Route<P> {
     /// `deadline`.
     fn take_off(
         &mut self,
-        handover: P::Handover,
+        carried: P::Carried,
         deadline: Instant,
         now: Instant,
     ) -> Option<(P::Worker, &mut Search<P>)> {
@@ -612,10 +430,10 @@ impl<P: Place> Route<P> {
         };
         if let Some(farewell) = &mut self.farewell {
             // The link may have been over before it was told.
-            farewell.is_told = P::tells_end(&handover);
+            farewell.is_told = P::tells_end(&carried);
         }
         self.backlog.unalias();
-        search.handover = handover;
+        search.carried = carried;
         self.whereabouts = Whereabouts::Searching(search);
         match &mut self.whereabouts {
             Whereabouts::Searching(search) => Some((place.worker(), search)),

@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{Next, Place};
+use super::output::Next;
+use super::place::Place;
 use crate::upstream::metrics::MoveReason;
 
 /// One search.
@@ -23,7 +24,7 @@ pub(super) struct Search<P: Place> {
     pub(super) is_resume: bool,
     pub(super) passed_over: Vec<P::Worker>,
     /// For the next worker.
-    pub(super) handover: P::Handover,
+    pub(super) carried: P::Carried,
 }
 
 impl<P: Place> Search<P> {
@@ -39,7 +40,7 @@ impl<P: Place> Search<P> {
             is_store_away: false,
             is_resume: false,
             passed_over: Vec::new(),
-            handover: P::Handover::default(),
+            carried: P::Carried::default(),
         }
     }
 

@@ -40,14 +40,14 @@ enum Said {
 
 impl Place for Spot {
     type Worker = usize;
-    type Handover = VecDeque<Said>;
+    type Carried = VecDeque<Said>;
 
     fn worker(&self) -> usize {
         self.worker
     }
 
-    fn tells_end(handover: &VecDeque<Said>) -> bool {
-        matches!(handover.back(), Some(Said::End(_)))
+    fn tells_end(carried: &VecDeque<Said>) -> bool {
+        matches!(carried.back(), Some(Said::End(_)))
     }
 }
 
@@ -149,19 +149,19 @@ impl World {
         (0..WORKERS).filter(is_usable).collect()
     }
 
-    fn ask(&mut self, handover: VecDeque<Said>) -> RouteInput<Spot> {
+    fn ask(&mut self, carried: VecDeque<Said>) -> RouteInput<Spot> {
         assert!(self.held.is_none(), "it is asked for beside a stream that there is");
         let usable = self.usable(self.route.passed_over());
         if usable.is_empty() {
-            return RouteInput::NoWorker(handover);
+            return RouteInput::NoWorker(carried);
         }
         let worker = usable[self.dice.random_range(0..usable.len())];
         if self.chance(10) {
-            return RouteInput::NotPlaced { worker, handover };
+            return RouteInput::NotPlaced { worker, carried };
         }
         self.streams += 1;
         let spot = Spot { worker, stream: self.streams };
-        self.held = Some(Held { spot, kept: handover, is_open: false, wants_room: false });
+        self.held = Some(Held { spot, kept: carried, is_open: false, wants_room: false });
         RouteInput::Placed { place: spot, answer_within: RESUME_TIMEOUT }
     }
 
@@ -225,7 +225,7 @@ impl World {
                 }
                 Step::GiveUp(why) => Some(RouteInput::GivenUp {
                     why,
-                    handover: self.leave(),
+                    carried: self.leave(),
                     is_connected: self.is_connected,
                     within: HANDOFF_TIMEOUT,
                 }),
@@ -238,7 +238,7 @@ impl World {
                     None
                 }
                 Step::LookAgain => Some(RouteInput::Turn(self.around())),
-                Step::Ask(handover) => Some(self.ask(handover)),
+                Step::Ask(carried) => Some(self.ask(carried)),
             };
         }
         self.check();
@@ -316,28 +316,28 @@ impl World {
 
     fn answer(&mut self, spot: Spot, mood: Mood) {
         let is_final = self.chance(200);
-        let refusal = match () {
-            () if is_final => Some(Refusal::Final(MoveOutcome::SessionGone)),
-            () if mood.is_store_away => Some(Refusal::StoreAway),
-            () if mood.refuses || mood.is_draining => Some(Refusal::Elsewhere),
+        let declined = match () {
+            () if is_final => Some(Declined::Final(MoveOutcome::SessionGone)),
+            () if mood.is_store_away => Some(Declined::StoreAway),
+            () if mood.refuses || mood.is_draining => Some(Declined::Elsewhere),
             () => None,
         };
-        let Some(refusal) = refusal else {
+        let Some(declined) = declined else {
             self.held.as_mut().expect("a stream").is_open = true;
             self.is_connected = true;
             return self.follow(RouteInput::Opened(spot));
         };
-        let handover = self.leave();
+        let carried = self.leave();
         let (is_connected, within) = (self.is_connected, HANDOFF_TIMEOUT);
         self.is_ended |= is_final;
-        self.follow(RouteInput::Refused { place: spot, handover, refusal, is_connected, within });
+        self.follow(RouteInput::Refused { place: spot, carried, declined, is_connected, within });
     }
 
     fn lose(&mut self) {
         let Some(spot) = self.held.as_ref().map(|held| held.spot) else { return };
-        let handover = self.leave();
+        let carried = self.leave();
         let is_connected = self.is_connected;
-        self.follow(RouteInput::Lost { place: spot, handover, is_connected, within: HANDOFF_TIMEOUT });
+        self.follow(RouteInput::Lost { place: spot, carried, is_connected, within: HANDOFF_TIMEOUT });
         if !self.route.summary().is_over {
             assert!(!self.agenda.is_empty(), "nobody looks for another worker");
         }
@@ -347,16 +347,16 @@ impl World {
     fn hear_of_the_past(&mut self) {
         let spot = Spot { worker: self.dice.random_range(0..WORKERS), stream: 0 };
         let before = (self.route.place().copied(), self.route.summary());
-        let handover = VecDeque::from([Said::Packet(0)]);
+        let carried = VecDeque::from([Said::Packet(0)]);
         let (is_connected, within) = (self.is_connected, HANDOFF_TIMEOUT);
         let input = match self.dice.random_range(0..5) {
             0 => RouteInput::Opened(spot),
             1 => RouteInput::Sendable(spot),
             2 => RouteInput::Finished(spot),
-            3 => RouteInput::Lost { place: spot, handover, is_connected, within },
+            3 => RouteInput::Lost { place: spot, carried, is_connected, within },
             _ => {
-                let refusal = Refusal::Final(MoveOutcome::Passport);
-                RouteInput::Refused { place: spot, handover, refusal, is_connected, within }
+                let declined = Declined::Final(MoveOutcome::Passport);
+                RouteInput::Refused { place: spot, carried, declined, is_connected, within }
             }
         };
         self.follow(input);

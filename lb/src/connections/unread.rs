@@ -2,20 +2,17 @@
 //! memory, and nobody walks over all connections for it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
-use crate::shared::Shared;
-
 /// Changes smaller than this are not told.
 pub(crate) const STEP_BYTES: usize = 64 * 1024;
 
-/// See the module.
+/// What devices leave unread, by the slots of their relays.
 #[derive(Default)]
-pub(crate) struct Unsent {
+pub(crate) struct Unread {
     by_slot: Mutex<HashMap<u32, Left, RandomState>>,
     /// Some connection is to go, or was.
     has_condemned: AtomicBool,
@@ -29,7 +26,7 @@ struct Left {
     is_condemned: bool,
 }
 
-impl Unsent {
+impl Unread {
     /// The connection in this slot has so many bytes that its device does not take; 0 when it is over.
     pub(crate) fn note(&self, slot: u32, bytes: usize) {
         let mut by_slot = self.by_slot.lock();
@@ -75,52 +72,23 @@ impl Unsent {
     }
 }
 
-/// What an edge does when its process has too much memory.
-#[derive(Clone)]
-pub struct Relief(pub(crate) Arc<Shared>);
-
-impl Relief {
-    /// Says whether the process has more memory than it may have. As long as it does, nobody new is let in.
-    pub fn set_short_of_memory(&self, is_short: bool) {
-        self.0.unsent.set_short_of_memory(is_short);
-    }
-
-    /// Ends connections whose devices leave about so many bytes unread together, those that leave most first. Answers how
-    /// many bytes that are.
-    pub fn relieve(&self, bytes: usize) -> usize {
-        let (slots, freed) = self.0.unsent.condemn(bytes);
-        for slot in &slots {
-            self.0.wake_relay(*slot);
-        }
-        if freed > 0 {
-            let connections = slots.len();
-            tracing::warn!(
-                connections,
-                freed_bytes = freed,
-                "too much memory: connections end whose devices leave most unread"
-            );
-        }
-        freed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn those_that_leave_most_go_first() {
-        let unsent = Unsent::default();
+        let unread = Unread::default();
         for (slot, bytes) in [(1, 10), (2, 30), (3, 20), (4, 40)] {
-            unsent.note(slot, bytes);
+            unread.note(slot, bytes);
         }
-        unsent.note(4, 0);
-        assert_eq!(unsent.condemn(31), (vec![2, 3], 50));
-        assert!(unsent.is_condemned(2) && !unsent.is_condemned(1) && !unsent.is_condemned(4));
+        unread.note(4, 0);
+        assert_eq!(unread.condemn(31), (vec![2, 3], 50));
+        assert!(unread.is_condemned(2) && !unread.is_condemned(1) && !unread.is_condemned(4));
         // A slot that is used again is another connection's.
-        unsent.note(2, 0);
-        unsent.note(2, 5);
-        assert!(!unsent.is_condemned(2));
-        assert_eq!(unsent.condemn(100), (vec![1, 2], 15));
+        unread.note(2, 0);
+        unread.note(2, 5);
+        assert!(!unread.is_condemned(2));
+        assert_eq!(unread.condemn(100), (vec![1, 2], 15));
     }
 }

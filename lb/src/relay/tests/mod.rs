@@ -1,5 +1,8 @@
 //! Relays over an in-memory stream, under paused time.
 
+mod unread;
+mod waiting;
+
 use std::sync::Arc;
 
 use authsvc::Request;
@@ -11,7 +14,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::*;
 use crate::config::EdgeConfig;
-use crate::fake::{self, FakeAuthenticator, FakeStream, FakeWorker, Session, eventually};
+use crate::fake::{self, FakeAuthenticator, FakeSession, FakeStream, FakeWorker, eventually};
 
 const PINGREQ: &[u8] = b"\xC0\0";
 const PINGRESP: &[u8] = b"\xD0\0";
@@ -46,7 +49,7 @@ impl Default for Setup {
 
 struct Running {
     device: DuplexStream,
-    session: Arc<Session>,
+    session: Arc<FakeSession>,
     shared: Arc<Shared>,
     relay: JoinHandle<()>,
 }
@@ -108,11 +111,12 @@ impl Setup {
 
     async fn start_silent(self) -> Running {
         let admitted = fake::admitted(self.config);
-        let shared = admitted.0.shared.clone();
+        let shared = admitted.door().shared.clone();
         let (device, io) = tokio::io::duplex(self.pipe_bytes);
         let stream = self.worker.open(open(self.version));
         let session = self.worker.session(0).await;
-        let tenancy = Tenancy::begin(&shared, crate::succession::Holder::of("a")).expect("the first");
+        let tenancy =
+            Tenancy::begin(&shared.successions, crate::connections::Holder::of("a")).expect("the first");
         let handover = Handover {
             admitted,
             tenancy,
@@ -145,7 +149,7 @@ impl Running {
     }
 
     /// Reads what is left, and that the connection closes.
-    async fn expect_end(mut self, bytes: &[u8]) -> Arc<Session> {
+    async fn expect_end(mut self, bytes: &[u8]) -> Arc<FakeSession> {
         let mut rest = Vec::new();
         self.device.read_to_end(&mut rest).await.expect("closed");
         assert_eq!(rest, bytes);
@@ -269,97 +273,6 @@ async fn without_keep_alive_silence_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_device_does_not_take_stays_with_the_session() {
-    let setup = Setup { pipe_bytes: 1_024, ..Setup::default() };
-    let mut running = setup.start().await;
-    for _ in 0..1_000 {
-        running.session.push(vec![0x55; 1_000]);
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let taken = 1_000_000 - running.session.queued();
-    assert!(taken <= 2 * WRITE_BYTES + 2_048, "{taken}");
-    let begun = Instant::now();
-    let mut all = vec![0; 1_000_000];
-    running.device.read_exact(&mut all).await.expect("everything");
-    assert!(all.iter().all(|&byte| byte == 0x55));
-    // Time is paused: it moves only when everything waits, for a timer instead of for the device.
-    assert_eq!(begun.elapsed(), Duration::ZERO, "the session was left alone with what it had");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_device_that_leaves_its_answers_unread_is_not_read_either() {
-    let config = EdgeConfig { outgoing_bytes_max: 4_096, write_timeout_s: 3_600, ..EdgeConfig::default() };
-    let mut running = Setup { config, pipe_bytes: 1_024, ..Setup::default() }.start().await;
-    let pings = PINGREQ.repeat(1_000_000);
-    let (mut reader, mut writer) = tokio::io::split(running.device);
-    let writing = tokio::spawn(async move {
-        writer.write_all(&pings).await.expect("written in the end");
-        writer
-    });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!writing.is_finished(), "the device was read without bound");
-    let mut answers = vec![0; 2_000_000];
-    reader.read_exact(&mut answers).await.expect("all answers");
-    let writer = writing.await.expect("writer");
-    running.device = reader.unsplit(writer);
-    running.send(PINGREQ).await;
-    running.expect(PINGRESP).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_waits_behind_a_device_that_does_not_read_counts_as_unread() {
-    let running = Setup { pipe_bytes: 1_024, ..Setup::default() }.start().await;
-    let unsent = &running.shared.unsent;
-    for bytes in [10_000, 300_000] {
-        running.session.push(vec![0; bytes]);
-        // By then it has noticed, and taken no more.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    assert_eq!(running.session.queued(), 300_000, "it waits behind the first");
-    let (slots, bytes) = unsent.condemn(1);
-    assert_eq!((slots.len(), bytes / STEP_BYTES), (1, (300_000 + 10_000) / STEP_BYTES));
-    running.shared.wake_relay(slots[0]);
-    running.relay.await.expect("ended");
-    assert_eq!(unsent.condemn(1), (vec![], 0), "nothing is left of it");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_device_that_does_not_read_is_closed_after_the_write_timeout() {
-    let config = EdgeConfig { write_timeout_s: 30, ..EdgeConfig::default() };
-    let running = Setup { config, pipe_bytes: 1_024, ..Setup::default() }.start().await;
-    let since = Instant::now();
-    running.session.push(vec![0; 100_000]);
-    running.relay.await.expect("ended");
-    assert_eq!(since.elapsed().as_secs(), 30);
-    assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_takeover_from_a_device_that_does_not_read_is_noticed_at_once() {
-    let running = Setup { pipe_bytes: 1_024, ..Setup::default() }.start().await;
-    running.session.push(vec![0x55; 100_000]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let since = Instant::now();
-    running.session.end(ReasonCode::SessionTakenOver);
-    eventually("the session is let go", || running.session.closed().is_some()).await;
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
-    running.relay.await.expect("ended");
-    assert_eq!(since.elapsed().as_secs(), 2, "no longer than it may linger");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_device_that_reads_late_hears_that_it_was_taken_over() {
-    let mut running = Setup { pipe_bytes: 1_024, ..Setup::default() }.start().await;
-    running.session.push(vec![0x55; 100_000]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    running.session.end(ReasonCode::SessionTakenOver);
-    eventually("the session is let go", || running.session.closed().is_some()).await;
-    let mut all = vec![0; 100_000];
-    running.device.read_exact(&mut all).await.expect("what was on its way");
-    running.expect_end(b"\xE0\x01\x8E").await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_session_that_is_not_opened_in_time_is_refused() {
     for (version, refusal) in
         [(ProtocolVersion::V5, &b"\x20\x03\0\x88\0"[..]), (ProtocolVersion::V311, b"\x20\x02\0\x03")]
@@ -422,68 +335,6 @@ async fn nothing_is_looked_at_after_disconnect() {
 }
 
 /// SUBSCRIBE to `t`, and its SUBACK.
-const SUBSCRIBE: &[u8] = b"\x82\x07\0\x02\0\0\x01t\0";
-const SUBACK: &[u8] = b"\x90\x04\0\x02\0\0";
-
-/// A worker whose answers to SUBSCRIBE are the test's.
-fn holding(pipelined: &'static [u8]) -> Setup {
-    let mut setup = Setup { pipelined, ..Setup::default() };
-    setup.worker.holds_requests = true;
-    setup
-}
-
-// ARCHITECTURE, rule 31.
-#[tokio::test(start_paused = true)]
-async fn what_the_worker_does_not_take_yet_waits_with_all_that_follows_it() {
-    let stream = [SUBSCRIBE, PINGREQ, PUBLISH_1, SUBSCRIBE, PUBLISH].concat();
-    for cut in 0..stream.len() {
-        let mut running = holding(b"").start().await;
-        running.send(&stream[..cut]).await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        running.send(&stream[cut..]).await;
-        running.expect(PINGRESP).await;
-        assert_eq!(running.session.packets(), [SUBSCRIBE], "cut at {cut}");
-        running.session.answer(SUBACK);
-        running.expect(&[SUBACK, b"\x40\x02\0\x01"].concat()).await;
-        eventually("the second SUBSCRIBE", || running.session.packets().len() == 3).await;
-        running.session.answer(SUBACK);
-        running.expect(SUBACK).await;
-        running.send(PINGREQ).await;
-        running.expect(PINGRESP).await;
-        assert_eq!(running.session.packets(), [SUBSCRIBE, PUBLISH_1, SUBSCRIBE, PUBLISH]);
-        assert_eq!(running.shared.receive_buffered(), 0);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_came_with_connect_waits_too() {
-    let pipelined = b"\x82\x07\0\x02\0\0\x01t\0\x30\x05\0\x01t\0x";
-    let mut running = holding(pipelined).start().await;
-    running.send(PUBLISH_1).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(running.session.packets(), [SUBSCRIBE]);
-    running.session.answer(SUBACK);
-    running.expect(&[SUBACK, b"\x40\x02\0\x01"].concat()).await;
-    assert_eq!(running.session.packets(), [SUBSCRIBE, PUBLISH, PUBLISH_1]);
-}
-
-// A DISCONNECT was received although its device has closed the socket since.
-#[tokio::test(start_paused = true)]
-async fn what_a_device_had_sent_before_it_went_is_carried_out() {
-    let mut running = holding(b"").start().await;
-    running.send(&[SUBSCRIBE, PUBLISH, SUBSCRIBE, PUBLISH, b"\xE0\0", PUBLISH].concat()).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    drop(running.device);
-    running.session.answer(SUBACK);
-    eventually("the second SUBSCRIBE", || running.session.packets().len() == 3).await;
-    assert_eq!(running.session.closed(), None);
-    running.session.answer(SUBACK);
-    running.relay.await.expect("ended");
-    assert_eq!(running.session.packets(), [SUBSCRIBE, PUBLISH, SUBSCRIBE, PUBLISH, b"\xE0\0"]);
-    assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
-    assert_eq!(running.shared.receive_buffered(), 0);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_refused_packet_ends_the_connection_after_the_workers_last_words() {
     let mut running = Setup::default().start().await;
@@ -516,7 +367,7 @@ async fn a_lost_connection_is_an_abnormal_close() {
     drop(running.device);
     running.relay.await.expect("ended");
     assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
-    assert_eq!(running.shared.connections(), 0);
+    assert_eq!(running.shared.admission.connections(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,7 +429,7 @@ async fn draining_tells_the_device_and_aborting_does_not() {
     for (version, farewell) in [(ProtocolVersion::V5, &b"\xE0\x01\x8B"[..]), (ProtocolVersion::V31, b"")] {
         let running = Setup { version, ..Setup::default() }.start().await;
         running.shared.enter(Phase::Draining);
-        assert!(!running.shared.dismiss(1));
+        assert!(!running.shared.relays.dismiss(1));
         let session = running.expect_end(farewell).await;
         assert_eq!(session.closed(), Some(CloseCause::Shutdown));
     }
@@ -620,7 +471,7 @@ proptest::proptest! {
             drop(running.device);
             timeout(Duration::from_secs(60), running.relay).await.expect("in time").expect("no panic");
             assert_eq!(running.session.closed(), Some(CloseCause::Abnormal));
-            assert_eq!((running.shared.receive_buffered(), running.shared.connections()), (0, 0));
+            assert_eq!((running.shared.receive_buffered(), running.shared.admission.connections()), (0, 0));
         });
     }
 }

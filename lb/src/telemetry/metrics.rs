@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::admission::{Gauges, Line};
+use crate::admission::{AdmissionMetrics, Gauges, Line};
 use crate::reason::{CloseReason, HandshakeFailure, HandshakeStage, ShedReason};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,7 +53,7 @@ pub(crate) struct Metrics {
     renewals: Family<ResultLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
     /// From accept until the session is opened, seconds.
-    pub(crate) handshake_seconds: Histogram,
+    handshake_seconds: Histogram,
     /// Handshakes under way.
     pub(crate) handshakes: Gauge,
     openings_at_once: Gauge,
@@ -140,12 +140,17 @@ impl Metrics {
         self.accepted.get_or_create_owned(&ListenerLabel { listener: listener.into() })
     }
 
-    /// Of sessions that are asked for.
-    pub(crate) fn openings(&self) -> Gauges {
+    /// Of admission.
+    pub(crate) fn admission(&self) -> AdmissionMetrics {
         let waiting =
             |line: Line| self.openings_waiting.get_or_create_owned(&LineLabel { line: line.label() });
         let at_once = self.openings_at_once.clone();
-        Gauges { at_once, returning: waiting(Line::Returning), new: waiting(Line::New) }
+        let openings = Gauges { at_once, returning: waiting(Line::Returning), new: waiting(Line::New) };
+        AdmissionMetrics {
+            openings,
+            handshakes: self.handshakes.clone(),
+            handshake_seconds: self.handshake_seconds.clone(),
+        }
     }
 
     pub(crate) fn shed(&self, reason: ShedReason) {

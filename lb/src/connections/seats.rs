@@ -8,8 +8,6 @@ use foldhash::fast::RandomState;
 use link::Passport;
 use parking_lot::Mutex;
 
-use crate::shared::Shared;
-
 /// How many connections each client of a principal has.
 type Clients = HashMap<Arc<str>, u32>;
 
@@ -19,7 +17,7 @@ pub(crate) struct Seats(Mutex<HashMap<Arc<str>, Clients, RandomState>>);
 
 /// A connection that counts, until it is dropped.
 pub(crate) struct Seat {
-    shared: Arc<Shared>,
+    seats: Arc<Seats>,
     principal: Arc<str>,
     client_id: Arc<str>,
 }
@@ -33,29 +31,29 @@ impl Seat {
     ///
     /// # Errors
     /// There are as many as there may be.
-    pub(crate) fn take(shared: &Arc<Shared>, passport: &Passport) -> Result<Option<Self>, NoSeat> {
+    pub(crate) fn take(seats: &Arc<Seats>, passport: &Passport) -> Result<Option<Self>, NoSeat> {
         match bound(passport) {
             None => Ok(None),
-            Some(max) => Self::count_in(shared, passport, max).map(Some).ok_or(NoSeat),
+            Some(max) => Self::count_in(seats, passport, max).map(Some).ok_or(NoSeat),
         }
     }
 
     /// The same for a connection that is here already, whatever the bound.
-    pub(crate) fn keep(shared: &Arc<Shared>, passport: &Passport) -> Option<Self> {
-        bound(passport).and_then(|_| Self::count_in(shared, passport, u32::MAX))
+    pub(crate) fn keep(seats: &Arc<Seats>, passport: &Passport) -> Option<Self> {
+        bound(passport).and_then(|_| Self::count_in(seats, passport, u32::MAX))
     }
 
-    fn count_in(shared: &Arc<Shared>, passport: &Passport, max: u32) -> Option<Self> {
+    fn count_in(seats: &Arc<Seats>, passport: &Passport, max: u32) -> Option<Self> {
         let (principal, client_id) = (passport.subject.clone(), passport.client_id.clone());
         {
-            let mut seats = shared.seats.0.lock();
-            let taken = seats.entry(principal.clone()).or_default();
+            let mut all = seats.0.lock();
+            let taken = all.entry(principal.clone()).or_default();
             if taken.len() >= max as usize && !taken.contains_key(&client_id) {
                 return None;
             }
             *taken.entry(client_id.clone()).or_default() += 1;
         }
-        Some(Self { shared: shared.clone(), principal, client_id })
+        Some(Self { seats: seats.clone(), principal, client_id })
     }
 }
 
@@ -66,7 +64,7 @@ fn bound(passport: &Passport) -> Option<u32> {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut seats = self.shared.seats.0.lock();
+        let mut seats = self.seats.0.lock();
         let Some(taken) = seats.get_mut(&self.principal) else { return };
         if let Some(count) = taken.get_mut(&self.client_id) {
             *count -= 1;
@@ -83,11 +81,8 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use link::Limits;
-    use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::config::EdgeConfig;
-    use crate::metrics::Metrics;
 
     fn passport(subject: &str, client_id: &str, connections_max: Option<u32>) -> Passport {
         let limits = Some(Arc::new(Limits { connections_max, ..Limits::default() }));
@@ -96,9 +91,8 @@ mod tests {
 
     #[test]
     fn a_principal_has_so_many_connections_and_each_client_one_of_them() {
-        let shared =
-            Arc::new(Shared::new(EdgeConfig::default(), Metrics::register(&mut Registry::default())));
-        let take = |subject, client_id| Seat::take(&shared, &passport(subject, client_id, Some(2)));
+        let seats = Arc::new(Seats::default());
+        let take = |subject, client_id| Seat::take(&seats, &passport(subject, client_id, Some(2)));
         let first = take("alice", "a").unwrap().unwrap();
         let second = take("alice", "b").unwrap().unwrap();
         assert!(take("alice", "c").is_err());
@@ -108,19 +102,18 @@ mod tests {
         assert!(take("alice", "c").is_err(), "the second one of this client is still there");
         drop(second);
         let third = take("alice", "c").unwrap().unwrap();
-        let kept = Seat::keep(&shared, &passport("alice", "d", Some(2))).expect("whatever the bound");
+        let kept = Seat::keep(&seats, &passport("alice", "d", Some(2))).expect("whatever the bound");
         drop((again, third, kept));
-        assert!(shared.seats.0.lock().is_empty());
+        assert!(seats.0.lock().is_empty());
     }
 
     #[test]
     fn who_is_not_bounded_or_nobody_does_not_count() {
-        let shared =
-            Arc::new(Shared::new(EdgeConfig::default(), Metrics::register(&mut Registry::default())));
+        let seats = Arc::new(Seats::default());
         for passport in [passport("alice", "a", None), passport("", "a", Some(1))] {
-            assert!(Seat::take(&shared, &passport).unwrap().is_none());
-            assert!(Seat::keep(&shared, &passport).is_none());
+            assert!(Seat::take(&seats, &passport).unwrap().is_none());
+            assert!(Seat::keep(&seats, &passport).is_none());
         }
-        assert!(shared.seats.0.lock().is_empty());
+        assert!(seats.0.lock().is_empty());
     }
 }

@@ -5,20 +5,19 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
-use std::time::Instant;
 
-use authsvc::{Bearer, Certificate, Revocation, RevokeReason, Target};
+use authsvc::{Revocation, Revocations, RevokeReason, Target};
 use foldhash::fast::RandomState;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::{self, Duration, timeout, timeout_at};
 
-use crate::shared::Shared;
-use crate::tls::Shown;
+use super::holder::Holder;
+use super::relays::Relays;
+use crate::config::EdgeConfig;
 
 /// How long a connection waits for the one before it. A worker that has lost its store, or is dead, takes that long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,61 +34,41 @@ const CREDENTIALS_CHANGED: u8 = 32;
 const SERVED: u8 = 64;
 
 /// Who came last, by Client Identifier.
-#[derive(Default)]
-pub(crate) struct Successions(Mutex<HashMap<Arc<str>, Arc<Place>, RandomState>>);
-
-/// Who a connection is, as far as it can be revoked, and since when.
-#[derive(Clone, Debug)]
-pub(crate) struct Holder {
-    pub(crate) client_id: Arc<str>,
-    pub(crate) subject: Arc<str>,
-    pub(crate) token_id: Option<Arc<str>>,
-    pub(crate) certificate: Option<Arc<Certificate>>,
-    /// What it has shown that may come to be distrusted.
-    pub(crate) shown: Option<Arc<Shown>>,
-    /// Where it comes from.
-    pub(crate) peer: SocketAddr,
-    pub(crate) since: Instant,
-}
-
-impl Holder {
-    /// A client that has nothing but its name.
-    #[cfg(test)]
-    pub(crate) fn of(client_id: &str) -> Self {
-        let (subject, since) = ("".into(), Instant::now());
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        Self {
-            client_id: client_id.into(),
-            subject,
-            token_id: None,
-            certificate: None,
-            shown: None,
-            peer,
-            since,
-        }
-    }
-
-    pub(crate) fn is_distrusted(&self) -> bool {
-        self.shown.as_ref().is_some_and(|shown| shown.is_distrusted())
-    }
-
-    pub(crate) fn bearer(&self) -> Bearer<'_> {
-        Bearer {
-            user: &self.subject,
-            client_id: &self.client_id,
-            token_id: self.token_id.as_deref(),
-            certificate: self.certificate.as_ref().map(|certificate| &*certificate.fingerprint),
-        }
-    }
+pub(crate) struct Successions {
+    last: Mutex<HashMap<Arc<str>, Arc<ClientPlace>, RandomState>>,
+    relays: Arc<Relays>,
+    /// Who has to go, if somebody says so.
+    pub(crate) revocations: OnceLock<Revocations>,
+    /// One takeover of a client in this time, and so many at once.
+    takeover_interval: Duration,
+    takeover_burst: u32,
 }
 
 impl Successions {
+    pub(crate) fn new(config: &EdgeConfig, relays: Arc<Relays>) -> Self {
+        Self {
+            last: Mutex::default(),
+            relays,
+            revocations: OnceLock::new(),
+            takeover_interval: config.takeover_interval(),
+            takeover_burst: config.takeover_burst,
+        }
+    }
+
+    /// Why this connection may not be here, if so.
+    pub(crate) fn revoked(&self, holder: &Holder) -> Option<RevokeReason> {
+        if holder.is_distrusted() {
+            return Some(RevokeReason::CredentialsChanged);
+        }
+        self.revocations.get()?.verdict(&holder.bearer(), holder.since)
+    }
+
     /// Has those connections ended that began before one of these entries and are meant by it. Looks at all connections, unless
     /// clients are named.
-    pub(crate) fn revoke(&self, entries: &[Revocation], shared: &Shared) {
-        let mut found: Vec<(Arc<Place>, RevokeReason)> = Vec::new();
+    pub(crate) fn revoke(&self, entries: &[Revocation]) {
+        let mut found: Vec<(Arc<ClientPlace>, RevokeReason)> = Vec::new();
         {
-            let places = self.0.lock();
+            let places = self.last.lock();
             let (clients, others): (Vec<_>, Vec<_>) =
                 entries.iter().partition(|entry| matches!(entry.target, Target::ClientId(_)));
             for entry in clients {
@@ -99,21 +78,22 @@ impl Successions {
             }
             let others = Named::new(others);
             if !others.is_empty() {
-                let named = |place: &Arc<Place>| Some((Arc::clone(place), others.reason_for(&place.holder)?));
+                let named =
+                    |place: &Arc<ClientPlace>| Some((Arc::clone(place), others.reason_for(&place.holder)?));
                 found.extend(places.values().filter_map(named));
             }
         }
         for (place, reason) in found {
-            place.revoke(reason, shared);
+            place.revoke(reason, &self.relays);
         }
     }
 
     /// Has those connections ended whose certificates are not trusted any more. Answers how many.
-    pub(crate) fn revoke_distrusted(&self, shared: &Shared) -> usize {
-        let with_certificate = |place: &&Arc<Place>| place.holder.shown.is_some();
-        let places: Vec<_> = self.0.lock().values().filter(with_certificate).map(Arc::clone).collect();
+    pub(crate) fn revoke_distrusted(&self) -> usize {
+        let with_certificate = |place: &&Arc<ClientPlace>| place.holder.shown.is_some();
+        let places: Vec<_> = self.last.lock().values().filter(with_certificate).map(Arc::clone).collect();
         let distrusted = places.iter().filter(|place| place.holder.is_distrusted());
-        distrusted.map(|place| place.revoke(RevokeReason::CredentialsChanged, shared)).count()
+        distrusted.map(|place| place.revoke(RevokeReason::CredentialsChanged, &self.relays)).count()
     }
 }
 
@@ -155,7 +135,7 @@ impl<'a> Named<'a> {
 }
 
 /// One connection's place among those of its client.
-pub(crate) struct Place {
+pub(crate) struct ClientPlace {
     holder: Holder,
     flags: AtomicU8,
     /// Where its relay is woken.
@@ -164,21 +144,21 @@ pub(crate) struct Place {
     owes_until_ms: AtomicU32,
     /// The one that comes next.
     next: AtomicWaker,
-    standing: Mutex<Standing>,
+    precedence: Mutex<Precedence>,
 }
 
 /// Where a connection stands among those of its client.
 #[derive(Clone)]
-enum Standing {
+enum Precedence {
     /// Nobody is before it, or it has been served.
     First,
     /// It waits for this one.
-    Behind(Arc<Place>),
+    Behind(Arc<ClientPlace>),
     /// It has taken over; by then the takeovers of its client have been made up for.
     Took(time::Instant),
 }
 
-impl Place {
+impl ClientPlace {
     fn has(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
@@ -189,16 +169,16 @@ impl Place {
     }
 
     /// Has its relay end it.
-    fn revoke(&self, reason: RevokeReason, shared: &Shared) {
+    fn revoke(&self, reason: RevokeReason, relays: &Relays) {
         self.ask(
             REVOKED | if reason == RevokeReason::CredentialsChanged { CREDENTIALS_CHANGED } else { 0 },
-            shared,
+            relays,
         );
     }
 
-    fn ask(&self, flag: u8, shared: &Shared) {
+    fn ask(&self, flag: u8, relays: &Relays) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
-        shared.wake_relay(self.slot.load(Ordering::Acquire));
+        relays.wake(self.slot.load(Ordering::Acquire));
     }
 
     /// Until when the next connection of the client is held back for what this one has sent too fast, on the edge's clock, if it
@@ -218,61 +198,61 @@ impl Place {
 
     /// Waits until it has handed over what it had received and goes on, or is over; not for ever. One that has no CONNACK by
     /// then is dismissed.
-    async fn give_way(&self, shared: &Shared) {
-        self.ask(ASKED, shared);
+    async fn give_way(&self, relays: &Relays) {
+        self.ask(ASKED, relays);
         if timeout(PATIENCE, self.becomes(READ_OUT | OVER)).await.is_err() {
-            self.ask(DISMISSED, shared);
+            self.ask(DISMISSED, relays);
         }
     }
 
     /// The one that it waits for.
     fn before(&self) -> Option<Arc<Self>> {
-        match &*self.standing.lock() {
-            Standing::Behind(before) => Some(Arc::clone(before)),
-            Standing::First | Standing::Took(_) => None,
+        match &*self.precedence.lock() {
+            Precedence::Behind(before) => Some(Arc::clone(before)),
+            Precedence::First | Precedence::Took(_) => None,
         }
     }
 
     /// When the takeovers of its client have been made up for.
     fn made_up(&self) -> Option<time::Instant> {
-        match &*self.standing.lock() {
-            Standing::Took(made_up) => Some(*made_up),
-            Standing::First | Standing::Behind(_) => None,
+        match &*self.precedence.lock() {
+            Precedence::Took(made_up) => Some(*made_up),
+            Precedence::First | Precedence::Behind(_) => None,
         }
     }
 }
 
 /// A connection in its place, from before it asks for its session until its end.
 pub(crate) struct Tenancy {
-    place: Arc<Place>,
-    shared: Arc<Shared>,
+    place: Arc<ClientPlace>,
+    successions: Arc<Successions>,
 }
 
 impl Tenancy {
     /// Takes the place of whoever came last. `None` if that one was accepted later: this one's client has tried again meanwhile.
-    pub(crate) fn begin(shared: &Arc<Shared>, holder: Holder) -> Option<Self> {
+    pub(crate) fn begin(successions: &Arc<Successions>, holder: Holder) -> Option<Self> {
         let place = {
-            let mut last = shared.successions.0.lock();
+            let mut last = successions.last.lock();
             let before = last.get(&holder.client_id).filter(|before| !before.has(OVER));
             if before.is_some_and(|before| before.holder.since > holder.since) {
                 return None;
             }
-            let place = Arc::new(Place {
+            let place = Arc::new(ClientPlace {
                 flags: AtomicU8::new(0),
                 slot: AtomicU32::new(NO_SLOT),
                 owes_until_ms: AtomicU32::new(0),
                 next: AtomicWaker::new(),
-                standing: Mutex::new(before.cloned().map_or(Standing::First, Standing::Behind)),
+                precedence: Mutex::new(before.cloned().map_or(Precedence::First, Precedence::Behind)),
                 holder,
             });
             last.insert(Arc::clone(&place.holder.client_id), Arc::clone(&place));
             place
         };
         // What was revoked before it had its place, nobody else tells it.
-        if let Some(reason) = shared.revoked(&place.holder) {
-            place.revoke(reason, shared);
+        if let Some(reason) = successions.revoked(&place.holder) {
+            place.revoke(reason, &successions.relays);
         }
-        Some(Self { place, shared: Arc::clone(shared) })
+        Some(Self { place, successions: Arc::clone(successions) })
     }
 
     /// Whether it has to wait for another one.
@@ -285,8 +265,8 @@ impl Tenancy {
         while let Some(before) = self.place.before() {
             before.becomes(SERVED | OVER).await;
             let Some(earlier) = before.before() else {
-                let config = &self.shared.config;
-                let ahead = config.takeover_interval() * (config.takeover_burst - 1);
+                let successions = &self.successions;
+                let ahead = successions.takeover_interval * (successions.takeover_burst - 1);
                 if let Some(at) = before.made_up().and_then(|made_up| made_up.checked_sub(ahead)) {
                     // Not longer than it lasts.
                     let _ = timeout_at(at, before.becomes(OVER)).await;
@@ -294,14 +274,14 @@ impl Tenancy {
                 return;
             };
             // It has gone before it was served; the one that it waited for may be there.
-            *self.place.standing.lock() = Standing::Behind(earlier);
+            *self.place.precedence.lock() = Precedence::Behind(earlier);
         }
     }
 
     /// Has whoever was there before hand over what it had received.
     pub(crate) async fn take_over(&self) {
         if let Some(before) = self.place.before() {
-            before.give_way(&self.shared).await;
+            before.give_way(&self.successions.relays).await;
         }
     }
 
@@ -315,7 +295,7 @@ impl Tenancy {
         if let Some(before) = self.place.before() {
             let now = time::Instant::now();
             let made_up = before.made_up().map_or(now, |made_up| made_up.max(now));
-            *self.place.standing.lock() = Standing::Took(made_up + self.shared.config.takeover_interval());
+            *self.place.precedence.lock() = Precedence::Took(made_up + self.successions.takeover_interval);
         }
         self.place.set(SERVED);
     }
@@ -371,7 +351,7 @@ impl Tenancy {
 impl Drop for Tenancy {
     fn drop(&mut self) {
         {
-            let mut last = self.shared.successions.0.lock();
+            let mut last = self.successions.last.lock();
             if last.get(&self.place.holder.client_id).is_some_and(|place| Arc::ptr_eq(place, &self.place)) {
                 last.remove(&self.place.holder.client_id);
             }
@@ -382,15 +362,13 @@ impl Drop for Tenancy {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::registry::Registry;
+    use authsvc::Certificate;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::config::EdgeConfig;
-    use crate::metrics::Metrics;
 
-    fn shared() -> Arc<Shared> {
-        Arc::new(Shared::new(EdgeConfig::default(), Metrics::register(&mut Registry::default())))
+    fn successions(config: &EdgeConfig) -> Arc<Successions> {
+        Arc::new(Successions::new(config, Arc::default()))
     }
 
     fn holder(client_id: &str) -> Holder {
@@ -399,7 +377,7 @@ mod tests {
 
     #[test]
     fn those_are_revoked_who_are_named_and_came_before() {
-        let shared = shared();
+        let successions = successions(&EdgeConfig::default());
         let certificate = |fingerprint: &str| {
             let (subject, distinguished_name) = ("".into(), "".into());
             let (alternative_names, fingerprint) = (vec![], fingerprint.into());
@@ -409,14 +387,14 @@ mod tests {
             let (subject, token_id) = (subject.into(), Some(token.into()));
             let certificate = certificate(&format!("{client_id}{client_id}"));
             let holder = Holder { subject, token_id, certificate, ..holder(client_id) };
-            Tenancy::begin(&shared, holder).expect("the last")
+            Tenancy::begin(&successions, holder).expect("the last")
         };
         let tenancies =
             [begin("a", "alice", "1"), begin("b", "alice", "2"), begin("c", "bob", "3"), begin("d", "", "4")];
         let revoked = || tenancies.iter().map(|tenancy| tenancy.revoked().is_some()).collect::<Vec<_>>();
         let revoke = |target, at| {
             let reason = RevokeReason::CredentialsChanged;
-            shared.successions.revoke(&[Revocation { id: 1, target, reason, at, until: at }], &shared);
+            successions.revoke(&[Revocation { id: 1, target, reason, at, until: at }]);
         };
         let before = std::time::Instant::now() - Duration::from_secs(3600);
         let now = std::time::Instant::now();
@@ -438,17 +416,17 @@ mod tests {
 
     #[test]
     fn who_takes_its_place_after_it_was_revoked_goes_too() {
-        let shared = shared();
-        let list = authsvc::Revocations::default();
-        let _ = shared.revocations.set(list.clone());
+        let successions = successions(&EdgeConfig::default());
+        let list = Revocations::default();
+        let _ = successions.revocations.set(list.clone());
         let early = holder("a");
         list.revoke(Target::ClientId("a".into()), RevokeReason::Administrative, Duration::ZERO);
-        let tenancy = Tenancy::begin(&shared, early).expect("the last");
+        let tenancy = Tenancy::begin(&successions, early).expect("the last");
         assert_eq!(tenancy.revoked(), Some(RevokeReason::Administrative));
     }
 
-    fn begin(shared: &Arc<Shared>, client_id: &str) -> Tenancy {
-        Tenancy::begin(shared, holder(client_id)).expect("the last")
+    fn begin(successions: &Arc<Successions>, client_id: &str) -> Tenancy {
+        Tenancy::begin(successions, holder(client_id)).expect("the last")
     }
 
     /// Waits for its turn and takes over.
@@ -460,11 +438,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_waits_for_the_one_before_it_and_no_other() {
-        let shared = shared();
-        let first = begin(&shared, "a");
+        let successions = successions(&EdgeConfig::default());
+        let first = begin(&successions, "a");
         first.is_served();
-        assert!(!begin(&shared, "b").is_behind());
-        let second = begin(&shared, "a");
+        assert!(!begin(&successions, "b").is_behind());
+        let second = begin(&successions, "a");
         assert!(second.is_behind());
         let began = Instant::now();
         let (_, end) = tokio::join!(take_over(&second), async {
@@ -474,19 +452,19 @@ mod tests {
         });
         assert_eq!(began.elapsed(), Duration::ZERO);
         drop(end);
-        let third = begin(&shared, "a");
+        let third = begin(&successions, "a");
         let before = third.place.before().expect("the second");
         assert!(Arc::ptr_eq(&before, &second.place), "the first has not taken it along");
         drop((second, third));
-        assert!(!begin(&shared, "a").is_behind());
+        assert!(!begin(&successions, "a").is_behind());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_does_not_answer_is_waited_for_no_longer_than_that() {
-        let shared = shared();
-        let silent = begin(&shared, "a");
+        let successions = successions(&EdgeConfig::default());
+        let silent = begin(&successions, "a");
         silent.is_served();
-        let next = begin(&shared, "a");
+        let next = begin(&successions, "a");
         let began = Instant::now();
         take_over(&next).await;
         assert_eq!(began.elapsed(), PATIENCE);
@@ -495,12 +473,12 @@ mod tests {
 
     #[test]
     fn one_that_was_accepted_earlier_takes_nothing_over() {
-        let shared = shared();
+        let successions = successions(&EdgeConfig::default());
         let early = holder("a");
-        let late = begin(&shared, "a");
-        assert!(Tenancy::begin(&shared, early.clone()).is_none());
+        let late = begin(&successions, "a");
+        assert!(Tenancy::begin(&successions, early.clone()).is_none());
         drop(late);
-        assert!(Tenancy::begin(&shared, early).is_some());
+        assert!(Tenancy::begin(&successions, early).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -508,11 +486,11 @@ mod tests {
         for burst in [1, 2, 5] {
             let config = EdgeConfig { takeover_burst: burst, ..EdgeConfig::default() };
             let interval = config.takeover_interval();
-            let shared = Arc::new(Shared::new(config, Metrics::register(&mut Registry::default())));
-            let mut last = begin(&shared, "a");
+            let successions = successions(&config);
+            let mut last = begin(&successions, "a");
             last.is_served();
             for number in 1..burst + 4 {
-                let next = begin(&shared, "a");
+                let next = begin(&successions, "a");
                 let waited = Instant::now();
                 last.has_read_out();
                 take_over(&next).await;
@@ -526,10 +504,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_goes_while_it_waits_leaves_its_place_to_the_next() {
-        let shared = shared();
-        let first = begin(&shared, "a");
+        let successions = successions(&EdgeConfig::default());
+        let first = begin(&successions, "a");
         first.is_served();
-        let (gone, next) = (begin(&shared, "a"), begin(&shared, "a"));
+        let (gone, next) = (begin(&successions, "a"), begin(&successions, "a"));
         drop(gone);
         next.wait().await;
         assert!(Arc::ptr_eq(&next.place.before().expect("the first"), &first.place));

@@ -167,21 +167,21 @@ impl Reports {
 
 fn line(report: &Report<'_>, reason: &str, code: Option<ReasonCode>, what: &'static str) {
     let Report { listener, peer, client_id, user } = *report;
-    let client_id = client_id.map(|client_id| tracing::field::debug(Shown(client_id)));
-    let user = user.filter(|user| !user.is_empty()).map(|user| tracing::field::debug(Shown(user)));
+    let client_id = client_id.map(|client_id| tracing::field::debug(Printable(client_id)));
+    let user = user.filter(|user| !user.is_empty()).map(|user| tracing::field::debug(Printable(user)));
     let code = code.map(|code| tracing::field::display(format!("0x{:02X}", code.as_u8())));
     tracing::info!(listener, %peer, client_id, user, reason, code, "{what}");
 }
 
 /// A name that a client chose, no longer than a line can bear; quoted and escaped unless it is plain.
-struct Shown<'a>(&'a str);
+struct Printable<'a>(&'a str);
 
 fn is_plain(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@+".contains(&byte);
     !name.is_empty() && name.bytes().all(is_plain)
 }
 
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.char_indices().nth(SHOWN_MAX) {
             None if is_plain(self.0) => f.write_str(self.0),
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn names_are_escaped_and_bounded() {
-        let shown = |name: &str| format!("{:?}", Shown(name));
+        let shown = |name: &str| format!("{:?}", Printable(name));
         assert_eq!(shown("a\n\u{1b}[31m\"b\""), r#""a\n\u{1b}[31m\"b\"""#);
         assert_eq!((&*shown("ö"), &*shown("a code=0"), &*shown("")), ("\"ö\"", "\"a code=0\"", "\"\""));
         assert_eq!(shown("pump-7/x"), "pump-7/x");

@@ -1,0 +1,16 @@
+//! Connections of an edge beside each other: who is woken and who has to go, who comes after whom, how many a principal has, and
+//! whose devices leave much unread.
+
+mod holder;
+mod relays;
+mod round;
+mod seats;
+mod succession;
+mod unread;
+
+pub(crate) use self::holder::Holder;
+pub(crate) use self::relays::Relays;
+pub use self::relays::Relief;
+pub(crate) use self::seats::{Seat, Seats};
+pub(crate) use self::succession::{Successions, Tenancy};
+pub(crate) use self::unread::STEP_BYTES;
