@@ -14,7 +14,7 @@ use crate::directory::SessionHandle;
 use super::Cluster;
 use super::ask::{RETRY_AFTER, WAIT_MS, ask};
 use super::metrics::LateReason;
-use super::seen::Verdict;
+use super::seen::Newness;
 
 /// How often the queues of all connected sessions are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -106,9 +106,9 @@ impl Cluster {
         let mut before_move = 0;
         let verdict = self.seen.admit(stamp, is_ordered, || before_move = route());
         match verdict {
-            Verdict::Again => self.metrics.drop_late(LateReason::Again),
-            Verdict::Overtaken if is_ordered => self.metrics.drop_late(LateReason::Overtaken),
-            Verdict::Overtaken | Verdict::New => {}
+            Newness::Again => self.metrics.drop_late(LateReason::Again),
+            Newness::Overtaken if is_ordered => self.metrics.drop_late(LateReason::Overtaken),
+            Newness::Overtaken | Newness::New => {}
         }
         for _ in 0..before_move {
             self.metrics.drop_late(LateReason::BeforeMove);

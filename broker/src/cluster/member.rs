@@ -13,7 +13,7 @@ use crate::config::CleanSessions;
 use crate::directory::{Directory, SessionHandle};
 
 use super::membership::leave;
-use super::{Cluster, OnExpelled, Told, Turn};
+use super::{Cluster, NoteDone, OnExpelled, Turn};
 
 /// A worker's place among those that share its store.
 pub(crate) enum Membership {
@@ -188,7 +188,7 @@ impl Membership {
         message: &Arc<Message>,
         publisher: Option<PublishingSession>,
         receivers: (bool, Vec<Arc<str>>),
-        told: Option<Told>,
+        told: Option<NoteDone>,
     ) {
         if let Some(cluster) = self.shared() {
             cluster.note_message(worker, message, publisher, receivers, told);

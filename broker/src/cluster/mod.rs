@@ -40,7 +40,7 @@ pub use self::settings::ClusterSettings;
 pub(crate) use self::inbox::Recipient;
 pub(crate) use self::member::Membership;
 pub(crate) use self::membership::{Tasks, join};
-pub(crate) use self::note::Told;
+pub(crate) use self::note::NoteDone;
 pub(crate) use self::seen::{LastTurn, Turn};
 
 use self::barrier::Barrier;

@@ -16,7 +16,7 @@ use super::Cluster;
 use super::peer::Peer;
 
 /// Learns what became of a note: that it is in the inbox (`true`), or that the worker is gone.
-pub(crate) type Told = Box<dyn FnOnce(Result<bool, StoreError>) + Send>;
+pub(crate) type NoteDone = Box<dyn FnOnce(Result<bool, StoreError>) + Send>;
 
 /// Notes and bytes of one call.
 const NOTES_MAX: usize = 256;
@@ -39,7 +39,7 @@ struct Note {
     noted: Noted,
     bytes: usize,
     /// Nobody waits for it: it may be left out.
-    told: Option<Told>,
+    told: Option<NoteDone>,
 }
 
 /// Bytes of a note without a message.
@@ -53,7 +53,7 @@ impl Cluster {
         message: &Arc<Message>,
         publisher: Option<PublishingSession>,
         (is_plain, shares): (bool, Vec<Arc<str>>),
-        told: Option<Told>,
+        told: Option<NoteDone>,
     ) {
         let Some(peer) = self.find_peer(worker) else {
             if let Some(told) = told {
@@ -90,7 +90,7 @@ impl Cluster {
     ) {
         let noted = Noted::TakenOver { client_id: Arc::clone(client_id), connection_id };
         // Somebody waits for it: the device, which has two connections.
-        let told: Told = Box::new(|_| ());
+        let told: NoteDone = Box::new(|_| ());
         self.send(&self.peer(worker), Note { noted, bytes: NOTE_BYTES, told: Some(told) });
     }
 
@@ -246,7 +246,7 @@ mod tests {
     fn nothing_waits_for_a_worker_that_is_gone() {
         let cluster = Cluster::for_tests(MemoryCluster::new().worker("one"));
         let gone = Arc::new(AtomicUsize::new(0));
-        let told = || -> Option<Told> {
+        let told = || -> Option<NoteDone> {
             let gone = Arc::clone(&gone);
             Some(Box::new(move |heard| {
                 assert!(matches!(heard, Ok(false)));

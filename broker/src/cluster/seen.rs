@@ -20,7 +20,7 @@ const SHARDS: usize = 16;
 
 /// What is to become of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Newness {
     /// It is newer than all of its publisher's.
     New,
     /// It came before.
@@ -30,7 +30,7 @@ pub(super) enum Verdict {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Publisher {
+enum Source {
     /// By its incarnation.
     Session(u64),
     Worker(WorkerId),
@@ -50,12 +50,12 @@ struct Last {
 
 #[derive(Default)]
 struct Generation {
-    last: HashMap<Publisher, Last, RandomState>,
+    last: HashMap<Source, Last, RandomState>,
     /// By the store's clock, when the newest of these was published.
     newest_us: u64,
 }
 
-struct Shard {
+struct SeenShard {
     young: Generation,
     old: Generation,
     begun: Instant,
@@ -75,12 +75,12 @@ pub(crate) enum Turn<'a> {
 
 /// Keeps newer messages of a publisher back.
 pub(crate) struct LastTurn<'a> {
-    _shard: MutexGuard<'a, Shard>,
+    _shard: MutexGuard<'a, SeenShard>,
 }
 
 /// Publishers and their last messages.
 pub(crate) struct Seen {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<SeenShard>; SHARDS],
     hasher: RandomState,
 }
 
@@ -90,26 +90,26 @@ impl Seen {
         let shard = |_| {
             let begun = Instant::now();
             let (young, old) = (Generation::default(), Generation::default());
-            Mutex::new(Shard { young, old, begun, floor_us: 0 })
+            Mutex::new(SeenShard { young, old, begun, floor_us: 0 })
         };
         Self { shards: std::array::from_fn(shard), hasher: RandomState::default() }
     }
 
     /// Hands a message on by `deliver`, unless it came before or, if that matters (`is_ordered`), comes too late. Nothing newer
     /// of its publisher gets in between.
-    pub(super) fn admit(&self, stamp: &Stamp, is_ordered: bool, deliver: impl FnOnce()) -> Verdict {
+    pub(super) fn admit(&self, stamp: &Stamp, is_ordered: bool, deliver: impl FnOnce()) -> Newness {
         let (publisher, epoch) = match stamp.publisher {
-            Some(PublishingSession { incarnation, epoch }) => (Publisher::Session(incarnation), epoch),
-            None => (Publisher::Worker(stamp.sender), 0),
+            Some(PublishingSession { incarnation, epoch }) => (Source::Session(incarnation), epoch),
+            None => (Source::Worker(stamp.sender), 0),
         };
         let mut shard = self.shard(publisher).lock();
         let verdict = shard.judge(publisher, epoch, stamp);
-        if verdict == Verdict::New {
+        if verdict == Newness::New {
             let owned = shard.last(publisher).map_or(0, |last| last.owned);
             let last = Last { epoch, sender: stamp.sender, number: stamp.number, owned };
             shard.put(publisher, last, stamp.at_us);
         }
-        if verdict == Verdict::New || (verdict == Verdict::Overtaken && !is_ordered) {
+        if verdict == Newness::New || (verdict == Newness::Overtaken && !is_ordered) {
             deliver();
         }
         verdict
@@ -118,7 +118,7 @@ impl Seen {
     /// A connection here has this session from now on. What others publish for it with an earlier epoch is older than all that
     /// comes, and too late once something has come.
     pub(crate) fn own(&self, fence: &Fence, here: WorkerId, now_us: u64) {
-        let publisher = Publisher::Session(fence.session.incarnation);
+        let publisher = Source::Session(fence.session.incarnation);
         let mut shard = self.shard(publisher).lock();
         let unknown = Last { epoch: 0, sender: here, number: 0, owned: 0 };
         let last = shard.last(publisher).copied().unwrap_or(unknown);
@@ -130,7 +130,7 @@ impl Seen {
     /// A connection here that has, or had, the session with this fence publishes with QoS 0. If its turn is over nothing
     /// happens.
     pub(crate) fn turn(&self, fence: &Fence, here: WorkerId) -> Turn<'_> {
-        let publisher = Publisher::Session(fence.session.incarnation);
+        let publisher = Source::Session(fence.session.incarnation);
         let mut shard = self.shard(publisher).lock();
         match shard.last_mut(publisher) {
             Some(last) if fence.epoch < last.epoch => Turn::Over,
@@ -143,7 +143,7 @@ impl Seen {
         }
     }
 
-    fn shard(&self, publisher: Publisher) -> &Mutex<Shard> {
+    fn shard(&self, publisher: Source) -> &Mutex<SeenShard> {
         use std::hash::BuildHasher;
         // The map uses the upper bits.
         let at = (self.hasher.hash_one(publisher) >> 8) as usize % SHARDS;
@@ -158,31 +158,31 @@ impl Last {
     }
 }
 
-impl Shard {
-    fn last(&self, publisher: Publisher) -> Option<&Last> {
+impl SeenShard {
+    fn last(&self, publisher: Source) -> Option<&Last> {
         self.young.last.get(&publisher).or_else(|| self.old.last.get(&publisher))
     }
 
-    fn last_mut(&mut self, publisher: Publisher) -> Option<&mut Last> {
+    fn last_mut(&mut self, publisher: Source) -> Option<&mut Last> {
         self.young.last.get_mut(&publisher).or_else(|| self.old.last.get_mut(&publisher))
     }
 
-    fn judge(&self, publisher: Publisher, epoch: u64, stamp: &Stamp) -> Verdict {
+    fn judge(&self, publisher: Source, epoch: u64, stamp: &Stamp) -> Newness {
         match self.last(publisher).filter(|last| last.has_message()) {
-            None if stamp.at_us < self.floor_us => Verdict::Overtaken,
-            None => Verdict::New,
-            Some(last) if epoch < last.epoch => Verdict::Overtaken,
+            None if stamp.at_us < self.floor_us => Newness::Overtaken,
+            None => Newness::New,
+            Some(last) if epoch < last.epoch => Newness::Overtaken,
             // A failover may have given the same epoch out twice: then nobody knows which is the newer one.
             Some(last)
                 if epoch == last.epoch && stamp.sender == last.sender && stamp.number <= last.number =>
             {
-                Verdict::Again
+                Newness::Again
             }
-            Some(_) => Verdict::New,
+            Some(_) => Newness::New,
         }
     }
 
-    fn put(&mut self, publisher: Publisher, last: Last, at_us: u64) {
+    fn put(&mut self, publisher: Source, last: Last, at_us: u64) {
         if self.begun.elapsed() >= KEPT || self.young.last.len() >= PUBLISHERS_MAX {
             let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             if !forgotten.last.is_empty() {
@@ -277,7 +277,7 @@ mod tests {
         assert!(is_published(&seen, 1));
         seen.own(&fence(2), HERE, US);
         let Turn::Last(last_turn) = seen.turn(&fence(1), HERE) else { panic!("nothing newer has come") };
-        assert!(seen.shard(Publisher::Session(5)).is_locked(), "nor does it before that is delivered");
+        assert!(seen.shard(Source::Session(5)).is_locked(), "nor does it before that is delivered");
         drop(last_turn);
         assert!(is_published(&seen, 2));
         assert!(!is_published(&seen, 1), "a newer one was delivered");

@@ -30,7 +30,7 @@ impl Collector for Gauges {
         let stats = hub.store.stats();
         let sessions = hub.directory.sessions().len();
         let subscriptions = hub.directory.index().len();
-        let held = hub.held.lock().len();
+        let held = hub.held();
         for (name, help, value) in [
             ("sessions", "Sessions that the worker knows, connected or not", sessions as u64),
             ("subscriptions", "Subscriptions that the worker matches by", subscriptions as u64),

@@ -4,8 +4,8 @@
 mod ask;
 mod call;
 pub(crate) mod gauges;
-mod held;
 pub(crate) mod housekeeping;
+mod line;
 mod relief;
 pub(crate) mod sys;
 pub(crate) mod work;
@@ -25,7 +25,8 @@ use crate::config::BrokerConfig;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 
-use self::held::Held;
+use self::line::Line;
+use self::work::Work;
 
 /// One worker's shared state.
 pub(crate) struct Hub {
@@ -37,7 +38,7 @@ pub(crate) struct Hub {
     /// `$SYS` messages by topic: retained, but only in memory.
     pub sys: RwLock<HashMap<Arc<str>, Arc<Message>>>,
     /// Publishes that the store could not take, in order, to be tried again.
-    held: Mutex<Held>,
+    line: Mutex<Line<Work>>,
     /// Wills that are being published, by their session and number.
     pub wills: Mutex<HashSet<(Arc<StoredSession>, u64)>>,
     pub clock: Arc<Clock>,
@@ -67,7 +68,7 @@ impl Hub {
             directory: Arc::clone(cluster.directory()),
             metrics,
             sys: RwLock::default(),
-            held: Mutex::default(),
+            line: Mutex::default(),
             wills: Mutex::default(),
             clock,
             cluster,

@@ -14,7 +14,7 @@ use crate::authorize::authorizer::{AskedAction, Verdict};
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct AskLabels {
     action: ActionLabel,
     outcome: OutcomeLabel,
 }
@@ -38,7 +38,7 @@ enum OutcomeLabel {
 /// Of all clients; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct AskMetrics {
-    outcomes: Family<Labels, Counter>,
+    outcomes: Family<AskLabels, Counter>,
     seconds: Histogram,
 }
 
@@ -67,7 +67,7 @@ impl AskMetrics {
             Verdict::Ignore => OutcomeLabel::ignored,
             Verdict::Unavailable => OutcomeLabel::unavailable,
         };
-        self.outcomes.get_or_create(&Labels { action, outcome }).inc();
+        self.outcomes.get_or_create(&AskLabels { action, outcome }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 }

@@ -48,7 +48,7 @@ const OPERATIONS: [Operation; 11] = [
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct CallLabels {
     operation: Operation,
 }
 
@@ -69,11 +69,11 @@ pub(crate) struct TimedStore {
 impl TimedStore {
     /// Wraps `store` and registers what it measures.
     pub(crate) fn new(store: Arc<dyn Store>, registry: &mut Registry) -> Self {
-        let seconds = Family::<Labels, Latency>::default();
-        let failures = Family::<Labels, Counter>::default();
+        let seconds = Family::<CallLabels, Latency>::default();
+        let failures = Family::<CallLabels, Counter>::default();
         let registry = registry.sub_registry_with_prefix("tidegate_store");
         let measures = OPERATIONS.map(|operation| {
-            let labels = Labels { operation };
+            let labels = CallLabels { operation };
             let seconds = seconds.get_or_create_owned(&labels);
             Measure { seconds, failures: failures.get_or_create_owned(&labels) }
         });

@@ -8,7 +8,7 @@ use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Enqueued, Fence, Message, Origin, Publish, Published, PublishingSession, StoreError};
 
 use super::route::{Found, Sent};
-use crate::cluster::{LastTurn, Told, Turn};
+use crate::cluster::{LastTurn, NoteDone, Turn};
 use crate::directory::SessionHandle;
 use crate::hub::Hub;
 use crate::hub::work::latch::{Latch, Part, Then};
@@ -251,7 +251,7 @@ impl Hub {
                 let (hub, message) = (Arc::clone(self), Arc::clone(message));
                 let part = part.another();
                 let told = move |heard| hub.peer_heard(&message, id, shares, part, heard);
-                Box::new(told) as Told
+                Box::new(told) as NoteDone
             });
             // What a server says of itself is for its own clients.
             if !crate::hub::sys::is_own(message.topic()) {

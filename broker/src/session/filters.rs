@@ -24,11 +24,11 @@ pub(crate) struct Filters {
     /// Bytes of the filters.
     bytes: usize,
     /// Those that were not answered to the client, in the order in which they came.
-    requests: VecDeque<Request>,
+    requests: VecDeque<NotedRequest>,
 }
 
 #[derive(Debug)]
-struct Request {
+struct NotedRequest {
     id: PacketId,
     kind: RequestKind,
     /// In the order of the packet.
@@ -192,7 +192,7 @@ impl Filters {
             return None;
         }
         let is_asked =
-            |request: &&Request| request.kind == RequestKind::Subscribe && request.answer.is_none();
+            |request: &&NotedRequest| request.kind == RequestKind::Subscribe && request.answer.is_none();
         let asked = || self.requests.iter().filter(is_asked);
         let all = self.hashes.len() + asked().map(|request| request.filters.len()).sum::<usize>();
         if all + added.new >= bounds.subscriptions_max() {
@@ -236,7 +236,7 @@ impl Filters {
     /// A request is under way, behind so many acknowledgements of messages that are owed.
     pub(crate) fn begin(&mut self, id: PacketId, kind: RequestKind, filters: Vec<Noted>, acks_before: usize) {
         let shared = filters.iter().filter(|filter| is_shared(filter.hash)).count();
-        self.requests.push_back(Request {
+        self.requests.push_back(NotedRequest {
             id,
             kind,
             filters: filters.into(),
@@ -248,8 +248,9 @@ impl Filters {
 
     /// The answer to a request is known: notes what changed. `false` when there is no such request.
     pub(crate) fn finish(&mut self, id: PacketId, kind: RequestKind, codes: &[ReasonCode]) -> bool {
-        let is_it =
-            |request: &&mut Request| request.id == id && request.kind == kind && request.answer.is_none();
+        let is_it = |request: &&mut NotedRequest| {
+            request.id == id && request.kind == kind && request.answer.is_none()
+        };
         let Some(request) = self.requests.iter_mut().find(is_it) else { return false };
         request.answer = Some(codes.into());
         for (Noted { hash, bytes }, code) in request.filters.iter().zip(codes) {
@@ -283,8 +284,8 @@ impl Filters {
     /// Takes the next answer that can be written: behind those to all earlier requests, and the acknowledgements of all earlier
     /// messages.
     pub(crate) fn next_answer(&mut self) -> Option<Answer> {
-        let is_next = |request: &mut Request| request.answer.is_some() && request.acks_before == 0;
-        let Request { id, kind, answer, .. } = self.requests.pop_front_if(is_next)?;
+        let is_next = |request: &mut NotedRequest| request.answer.is_some() && request.acks_before == 0;
+        let NotedRequest { id, kind, answer, .. } = self.requests.pop_front_if(is_next)?;
         if self.requests.is_empty() {
             self.requests = VecDeque::new();
         }

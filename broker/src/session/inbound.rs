@@ -33,7 +33,7 @@ struct Received {
 
 /// An acknowledgement that is owed.
 #[derive(Clone, Copy, Debug)]
-struct Owed {
+struct OwedAnswer {
     id: PacketId,
     qos: QoS,
     answer: Option<ReasonCode>,
@@ -43,7 +43,7 @@ struct Owed {
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
     /// In the order of the PUBLISH packets.
-    owed: VecDeque<Owed>,
+    owed: VecDeque<OwedAnswer>,
     received: HashMap<PacketId, Received, RandomState>,
     /// What counts against our Receive Maximum.
     inflight: usize,
@@ -65,7 +65,7 @@ impl Inbound {
     /// An acknowledgement is owed; `answer` if it is known already.
     pub(crate) fn owe(&mut self, id: PacketId, qos: QoS, answer: Option<ReasonCode>) {
         self.inflight += usize::from(qos == QoS::AtLeastOnce);
-        self.owed.push_back(Owed { id, qos, answer });
+        self.owed.push_back(OwedAnswer { id, qos, answer });
     }
 
     /// How far the QoS 2 flow of `id` is.

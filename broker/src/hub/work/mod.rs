@@ -14,10 +14,13 @@ use state::{Cursor, Message, Origin};
 
 use crate::directory::SessionHandle;
 
+pub(crate) use super::line::Ticket;
+
 use self::call::{Call, Op};
 use self::claim::ClaimCall;
 use self::latch::Part;
 use self::message::{Routed, Unmatched};
+use super::line::{SessionStep, Waits};
 
 /// Something to ask of the store.
 pub(crate) enum Work {
@@ -31,19 +34,6 @@ pub(crate) enum Work {
     Confirm(Part),
 }
 
-/// The place of a piece of work in the order in which it was to be done, and of a part among those that it became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(pub(super) u64, pub(super) u32);
-
-impl Ticket {
-    pub(super) const FIRST: Self = Self(0, 0);
-
-    /// The places of parts that this piece of work becomes.
-    pub(crate) fn parts(self) -> impl Iterator<Item = Self> {
-        (self.1..).map(move |part| Self(self.0, part))
-    }
-}
-
 /// A page that is wanted, and by whom.
 pub(crate) struct PageRead {
     pub filter: Arc<str>,
@@ -51,9 +41,8 @@ pub(crate) struct PageRead {
     pub asker: (Arc<SessionHandle>, ConnectionId),
 }
 
-impl Work {
-    /// The session whose message it is, if that has a place among its others.
-    pub(super) fn publisher(&self) -> Option<u64> {
+impl Waits for Work {
+    fn publisher(&self) -> Option<u64> {
         match self {
             Self::Match(unmatched) => unmatched.publisher(),
             Self::Enqueue(.., part) => part.publisher(),
@@ -61,16 +50,25 @@ impl Work {
         }
     }
 
-    /// The client whose session it takes or lets go.
-    pub(super) fn client(&self) -> Option<&Arc<str>> {
+    fn keeps_place(&self) -> bool {
+        matches!(self, Self::Match(_))
+    }
+
+    fn retains(&self) -> Option<&str> {
         match self {
-            Self::Call(call) if self.is_release() => Some(&call.fence.session.client_id),
-            Self::Claim(claim) => Some(claim.client_id()),
+            Self::Retain(message, _) => Some(message.topic()),
             _ => None,
         }
     }
 
-    pub(super) fn is_release(&self) -> bool {
-        matches!(self, Self::Call(Call { op: Op::Release(..), .. }))
+    fn session(&self) -> Option<(&Arc<str>, SessionStep)> {
+        match self {
+            Self::Call(Call { op: Op::Release(..), fence, .. }) => {
+                Some((&fence.session.client_id, SessionStep::Release))
+            }
+            Self::Claim(claim) if claim.is_resume() => Some((claim.client_id(), SessionStep::Resume)),
+            Self::Claim(claim) => Some((claim.client_id(), SessionStep::Claim)),
+            _ => None,
+        }
     }
 }
