@@ -168,7 +168,9 @@ impl Broker {
     /// Has `hook` called when other workers took this one for dead and have let go of its sessions: its links are to be
     /// cut, so that edges move the connections. Without a hook the connections end as taken over.
     pub fn on_expelled(&self, hook: impl Fn() + Send + Sync + 'static) {
-        self.hub.cluster.set_on_expelled(Arc::new(hook));
+        if let Some(cluster) = self.hub.cluster.shared() {
+            cluster.set_on_expelled(Arc::new(hook));
+        }
     }
 
     /// Whether messages at QoS 1 and 2 may be matched now: always, for a worker that has its store for itself.

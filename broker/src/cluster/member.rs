@@ -3,17 +3,13 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
-use state::{
-    Delivery, Fence, Message, Number, Owned, Previous, PublishingSession, StoreError, StoredSession,
-    Subscription, WorkerId,
-};
+use state::{Fence, StoreError, Subscription};
 
 use crate::config::CleanSessions;
 use crate::directory::{Directory, SessionHandle};
 
 use super::membership::leave;
-use super::{Cluster, NoteDone, OnExpelled, Turn};
+use super::{Cluster, Turn};
 
 /// A worker's place among those that share its store.
 pub(crate) enum Membership {
@@ -37,7 +33,8 @@ impl Membership {
         }
     }
 
-    fn shared(&self) -> Option<&Arc<Cluster>> {
+    /// The part of this worker in what others know, if there are others.
+    pub(crate) fn shared(&self) -> Option<&Arc<Cluster>> {
         match self {
             Self::Alone(_) => None,
             Self::Shared(cluster) => Some(cluster),
@@ -103,25 +100,6 @@ impl Membership {
         self.shared().map_or(Turn::Its, |cluster| cluster.turn_of(fence))
     }
 
-    /// As [`Cluster::own_publisher`].
-    pub(crate) fn own_publisher(&self, fence: &Fence) {
-        if let Some(cluster) = self.shared() {
-            cluster.own_publisher(fence);
-        }
-    }
-
-    /// As [`Cluster::has_lost`].
-    pub(crate) fn has_lost(&self, connection: ConnectionId) -> bool {
-        self.shared().is_some_and(|cluster| cluster.has_lost(connection))
-    }
-
-    /// As [`Cluster::doubt`].
-    pub(crate) fn doubt(&self, session: &Arc<SessionHandle>, connection: ConnectionId, epoch: u64) {
-        if let Some(cluster) = self.shared() {
-            cluster.doubt(session, connection, epoch);
-        }
-    }
-
     /// As [`Cluster::announce`].
     pub(crate) fn announce(
         &self,
@@ -157,61 +135,6 @@ impl Membership {
                 }
                 then();
             }
-        }
-    }
-
-    /// As [`Cluster::tell_revoked`].
-    pub(crate) fn tell_revoked(&self, stored: Arc<StoredSession>, epoch: u64, filters: Vec<Arc<str>>) {
-        if let Some(cluster) = self.shared() {
-            cluster.tell_revoked(stored, epoch, filters);
-        }
-    }
-
-    /// As [`Cluster::own_routes`].
-    pub(crate) fn own_routes(&self, session: &SessionHandle, owned: &Owned) {
-        if let Some(cluster) = self.shared() {
-            cluster.own_routes(session, owned);
-        }
-    }
-
-    /// As [`Cluster::tell_taken_over`].
-    pub(crate) fn tell_taken_over(&self, client_id: &Arc<str>, previous: Previous) {
-        if let Some(cluster) = self.shared() {
-            cluster.tell_taken_over(client_id, previous);
-        }
-    }
-
-    /// As [`Cluster::note_message`].
-    pub(crate) fn note_message(
-        &self,
-        worker: WorkerId,
-        message: &Arc<Message>,
-        publisher: Option<PublishingSession>,
-        receivers: (bool, Vec<Arc<str>>),
-        told: Option<NoteDone>,
-    ) {
-        if let Some(cluster) = self.shared() {
-            cluster.note_message(worker, message, publisher, receivers, told);
-        }
-    }
-
-    /// As [`Cluster::note_queued`].
-    pub(crate) fn note_queued(
-        &self,
-        worker: WorkerId,
-        session: Arc<StoredSession>,
-        number: Number,
-        delivery: Delivery,
-    ) {
-        if let Some(cluster) = self.shared() {
-            cluster.note_queued(worker, session, number, delivery);
-        }
-    }
-
-    /// As [`Cluster::set_on_expelled`].
-    pub(crate) fn set_on_expelled(&self, hook: OnExpelled) {
-        if let Some(cluster) = self.shared() {
-            cluster.set_on_expelled(hook);
         }
     }
 

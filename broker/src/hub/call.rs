@@ -23,8 +23,8 @@ impl Call {
 
     /// The store says that the session is not the asker's any more.
     fn refused(&self, hub: &Hub) {
-        if let Some((session, connection)) = &self.asker {
-            hub.cluster.doubt(session, *connection, self.fence.epoch);
+        if let (Some(cluster), Some((session, connection))) = (hub.cluster.shared(), &self.asker) {
+            cluster.doubt(session, *connection, self.fence.epoch);
         }
     }
 
@@ -80,7 +80,11 @@ impl Hub {
             Op::Revoke(filters) => {
                 let (stored, revoked) = (Arc::clone(&fence.session), filters.clone());
                 let epoch = fence.epoch;
-                let told = move |hub: &Arc<Self>, _: &Call| hub.cluster.tell_revoked(stored, epoch, revoked);
+                let told = move |hub: &Arc<Self>, _: &Call| {
+                    if let Some(cluster) = hub.cluster.shared() {
+                        cluster.tell_revoked(stored, epoch, revoked);
+                    }
+                };
                 store.unsubscribe(&fence, filters, self.ask_silently(ticket, call, told));
             }
             Op::DropWill => store.drop_will(&fence, self.ask_silently(ticket, call, |_, _| ())),

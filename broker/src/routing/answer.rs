@@ -32,10 +32,10 @@ impl Hub {
         if latch.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
             return;
         }
-        if self.cluster.is_shared()
+        if let Some(cluster) = self.cluster.shared()
             && let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&latch.fence, &failed)
         {
-            return self.cluster.doubt(session, *connection, fence.epoch);
+            return cluster.doubt(session, *connection, fence.epoch);
         }
         let answer = match failed {
             None if latch.has_matched() => Ok(ReasonCode::Success),

@@ -243,6 +243,7 @@ impl Hub {
         sent: impl IntoIterator<Item = Sent>,
         part: Option<&Part>,
     ) {
+        let Some(cluster) = self.cluster.shared() else { return };
         let publisher = fence
             .map(|fence| PublishingSession { incarnation: fence.session.incarnation, epoch: fence.epoch });
         for Sent { id, worker, qos, is_plain, shares } in sent {
@@ -255,7 +256,7 @@ impl Hub {
             });
             // What a server says of itself is for its own clients.
             if !crate::hub::sys::is_own(message.topic()) {
-                self.cluster.note_message(worker, message, publisher, (is_plain, filters), told);
+                cluster.note_message(worker, message, publisher, (is_plain, filters), told);
             } else if let Some(told) = told {
                 told(Ok(false));
             }
@@ -394,8 +395,8 @@ impl Hub {
                 }
                 Enqueued::Elsewhere(number, worker) => {
                     session.set_away(false);
-                    if let Some(stored) = &session.stored {
-                        self.cluster.note_queued(*worker, Arc::clone(stored), *number, delivery);
+                    if let (Some(cluster), Some(stored)) = (self.cluster.shared(), &session.stored) {
+                        cluster.note_queued(*worker, Arc::clone(stored), *number, delivery);
                     }
                 }
                 Enqueued::Full => {

@@ -162,11 +162,12 @@ impl Hub {
         }
         // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
         let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;
-        if let Some(previous) = claimed.previous.filter(is_other) {
-            self.cluster.tell_taken_over(client_id, previous);
+        let cluster = self.cluster.shared();
+        if let (Some(cluster), Some(previous)) = (cluster, claimed.previous.filter(is_other)) {
+            cluster.tell_taken_over(client_id, previous);
         }
-        if let Some(owned) = &claimed.session {
-            self.cluster.own_publisher(&owned.fence);
+        if let (Some(cluster), Some(owned)) = (cluster, &claimed.session) {
+            cluster.own_publisher(&owned.fence);
         }
         let granted = match claimed.session {
             None => self.serve_in_memory(client_id, connection, arrival)?,
@@ -175,7 +176,7 @@ impl Hub {
             }
             Some(owned) => self.serve_stored(connection, owned, arrival)?,
         };
-        if self.cluster.has_lost(connection) {
+        if cluster.is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
             self.metrics.taken_over.inc();
             self.directory.evict_connection(&granted.handle, connection, None);
@@ -200,7 +201,9 @@ impl Hub {
             self.metrics.taken_over.inc();
         }
         // Before what it is subscribed to: changes by earlier owners that the log still brings are in that already.
-        self.cluster.own_routes(&handle, &owned);
+        if let Some(cluster) = self.cluster.shared() {
+            cluster.own_routes(&handle, &owned);
+        }
         self.directory.attach(&handle, connection, arrival);
         if owned.present {
             self.directory.restore_filters(&handle, &owned.subscriptions);
