@@ -246,6 +246,48 @@ fn the_cluster_does_not_know_the_hub() {
     expect_none("the cluster depends on the directory", &found);
 }
 
+/// Words that say in every Rust program what they say here.
+const IDIOMS: [&str; 5] = ["Error", "Metrics", "Reader", "Result", "State"];
+
+/// Names of several types that are still there, by package. None may be added.
+const KNOWN_DOUBLES: [(&str, &str); 3] = [("authsvc", "Answer"), ("link", "Open"), ("link", "Peer")];
+
+/// The name of the type that a line begins to define, outside of functions and modules within the file.
+fn type_defined(line: &str) -> Option<&str> {
+    let line = match line.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => rest.split_once(") ")?.1,
+        Some(rest) => rest.strip_prefix(' ')?,
+        None => line,
+    };
+    let (kind, rest) = line.split_once(' ')?;
+    let is_type = ["struct", "enum", "trait", "type"].contains(&kind);
+    rest.split(|letter: char| !letter.is_alphanumeric()).next().filter(|_| is_type)
+}
+
+/// One word for one thing: whoever reads of a type in one file of a package may look for it in all of them.
+#[test]
+fn each_type_of_a_package_has_a_name_of_its_own() {
+    let files = rust_files();
+    let mut found = Vec::new();
+    for (package, _) in MAY_USE.iter().filter(|(package, _)| *package != "loadtests") {
+        let mut defined: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (file, text) in files.iter().filter(|(file, _)| file.starts_with(Path::new(package).join("src")))
+        {
+            if file.to_str().is_some_and(circles::is_test) {
+                continue;
+            }
+            for name in text.lines().take_while(|line| *line != "mod tests {").filter_map(type_defined) {
+                defined.entry(name).or_default().push(file.display().to_string());
+            }
+        }
+        defined.retain(|name, files| {
+            files.len() > 1 && !IDIOMS.contains(name) && !KNOWN_DOUBLES.contains(&(*package, *name))
+        });
+        found.extend(defined.into_iter().map(|(name, files)| format!("{name}: {}", files.join(", "))));
+    }
+    expect_none("types of one package with one name", &found);
+}
+
 /// The rows of docs/conformance.md: statement to what stands under *held by*.
 fn conformance() -> BTreeMap<String, String> {
     let text = fs::read_to_string(root().join("docs/conformance.md")).unwrap();

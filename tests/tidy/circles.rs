@@ -28,7 +28,8 @@ pub(crate) fn circles<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> Ve
     found.into_iter().collect()
 }
 
-fn is_test(path: &str) -> bool {
+/// Whether a file is there for tests alone.
+pub(crate) fn is_test(path: &str) -> bool {
     let is_test = |part: &str| matches!(part.trim_end_matches(".rs"), "tests" | "testing" | "simulation");
     path.split('/').any(is_test)
 }
