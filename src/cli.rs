@@ -1,18 +1,20 @@
 //! The command line: parses it, does the small commands, hands the rest to `process`.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use files::private::Readers;
 
 use crate::authsvc::Authsvc;
 use crate::config::{Config, Tier};
 use crate::edge::EdgeTier;
 use crate::exit::Failure;
+use crate::init::{Init, Welcome};
+use crate::output::print;
+use crate::passwd::Passwd;
 use crate::rules_check::RulesCheck;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
@@ -65,58 +67,6 @@ enum Command {
     Init(Init),
     /// Say how the first user that `init` has made connects.
     Welcome(Welcome),
-}
-
-/// Arguments of `init`.
-#[derive(Debug, Args)]
-pub(crate) struct Init {
-    /// Where to put everything.
-    pub(crate) dir: PathBuf,
-    /// A DNS name or address by which devices reach the edges, for their certificate, beside those of this machine; can be given
-    /// more than once.
-    #[arg(long = "name", value_name = "NAME")]
-    pub(crate) names: Vec<String>,
-    /// The first user, whose password is made.
-    #[arg(long, value_name = "NAME", default_value = "device")]
-    pub(crate) user: String,
-}
-
-/// Arguments of `welcome`.
-#[derive(Debug, Args)]
-pub(crate) struct Welcome {
-    /// Where `init` has put everything.
-    pub(crate) dir: PathBuf,
-    /// The name or address by which devices reach the edges.
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    pub(crate) host: String,
-    /// Where edges listen for MQTT over TLS: a port, or the first and the last of several (8883-8884).
-    #[arg(long, value_name = "PORTS", default_value = "8883")]
-    pub(crate) mqtts_ports: String,
-    /// The same for MQTT over WebSocket and TLS.
-    #[arg(long, value_name = "PORTS", default_value = "8084")]
-    pub(crate) wss_ports: String,
-    /// The command that copies the authority's certificate to ca.pem, where `cp` is not enough.
-    #[arg(long, value_name = "COMMAND")]
-    pub(crate) copy: Option<String>,
-}
-
-/// Arguments of `passwd`. The password is asked for on a terminal, or read from the first line of standard input.
-#[derive(Debug, Args)]
-pub(crate) struct Passwd {
-    /// The password file; made if there is none.
-    pub(crate) file: PathBuf,
-    /// The user name.
-    pub(crate) user: String,
-    /// Delete the user instead.
-    #[arg(long)]
-    pub(crate) delete: bool,
-    /// Write no record for SCRAM-SHA-256.
-    #[arg(long)]
-    pub(crate) no_scram: bool,
-    /// Iterations of the SCRAM-SHA-256 record (4096 to 10000000): what a login costs the client, and a thief of the file.
-    #[arg(long, value_name = "N", default_value_t = ::authsvc::SCRAM_ITERATIONS, conflicts_with = "no_scram",
-        value_parser = clap::value_parser!(u32).range(4096..=10_000_000))]
-    pub(crate) scram_iterations: u32,
 }
 
 /// Does what the command line says.
@@ -200,15 +150,6 @@ fn usage_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
     format!("{} (see tidegate --help)", line.strip_prefix("error: ").unwrap_or(line))
-}
-
-/// Writes to standard output; a reader that has gone away is no failure.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io(error)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use link::Bind;
 
-use crate::cli::print;
 use crate::exit::Failure;
+use crate::output::print;
 use crate::welcome::reachable;
 
 /// How long the connection, the question and each part of the answer may take.

@@ -3,16 +3,17 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use authsvc::Editor;
+use clap::Args;
 use files::private::{self, Readers};
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
 
-use crate::cli::{Init, Welcome, print};
 use crate::dev_certs;
 use crate::exit::Failure;
+use crate::output::print;
 use crate::passwd;
 
 /// The secret that edges derive their ticket keys from.
@@ -32,6 +33,39 @@ const PASSWORD_CHARS: usize = 20;
 const TOKEN_CHARS: usize = 32;
 /// What is read of [`FIRST_USER`].
 const FIRST_USER_BYTES_MAX: u64 = 1024;
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where to put everything.
+    pub(crate) dir: PathBuf,
+    /// A DNS name or address by which devices reach the edges, for their certificate, beside those of this machine; can be given
+    /// more than once.
+    #[arg(long = "name", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// The first user, whose password is made.
+    #[arg(long, value_name = "NAME", default_value = "device")]
+    pub(crate) user: String,
+}
+
+/// Arguments of `welcome`.
+#[derive(Debug, Args)]
+pub(crate) struct Welcome {
+    /// Where `init` has put everything.
+    pub(crate) dir: PathBuf,
+    /// The name or address by which devices reach the edges.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub(crate) host: String,
+    /// Where edges listen for MQTT over TLS: a port, or the first and the last of several (8883-8884).
+    #[arg(long, value_name = "PORTS", default_value = "8883")]
+    pub(crate) mqtts_ports: String,
+    /// The same for MQTT over WebSocket and TLS.
+    #[arg(long, value_name = "PORTS", default_value = "8084")]
+    pub(crate) wss_ports: String,
+    /// The command that copies the authority's certificate to ca.pem, where `cp` is not enough.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) copy: Option<String>,
+}
 
 /// Makes what is missing. What is there stays as it is.
 pub(crate) fn run(arguments: &Init) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ mod healthcheck;
 mod init;
 mod logging;
 mod memory;
+mod output;
 mod passport_keys;
 mod passwd;
 mod process;

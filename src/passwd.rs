@@ -1,14 +1,35 @@
 //! `tidegate passwd`: sets or deletes one user of a password file.
 
 use std::io::{BufRead, IsTerminal as _};
+use std::path::PathBuf;
 
 use authsvc::{AuthError, Editor};
+use clap::Args;
 
-use crate::cli::{Passwd, print};
 use crate::exit::Failure;
+use crate::output::print;
 
 /// The longest password that CONNECT can carry, bytes.
 const PASSWORD_BYTES_MAX: u64 = 65_535;
+
+/// Arguments of `passwd`. The password is asked for on a terminal, or read from the first line of standard input.
+#[derive(Debug, Args)]
+pub(crate) struct Passwd {
+    /// The password file; made if there is none.
+    pub(crate) file: PathBuf,
+    /// The user name.
+    pub(crate) user: String,
+    /// Delete the user instead.
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Write no record for SCRAM-SHA-256.
+    #[arg(long)]
+    pub(crate) no_scram: bool,
+    /// Iterations of the SCRAM-SHA-256 record (4096 to 10000000): what a login costs the client, and a thief of the file.
+    #[arg(long, value_name = "N", default_value_t = ::authsvc::SCRAM_ITERATIONS, conflicts_with = "no_scram",
+        value_parser = clap::value_parser!(u32).range(4096..=10_000_000))]
+    pub(crate) scram_iterations: u32,
+}
 
 /// Does what `arguments` say.
 pub(crate) fn run(arguments: &Passwd) -> Result<(), Failure> {

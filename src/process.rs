@@ -19,7 +19,7 @@ use crate::memory::{MemoryWatch, Relief};
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
 use crate::upgrade::{Arrival, Sockets, Successor, Successors, Upgrades, Way, duplicate};
-use crate::{addresses, cli, descriptors};
+use crate::{addresses, descriptors, output};
 
 /// So many turns of devices a thread may take before it looks which others have something to read: where some always have, that is
 /// how long others wait.
@@ -330,7 +330,7 @@ fn announce<T: Runnable>(
             Failure::io(format!("runtime.addresses_file = \"{path}\": cannot write: {error}"))
         })?;
     }
-    cli::print(&tier.welcome(config, admin[0]))?;
+    output::print(&tier.welcome(config, admin[0]))?;
     tracing::info!(admin = %admin[0], "ready");
     Ok(())
 }

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 use mqtt::QoS;
 use mqtt::topic::{validate_filter, validate_name};
 
-use crate::cli::print;
 use crate::exit::{Failure, chain};
+use crate::output::print;
 
 /// Whom, what and by which file to check.
 #[derive(Debug, Args)]

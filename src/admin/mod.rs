@@ -94,9 +94,6 @@ const REVOCATIONS_PATH: &str = "/v1/revocations";
 /// Bytes of what an operator says: names are as long as MQTT has them.
 const ORDER_BYTES_MAX: usize = 512 * 1024;
 
-/// Shortest token, bytes.
-const TOKEN_BYTES_MIN: usize = 16;
-
 /// Who may revoke, and where it is written down. Empty until everything is up.
 #[derive(Clone, Default)]
 pub(crate) struct Revoking(Arc<Revoke>);
@@ -111,13 +108,8 @@ struct Revoke {
 impl Revoking {
     /// Reads the token.
     pub(crate) fn open(config: &AdminConfig) -> Result<Self, String> {
-        let Some(path) = &config.token_file else { return Ok(Self::default()) };
-        let token = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let token = token.trim_ascii();
-        if token.len() < TOKEN_BYTES_MIN {
-            return Err(format!("{}: a token has {TOKEN_BYTES_MIN} bytes or more", path.display()));
-        }
-        Ok(Self(Arc::new(Revoke { token: Some(Sha256::digest(token).into()), list: OnceLock::new() })))
+        let token = config.token()?.map(|token| Sha256::digest(token).into());
+        Ok(Self(Arc::new(Revoke { token, list: OnceLock::new() })))
     }
 
     /// From now on it is written down in `list`; the first one counts.

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::source::Source;
 use super::{Problem, Tier};
-use crate::admin::Revoking;
 
 /// The system takes 107 bytes; while a socket is made it has the number of its process behind its name.
 const UPGRADE_SOCKET_BYTES_MAX: usize = 90;
+
+/// Shortest token of an operator, bytes.
+const TOKEN_BYTES_MIN: usize = 16;
 
 /// The least memory that a process may be given.
 const MEMORY_MIN_BYTES: u64 = 64 << 20;
@@ -52,7 +54,7 @@ impl ProcessConfig {
         if self.admin.metrics == MetricsAccess::Token && self.admin.token_file.is_none() {
             return Err(source.problem("admin.metrics", "needs admin.token_file, which has the token"));
         }
-        Revoking::open(&self.admin).map_err(|problem| source.problem("admin.token_file", problem))?;
+        self.admin.token().map_err(|problem| source.problem("admin.token_file", problem))?;
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
             let levels = "expected error, warn, info, debug, trace or directives such as info,lb=debug";
             return Err(source.problem("log.level", levels));
@@ -98,6 +100,22 @@ pub(crate) struct AdminConfig {
     pub(crate) token_file: Option<PathBuf>,
     /// Who may see `/metrics`. Default `open`.
     pub(crate) metrics: MetricsAccess,
+}
+
+impl AdminConfig {
+    /// Reads the token, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds fewer bytes than a token has.
+    pub(crate) fn token(&self) -> Result<Option<Vec<u8>>, String> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let token = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let token = token.trim_ascii();
+        if token.len() < TOKEN_BYTES_MIN {
+            return Err(format!("{}: a token has {TOKEN_BYTES_MIN} bytes or more", path.display()));
+        }
+        Ok(Some(token.to_vec()))
+    }
 }
 
 /// Who may see metrics.
