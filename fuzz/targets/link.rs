@@ -83,7 +83,7 @@ fn at_edge(size: usize, stream: &[u8]) {
         }
         while let Some(event) = end.poll_event() {
             if let EdgeEvent::Packet { stream, cost, .. } = event {
-                end.release(stream, cost);
+                end.give_back(stream, cost);
             }
         }
         let out = end.outgoing();
@@ -111,7 +111,7 @@ fn at_worker(size: usize, stream: &[u8]) {
                 WorkerEvent::Open { stream, .. } => drop(end.accept(stream, Bytes::new())),
                 WorkerEvent::Packet { stream, number, cost, .. } => {
                     end.durable(stream, number);
-                    end.release(stream, cost);
+                    end.give_back(stream, cost);
                     let _ = end.send(stream, PACKET);
                 }
                 WorkerEvent::Close { stream, number, .. } => end.durable(stream, number),

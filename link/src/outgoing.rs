@@ -13,7 +13,7 @@ pub const SHARED_BYTES_MIN: usize = 4096;
 /// Slices handed to one vectored write.
 const SLICES_MAX: usize = 64;
 
-/// A queue of bytes to write. Empty it owns no memory beyond its last small buffer; [`Outgoing::release`] gives that back
+/// A queue of bytes to write. Empty it owns no memory beyond its last small buffer; [`Outgoing::shrink`] gives that back
 /// too.
 #[derive(Debug, Default)]
 pub struct Outgoing {
@@ -138,8 +138,8 @@ impl Outgoing {
         other.open.clear();
     }
 
-    /// Gives unused memory back.
-    pub fn release(&mut self) {
+    /// Gives memory back that nothing uses.
+    pub fn shrink(&mut self) {
         if self.is_empty() {
             *self = Self::default();
         }
@@ -211,7 +211,7 @@ mod tests {
         let mut out = Outgoing::new();
         out.put_slice(&[0; 512]);
         out.advance(512);
-        out.release();
+        out.shrink();
         assert_eq!(out.buffer().capacity(), 0);
     }
 }

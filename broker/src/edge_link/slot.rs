@@ -280,11 +280,11 @@ impl Slot {
                 }
                 Incoming::Packet { number, cost, .. } if is_departing => {
                     busy.owed.push_back(Owed { asked: None, number });
-                    end.release(self.id, cost);
+                    end.give_back(self.id, cost);
                 }
                 Incoming::Packet { number, packet, cost } => {
-                    let outcome = self.take_packet(number, &packet, end, scratch, waker);
-                    end.release(self.id, cost);
+                    let outcome = self.hand_in(number, &packet, end, scratch, waker);
+                    end.give_back(self.id, cost);
                     if outcome.is_some() {
                         return outcome;
                     }
@@ -309,7 +309,8 @@ impl Slot {
         }
     }
 
-    fn take_packet(
+    /// Has the session take a packet of the device.
+    fn hand_in(
         &mut self,
         number: u64,
         packet: &Bytes,

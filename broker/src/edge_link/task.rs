@@ -364,7 +364,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         loop {
             let out = self.end.outgoing();
             if out.is_empty() {
-                out.release();
+                out.shrink();
                 break;
             }
             let mut slices = [IoSlice::new(&[]); SLICES];

@@ -69,7 +69,7 @@ impl Session {
         debug_assert!(self.stored.is_none(), "QoS 1 and 2 of a stored session come by number");
         let number = self.outbound.expected();
         if self.outbound.waiting() == 0 && self.may_send(number, out) {
-            self.outbound.expect(Number(number.0 + 1));
+            self.outbound.advance_to(Number(number.0 + 1));
             self.send(number, &delivery, now, out);
             return;
         }
@@ -111,7 +111,7 @@ impl Session {
         }
         if number == expected {
             if self.outbound.waiting() == 0 && self.may_send(number, out) {
-                self.outbound.expect(Number(number.0 + 1));
+                self.outbound.advance_to(Number(number.0 + 1));
                 self.send(number, &delivery, now, out);
                 return;
             }
@@ -156,7 +156,7 @@ impl Session {
         }
         self.pass_over(next, page.next, out);
         if page.next > self.outbound.expected() {
-            self.outbound.expect(page.next);
+            self.outbound.advance_to(page.next);
         }
         if self.outbound.expected() == before
             && let Some(stored) = &mut self.stored

@@ -80,7 +80,7 @@ pub(super) fn outbound_in_memory(resume: &Resume) -> Outbound {
     let mut outbound = Outbound::resume(Number(first), flights(resume));
     let next = outbound.next();
     outbound.dispel(Number(first), next);
-    outbound.expect(next);
+    outbound.advance_to(next);
     outbound
 }
 
@@ -106,7 +106,7 @@ impl Session {
         }
         if self.stored.is_some() {
             self.outbound = Outbound::resume(owned.head, flights(resume));
-            self.outbound.expect(owned.head);
+            self.outbound.advance_to(owned.head);
             if !resume.flows.is_empty() && self.outbound.next() > owned.tail {
                 return Err(ReasonCode::UnspecifiedError);
             }
@@ -139,7 +139,7 @@ impl Session {
         self.resuming.take_if(|resuming| resuming.inbound.is_empty());
         if self.stored.is_none() {
             for number in self.outbound.owing_pubrel() {
-                self.release_flight(number, out);
+                self.go_on_with_pubrel(number, out);
             }
         }
         self.pump(now, out);
@@ -176,7 +176,7 @@ impl Session {
         }
         for number in self.outbound.owing_pubrel() {
             if from <= number && number < to {
-                self.release_flight(number, out);
+                self.go_on_with_pubrel(number, out);
             }
         }
         self.outbound.dispel(from, to);
@@ -188,7 +188,7 @@ impl Session {
         match self.outbound.flight(number) {
             None | Some(Flight::Unknown) => return self.outbound.wait(queued),
             Some(Flight::OwingPubrel) => match queued.record {
-                Record::Released => self.release_flight(number, out),
+                Record::Released => self.go_on_with_pubrel(number, out),
                 Record::Message(_) => {
                     self.outbound.set(number, Flight::AwaitingStore);
                     out.effects.push(Effect::MarkReleased(number));
@@ -200,10 +200,10 @@ impl Session {
                 }
             }
         }
-        self.outbound.expect(Number(number.0 + 1));
+        self.outbound.advance_to(Number(number.0 + 1));
     }
 
-    fn release_flight(&mut self, number: Number, out: &mut Outputs<'_>) {
+    fn go_on_with_pubrel(&mut self, number: Number, out: &mut Outputs<'_>) {
         self.outbound.set(number, Flight::AwaitingPubcomp);
         self.put_pubrel(packet_id(number), out);
     }

@@ -361,9 +361,9 @@ impl Session {
         }
     }
 
-    /// Gives back what an idle session does not need.
-    pub(crate) fn release(&mut self) {
-        self.outbound.release();
+    /// Gives memory back that an idle session does not need.
+    pub(crate) fn shrink(&mut self) {
+        self.outbound.shrink();
         if self.inbound.as_ref().is_some_and(|inbound| inbound.is_empty()) {
             self.inbound = None;
         }
@@ -374,7 +374,7 @@ impl Session {
 
     /// The transport has taken what was written.
     fn on_writable(&mut self, now: UnixMs, out: &mut Outputs<'_>) {
-        self.release();
+        self.shrink();
         self.pump(now, out);
         self.retained_asked = 0;
         self.ask_retained(out);

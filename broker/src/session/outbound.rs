@@ -123,8 +123,8 @@ impl Outbound {
         self.expected
     }
 
-    /// Takes in a number (or leaves out all before it).
-    pub(crate) fn expect(&mut self, number: Number) {
+    /// All numbers before `number` are taken in, or left out: it is the next that is expected.
+    pub(crate) fn advance_to(&mut self, number: Number) {
         debug_assert!(number >= self.expected);
         self.expected = number;
     }
@@ -258,7 +258,7 @@ impl Outbound {
     }
 
     /// Gives memory back that nothing uses.
-    pub(crate) fn release(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         if self.flights.is_empty() {
             self.flights = VecDeque::new();
         }
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn acknowledgements_out_of_order_keep_the_head_until_it_is_acknowledged() {
         let mut outbound = Outbound::new(Number(1));
-        outbound.expect(Number(4));
+        outbound.advance_to(Number(4));
         for n in 1..4 {
             outbound.launch(Number(n), Flight::AwaitingPuback);
         }
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn numbers_left_out_take_an_identifier_but_no_window() {
         let mut outbound = Outbound::new(Number(5));
-        outbound.expect(Number(20));
+        outbound.advance_to(Number(20));
         outbound.launch(Number(7), Flight::AwaitingPubrec);
         outbound.launch(Number(10), Flight::AwaitingPuback);
         outbound.launch(Number(11), Flight::Done);
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn a_number_waits_while_its_identifier_is_taken() {
         let mut outbound = Outbound::new(Number(1));
-        outbound.expect(Number(100_000));
+        outbound.advance_to(Number(100_000));
         outbound.launch(Number(1), Flight::AwaitingPuback);
         assert!(outbound.has_identifier_for(Number(PACKET_IDS)));
         assert!(!outbound.has_identifier_for(Number(PACKET_IDS + 1)));

@@ -399,7 +399,7 @@ impl Edge {
             (EdgeEvent::Packet { packet, cost, stream }, Some(device)) => {
                 device.take(packet);
                 if device.reads {
-                    self.end.release(stream, cost);
+                    self.end.give_back(stream, cost);
                 } else {
                     device.untaken += cost;
                 }
@@ -424,7 +424,7 @@ impl Edge {
     pub(crate) fn read_again(&mut self, name: &str) {
         let device = self.devices.get_mut(name).unwrap();
         device.reads = true;
-        self.end.release(device.stream, std::mem::take(&mut device.untaken));
+        self.end.give_back(device.stream, std::mem::take(&mut device.untaken));
     }
 }
 

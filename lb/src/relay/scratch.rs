@@ -32,7 +32,7 @@ pub(super) fn with<R>(turn: impl FnOnce(&mut Scratch) -> R) -> R {
     let mut scratch = SCRATCH.take().unwrap_or_else(Scratch::new);
     let result = turn(&mut scratch);
     if scratch.out.buffer().capacity() > KEPT_BYTES_MAX {
-        scratch.out.release();
+        scratch.out.shrink();
     }
     SCRATCH.set(Some(scratch));
     result

@@ -248,7 +248,7 @@ impl Link {
 
     /// The device has taken packets that cost so much.
     pub(super) fn give_credit(&self, stream: StreamId, cost: u32) {
-        self.state.lock().end.release(stream, cost);
+        self.state.lock().end.give_back(stream, cost);
         self.touch();
     }
 
@@ -353,7 +353,7 @@ impl Link {
                 if mail.put(packet, cost, &mut tenant.flows) {
                     turn.wakers.extend(mail.waker());
                 } else {
-                    state.end.release(stream, cost);
+                    state.end.give_back(stream, cost);
                 }
                 return;
             }

@@ -67,7 +67,7 @@ impl Mail {
             return None;
         }
         out.append(&mut self.out);
-        self.out.release();
+        self.out.shrink();
         Some(std::mem::take(&mut self.cost))
     }
 

@@ -43,12 +43,12 @@ pub(super) struct Grant {
     /// Taken and not given back to the sender.
     taken: i64,
     /// Of that, what has left this end.
-    released: i64,
+    given_back: i64,
 }
 
 impl Grant {
     pub(super) fn new(window: u32) -> Self {
-        Self { window: window.into(), taken: 0, released: 0 }
+        Self { window: window.into(), taken: 0, given_back: 0 }
     }
 
     /// Counts a packet that came; `false` when the sender had no credit for it.
@@ -61,14 +61,14 @@ impl Grant {
 
     /// Counts what has left this end, and answers whether there is enough now to tell the sender: half the window, so that
     /// small packets do not make a WINDOW each.
-    pub(super) fn release(&mut self, cost: u32) -> bool {
+    pub(super) fn give_back(&mut self, cost: u32) -> bool {
         let was_due = self.is_due();
-        self.released = (self.released + i64::from(cost)).min(self.taken);
+        self.given_back = (self.given_back + i64::from(cost)).min(self.taken);
         !was_due && self.is_due()
     }
 
     fn is_due(&self) -> bool {
-        self.released >= (self.window / 2).max(1)
+        self.given_back >= (self.window / 2).max(1)
     }
 
     /// The credit to give back, if it is enough.
@@ -76,9 +76,9 @@ impl Grant {
         if !self.is_due() {
             return None;
         }
-        let due = u32::try_from(self.released).unwrap_or(u32::MAX);
+        let due = u32::try_from(self.given_back).unwrap_or(u32::MAX);
         self.taken -= i64::from(due);
-        self.released -= i64::from(due);
+        self.given_back -= i64::from(due);
         Some(due)
     }
 }

@@ -44,7 +44,7 @@ pub enum EdgeEvent {
         stream: StreamId,
         /// The packet.
         packet: Bytes,
-        /// To be given to [`EdgeEnd::release`] when the device has it.
+        /// To be given to [`EdgeEnd::give_back`] when the device has it.
         cost: u32,
     },
     /// [`EdgeEnd::send`] answered [`SendError::Full`], and there is room again.
@@ -147,7 +147,7 @@ pub struct EdgeEnd {
     /// Streams that may send, the next one first: one packet each in turn.
     turn: VecDeque<StreamId>,
     /// Streams with credit to give back.
-    released: Vec<StreamId>,
+    given_back: Vec<StreamId>,
     events: VecDeque<EdgeEvent>,
     dropped: u64,
 }
@@ -161,7 +161,7 @@ impl EdgeEnd {
             next: Some(1),
             is_draining: false,
             turn: VecDeque::new(),
-            released: Vec::new(),
+            given_back: Vec::new(),
             events: VecDeque::new(),
             dropped: 0,
         }
@@ -226,7 +226,7 @@ impl EdgeEnd {
                     self.events.push_back(EdgeEvent::Packet { stream: id, packet, cost });
                 } else {
                     // Nobody takes it, and the worker may need the room to answer what came before the close.
-                    self.release(id, cost);
+                    self.give_back(id, cost);
                 }
                 self.announce_room(id);
             }
@@ -369,16 +369,16 @@ impl EdgeEnd {
             stream.kept.push(Item::Close(cause));
             self.events.retain(|event| !matches!(event, EdgeEvent::Packet { stream, .. } if *stream == id));
             self.enter_turn(id);
-            self.release(id, u32::MAX);
+            self.give_back(id, u32::MAX);
         }
     }
 
     /// The device has taken packets that cost so much. Of a stream that was closed everything counts as taken.
-    pub fn release(&mut self, id: StreamId, cost: u32) {
+    pub fn give_back(&mut self, id: StreamId, cost: u32) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && stream.grant.release(cost)
+            && stream.grant.give_back(cost)
         {
-            self.released.push(id);
+            self.given_back.push(id);
         }
     }
 
@@ -431,7 +431,7 @@ impl EdgeEnd {
         {
             self.send_one(id);
         }
-        for id in std::mem::take(&mut self.released) {
+        for id in std::mem::take(&mut self.given_back) {
             let due = self.streams.get_mut(&id).and_then(|stream| stream.grant.take_due());
             if let Some(credit_bytes) = due {
                 self.transport.put(id, &Frame::Window { credit_bytes });

@@ -36,7 +36,7 @@ pub enum WorkerEvent {
         number: u64,
         /// The packet.
         packet: Bytes,
-        /// To be given to [`WorkerEnd::release`] when it has left memory.
+        /// To be given to [`WorkerEnd::give_back`] when it has left memory.
         cost: u32,
     },
     /// A renewed passport.
@@ -95,7 +95,7 @@ pub struct WorkerEnd {
     /// Streams with something durable to report.
     reporting: Vec<StreamId>,
     /// Streams with credit to give back.
-    released: Vec<StreamId>,
+    given_back: Vec<StreamId>,
     events: VecDeque<WorkerEvent>,
     dropped: u64,
 }
@@ -110,7 +110,7 @@ impl WorkerEnd {
             is_draining: false,
             wants_room: false,
             reporting: Vec::new(),
-            released: Vec::new(),
+            given_back: Vec::new(),
             events: VecDeque::new(),
             dropped: 0,
         }
@@ -295,11 +295,11 @@ impl WorkerEnd {
     }
 
     /// Packets of the device that cost so much have left memory.
-    pub fn release(&mut self, id: StreamId, cost: u32) {
+    pub fn give_back(&mut self, id: StreamId, cost: u32) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && stream.grant.release(cost)
+            && stream.grant.give_back(cost)
         {
-            self.released.push(id);
+            self.given_back.push(id);
         }
     }
 
@@ -371,7 +371,7 @@ impl WorkerEnd {
         for id in std::mem::take(&mut self.reporting) {
             self.report(id);
         }
-        for id in std::mem::take(&mut self.released) {
+        for id in std::mem::take(&mut self.given_back) {
             let due = self.streams.get_mut(&id).and_then(|stream| stream.grant.take_due());
             if let Some(credit_bytes) = due {
                 self.transport.put(id, &Frame::Window { credit_bytes });

@@ -146,10 +146,10 @@ fn a_slow_device_delays_nobody_else() {
             EdgeEvent::Packet { stream, cost, .. } if *stream == quick => Some(*cost),
             _ => None,
         });
-        pair.edge.release(quick, cost.expect("it came at once"));
+        pair.edge.give_back(quick, cost.expect("it came at once"));
     }
     assert_eq!(pair.worker.send(slow, body.clone()), Err(SendError::Full));
-    pair.edge.release(slow, 1000);
+    pair.edge.give_back(slow, 1000);
     let (_, worker) = pair.exchange();
     assert!(matches!(&worker[..], [.., WorkerEvent::Sendable { stream }] if *stream == slow));
     pair.worker.send(slow, body).unwrap();
@@ -169,7 +169,7 @@ fn a_worker_that_is_slow_with_one_stream_takes_the_others() {
         worker.iter().filter(|e| matches!(e, WorkerEvent::Packet { stream, .. } if *stream == id)).count()
     };
     assert_eq!((of(slow), of(quick)), (9, 1));
-    pair.worker.release(slow, 10_000);
+    pair.worker.give_back(slow, 10_000);
     let (_, worker) = pair.exchange();
     assert_eq!(packets(&worker).len(), 9);
 }

@@ -293,7 +293,7 @@ impl Serving {
         if manner.holds_packets {
             return;
         }
-        self.end.release(stream, cost);
+        self.end.give_back(stream, cost);
         let frame = mqtt::frame::split(packet, u32::MAX).expect("framed").expect("whole");
         if frame.packet_type() == PacketType::Publish {
             let payload = mqtt::Publish::decode(mqtt::ProtocolVersion::V5, mqtt::Receiver::Server, frame);

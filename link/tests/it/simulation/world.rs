@@ -78,7 +78,7 @@ impl Served {
             }
             Step::Report => {
                 worker.durable(id, pending.number);
-                worker.release(id, pending.cost);
+                worker.give_back(id, pending.cost);
                 pending.step = Step::Done;
             }
             Step::Done => {}
@@ -156,7 +156,7 @@ impl World {
         let reads = if device == 0 && with_faults { self.dice.one_in(100) } else { self.dice.one_in(2) };
         if reads {
             let cost = known.unread.drain(..).sum();
-            self.cables[at].edge.release(stream, cost);
+            self.cables[at].edge.give_back(stream, cost);
         }
         if known.is_closing || !with_faults {
             return;
