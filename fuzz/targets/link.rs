@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use link::{ConnectionId, Peer};
 use link::mux::{EdgeEnd, EdgeEvent, Replay, Settings, WorkerEnd, WorkerEvent};
-use link::wire::{Decoded, Frame, Hello, FrameLimits, Open, RefuseReason, StreamId, Versions, decode};
+use link::wire::{Decoded, Frame, FrameLimits, Hello, OpenBody, RefuseReason, StreamId, Versions, decode};
+use link::{ConnectionId, Peer};
 
 /// The smallest Control Packet: DISCONNECT.
 const PACKET: Bytes = Bytes::from_static(&[0xE0, 0]);
@@ -54,8 +54,8 @@ fn greeting() -> BytesMut {
     bytes
 }
 
-fn open() -> Box<Open> {
-    Box::new(Open {
+fn open() -> Box<OpenBody> {
+    Box::new(OpenBody {
         connection_id: ConnectionId(1),
         attempt: 1,
         peer: Peer { address: ([127, 0, 0, 1], 1).into(), listener: "".into(), certificate_subject: None },

@@ -87,7 +87,7 @@ impl Shared {
     pub(super) fn open(
         self: &Arc<Self>,
         id: StreamId,
-        open: Box<wire::Open>,
+        open: Box<wire::OpenBody>,
         waker: Arc<StreamWaker>,
         yields: bool,
     ) -> Result<Slot, RefuseReason> {

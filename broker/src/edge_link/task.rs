@@ -79,7 +79,7 @@ pub(super) struct Task<S> {
     ready: Arc<Ready>,
     /// Streams that have something to do in this turn.
     turn: Vec<StreamId>,
-    opening: VecDeque<(StreamId, Box<wire::Open>)>,
+    opening: VecDeque<(StreamId, Box<wire::OpenBody>)>,
     /// Streams that wait for room, perhaps for that of the link.
     blocked: Vec<StreamId>,
     /// Streams whose last words the edge was asked for, and until when others wait for them.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use broker::{Broker, BrokerConfig, ClusterSettings, LinkConfig, LinkServer};
 use bytes::{Bytes, BytesMut};
 use link::mux::{EdgeEnd, EdgeEvent, OpenFlows, Replay, Settings};
-use link::wire::{Open, RefuseReason, StreamId};
+use link::wire::{OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
 use link::{Peer, Resume, TopicAlias};
 use mqtt::{ReasonCode, frame};
@@ -96,7 +96,7 @@ fn broker_config() -> BrokerConfig {
 /// What one device had from its worker.
 pub(crate) struct Device {
     pub(crate) stream: StreamId,
-    pub(crate) open: Box<Open>,
+    pub(crate) open: Box<OpenBody>,
     pub(crate) connack: Option<Bytes>,
     pub(crate) packets: VecDeque<Bytes>,
     pub(crate) closed: Option<(ReasonCode, Bytes)>,
@@ -169,7 +169,7 @@ impl Edge {
 
     /// Sends OPEN.
     pub(crate) fn open(&mut self, how: &How<'_>, passport: Bytes) {
-        let open = Box::new(Open {
+        let open = Box::new(OpenBody {
             connection_id: next_connection(),
             attempt: 1,
             peer: Peer {

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use bytes::{Bytes, BytesMut};
 use link::mux::SendError;
-use link::wire::{Open, RefuseReason};
+use link::wire::{OpenBody, RefuseReason};
 use link::{CloseCause, Outgoing, Passport, PassportSigner, TokenError};
 use mqtt::{
     ConnAck, Disconnect, Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode,
@@ -61,7 +61,7 @@ pub(super) struct Device {
 pub(super) struct Way {
     pub(super) route: Route<LinkStream>,
     /// For a new connection; passport and resume are added to a copy.
-    pub(super) open: Box<Open>,
+    pub(super) open: Box<OpenBody>,
     /// The newest.
     pub(super) passport: Arc<Passport>,
     pub(super) aliases: Aliases,
@@ -157,7 +157,7 @@ impl Device {
         devices: Arc<Devices>,
         client_id: Arc<str>,
         version: ProtocolVersion,
-        open: Box<Open>,
+        open: Box<OpenBody>,
         passport: Arc<Passport>,
     ) -> Self {
         devices.count.fetch_add(1, Ordering::SeqCst);

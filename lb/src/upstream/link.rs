@@ -9,8 +9,10 @@ use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
-use link::mux::{EdgeEnd, EdgeEvent, LinkError, OpenFlows, Peer, Replay, SendError, Settings, Unfinished};
-use link::wire::{Open, RefuseReason, StreamId};
+use link::mux::{
+    EdgeEnd, EdgeEvent, LinkError, OpenFlows, OtherEnd, Replay, SendError, Settings, Unfinished,
+};
+use link::wire::{OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, Outgoing, Voucher};
 use mqtt::Frame;
 use mqtt::frame::is_qos0_publish;
@@ -67,7 +69,7 @@ pub(super) struct LeftBehind {
 /// What has to be done about a device without the link being locked.
 pub(super) enum Effect {
     /// HELLO came.
-    Ready(Peer),
+    Ready(OtherEnd),
     /// The worker has the session.
     Opened(StreamId, Arc<Device>),
     /// The worker does not take the session.
@@ -194,7 +196,7 @@ impl Link {
     /// The link opens no stream; what was handed over.
     pub(super) fn open(
         &self,
-        open: Box<Open>,
+        open: Box<OpenBody>,
         carried: Carried,
         device: &Arc<Device>,
     ) -> Result<StreamId, Carried> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use link::Resume;
-use link::wire::Open;
+use link::wire::OpenBody;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
@@ -144,7 +144,7 @@ fn ask(pool: &Pool, device: &Arc<Device>, way: &Way, carried: Carried) -> RouteI
         }
     };
     let resume = resume(device, way, &carried).map(Box::new);
-    let open = Box::new(Open { passport, resume, ..(*way.open).clone() });
+    let open = Box::new(OpenBody { passport, resume, ..(*way.open).clone() });
     match link.open(open, carried, device) {
         Ok(stream) => {
             let answer_within = pool.config.resume_timeout();

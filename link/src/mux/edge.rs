@@ -11,15 +11,15 @@ use super::answer::answered_by;
 use super::credit::{Credit, Grant, packet_cost};
 use super::replay::{Item, Kept, Replay};
 use super::transport::Transport;
-use super::{LinkError, Peer, SendError, Settings, WORN_PART, check};
-use crate::wire::{Ending, Frame, Open, RefuseReason, StreamId};
+use super::{LinkError, OtherEnd, SendError, Settings, WORN_PART, check};
+use crate::wire::{Ending, Frame, OpenBody, RefuseReason, StreamId};
 use crate::{CloseCause, Outgoing};
 
 /// What happened at the edge's end.
 #[derive(Debug)]
 pub enum EdgeEvent {
     /// HELLO came; streams may be opened.
-    Ready(Peer),
+    Ready(OtherEnd),
     /// The worker has the session. Everything that waited is being sent.
     Opened {
         /// This stream.
@@ -103,7 +103,7 @@ pub struct Unfinished {
 #[error("the link opens no stream: not ready, draining, over, out of identifiers, or a field out of bounds")]
 pub struct NotOpened {
     /// As it was given.
-    pub open: Box<Open>,
+    pub open: Box<OpenBody>,
     /// As it was given.
     pub replay: Replay,
 }
@@ -288,7 +288,7 @@ impl EdgeEnd {
     ///
     /// # Errors
     /// It cannot be asked for here.
-    pub fn open(&mut self, mut open: Box<Open>, replay: Replay) -> Result<StreamId, Box<NotOpened>> {
+    pub fn open(&mut self, mut open: Box<OpenBody>, replay: Replay) -> Result<StreamId, Box<NotOpened>> {
         let peer = self.transport.peer.as_ref().filter(|_| !self.is_draining && !self.transport.is_over);
         let (Some(peer), Some(next)) = (peer, self.next) else {
             return Err(Box::new(NotOpened { open, replay }));

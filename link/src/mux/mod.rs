@@ -93,7 +93,7 @@ impl Settings {
 
 /// What HELLO said about the other end, and what follows from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct OtherEnd {
     /// Its HELLO.
     pub hello: Hello,
     /// The version in force.

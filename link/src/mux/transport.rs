@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::liveness::{Liveness, Verdict};
-use super::{LinkError, OUTGOING_BYTES_MAX, Peer, Settings};
+use super::{LinkError, OUTGOING_BYTES_MAX, OtherEnd, Settings};
 use crate::Outgoing;
 use crate::wire::{self, Decoded, FEATURES, Frame, Hello, Kind, StreamId};
 
@@ -14,7 +14,7 @@ pub(super) struct Transport {
     pub(super) settings: Settings,
     pub(super) out: Outgoing,
     /// `None` until HELLO came.
-    pub(super) peer: Option<Peer>,
+    pub(super) peer: Option<OtherEnd>,
     pub(super) is_over: bool,
     liveness: Liveness,
     pings: u64,
@@ -98,10 +98,10 @@ impl Transport {
         }
     }
 
-    fn greet(&self, hello: &Hello) -> Result<Peer, LinkError> {
+    fn greet(&self, hello: &Hello) -> Result<OtherEnd, LinkError> {
         let (ours, theirs) = (self.settings.versions, hello.versions);
         let version = ours.agree(theirs).ok_or(LinkError::NoCommonVersion { ours, theirs })?;
-        Ok(Peer { hello: hello.clone(), version, features: hello.features & FEATURES })
+        Ok(OtherEnd { hello: hello.clone(), version, features: hello.features & FEATURES })
     }
 
     pub(super) fn tick(&mut self, now: Duration) -> Result<(), LinkError> {

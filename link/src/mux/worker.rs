@@ -12,21 +12,21 @@ use super::credit::{Credit, Grant, packet_cost};
 use super::done::Done;
 use super::edge::follow;
 use super::transport::Transport;
-use super::{LinkError, Peer, SendError, Settings, check};
+use super::{LinkError, OtherEnd, SendError, Settings, check};
 use crate::Outgoing;
-use crate::wire::{DURABLE_BEYOND_MAX, Ending, FEATURE_YIELD, Frame, Open, RefuseReason, StreamId};
+use crate::wire::{DURABLE_BEYOND_MAX, Ending, FEATURE_YIELD, Frame, OpenBody, RefuseReason, StreamId};
 
 /// What happened at the worker's end.
 #[derive(Debug)]
 pub enum WorkerEvent {
     /// HELLO came.
-    Ready(Peer),
+    Ready(OtherEnd),
     /// A device asks for its session; to be answered with [`WorkerEnd::accept`] or [`WorkerEnd::refuse`].
     Open {
         /// This stream.
         stream: StreamId,
         /// By whom and how.
-        open: Box<Open>,
+        open: Box<OpenBody>,
     },
     /// A Control Packet from the device.
     Packet {
@@ -137,7 +137,7 @@ impl WorkerEnd {
         Ok(())
     }
 
-    fn take_open(&mut self, id: StreamId, open: Box<Open>) -> Result<(), LinkError> {
+    fn take_open(&mut self, id: StreamId, open: Box<OpenBody>) -> Result<(), LinkError> {
         if id.0 <= self.last {
             return Err(LinkError::StreamReused(id));
         }

@@ -6,8 +6,8 @@ use mqtt::{ReasonCode, frame};
 use super::field::Reader;
 use super::hello::Hello;
 use super::{
-    DURABLE_BEYOND_MAX, Ending, Frame, HEADER_BYTES, Kind, OPTIONAL, OPTIONAL_BYTES_MAX, Open, RefuseReason,
-    StreamId, WireError,
+    DURABLE_BEYOND_MAX, Ending, Frame, HEADER_BYTES, Kind, OPTIONAL, OPTIONAL_BYTES_MAX, OpenBody,
+    RefuseReason, StreamId, WireError,
 };
 use crate::CloseCause;
 
@@ -111,7 +111,7 @@ pub fn decode(buf: &mut BytesMut, limits: &FrameLimits) -> Result<Option<Decoded
 fn decode_body(kind: Kind, mut body: Reader) -> Result<Frame, WireError> {
     let frame = match kind {
         Kind::Hello => return Ok(Frame::Hello(Hello::decode(body)?)),
-        Kind::Open => Frame::Open(Box::new(Open::decode(&mut body)?)),
+        Kind::Open => Frame::Open(Box::new(OpenBody::decode(&mut body)?)),
         Kind::Opened => return Ok(Frame::Opened { connack: packet_or_none(body.rest(), "CONNACK")? }),
         Kind::Refused => {
             let reason = RefuseReason::from_u8(body.u8("reason")?).ok_or(WireError::Value("reason"))?;

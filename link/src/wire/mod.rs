@@ -15,10 +15,10 @@ pub use error::WireError;
 pub use field::TEXT_BYTES_MAX;
 pub use hello::{FEATURE_YIELD, FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};
 
-use crate::{CloseCause, Outgoing};
+use crate::{CloseCause, Open, Outgoing};
 
-/// OPEN as it travels: the passport is a token.
-pub type Open = crate::Open<Bytes>;
+/// The body of OPEN: the passport is a token.
+pub type OpenBody = Open<Bytes>;
 
 /// Bytes before every body: stream (4), kind (1), length of the body (4). All numbers are big-endian.
 pub const HEADER_BYTES: usize = 9;
@@ -180,7 +180,7 @@ pub enum Frame {
     /// [`Kind::Hello`].
     Hello(Hello),
     /// [`Kind::Open`].
-    Open(Box<Open>),
+    Open(Box<OpenBody>),
     /// [`Kind::Opened`].
     Opened {
         /// CONNACK for the device; empty on a resume.

@@ -7,7 +7,7 @@ use mqtt::PacketId;
 
 use super::decode::{FrameLimits, one_packet};
 use super::field::{LIST_MAX, Reader, put_bytes, put_list, put_option, put_text, text_len};
-use super::{Open, WireError};
+use super::{OpenBody, WireError};
 use crate::{AuthenticationOutcome, ConnectionId, Flow, FlowState, Peer, Resume, TopicAlias};
 
 fn option_len<T: ?Sized>(value: Option<&T>, len: impl FnOnce(&T) -> usize) -> usize {
@@ -104,7 +104,7 @@ fn read_address(body: &mut Reader) -> Result<SocketAddr, WireError> {
     Ok(SocketAddr::new(ip, body.u16("address")?))
 }
 
-impl Open {
+impl OpenBody {
     /// Whether the other end, with the same `limits`, decodes it.
     pub(crate) fn is_encodable(&self, limits: &FrameLimits) -> bool {
         let lists = self.resume.as_deref().map_or([0; 3], |resume| {

@@ -7,7 +7,7 @@ use link::mux::{
     DEAD_AFTER, EdgeEnd, EdgeEvent, LinkError, OUTGOING_BYTES_MAX, Replay, SendError, Settings, WorkerEnd,
     WorkerEvent,
 };
-use link::wire::{Ending, Frame, Hello, Kind, OPTIONAL, Open, RefuseReason, StreamId, Versions};
+use link::wire::{Ending, Frame, Hello, Kind, OPTIONAL, OpenBody, RefuseReason, StreamId, Versions};
 use link::{CloseCause, ConnectionId, Peer, Resume};
 use mqtt::ReasonCode;
 
@@ -19,8 +19,8 @@ fn settings(window_bytes: u32) -> Settings {
     Settings { window_bytes, ..Settings::new("end") }
 }
 
-fn open() -> Box<Open> {
-    Box::new(Open {
+fn open() -> Box<OpenBody> {
+    Box::new(OpenBody {
         connection_id: ConnectionId(7),
         attempt: 1,
         peer: Peer {
@@ -37,10 +37,10 @@ fn open() -> Box<Open> {
     })
 }
 
-pub(crate) fn resume() -> Box<Open> {
+pub(crate) fn resume() -> Box<OpenBody> {
     let connack = packet(0x20, &[0, 0]);
     let resume = Resume { connack, backlog: 0, flows: vec![], inbound_qos2: vec![], topic_aliases: vec![] };
-    Box::new(Open { resume: Some(Box::new(resume)), ..*open() })
+    Box::new(OpenBody { resume: Some(Box::new(resume)), ..*open() })
 }
 
 /// A QoS 1 PUBLISH as far as the link can tell.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use link::wire::{Ending, Frame, Hello, Open, RefuseReason, StreamId, Versions};
+use link::wire::{Ending, Frame, Hello, OpenBody, RefuseReason, StreamId, Versions};
 use link::{AuthenticationOutcome, CloseCause, ConnectionId, Flow, FlowState, Peer, Resume, TopicAlias};
 use mqtt::{PacketId, ReasonCode, varint};
 use proptest::collection::vec;
@@ -83,7 +83,7 @@ fn resume() -> impl Strategy<Value = Resume> {
     )
 }
 
-pub(crate) fn open() -> impl Strategy<Value = Open> {
+pub(crate) fn open() -> impl Strategy<Value = OpenBody> {
     let authentication =
         (text(), option::of(bytes())).prop_map(|(method, data)| AuthenticationOutcome { method, data });
     (
@@ -98,7 +98,7 @@ pub(crate) fn open() -> impl Strategy<Value = Open> {
     )
         .prop_map(|((id, attempt, peer, passport), rest)| {
             let (connect, assigned_client_id, server_keep_alive_s, authentication, resume) = rest;
-            Open {
+            OpenBody {
                 connection_id: ConnectionId(id),
                 attempt,
                 peer,

@@ -121,6 +121,6 @@ async fn a_version_3_device_is_not_told_what_it_cannot_read() {
 // Beside CONNECT, CONNACK and the token, which a resume needs.
 #[test]
 fn what_is_kept_of_an_idle_device_is_small() {
-    let kept = size_of::<super::device::Device>() + size_of::<::link::wire::Open>();
-    assert!(kept <= 864, "{kept}");
+    let kept = size_of::<super::device::Device>() + size_of::<::link::wire::OpenBody>();
+    assert!(kept <= 600, "{kept}");
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use ::link::wire::{Open, RefuseReason};
+use ::link::wire::{OpenBody, RefuseReason};
 use ::link::{Passport, PassportSigner, PassportVerifier};
 use tokio::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn passport(subject: &str, ends_in_s: i64) -> Passport {
 }
 
 /// The subject of the passport that came with an OPEN, which may have ended.
-fn subject(setup: &Setup, open: &Open) -> String {
+fn subject(setup: &Setup, open: &OpenBody) -> String {
     let pem = std::fs::read(setup.folder.path().join("passport.pem")).expect("key");
     let public = PassportSigner::from_pem(&pem).expect("key").public_pem().to_owned();
     let verifier = PassportVerifier::from_pems(&[public], Duration::ZERO).expect("key");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ::link::CloseCause;
 use ::link::mux::{Settings, WorkerEnd, WorkerEvent};
-use ::link::wire::{Ending, Open, RefuseReason, StreamId};
+use ::link::wire::{Ending, OpenBody, RefuseReason, StreamId};
 use bytes::{Buf, Bytes, BytesMut};
 use mqtt::{PacketType, QoS, ReasonCode};
 use parking_lot::Mutex;
@@ -71,7 +71,7 @@ pub(super) struct FakeWorker {
 struct Inner {
     store: Arc<Store>,
     manner: Mutex<Manner>,
-    opens: Mutex<Vec<Open>>,
+    opens: Mutex<Vec<OpenBody>>,
     packets: Mutex<Vec<(u128, Bytes)>>,
     tokens: Mutex<Vec<Bytes>>,
     orders: broadcast::Sender<Order>,
@@ -118,7 +118,7 @@ impl FakeWorker {
         change(&mut self.inner.manner.lock());
     }
 
-    pub(super) fn opens(&self) -> Vec<Open> {
+    pub(super) fn opens(&self) -> Vec<OpenBody> {
         self.inner.opens.lock().clone()
     }
 
@@ -267,7 +267,7 @@ impl Serving {
         }
     }
 
-    fn open(&mut self, stream: StreamId, open: Open) {
+    fn open(&mut self, stream: StreamId, open: OpenBody) {
         let manner = self.inner.manner.lock().clone();
         let is_resume = open.resume.is_some();
         let connection = open.connection_id.0;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use link::mux::{DEAD_AFTER, EdgeEvent, LinkError, SendError, Unfinished, WorkerEnd, WorkerEvent};
-use link::wire::{Ending, Frame, Open, RefuseReason, StreamId};
+use link::wire::{Ending, Frame, OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, ConnectionId, Peer, Resume};
 use mqtt::ReasonCode;
 
@@ -205,7 +205,7 @@ impl World {
             inbound_qos2: Vec::new(),
             topic_aliases: Vec::new(),
         });
-        let open = Box::new(Open {
+        let open = Box::new(OpenBody {
             connection_id: ConnectionId(device as u128),
             attempt: 1,
             peer: Peer {
