@@ -236,9 +236,6 @@ fn the_cluster_does_not_know_the_hub() {
 /// Words that say in every Rust program what they say here.
 const IDIOMS: [&str; 5] = ["Error", "Metrics", "Reader", "Result", "State"];
 
-/// Names of several types that are still there, by package. None may be added.
-const KNOWN_DOUBLES: [(&str, &str); 3] = [("authsvc", "Answer"), ("link", "Open"), ("link", "Peer")];
-
 /// The name of the type that a line begins to define, outside of functions and modules within the file.
 fn type_defined(line: &str) -> Option<&str> {
     let line = match line.strip_prefix("pub") {
@@ -267,9 +264,7 @@ fn each_type_of_a_package_has_a_name_of_its_own() {
                 defined.entry(name).or_default().push(file.display().to_string());
             }
         }
-        defined.retain(|name, files| {
-            files.len() > 1 && !IDIOMS.contains(name) && !KNOWN_DOUBLES.contains(&(*package, *name))
-        });
+        defined.retain(|name, files| files.len() > 1 && !IDIOMS.contains(name));
         found.extend(defined.into_iter().map(|(name, files)| format!("{name}: {}", files.join(", "))));
     }
     expect_none("types of one package with one name", &found);

@@ -32,10 +32,10 @@ const NEWS_WAIT: Duration = Duration::from_secs(20);
 /// Seconds that the keys may be remembered by whoever asks for them.
 const KEYS_MAX_AGE: &str = "public, max-age=15";
 
-type Answer = Response<Full<Bytes>>;
+type HttpAnswer = Response<Full<Bytes>>;
 
 /// An answer to who asks wrongly.
-type Refusal = Box<Answer>;
+type Refusal = Box<HttpAnswer>;
 
 /// What is told to who asks wrongly.
 #[derive(Serialize)]
@@ -49,7 +49,7 @@ impl ServiceCore {
         self: Arc<Self>,
         request: Request<Incoming>,
         has_certificate: bool,
-    ) -> Result<Answer, Infallible> {
+    ) -> Result<HttpAnswer, Infallible> {
         let path = match request.uri().path() {
             AUTHENTICATE_PATH => AUTHENTICATE_PATH,
             AUTHORIZE_PATH => AUTHORIZE_PATH,
@@ -71,7 +71,7 @@ impl ServiceCore {
         path: &'static str,
         request: Request<Incoming>,
         has_certificate: bool,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<HttpAnswer, Refusal> {
         match path {
             AUTHENTICATE_PATH => {
                 allow_only(&[Method::POST], request.method())?;
@@ -116,7 +116,7 @@ impl ServiceCore {
         Err(Box::new(with(*refusal, WWW_AUTHENTICATE, "Bearer")))
     }
 
-    async fn authenticate(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn authenticate(&self, request: Request<Incoming>) -> Result<HttpAnswer, Refusal> {
         let since = Instant::now();
         let _turn = self.turn()?;
         let question: Question = self.question(request).await?;
@@ -126,7 +126,7 @@ impl ServiceCore {
         written(&answer)
     }
 
-    async fn authorize(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn authorize(&self, request: Request<Incoming>) -> Result<HttpAnswer, Refusal> {
         let since = Instant::now();
         let _turn = self.turn()?;
         let action: Action = self.question(request).await?;
@@ -168,7 +168,7 @@ impl ServiceCore {
     }
 
     /// What was revoked after the entry that the query names, when there is something.
-    async fn revocations(&self, query: &str) -> Result<Answer, Refusal> {
+    async fn revocations(&self, query: &str) -> Result<HttpAnswer, Refusal> {
         let list = self.local.revocations();
         let field = |name: &str| {
             query.split('&').filter_map(|field| field.split_once('=')).find(|(key, _)| *key == name)
@@ -194,7 +194,7 @@ impl ServiceCore {
     }
 }
 
-fn written(answer: &impl Serialize) -> Result<Answer, Refusal> {
+fn written(answer: &impl Serialize) -> Result<HttpAnswer, Refusal> {
     let body = serde_json::to_vec(answer)
         .map_err(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written"))?;
     Ok(with(json(StatusCode::OK, body.into()), CACHE_CONTROL, "no-store"))
@@ -222,21 +222,21 @@ fn problem(status: StatusCode, error: &str) -> Refusal {
     Box::new(json(status, serde_json::to_vec(&Problem { error }).unwrap_or_default().into()))
 }
 
-fn json(status: StatusCode, body: Bytes) -> Answer {
+fn json(status: StatusCode, body: Bytes) -> HttpAnswer {
     of_type(status, body, "application/json")
 }
 
-fn text(status: StatusCode, body: &'static str) -> Answer {
+fn text(status: StatusCode, body: &'static str) -> HttpAnswer {
     of_type(status, Bytes::from_static(body.as_bytes()), "text/plain; charset=utf-8")
 }
 
-fn of_type(status: StatusCode, body: Bytes, kind: &'static str) -> Answer {
+fn of_type(status: StatusCode, body: Bytes, kind: &'static str) -> HttpAnswer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     with(answer, CONTENT_TYPE, kind)
 }
 
-fn with(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
+fn with(mut answer: HttpAnswer, name: HeaderName, value: &'static str) -> HttpAnswer {
     answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
 }

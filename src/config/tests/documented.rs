@@ -187,10 +187,10 @@ fn differences(command: &Command, section: &str, key: &str, parts: &[&str]) -> V
     match in_force {
         _ if DERIVED.contains(&&*full) || command.text.contains(&format!("{full} = ")) => {}
         Some(value) if !says(default, value) => {
-            found.push(format!("{full} is {value}, documented is {default}"))
+            found.push(format!("{full} is {value}, documented is {default}"));
         }
         None if is_number(default) && command.default_of(section).is_some() => {
-            found.push(format!("{full} is not set, documented is {default}"))
+            found.push(format!("{full} is not set, documented is {default}"));
         }
         _ => {}
     }
