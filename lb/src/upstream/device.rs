@@ -258,17 +258,17 @@ impl Device {
     }
 
     /// Unlocks the way and does what is owed to others, but for what the mover is to do.
-    pub(super) fn let_go(&self, mut way: MutexGuard<'_, Way>, after: Aftermath) -> Next {
+    pub(super) fn let_go(&self, mut way: MutexGuard<'_, Way>, after: &Aftermath) -> Next {
         let Summary { is_moving, is_closing, is_over } = way.route.summary();
         let has_ended = is_over && !after.before.is_over;
         let keeps_permit = way.route.is_asking() && !after.is_permit_due;
         let permit = way.permit.take_if(|_| !keeps_permit);
         let ended = way.ended.take_if(|_| has_ended);
-        drop(way);
-        drop((permit, ended));
         let metrics = &self.devices.metrics;
         metrics.moving.inc_by(i64::from(is_moving) - i64::from(after.before.is_moving));
         metrics.closing.inc_by(i64::from(is_closing) - i64::from(after.before.is_closing));
+        drop(way);
+        drop((permit, ended));
         if after.wakes {
             self.wake();
         }
@@ -279,7 +279,7 @@ impl Device {
     }
 
     /// As [`Device::let_go`], and puts the device on the agenda.
-    pub(super) fn go_on(self: &Arc<Self>, way: MutexGuard<'_, Way>, after: Aftermath) {
+    pub(super) fn go_on(self: &Arc<Self>, way: MutexGuard<'_, Way>, after: &Aftermath) {
         let agenda = &self.devices.agenda;
         match self.let_go(way, after) {
             Next::Nothing => {}
@@ -297,7 +297,7 @@ impl Device {
     fn tell(self: &Arc<Self>, input: RouteInput<LinkStream>) {
         let (mut way, mut after) = self.lock();
         self.follow(&mut way, input, &mut after);
-        self.go_on(way, after);
+        self.go_on(way, &after);
     }
 
     /// Whether the device is at `worker` and its move costs little now.
@@ -308,9 +308,10 @@ impl Device {
 
     /// Whether a move costs little now: nothing is under way in either direction that this end knows of.
     pub(super) fn is_idle(&self, way: &Way) -> bool {
+        // The mail first: what comes in between is a flow on the link.
         way.route.is_settled()
-            && way.route.place().is_some_and(|place| place.link.is_idle(place.stream))
             && self.mail.lock().is_settled()
+            && way.route.place().is_some_and(|place| place.link.is_idle(place.stream))
     }
 
     /// Has the mover take the device away from `worker`, if it is there and that is cheap.
@@ -427,7 +428,7 @@ impl Device {
             place.link.give_credit(place.stream, u32::MAX);
         }
         self.follow(&mut way, RouteInput::Closed { cause, is_connected }, &mut after);
-        self.go_on(way, after);
+        self.go_on(way, &after);
     }
 
     /// The worker has the session.
@@ -441,7 +442,7 @@ impl Device {
         }
         // What waited went with the OPEN, so that there may be room.
         after.wakes |= way.route.has_room();
-        self.go_on(way, after);
+        self.go_on(way, &after);
     }
 
     /// There is room on the stream for what waits.
@@ -449,7 +450,7 @@ impl Device {
         let (mut way, mut after) = self.lock();
         self.follow(&mut way, RouteInput::Sendable(at), &mut after);
         after.wakes |= way.route.has_room();
-        self.go_on(way, after);
+        self.go_on(way, &after);
     }
 
     /// The stream is over and nothing follows.
@@ -466,7 +467,7 @@ impl Device {
             let is_connected = self.is_connected();
             self.follow(&mut way, RouteInput::Lost { place: at, carried, is_connected, within }, &mut after);
         }
-        self.let_go(way, after) == Next::Now
+        self.let_go(way, &after) == Next::Now
     }
 
     /// The worker did not take the session.
@@ -489,7 +490,7 @@ impl Device {
                 self.end(code, packet, &mut after);
             }
         }
-        self.go_on(way, after);
+        self.go_on(way, &after);
     }
 
     /// Has the device get what a stream has left for it; the rest is for the next stream.

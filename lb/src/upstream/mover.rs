@@ -67,7 +67,7 @@ fn check(pool: &Arc<Pool>) {
             way.route.place().filter(|_| way.route.is_asking()).map(|place| place.link.worker.clone());
         device.follow(&mut way, RouteInput::Check, &mut after);
         let silent = asked.filter(|_| way.route.place().is_none() && !way.route.summary().is_over);
-        device.go_on(way, after);
+        device.go_on(way, &after);
         if let Some(worker) = silent {
             tracing::debug!(client_id = %device.client_id, worker = %worker.address, "no answer to a resume");
             pool.found_silent(&worker);
@@ -84,7 +84,7 @@ pub(super) fn begin(pool: &Pool, device: &Arc<Device>) -> bool {
     if is_begun {
         device.follow(&mut way, asked, &mut after);
     }
-    device.go_on(way, after);
+    device.go_on(way, &after);
     is_begun
 }
 
@@ -92,14 +92,18 @@ pub(super) fn begin(pool: &Pool, device: &Arc<Device>) -> bool {
 fn place(pool: &Pool, device: &Arc<Device>, permit: OwnedSemaphorePermit) {
     let (mut way, mut after) = device.lock();
     let mut input = take_turn(pool, device, &mut way);
+    let mut is_placed = false;
     while let Some(errand) = device.follow(&mut way, input, &mut after) {
         input = match errand {
             Errand::LookAgain => take_turn(pool, device, &mut way),
             Errand::Ask(carried) => ask(pool, device, &way, carried),
         };
+        is_placed |= matches!(input, RouteInput::Placed { .. });
     }
-    way.permit = Some(permit);
-    device.go_on(way, after);
+    // Who is asked for already has its own, or had it for long enough.
+    let unused = if is_placed { way.permit.replace(permit) } else { Some(permit) };
+    device.go_on(way, &after);
+    drop(unused);
 }
 
 fn take_turn(pool: &Pool, device: &Device, way: &mut Way) -> RouteInput<LinkStream> {

@@ -109,3 +109,31 @@ async fn a_worker_that_answers_no_resume_is_asked_by_few() {
     let asked = setup.fakes[0].opens().len() - before;
     assert!((1..=3).contains(&asked), "{asked}");
 }
+
+#[tokio::test]
+async fn a_connect_that_is_not_answered_holds_no_permit_when_it_is_looked_at_again() {
+    let setup = Setup::with(2, |config| {
+        config.moves_inflight_max = 1;
+        config.resume_timeout_ms = 100;
+    })
+    .await;
+    setup.fakes[0].manner(|manner| manner.is_mute = true);
+    setup.fakes[1].manner(|manner| manner.refuses = Some(RefuseReason::Overloaded));
+    let mut waiting: Vec<_> =
+        (0..10).map(|connection| TestDevice::begin(&setup.workers, connection)).collect();
+    let mut asking = Vec::new();
+    eventually("all wait for an answer", || {
+        asking = waiting.iter_mut().map(TestDevice::shared).collect();
+        asking.iter().all(|device| device.lock().0.route.place().is_some())
+            && setup.fakes[0].opens().len() == 10
+    })
+    .await;
+    asking.retain(|device| device.lock().0.route.is_asking());
+    assert!(!asking.is_empty(), "none was refused before");
+    let pool = &setup.workers.0;
+    eventually("none holds up others", || pool.moves.available_permits() == 1).await;
+    pool.devices.agenda.push(asking);
+    eventually("they are looked at", || pool.devices.agenda.is_idle()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(pool.moves.available_permits(), 1);
+}
