@@ -7,6 +7,7 @@ mod cluster;
 mod durations;
 mod embedded;
 mod error;
+#[cfg(feature = "testing")]
 mod memory;
 mod message;
 mod redis;
@@ -20,6 +21,7 @@ pub use cluster::{
 pub use durations::{DurationCounts, Durations};
 pub use embedded::{Damage, EmbeddedConfig, EmbeddedStore, Fsync, OnDamage, OpenError};
 pub use error::StoreError;
+#[cfg(feature = "testing")]
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, Owner, SubscriptionIds, UnixMs, Via};
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, ReplicaLag, Secret, WhenShort};

@@ -75,14 +75,14 @@ impl EmbeddedStore {
     /// # Errors
     /// See [`OpenError`]. Nothing is changed then.
     pub fn open(config: EmbeddedConfig) -> Result<Self, OpenError> {
-        Self::open_by(config, Arc::new(clock::wall))
+        Self::open_from(config, None, Arc::new(clock::wall))
     }
 
     /// As [`EmbeddedStore::open`], by another wall clock than that of this machine: for tests.
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`].
-    #[doc(hidden)]
+    #[cfg(feature = "testing")]
     pub fn open_by(config: EmbeddedConfig, wall: TimeSource) -> Result<Self, OpenError> {
         Self::open_from(config, None, wall)
     }
@@ -91,6 +91,7 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`].
+    #[cfg(feature = "testing")]
     pub fn open_at(config: EmbeddedConfig, now: UnixMs) -> Result<Self, OpenError> {
         Self::open_from(config, Some(now), Arc::new(clock::wall))
     }
@@ -175,8 +176,7 @@ impl EmbeddedStore {
     ///
     /// # Panics
     /// When an invariant does not hold.
-    #[cfg(debug_assertions)]
-    #[doc(hidden)]
+    #[cfg(all(feature = "testing", debug_assertions))]
     pub fn check_invariants(&self) {
         self.shared.core.lock().tables.check_invariants();
     }

@@ -119,7 +119,6 @@ impl MemoryStore {
     /// # Panics
     /// When an invariant does not hold.
     #[cfg(debug_assertions)]
-    #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.content.lock().tables.check_invariants();
     }

@@ -56,6 +56,7 @@ impl ServerClocks {
     }
 
     /// Takes them for others than they are.
+    #[cfg(feature = "testing")]
     pub(super) fn mistake(&self, by_ms: i64) {
         for known in self.by_bucket.iter().chain([&self.last]) {
             let ahead = known.load(Ordering::Relaxed);

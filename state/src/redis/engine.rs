@@ -69,6 +69,7 @@ pub(super) enum Timed {
     /// workers and of other servers show.
     ByServer,
     /// The caller's.
+    #[cfg(feature = "testing")]
     ByCaller,
 }
 
@@ -127,10 +128,7 @@ impl Engine {
 
     /// Now, as a function is told it: nothing, when it is to ask its server.
     pub(super) fn now_arg(&self, now: UnixMs) -> Option<UnixMs> {
-        match self.timed {
-            Timed::ByServer => None,
-            Timed::ByCaller => Some(now),
-        }
+        (self.timed != Timed::ByServer).then_some(now)
     }
 
     /// Refuses public calls from now on. True if it did before.

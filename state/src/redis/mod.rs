@@ -74,7 +74,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    #[doc(hidden)]
+    #[cfg(feature = "testing")]
     pub async fn connect_at(config: RedisConfig, now: UnixMs) -> Result<Self, ConnectError> {
         Self::connect_by(Timed::ByCaller, config, now).await
     }
@@ -121,7 +121,7 @@ impl RedisStore {
     }
 
     /// Has the store take the clocks of all servers for others, by so many milliseconds: for tests.
-    #[doc(hidden)]
+    #[cfg(feature = "testing")]
     pub fn mistake_clocks(&self, by_ms: i64) {
         self.engine.clocks.mistake(by_ms);
     }

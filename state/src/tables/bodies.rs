@@ -71,7 +71,7 @@ impl Bodies {
     }
 
     /// References by body, for the invariants.
-    #[cfg(debug_assertions)]
+    #[cfg(all(feature = "testing", debug_assertions))]
     pub(super) fn references(&self) -> BTreeMap<BodyKey, u32> {
         self.by_key.iter().map(|(key, body)| (*key, body.references)).collect()
     }

@@ -325,6 +325,7 @@ impl Tables {
     }
 
     /// Lets go of all sessions that a worker owns. See [`crate::Cluster::bury`].
+    #[cfg(feature = "testing")]
     pub(crate) fn bury(&mut self, worker: WorkerId, grace_ms: u64, now: UnixMs) {
         let owned: Vec<SessionKey> = self
             .order

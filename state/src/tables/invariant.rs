@@ -1,6 +1,6 @@
 //! What must hold between calls, checked by tests and simulations.
 
-#[cfg(debug_assertions)]
+#[cfg(all(feature = "testing", debug_assertions))]
 impl super::Tables {
     /// Stops if the tables contradict themselves.
     ///

@@ -73,6 +73,7 @@ pub(crate) struct TableLimits {
 
 impl TableLimits {
     /// No bounds.
+    #[cfg(feature = "testing")]
     pub(crate) const NONE: Self = Self {
         sessions_max: u64::MAX,
         subscriptions_per_session_max: usize::MAX,

@@ -283,7 +283,7 @@ impl Queue {
     }
 
     /// Recounts everything, for the invariants.
-    #[cfg(debug_assertions)]
+    #[cfg(all(feature = "testing", debug_assertions))]
     pub(super) fn recount(&self) -> (u64, u64, u64) {
         let live = self.slots.iter().filter(|slot| !matches!(slot, Slot::Acknowledged)).count();
         let bytes = self.slots.iter().map(Slot::size).sum();

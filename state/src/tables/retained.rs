@@ -21,6 +21,7 @@ pub(crate) struct RetainedLimits {
 }
 
 impl RetainedLimits {
+    #[cfg(feature = "testing")]
     pub(crate) const NONE: Self = Self { messages_max: u64::MAX, bytes_max: u64::MAX };
 }
 

@@ -58,7 +58,7 @@ impl Timers {
     }
 
     /// All timers, for the invariants.
-    #[cfg(debug_assertions)]
+    #[cfg(all(feature = "testing", debug_assertions))]
     pub(super) fn iter(&self) -> impl Iterator<Item = &(UnixMs, SessionKey, TimerKind)> {
         self.by_time.iter()
     }
