@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use link::mux::{EdgeEnd, EdgeEvent, Replay, Settings, WorkerEnd, WorkerEvent};
 use link::wire::{Decoded, Frame, FrameLimits, Hello, OpenBody, RefuseReason, StreamId, Versions, decode};
 use link::{ConnectionId, Peer};
+use mqtt::OwnedFrame;
 
 /// The smallest Control Packet: DISCONNECT.
 const PACKET: Bytes = Bytes::from_static(&[0xE0, 0]);
@@ -68,6 +69,10 @@ fn open() -> Box<OpenBody> {
     })
 }
 
+fn packet() -> OwnedFrame {
+    OwnedFrame::from_bytes(PACKET, u32::MAX).unwrap().unwrap()
+}
+
 fn at_edge(size: usize, stream: &[u8]) {
     let mut end = EdgeEnd::new(settings(), NOW);
     let mut bytes = greeting();
@@ -75,7 +80,7 @@ fn at_edge(size: usize, stream: &[u8]) {
     let ids = [(); 2].map(|()| end.open(open(), Replay::default()).unwrap());
     for chunk in stream.chunks(size) {
         for id in ids {
-            let _ = end.send(id, PACKET, None);
+            let _ = end.send(id, packet().into());
         }
         bytes.extend_from_slice(chunk);
         if end.receive(NOW, &mut bytes).is_err() {
@@ -97,7 +102,7 @@ fn at_worker(size: usize, stream: &[u8]) {
     let mut bytes = greeting();
     Frame::Open(open()).encode(StreamId(1), &mut bytes);
     end.receive(NOW, &mut bytes).unwrap();
-    end.accept(StreamId(1), PACKET).unwrap();
+    end.accept(StreamId(1), Some(packet())).unwrap();
     for chunk in stream.chunks(size) {
         bytes.extend_from_slice(chunk);
         if end.receive(NOW, &mut bytes).is_err() {
@@ -106,13 +111,13 @@ fn at_worker(size: usize, stream: &[u8]) {
         while let Some(event) = end.poll_event() {
             match event {
                 WorkerEvent::Open { stream, .. } if stream.0 % 3 == 0 => {
-                    end.refuse(stream, RefuseReason::Overloaded, Bytes::new());
+                    end.refuse(stream, RefuseReason::Overloaded, None);
                 }
-                WorkerEvent::Open { stream, .. } => drop(end.accept(stream, Bytes::new())),
+                WorkerEvent::Open { stream, .. } => drop(end.accept(stream, None)),
                 WorkerEvent::Packet { stream, number, cost, .. } => {
                     end.durable(stream, number);
                     end.give_back(stream, cost);
-                    let _ = end.send(stream, PACKET);
+                    let _ = end.send(stream, &packet());
                 }
                 WorkerEvent::Close { stream, number, .. } => end.durable(stream, number),
                 _ => {}

@@ -44,8 +44,21 @@ impl Outgoing {
     pub fn put_bytes(&mut self, bytes: Bytes) {
         if bytes.len() < SHARED_BYTES_MIN {
             self.open.put_slice(&bytes);
-            return;
+        } else {
+            self.put_run(bytes);
         }
+    }
+
+    /// As [`Outgoing::put_bytes`], for bytes that are needed elsewhere too: few of them gain no reference.
+    pub fn put_shared(&mut self, bytes: &Bytes) {
+        if bytes.len() < SHARED_BYTES_MIN {
+            self.open.put_slice(bytes);
+        } else {
+            self.put_run(bytes.clone());
+        }
+    }
+
+    fn put_run(&mut self, bytes: Bytes) {
         if !self.open.is_empty() {
             let run = self.open.split().freeze();
             self.sealed_bytes += run.len();

@@ -17,7 +17,16 @@ pub(super) struct Ready(Mutex<List>);
 struct List {
     streams: Vec<Arc<StreamWaker>>,
     orders: Orders,
+    /// The task runs, and looks at this before it waits.
+    is_in_turn: bool,
     task: Option<Waker>,
+}
+
+impl List {
+    /// The task, if it is to be woken; once no lock is held.
+    fn waiting_task(&mut self) -> Option<Waker> {
+        self.task.take_if(|_| !self.is_in_turn)
+    }
 }
 
 /// What a link is told, once.
@@ -63,7 +72,7 @@ impl Ready {
     fn add(&self, stream: Arc<StreamWaker>) {
         let mut list = self.0.lock();
         list.streams.push(stream);
-        let task = list.task.take();
+        let task = list.waiting_task();
         drop(list);
         if let Some(task) = task {
             task.wake();
@@ -83,16 +92,18 @@ impl Ready {
     fn order(&self, order: impl FnOnce(&mut Orders)) {
         let mut list = self.0.lock();
         order(&mut list.orders);
-        let task = list.task.take();
+        let task = list.waiting_task();
         drop(list);
         if let Some(task) = task {
             task.wake();
         }
     }
 
-    /// What the link was told since this was asked last.
-    pub(super) fn take_orders(&self) -> Orders {
-        std::mem::take(&mut self.0.lock().orders)
+    /// What the link was told since the turn before. Nothing wakes the task from here on until [`Ready::register`]: it looks anyway.
+    pub(super) fn begin_turn(&self) -> Orders {
+        let mut list = self.0.lock();
+        list.is_in_turn = true;
+        std::mem::take(&mut list.orders)
     }
 
     /// Moves those that have something to do to `streams`. What wakes a stream from here on lists it again.
@@ -107,6 +118,7 @@ impl Ready {
     /// Has the task woken by what is listed from here on, and at once if something is.
     pub(super) fn register(&self, cx: &Context<'_>) {
         let mut list = self.0.lock();
+        list.is_in_turn = false;
         if list.streams.is_empty() && list.orders == Orders::default() {
             match &mut list.task {
                 Some(task) => task.clone_from(cx.waker()),
@@ -121,7 +133,47 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_by_what_comes_when_it_waits_and_by_nothing_in_its_turn() {
+        let ready = Arc::new(Ready::default());
+        let stream = StreamWaker::new(StreamId(1), &ready);
+        let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&wakes));
+        let cx = Context::from_waker(&waker);
+        let woken = || wakes.0.load(Ordering::Relaxed);
+        ready.register(&cx);
+        stream.list();
+        assert_eq!(woken(), 1);
+        assert_eq!(ready.begin_turn(), Orders::default());
+        ready.take(&mut Vec::new());
+        stream.list();
+        assert_eq!(woken(), 1, "it looks before it waits");
+        ready.register(&cx);
+        assert_eq!(woken(), 2, "and finds that it must not wait");
+        // The same for an order.
+        ready.begin_turn();
+        ready.take(&mut Vec::new());
+        ready.cut();
+        assert_eq!(woken(), 2);
+        ready.register(&cx);
+        assert_eq!(woken(), 3);
+        assert!(ready.begin_turn().is_cut);
+        ready.register(&cx);
+        ready.cut();
+        assert_eq!(woken(), 4);
+    }
 
     #[test]
     fn a_stream_is_listed_once_however_often_it_is_woken() {

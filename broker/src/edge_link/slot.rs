@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use link::mux::{Asked, SendError, WorkerEnd, answered_by, asked_by};
 use link::wire::{RefuseReason, StreamId};
 use link::{Event, Outgoing, Passport, Stream};
-use mqtt::{PacketType, ReasonCode, frame};
+use mqtt::{Frame, OwnedFrame, PacketType, ReasonCode};
 
 use super::cut::take_packet;
 use super::ready::StreamWaker;
@@ -61,7 +60,7 @@ pub(super) struct Slot {
 #[derive(Default)]
 struct Busy {
     inbox: VecDeque<Incoming>,
-    unsent: VecDeque<Bytes>,
+    unsent: VecDeque<OwnedFrame>,
     unsent_bytes: usize,
     /// Frames that are not done.
     owed: VecDeque<Owed>,
@@ -71,7 +70,7 @@ struct Busy {
 }
 
 enum Incoming {
-    Packet { number: u64, packet: Bytes, cost: u32 },
+    Packet { number: u64, packet: OwnedFrame, cost: u32 },
     Close { number: u64 },
 }
 
@@ -86,7 +85,7 @@ struct Departing {
     departure: Arc<Departure>,
     reason: ReasonCode,
     /// For the device, if its CLOSE does not come first.
-    last: Bytes,
+    last: Option<OwnedFrame>,
     is_closed: bool,
 }
 
@@ -127,7 +126,7 @@ impl Slot {
     }
 
     /// The device's packet is to be handed to the session.
-    pub(super) fn push_packet(&mut self, number: u64, packet: Bytes, cost: u32) {
+    pub(super) fn push_packet(&mut self, number: u64, packet: OwnedFrame, cost: u32) {
         self.busy().inbox.push_back(Incoming::Packet { number, packet, cost });
         self.list();
     }
@@ -227,9 +226,9 @@ impl Slot {
         if phase == Phase::Opening {
             return Outcome::Stays;
         }
-        let connack = if self.is_resume { Bytes::new() } else { take_packet(scratch).unwrap_or_default() };
+        let connack = if self.is_resume { None } else { take_packet(scratch) };
         if let Phase::Ended(reason) = phase
-            && (self.is_resume || !accepts(&connack))
+            && !connack.as_ref().is_some_and(|connack| accepts(connack.as_frame()))
         {
             *scratch = Outgoing::new();
             let reason = refusal(reason, self.is_resume);
@@ -239,7 +238,7 @@ impl Slot {
         if let Err(error) = end.accept(self.id, connack) {
             tracing::warn!(%error, "an edge does not take a CONNACK");
             *scratch = Outgoing::new();
-            end.refuse(self.id, RefuseReason::Connect, Bytes::new());
+            end.refuse(self.id, RefuseReason::Connect, None);
             return Outcome::Refused(RefuseReason::Connect);
         }
         self.is_open = true;
@@ -266,7 +265,7 @@ impl Slot {
                 Incoming::Packet { packet, .. }
                     if busy.unsent_bytes >= UNSENT_BYTES_MAX
                         || self.stream.poll_ready(cx).is_pending()
-                        || !takes(&mut self.stream, packet) =>
+                        || !takes(&mut self.stream, packet.as_frame()) =>
                 {
                     return None;
                 }
@@ -283,7 +282,7 @@ impl Slot {
                     end.give_back(self.id, cost);
                 }
                 Incoming::Packet { number, packet, cost } => {
-                    let outcome = self.hand_in(number, &packet, end, scratch, waker);
+                    let outcome = self.hand_in(number, packet.as_frame(), end, scratch, waker);
                     end.give_back(self.id, cost);
                     if outcome.is_some() {
                         return outcome;
@@ -298,7 +297,7 @@ impl Slot {
         let departing = self.busy().departing.get_or_insert_with(|| Departing {
             departure: Arc::new(Departure::new(waker.clone())),
             reason: ReasonCode::Success,
-            last: Bytes::new(),
+            last: None,
             is_closed: true,
         });
         departing.is_closed = true;
@@ -313,20 +312,18 @@ impl Slot {
     fn hand_in(
         &mut self,
         number: u64,
-        packet: &Bytes,
+        packet: Frame<'_>,
         end: &mut WorkerEnd,
         scratch: &mut Outgoing,
         waker: &Waker,
     ) -> Option<Outcome> {
-        // One whole packet, or the link would have ended.
-        let Ok(Some(frame)) = frame::split(packet, u32::MAX) else { return None };
-        let leaves = frame.packet_type() == PacketType::Disconnect;
+        let leaves = packet.packet_type() == PacketType::Disconnect;
         let departure = leaves.then(|| Arc::new(Departure::new(waker.clone())));
         if let Some(departure) = &departure {
             self.stream.tell_departure(Arc::clone(departure));
         }
         let asked = asked_by(packet);
-        let taken = self.stream.take(number, frame, scratch);
+        let taken = self.stream.take(number, packet, scratch);
         if asked.is_some() || taken == Taken::Later || leaves {
             self.busy().owed.push_back(Owed { asked, number });
         } else {
@@ -334,7 +331,7 @@ impl Slot {
         }
         match (self.stream.phase(), departure) {
             (Phase::Ended(reason), Some(departure)) => {
-                let last = take_packet(scratch).unwrap_or_default();
+                let last = take_packet(scratch);
                 *scratch = Outgoing::new();
                 self.busy().departing = Some(Departing { departure, reason, last, is_closed: false });
                 None
@@ -406,10 +403,10 @@ impl Slot {
     /// Ends the device's connection: the last packet of `scratch` goes with CLOSE, which needs no room.
     fn finish(&mut self, reason: ReasonCode, end: &mut WorkerEnd, scratch: &mut Outgoing) -> Outcome {
         self.flush(end);
-        let mut last = take_packet(scratch).unwrap_or_default();
+        let mut last = take_packet(scratch);
         while let Some(packet) = take_packet(scratch) {
-            let before = std::mem::replace(&mut last, packet);
-            if !self.is_blocked() {
+            let before = last.replace(packet);
+            if let Some(before) = before.filter(|_| !self.is_blocked()) {
                 self.offer(before, end);
             }
         }
@@ -435,7 +432,7 @@ impl Slot {
     }
 
     /// Sends a packet, or keeps it until there is room.
-    fn offer(&mut self, packet: Bytes, end: &mut WorkerEnd) {
+    fn offer(&mut self, packet: OwnedFrame, end: &mut WorkerEnd) {
         if self.is_blocked() || !self.try_send(&packet, end) {
             let busy = self.busy();
             if !busy.is_deserted {
@@ -457,8 +454,8 @@ impl Slot {
     }
 
     /// Sends a packet and reports the frames that it answers. `false`: there is no room.
-    fn try_send(&mut self, packet: &Bytes, end: &mut WorkerEnd) -> bool {
-        match end.send(self.id, packet.clone()) {
+    fn try_send(&mut self, packet: &OwnedFrame, end: &mut WorkerEnd) -> bool {
+        match end.send(self.id, packet) {
             Ok(()) => {}
             Err(SendError::Full) => return false,
             // The stream is over, or the edge takes no such packet, although it has named its bound: nothing else can be
@@ -470,7 +467,7 @@ impl Slot {
         }
         if let Some(busy) = &mut self.busy
             && !busy.owed.is_empty()
-            && let Some(answered) = answered_by(packet)
+            && let Some(answered) = answered_by(packet.as_frame())
         {
             let id = self.id;
             busy.owed.retain(|owed| {
@@ -490,21 +487,13 @@ impl Slot {
 }
 
 /// Whether the session takes this packet now, or has something to do before.
-fn takes(stream: &mut WorkerStream, packet: &[u8]) -> bool {
-    let packet_type = packet.first().and_then(|first_byte| PacketType::from_first_byte(*first_byte));
-    if packet_type.is_some_and(|packet_type| !stream.takes(packet_type)) {
-        return false;
-    }
-    if !stream.looks_ahead() {
-        return true;
-    }
-    // One whole packet, or the link would have ended.
-    !matches!(frame::split(packet, u32::MAX), Ok(Some(frame)) if !stream.clears(frame))
+fn takes(stream: &mut WorkerStream, packet: Frame<'_>) -> bool {
+    stream.takes(packet.packet_type()) && (!stream.looks_ahead() || stream.clears(packet))
 }
 
 /// Whether a CONNACK accepts the connection.
-fn accepts(connack: &[u8]) -> bool {
-    matches!(frame::split(connack, u32::MAX), Ok(Some(frame)) if frame.body().get(1) == Some(&0))
+fn accepts(connack: Frame<'_>) -> bool {
+    connack.body().get(1) == Some(&0)
 }
 
 fn refusal(reason: ReasonCode, is_resume: bool) -> RefuseReason {

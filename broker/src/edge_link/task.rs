@@ -26,9 +26,8 @@ use super::slot::{Outcome, Slot};
 const READ_BYTES: usize = 64 << 10;
 const READS_MAX: usize = 4;
 
-/// OPEN frames taken in one turn: verifying a passport takes up to a tenth of a millisecond, in which nobody else on the
-/// link is served.
-const OPENS_MAX: usize = 16;
+/// OPEN frames taken in one turn: each takes up to a tenth of a millisecond, in which nobody else on the link is served.
+const OPENS_MAX: usize = 4;
 
 /// How long the edge may take to say HELLO.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,8 +130,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        let orders = self.ready.begin_turn();
         let has_more = self.read(cx)?;
-        let orders = self.ready.take_orders();
         if orders.is_cut {
             return Err(LinkEnd::Cut);
         }
@@ -250,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     fn refuse(&mut self, stream: StreamId, reason: RefuseReason) {
         self.shared.metrics.refuse(reason);
-        self.end.refuse(stream, reason, Bytes::new());
+        self.end.refuse(stream, reason, None);
     }
 
     fn renew(&mut self, stream: StreamId, token: Bytes) {

@@ -11,7 +11,7 @@ use link::mux::{EdgeEnd, EdgeEvent, OpenFlows, Replay, Settings};
 use link::wire::{OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
 use link::{Peer, Resume, TopicAlias};
-use mqtt::{ReasonCode, frame};
+use mqtt::{OwnedFrame, ReasonCode, frame};
 use prometheus_client::registry::Registry;
 use state::{MemoryCluster, MemoryStore, Store};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -237,7 +237,8 @@ impl Edge {
     pub(crate) fn send(&mut self, name: &str, packet: &[u8]) {
         let device = self.devices.get_mut(name).unwrap();
         device.flows.pass_from_device(frame::split(packet, u32::MAX).unwrap().unwrap());
-        self.end.send(device.stream, Bytes::copy_from_slice(packet), None).unwrap();
+        let packet = OwnedFrame::from_bytes(Bytes::copy_from_slice(packet), u32::MAX).unwrap().unwrap();
+        self.end.send(device.stream, packet.into()).unwrap();
     }
 
     pub(crate) fn subscribe(&mut self, name: &str, id: u8, filter: &str, qos: u8) {
@@ -302,7 +303,7 @@ impl Edge {
             let name = name.map(|(name, _)| name.clone()).unwrap();
             let mut device = self.devices.remove(&name).unwrap();
             for packet in unfinished.packets {
-                device.take(packet);
+                device.take(packet.raw);
             }
             adrift.insert(name, Adrift { device, replay: unfinished.replay });
         }
@@ -314,7 +315,7 @@ impl Edge {
         let mut device = self.devices.remove(name).unwrap();
         let unfinished = self.end.give_up(device.stream).unwrap();
         for packet in unfinished.packets {
-            device.take(packet);
+            device.take(packet.raw);
         }
         Adrift { device, replay: unfinished.replay }
     }
@@ -397,7 +398,7 @@ impl Edge {
                 device.packets.push_back(packet);
             }
             (EdgeEvent::Packet { packet, cost, stream }, Some(device)) => {
-                device.take(packet);
+                device.take(packet.raw);
                 if device.reads {
                     self.end.give_back(stream, cost);
                 } else {

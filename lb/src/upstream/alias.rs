@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use link::TopicAlias;
-use mqtt::frame::is_qos0_publish;
-use mqtt::{Frame, PacketType, ProtocolVersion, Publish, PublishHead, Receiver};
+use mqtt::{Frame, OwnedFrame, PacketType, ProtocolVersion, Publish, PublishHead, Receiver};
 
 /// The aliases of one connection, at most as many as CONNACK allows.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +15,7 @@ pub(super) struct Aliases(BTreeMap<u16, Arc<str>>);
 impl Aliases {
     /// Notes the alias of a packet from the device (MQTT 5), and answers what is kept in its place: the same with its full
     /// topic and no alias. `None` when it has none, or one that the worker will refuse; CONNACK allows `max`.
-    pub(super) fn resolve(&mut self, frame: Frame<'_>, max: u16) -> Option<Bytes> {
+    pub(super) fn resolve(&mut self, frame: Frame<'_>, max: u16) -> Option<OwnedFrame> {
         if max == 0 || frame.packet_type() != PacketType::Publish || !has_properties(frame) {
             return None;
         }
@@ -40,10 +39,11 @@ impl Aliases {
             payload_len: publish.payload.len(),
         };
         let mut packet = BytesMut::with_capacity(head.encoded_len(ProtocolVersion::V5));
-        head.encode_into(ProtocolVersion::V5, &mut packet).then(|| {
-            packet.extend_from_slice(publish.payload);
-            packet.freeze()
-        })
+        if !head.encode_into(ProtocolVersion::V5, &mut packet) {
+            return None;
+        }
+        packet.extend_from_slice(publish.payload);
+        OwnedFrame::from_bytes(packet.freeze(), u32::MAX).ok().flatten()
     }
 
     /// As they stand, for a resume.
@@ -55,7 +55,7 @@ impl Aliases {
 /// Whether a PUBLISH of MQTT 5 has any property; most have none and need not be decoded here.
 fn has_properties(frame: Frame<'_>) -> bool {
     let Some((topic_len, rest)) = frame.body().split_first_chunk() else { return false };
-    let packet_id_len = if is_qos0_publish(frame.raw) { 0 } else { 2 };
+    let packet_id_len = if frame.is_qos0_publish() { 0 } else { 2 };
     rest.get(usize::from(u16::from_be_bytes(*topic_len)) + packet_id_len).is_some_and(|length| *length != 0)
 }
 
@@ -82,8 +82,9 @@ mod tests {
         packet
     }
 
-    fn resolve(aliases: &mut Aliases, packet: &[u8]) -> Option<Bytes> {
-        aliases.resolve(mqtt::frame::split(packet, 1_000).expect("framed").expect("whole"), 2)
+    fn resolve(aliases: &mut Aliases, packet: &[u8]) -> Option<Vec<u8>> {
+        let packet = mqtt::frame::split(packet, 1_000).expect("framed").expect("whole");
+        aliases.resolve(packet, 2).map(|packet| packet.raw.into())
     }
 
     #[test]

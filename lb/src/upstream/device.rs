@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
 use bytes::{Bytes, BytesMut};
-use link::mux::SendError;
+use link::mux::{DevicePacket, NotSent, SendError};
 use link::wire::{OpenBody, RefuseReason};
 use link::{CloseCause, Outgoing, Passport, PassportSigner, TokenError};
 use mqtt::{
-    ConnAck, Disconnect, Frame, Packet, PacketType, Property, PropertyId, ProtocolVersion, ReasonCode,
+    ConnAck, Disconnect, Frame, OwnedFrame, Packet, Property, PropertyId, ProtocolVersion, ReasonCode,
     Receiver,
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -25,7 +25,7 @@ use super::chance::Chance;
 use super::link::{Carried, LeftBehind, Link, LinkStream};
 use super::mail::Mail;
 use super::metrics::{Metrics, MoveOutcome};
-use super::route::{Declined, Moved, Next, Route, RouteInput, RouteOutputs, Step, Summary, Unsent};
+use super::route::{Declined, Moved, Next, Route, RouteInput, RouteOutputs, Step, Summary};
 use super::worker::Worker;
 
 /// Dropped when the worker knows that a connection is over, or never will.
@@ -216,7 +216,7 @@ impl Device {
             after.note(&outputs, &self.devices);
             match outputs.step {
                 Step::Rest => {}
-                Step::Send(unsent) => input = self.give(way, unsent, after),
+                Step::Send(packet) => input = self.give(way, packet, after),
                 Step::Tell(cause) => {
                     way.route.place().into_iter().for_each(|place| place.link.close(place.stream, cause));
                 }
@@ -243,12 +243,15 @@ impl Device {
     }
 
     /// Gives a packet that has waited to the link.
-    fn give(&self, way: &Way, unsent: Unsent, after: &mut Aftermath) -> Option<RouteInput<LinkStream>> {
-        let Some(place) = way.route.place() else { return Some(RouteInput::NotTaken(unsent)) };
-        match place.link.send(place.stream, &unsent.packet, unsent.replay_as.as_ref()) {
+    fn give(&self, way: &Way, packet: DevicePacket, after: &mut Aftermath) -> Option<RouteInput<LinkStream>> {
+        let Some(place) = way.route.place() else { return Some(RouteInput::NotTaken(packet)) };
+        let shown = packet.packet.clone();
+        match place.link.send(place.stream, packet, shown.as_frame()) {
             Ok(()) => Some(RouteInput::Taken),
-            Err(SendError::Full | SendError::NoStream) => Some(RouteInput::NotTaken(unsent)),
-            Err(SendError::TooLarge { .. } | SendError::NotOnePacket) => {
+            Err(NotSent { error: SendError::Full | SendError::NoStream, packet }) => {
+                Some(RouteInput::NotTaken(packet))
+            }
+            Err(NotSent { error: SendError::TooLarge { .. }, .. }) => {
                 // This worker takes less than the one that the device was told of.
                 place.link.close(place.stream, CloseCause::Abnormal);
                 self.end(ReasonCode::PacketTooLarge, &Bytes::new(), after);
@@ -344,22 +347,22 @@ impl Device {
             true => way.aliases.resolve(frame, self.alias_max.load(Ordering::Acquire)),
             false => None,
         };
-        let packet = self.copy(frame);
+        let packet = DevicePacket { packet: self.copy(frame), replay_as };
         let sent = match way.route.way() {
-            Some(place) => place.link.send(place.stream, &packet, replay_as.as_ref()),
-            None => Err(SendError::Full),
+            Some(place) => place.link.send(place.stream, packet, frame),
+            None => Err(NotSent { error: SendError::Full, packet }),
         };
         match sent {
             Ok(()) => Ok(()),
             // What becomes of a stream that is over is not known here yet.
-            Err(SendError::Full | SendError::NoStream) => {
-                let input = RouteInput::Sent(Unsent { packet, replay_as });
+            Err(NotSent { error: SendError::Full | SendError::NoStream, packet }) => {
+                let input = RouteInput::Sent(packet);
                 if way.route.handle(input, Instant::now()).is_dropped {
                     self.devices.metrics.qos0_dropped.inc();
                 }
                 Ok(())
             }
-            Err(SendError::TooLarge { .. } | SendError::NotOnePacket) => {
+            Err(NotSent { error: SendError::TooLarge { .. }, .. }) => {
                 let reason = ReasonCode::PacketTooLarge;
                 out.put_slice(&self.last_words(reason, true));
                 Err(reason)
@@ -368,14 +371,11 @@ impl Device {
     }
 
     /// The packet for a link. Flags that MQTT 3.1 does not use say nothing, and are what later versions demand.
-    fn copy(&self, frame: Frame<'_>) -> Bytes {
-        let kind = frame.packet_type();
-        if self.version != ProtocolVersion::V31 || kind == PacketType::Publish {
-            return Bytes::copy_from_slice(frame.raw);
+    fn copy(&self, frame: Frame<'_>) -> OwnedFrame {
+        match self.version {
+            ProtocolVersion::V31 => frame.copied_with_reserved_flags(),
+            ProtocolVersion::V311 | ProtocolVersion::V5 => frame.copied(),
         }
-        let mut packet = frame.raw.to_vec();
-        packet[0] = kind.first_byte();
-        packet.into()
     }
 
     /// Whether more packets of the device may come.

@@ -10,12 +10,12 @@ use std::task::{Context, Waker};
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use link::mux::{
-    EdgeEnd, EdgeEvent, LinkError, OpenFlows, OtherEnd, Replay, SendError, Settings, Unfinished,
+    DevicePacket, EdgeEnd, EdgeEvent, LinkError, NotSent, OpenFlows, OtherEnd, Replay, SendError, Settings,
+    Unfinished,
 };
 use link::wire::{OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, Outgoing, Voucher};
-use mqtt::Frame;
-use mqtt::frame::is_qos0_publish;
+use mqtt::{Frame, OwnedFrame};
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ pub(super) struct Carried {
 /// What a stream that was taken off its link leaves behind.
 pub(super) struct LeftBehind {
     /// For the device, before anything else that comes.
-    pub(super) packets: Vec<Bytes>,
+    pub(super) packets: Vec<OwnedFrame>,
     /// For the next stream.
     pub(super) carried: Carried,
 }
@@ -218,16 +218,16 @@ impl Link {
         Ok(stream)
     }
 
-    /// Sends a packet of a device, and has it followed among the open flows before anything that answers it can come.
+    /// Sends a packet of a device, which is `frame`, and has it followed among the open flows before anything that answers it can come.
     pub(super) fn send(
         &self,
         stream: StreamId,
-        packet: &Bytes,
-        replay_as: Option<&Bytes>,
-    ) -> Result<(), SendError> {
+        packet: DevicePacket,
+        frame: Frame<'_>,
+    ) -> Result<(), NotSent> {
         let mut state = self.state.lock();
-        state.end.send(stream, packet.clone(), replay_as.cloned())?;
-        if let Some(frame) = flow_of(packet)
+        state.end.send(stream, packet)?;
+        if !frame.is_qos0_publish()
             && let Some(tenant) = state.tenants.get_mut(&stream)
         {
             tenant.flows.pass_from_device(frame);
@@ -400,12 +400,4 @@ impl Link {
         };
         turn.effects.push(effect);
     }
-}
-
-/// The frame of a packet that is part of a flow; `None` for QoS 0.
-fn flow_of(packet: &[u8]) -> Option<Frame<'_>> {
-    if is_qos0_publish(packet) {
-        return None;
-    }
-    mqtt::frame::split(packet, u32::MAX).ok().flatten()
 }

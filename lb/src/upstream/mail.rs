@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use link::Outgoing;
 use link::mux::OpenFlows;
-use mqtt::ReasonCode;
+use mqtt::{OwnedFrame, ReasonCode};
 
 /// For one device.
 #[derive(Default)]
@@ -35,14 +35,12 @@ pub(super) struct End {
 
 impl Mail {
     /// A packet from the worker, followed among the open flows. Whether somebody may take it.
-    pub(super) fn put(&mut self, packet: Bytes, cost: u32, flows: &mut OpenFlows) -> bool {
+    pub(super) fn put(&mut self, packet: OwnedFrame, cost: u32, flows: &mut OpenFlows) -> bool {
         if self.is_closed {
             return false;
         }
-        if let Ok(Some(frame)) = mqtt::frame::split(&packet, u32::MAX) {
-            flows.pass_to_device(frame);
-        }
-        self.out.put_bytes(packet);
+        flows.pass_to_device(packet.as_frame());
+        self.out.put_bytes(packet.raw);
         self.cost = self.cost.saturating_add(cost);
         true
     }

@@ -21,36 +21,31 @@ enum What {
     Unsubscribe,
 }
 
-fn frame(packet: &[u8]) -> Option<Frame<'_>> {
-    mqtt::frame::split(packet, u32::MAX).ok().flatten()
-}
-
 /// What a packet from the device asks an answer for; `None` for the rest.
-pub fn asked_by(packet: &[u8]) -> Option<Asked> {
-    let frame = frame(packet)?;
-    let (what, id) = match frame.packet_type() {
-        PacketType::Publish => match published(frame)? {
+pub fn asked_by(packet: Frame<'_>) -> Option<Asked> {
+    let (what, id) = match packet.packet_type() {
+        PacketType::Publish => match published(packet)? {
             (QoS::ExactlyOnce, id) => (What::PublishQos2, id),
             (_, id) => (What::PublishQos1, id),
         },
-        PacketType::PubRel => (What::Pubrel, acknowledged(frame)?.0),
-        PacketType::Subscribe => (What::Subscribe, acknowledged(frame)?.0),
-        PacketType::Unsubscribe => (What::Unsubscribe, acknowledged(frame)?.0),
+        PacketType::PubRel => (What::Pubrel, acknowledged(packet)?.0),
+        PacketType::Subscribe => (What::Subscribe, acknowledged(packet)?.0),
+        PacketType::Unsubscribe => (What::Unsubscribe, acknowledged(packet)?.0),
         _ => return None,
     };
     Some(Asked { what, id })
 }
 
-/// What a packet from the device shows to be answered: PUBREL comes from who has the PUBREC.
-pub(super) fn shown_answered_by(packet: &[u8]) -> Option<Asked> {
-    let asked = asked_by(packet).filter(|asked| asked.what == What::Pubrel)?;
-    Some(Asked { what: What::PublishQos2, ..asked })
+impl Asked {
+    /// What a packet from the device that asks this shows to be answered: PUBREL comes from who has the PUBREC.
+    pub(super) fn shown_answered(self) -> Option<Self> {
+        (self.what == What::Pubrel).then_some(Self { what: What::PublishQos2, ..self })
+    }
 }
 
 /// What a packet from the worker answers; `None` for the rest.
-pub fn answered_by(packet: &[u8]) -> Option<Asked> {
-    let frame = frame(packet)?;
-    let what = match frame.packet_type() {
+pub fn answered_by(packet: Frame<'_>) -> Option<Asked> {
+    let what = match packet.packet_type() {
         PacketType::PubAck => What::PublishQos1,
         PacketType::PubRec => What::PublishQos2,
         PacketType::PubComp => What::Pubrel,
@@ -58,12 +53,16 @@ pub fn answered_by(packet: &[u8]) -> Option<Asked> {
         PacketType::UnsubAck => What::Unsubscribe,
         _ => return None,
     };
-    Some(Asked { what, id: acknowledged(frame)?.0 })
+    Some(Asked { what, id: acknowledged(packet)?.0 })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn frame(packet: &[u8]) -> Frame<'_> {
+        mqtt::frame::split(packet, 100).unwrap().unwrap()
+    }
 
     #[test]
     fn every_question_has_its_answer_and_no_other() {
@@ -81,14 +80,14 @@ mod tests {
             &[0x90, 3, 0, 7, 0],
             &[0xB0, 2, 0, 7],
         ];
-        for (at, asked) in asked.iter().enumerate() {
-            for (other, answer) in answers.iter().enumerate() {
+        for (at, asked) in asked.into_iter().map(frame).enumerate() {
+            for (other, answer) in answers.into_iter().map(frame).enumerate() {
                 let (asked, answered) = (asked_by(asked), answered_by(answer));
                 assert!(asked.is_some() && answered.is_some());
                 assert_eq!(asked == answered, at == other);
             }
         }
-        assert_ne!(asked_by(asked[2]), answered_by(&[0x70, 2, 0, 8]));
+        assert_ne!(asked_by(frame(asked[2])), answered_by(frame(&[0x70, 2, 0, 8])));
     }
 
     #[test]
@@ -96,7 +95,7 @@ mod tests {
         for packet in
             [&[0x30, 3, 0, 1, b't'][..], &[0xE0, 0], &[0x62, 2, 0, 0], &[0x40, 1, 0], &[0x32, 2, 0, 9]]
         {
-            assert_eq!((asked_by(packet), answered_by(packet)), (None, None));
+            assert_eq!((asked_by(frame(packet)), answered_by(frame(packet))), (None, None));
         }
     }
 }

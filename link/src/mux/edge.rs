@@ -5,11 +5,12 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mqtt::ReasonCode;
+use foldhash::fast::RandomState;
+use mqtt::{OwnedFrame, ReasonCode};
 
 use super::answer::answered_by;
 use super::credit::{Credit, Grant, packet_cost};
-use super::replay::{Item, Kept, Replay};
+use super::replay::{DevicePacket, Item, Kept, Replay};
 use super::transport::Transport;
 use super::{LinkError, OtherEnd, SendError, Settings, WORN_PART, check};
 use crate::wire::{Ending, Frame, OpenBody, RefuseReason, StreamId};
@@ -43,7 +44,7 @@ pub enum EdgeEvent {
         /// On this stream.
         stream: StreamId,
         /// The packet.
-        packet: Bytes,
+        packet: OwnedFrame,
         /// To be given to [`EdgeEnd::give_back`] when the device has it.
         cost: u32,
     },
@@ -95,7 +96,18 @@ pub struct Unfinished {
     pub replay: Replay,
     /// Packets for the device that no event has told of. It gets them before anything else: what they answer is not
     /// replayed.
-    pub packets: Vec<Bytes>,
+    pub packets: Vec<OwnedFrame>,
+}
+
+/// A packet that [`EdgeEnd::send`] did not take.
+#[derive(Debug, thiserror::Error)]
+#[error("a packet was not taken")]
+pub struct NotSent {
+    /// Why.
+    #[source]
+    pub error: SendError,
+    /// As it was given.
+    pub packet: DevicePacket,
 }
 
 /// OPEN was not sent.
@@ -125,11 +137,36 @@ struct EdgeStream {
 }
 
 impl EdgeStream {
+    /// Puts this stream among those that may send, if it may.
+    fn enter_turn(&mut self, id: StreamId, turn: &mut VecDeque<StreamId>) {
+        if !self.is_in_turn && self.may_send() {
+            self.is_in_turn = true;
+            turn.push_back(id);
+        }
+    }
+
+    /// Whether another packet may be kept; where none may, room is announced later.
+    fn take_room(&mut self, settings: &Settings) -> Result<(), SendError> {
+        if self.kept.is_full(settings.kept_bytes_max, settings.kept_count_max) {
+            self.wants_room = true;
+            return Err(SendError::Full);
+        }
+        Ok(())
+    }
+
+    /// Tells of the room that there is, if there was none.
+    fn announce_room(&mut self, id: StreamId, settings: &Settings, events: &mut VecDeque<EdgeEvent>) {
+        if self.wants_room && !self.kept.is_full(settings.kept_bytes_max, settings.kept_count_max) {
+            self.wants_room = false;
+            events.push_back(EdgeEvent::Sendable { stream: id });
+        }
+    }
+
     /// Whether the next item may go now.
     fn may_send(&self) -> bool {
         self.is_open
             && match self.kept.next() {
-                Some(Item::Packet { .. }) => self.credit.is_some(),
+                Some(Item::Packet(..)) => self.credit.is_some(),
                 Some(Item::Close(_)) => true,
                 None => false,
             }
@@ -140,7 +177,7 @@ impl EdgeStream {
 #[derive(Debug)]
 pub struct EdgeEnd {
     transport: Transport,
-    streams: HashMap<StreamId, EdgeStream>,
+    streams: HashMap<StreamId, EdgeStream, RandomState>,
     /// The next identifier; `None` when all are used up.
     next: Option<u32>,
     is_draining: bool,
@@ -157,7 +194,7 @@ impl EdgeEnd {
     pub fn new(settings: Settings, now: Duration) -> Self {
         Self {
             transport: Transport::new(settings, now),
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             next: Some(1),
             is_draining: false,
             turn: VecDeque::new(),
@@ -204,8 +241,8 @@ impl EdgeEnd {
         match frame {
             Frame::Opened { connack } if !stream.is_open && connack.is_empty() == stream.is_resume => {
                 stream.is_open = true;
+                stream.enter_turn(id, &mut self.turn);
                 self.events.push_back(EdgeEvent::Opened { stream: id, connack });
-                self.enter_turn(id);
             }
             Frame::Refused { reason, packet } if !stream.is_open => {
                 if let Some(stream) = self.streams.remove(&id) {
@@ -219,16 +256,16 @@ impl EdgeEnd {
                 if !stream.grant.take(cost) {
                     return Err(LinkError::WindowExceeded(id));
                 }
-                if let Some(asked) = answered_by(&packet) {
+                if let Some(asked) = answered_by(packet.as_frame()) {
                     stream.kept.answered(asked);
                 }
                 if !stream.is_closing {
                     self.events.push_back(EdgeEvent::Packet { stream: id, packet, cost });
-                } else {
+                } else if stream.grant.give_back(cost) {
                     // Nobody takes it, and the worker may need the room to answer what came before the close.
-                    self.give_back(id, cost);
+                    self.given_back.push(id);
                 }
-                self.announce_room(id);
+                stream.announce_room(id, &self.transport.settings, &mut self.events);
             }
             Frame::Durable { through, beyond } => self.take_durable(id, through, &beyond)?,
             Frame::Close { number, ending: Ending::Worker { reason, packet } } if stream.is_open => {
@@ -240,7 +277,7 @@ impl EdgeEnd {
                 if !stream.credit.add(credit_bytes) {
                     return Err(LinkError::CreditExceeded(id));
                 }
-                self.enter_turn(id);
+                stream.enter_turn(id, &mut self.turn);
             }
             Frame::Yield if stream.is_open => {
                 if !stream.is_closing {
@@ -278,7 +315,7 @@ impl EdgeEnd {
             self.streams.remove(&id);
             self.events.push_back(EdgeEvent::Finished { stream: id });
         } else {
-            self.announce_room(id);
+            stream.announce_room(id, &self.transport.settings, &mut self.events);
         }
         Ok(())
     }
@@ -322,26 +359,25 @@ impl EdgeEnd {
     }
 
     /// Sends a Control Packet of the device, now or when the worker has opened the stream and has room. At QoS 1 and 2, and
-    /// of every other type, it is kept until it is durable. `replay_as` is what a replay sends in its place: a PUBLISH with
-    /// a Topic Alias is kept with its full topic and without the alias.
+    /// of every other type, it is kept until it is durable.
     ///
     /// # Errors
-    /// It was not taken.
-    pub fn send(&mut self, id: StreamId, packet: Bytes, replay_as: Option<Bytes>) -> Result<(), SendError> {
+    /// It was not taken, and comes back.
+    pub fn send(&mut self, id: StreamId, packet: DevicePacket) -> Result<(), NotSent> {
         let max = self.transport.peer.as_ref().map_or(0, |peer| peer.hello.packet_bytes_max);
-        let settings = &self.transport.settings;
-        let stream = self.streams.get_mut(&id).filter(|stream| !stream.is_closing);
-        let Some(stream) = stream else { return Err(SendError::NoStream) };
-        [Some(&packet), replay_as.as_ref()]
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closing) else {
+            return Err(NotSent { error: SendError::NoStream, packet });
+        };
+        let taken = [Some(&packet.packet), packet.replay_as.as_ref()]
             .into_iter()
             .flatten()
-            .try_for_each(|packet| check(packet, max))?;
-        if stream.kept.is_full(settings.kept_bytes_max, settings.kept_count_max) {
-            stream.wants_room = true;
-            return Err(SendError::Full);
+            .try_for_each(|packet| check(packet, max))
+            .and_then(|()| stream.take_room(&self.transport.settings));
+        if let Err(error) = taken {
+            return Err(NotSent { error, packet });
         }
-        stream.kept.push(Item::Packet { packet, replay_as });
-        self.enter_turn(id);
+        stream.kept.push(Item::packet(packet));
+        stream.enter_turn(id, &mut self.turn);
         Ok(())
     }
 
@@ -367,8 +403,8 @@ impl EdgeEnd {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closing) {
             stream.is_closing = true;
             stream.kept.push(Item::Close(cause));
+            stream.enter_turn(id, &mut self.turn);
             self.events.retain(|event| !matches!(event, EdgeEvent::Packet { stream, .. } if *stream == id));
-            self.enter_turn(id);
             self.give_back(id, u32::MAX);
         }
     }
@@ -456,16 +492,6 @@ impl EdgeEnd {
         self.dropped
     }
 
-    fn enter_turn(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.is_in_turn
-            && stream.may_send()
-        {
-            stream.is_in_turn = true;
-            self.turn.push_back(id);
-        }
-    }
-
     fn send_one(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.is_in_turn = false;
@@ -473,19 +499,20 @@ impl EdgeEnd {
             return;
         }
         let number = stream.sent + 1;
-        let frame = match stream.kept.next() {
-            Some(Item::Packet { packet, .. }) => {
+        match stream.kept.next() {
+            Some(Item::Packet(DevicePacket { packet, .. }, _)) => {
                 stream.credit.spend(packet_cost(packet.len()));
-                Frame::Packet { number, packet: packet.clone() }
+                self.transport.put_packet(id, number, packet);
             }
-            Some(Item::Close(cause)) => Frame::Close { number, ending: Ending::Device(*cause) },
+            Some(Item::Close(cause)) => {
+                self.transport.put(id, &Frame::Close { number, ending: Ending::Device(*cause) });
+            }
             None => return,
-        };
+        }
         stream.sent = number;
         stream.kept.sent(number);
-        self.transport.put(id, &frame);
-        self.enter_turn(id);
-        self.announce_room(id);
+        stream.enter_turn(id, &mut self.turn);
+        stream.announce_room(id, &self.transport.settings, &mut self.events);
     }
 
     /// Takes the events of `stream` back: what they had for the device goes along, unless it does not even know that it is
@@ -499,7 +526,7 @@ impl EdgeEnd {
             }
             match event {
                 EdgeEvent::Opened { .. } => is_open = false,
-                EdgeEvent::Packet { packet, .. } => packets.push(std::mem::take(packet)),
+                EdgeEvent::Packet { packet, .. } => packets.push(packet.clone()),
                 _ => {}
             }
             false
@@ -509,17 +536,6 @@ impl EdgeEnd {
             packets.clear();
         }
         Unfinished { stream: id, is_open, replay: stream.kept.into_replay(), packets }
-    }
-
-    fn announce_room(&mut self, id: StreamId) {
-        let settings = &self.transport.settings;
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.wants_room
-            && !stream.kept.is_full(settings.kept_bytes_max, settings.kept_count_max)
-        {
-            stream.wants_room = false;
-            self.events.push_back(EdgeEvent::Sendable { stream: id });
-        }
     }
 }
 

@@ -2,30 +2,64 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use mqtt::frame::is_qos0_publish;
+use mqtt::OwnedFrame;
 
-use super::answer::{Asked, asked_by, shown_answered_by};
+use super::answer::{Asked, asked_by};
 use crate::CloseCause;
+
+/// A Control Packet of a device, on its way to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePacket {
+    /// As the device sent it.
+    pub packet: OwnedFrame,
+    /// What a replay sends in its place: a PUBLISH with a Topic Alias is kept with its full topic and without the alias.
+    pub replay_as: Option<OwnedFrame>,
+}
+
+impl DevicePacket {
+    /// Whether this is a PUBLISH at QoS 0, which nobody repeats.
+    pub fn is_qos0_publish(&self) -> bool {
+        self.packet.is_qos0_publish()
+    }
+
+    /// Makes this what a replay sends.
+    pub fn unalias(&mut self) {
+        if let Some(full) = self.replay_as.take() {
+            self.packet = full;
+        }
+    }
+
+    /// Bytes of memory that this packet counts for.
+    #[expect(clippy::len_without_is_empty, reason = "a packet has two bytes at least")]
+    pub fn len(&self) -> usize {
+        self.packet.len() + self.replay_as.as_ref().map_or(0, OwnedFrame::len)
+    }
+}
+
+impl From<OwnedFrame> for DevicePacket {
+    fn from(packet: OwnedFrame) -> Self {
+        Self { packet, replay_as: None }
+    }
+}
 
 /// What goes to the worker with a number.
 #[derive(Clone, Debug)]
 pub(super) enum Item {
-    /// A Control Packet.
-    Packet {
-        /// As the device sent it.
-        packet: Bytes,
-        /// What a replay sends in its place.
-        replay_as: Option<Bytes>,
-    },
+    /// A Control Packet, and what it asks an answer for.
+    Packet(DevicePacket, Option<Asked>),
     /// The end of the device's connection.
     Close(CloseCause),
 }
 
 impl Item {
+    pub(super) fn packet(packet: DevicePacket) -> Self {
+        let asked = asked_by(packet.packet.as_frame());
+        Self::Packet(packet, asked)
+    }
+
     pub(super) fn is_kept(&self) -> bool {
         match self {
-            Self::Packet { packet, .. } => !is_qos0_publish(packet),
+            Self::Packet(packet, _) => !packet.is_qos0_publish(),
             Self::Close(_) => true,
         }
     }
@@ -33,22 +67,20 @@ impl Item {
     /// Bytes of memory that it counts for.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Packet { packet, replay_as } => packet.len() + replay_as.as_ref().map_or(0, Bytes::len),
+            Self::Packet(packet, _) => packet.len(),
             Self::Close(_) => 0,
         }
     }
 
     fn asks(&self, asked: Asked) -> bool {
-        matches!(self, Self::Packet { packet, .. } if asked_by(packet) == Some(asked))
+        matches!(self, Self::Packet(_, Some(own)) if *own == asked)
     }
 
-    fn for_replay(self) -> Self {
-        match self {
-            Self::Packet { packet, replay_as } => {
-                Self::Packet { packet: replay_as.unwrap_or(packet), replay_as: None }
-            }
-            close @ Self::Close(_) => close,
+    fn for_replay(mut self) -> Self {
+        if let Self::Packet(packet, _) = &mut self {
+            packet.unalias();
         }
+        self
     }
 }
 
@@ -153,10 +185,10 @@ impl Kept {
         let mut items: VecDeque<_> = sent.chain(self.unsent).map(Item::for_replay).collect();
         let mut answered = Vec::new();
         for at in (0..items.len()).rev() {
-            let Item::Packet { packet, .. } = &items[at] else { continue };
-            answered.extend(shown_answered_by(packet));
+            let Item::Packet(_, Some(asked)) = items[at] else { continue };
+            answered.extend(asked.shown_answered());
             // MQTT 3.1 lets a PUBLISH be repeated on the connection. Behind its PUBREL a repeat would be a new message.
-            if asked_by(packet).is_some_and(|asked| answered.contains(&asked)) {
+            if answered.contains(&asked) {
                 items.remove(at);
             }
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use mqtt::OwnedFrame;
 
 use super::liveness::{Liveness, Verdict};
 use super::{LinkError, OUTGOING_BYTES_MAX, OtherEnd, Settings};
@@ -49,6 +50,13 @@ impl Transport {
     pub(super) fn put(&mut self, stream: StreamId, frame: &Frame) {
         if !self.is_over {
             frame.encode_shared(stream, &mut self.out);
+        }
+    }
+
+    /// Adds a PACKET.
+    pub(super) fn put_packet(&mut self, stream: StreamId, number: u64, packet: &OwnedFrame) {
+        if !self.is_over {
+            wire::encode_packet(stream, number, &packet.raw, &mut self.out);
         }
     }
 

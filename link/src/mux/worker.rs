@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mqtt::ReasonCode;
-use mqtt::frame::is_qos0_publish;
+use foldhash::fast::RandomState;
+use mqtt::{OwnedFrame, ReasonCode};
 
 use super::credit::{Credit, Grant, packet_cost};
 use super::done::Done;
@@ -35,7 +35,7 @@ pub enum WorkerEvent {
         /// To be given to [`WorkerEnd::durable`] when its effect is (at QoS 0 that is done already).
         number: u64,
         /// The packet.
-        packet: Bytes,
+        packet: OwnedFrame,
         /// To be given to [`WorkerEnd::give_back`] when it has left memory.
         cost: u32,
     },
@@ -87,7 +87,7 @@ struct WorkerStream {
 #[derive(Debug)]
 pub struct WorkerEnd {
     transport: Transport,
-    streams: HashMap<StreamId, WorkerStream>,
+    streams: HashMap<StreamId, WorkerStream, RandomState>,
     /// The highest identifier that was opened.
     last: u32,
     is_draining: bool,
@@ -105,7 +105,7 @@ impl WorkerEnd {
     pub fn new(settings: Settings, now: Duration) -> Self {
         Self {
             transport: Transport::new(settings, now),
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             last: 0,
             is_draining: false,
             wants_room: false,
@@ -185,7 +185,7 @@ impl WorkerEnd {
                 if !stream.grant.take(cost) {
                     return Err(LinkError::WindowExceeded(id));
                 }
-                if is_qos0_publish(&packet) {
+                if packet.is_qos0_publish() {
                     stream.done.insert(number);
                 }
                 self.events.push_back(WorkerEvent::Packet { stream: id, number, packet, cost });
@@ -229,23 +229,24 @@ impl WorkerEnd {
         self.transport.put(StreamId::LINK, &Frame::Store { is_away });
     }
 
-    /// The session is here. `connack` is for the device, and empty on a resume. Packets of the device follow.
+    /// The session is here. `connack` is for the device; a resume has none. Packets of the device follow.
     ///
     /// # Errors
-    /// The edge has given the stream up, or it was answered before, or `connack` is not one whole packet: the session is
+    /// The edge has given the stream up, or it was answered before, or takes no packet as large as `connack`: the session is
     /// to be let go.
-    pub fn accept(&mut self, id: StreamId, connack: Bytes) -> Result<(), SendError> {
-        if !connack.is_empty() {
-            check(&connack, self.packet_bytes_max())?;
+    pub fn accept(&mut self, id: StreamId, connack: Option<OwnedFrame>) -> Result<(), SendError> {
+        if let Some(connack) = &connack {
+            check(connack, self.packet_bytes_max())?;
         }
+        let connack = bytes_of(connack);
         let stream = self.streams.get_mut(&id).filter(|stream| !stream.is_open).ok_or(SendError::NoStream)?;
         stream.is_open = true;
         self.transport.put(id, &Frame::Opened { connack });
         Ok(())
     }
 
-    /// The session is not to be had here. `packet` is what the device is told, empty to leave that to the edge.
-    pub fn refuse(&mut self, id: StreamId, reason: RefuseReason, packet: Bytes) {
+    /// The session is not to be had here. `packet` is what the device is told; without one the edge says it.
+    pub fn refuse(&mut self, id: StreamId, reason: RefuseReason, packet: Option<OwnedFrame>) {
         if self.streams.get(&id).is_some_and(|stream| !stream.is_open) {
             self.streams.remove(&id);
             let packet = self.sendable(packet);
@@ -258,12 +259,12 @@ impl WorkerEnd {
     ///
     /// # Errors
     /// It was not taken.
-    pub fn send(&mut self, id: StreamId, packet: Bytes) -> Result<(), SendError> {
+    pub fn send(&mut self, id: StreamId, packet: &OwnedFrame) -> Result<(), SendError> {
         let max = self.packet_bytes_max();
         let is_link_full = self.transport.is_full();
         let stream = self.streams.get_mut(&id).filter(|stream| stream.is_open && stream.close.is_none());
         let Some(stream) = stream else { return Err(SendError::NoStream) };
-        check(&packet, max)?;
+        check(packet, max)?;
         if !stream.credit.is_some() {
             stream.wants_room = true;
             return Err(SendError::Full);
@@ -276,7 +277,7 @@ impl WorkerEnd {
         stream.sent += 1;
         let number = stream.sent;
         self.report(id);
-        self.transport.put(id, &Frame::Packet { number, packet });
+        self.transport.put_packet(id, number, packet);
         Ok(())
     }
 
@@ -303,8 +304,8 @@ impl WorkerEnd {
         }
     }
 
-    /// Ends the device's connection. `packet` is the last for the device, empty for none; it needs no credit.
-    pub fn close(&mut self, id: StreamId, reason: ReasonCode, packet: Bytes) {
+    /// Ends the device's connection. `packet` is the last for the device, if there is one; it needs no credit.
+    pub fn close(&mut self, id: StreamId, reason: ReasonCode, packet: Option<OwnedFrame>) {
         if self.streams.get(&id).is_none_or(|stream| !stream.is_open) {
             return;
         }
@@ -396,8 +397,9 @@ impl WorkerEnd {
     }
 
     /// `packet`, or nothing when the edge would not take it: a stream must end in any case.
-    fn sendable(&self, packet: Bytes) -> Bytes {
-        if check(&packet, self.packet_bytes_max()).is_ok() { packet } else { Bytes::new() }
+    fn sendable(&self, packet: Option<OwnedFrame>) -> Bytes {
+        let max = self.packet_bytes_max();
+        bytes_of(packet.filter(|packet| check(packet, max).is_ok()))
     }
 
     /// Adds DURABLE for what is not yet reported of a stream, and ends the stream if that was all.
@@ -420,4 +422,9 @@ impl WorkerEnd {
             self.transport.put(id, &Frame::Durable { through, beyond: Vec::new() });
         }
     }
+}
+
+/// As a frame of the link has it: empty for none.
+fn bytes_of(packet: Option<OwnedFrame>) -> Bytes {
+    packet.map_or_else(Bytes::new, |packet| packet.raw)
 }

@@ -1,7 +1,7 @@
 //! Frames out of bytes. What a header alone can show to be wrong is found before a byte of the body is waited for.
 
 use bytes::{Bytes, BytesMut};
-use mqtt::{ReasonCode, frame};
+use mqtt::{OwnedFrame, ReasonCode, frame};
 
 use super::field::Reader;
 use super::hello::Hello;
@@ -185,13 +185,11 @@ fn decode_close(mut body: Reader) -> Result<Frame, WireError> {
 }
 
 /// `bytes`, if they are one whole Control Packet as far as its fixed header tells.
-pub(super) fn one_packet(bytes: Bytes, field: &'static str) -> Result<Bytes, WireError> {
-    match frame::split(&bytes, frame::PACKET_SIZE_MAX) {
-        Ok(Some(packet)) if packet.raw.len() == bytes.len() => Ok(bytes),
-        _ => Err(WireError::NotOnePacket(field)),
-    }
+pub(super) fn one_packet(bytes: Bytes, field: &'static str) -> Result<OwnedFrame, WireError> {
+    let packet = OwnedFrame::from_bytes(bytes, frame::PACKET_SIZE_MAX);
+    packet.ok().flatten().ok_or(WireError::NotOnePacket(field))
 }
 
 fn packet_or_none(bytes: Bytes, field: &'static str) -> Result<Bytes, WireError> {
-    if bytes.is_empty() { Ok(bytes) } else { one_packet(bytes, field) }
+    if bytes.is_empty() { Ok(bytes) } else { one_packet(bytes, field).map(|packet| packet.raw) }
 }

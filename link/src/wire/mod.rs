@@ -8,7 +8,7 @@ mod hello;
 mod open;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mqtt::ReasonCode;
+use mqtt::{OwnedFrame, ReasonCode};
 
 pub use decode::{Decoded, FrameLimits, decode};
 pub use error::WireError;
@@ -198,7 +198,7 @@ pub enum Frame {
         /// 1 for the first PACKET or CLOSE of a stream in a direction, then one more for each.
         number: u64,
         /// One whole Control Packet.
-        packet: Bytes,
+        packet: OwnedFrame,
     },
     /// [`Kind::Durable`].
     Durable {
@@ -247,6 +247,20 @@ pub enum Frame {
         /// It is without its store for now. Until this is told it has it.
         is_away: bool,
     },
+}
+
+/// Appends a PACKET frame without one being made; a large Control Packet is shared and not copied.
+pub(crate) fn encode_packet(stream: StreamId, number: u64, packet: &Bytes, out: &mut Outgoing) {
+    let head = out.buffer();
+    encode_header(stream, Kind::Packet, 8 + packet.len(), head);
+    head.put_u64(number);
+    out.put_shared(packet);
+}
+
+fn encode_header(stream: StreamId, kind: Kind, body_len: usize, out: &mut BytesMut) {
+    out.put_u32(stream.0);
+    out.put_u8(kind as u8);
+    out.put_u32(field::len_u32(body_len));
 }
 
 impl Frame {
@@ -299,7 +313,7 @@ impl Frame {
     /// Appends the whole frame; a large Control Packet is shared and not copied.
     pub fn encode_shared(&self, stream: StreamId, out: &mut Outgoing) {
         self.encode_head(stream, out.buffer());
-        out.put_bytes(self.tail().clone());
+        out.put_shared(self.tail());
     }
 
     /// What ends the body and can be many bytes.
@@ -308,7 +322,7 @@ impl Frame {
         match self {
             Self::Opened { connack: tail }
             | Self::Refused { packet: tail, .. }
-            | Self::Packet { packet: tail, .. }
+            | Self::Packet { packet: OwnedFrame { raw: tail, .. }, .. }
             | Self::Close { ending: Ending::Worker { packet: tail, .. }, .. }
             | Self::Passport { token: tail } => tail,
             _ => &NONE,
@@ -317,9 +331,7 @@ impl Frame {
 
     /// Everything before [`Frame::tail`].
     fn encode_head(&self, stream: StreamId, out: &mut BytesMut) {
-        out.put_u32(stream.0);
-        out.put_u8(self.kind() as u8);
-        out.put_u32(field::len_u32(self.body_len()));
+        encode_header(stream, self.kind(), self.body_len(), out);
         match self {
             Self::Hello(hello) => hello.encode(out),
             Self::Open(open) => open.encode(out),

@@ -53,7 +53,7 @@ impl Resume {
     }
 
     fn decode(body: &mut Reader) -> Result<Self, WireError> {
-        let connack = one_packet(body.bytes("CONNACK")?, "CONNACK")?;
+        let connack = one_packet(body.bytes("CONNACK")?, "CONNACK")?.raw;
         let backlog = body.u32("backlog")?;
         let flows = body.list("flows", 3, |body| {
             let packet_id = packet_id(body)?;
@@ -158,7 +158,7 @@ impl OpenBody {
                     .option("certificate subject", |body| body.text("certificate subject"))?,
             },
             passport: body.bytes("passport")?,
-            connect: one_packet(body.bytes("CONNECT")?, "CONNECT")?,
+            connect: one_packet(body.bytes("CONNECT")?, "CONNECT")?.raw,
             assigned_client_id: body
                 .option("assigned client identifier", |body| body.text("assigned client identifier"))?,
             server_keep_alive_s: body.option("server keep alive", |body| body.u16("server keep alive"))?,

@@ -1,15 +1,16 @@
 //! A link that breaks between an answer and the report that what it answers is durable: the device gets one answer, neither
 //! none nor two.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use link::mux::{EdgeEvent, WorkerEvent};
 use link::wire::{Decoded, Frame, StreamId, decode};
+use mqtt::OwnedFrame;
 
 use crate::ends::{Pair, packets, resume};
 use crate::frame::packet;
 
 /// Every packet that is answered, with its answer, with Packet Identifier `id`.
-fn questions(id: u8) -> [(Bytes, Bytes); 5] {
+fn questions(id: u8) -> [(OwnedFrame, OwnedFrame); 5] {
     [
         (packet(0x32, &[0, 1, b't', 0, id]), packet(0x40, &[0, id])),
         (packet(0x34, &[0, 1, b't', 0, id]), packet(0x50, &[0, id])),
@@ -35,21 +36,21 @@ fn cut_behind_packet(pair: &mut Pair) {
 }
 
 /// What the next worker gets of a stream that the edge has to open anew.
-fn replayed(pair: &mut Pair) -> Vec<Bytes> {
+fn replayed(pair: &mut Pair) -> Vec<OwnedFrame> {
     let unfinished = pair.edge.abandon().pop().unwrap();
     let mut next = Pair::new(10_000);
     let stream = next.edge.open(resume(), unfinished.replay).unwrap();
     next.exchange();
-    next.worker.accept(stream, Bytes::new()).unwrap();
+    next.worker.accept(stream, None).unwrap();
     packets(&next.exchange().1)
 }
 
 /// A worker has answered `question` and behind that reported it.
-fn answer(pair: &mut Pair, stream: StreamId, question: &Bytes, answer: &Bytes) {
-    pair.edge.send(stream, question.clone(), None).unwrap();
+fn answer(pair: &mut Pair, stream: StreamId, question: &OwnedFrame, answer: &OwnedFrame) {
+    pair.edge.send(stream, question.clone().into()).unwrap();
     let (_, events) = pair.exchange();
     let Some(WorkerEvent::Packet { number, .. }) = events.last() else { panic!("{events:?}") };
-    pair.worker.send(stream, answer.clone()).unwrap();
+    pair.worker.send(stream, answer).unwrap();
     pair.worker.durable(stream, *number);
 }
 
@@ -96,10 +97,10 @@ fn an_answer_is_to_the_oldest_of_its_kind_and_identifier() {
     let again = packet(0x3A, &[0, 1, b't', 0, 7]);
     let [(question, reply), .., unsubscribe] = questions(7);
     for packet in [&unsubscribe.0, &question, &again] {
-        pair.edge.send(stream, packet.clone(), None).unwrap();
+        pair.edge.send(stream, packet.clone().into()).unwrap();
     }
     pair.exchange();
-    pair.worker.send(stream, reply).unwrap();
+    pair.worker.send(stream, &reply).unwrap();
     pair.worker.durable(stream, 2);
     cut_behind_packet(&mut pair);
     assert_eq!(replayed(&mut pair), [unsubscribe.0, again]);
@@ -110,12 +111,12 @@ fn an_answer_makes_room() {
     let mut pair = Pair::new(1 << 20);
     let stream = pair.open();
     let [(question, reply), ..] = questions(7);
-    while pair.edge.send(stream, question.clone(), None).is_ok() {}
+    while pair.edge.send(stream, question.clone().into()).is_ok() {}
     pair.exchange();
-    pair.worker.send(stream, reply).unwrap();
+    pair.worker.send(stream, &reply).unwrap();
     let (events, _) = pair.exchange();
     assert!(events.iter().any(|event| matches!(event, EdgeEvent::Sendable { .. })), "{events:?}");
-    pair.edge.send(stream, question, None).unwrap();
+    pair.edge.send(stream, question.into()).unwrap();
 }
 
 #[test]
@@ -125,11 +126,11 @@ fn a_publish_is_not_replayed_behind_its_pubrel() {
     let [_, (publish, _), (pubrel, _), ..] = questions(7);
     let [_, (other, _), ..] = questions(8);
     for packet in [&publish, &other, &publish] {
-        pair.edge.send(stream, packet.clone(), None).unwrap();
+        pair.edge.send(stream, packet.clone().into()).unwrap();
     }
     pair.exchange();
     // The device has the PUBREC, whatever became of the answer to its repeat.
-    pair.edge.send(stream, pubrel.clone(), None).unwrap();
+    pair.edge.send(stream, pubrel.clone().into()).unwrap();
     assert_eq!(replayed(&mut pair), [other, pubrel]);
 }
 
@@ -140,14 +141,14 @@ fn what_is_replayed_is_in_the_order_in_which_it_came() {
     let stream = pair.open();
     let publish = |id| packet(0x32, &[0, 1, b't', 0, id]);
     for id in 1..=4 {
-        pair.edge.send(stream, publish(id), None).unwrap();
+        pair.edge.send(stream, publish(id).into()).unwrap();
     }
     pair.exchange();
     pair.worker.durable(stream, 2);
     pair.exchange();
     // These the worker has not got.
     for id in 5..=6 {
-        pair.edge.send(stream, publish(id), None).unwrap();
+        pair.edge.send(stream, publish(id).into()).unwrap();
     }
     assert_eq!(replayed(&mut pair), [1, 3, 4, 5, 6].map(publish));
 }

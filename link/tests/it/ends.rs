@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use link::mux::{
-    DEAD_AFTER, EdgeEnd, EdgeEvent, LinkError, OUTGOING_BYTES_MAX, Replay, SendError, Settings, WorkerEnd,
-    WorkerEvent,
+    DEAD_AFTER, DevicePacket, EdgeEnd, EdgeEvent, LinkError, NotSent, OUTGOING_BYTES_MAX, Replay, SendError,
+    Settings, WorkerEnd, WorkerEvent,
 };
 use link::wire::{Ending, Frame, Hello, Kind, OPTIONAL, OpenBody, RefuseReason, StreamId, Versions};
 use link::{CloseCause, ConnectionId, Peer, Resume};
-use mqtt::ReasonCode;
+use mqtt::{OwnedFrame, ReasonCode};
 
 use crate::frame::packet;
 
@@ -29,7 +29,7 @@ fn open() -> Box<OpenBody> {
             certificate_subject: None,
         },
         passport: Bytes::from_static(b"token"),
-        connect: packet(0x10, b"connect"),
+        connect: packet(0x10, b"connect").raw,
         assigned_client_id: None,
         server_keep_alive_s: None,
         authentication: None,
@@ -38,13 +38,13 @@ fn open() -> Box<OpenBody> {
 }
 
 pub(crate) fn resume() -> Box<OpenBody> {
-    let connack = packet(0x20, &[0, 0]);
+    let connack = packet(0x20, &[0, 0]).raw;
     let resume = Resume { connack, backlog: 0, flows: vec![], inbound_qos2: vec![], topic_aliases: vec![] };
     Box::new(OpenBody { resume: Some(Box::new(resume)), ..*open() })
 }
 
 /// A QoS 1 PUBLISH as far as the link can tell.
-pub(crate) fn publish(body: &[u8]) -> Bytes {
+pub(crate) fn publish(body: &[u8]) -> OwnedFrame {
     packet(0x32, body)
 }
 
@@ -117,14 +117,14 @@ impl Pair {
     pub(crate) fn open(&mut self) -> StreamId {
         let stream = self.edge.open(open(), Replay::default()).unwrap();
         self.exchange();
-        self.worker.accept(stream, packet(0x20, &[0, 0])).unwrap();
+        self.worker.accept(stream, Some(packet(0x20, &[0, 0]))).unwrap();
         let (edge, _) = self.exchange();
         assert!(matches!(&edge[..], [EdgeEvent::Opened { connack, .. }] if connack.len() == 4));
         stream
     }
 }
 
-pub(crate) fn packets(events: &[WorkerEvent]) -> Vec<Bytes> {
+pub(crate) fn packets(events: &[WorkerEvent]) -> Vec<OwnedFrame> {
     let packet = |event: &WorkerEvent| match event {
         WorkerEvent::Packet { packet, .. } => Some(packet.clone()),
         _ => None,
@@ -137,10 +137,10 @@ fn a_slow_device_delays_nobody_else() {
     let mut pair = Pair::new(1000);
     let (slow, quick) = (pair.open(), pair.open());
     let body = publish(&[1; 100]);
-    let sent = std::iter::from_fn(|| pair.worker.send(slow, body.clone()).ok()).count();
+    let sent = std::iter::from_fn(|| pair.worker.send(slow, &body).ok()).count();
     assert!(sent < 12, "{sent} packets in a window of 1000 bytes");
     for _ in 0..100 {
-        pair.worker.send(quick, body.clone()).unwrap();
+        pair.worker.send(quick, &body).unwrap();
         let (edge, _) = pair.exchange();
         let cost = edge.iter().find_map(|event| match event {
             EdgeEvent::Packet { stream, cost, .. } if *stream == quick => Some(*cost),
@@ -148,11 +148,11 @@ fn a_slow_device_delays_nobody_else() {
         });
         pair.edge.give_back(quick, cost.expect("it came at once"));
     }
-    assert_eq!(pair.worker.send(slow, body.clone()), Err(SendError::Full));
+    assert_eq!(pair.worker.send(slow, &body), Err(SendError::Full));
     pair.edge.give_back(slow, 1000);
     let (_, worker) = pair.exchange();
     assert!(matches!(&worker[..], [.., WorkerEvent::Sendable { stream }] if *stream == slow));
-    pair.worker.send(slow, body).unwrap();
+    pair.worker.send(slow, &body).unwrap();
 }
 
 #[test]
@@ -161,9 +161,9 @@ fn a_worker_that_is_slow_with_one_stream_takes_the_others() {
     let (slow, quick) = (pair.open(), pair.open());
     let body = publish(&[1; 100]);
     for _ in 0..30 {
-        pair.edge.send(slow, body.clone(), None).unwrap();
+        pair.edge.send(slow, body.clone().into()).unwrap();
     }
-    pair.edge.send(quick, body.clone(), None).unwrap();
+    pair.edge.send(quick, body.clone().into()).unwrap();
     let (_, worker) = pair.exchange();
     let of = |id| {
         worker.iter().filter(|e| matches!(e, WorkerEvent::Packet { stream, .. } if *stream == id)).count()
@@ -178,8 +178,8 @@ fn a_worker_that_is_slow_with_one_stream_takes_the_others() {
 fn a_packet_larger_than_the_window_passes_alone() {
     let mut pair = Pair::new(100);
     let stream = pair.open();
-    pair.worker.send(stream, publish(&[1; 5000])).unwrap();
-    assert_eq!(pair.worker.send(stream, publish(b"next")), Err(SendError::Full));
+    pair.worker.send(stream, &publish(&[1; 5000])).unwrap();
+    assert_eq!(pair.worker.send(stream, &publish(b"next")), Err(SendError::Full));
 }
 
 #[test]
@@ -187,11 +187,11 @@ fn a_full_link_takes_no_more_packets_until_it_is_written() {
     let mut pair = Pair::new(u32::MAX);
     let stream = pair.open();
     let body = publish(&[1; 60_000]);
-    let sent = std::iter::from_fn(|| pair.worker.send(stream, body.clone()).ok()).count();
+    let sent = std::iter::from_fn(|| pair.worker.send(stream, &body).ok()).count();
     assert!(sent * 60_000 < OUTGOING_BYTES_MAX + 60_000, "{sent}");
     let (_, worker) = pair.exchange();
     assert!(matches!(&worker[..], [WorkerEvent::LinkSendable]));
-    pair.worker.send(stream, body).unwrap();
+    pair.worker.send(stream, &body).unwrap();
 }
 
 #[test]
@@ -210,10 +210,10 @@ fn who_asks_for_signs_of_life_and_reads_none_fills_no_memory() {
 fn what_is_durable_is_told_before_the_next_packet() {
     let mut pair = Pair::new(1000);
     let stream = pair.open();
-    pair.edge.send(stream, packet(0x40, &[0, 9]), None).unwrap();
+    pair.edge.send(stream, packet(0x40, &[0, 9]).into()).unwrap();
     pair.exchange();
     pair.worker.durable(stream, 1);
-    pair.worker.send(stream, publish(b"one")).unwrap();
+    pair.worker.send(stream, &publish(b"one")).unwrap();
     let mut sent = BytesMut::from(pair.worker.outgoing().chunk());
     let mut kinds = Vec::new();
     while let Ok(Some(link::wire::Decoded::Frame(_, frame))) =
@@ -229,26 +229,30 @@ fn the_next_worker_gets_what_was_not_durable_and_knows_it() {
     let mut pair = Pair::new(10_000);
     let stream = pair.open();
     for body in [b"a", b"b", b"c"] {
-        pair.edge.send(stream, publish(body), None).unwrap();
+        pair.edge.send(stream, publish(body).into()).unwrap();
     }
-    pair.edge.send(stream, packet(0x30, b"qos 0"), None).unwrap();
-    pair.edge.send(stream, publish(b"by alias"), Some(publish(b"in full"))).unwrap();
+    pair.edge.send(stream, packet(0x30, b"qos 0").into()).unwrap();
+    let by_alias = DevicePacket { packet: publish(b"by alias"), replay_as: Some(publish(b"in full")) };
+    pair.edge.send(stream, by_alias).unwrap();
     pair.exchange();
     pair.worker.durable(stream, 2);
     pair.exchange();
-    pair.edge.send(stream, packet(0x40, &[0, 9]), None).unwrap();
+    pair.edge.send(stream, packet(0x40, &[0, 9]).into()).unwrap();
     let unfinished = pair.edge.abandon().pop().unwrap();
     assert!(unfinished.is_open);
-    assert_eq!(pair.edge.send(stream, publish(b"d"), None), Err(SendError::NoStream));
+    assert!(matches!(
+        pair.edge.send(stream, publish(b"d").into()),
+        Err(NotSent { error: SendError::NoStream, .. })
+    ));
 
     let mut next = Pair::new(10_000);
     let stream = next.edge.open(resume(), unfinished.replay).unwrap();
-    next.edge.send(stream, publish(b"new"), None).unwrap();
+    next.edge.send(stream, publish(b"new").into()).unwrap();
     let (_, worker) = next.exchange();
     let [WorkerEvent::Open { open, .. }] = &worker[..] else { panic!("{worker:?}") };
     let resume = open.resume.as_ref().unwrap();
     assert_eq!(resume.backlog, 4);
-    next.worker.accept(stream, Bytes::new()).unwrap();
+    next.worker.accept(stream, None).unwrap();
     let (_, worker) = next.exchange();
     let replay = [publish(b"a"), publish(b"c"), publish(b"in full")];
     assert_eq!(packets(&worker), [&replay[..], &[packet(0x40, &[0, 9]), publish(b"new")]].concat());
@@ -258,9 +262,9 @@ fn the_next_worker_gets_what_was_not_durable_and_knows_it() {
 fn a_refused_stream_gives_everything_back() {
     let mut pair = Pair::new(1000);
     let stream = pair.edge.open(open(), Replay::default()).unwrap();
-    pair.edge.send(stream, publish(b"early"), None).unwrap();
+    pair.edge.send(stream, publish(b"early").into()).unwrap();
     pair.exchange();
-    pair.worker.refuse(stream, RefuseReason::Overloaded, Bytes::new());
+    pair.worker.refuse(stream, RefuseReason::Overloaded, None);
     let (edge, _) = pair.exchange();
     let [EdgeEvent::Refused { replay, reason, .. }] = &edge[..] else { panic!("{edge:?}") };
     assert!(reason.is_retryable() && replay.len() == 1);
@@ -271,13 +275,13 @@ fn a_refused_stream_gives_everything_back() {
 fn frames_of_a_stream_that_was_given_up_are_dropped() {
     let mut pair = Pair::new(1000);
     let stream = pair.open();
-    pair.worker.send(stream, publish(b"late")).unwrap();
+    pair.worker.send(stream, &publish(b"late")).unwrap();
     assert!(pair.edge.give_up(stream).is_some());
     let (edge, worker) = pair.exchange();
     assert!(edge.is_empty());
     assert_eq!(pair.edge.dropped_frames(), 1);
     assert!(matches!(&worker[..], [WorkerEvent::Close { ending: Ending::Moved, .. }]));
-    assert_eq!(pair.worker.send(stream, publish(b"later")), Err(SendError::NoStream));
+    assert_eq!(pair.worker.send(stream, &publish(b"later")), Err(SendError::NoStream));
     assert!(pair.open() > stream);
 }
 
@@ -294,7 +298,7 @@ fn a_link_whose_identifiers_run_out_says_so_in_time_and_goes_on_with_what_it_has
     opened.extend([(); 2].map(|()| edge.open(open(), Replay::default()).unwrap()));
     assert!(edge.open(open(), Replay::default()).is_err() && edge.is_worn());
     assert_eq!(opened.last(), Some(&StreamId(16)));
-    edge.send(opened[0], publish(b"still"), None).unwrap();
+    edge.send(opened[0], publish(b"still").into()).unwrap();
     assert!(!EdgeEnd::new(Settings::new(""), Duration::ZERO).is_worn());
 }
 
@@ -311,7 +315,7 @@ fn a_draining_worker_refuses_and_the_edge_opens_nothing() {
         |event| matches!(event, EdgeEvent::Refused { stream, reason: RefuseReason::Draining, .. } if *stream == crossing)
     ));
     assert!(pair.edge.open(open(), Replay::default()).is_err());
-    pair.edge.send(stream, publish(b"until it moves"), None).unwrap();
+    pair.edge.send(stream, publish(b"until it moves").into()).unwrap();
     assert_eq!(packets(&pair.exchange().1).len(), 1);
 }
 
@@ -345,8 +349,8 @@ fn the_close_of_a_device_is_kept_until_it_is_durable() {
 fn the_last_packet_of_a_worker_needs_no_credit() {
     let mut pair = Pair::new(100);
     let stream = pair.open();
-    while pair.worker.send(stream, publish(&[0; 50])).is_ok() {}
-    pair.worker.close(stream, ReasonCode::SessionTakenOver, packet(0xE0, &[0x8E, 0]));
+    while pair.worker.send(stream, &publish(&[0; 50])).is_ok() {}
+    pair.worker.close(stream, ReasonCode::SessionTakenOver, Some(packet(0xE0, &[0x8E, 0])));
     let (edge, _) = pair.exchange();
     let Some(EdgeEvent::Closed { reason, packet, .. }) = edge.last() else { panic!("{edge:?}") };
     assert_eq!((*reason, packet.len()), (ReasonCode::SessionTakenOver, 4));
@@ -356,10 +360,12 @@ fn the_last_packet_of_a_worker_needs_no_credit() {
 fn what_the_other_end_would_not_take_is_not_sent() {
     let mut pair = Pair::new(1000);
     let stream = pair.open();
-    assert_eq!(pair.edge.send(stream, Bytes::from_static(b"\x30\x05"), None), Err(SendError::NotOnePacket));
     let large = publish(&vec![0; 2 << 20]);
-    assert!(matches!(pair.worker.send(stream, large.clone()), Err(SendError::TooLarge { .. })));
-    assert!(matches!(pair.edge.send(stream, publish(b""), Some(large)), Err(SendError::TooLarge { .. })));
+    assert!(matches!(pair.worker.send(stream, &large), Err(SendError::TooLarge { .. })));
+    let packet = DevicePacket { packet: publish(b""), replay_as: Some(large) };
+    let unsent = pair.edge.send(stream, packet.clone()).unwrap_err();
+    assert!(matches!(unsent.error, SendError::TooLarge { .. }));
+    assert_eq!(unsent.packet, packet);
     assert!(matches!(pair.edge.renew(stream, vec![0; 1 << 20].into()), Err(SendError::TooLarge { .. })));
     pair.exchange();
 }
@@ -368,13 +374,13 @@ fn what_the_other_end_would_not_take_is_not_sent() {
 fn the_kept_packets_are_bounded() {
     let mut pair = Pair::new(1_000_000);
     let stream = pair.open();
-    let sent = std::iter::from_fn(|| pair.edge.send(stream, publish(b"x"), None).ok()).count();
+    let sent = std::iter::from_fn(|| pair.edge.send(stream, publish(b"x").into()).ok()).count();
     assert_eq!(sent, link::mux::KEPT_COUNT_MAX);
     pair.exchange();
     pair.worker.durable(stream, 1);
     let (edge, _) = pair.exchange();
     assert!(matches!(&edge[..], [EdgeEvent::Sendable { .. }]));
-    pair.edge.send(stream, publish(b"x"), None).unwrap();
+    pair.edge.send(stream, publish(b"x").into()).unwrap();
 }
 
 #[test]
@@ -387,7 +393,7 @@ fn every_breach_ends_the_link_by_name() {
         let mut bytes = bytes_of(&[&[first.clone(), opened.clone()], frames].concat());
         let head = bytes_of(&[first.clone(), opened.clone()]).len();
         worker.receive(NOW, &mut bytes.split_to(head)).unwrap();
-        worker.accept(StreamId(1), packet(0x20, &[0, 0])).unwrap();
+        worker.accept(StreamId(1), Some(packet(0x20, &[0, 0]))).unwrap();
         let outcome = worker.receive(NOW, &mut bytes).unwrap_err();
         assert_eq!(worker.receive(NOW, &mut bytes), Err(LinkError::Over));
         outcome

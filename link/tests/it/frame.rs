@@ -6,28 +6,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use link::wire::{Ending, Frame, Hello, OpenBody, RefuseReason, StreamId, Versions};
 use link::{AuthenticationOutcome, CloseCause, ConnectionId, Flow, FlowState, Peer, Resume, TopicAlias};
-use mqtt::{PacketId, ReasonCode, varint};
+use mqtt::{OwnedFrame, PacketId, ReasonCode, varint};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 /// A Control Packet: a first byte that is allowed, and a body that nothing looks at.
-pub(crate) fn packet(first_byte: u8, body: &[u8]) -> Bytes {
+pub(crate) fn packet(first_byte: u8, body: &[u8]) -> OwnedFrame {
     let mut packet = vec![first_byte];
     let (length, used) = varint::encode(u32::try_from(body.len()).unwrap());
     packet.extend_from_slice(&length[..used]);
     packet.extend_from_slice(body);
-    packet.into()
+    OwnedFrame::from_bytes(packet.into(), u32::MAX).unwrap().unwrap()
 }
 
-fn any_packet() -> impl Strategy<Value = Bytes> {
+fn any_packet() -> impl Strategy<Value = OwnedFrame> {
     let first_byte = select(vec![0x10_u8, 0x20, 0x30, 0x32, 0x34, 0x40, 0x62, 0x82, 0xE0]);
     (first_byte, vec(any::<u8>(), 0..300)).prop_map(|(first_byte, body)| packet(first_byte, &body))
 }
 
 fn packet_or_none() -> impl Strategy<Value = Bytes> {
-    prop_oneof![Just(Bytes::new()), any_packet()]
+    prop_oneof![Just(Bytes::new()), any_packet().prop_map(|packet| packet.raw)]
 }
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -72,15 +72,20 @@ fn resume() -> impl Strategy<Value = Resume> {
     let flow = (packet_id(), select(FlowState::ALL.to_vec()))
         .prop_map(|(packet_id, state)| Flow { packet_id, state });
     let alias = (1_u16.., text()).prop_map(|(alias, topic)| TopicAlias { alias, topic });
-    (any_packet(), any::<u32>(), vec(flow, 0..20), vec(packet_id(), 0..20), vec(alias, 0..5)).prop_map(
-        |(connack, backlog, flows, inbound_qos2, topic_aliases)| Resume {
+    (
+        any_packet().prop_map(|packet| packet.raw),
+        any::<u32>(),
+        vec(flow, 0..20),
+        vec(packet_id(), 0..20),
+        vec(alias, 0..5),
+    )
+        .prop_map(|(connack, backlog, flows, inbound_qos2, topic_aliases)| Resume {
             connack,
             backlog,
             flows,
             inbound_qos2,
             topic_aliases,
-        },
-    )
+        })
 }
 
 pub(crate) fn open() -> impl Strategy<Value = OpenBody> {
@@ -89,7 +94,7 @@ pub(crate) fn open() -> impl Strategy<Value = OpenBody> {
     (
         (any::<u128>(), any::<u32>(), peer(), bytes()),
         (
-            any_packet(),
+            any_packet().prop_map(|packet| packet.raw),
             option::of(text()),
             any::<Option<u16>>(),
             option::of(authentication),

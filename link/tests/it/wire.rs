@@ -144,7 +144,7 @@ fn every_fault_has_its_name() {
     assert_eq!(whole(Kind::Window, &[0; 4]), Err(WireError::Value("credit")));
     assert_eq!(whole(Kind::Window, &[1; 3]), Err(WireError::Short("credit")));
     assert_eq!(whole(Kind::Packet, &[0; 8]), Err(WireError::Value("number")));
-    let two = [&[0, 0, 0, 0, 0, 0, 0, 1], &packet(0xE0, b"")[..], &packet(0xE0, b"")[..]].concat();
+    let two = [&[0, 0, 0, 0, 0, 0, 0, 1], &packet(0xE0, b"").raw[..], &packet(0xE0, b"").raw[..]].concat();
     assert_eq!(whole(Kind::Packet, &two), Err(WireError::NotOnePacket("packet")));
     let falling = [[0, 0, 0, 0, 0, 0, 0, 5], [0, 0, 0, 0, 0, 0, 0, 5]].concat();
     assert_eq!(whole(Kind::Durable, &falling), Err(WireError::Value("beyond")));
@@ -168,5 +168,5 @@ fn a_packet_shares_the_buffer_that_it_came_in() {
     else {
         panic!("not a packet");
     };
-    assert!(range.contains(&packet.as_ptr()));
+    assert!(range.contains(&packet.raw.as_ptr()));
 }

@@ -52,7 +52,10 @@ struct Storm {
     resumed: u64,
     refused: u64,
     lost: u64,
+    /// Connections that have got CONNACK in this turn.
     answered: Vec<ConnectionId>,
+    /// Those of the turn before, which were told to go.
+    leaving: Vec<ConnectionId>,
     first_error: Option<String>,
 }
 
@@ -161,8 +164,9 @@ impl Load {
                 (begun, self.number) = (begun + 1, self.number + 1);
             }
             reactor.turn(&mut storm, TURN)?;
-            for id in storm.answered.drain(..) {
-                reactor.disconnect(id);
+            storm.leaving = std::mem::take(&mut storm.answered);
+            for id in &storm.leaving {
+                reactor.disconnect(*id);
             }
             reactor.flush(&mut storm);
             progress(&storm);
@@ -194,6 +198,7 @@ impl Storm {
             refused: 0,
             lost: 0,
             answered: Vec::new(),
+            leaving: Vec::new(),
             first_error: None,
         })
     }
@@ -219,8 +224,10 @@ impl Handler for Storm {
         self.answered.push(link.id);
     }
 
-    fn closed(&mut self, _id: ConnectionId, error: Option<io::Error>) {
-        if let Some(error) = error {
+    fn closed(&mut self, id: ConnectionId, error: Option<io::Error>) {
+        // One that has its CONNACK is about to go anyway.
+        let is_answered = self.answered.contains(&id) || self.leaving.contains(&id);
+        if let Some(error) = error.filter(|_| !is_answered) {
             self.lost += 1;
             self.first_error.get_or_insert_with(|| error.to_string());
         }

@@ -36,9 +36,38 @@ impl<'a> Frame<'a> {
         self.raw[0]
     }
 
+    /// Whether this is a PUBLISH at QoS 0, which is never acknowledged.
+    pub const fn is_qos0_publish(&self) -> bool {
+        self.first_byte() & 0b1111_0110 == 0b0011_0000
+    }
+
     /// What follows the fixed header; as long as Remaining Length says.
     pub fn body(&self) -> &'a [u8] {
         &self.raw[usize::from(self.header_len)..]
+    }
+
+    /// A copy that owns its bytes.
+    pub fn copied(&self) -> OwnedFrame {
+        self.owned(Bytes::copy_from_slice(self.raw))
+    }
+
+    /// A copy with the flags that MQTT 3.1.1 and 5 demand, in place of those that MQTT 3.1 does not use.
+    pub fn copied_with_reserved_flags(&self) -> OwnedFrame {
+        if self.packet_type == PacketType::Publish {
+            return self.copied();
+        }
+        let mut raw = BytesMut::from(self.raw);
+        raw[0] = self.packet_type.first_byte();
+        self.owned(raw.freeze())
+    }
+
+    fn owned(&self, raw: Bytes) -> OwnedFrame {
+        OwnedFrame {
+            raw,
+            minimal_length: self.minimal_length,
+            packet_type: self.packet_type,
+            header_len: self.header_len,
+        }
     }
 }
 
@@ -54,6 +83,16 @@ pub struct OwnedFrame {
 }
 
 impl OwnedFrame {
+    /// `raw` as the one whole Control Packet that it is; `None` where it is less than one, or more. `packet_size_max` bounds it
+    /// as it does in [`split`].
+    ///
+    /// # Errors
+    /// As [`split`].
+    pub fn from_bytes(raw: Bytes, packet_size_max: u32) -> Result<Option<Self>, DecodeError> {
+        let header = Header::parse(&raw, packet_size_max, Flags::Unused)?;
+        Ok(header.filter(|header| header.total == raw.len()).map(|header| header.own(raw)))
+    }
+
     /// The borrowed form, for decoding.
     pub fn as_frame(&self) -> Frame<'_> {
         Frame {
@@ -67,6 +106,17 @@ impl OwnedFrame {
     /// The type in the first byte.
     pub const fn packet_type(&self) -> PacketType {
         self.packet_type
+    }
+
+    /// As [`Frame::is_qos0_publish`].
+    pub fn is_qos0_publish(&self) -> bool {
+        self.as_frame().is_qos0_publish()
+    }
+
+    /// Bytes of the whole packet.
+    #[expect(clippy::len_without_is_empty, reason = "a packet has two bytes at least")]
+    pub fn len(&self) -> usize {
+        self.raw.len()
     }
 
     /// What follows the fixed header, without a copy.
@@ -112,6 +162,10 @@ impl Header {
             header_len: self.len,
         }
     }
+
+    fn own(self, raw: Bytes) -> OwnedFrame {
+        self.frame(&[]).owned(raw)
+    }
 }
 
 /// How much of a first byte is looked at.
@@ -144,12 +198,6 @@ fn check_first_byte(first_byte: u8, reading: Flags) -> Result<PacketType, Decode
     }
 }
 
-/// Whether `packet` is a PUBLISH at QoS 0, as its first byte says: it is never acknowledged.
-#[inline]
-pub fn is_qos0_publish(packet: &[u8]) -> bool {
-    packet.first().is_some_and(|first_byte| first_byte & 0b1111_0110 == 0b0011_0000)
-}
-
 /// The first whole Control Packet at the front of `buf`; `None` when more bytes are needed.
 ///
 /// `packet_size_max` bounds the whole packet in bytes, fixed header included; it is checked as soon as Remaining Length is
@@ -172,10 +220,5 @@ pub fn split_bytes(buf: &mut BytesMut, packet_size_max: u32) -> Result<Option<Ow
     if buf.remaining() < header.total {
         return Ok(None);
     }
-    Ok(Some(OwnedFrame {
-        raw: buf.split_to(header.total).freeze(),
-        minimal_length: header.minimal_length,
-        packet_type: header.packet_type,
-        header_len: header.len,
-    }))
+    Ok(Some(header.own(buf.split_to(header.total).freeze())))
 }

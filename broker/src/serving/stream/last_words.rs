@@ -67,5 +67,5 @@ impl WorkerStream {
 /// Whether a packet counts although another connection has the session: one that nothing answers, and that says how the
 /// connection ends.
 pub(super) fn is_last_word(packet: Frame<'_>) -> bool {
-    packet.packet_type() == PacketType::Disconnect || mqtt::frame::is_qos0_publish(packet.raw)
+    packet.packet_type() == PacketType::Disconnect || packet.is_qos0_publish()
 }

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use link::Outgoing;
 use link::mux::{Asked, asked_by};
-use mqtt::{PacketId, QoS, ReasonCode, frame};
+use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, Number, QueuePage, StoreError};
 
-use super::edge::Edge;
+use super::edge::{Edge, whole};
 use super::store::NOW;
 use crate::session::{Effect, Input, Outputs, Session};
 
@@ -53,12 +53,12 @@ impl Connection {
 
     /// Hands in a frame of the edge. Answers whether it is done.
     pub(super) fn take(&mut self, number: u64, packet: &Bytes) -> bool {
+        let packet = whole(packet);
         let asked = asked_by(packet);
         if let Some(asked) = asked {
             self.owed.push((asked, number));
         }
-        let frame = frame::split(packet, u32::MAX).expect("valid").expect("whole");
-        let is_done = !self.handle_for(number, Input::Packet(frame));
+        let is_done = !self.handle_for(number, Input::Packet(packet));
         is_done && asked.is_none()
     }
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use link::Resume;
 use link::mux::{OpenFlows, answered_by, asked_by};
-use mqtt::frame;
+use mqtt::{Frame, frame};
 
 /// One connection's.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl Edge {
         self.partial.extend_from_slice(bytes);
         while let Some(len) = first_packet(&self.partial) {
             let packet = self.partial.split_to(len).freeze();
-            self.flows.pass_from_device(frame::split(&packet, u32::MAX).expect("valid").expect("whole"));
+            self.flows.pass_from_device(whole(&packet));
             self.unsent.push_back(packet);
         }
     }
@@ -60,9 +60,9 @@ impl Edge {
         if self.connack.is_none() {
             self.connack = Some(packet.clone());
         }
-        self.flows.pass_to_device(frame::split(packet, u32::MAX).expect("valid").expect("whole"));
-        if let Some(answered) = answered_by(packet)
-            && let Some(at) = self.kept.iter().position(|(_, kept)| asked_by(kept) == Some(answered))
+        self.flows.pass_to_device(whole(packet));
+        if let Some(answered) = answered_by(whole(packet))
+            && let Some(at) = self.kept.iter().position(|(_, kept)| asked_by(whole(kept)) == Some(answered))
         {
             self.kept.remove(at);
         }
@@ -120,6 +120,11 @@ fn publish_id(packet: &Bytes) -> Option<Vec<u8>> {
     let frame = frame::split(packet, u32::MAX).ok()??;
     let topic_len = usize::from(u16::from_be_bytes([frame.body()[0], frame.body()[1]]));
     Some(frame.body()[2 + topic_len..4 + topic_len].to_vec())
+}
+
+/// A packet that is whole.
+pub(super) fn whole(packet: &[u8]) -> Frame<'_> {
+    frame::split(packet, u32::MAX).expect("valid").expect("whole")
 }
 
 /// Bytes of the first packet, if it is whole.

@@ -3,18 +3,18 @@
 use link::CloseCause;
 use tokio::time::Duration;
 
-use super::backlog::Unsent;
 use super::place::Place;
 use crate::upstream::metrics::{MoveOutcome, MoveReason};
+use link::mux::DevicePacket;
 
 /// What a [`super::Route`] is told.
 pub(in crate::upstream) enum RouteInput<P: Place> {
     /// The device has sent this, and no link has taken it.
-    Sent(Unsent),
+    Sent(DevicePacket),
     /// The link has taken the packet of [`super::Step::Send`].
     Taken,
     /// The link has not: it has no room, or the stream is over.
-    NotTaken(Unsent),
+    NotTaken(DevicePacket),
     /// The device is gone.
     Closed { cause: CloseCause, is_connected: bool },
     /// The mover has come to the device.

@@ -19,11 +19,11 @@ mod simulation;
 
 use bytes::Bytes;
 use link::CloseCause;
-use mqtt::ReasonCode;
+use link::mux::DevicePacket;
+use mqtt::{OwnedFrame, ReasonCode};
 use tokio::time::{Duration, Instant};
 
 use self::backlog::Backlog;
-pub(super) use self::backlog::Unsent;
 pub(super) use self::input::{Circumstances, Declined, RouteInput};
 pub(super) use self::output::{Moved, Next, RouteOutputs, Step, Summary};
 pub(super) use self::place::Place;
@@ -177,9 +177,9 @@ impl<P: Place> Route<P> {
     }
 
     /// Has a packet wait. While the device is nowhere QoS 0 is dropped in time, so that it does not stop the rest.
-    fn keep(&mut self, mut unsent: Unsent) -> RouteOutputs<P> {
+    fn keep(&mut self, mut unsent: DevicePacket) -> RouteOutputs<P> {
         if self.place().is_none() {
-            if unsent.is_qos0() && self.backlog.is_half_full() {
+            if unsent.is_qos0_publish() && self.backlog.is_half_full() {
                 return RouteOutputs { is_dropped: true, ..RouteOutputs::default() };
             }
             unsent.unalias();
@@ -216,7 +216,8 @@ impl<P: Place> Route<P> {
         }
         if cause == CloseCause::Unanswered {
             // What its CONNECT may have had for an effect is to leave no Will.
-            self.keep(Unsent { packet: Bytes::from_static(&DISCONNECT), replay_as: None });
+            let disconnect = OwnedFrame::from_bytes(Bytes::from_static(&DISCONNECT), u32::MAX);
+            disconnect.into_iter().flatten().for_each(|packet| drop(self.keep(packet.into())));
         }
         self.farewell = Some(Box::new(Farewell { cause, since: now, is_told: false }));
         // Its worker may never answer.

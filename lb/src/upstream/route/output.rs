@@ -4,16 +4,16 @@ use link::CloseCause;
 use mqtt::ReasonCode;
 use tokio::time::{Duration, Instant};
 
-use super::backlog::Unsent;
 use super::place::Place;
 use crate::upstream::metrics::{MoveOutcome, MoveReason};
+use link::mux::DevicePacket;
 
 /// What a [`super::Route`] wants done about its place before it is told anything else.
 pub(in crate::upstream) enum Step<P: Place> {
     /// Nothing.
     Rest,
     /// To give a packet to the link; answered with [`super::RouteInput::Taken`] or [`super::RouteInput::NotTaken`].
-    Send(Unsent),
+    Send(DevicePacket),
     /// To tell the link of the end of the connection.
     Tell(CloseCause),
     /// To take the stream off its link; answered with [`super::RouteInput::GivenUp`], unless the stream is over already and an event says

@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use link::CloseCause;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -92,15 +91,15 @@ struct World {
     durable: Vec<Said>,
 }
 
-fn packet(number: u32) -> Bytes {
-    let mut packet = vec![0x32];
+fn packet(number: u32) -> DevicePacket {
+    let mut packet = vec![0x32, 4];
     packet.extend_from_slice(&number.to_be_bytes());
-    packet.into()
+    OwnedFrame::from_bytes(packet.into(), u32::MAX).unwrap().unwrap().into()
 }
 
 fn read(packet: &[u8]) -> Said {
     match packet {
-        [0x32, number @ ..] => Said::Packet(u32::from_be_bytes(number.try_into().unwrap())),
+        [0x32, 4, number @ ..] => Said::Packet(u32::from_be_bytes(number.try_into().unwrap())),
         other => {
             assert_eq!(other, DISCONNECT);
             Said::Disconnect
@@ -215,7 +214,7 @@ impl World {
             }
             input = match outputs.step {
                 Step::Rest => None,
-                Step::Send(unsent) => Some(match self.take(read(&unsent.packet)) {
+                Step::Send(unsent) => Some(match self.take(read(&unsent.packet.raw)) {
                     true => RouteInput::Taken,
                     false => RouteInput::NotTaken(unsent),
                 }),
@@ -254,7 +253,7 @@ impl World {
         assert!(numbers.eq(1..=self.packets() as u32), "lost, doubled or out of order: {:?}", self.durable);
         if self.route.summary().is_over {
             assert!(self.held.is_none());
-            let nothing = RouteInput::Sent(Unsent { packet: packet(0), replay_as: None });
+            let nothing = RouteInput::Sent(packet(0));
             for input in [RouteInput::Turn(Circumstances::default()), RouteInput::Check, nothing] {
                 let outputs = self.route.handle(input, self.now);
                 assert!(matches!(outputs.step, Step::Rest) && outputs.next == Next::Nothing, "over is final");
@@ -273,7 +272,7 @@ impl World {
             return;
         }
         self.sent += 1;
-        let unsent = Unsent { packet: packet(self.sent), replay_as: None };
+        let unsent = packet(self.sent);
         if self.route.way().is_none() || !self.take(Said::Packet(self.sent)) {
             self.follow(RouteInput::Sent(unsent));
         }

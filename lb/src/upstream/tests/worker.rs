@@ -9,7 +9,7 @@ use ::link::CloseCause;
 use ::link::mux::{Settings, WorkerEnd, WorkerEvent};
 use ::link::wire::{Ending, OpenBody, RefuseReason, StreamId};
 use bytes::{Buf, Bytes, BytesMut};
-use mqtt::{PacketType, QoS, ReasonCode};
+use mqtt::{OwnedFrame, PacketType, QoS, ReasonCode};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -238,12 +238,12 @@ impl Serving {
             Order::Store { is_away } => self.end.tell_store(*is_away),
             Order::Push(connection, packet) => {
                 if let Some(stream) = stream_of(*connection) {
-                    self.end.send(stream, packet.clone()).expect("room");
+                    self.end.send(stream, &whole(packet)).expect("room");
                 }
             }
             Order::End(connection, reason, packet) => {
                 if let Some(stream) = stream_of(*connection) {
-                    self.end.close(stream, *reason, packet.clone());
+                    self.end.close(stream, *reason, (!packet.is_empty()).then(|| whole(packet)));
                 }
             }
             Order::Die | Order::Stand => {}
@@ -254,7 +254,7 @@ impl Serving {
         match event {
             WorkerEvent::Open { stream, open } => self.open(stream, *open),
             WorkerEvent::Packet { stream, number, packet, cost } => {
-                self.packet(stream, number, &packet, cost);
+                self.packet(stream, number, &packet.raw, cost);
             }
             WorkerEvent::Passport { token, .. } => self.inner.tokens.lock().push(token),
             WorkerEvent::Close { stream, number, ending } => {
@@ -273,7 +273,7 @@ impl Serving {
         let connection = open.connection_id.0;
         self.inner.opens.lock().push(open);
         if let Some(reason) = manner.refuses {
-            return self.end.refuse(stream, reason, Bytes::new());
+            return self.end.refuse(stream, reason, None);
         }
         if manner.is_mute {
             return;
@@ -281,7 +281,7 @@ impl Serving {
         // CONNACK of MQTT 5 with a Topic Alias Maximum.
         let [high, low] = manner.topic_alias_max.to_be_bytes();
         let connack = Bytes::copy_from_slice(&[0x20, 6, 0, 0, 3, 0x22, high, low]);
-        self.end.accept(stream, if is_resume { Bytes::new() } else { connack }).expect("accepted");
+        self.end.accept(stream, (!is_resume).then(|| whole(&connack))).expect("accepted");
         self.streams.insert(stream, Served { connection });
     }
 
@@ -302,12 +302,16 @@ impl Serving {
         }
         if let Some(answer) = answer(frame) {
             // The device may have left meanwhile.
-            let _ = self.end.send(stream, answer);
+            let _ = self.end.send(stream, &whole(&answer));
         }
         if !manner.reports_nothing {
             self.end.durable(stream, number);
         }
     }
+}
+
+fn whole(packet: &Bytes) -> OwnedFrame {
+    OwnedFrame::from_bytes(packet.clone(), u32::MAX).expect("framed").expect("whole")
 }
 
 /// What a worker answers at once.

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use link::mux::Replay;
 use link::wire::StreamId;
+use mqtt::OwnedFrame;
 
 use crate::frame::packet;
 
@@ -49,7 +49,7 @@ impl Message {
         u16::try_from(1 + self.number % 65_535).unwrap().to_be_bytes()
     }
 
-    pub(super) fn bytes(self, padding: usize, is_replay: bool) -> Bytes {
+    pub(super) fn bytes(self, padding: usize, is_replay: bool) -> OwnedFrame {
         let (first_byte, _) = self.first_bytes();
         let mut body = if first_byte & 0xF0 == 0x30 { vec![0, 1, b't'] } else { Vec::new() };
         body.extend(self.packet_id());
@@ -68,7 +68,7 @@ impl Message {
     }
 
     /// The worker's answer, number `order` of what it sends to the device.
-    pub(super) fn answer(self, order: u32) -> Option<Bytes> {
+    pub(super) fn answer(self, order: u32) -> Option<OwnedFrame> {
         let first_byte = self.first_bytes().1?;
         let body = [&self.packet_id()[..], &order.to_be_bytes(), &self.number.to_be_bytes()].concat();
         Some(packet(first_byte, &body))
@@ -76,7 +76,7 @@ impl Message {
 }
 
 /// Anything else from the worker, number `order` of what it sends to the device.
-pub(super) fn news(order: u32, padding: usize) -> Bytes {
+pub(super) fn news(order: u32, padding: usize) -> OwnedFrame {
     let mut body = vec![0, 0];
     body.extend(order.to_be_bytes());
     body.resize(body.len() + padding, 0);

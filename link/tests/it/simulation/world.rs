@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use link::mux::{DEAD_AFTER, EdgeEvent, LinkError, SendError, Unfinished, WorkerEnd, WorkerEvent};
+use link::mux::{
+    DEAD_AFTER, DevicePacket, EdgeEvent, LinkError, SendError, Unfinished, WorkerEnd, WorkerEvent,
+};
 use link::wire::{Ending, Frame, OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, ConnectionId, Peer, Resume};
 use mqtt::ReasonCode;
@@ -65,7 +67,7 @@ impl Served {
             Step::Answer => {
                 let answer = pending.message.answer(self.sent + 1).unwrap();
                 pending.step = Step::Report;
-                match worker.send(id, answer) {
+                match worker.send(id, &answer) {
                     Ok(()) => self.sent += 1,
                     Err(SendError::Full) => {
                         pending.step = Step::Answer;
@@ -174,7 +176,10 @@ impl World {
             };
             let padding = if self.dice.one_in(20) { 700 } else { self.dice.below(60) };
             let replay_as = message.has_alias.then(|| message.bytes(padding, true));
-            match self.cables[at].edge.send(stream, message.bytes(padding, false), replay_as) {
+            let sent = self.cables[at]
+                .edge
+                .send(stream, DevicePacket { packet: message.bytes(padding, false), replay_as });
+            match sent.map_err(|unsent| unsent.error) {
                 Ok(()) => known.accept(message),
                 Err(SendError::Full) => known.is_blocked = true,
                 // The worker has closed it; the event that says so is not taken yet.
@@ -197,7 +202,7 @@ impl World {
         if known.is_over || !self.cables[at].is_ready || self.dice.one_in(3) {
             return;
         }
-        let connack = packet(0x20, &[0, 0]);
+        let connack = packet(0x20, &[0, 0]).raw;
         let resume = known.has_connack.then(|| Resume {
             connack,
             backlog: 0,
@@ -214,7 +219,7 @@ impl World {
                 certificate_subject: None,
             },
             passport: Bytes::new(),
-            connect: packet(0x10, b"connect"),
+            connect: packet(0x10, b"connect").raw,
             assigned_client_id: None,
             server_keep_alive_s: None,
             authentication: None,
@@ -233,11 +238,11 @@ impl World {
             let Some(served) = self.served[at].get_mut(&id) else { continue };
             if !served.is_open {
                 if with_faults && dice.one_in(20) {
-                    worker.refuse(id, RefuseReason::Overloaded, Bytes::new());
+                    worker.refuse(id, RefuseReason::Overloaded, None);
                     self.served[at].remove(&id);
                 } else if dice.one_in(3) {
                     served.is_open = true;
-                    let connack = if served.is_resume { Bytes::new() } else { packet(0x20, &[0, 0]) };
+                    let connack = (!served.is_resume).then(|| packet(0x20, &[0, 0]));
                     worker.accept(id, connack).unwrap();
                 }
                 continue;
@@ -248,7 +253,7 @@ impl World {
                 self.devices[served.device].stored.extend(stored);
             }
             if with_faults && !served.is_blocked && dice.one_in(5) {
-                match worker.send(id, news(served.sent + 1, dice.below(80))) {
+                match worker.send(id, &news(served.sent + 1, dice.below(80))) {
                     Ok(()) => served.sent += 1,
                     Err(SendError::Full) => served.is_blocked = true,
                     Err(SendError::NoStream) => {}
@@ -256,7 +261,7 @@ impl World {
                 }
             }
             if with_faults && dice.one_in(2000) {
-                worker.close(id, ReasonCode::SessionTakenOver, Bytes::new());
+                worker.close(id, ReasonCode::SessionTakenOver, None);
                 self.served[at].remove(&id);
             }
         }
@@ -294,7 +299,7 @@ impl World {
                             self.devices[device].learn_durable(through, &beyond);
                         }
                         Frame::Packet { packet, .. } => {
-                            let answered = read_from_worker(&packet).1;
+                            let answered = read_from_worker(&packet.raw).1;
                             answered.into_iter().for_each(|n| self.devices[device].learn_answered(n));
                         }
                         _ => {}
@@ -312,7 +317,7 @@ impl World {
 
     fn note_written(&mut self, place: Place, frame: &Frame) {
         let number = match frame {
-            Frame::Packet { packet, .. } => Message::read(packet).0,
+            Frame::Packet { packet, .. } => Message::read(&packet.raw).0,
             Frame::Close { ending: Ending::Device(_), .. } => CLOSE,
             _ => return,
         };
@@ -343,8 +348,8 @@ impl World {
                 self.served[at].insert(stream, served);
             }
             WorkerEvent::Packet { stream, number, packet, cost } => {
-                let (message, is_replay) = Message::read(&packet);
-                let is_qos0 = packet[0] == 0x30;
+                let (message, is_replay) = Message::read(&packet.raw);
+                let is_qos0 = packet.is_qos0_publish();
                 let message = Message { number: message, is_qos0, has_alias: is_replay };
                 self.take((at, stream), number, message, cost);
             }
@@ -395,7 +400,7 @@ impl World {
                 known.place = None;
             }
             (EdgeEvent::Packet { packet, cost, .. }, Some(known)) => {
-                known.take_from_worker(&packet, Some(cost));
+                known.take_from_worker(&packet.raw, Some(cost));
             }
             (EdgeEvent::Sendable { .. }, Some(known)) => known.is_blocked = false,
             (EdgeEvent::Finished { .. }, Some(known)) => {
@@ -421,7 +426,7 @@ impl World {
     fn uproot(&mut self, place: Place, unfinished: Unfinished) {
         let device = self.device_at(place).expect("streams have devices");
         assert_eq!(unfinished.is_open, self.devices[device].has_connack);
-        unfinished.packets.iter().for_each(|packet| self.devices[device].take_from_worker(packet, None));
+        unfinished.packets.iter().for_each(|packet| self.devices[device].take_from_worker(&packet.raw, None));
         self.devices[device].place = None;
         self.devices[device].replay = Some(unfinished.replay);
     }

@@ -19,7 +19,7 @@ use super::client::{Client, Message};
 use super::connection::{Connection, Event};
 use super::delivery::check_delivery;
 use super::dice::Dice;
-use super::edge::Edge;
+use super::edge::{Edge, whole};
 use super::store::{NOW, claim, read_all, wanted};
 use crate::config::BrokerConfig;
 use crate::session::{Effect, Input, Opening, Outputs, Session};
@@ -482,7 +482,7 @@ impl World {
                 let packet = connection.wire.take(len);
                 connection.tell(&mut self.edge);
                 self.edge.take_from_worker(&packet);
-                if let Some(answered) = answered_by(&packet) {
+                if let Some(answered) = answered_by(whole(&packet)) {
                     let answered = connection.owed.extract_if(.., |(asked, _)| *asked == answered);
                     connection.reports.extend(answered.map(|(_, number)| number));
                 }
