@@ -133,7 +133,7 @@ async fn a_connect_that_is_not_answered_holds_no_permit_when_it_is_looked_at_aga
     let pool = &setup.workers.0;
     eventually("none holds up others", || pool.moves.available_permits() == 1).await;
     pool.devices.agenda.push(asking);
+    // Who is taken off the agenda is looked at before anything else runs.
     eventually("they are looked at", || pool.devices.agenda.is_idle()).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(pool.moves.available_permits(), 1);
 }
