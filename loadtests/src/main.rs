@@ -6,6 +6,7 @@ mod options;
 mod report;
 mod run;
 mod scenario;
+mod target;
 
 use std::process::ExitCode;
 

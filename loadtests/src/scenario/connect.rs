@@ -13,9 +13,9 @@ use crate::measure::latency::Latency;
 use crate::net::dial::{Dial, fresh_source};
 use crate::net::packet::{self, ConnectOptions};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
-use crate::options::Target;
 use crate::report::Report;
 use crate::run::{self, Board, Meter, Phase};
+use crate::target::Target;
 
 const TURN: Duration = Duration::from_millis(5);
 const STANDSTILL: Duration = Duration::from_secs(10);

@@ -10,9 +10,9 @@ use crate::net::dial::{Dial, fresh_source};
 use crate::net::establish::connect_all;
 use crate::net::packet::ConnectOptions;
 use crate::net::reactor::Reactor;
-use crate::options::Target;
 use crate::report::Report;
 use crate::run::{self, Meter, Phase};
+use crate::target::Target;
 
 /// Options of `idle`.
 #[derive(Debug, Clone, Args)]

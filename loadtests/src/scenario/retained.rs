@@ -16,10 +16,10 @@ use crate::net::dial::Dial;
 use crate::net::establish::{connect_all, disconnect_all};
 use crate::net::packet::{self, ConnectOptions};
 use crate::net::reactor::{ConnectionId, Handler, Link, Reactor};
-use crate::options::{Target, parse_qos};
 use crate::report::Report;
 use crate::run::{self, Board, Meter};
 use crate::scenario::publisher::answer;
+use crate::target::{Target, parse_qos};
 
 const TURN: Duration = Duration::from_millis(20);
 const STANDSTILL: Duration = Duration::from_secs(5);

@@ -15,9 +15,9 @@ use clap::Args;
 use super::{run_name, share};
 use crate::measure::latency::{Latency, LatencySummary};
 use crate::net::dial::{Dial, fresh_source};
-use crate::options::Target;
 use crate::report::{Cost, Report};
 use crate::run::{self, Board, Meter, Phase};
+use crate::target::Target;
 use device::Plan;
 use series::Series;
 

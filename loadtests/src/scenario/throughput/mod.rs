@@ -12,9 +12,9 @@ use mqtt::QoS;
 
 use crate::measure::latency::Latency;
 use crate::measure::sequence::Tally;
-use crate::options::{Target, parse_qos};
 use crate::report::Report;
 use crate::run::{self, Meter, Phase};
+use crate::target::{Target, parse_qos};
 
 /// Options of `throughput`.
 #[derive(Debug, Clone, Args)]
