@@ -9,6 +9,7 @@ use super::housekeeping::claim_due;
 use super::work::call::{Call, Op};
 use super::work::{Ticket, Work};
 use crate::directory::Item;
+use crate::session::{Input, RequestKind, StoreOp};
 
 /// Bytes of a page of the stored queue.
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -43,39 +44,27 @@ impl Hub {
         let store = Arc::clone(&self.store);
         let fence = call.fence.clone();
         match call.op.clone() {
-            Op::ReadQueue(from, count) => {
-                store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(ticket, call, Item::Queue));
+            Op::Session(StoreOp::ReadQueue(from, count)) => {
+                store.read_queue(&fence, from, count, PAGE_BYTES_MAX, self.tell(ticket, call, Input::Queue));
             }
-            Op::Acknowledge(number) => {
+            Op::Session(StoreOp::Acknowledge(number)) => {
                 store.acknowledge(&fence, number, self.ask_silently(ticket, call, |_, call| call.report()));
             }
-            Op::MarkReleased(number) => {
-                store.mark_released(
-                    &fence,
-                    number,
-                    self.tell(ticket, call, move |result| Item::Released(number, result)),
-                );
+            Op::Session(StoreOp::MarkReleased(number)) => {
+                let done = self.tell(ticket, call, move |result| Input::Released(number, result));
+                store.mark_released(&fence, number, done);
             }
-            Op::ForgetReceived(id) => {
-                store.forget_received(
-                    &fence,
-                    id,
-                    self.tell(ticket, call, move |result| Item::Forgotten(id, result)),
-                );
+            Op::Session(StoreOp::ForgetReceived(id)) => {
+                let done = self.tell(ticket, call, move |result| Input::Forgotten(id, result));
+                store.forget_received(&fence, id, done);
             }
             Op::Subscribe(id, subscriptions) => {
-                store.subscribe(
-                    &fence,
-                    subscriptions,
-                    self.tell(ticket, call, move |result| Item::Subscribed(id, result)),
-                );
+                let item = move |result| Item::Request(id, RequestKind::Subscribe, result);
+                store.subscribe(&fence, subscriptions, self.tell(ticket, call, item));
             }
             Op::Unsubscribe(id, filters) => {
-                store.unsubscribe(
-                    &fence,
-                    filters,
-                    self.tell(ticket, call, move |result| Item::Unsubscribed(id, result)),
-                );
+                let item = move |result| Item::Request(id, RequestKind::Unsubscribe, result);
+                store.unsubscribe(&fence, filters, self.tell(ticket, call, item));
             }
             Op::Revoke(filters) => {
                 let (stored, revoked) = (Arc::clone(&fence.session), filters.clone());
@@ -124,21 +113,21 @@ impl Hub {
         }
     }
 
-    fn tell<T: Send + 'static>(
+    fn tell<T: Send + 'static, I: Into<Item>>(
         self: &Arc<Self>,
         ticket: Ticket,
         call: Call,
-        item: impl FnOnce(Result<T, StoreError>) -> Item + Send + 'static,
+        item: impl FnOnce(Result<T, StoreError>) -> I + Send + 'static,
     ) -> Done<T> {
         let hub = Arc::clone(self);
         Box::new(move |result| match result {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Call(call)),
             Ok(answer) => hub.follow_in_index(call, move |call| {
                 call.report();
-                call.answer(item(Ok(answer)));
+                call.answer(item(Ok(answer)).into());
             }),
             Err(StoreError::Fenced | StoreError::NoSession) if hub.cluster.is_shared() => call.refused(&hub),
-            Err(error) => call.answer(item(Err(error))),
+            Err(error) => call.answer(item(Err(error)).into()),
         })
     }
 

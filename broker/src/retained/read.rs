@@ -254,7 +254,7 @@ impl Hub {
         sys.values().filter(|message| mqtt::topic::matches(filter, message.topic())).cloned().collect()
     }
 
-    /// Enqueues a retained message in a stored session's own queue; it comes back as an [`Item::DeliverStored`], and
+    /// Enqueues a retained message in a stored session's own queue; it comes back like every message from there, and
     /// [`Item::RetainedQueued`] says that it has, or will not.
     pub(crate) fn enqueue_retained(
         self: &Arc<Self>,

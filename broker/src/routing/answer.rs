@@ -8,6 +8,7 @@ use state::StoreError;
 use crate::directory::Item;
 use crate::hub::Hub;
 use crate::hub::work::latch::{Latch, Part};
+use crate::session::Input;
 
 impl Hub {
     /// Notes that one part of the work for a message is done, or has failed, and answers when it was the last one.
@@ -42,7 +43,7 @@ impl Hub {
             None => Ok(ReasonCode::NoMatchingSubscribers),
             Some(StoreError::RetainedQuota) => Ok(ReasonCode::QuotaExceeded),
             Some(StoreError::Fenced) => {
-                session.answer(*connection, Item::End(ReasonCode::SessionTakenOver));
+                session.answer(*connection, Input::End(ReasonCode::SessionTakenOver).into());
                 return;
             }
             Some(error) => Err(error),

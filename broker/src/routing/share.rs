@@ -12,7 +12,7 @@ use crate::hub::Hub;
 use crate::hub::work::latch::{Part, Then};
 use crate::hub::work::message::Share;
 use crate::routing::route::Found;
-use crate::session::is_for_others;
+use crate::session::{Input, is_for_others};
 
 impl Hub {
     /// Offers what a stored session left to the other members of its share, and tells the store when it is durable there.
@@ -66,7 +66,7 @@ impl Hub {
 /// What nobody has taken of the mailbox of a session, as far as it is for others.
 pub(crate) fn left_to_others(untaken: VecDeque<Item>) -> impl Iterator<Item = Delivery> {
     untaken.into_iter().filter_map(|item| match item {
-        Item::Deliver(delivery) if is_for_others(&delivery, false) => Some(delivery),
+        Item::Input(Input::Deliver(delivery)) if is_for_others(&delivery, false) => Some(delivery),
         _ => None,
     })
 }

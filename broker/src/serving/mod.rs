@@ -177,10 +177,7 @@ impl Serving {
                 self.unsubscribe(hub, connection, packet_id, filters, out);
             }
             Effect::MoreRetained(count) => self.more_retained(hub, connection, count, out),
-            Effect::ReadQueue(from, count) => self.call(hub, connection, 0, Op::ReadQueue(from, count)),
-            Effect::Acknowledge(number) => self.call(hub, connection, frame, Op::Acknowledge(number)),
-            Effect::MarkReleased(number) => self.call(hub, connection, frame, Op::MarkReleased(number)),
-            Effect::ForgetReceived(packet_id) => self.call(hub, connection, 0, Op::ForgetReceived(packet_id)),
+            Effect::Store(op) => self.call(hub, connection, frame, Op::Session(op)),
             Effect::Dropped(reason, qos) => hub.metrics.drop_message(reason, qos),
             Effect::Limited(bound) => {
                 hub.metrics.limit(bound);
@@ -309,13 +306,7 @@ impl Serving {
         let now = hub.now();
         let out = &mut out;
         match item {
-            Item::Deliver(delivery) => {
-                self.session.handle(Input::Deliver(delivery), now, out);
-            }
-            Item::DeliverStored(number, delivery) => {
-                self.session.handle(Input::DeliverStored(number, delivery), now, out);
-            }
-            Item::Missed(number) => self.session.handle(Input::Missed(number), now, out),
+            Item::Input(input) => self.session.handle(input, now, out),
             Item::Published(packet_id, qos, result, since) => {
                 if result.is_ok() {
                     hub.metrics.acknowledge_seconds.observe(since.elapsed());
@@ -323,17 +314,7 @@ impl Serving {
                 self.awaiting_store = self.awaiting_store.saturating_sub(1);
                 self.session.handle(Input::Published(packet_id, qos, result), now, out);
             }
-            Item::Subscribed(id, result) => {
-                self.take_answer(hub, connection, id, RequestKind::Subscribe, result, out);
-            }
-            Item::Unsubscribed(id, result) => {
-                self.take_answer(hub, connection, id, RequestKind::Unsubscribe, result, out);
-            }
-            Item::Queue(page) => self.session.handle(Input::Queue(page), now, out),
-            Item::Released(number, result) => self.session.handle(Input::Released(number, result), now, out),
-            Item::Forgotten(packet_id, result) => {
-                self.session.handle(Input::Forgotten(packet_id, result), now, out);
-            }
+            Item::Request(id, kind, result) => self.take_answer(hub, connection, id, kind, result, out),
             Item::Retained(page) => {
                 let forgotten = self.session.forgotten();
                 self.rare().retained.take_page(page, forgotten);
@@ -348,7 +329,6 @@ impl Serving {
             }
             Item::Answered(answered) => self.take_ruling(hub, &answered),
             Item::Durable(frame) => self.rare().durable.push(frame),
-            Item::End(reason) => self.session.handle(Input::End(reason), now, out),
         }
     }
 }

@@ -6,7 +6,7 @@ use state::{Delivery, Message, Number, Owned, QueuePage, Queued, Record, StoreEr
 use super::number::packet_id;
 use super::outbound::Flight;
 use super::outdated::Outdated;
-use super::{DropReason, Effect, Filters, Outputs, Session};
+use super::{DropReason, Effect, Filters, Outputs, Session, StoreOp};
 
 /// Bytes on the wire from which on QoS 1 and 2 wait for [`super::Input::Writable`].
 const WIRE_BYTES_MAX: usize = 256 << 10;
@@ -292,7 +292,7 @@ impl Session {
     pub(crate) fn complete(&mut self, number: Number, out: &mut Outputs<'_>) {
         self.outbound.complete(number);
         if self.stored.is_some() {
-            out.effects.push(Effect::Acknowledge(number));
+            out.effects.push(Effect::Store(StoreOp::Acknowledge(number)));
         }
     }
 
@@ -311,7 +311,7 @@ impl Session {
         }
         let Some(stored) = &mut self.stored else { return };
         if !std::mem::replace(&mut stored.reading, true) {
-            out.effects.push(Effect::ReadQueue(self.outbound.expected(), READ_MESSAGES_MAX));
+            out.effects.push(Effect::Store(StoreOp::ReadQueue(self.outbound.expected(), READ_MESSAGES_MAX)));
         }
     }
 
@@ -378,7 +378,7 @@ impl Session {
             // The client may have it, and then waits for PUBREL: unless that comes, it takes a later message with the same
             // Packet Identifier for this one.
             self.outbound.launch(number, Flight::AwaitingStore);
-            out.effects.push(Effect::MarkReleased(number));
+            out.effects.push(Effect::Store(StoreOp::MarkReleased(number)));
         } else {
             self.abandon(number, out);
         }
@@ -388,7 +388,7 @@ impl Session {
     fn abandon(&mut self, number: Number, out: &mut Outputs<'_>) {
         self.outbound.launch(number, Flight::Done);
         if self.stored.is_some() {
-            out.effects.push(Effect::Acknowledge(number));
+            out.effects.push(Effect::Store(StoreOp::Acknowledge(number)));
         }
     }
 }

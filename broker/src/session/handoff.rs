@@ -9,7 +9,7 @@ use state::{Number, Owned, Queued, Record, UnixMs};
 
 use super::number::{PACKET_IDS, packet_id};
 use super::outbound::{Flight, Outbound};
-use super::{Effect, Outputs, Session};
+use super::{Effect, Outputs, Session, StoreOp};
 
 /// What is left to take of a connection that goes on.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Session {
                 Record::Released => self.go_on_with_pubrel(number, out),
                 Record::Message(_) => {
                     self.outbound.set(number, Flight::AwaitingStore);
-                    out.effects.push(Effect::MarkReleased(number));
+                    out.effects.push(Effect::Store(StoreOp::MarkReleased(number)));
                 }
             },
             Some(_) => {

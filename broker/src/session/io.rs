@@ -31,16 +31,17 @@ pub(crate) enum Input<'a> {
     /// A retained message for a new subscription, when its QoS is 0 or the queue is in memory. Asked for by
     /// [`Effect::MoreRetained`].
     Retained(Delivery),
-    /// The answer to [`Effect::ReadQueue`]. As with every answer of the store, an error that may pass is better retried
+    /// The answer to [`StoreOp::ReadQueue`]. As with every answer of the store, an error that may pass is better retried
     /// by the driver: the session holds back what waits for it, and the client finds it when it connects again.
     Queue(Result<QueuePage, StoreError>),
-    /// The answer to [`Effect::MarkReleased`].
+    /// The answer to [`StoreOp::MarkReleased`].
     Released(Number, Result<(), StoreError>),
-    /// The answer to [`Effect::ForgetReceived`].
+    /// The answer to [`StoreOp::ForgetReceived`].
     Forgotten(PacketId, Result<(), StoreError>),
     /// Another connection has the session now, here or at another worker.
     TakenOver,
-    /// The server ends the connection for this reason (shutdown, administrative action, expired passport).
+    /// The server ends the connection for this reason (shutdown, administrative action, expired passport, a session
+    /// that the store says is somebody else's).
     End(ReasonCode),
     /// Re-authentication gave a new passport.
     Renewed(Arc<Passport>),
@@ -63,14 +64,8 @@ pub(crate) enum Effect {
     Unsubscribe(PacketId, Vec<Arc<str>>),
     /// There is room: hand in about this many retained messages, if any wait.
     MoreRetained(usize),
-    /// Read the stored queue from this number on, at most so many records. One read is under way at most.
-    ReadQueue(Number, usize),
-    /// The record may go. No answer is needed.
-    Acknowledge(Number),
-    /// PUBREC came: answer with [`Input::Released`] when that is durable.
-    MarkReleased(Number),
-    /// PUBREL came from the client (stored session): answer with [`Input::Forgotten`] when that is durable.
-    ForgetReceived(PacketId),
+    /// Have the store do this, for a stored session.
+    Store(StoreOp),
     /// A message was dropped, to be counted.
     Dropped(DropReason, QoS),
     /// The client was refused what is beyond a bound, to be counted.
@@ -82,8 +77,22 @@ pub(crate) enum Effect {
 impl Effect {
     /// Whether it is what an acknowledgement of the client asks of the store.
     pub(crate) fn is_acknowledgement(&self) -> bool {
-        matches!(self, Self::Acknowledge(_) | Self::MarkReleased(_))
+        matches!(self, Self::Store(StoreOp::Acknowledge(_) | StoreOp::MarkReleased(_)))
     }
+}
+
+/// What a session asks of the store by itself. It reaches the store as it is here, and the answer comes back as the [`Input`]
+/// that is named.
+#[derive(Clone, Debug)]
+pub(crate) enum StoreOp {
+    /// Read the stored queue from this number on, at most so many records: [`Input::Queue`]. One read is under way at most.
+    ReadQueue(Number, usize),
+    /// The record may go. No answer is needed.
+    Acknowledge(Number),
+    /// PUBREC came: [`Input::Released`] when that is durable.
+    MarkReleased(Number),
+    /// PUBREL came from the client: [`Input::Forgotten`] when that is durable.
+    ForgetReceived(PacketId),
 }
 
 /// One filter of a SUBSCRIBE.

@@ -46,7 +46,9 @@ pub(crate) use self::closing::Fault;
 pub(crate) use self::delivery::is_for_others;
 pub(crate) use self::filters::{Added, Answer, Filters, Noted, RequestKind};
 pub(crate) use self::inbound::{Inbound, Receipt};
-pub(crate) use self::io::{Closing, DropReason, Effect, Input, Opening, Outputs, SubscribeItem, WillFate};
+pub(crate) use self::io::{
+    Closing, DropReason, Effect, Input, Opening, Outputs, StoreOp, SubscribeItem, WillFate,
+};
 pub(crate) use self::number::packet_id;
 pub(crate) use self::outbound::Flight;
 

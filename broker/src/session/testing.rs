@@ -11,7 +11,7 @@ use state::{Delivery, Fence, Message, Number, Owned, StoredSession, Subscription
 
 use crate::config::BrokerConfig;
 
-use super::{Effect, Input, Opening, Outputs, Session};
+use super::{Effect, Input, Opening, Outputs, Session, StoreOp};
 
 /// What a test session is opened with.
 pub(crate) struct Plan {
@@ -225,10 +225,10 @@ fn name(effect: &Effect) -> String {
         }
         Effect::Unsubscribe(id, filters) => format!("unsubscribe {id} {}", filters.join(" ")),
         Effect::MoreRetained(count) => format!("retained {count}"),
-        Effect::ReadQueue(from, count) => format!("read {} {count}", from.0),
-        Effect::Acknowledge(number) => format!("acknowledge {}", number.0),
-        Effect::MarkReleased(number) => format!("release {}", number.0),
-        Effect::ForgetReceived(id) => format!("forget {id}"),
+        Effect::Store(StoreOp::ReadQueue(from, count)) => format!("read {} {count}", from.0),
+        Effect::Store(StoreOp::Acknowledge(number)) => format!("acknowledge {}", number.0),
+        Effect::Store(StoreOp::MarkReleased(number)) => format!("release {}", number.0),
+        Effect::Store(StoreOp::ForgetReceived(id)) => format!("forget {id}"),
         Effect::Limited(bound) => format!("limited {}", bound.label()),
         Effect::Dropped(reason, qos) => format!("dropped {reason:?} {}", qos.as_u8()),
         Effect::Close(closing) => format!("close {:#04x}", closing.reason.as_u8()),

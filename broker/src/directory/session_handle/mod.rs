@@ -15,52 +15,46 @@ use std::task::{Context, Poll, Waker};
 use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
-use state::{Delivery, Number, Principal, QueuePage, StoreError, StoredSession};
+use state::{Delivery, Number, Principal, StoreError, StoredSession};
 use tokio::time::Instant;
 
 use self::leaver::Leavers;
 use self::routes::Routes;
 pub(crate) use self::unread::{HEAVY_BYTES, thin_out};
-use crate::session::Answered;
+use crate::session::{Answered, Input, RequestKind};
 
 /// Something that waits for the connection that owns a session.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// A message whose queue is in memory, or QoS 0.
-    Deliver(Delivery),
-    /// A message that is in the store's queue.
-    DeliverStored(Number, Delivery),
-    /// Messages up to this number are in the store's queue, and some were too many to be posted.
-    Missed(Number),
+    /// What the session is handed as it is: messages, answers of the store, the end; never a packet.
+    Input(Input<'static>),
     /// A publish of this session, which came at that time, is durable, or failed.
     Published(PacketId, QoS, Result<ReasonCode, StoreError>, Instant),
-    /// The store has these subscriptions.
-    Subscribed(PacketId, Result<Vec<bool>, StoreError>),
-    /// The store has removed these subscriptions.
-    Unsubscribed(PacketId, Result<Vec<bool>, StoreError>),
-    /// A page of the stored queue.
-    Queue(Result<QueuePage, StoreError>),
+    /// The store has done what this SUBSCRIBE or UNSUBSCRIBE asks for: which of its filters were subscribed to before.
+    Request(PacketId, RequestKind, Result<Vec<bool>, StoreError>),
     /// A page of retained messages.
     Retained(Result<state::RetainedPage, StoreError>),
     /// A retained message has gone the way of the stored queue.
     RetainedQueued,
-    /// A PUBREC is durable.
-    Released(Number, Result<(), StoreError>),
-    /// A received Packet Identifier is forgotten.
-    Forgotten(PacketId, Result<(), StoreError>),
     /// An action of this session's client was asked about.
     Answered(Box<Answered>),
     /// The effect of this frame of the edge is in the store.
     Durable(u64),
-    /// The store refused a write because somebody else owns the session, or the server ends the connection.
-    End(ReasonCode),
+}
+
+impl From<Input<'static>> for Item {
+    fn from(input: Input<'static>) -> Self {
+        Self::Input(input)
+    }
 }
 
 impl Item {
     /// What it counts against the bounds.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Deliver(delivery) | Self::DeliverStored(_, delivery) => delivery.message.size(),
+            Self::Input(Input::Deliver(delivery) | Input::DeliverStored(_, delivery)) => {
+                delivery.message.size()
+            }
             _ => 0,
         }
     }
@@ -192,7 +186,7 @@ impl SessionHandle {
             self.is_busy.store(false, Ordering::Relaxed);
             if noted > Number(0) {
                 // Another worker enqueued it after this one's claim, and its note was faster than the answer to the claim.
-                mailbox.push(Item::Missed(noted));
+                mailbox.push(Input::Missed(noted).into());
             }
             waker
         };
@@ -280,7 +274,7 @@ impl SessionHandle {
         if mailbox.bytes + mailbox.backlog_bytes > bytes_max {
             return Posted::Full;
         }
-        mailbox.push(Item::Deliver(delivery));
+        mailbox.push(Input::Deliver(delivery).into());
         let (waker, bytes) = (mailbox.reader(), mailbox.bytes + mailbox.backlog_bytes);
         drop(mailbox);
         if let Some(waker) = waker {
@@ -298,11 +292,11 @@ impl SessionHandle {
             return false;
         }
         if mailbox.bytes + mailbox.backlog_bytes <= bytes_max {
-            mailbox.push(Item::DeliverStored(number, delivery));
-        } else if let Some(Item::Missed(last)) = mailbox.items.back_mut() {
+            mailbox.push(Input::DeliverStored(number, delivery).into());
+        } else if let Some(Item::Input(Input::Missed(last))) = mailbox.items.back_mut() {
             *last = number;
         } else {
-            mailbox.push(Item::Missed(number));
+            mailbox.push(Input::Missed(number).into());
         }
         let (waker, bytes) = (mailbox.reader(), mailbox.bytes + mailbox.backlog_bytes);
         drop(mailbox);
@@ -318,7 +312,7 @@ impl SessionHandle {
         if mailbox.connection.is_none() {
             return;
         }
-        mailbox.push(Item::Missed(last));
+        mailbox.push(Input::Missed(last).into());
         let waker = mailbox.reader();
         drop(mailbox);
         if let Some(waker) = waker {
@@ -332,7 +326,7 @@ impl SessionHandle {
         if mailbox.connection != Some(connection) {
             return;
         }
-        if let Item::End(reason) = item {
+        if let Item::Input(Input::End(reason)) = item {
             mailbox.end = Some(reason);
         }
         mailbox.push(item);
@@ -347,7 +341,7 @@ impl SessionHandle {
     pub(crate) fn end(&self, reason: ReasonCode) {
         let connection = self.mailbox.lock().connection;
         if let Some(connection) = connection {
-            self.answer(connection, Item::End(reason));
+            self.answer(connection, Input::End(reason).into());
         }
     }
 
@@ -478,6 +472,6 @@ mod tests {
         session.attach(ConnectionId(1), false);
         let mut cx = Context::from_waker(Waker::noop());
         let (items, _) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
-        assert!(matches!(items.iter().collect::<Vec<_>>()[..], [Item::Missed(Number(7))]));
+        assert!(matches!(items.iter().collect::<Vec<_>>()[..], [Item::Input(Input::Missed(Number(7)))]));
     }
 }

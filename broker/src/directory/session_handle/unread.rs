@@ -8,6 +8,7 @@ use mqtt::QoS;
 use state::Delivery;
 
 use super::{Item, SessionHandle};
+use crate::session::Input;
 
 /// With more bytes than this that wait for it a session is listed, so that nobody has to look for it.
 pub(crate) const HEAVY_BYTES: usize = 256 << 10;
@@ -19,12 +20,16 @@ pub(crate) fn thin_out(items: VecDeque<Item>, dropped: &mut Vec<Delivery>) -> Ve
     let mut last = None;
     for item in items {
         match item {
-            Item::Deliver(delivery) if delivery.qos == QoS::AtMostOnce => dropped.push(delivery),
-            Item::DeliverStored(number, _) | Item::Missed(number) => last = last.max(Some(number)),
+            Item::Input(Input::Deliver(delivery)) if delivery.qos == QoS::AtMostOnce => {
+                dropped.push(delivery);
+            }
+            Item::Input(Input::DeliverStored(number, _) | Input::Missed(number)) => {
+                last = last.max(Some(number));
+            }
             item => left.push_back(item),
         }
     }
-    left.extend(last.map(Item::Missed));
+    left.extend(last.map(|number| Input::Missed(number).into()));
     left
 }
 
@@ -112,9 +117,8 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let (items, bytes) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
         let items = items.into_iter().collect::<Vec<_>>();
-        assert!(
-            matches!(&items[..], [Item::Deliver(kept), Item::Missed(Number(2))] if kept.qos == QoS::AtLeastOnce)
-        );
+        let [Item::Input(Input::Deliver(kept)), Item::Input(last)] = &items[..] else { panic!("{items:?}") };
+        assert!(kept.qos == QoS::AtLeastOnce && matches!(last, Input::Missed(Number(2))));
         // What the task has taken it is to thin out itself, once.
         session.set_backlog(ConnectionId(1), bytes);
         assert!(!session.take_shed(ConnectionId(1)));

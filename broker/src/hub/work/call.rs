@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use link::ConnectionId;
 use mqtt::PacketId;
-use state::{Fence, Number, Release, Subscription, Will};
+use state::{Fence, Release, Subscription, Will};
 
 use super::departure::Departure;
 use crate::directory::SessionHandle;
+use crate::session::StoreOp;
 
 /// A question to the store, with whom to tell the answer.
 #[derive(Clone)]
@@ -23,10 +24,8 @@ pub(crate) struct Call {
 /// The question.
 #[derive(Clone)]
 pub(crate) enum Op {
-    ReadQueue(Number, usize),
-    Acknowledge(Number),
-    MarkReleased(Number),
-    ForgetReceived(PacketId),
+    /// What the session itself asks.
+    Session(StoreOp),
     Subscribe(PacketId, Vec<Subscription>),
     Unsubscribe(PacketId, Vec<Arc<str>>),
     /// Subscriptions that the passport does not cover any more.

@@ -22,7 +22,7 @@ use crate::authorize::authorizer::Ruling;
 use crate::authorize::bounds::Bound;
 use crate::authorize::principal::client_id_of;
 use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Unserved};
-use crate::directory::{Item, SessionHandle, recycle};
+use crate::directory::{SessionHandle, recycle};
 use crate::hub::Hub;
 use crate::hub::work::claim::{self, Wanted};
 use crate::hub::work::departure::Departure;
@@ -508,7 +508,7 @@ impl WorkerStream {
         match &mut self.state {
             State::AwaitingClaim(pending) => pending.is_anothers = true,
             State::Serving(serving) => {
-                serving.handle.answer(self.connection, Item::End(ReasonCode::NotAuthorized));
+                serving.handle.answer(self.connection, Input::End(ReasonCode::NotAuthorized).into());
             }
             State::Ended(_) => {}
         }

@@ -4,7 +4,7 @@
 use mqtt::{Ack, AckKind, QoS, ReasonCode};
 use state::{Number, StoreError, UnixMs};
 
-use crate::session::{DropReason, Effect, Flight, Outputs, Session, packet_id};
+use crate::session::{DropReason, Effect, Flight, Outputs, Session, StoreOp, packet_id};
 
 impl Session {
     pub(crate) fn on_pubrec(&mut self, ack: &Ack<'_>, now: UnixMs, out: &mut Outputs<'_>) {
@@ -19,7 +19,7 @@ impl Session {
             }
             Some((number, flight @ (Flight::AwaitingPubrec | Flight::OwingPubrel))) if stored => {
                 *flight = Flight::AwaitingStore;
-                out.effects.push(Effect::MarkReleased(number));
+                out.effects.push(Effect::Store(StoreOp::MarkReleased(number)));
             }
             Some((_, flight @ (Flight::AwaitingPubrec | Flight::OwingPubrel))) => {
                 // v5 [MQTT-4.3.3-4]

@@ -3,7 +3,7 @@
 use mqtt::{Ack, AckKind, PacketId, ReasonCode};
 use state::StoreError;
 
-use crate::session::{Effect, Fault, Outputs, Receipt, Session};
+use crate::session::{Effect, Fault, Outputs, Receipt, Session, StoreOp};
 
 /// Flows of earlier connections, from which on an identifier that is not known is answered without asking the store: a client
 /// that keeps to the protocol has no more.
@@ -20,19 +20,19 @@ impl Session {
             Some(Receipt::Forgetting | Receipt::ForgettingStray) => {}
             Some(_) if self.keeps_received => {
                 self.inbound().advance(id, Receipt::Forgetting);
-                out.effects.push(Effect::ForgetReceived(id));
+                out.effects.push(Effect::Store(StoreOp::ForgetReceived(id)));
             }
             Some(_) => self.finish_received(id, out),
             // The worker before this one knew it. The store may still have it as not routed to the end.
             None if self.was_received_before(id) => {
                 self.inbound().restore(id);
                 self.inbound().advance(id, Receipt::Forgetting);
-                out.effects.push(Effect::ForgetReceived(id));
+                out.effects.push(Effect::Store(StoreOp::ForgetReceived(id)));
             }
             None if self.keeps_received && self.inbound().restored() < STRAYS_MAX => {
                 self.inbound().restore(id);
                 self.inbound().advance(id, Receipt::ForgettingStray);
-                out.effects.push(Effect::ForgetReceived(id));
+                out.effects.push(Effect::Store(StoreOp::ForgetReceived(id)));
             }
             // v5 section 4.4; the versions before 5 answer without a code.
             None => self.put_ack(AckKind::PubComp, id, ReasonCode::PacketIdentifierNotFound, out),

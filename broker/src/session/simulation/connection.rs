@@ -5,24 +5,18 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use link::Outgoing;
 use link::mux::{Asked, asked_by};
-use mqtt::{PacketId, QoS, ReasonCode};
-use state::{Delivery, Fence, Number, QueuePage, StoreError};
+use state::Fence;
 
 use super::edge::{Edge, whole};
 use super::store::NOW;
 use crate::session::{Effect, Input, Outputs, Session};
 
 /// What comes back to a session.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Event {
-    Deliver(Delivery),
-    DeliverStored(Number, Delivery),
-    Published(PacketId, QoS, Result<ReasonCode, StoreError>),
-    Released(Number, Result<(), StoreError>),
-    Forgotten(PacketId, Result<(), StoreError>),
+    Input(Input<'static>),
     /// The effect of this frame of the edge is in the store.
     Durable(u64),
-    Queue(Result<QueuePage, StoreError>),
 }
 
 pub(super) struct Connection {

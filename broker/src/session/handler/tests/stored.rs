@@ -5,7 +5,7 @@ use state::{Message, Number, QueuePage, Queued, Record, StoreError};
 
 use super::{join, plan};
 use crate::session::testing::{Rig, delivery, id};
-use crate::session::{DropReason, Effect, Input};
+use crate::session::{DropReason, Effect, Input, StoreOp};
 
 const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
@@ -159,7 +159,7 @@ fn messages_beyond_the_window_are_read_ahead_and_then_left_in_the_store() {
         let [high, low] = n.to_be_bytes();
         rig.bytes(&[0x40, 2, high, low]);
         for effect in rig.effects() {
-            if let Effect::ReadQueue(from, _) = effect {
+            if let Effect::Store(StoreOp::ReadQueue(from, _)) = effect {
                 reads.push(from.0);
                 rig.input(page((from.0..=600).map(|n| message(n, QOS1)).collect(), 601));
             }
@@ -219,7 +219,7 @@ fn a_message_too_large_for_the_client_leaves_the_store() {
     let mut rig = plan().with(Property::MaximumPacketSize(30)).stored(1, 1, 1).open();
     rig.input(Input::DeliverStored(Number(1), delivery("t", &[0; 30], QOS1)));
     let effects = rig.effects();
-    assert!(matches!(effects[0], Effect::Acknowledge(Number(1))));
+    assert!(matches!(effects[0], Effect::Store(StoreOp::Acknowledge(Number(1)))));
     assert!(matches!(effects[1], Effect::Dropped(DropReason::TooLarge, QOS1)));
 }
 

@@ -22,7 +22,7 @@ use super::dice::Dice;
 use super::edge::{Edge, whole};
 use super::store::{NOW, claim, read_all, wanted};
 use crate::config::BrokerConfig;
-use crate::session::{Effect, Input, Opening, Outputs, Session};
+use crate::session::{Effect, Input, Opening, Outputs, Session, StoreOp};
 
 const TOPICS: usize = 2;
 
@@ -227,7 +227,7 @@ impl World {
         };
         if message.qos == QoS::AtMostOnce || !self.is_stored() {
             if let Some(connection) = &mut self.connection {
-                connection.inbox.push_back(Event::Deliver(delivery));
+                connection.inbox.push_back(Event::Input(Input::Deliver(delivery)));
                 if message.qos != QoS::AtMostOnce {
                     self.given.push(message);
                 }
@@ -246,7 +246,8 @@ impl World {
                     && let [Enqueued::At(number)] = published.targets[..]
                 {
                     promised.lock().unwrap().push(message);
-                    mailbox.lock().unwrap().push((0, Event::DeliverStored(number, delivery)));
+                    let input = Input::DeliverStored(number, delivery);
+                    mailbox.lock().unwrap().push((0, Event::Input(input)));
                 }
             }),
         );
@@ -363,23 +364,23 @@ impl World {
         };
         match (effect, fence) {
             (Effect::Publish(id, message), fence) => self.route(id, message, fence, post),
-            (Effect::ReadQueue(from, max), Some(fence)) => {
+            (Effect::Store(StoreOp::ReadQueue(from, max)), Some(fence)) => {
                 // Small pages, so that there are many.
-                let done = Box::new(move |page| post(Event::Queue(page)));
+                let done = Box::new(move |page| post(Event::Input(Input::Queue(page))));
                 self.store.read_queue(&fence, from, max.min(5), usize::MAX, done);
             }
-            (Effect::Acknowledge(number), Some(fence)) => {
+            (Effect::Store(StoreOp::Acknowledge(number)), Some(fence)) => {
                 self.store.acknowledge(&fence, number, Box::new(move |result| report(result.is_ok())));
             }
-            (Effect::MarkReleased(number), Some(fence)) => {
+            (Effect::Store(StoreOp::MarkReleased(number)), Some(fence)) => {
                 let done = Box::new(move |result: Result<(), StoreError>| {
                     report(result.is_ok());
-                    post(Event::Released(number, result));
+                    post(Event::Input(Input::Released(number, result)));
                 });
                 self.store.mark_released(&fence, number, done);
             }
-            (Effect::ForgetReceived(id), Some(fence)) => {
-                let done = Box::new(move |result| post(Event::Forgotten(id, result)));
+            (Effect::Store(StoreOp::ForgetReceived(id)), Some(fence)) => {
+                let done = Box::new(move |result| post(Event::Input(Input::Forgotten(id, result))));
                 self.store.forget_received(&fence, id, done);
             }
             (Effect::Close(closing), _) => {
@@ -412,7 +413,8 @@ impl World {
         };
         let targets = vec![Target { session: Arc::clone(&self.sink), delivery, share: None }];
         let done = Box::new(move |result: Result<_, StoreError>| {
-            post(Event::Published(packet_id, qos, result.map(|_| ReasonCode::Success)));
+            let result = result.map(|_| ReasonCode::Success);
+            post(Event::Input(Input::Published(packet_id, qos, result)));
         });
         self.store.publish(Publish { message, origin, identity: None, targets }, done);
     }
@@ -432,8 +434,10 @@ impl World {
         self.collect();
         let Some(connection) = &mut self.connection else { return };
         let Some(event) = connection.inbox.pop_front() else { return };
-        let input = match event {
-            Event::DeliverStored(number, _) if !self.calm && self.dice.one_in(self.faults_one_in) => {
+        let event = match event {
+            Event::Input(Input::DeliverStored(number, ref delivery))
+                if !self.calm && self.dice.one_in(self.faults_one_in) =>
+            {
                 match self.dice.below(4) {
                     0 => return,
                     1 => return self.hand_in(Input::Missed(number)),
@@ -442,25 +446,21 @@ impl World {
                         return;
                     }
                     _ => {
-                        connection.inbox.push_back(event.clone());
+                        let again = Input::DeliverStored(number, delivery.clone());
+                        connection.inbox.push_back(Event::Input(again));
                         event
                     }
                 }
             }
             // Answers of different durability overtake each other.
-            Event::Published(..) if !self.calm && self.dice.one_in(self.faults_one_in) => {
+            Event::Input(Input::Published(..)) if !self.calm && self.dice.one_in(self.faults_one_in) => {
                 connection.inbox.push_back(event);
                 return;
             }
             event => event,
         };
-        match input {
-            Event::Deliver(delivery) => self.hand_in(Input::Deliver(delivery)),
-            Event::DeliverStored(number, delivery) => self.hand_in(Input::DeliverStored(number, delivery)),
-            Event::Published(id, qos, result) => self.hand_in(Input::Published(id, qos, result)),
-            Event::Released(number, result) => self.hand_in(Input::Released(number, result)),
-            Event::Forgotten(id, result) => self.hand_in(Input::Forgotten(id, result)),
-            Event::Queue(page) => self.hand_in(Input::Queue(page)),
+        match event {
+            Event::Input(input) => self.hand_in(input),
             Event::Durable(frame) => self.edge.durable(frame),
         }
     }
