@@ -8,15 +8,15 @@ use foldhash::fast::RandomState;
 use redis::{Cmd, Value};
 
 use super::change::{Enqueue, Outcome, Outcomes, QueueChange, Settled};
-use super::claim::read_run;
 use super::codec;
 use super::fault::Fault;
 use super::functions::Library;
 use super::keys::{Bucket, Keys};
 use super::op::{Args, ReadAnswer, Rest, Result};
 use super::operations::{ChangeQueuesOp, word};
-use super::order::Pending;
+use super::order::{OperationAnswer, Pending};
 use super::received::Identity;
+use super::stored::read_run;
 use crate::{Fence, Number, StoreError, Via, WorkerId};
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "answer about queues" };
@@ -37,12 +37,6 @@ pub(super) struct Frame<'a> {
 pub(super) struct Added {
     pub(super) records: i64,
     pub(super) bytes: i64,
-}
-
-/// An answer to one operation.
-pub(super) enum OperationAnswer {
-    Value(Value),
-    Outcomes(Outcomes),
 }
 
 impl Frame<'_> {

@@ -9,17 +9,16 @@ use redis::Value;
 use super::clock::Term;
 use super::codec;
 use super::due::WILL_RETRY_MS;
-use super::engine::{Engine, add, pairs, random};
+use super::engine::{Engine, add, random};
 use super::keys::Bucket;
-use super::op::{Op, ReadAnswer, Result};
+use super::op::{Op, ReadAnswer, Result, pairs};
 use super::operations::{ClaimOp, ContentsOp, DropWillOp, ReleaseOp, SubscribeOp, UnsubscribeOp, word};
 use super::order::{Gate, Pending, Ticket};
+use super::stored::{DAMAGED, read_due_will, read_run, read_subscriptions};
 use crate::{
-    CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, DueWill, Fence, Number, Owned, Previous, Principal,
-    Release, ResumeRefusal, StoreError, StoredSession, Subscription, UnixMs, WorkerId,
+    CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, Fence, Number, Owned, Previous, Release,
+    ResumeRefusal, StoreError, StoredSession, Subscription, UnixMs,
 };
-
-const DAMAGED: StoreError = StoreError::Damaged { what: "session" };
 
 /// How often a claim is made whose server's clock turns out to be another than was thought.
 const TRIES: u32 = 3;
@@ -333,34 +332,8 @@ fn read_previous(previous: Value) -> Result<Previous> {
     Ok(Previous { worker: read_run(run)?, connection_id: ConnectionId(connection) })
 }
 
-/// The run of a worker, as it is stored.
-pub(super) fn read_run(run: Value) -> Result<WorkerId> {
-    u64::from_str_radix(&run.text()?, 16).map(WorkerId).map_err(|_| DAMAGED)
-}
-
 fn read_flags(flags: Value) -> Result<Vec<bool>> {
     flags.list()?.iter().map(|flag| Ok(flag.count()? == 1)).collect()
-}
-
-/// A Will with its number, and whose it is.
-pub(super) fn read_due_will(session: Arc<StoredSession>, will: Value) -> Result<DueWill> {
-    let [message, number, principal] = will.tuple()?;
-    let message = codec::read_message(&message.bytes()?)?;
-    let principal = principal.maybe().map(ReadAnswer::text).transpose()?.map(|name| Principal(name.into()));
-    Ok(DueWill { session, principal, message, number: number.count()? })
-}
-
-/// Subscriptions as they are stored, by filter; the field with the empty name is none.
-pub(super) fn read_subscriptions(flat: Value) -> Result<Vec<Subscription>> {
-    let mut found = Vec::new();
-    for (filter, options) in pairs(flat)? {
-        if !filter.is_empty() {
-            let filter = Arc::from(String::from_utf8(filter).map_err(|_| DAMAGED)?);
-            found.push(Subscription { filter, options: codec::read_options(&options)? });
-        }
-    }
-    found.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
-    Ok(found)
 }
 
 /// A claim with what its session holds; nothing if it is new.

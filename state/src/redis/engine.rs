@@ -1,7 +1,6 @@
 //! Drives the lanes: builds calls of waiting operations, sends them through the router, hands the answers back. Keeps the
 //! counts and the bound of what waits.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,9 +13,8 @@ use super::call::{self, Frame};
 use super::change::{Outcomes, QueueChange};
 use super::clock::ServerClocks;
 use super::config::RedisConfig;
-use super::due::Hints;
-use super::expired::RetainedSweep;
 use super::fault::Fault;
+use super::hints::{Hints, RetainedSweep};
 use super::keys::{Bucket, Keys};
 use super::life::OVERDUE;
 use super::node::Kept;
@@ -362,16 +360,6 @@ impl Asked {
     pub(super) async fn answer(self) -> Result<Value> {
         self.0.await.unwrap_or(Err(StoreError::Closed))
     }
-}
-
-/// Pairs of a flat list.
-pub(super) fn pairs(flat: Value) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
-    let mut values = flat.list()?.into_iter();
-    let mut found = HashMap::with_capacity(values.len() / 2);
-    while let (Some(key), Some(value)) = (values.next(), values.next()) {
-        found.insert(key.bytes()?, value.bytes()?);
-    }
-    Ok(found)
 }
 
 /// Differs from call to call and from process to process.

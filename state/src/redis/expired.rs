@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::engine::Engine;
 use super::keys::{Bucket, RETAINED_BUCKETS};
 use super::op::{ReadAnswer, Result};
@@ -16,15 +14,6 @@ const TOPICS_MAX: u64 = 200;
 const CALLS_MAX: usize = 32;
 /// Buckets of one look, so that a few messages are looked through in a few minutes.
 const BUCKETS_MAX: usize = 16;
-
-/// Where the next look begins: a bucket, and the last topic of it that was looked at. Nowhere while one is under way.
-pub(super) struct RetainedSweep(Mutex<Option<(u16, Vec<u8>)>>);
-
-impl Default for RetainedSweep {
-    fn default() -> Self {
-        Self(Mutex::new(Some((0, Vec::new()))))
-    }
-}
 
 impl Engine {
     /// Looks at the next ones, unless it is at that already. A worker that shares its store looks at its share of them.

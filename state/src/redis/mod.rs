@@ -14,6 +14,7 @@ mod engine;
 mod expired;
 mod fault;
 mod functions;
+mod hints;
 mod keys;
 mod life;
 mod node;
@@ -31,9 +32,10 @@ mod router;
 mod routes;
 mod run;
 mod settings;
+mod stored;
 mod topology;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mqtt::PacketId;
@@ -99,7 +101,7 @@ impl RedisStore {
                 }
             }
         });
-        tokio::spawn(replica::follow(Arc::downgrade(&engine)));
+        tokio::spawn(follow_replicas(Arc::downgrade(&engine)));
         Ok(Self { engine })
     }
 
@@ -130,6 +132,15 @@ impl RedisStore {
     /// or no node answers at all.
     pub fn is_failing(&self) -> bool {
         self.engine.router.life.is_failing() || self.engine.router.topology.is_lost()
+    }
+}
+
+/// Asks masters for their replicas as long as the store is there.
+async fn follow_replicas(engine: Weak<Engine>) {
+    while let Some(engine) = engine.upgrade() {
+        engine.replicas.ask_all(&engine.router.topology).await;
+        drop(engine);
+        tokio::time::sleep(replica::ASK_INTERVAL).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! One operation of the library, with its keys and arguments; and how its answer is read.
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use mqtt::PacketId;
@@ -327,4 +328,14 @@ impl ReadAnswer for Value {
     fn maybe(self) -> Option<Value> {
         (self != Value::Nil).then_some(self)
     }
+}
+
+/// Pairs of a flat list.
+pub(super) fn pairs(flat: Value) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
+    let mut values = flat.list()?.into_iter();
+    let mut found = HashMap::with_capacity(values.len() / 2);
+    while let (Some(key), Some(value)) = (values.next(), values.next()) {
+        found.insert(key.bytes()?, value.bytes()?);
+    }
+    Ok(found)
 }

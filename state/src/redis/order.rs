@@ -8,7 +8,6 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use redis::Value;
 
-use super::call::OperationAnswer;
 use super::change::{Outcomes, QueueChange};
 use super::fault::Fault;
 use super::keys::Bucket;
@@ -45,6 +44,12 @@ pub(super) enum Pending {
     Op(Op, Then<Value>),
     /// A change of queues, which is carried out together with others.
     Change(QueueChange, Then<Outcomes>),
+}
+
+/// What the call answered to it.
+pub(super) enum OperationAnswer {
+    Value(Value),
+    Outcomes(Outcomes),
 }
 
 impl Pending {

@@ -1,18 +1,17 @@
 //! How far replicas are behind their masters, as the masters say. Asked now and then, for whoever watches; nothing here depends
 //! on it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::Value;
 
-use super::engine::Engine;
 use super::node::{Kept, Node};
 use super::topology::Topology;
 
 /// How often masters are asked.
-const ASK_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a master of the store says of its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,21 +36,13 @@ impl Replicas {
         self.heard.lock().clone()
     }
 
-    async fn ask_all(&self, topology: &Topology) {
+    /// A master that does not answer holds up nothing else.
+    pub(super) async fn ask_all(&self, topology: &Topology) {
         let mut heard = Vec::new();
         for master in topology.masters() {
             heard.extend(ask(&master).await);
         }
         *self.heard.lock() = heard;
-    }
-}
-
-/// Asks for as long as the store is there; a master that does not answer holds up nothing else.
-pub(super) async fn follow(engine: Weak<Engine>) {
-    while let Some(engine) = engine.upgrade() {
-        engine.replicas.ask_all(&engine.router.topology).await;
-        drop(engine);
-        tokio::time::sleep(ASK_INTERVAL).await;
     }
 }
 

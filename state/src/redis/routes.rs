@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::claim::read_subscriptions;
 use super::engine::{Asked, Engine};
 use super::keys::{Bucket, SESSION_BUCKETS};
 use super::op::{ReadAnswer, Result};
 use super::operations::{ListOp, RouteOp};
+use super::stored::read_subscriptions;
 use crate::{Cursor, Done, RoutePage, SessionRoutes, StoreError, StoredSession};
 
 /// Sessions that one command lists.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::config::{ConnectError, RedisConfig};
-use super::engine::pairs;
 use super::fault::Fault;
 use super::keys::Keys;
 use super::node::{Kept, Node};
+use super::op::pairs;
 use super::router::{Router, refused};
 
 /// The format that this version reads and writes.

@@ -12,12 +12,12 @@ use std::time::Duration;
 use redis::Value;
 
 use super::RedisStore;
-use super::claim::read_run;
 use super::engine::Engine;
 use super::fault::Fault;
 use super::keys::Bucket;
 use super::op::{Op, ReadAnswer, Result};
 use super::operations::{AppendOp, JoinOp, ListeningOp, OpenInboxOp, PostOp, RenewOp, word};
+use super::stored::read_run;
 use crate::{
     Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted,
     Placed, Position, RouteChange, StoreError, UnixMs, WorkerId,
