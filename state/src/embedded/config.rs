@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::recovery::{Damage, OnDamage};
+use super::damage::{Damage, OnDamage};
 use crate::tables::TableLimits;
 use crate::tables::retained::RetainedLimits;
 

@@ -9,8 +9,8 @@ use files::private;
 use parking_lot::Mutex;
 
 use super::config::OpenError;
+use super::damage::Damage;
 use super::mark::{Mark, MarkFile};
-use super::recovery::Damage;
 
 /// What this version writes and reads.
 const FORMAT: &str = "tidegate state 1\n";

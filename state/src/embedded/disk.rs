@@ -10,11 +10,12 @@ use fjall::{Database, KeyspaceCreateOptions, PersistMode, Slice};
 use super::batch::Put;
 use super::codec::{self, Malformed, Reader};
 use super::config::EmbeddedConfig;
+use super::damage::{Damage, OnDamage};
 use super::directory::Directory;
 use super::garbage::{GarbageFilters, LiveQueues};
 use super::layout::{self, Keyspace};
 use super::mark::{Mark, PROGRESS_KEY, Progress};
-use super::recovery::{self, Damage, DiskError, OnDamage};
+use super::recovery::{self, DiskError};
 use crate::tables::{BodyKey, Page, PageRecord, SessionKey};
 use crate::{Message, Number, QueuePage, Queued, Record, StoreError};
 

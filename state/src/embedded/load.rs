@@ -7,9 +7,11 @@ use std::sync::Arc;
 use fjall::Slice;
 
 use super::codec::{self, Malformed, Reader};
+use super::damage::Damage;
 use super::disk::{Disk, chunk_count};
 use super::layout::{self, Keyspace, Part};
 use super::mark::PROGRESS_KEY;
+use super::recovery::DiskError;
 use crate::tables::journal::{SessionRecord, WillRecord};
 use crate::tables::restore::{RestoredSession, RestoredSlot};
 use crate::tables::retained::Retained;
@@ -31,6 +33,15 @@ pub(super) enum LoadError {
 impl From<fjall::Error> for LoadError {
     fn from(error: fjall::Error) -> Self {
         Self::Database(error)
+    }
+}
+
+impl From<LoadError> for DiskError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Database(source) => Self::of_reading(source),
+            LoadError::Damaged(what) => Self::Damaged(Damage::Record(what)),
+        }
     }
 }
 

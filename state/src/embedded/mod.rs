@@ -9,6 +9,7 @@ mod clocks;
 mod codec;
 mod config;
 mod core;
+mod damage;
 mod directory;
 mod disk;
 mod garbage;
@@ -31,7 +32,7 @@ use mqtt::PacketId;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use config::{EmbeddedConfig, Fsync, OpenError};
-pub use recovery::{Damage, OnDamage};
+pub use damage::{Damage, OnDamage};
 
 use self::core::{CALL_BYTES, Core, Load, Shared};
 use crate::answer::{Answer, Ready};
