@@ -1,7 +1,7 @@
 //! Why bytes were refused: one variant per cause, each with the Reason Code that the specification gives it.
 
 use crate::packet_type::PacketType;
-use crate::property::PropertyId;
+use crate::property_id::PropertyId;
 use crate::reason::ReasonCode;
 use crate::topic::TopicError;
 

@@ -1,7 +1,7 @@
 //! Reason Codes of MQTT 5, which packet may carry which, and the CONNECT return codes of MQTT 3.1 and 3.1.1.
 
-use crate::packet::Receiver;
 use crate::packet_type::PacketType;
+use crate::receiver::Receiver;
 
 /// A Reason Code of MQTT 5 (section 2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

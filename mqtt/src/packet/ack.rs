@@ -2,13 +2,15 @@
 
 use bytes::BufMut;
 
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::Reader;
 use crate::error::DecodeError;
 use crate::packet_id::PacketId;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties};
+use crate::property::Properties;
+use crate::property_id::Place;
 use crate::reason::ReasonCode;
+use crate::receiver::Receiver;
 use crate::version::ProtocolVersion;
 
 /// Which of the four an [`Ack`] is.

@@ -4,12 +4,14 @@ use bytes::BufMut;
 
 use super::ack::read_reason;
 use super::connect::check_authentication;
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::Reader;
 use crate::error::DecodeError;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties, PropertyId};
+use crate::property::Properties;
+use crate::property_id::{Place, PropertyId};
 use crate::reason::ReasonCode;
+use crate::receiver::Receiver;
 use crate::version::ProtocolVersion;
 
 /// A step of enhanced authentication.

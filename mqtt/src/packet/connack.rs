@@ -3,12 +3,14 @@
 use bytes::BufMut;
 
 use super::connect::check_authentication;
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::Reader;
 use crate::error::DecodeError;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties};
+use crate::property::Properties;
+use crate::property_id::Place;
 use crate::reason::{ConnectReturnCode, ReasonCode};
+use crate::receiver::Receiver;
 use crate::version::ProtocolVersion;
 
 /// The server answers a CONNECT.

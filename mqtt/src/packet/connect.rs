@@ -2,13 +2,15 @@
 
 use bytes::BufMut;
 
-use super::{Receiver, check_frame, put_packet, whole_len};
+use super::{check_frame, put_packet, whole_len};
 use crate::bytes_io::{Reader, binary_len, put_binary, put_string, string_len};
 use crate::error::DecodeError;
 use crate::frame::Frame;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties, PropertyId};
+use crate::property::Properties;
+use crate::property_id::{Place, PropertyId};
 use crate::qos::QoS;
+use crate::receiver::Receiver;
 use crate::topic;
 use crate::version::ProtocolVersion;
 

@@ -3,12 +3,14 @@
 use bytes::BufMut;
 
 use super::ack::read_reason;
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::Reader;
 use crate::error::DecodeError;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties};
+use crate::property::Properties;
+use crate::property_id::Place;
 use crate::reason::ReasonCode;
+use crate::receiver::Receiver;
 use crate::version::ProtocolVersion;
 
 /// The last packet of a connection. Before MQTT 5 only a client sends it, and it says nothing.

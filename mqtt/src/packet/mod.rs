@@ -17,6 +17,7 @@ use crate::bytes_io::{Reader, packet_len, put_fixed_header};
 use crate::error::DecodeError;
 use crate::frame::Frame;
 use crate::packet_type::PacketType;
+use crate::receiver::Receiver;
 use crate::version::ProtocolVersion;
 use ack::{Ack, AckKind};
 use auth::Auth;
@@ -27,15 +28,6 @@ use publish::Publish;
 use suback::{SubAck, UnsubAck};
 use subscribe::Subscribe;
 use unsubscribe::Unsubscribe;
-
-/// The end that receives a packet. Some packets, properties and Reason Codes travel in one direction only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Receiver {
-    /// The packet came from a client.
-    Server,
-    /// The packet came from a server.
-    Client,
-}
 
 /// A Control Packet, validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

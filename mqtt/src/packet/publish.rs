@@ -2,14 +2,16 @@
 
 use bytes::BufMut;
 
-use super::{Receiver, check_frame, whole_len};
+use super::{check_frame, whole_len};
 use crate::bytes_io::{Reader, fitting, put_fixed_header, string_len};
 use crate::error::DecodeError;
 use crate::frame::Frame;
 use crate::packet_id::PacketId;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties, PropertyId};
+use crate::property::Properties;
+use crate::property_id::{Place, PropertyId};
 use crate::qos::QoS;
+use crate::receiver::Receiver;
 use crate::topic;
 use crate::varint;
 use crate::version::ProtocolVersion;

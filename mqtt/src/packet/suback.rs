@@ -2,13 +2,15 @@
 
 use bytes::BufMut;
 
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::Reader;
 use crate::error::DecodeError;
 use crate::packet_id::PacketId;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties};
+use crate::property::Properties;
+use crate::property_id::Place;
 use crate::reason::ReasonCode;
+use crate::receiver::Receiver;
 use crate::version::ProtocolVersion;
 
 /// The Reason Codes of a SUBACK or UNSUBACK, one per Topic Filter and in their order. v5 [MQTT-3.9.3-1], v5 [MQTT-3.11.3-1]

@@ -2,13 +2,15 @@
 
 use bytes::BufMut;
 
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::{Reader, put_string, string_len};
 use crate::error::DecodeError;
 use crate::packet_id::PacketId;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties, Property, PropertyId};
+use crate::property::{Properties, Property};
+use crate::property_id::{Place, PropertyId};
 use crate::qos::QoS;
+use crate::receiver::Receiver;
 use crate::topic;
 use crate::version::ProtocolVersion;
 

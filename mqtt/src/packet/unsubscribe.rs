@@ -2,12 +2,14 @@
 
 use bytes::BufMut;
 
-use super::{Receiver, put_packet, whole_len};
+use super::{put_packet, whole_len};
 use crate::bytes_io::{Reader, put_string, string_len};
 use crate::error::DecodeError;
 use crate::packet_id::PacketId;
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties};
+use crate::property::Properties;
+use crate::property_id::Place;
+use crate::receiver::Receiver;
 use crate::topic;
 use crate::version::ProtocolVersion;
 

@@ -2,8 +2,9 @@
 
 use bytes::BufMut;
 
-use super::{Properties, Property, PropertyId};
+use super::{Properties, Property};
 use crate::bytes_io::{put_binary, put_string};
+use crate::property_id::PropertyId;
 use crate::varint;
 
 /// Encoded properties that grow; [`PropertiesBuf::as_properties`] lends them to a packet.

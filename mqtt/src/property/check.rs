@@ -1,33 +1,11 @@
 //! Validation of properties as they arrive: known, allowed in this place and direction, in range, not repeated.
 
-use super::id::ValueKind;
-use super::{Properties, PropertyId};
+use super::Properties;
 use crate::bytes_io::{Reader, string};
 use crate::error::DecodeError;
-use crate::packet::Receiver;
+use crate::property_id::{Place, PropertyId, ValueKind};
+use crate::receiver::Receiver;
 use crate::topic;
-
-/// What properties belong to. PUBACK, PUBREC, PUBREL and PUBCOMP share one; so do SUBACK and UNSUBACK.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Place {
-    Connect,
-    Will,
-    ConnAck,
-    Publish,
-    Ack,
-    Subscribe,
-    SubAck,
-    Unsubscribe,
-    Disconnect,
-    Auth,
-}
-
-impl Place {
-    pub(super) const fn bit(self) -> u16 {
-        1 << self as u16
-    }
-}
 
 impl<'a> Properties<'a> {
     /// Reads Property Length and the properties after it.

@@ -3,20 +3,17 @@
 
 mod buf;
 mod check;
-mod id;
 mod publish;
 
 pub use buf::PropertiesBuf;
-pub(crate) use check::Place;
-pub use id::PropertyId;
 pub use publish::PublishProperties;
 
 use bytes::BufMut;
 
 use crate::bytes_io::{Reader, string};
+use crate::property_id::{PropertyId, ValueKind};
 use crate::qos::QoS;
 use crate::varint;
-use id::ValueKind;
 
 /// One property with its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

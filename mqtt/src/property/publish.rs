@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{Properties, Property, PropertyId};
+use super::{Properties, Property};
+use crate::property_id::PropertyId;
 
 /// The properties of a PUBLISH (or of a Will), read once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

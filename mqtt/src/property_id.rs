@@ -1,70 +1,68 @@
 //! The 27 property identifiers, the type of each value, and where each may stand (table 2-4).
 
-use super::Place;
-
 /// Identifier of a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum PropertyId {
-    /// 0x01: see [`super::Property::PayloadFormatIndicator`].
+    /// 0x01: see [`crate::Property::PayloadFormatIndicator`].
     PayloadFormatIndicator = 0x01,
-    /// 0x02: see [`super::Property::MessageExpiryInterval`].
+    /// 0x02: see [`crate::Property::MessageExpiryInterval`].
     MessageExpiryInterval = 0x02,
-    /// 0x03: see [`super::Property::ContentType`].
+    /// 0x03: see [`crate::Property::ContentType`].
     ContentType = 0x03,
-    /// 0x08: see [`super::Property::ResponseTopic`].
+    /// 0x08: see [`crate::Property::ResponseTopic`].
     ResponseTopic = 0x08,
-    /// 0x09: see [`super::Property::CorrelationData`].
+    /// 0x09: see [`crate::Property::CorrelationData`].
     CorrelationData = 0x09,
-    /// 0x0B: see [`super::Property::SubscriptionIdentifier`].
+    /// 0x0B: see [`crate::Property::SubscriptionIdentifier`].
     SubscriptionIdentifier = 0x0B,
-    /// 0x11: see [`super::Property::SessionExpiryInterval`].
+    /// 0x11: see [`crate::Property::SessionExpiryInterval`].
     SessionExpiryInterval = 0x11,
-    /// 0x12: see [`super::Property::AssignedClientIdentifier`].
+    /// 0x12: see [`crate::Property::AssignedClientIdentifier`].
     AssignedClientIdentifier = 0x12,
-    /// 0x13: see [`super::Property::ServerKeepAlive`].
+    /// 0x13: see [`crate::Property::ServerKeepAlive`].
     ServerKeepAlive = 0x13,
-    /// 0x15: see [`super::Property::AuthenticationMethod`].
+    /// 0x15: see [`crate::Property::AuthenticationMethod`].
     AuthenticationMethod = 0x15,
-    /// 0x16: see [`super::Property::AuthenticationData`].
+    /// 0x16: see [`crate::Property::AuthenticationData`].
     AuthenticationData = 0x16,
-    /// 0x17: see [`super::Property::RequestProblemInformation`].
+    /// 0x17: see [`crate::Property::RequestProblemInformation`].
     RequestProblemInformation = 0x17,
-    /// 0x18: see [`super::Property::WillDelayInterval`].
+    /// 0x18: see [`crate::Property::WillDelayInterval`].
     WillDelayInterval = 0x18,
-    /// 0x19: see [`super::Property::RequestResponseInformation`].
+    /// 0x19: see [`crate::Property::RequestResponseInformation`].
     RequestResponseInformation = 0x19,
-    /// 0x1A: see [`super::Property::ResponseInformation`].
+    /// 0x1A: see [`crate::Property::ResponseInformation`].
     ResponseInformation = 0x1A,
-    /// 0x1C: see [`super::Property::ServerReference`].
+    /// 0x1C: see [`crate::Property::ServerReference`].
     ServerReference = 0x1C,
-    /// 0x1F: see [`super::Property::ReasonString`].
+    /// 0x1F: see [`crate::Property::ReasonString`].
     ReasonString = 0x1F,
-    /// 0x21: see [`super::Property::ReceiveMaximum`].
+    /// 0x21: see [`crate::Property::ReceiveMaximum`].
     ReceiveMaximum = 0x21,
-    /// 0x22: see [`super::Property::TopicAliasMaximum`].
+    /// 0x22: see [`crate::Property::TopicAliasMaximum`].
     TopicAliasMaximum = 0x22,
-    /// 0x23: see [`super::Property::TopicAlias`].
+    /// 0x23: see [`crate::Property::TopicAlias`].
     TopicAlias = 0x23,
-    /// 0x24: see [`super::Property::MaximumQoS`].
+    /// 0x24: see [`crate::Property::MaximumQoS`].
     MaximumQoS = 0x24,
-    /// 0x25: see [`super::Property::RetainAvailable`].
+    /// 0x25: see [`crate::Property::RetainAvailable`].
     RetainAvailable = 0x25,
-    /// 0x26: see [`super::Property::UserProperty`].
+    /// 0x26: see [`crate::Property::UserProperty`].
     UserProperty = 0x26,
-    /// 0x27: see [`super::Property::MaximumPacketSize`].
+    /// 0x27: see [`crate::Property::MaximumPacketSize`].
     MaximumPacketSize = 0x27,
-    /// 0x28: see [`super::Property::WildcardSubscriptionAvailable`].
+    /// 0x28: see [`crate::Property::WildcardSubscriptionAvailable`].
     WildcardSubscriptionAvailable = 0x28,
-    /// 0x29: see [`super::Property::SubscriptionIdentifierAvailable`].
+    /// 0x29: see [`crate::Property::SubscriptionIdentifierAvailable`].
     SubscriptionIdentifierAvailable = 0x29,
-    /// 0x2A: see [`super::Property::SharedSubscriptionAvailable`].
+    /// 0x2A: see [`crate::Property::SharedSubscriptionAvailable`].
     SharedSubscriptionAvailable = 0x2A,
 }
 
 /// Type of a value (section 1.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ValueKind {
+pub(crate) enum ValueKind {
     Byte,
     TwoBytes,
     FourBytes,
@@ -72,6 +70,28 @@ pub(super) enum ValueKind {
     String,
     Binary,
     StringPair,
+}
+
+/// What properties belong to. PUBACK, PUBREC, PUBREL and PUBCOMP share one; so do SUBACK and UNSUBACK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Place {
+    Connect,
+    Will,
+    ConnAck,
+    Publish,
+    Ack,
+    Subscribe,
+    SubAck,
+    Unsubscribe,
+    Disconnect,
+    Auth,
+}
+
+impl Place {
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,12 +158,12 @@ impl PropertyId {
         Some(TABLE.get(usize::from(byte))?.as_ref()?.id)
     }
 
-    pub(super) const fn bit(self) -> u64 {
+    pub(crate) const fn bit(self) -> u64 {
         1 << self as u8
     }
 
     #[inline]
-    pub(super) fn value_kind(self) -> ValueKind {
+    pub(crate) fn value_kind(self) -> ValueKind {
         match &TABLE[self as usize] {
             Some(row) => row.kind,
             None => self.kind(),
@@ -152,7 +172,7 @@ impl PropertyId {
 
     /// Whether the property may stand in `place`. One that may not makes the packet malformed.
     #[inline]
-    pub(super) fn is_allowed_in(self, place: Place) -> bool {
+    pub(crate) fn is_allowed_in(self, place: Place) -> bool {
         let places = match &TABLE[self as usize] {
             Some(row) => row.places,
             None => self.places(),
