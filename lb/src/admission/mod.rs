@@ -5,7 +5,8 @@
 //! which there are as many as threads for them. Those who wait for one are served newest first: a client that has waited long
 //! is about to give up, and what is paid for it is lost, so that first come, first served is an outage that feeds itself. Sources
 //! take turns, so that nobody gets in the way of others by asking often. What they ask of a worker, a session, they ask for in the same
-//! order, those first who say that they return to one, and as many at once as are answered without delay ([`Openings`]).
+//! order, those first who say that they return to one, and as many at once as are answered without delay ([`Openings`]). Threads that let
+//! connections in give way to those that serve connected devices ([`stretch`]).
 
 mod admitted;
 mod counts;
@@ -14,6 +15,7 @@ mod openings;
 mod rates;
 mod source;
 mod source_connections;
+pub(crate) mod stretch;
 mod turns;
 mod underway;
 

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::certificates::Certificates;
+use crate::admission::stretch;
 use crate::config::{EdgeConfig, ListenerConfig};
 use crate::connections::Relief;
 use crate::handshake::{self, Gate};
@@ -100,20 +101,27 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(config: &EdgeConfig) -> io::Result<Self> {
+    fn start(config: &EdgeConfig, devices: &Handle) -> io::Result<Self> {
         let number = AtomicUsize::new(0);
         let niceness = i32::from(config.handshake_niceness);
+        let (for_handshakes, for_accepting) = (devices.clone(), devices.clone());
         let handshakes = Builder::new_multi_thread()
             .worker_threads(config.handshake_threads())
             .thread_name_fn(move || format!("handshake-{}", number.fetch_add(1, Ordering::Relaxed)))
             .on_thread_start(move || {
                 // Linux counts niceness per thread. Without it handshakes compete with devices as equals, nothing worse.
                 let _ = rustix::process::nice(niceness);
+                stretch::begin(for_handshakes.clone());
             })
+            .on_thread_park(stretch::pause)
             .enable_all()
             .build()?;
-        let accept =
-            Builder::new_multi_thread().worker_threads(1).thread_name("accept").enable_all().build()?;
+        let accept = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("accept")
+            .on_thread_start(move || stretch::begin(for_accepting.clone()))
+            .enable_all()
+            .build()?;
         Ok(Self { accept, handshakes })
     }
 
@@ -173,8 +181,9 @@ impl Edge {
         let edge_registry = registry.sub_registry_with_prefix("edge");
         edge_registry.register_collector(Box::new(TlsMetrics::of(with_tls)));
         let certificates = Certificates::new(Reload::new(served, &found), &shared);
-        let threads = Threads::start(&shared.config).map_err(EdgeError::Threads)?;
-        let gate = Arc::new(Gate { upstream, authenticator, devices: Handle::current() });
+        let devices = Handle::current();
+        let threads = Threads::start(&shared.config, &devices).map_err(EdgeError::Threads)?;
+        let gate = Arc::new(Gate { upstream, authenticator, devices });
         let (accepting, kept, stop) = (Vec::new(), Vec::new(), watch::Sender::new(false));
         let threads = Some(threads);
         let mut edge =

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::client_id::Identity;
 use super::has_gone_without_a_word;
-use crate::admission::{Line, Opening, Source};
+use crate::admission::{Line, Opening, Source, stretch};
 use crate::relay::{self, Handover, Relay};
 use crate::shared::Shared;
 use crate::transport::Transport;
@@ -61,15 +61,18 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
     }
 
     /// Asks for the session of a device, and relays between the two.
-    fn serve<T: Transport>(&self, io: T, open: Open, handover: Handover<A>) {
-        if let Some(opening) = &handover.opening {
-            opening.asked();
-        }
-        let stream = {
-            let _entered = self.devices.enter();
-            self.upstream.open(open)
-        };
-        self.devices.spawn(Relay::new(io, stream, handover));
+    fn serve<T: Transport>(self: &Arc<Self>, io: T, open: Open, handover: Handover<A>) {
+        let gate = Arc::clone(self);
+        stretch::pass_on(move || {
+            if let Some(opening) = &handover.opening {
+                opening.asked();
+            }
+            let stream = {
+                let _entered = gate.devices.enter();
+                gate.upstream.open(open)
+            };
+            gate.devices.spawn(Relay::new(io, stream, handover));
+        });
     }
 }
 

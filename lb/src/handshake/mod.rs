@@ -26,7 +26,7 @@ use self::client_id::Identity;
 pub(crate) use self::gate::Gate;
 use self::gate::{line_of, opening};
 use self::peek::{PeekError, Peeked};
-use crate::admission::{Admitted, Line, Opening, Source, Turn, Underway};
+use crate::admission::{Admitted, Line, Opening, Source, Turn, Underway, stretch};
 use crate::config::EdgeConfig;
 use crate::connections::Seat;
 use crate::connections::{Holder, Tenancy};
@@ -224,6 +224,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         // Behind everything else that this thread can do: handshakes that have had their turn are to end before others begin, and who
         // has come by then is newer.
         tokio::task::yield_now().await;
+        stretch::give_way();
         Ok(turn)
     }
 
@@ -240,6 +241,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
 
     /// Reads CONNECT and decides about it.
     async fn connect<T: Transport>(mut self, mut io: T) -> Result<(), Failed> {
+        stretch::give_way();
         let failed = |failure| Err(Failed(HandshakeStage::Connect, failure));
         let shared = self.admitted.door().shared.clone();
         let peeked = match timeout_at(self.deadline, peek::connect(&mut io, &shared)).await {

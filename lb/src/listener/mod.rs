@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::reserve::Reserve;
-use crate::admission::{Admission, Admitted, Door, Source, Underway};
+use crate::admission::{Admission, Admitted, Door, Source, Underway, stretch};
 use crate::config::ListenerConfig;
 use crate::reason::ShedReason;
 use crate::shared::Shared;
@@ -181,6 +181,7 @@ pub(crate) async fn accept_loop<F>(
         match accepted {
             Ok((io, peer)) => {
                 listener.accepted.inc();
+                stretch::give_way();
                 match admit(&listener, peer).await {
                     Ok((admitted, underway)) => serve(io, peer, admitted, underway),
                     Err(reason) => listener.shared.metrics.shed(reason),
