@@ -73,6 +73,13 @@ impl Reactor {
         })
     }
 
+    /// Serves at most so many connections in a turn.
+    #[must_use]
+    pub(crate) fn with_turns_of(mut self, events: usize) -> Self {
+        self.events = Events::with_capacity(events);
+        self
+    }
+
     /// Nanoseconds since the start.
     #[must_use]
     pub(crate) fn now_ns(&self) -> u64 {

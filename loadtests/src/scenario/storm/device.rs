@@ -21,10 +21,13 @@ use crate::run::{Board, Counters, Phase};
 
 const TURN: Duration = Duration::from_millis(5);
 /// What is due at the same time is done so many at a time, so that what arrives is not left lying.
-const DUE_PER_TURN: usize = 64;
+const DUE_PER_TURN: usize = 16;
+/// Connections served in a turn: so many handshakes that the thread of the pairs does not wait for long.
+const EVENTS_PER_TURN: usize = 4;
 const KEEP_ALIVE_S: u16 = 60;
 const PING_INTERVAL_NS: u64 = 45_000_000_000;
-/// Threads of devices give way to the thread of the pairs, whose latency would else be this tool's own.
+/// Threads of devices give way to the thread of the pairs, whose latency would else be this tool's own; also after each turn, since a
+/// scheduler lets who runs go on for milliseconds, whatever its niceness.
 const NICENESS: i32 = 5;
 
 /// What happened to the devices of one thread.
@@ -84,7 +87,7 @@ pub(super) fn client(args: &StormArgs, name: &str, number: u32) -> ConnectOption
 pub(super) fn work(plan: &Plan<'_>, counters: &Counters, board: &Board) -> Result<Outcome> {
     // Linux counts niceness per thread. Where it is refused, figures of the pairs are a little worse.
     let _ = rustix::process::nice(NICENESS);
-    let mut reactor = Reactor::new(board.started())?;
+    let mut reactor = Reactor::new(board.started())?.with_turns_of(EVENTS_PER_TURN);
     let mut fleet = Fleet::new(plan)?;
     counters.set_ready();
     while board.phase() < Phase::Measure {
@@ -100,6 +103,7 @@ pub(super) fn work(plan: &Plan<'_>, counters: &Counters, board: &Board) -> Resul
             reactor.close(id, None, &mut fleet);
         }
         reactor.flush(&mut fleet);
+        std::thread::yield_now();
         counters.begun.store(fleet.outcome.attempts, Ordering::Relaxed);
         counters.done.store(fleet.up, Ordering::Relaxed);
         if ended_ns.is_none() && board.phase() == Phase::Finish {

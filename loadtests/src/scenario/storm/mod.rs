@@ -213,6 +213,7 @@ fn add_pairs(report: &mut Report, args: &StormArgs, pairs: &pairs::Outcome) {
     let (calm, storm) = (pairs.calm.summary(), pairs.storm.summary());
     report.add_latency("pairs_calm_", calm);
     report.add_latency("pairs_storm_", storm);
+    report.add_latency("pairs_late_", pairs.late.summary());
     let ratio = |figure: fn(&LatencySummary) -> u64| {
         Some(figure(storm.as_ref()?) as f64 / figure(calm.as_ref()?).max(1) as f64)
     };

@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub(super) calm: Latency,
     /// The same for messages that were due during the storm.
     pub(super) storm: Latency,
+    /// By how much later than due this tool itself sent the messages of the storm, for want of its core.
+    pub(super) late: Latency,
     /// Messages sent and not delivered.
     pub(super) lost: u64,
     /// Connections of pairs that ended.
@@ -72,6 +74,9 @@ pub(super) fn work(
             pairs.storm_ns = now_ns;
         }
         while due_ns <= now_ns {
+            if due_ns >= pairs.storm_ns {
+                pairs.outcome.late.record_ns(reactor.now_ns().saturating_sub(due_ns));
+            }
             pairs.send(due_ns, &mut reactor);
             due_ns += interval_ns.max(1);
         }
@@ -121,7 +126,13 @@ fn prepare(args: &StormArgs, dial: &Dial, name: &str, reactor: &mut Reactor) -> 
         storm_ns: u64::MAX,
         sent: 0,
         delivered: 0,
-        outcome: Outcome { calm: Latency::new()?, storm: Latency::new()?, lost: 0, closed: 0 },
+        outcome: Outcome {
+            calm: Latency::new()?,
+            storm: Latency::new()?,
+            late: Latency::new()?,
+            lost: 0,
+            closed: 0,
+        },
     })
 }
 
