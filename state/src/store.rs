@@ -90,7 +90,7 @@ pub struct Claim {
     pub will: Option<Will>,
     /// Sessions that the principal may have, this one included: with as many, none is made
     /// ([`StoreError::PrincipalQuota`]). `None`: any number, and so for a principal without a name. A store of several workers
-    /// does not count them.
+    /// counts those that were made, or claimed, with a bound.
     pub principal_sessions_max: Option<u64>,
     /// Bounds of its queue from now on.
     pub limits: QueueLimits,

@@ -11,6 +11,7 @@ mod acl_file;
 mod asked_actions;
 mod authsvc;
 mod authsvc_faults;
+mod budgets;
 mod certificates;
 mod clock;
 mod crash;

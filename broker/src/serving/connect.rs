@@ -64,7 +64,11 @@ impl Hub {
                 messages_max: bounds.queue_messages_max() as u64,
                 bytes_max: bounds.queue_bytes_max() as u64,
             },
-            principal_sessions_max: limits.and_then(|limits| limits.sessions_max).map(u64::from),
+            // One that goes with its connection is not stored, though a store that is shared has it.
+            principal_sessions_max: limits
+                .and_then(|limits| limits.sessions_max)
+                .filter(|_| !wanted.is_ephemeral())
+                .map(u64::from),
             protocol: wanted.version,
             receive_maximum: wanted.receive_maximum,
             memory_queue: is_passing && self.cluster.keeps_clean_sessions_in_memory(),

@@ -118,7 +118,7 @@ async fn a_will_is_published_once_when_the_connection_is_lost_during_its_takeove
 async fn a_will_that_cannot_be_retained_is_published_only_once() {
     let world = World::with(
         BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() },
-        MemoryStore::with_limits(u64::MAX, usize::MAX, 1),
+        MemoryStore::with_limits(u64::MAX, usize::MAX, 1, u64::MAX),
     )
     .await;
     let mut watcher = world.connect(&How::clean("watcher"));

@@ -46,17 +46,18 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store that answers at once, on the caller's thread; a call from within an answer is answered after it.
     pub fn new() -> Self {
-        Self::with_limits(u64::MAX, usize::MAX, u64::MAX)
+        Self::with_limits(u64::MAX, usize::MAX, u64::MAX, u64::MAX)
     }
 
-    /// An empty store with bounds on sessions, subscriptions of one session, and retained messages.
+    /// An empty store with bounds on sessions, subscriptions of one session, and retained messages and their bytes.
     pub fn with_limits(
         sessions_max: u64,
         subscriptions_per_session_max: usize,
         retained_messages_max: u64,
+        retained_bytes_max: u64,
     ) -> Self {
         let limits = TableLimits { sessions_max, subscriptions_per_session_max, ..TableLimits::NONE };
-        let retained = RetainedLimits { messages_max: retained_messages_max, ..RetainedLimits::NONE };
+        let retained = RetainedLimits { messages_max: retained_messages_max, bytes_max: retained_bytes_max };
         let content = Content {
             tables: Tables::new(limits, Journal::off()),
             retained: Retained::new(retained),

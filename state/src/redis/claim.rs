@@ -14,6 +14,7 @@ use super::keys::Bucket;
 use super::op::{Op, ReadAnswer, Result, pairs};
 use super::operations::{ClaimOp, ContentsOp, DropWillOp, ReleaseOp, SubscribeOp, UnsubscribeOp, word};
 use super::order::{Gate, Pending, Ticket};
+use super::seat::{SEAT_AGE, Seat, Seating};
 use super::stored::{DAMAGED, read_due_will, read_run, read_subscriptions};
 use crate::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, Fence, Number, Owned, Previous, Release,
@@ -30,17 +31,33 @@ struct ClaimAnswer {
     /// The Will of the connection before waits for its last word.
     is_will_waiting: bool,
     /// It has had no effect.
-    late: Option<Late>,
+    ineffective: Option<Ineffective>,
+    /// The session was there without a seat, which it ought to have.
+    is_unseated: bool,
     /// The subscriptions and received messages of a session that was there, unless they are too many to come along.
     contents: Option<Value>,
 }
 
-/// Why a claim came too late, by the clock that was thought to be the server's.
-enum Late {
+/// Why a claim has had no effect: it came too late, by the clock that was thought to be the server's, or it needs a seat.
+enum Ineffective {
     /// It was valid no longer.
     Past,
     /// The connection that has the session, or had it last, asked for it later.
     Overtaken,
+    /// The session that it would make needs a seat of its principal's.
+    Unseated,
+}
+
+/// How a claim is made.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// When the connection asked for the session.
+    asked: Instant,
+    tries: u32,
+    /// Of the session that is made, if one is; and the token of its seat.
+    incarnation: u64,
+    seating: Seating,
+    began: Instant,
 }
 
 impl From<Claimed> for ClaimAnswer {
@@ -51,12 +68,13 @@ impl From<Claimed> for ClaimAnswer {
 
 impl ClaimAnswer {
     fn claimed(self) -> Result<Claimed> {
-        match self.late {
+        match self.ineffective {
             None => complete(self.claimed, self.contents),
-            Some(Late::Past) => Err(StoreError::TooLate),
-            Some(Late::Overtaken) => {
+            Some(Ineffective::Past) => Err(StoreError::TooLate),
+            Some(Ineffective::Overtaken) => {
                 Ok(Claimed { refusal: Some(ResumeRefusal::TakenOver), ..Claimed::default() })
             }
+            Some(Ineffective::Unseated) => Err(StoreError::PrincipalQuota),
         }
     }
 }
@@ -67,11 +85,16 @@ impl Engine {
         let Some(done) = self.admit(done) else { return };
         let age = Duration::from_millis(claim.age_ms);
         let now = Instant::now();
-        self.try_claim(claim, now.checked_sub(age).unwrap_or(now), TRIES, done);
+        let asked = now.checked_sub(age).unwrap_or(now);
+        let is_counted = claim.principal_sessions_max.is_some() && !claim.principal.0.is_empty();
+        let seating = if is_counted { Seating::Needed } else { Seating::NotNeeded };
+        let attempt = Attempt { asked, tries: TRIES, incarnation: random(), seating, began: now };
+        self.try_claim(claim, attempt, done);
     }
 
-    /// When the clock of the server was not known as it is, the claim is made once more.
-    fn try_claim(self: &Arc<Self>, claim: Claim, asked: Instant, tries: u32, done: Done<Claimed>) {
+    /// When the clock of the server was not known as it is, or a seat has to be taken, the claim is made once more.
+    fn try_claim(self: &Arc<Self>, claim: Claim, attempt: Attempt, done: Done<Claimed>) {
+        let Attempt { asked, tries, .. } = attempt;
         let bucket = Bucket::of_client(&claim.client_id);
         let nonce = random();
         // Counted before it is made, so that claims under way together keep the bound.
@@ -79,7 +102,7 @@ impl Engine {
         let before = self.counts.sessions.fetch_add(reserved, std::sync::atomic::Ordering::Relaxed);
         let may_create = u64::try_from(before).unwrap_or(0) < self.config.sessions_max;
         let term = self.clocks.term(bucket, asked, claim.valid_ms);
-        let op = self.claim_op(&claim, nonce, may_create, term);
+        let op = self.claim_op(&claim, &attempt, nonce, may_create, term);
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
             let engine = Arc::clone(self);
             let then = Box::new(move |answer: Result<Value>| {
@@ -88,20 +111,57 @@ impl Engine {
                         engine.read_claimed(bucket, answer, &claim.client_id, nonce, reserved)
                     });
                 engine.note_claimed(bucket, &claim, reserved, &answered);
-                let is_late = answered.as_ref().is_ok_and(|answered| answered.late.is_some());
+                let ineffective = answered.as_ref().ok().and_then(|answered| answered.ineffective.as_ref());
+                let is_unseated = matches!(ineffective, Some(Ineffective::Unseated));
+                let is_late = ineffective.is_some() && !is_unseated;
                 // By the clock as it is known now.
                 let right = engine.clocks.term(bucket, asked, claim.valid_ms);
                 let is_wrong = right.asked.abs_diff(term.asked) > CLAIM_SLACK_MS / 2;
                 let is_over =
                     claim.valid_ms.is_some_and(|valid_ms| asked.elapsed() > Duration::from_millis(valid_ms));
                 if is_late && is_wrong && !is_over && tries > 1 {
-                    engine.try_claim(claim, asked, tries - 1, done);
+                    engine.try_claim(claim, Attempt { tries: tries - 1, ..attempt }, done);
                     return engine.order.complete(ticket, Box::new(|| ()));
                 }
+                if is_unseated && attempt.seating == Seating::Needed {
+                    engine.seat_and_claim(claim, attempt, done);
+                    return engine.order.complete(ticket, Box::new(|| ()));
+                }
+                engine.note_seat(&claim, attempt, &answered);
                 engine.tell_claimed(bucket, &claim.client_id, ticket, answered, done);
             });
             vec![(bucket, Pending::Op(op, then))]
         });
+    }
+
+    /// Takes a seat for the session that a claim will make, then makes it. A seat that comes to nothing is found to be in use no more.
+    fn seat_and_claim(self: &Arc<Self>, claim: Claim, attempt: Attempt, done: Done<Claimed>) {
+        let seat = Seat::of_session(&claim.principal, &claim.client_id, attempt.incarnation);
+        let seats_max = claim.principal_sessions_max.unwrap_or(u64::MAX);
+        let engine = Arc::clone(self);
+        let then = move |taken: Result<bool>| match taken {
+            Ok(true) => {
+                let attempt = Attempt { seating: Seating::Taken, began: Instant::now(), ..attempt };
+                engine.try_claim(claim, attempt, done);
+            }
+            refused => done(Err(refused.err().unwrap_or(StoreError::PrincipalQuota))),
+        };
+        self.take_seat(seat, seats_max, Box::new(then));
+    }
+
+    /// A session that was there without a seat gets one, beyond any bound. So does one that was made so late that its seat may
+    /// have been looked for.
+    fn note_seat(self: &Arc<Self>, claim: &Claim, attempt: Attempt, answered: &Result<ClaimAnswer>) {
+        let Ok(ClaimAnswer { claimed: Claimed { session: Some(owned), .. }, is_unseated, .. }) = answered
+        else {
+            return;
+        };
+        let is_late = attempt.seating == Seating::Taken && attempt.began.elapsed() > SEAT_AGE / 2;
+        if *is_unseated || is_late {
+            let token = owned.fence.session.incarnation;
+            let seat = Seat::of_session(&claim.principal, &claim.client_id, token);
+            self.take_seat(seat, u64::MAX, Box::new(|_| ()));
+        }
     }
 
     /// What a claim leaves to be done later, and what it does not add after all.
@@ -141,12 +201,12 @@ impl Engine {
         self.follow(bucket, Pending::Op(op, then));
     }
 
-    fn claim_op(&self, claim: &Claim, nonce: u64, may_create: bool, term: Term) -> Op {
+    fn claim_op(&self, claim: &Claim, attempt: &Attempt, nonce: u64, may_create: bool, term: Term) -> Op {
         let (will, will_delay_s) =
             claim.will.as_ref().map_or((Vec::new(), 0), |will| (codec::message(&will.message), will.delay_s));
         ClaimOp {
             client_id: &claim.client_id,
-            incarnation: random(),
+            incarnation: attempt.incarnation,
             nonce,
             connection_id: claim.connection_id,
             clean_start: claim.clean_start,
@@ -170,12 +230,13 @@ impl Engine {
             asked_at: term.asked,
             valid_until: term.until,
             will_wait_ms: claim.will_wait_ms,
+            seat: attempt.seating,
         }
         .on(&self.keys.of_client(&claim.client_id))
     }
 
     fn read_claimed(
-        &self,
+        self: &Arc<Self>,
         bucket: Bucket,
         answer: Value,
         client_id: &Arc<str>,
@@ -195,11 +256,12 @@ impl Engine {
         self.clocks.learn(bucket, parts.pop().ok_or(DAMAGED)?.count()?);
         if let [name] = parts.as_slice() {
             add(&self.counts.sessions, -reserved);
-            let late = match name {
-                Value::BulkString(said) if *said == [word::TOO_LATE] => Late::Past,
-                _ => Late::Overtaken,
+            let why = match name {
+                Value::BulkString(said) if *said == [word::TOO_LATE] => Ineffective::Past,
+                Value::BulkString(said) if *said == [word::UNSEATED] => Ineffective::Unseated,
+                _ => Ineffective::Overtaken,
             };
-            return Ok(ClaimAnswer { late: Some(late), ..ClaimAnswer::default() });
+            return Ok(ClaimAnswer { ineffective: Some(why), ..ClaimAnswer::default() });
         }
         let answer = Value::Array(parts);
         let identity =
@@ -208,7 +270,7 @@ impl Engine {
         let previous = previous.maybe().map(read_previous).transpose()?;
         let discarded = discarded.maybe_count()?.map(identity);
         if discarded.is_some() {
-            self.counts.session_gone(freed)?;
+            self.session_gone(client_id, freed)?;
             // What it left to the members of its shares.
             self.hints.armed(Bucket::of_client(client_id), 0);
         }
@@ -221,7 +283,8 @@ impl Engine {
             let claimed = Claimed { will_due, discarded, previous, ..Claimed::default() };
             return Ok(ClaimAnswer { claimed, is_will_waiting, ..ClaimAnswer::default() });
         };
-        let [present, incarnation, epoch, head, tail, sent, expiry_s, repeats] = session.tuple()?;
+        let [present, incarnation, epoch, head, tail, sent, expiry_s, repeats, is_seated] =
+            session.tuple()?;
         let present = present.count()? == 1;
         if present {
             add(&self.counts.sessions, -reserved);
@@ -240,7 +303,9 @@ impl Engine {
             expiry_s: u32::try_from(expiry_s.count()?).map_err(|_| DAMAGED)?,
         };
         let claimed = Claimed { session: Some(owned), will_due, discarded, previous, refusal: None };
-        Ok(ClaimAnswer { claimed, is_will_waiting, late: None, contents: contents.maybe() })
+        let is_unseated = is_seated.count()? == 0;
+        let contents = contents.maybe();
+        Ok(ClaimAnswer { claimed, is_will_waiting, is_unseated, contents, ineffective: None })
     }
 
     /// See [`crate::Store::drop_will`].
@@ -266,7 +331,7 @@ impl Engine {
             grace_ms: release.grace_ms,
         }
         .on(&self.keys.of_client(client_id));
-        let (now, keeps_will) = (release.now, release.keep_will);
+        let (now, keeps_will, left) = (release.now, release.keep_will, Arc::clone(client_id));
         self.one(bucket, op, done, move |engine, answer| {
             let answer = answer.accepted(StoreError::NoSession).inspect_err(|_| {
                 if keeps_will {
@@ -274,18 +339,18 @@ impl Engine {
                     engine.hints.armed(bucket, now);
                 }
             });
-            engine.read_left(bucket, answer?, now)
+            engine.read_left(&left, answer?, now)
         });
     }
 
-    /// What a session held that is gone, or how long after `now` its first timer goes off.
-    pub(super) fn read_left(&self, bucket: Bucket, answer: Value, now: UnixMs) -> Result<()> {
+    /// What a client's session held that is gone, or how long after `now` its first timer goes off.
+    pub(super) fn read_left(self: &Arc<Self>, client_id: &str, answer: Value, now: UnixMs) -> Result<()> {
         let [freed, first] = answer.tuple()?;
         if let Some(freed) = freed.maybe() {
-            self.counts.session_gone(freed)?;
+            self.session_gone(client_id, freed)?;
         }
         if let Some(left) = first.maybe_count()? {
-            self.hints.armed(bucket, now.saturating_add(left));
+            self.hints.armed(Bucket::of_client(client_id), now.saturating_add(left));
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ const KIND_RELEASED: u8 = 1;
 const FLAG_RETAIN: u8 = 0b0000_0100;
 /// Of a record. Earlier versions neither write nor look at it.
 const FLAG_READ: u8 = 0b0000_1000;
+/// Of a retained message: it has a seat. In queues these bits say by which share a message came.
+const FLAG_SEATED: u8 = 0b0001_0000;
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "message" };
 
@@ -78,8 +80,17 @@ fn write_body(out: &mut Vec<u8>, message: &Message) {
 
 /// A message on its own: a Will, a retained one.
 pub(super) fn message(message: &Message) -> Vec<u8> {
+    on_its_own(message, 0)
+}
+
+/// A retained message that has a seat.
+pub(super) fn seated(message: &Message) -> Vec<u8> {
+    on_its_own(message, FLAG_SEATED)
+}
+
+fn on_its_own(message: &Message, more_flags: u8) -> Vec<u8> {
     let mut out = Vec::new();
-    write_head(&mut out, message.size(), flags(message.qos(), message.retain()), &[]);
+    write_head(&mut out, message.size(), flags(message.qos(), message.retain()) | more_flags, &[]);
     write_body(&mut out, message);
     out
 }

@@ -71,6 +71,7 @@ impl Engine {
         if is_sweep && is_complete {
             self.hints.swept();
             self.sweep_retained(now);
+            self.sweep_seats();
         }
         Ok(due)
     }
@@ -139,7 +140,7 @@ impl Engine {
         let client_id = Arc::from(client_id.text()?);
         let session = Arc::new(StoredSession { client_id, incarnation: incarnation.count()? });
         if kind == "x:" {
-            self.counts.session_gone(what)?;
+            self.session_gone(&session.client_id, what)?;
             // A Will that it left has its own timer.
             self.hints.armed(bucket, now);
             return Ok(Some(Due::Expired(session)));

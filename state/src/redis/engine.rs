@@ -14,15 +14,17 @@ use super::change::{Outcomes, QueueChange};
 use super::clock::ServerClocks;
 use super::config::RedisConfig;
 use super::fault::Fault;
-use super::hints::{Hints, RetainedSweep};
+use super::hints::{Hints, Sweep};
 use super::keys::{Bucket, Keys};
 use super::life::OVERDUE;
+use super::lines::RetainLines;
 use super::node::Kept;
 use super::op::{Op, ReadAnswer, Result};
 use super::order::{Gate, Order, Pending, Ticket};
 use super::replica::Replicas;
 use super::router::Router;
-use crate::{Done, StoreError, StoreStats, UnixMs, WorkerId};
+use super::seat::Seat;
+use crate::{Done, Principal, StoreError, StoreStats, UnixMs, WorkerId};
 
 /// How often [`Engine::settled`] looks.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(2);
@@ -48,18 +50,6 @@ pub(super) fn read(count: &AtomicI64) -> u64 {
     u64::try_from(count.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
-impl Counts {
-    /// What a session that is gone held: records, bytes, subscriptions.
-    pub(super) fn session_gone(&self, freed: Value) -> Result<()> {
-        let [records, bytes, subscriptions] = freed.tuple()?;
-        add(&self.sessions, -1);
-        add(&self.queued_messages, -records.number()?);
-        add(&self.queued_bytes, -bytes.number()?);
-        add(&self.subscriptions, -subscriptions.number()?);
-        Ok(())
-    }
-}
-
 /// Whose clock decides what is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timed {
@@ -80,7 +70,9 @@ pub(super) struct Engine {
     pub(super) counts: Counts,
     pub(super) hints: Hints,
     timed: Timed,
-    pub(super) retained_sweep: RetainedSweep,
+    pub(super) retained_sweep: Sweep,
+    pub(super) seat_sweep: Sweep,
+    pub(super) retain_lines: RetainLines,
     pub(super) clocks: ServerClocks,
     pub(super) replicas: Replicas,
     pub(super) runtime: Handle,
@@ -89,7 +81,7 @@ pub(super) struct Engine {
     /// Its name.
     pub(super) run: String,
     /// Bytes of operations that wait or are under way.
-    waiting_bytes: AtomicU64,
+    pub(super) waiting_bytes: AtomicU64,
     /// Public calls that have no answer yet.
     unanswered: AtomicU64,
     is_closed: AtomicBool,
@@ -113,7 +105,9 @@ impl Engine {
             replicas: Replicas::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
             timed,
-            retained_sweep: RetainedSweep::default(),
+            retained_sweep: Sweep::default(),
+            seat_sweep: Sweep::default(),
+            retain_lines: RetainLines::default(),
             runtime: Handle::current(),
             worker,
             run: format!("{:016x}", worker.0),
@@ -127,6 +121,21 @@ impl Engine {
     /// Now, as a function is told it: nothing, when it is to ask its server.
     pub(super) fn now_arg(&self, now: UnixMs) -> Option<UnixMs> {
         (self.timed != Timed::ByServer).then_some(now)
+    }
+
+    /// What a client's session that is gone held: records, bytes, subscriptions, and its seat.
+    pub(super) fn session_gone(self: &Arc<Self>, client_id: &str, freed: Value) -> Result<()> {
+        let [records, bytes, subscriptions, token, principal] = freed.tuple()?;
+        let counts = &self.counts;
+        add(&counts.sessions, -1);
+        add(&counts.queued_messages, -records.number()?);
+        add(&counts.queued_bytes, -bytes.number()?);
+        add(&counts.subscriptions, -subscriptions.number()?);
+        if let (Some(token), Some(principal)) = (token.maybe_count()?, principal.maybe()) {
+            let principal = Principal(principal.text()?.into());
+            self.leave_seat(&Seat::of_session(&principal, client_id, token));
+        }
+        Ok(())
     }
 
     /// Refuses public calls from now on. True if it did before.
@@ -209,7 +218,7 @@ impl Engine {
         bucket: Bucket,
         op: Op,
         done: Done<T>,
-        read: impl FnOnce(&Self, Value) -> Result<T> + Send + 'static,
+        read: impl FnOnce(&Arc<Self>, Value) -> Result<T> + Send + 'static,
     ) {
         if let Some(done) = self.admit(done) {
             self.one_admitted(bucket, op, done, read);
@@ -222,7 +231,7 @@ impl Engine {
         bucket: Bucket,
         op: Op,
         done: Done<T>,
-        read: impl FnOnce(&Self, Value) -> Result<T> + Send + 'static,
+        read: impl FnOnce(&Arc<Self>, Value) -> Result<T> + Send + 'static,
     ) {
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
             let engine = Arc::clone(self);

@@ -61,8 +61,12 @@ impl Engine {
         now: UnixMs,
     ) -> Result<Option<Vec<u8>>> {
         let op = ForgetAllExpiredOp { after, topics_max: TOPICS_MAX, now }.on(&self.keys.of_retained(bucket));
-        let [last, messages, bytes] = self.ask(bucket, op).answer().await?.tuple()?;
+        let [last, messages, bytes, owned] = self.ask(bucket, op).answer().await?.tuple()?;
         self.add_retained(messages.number()?, bytes.number()?);
+        let mut flat = owned.list()?.into_iter();
+        while let (Some(topic), Some(owner)) = (flat.next(), flat.next()) {
+            self.leave_retained(&topic.bytes()?, owner)?;
+        }
         last.maybe().map(ReadAnswer::bytes).transpose()
     }
 }

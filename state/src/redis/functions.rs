@@ -12,6 +12,8 @@ use super::operations::{ClaimOp, SIGNATURES, Signature, word};
 const TEXT: &str = concat!(
     include_str!("lua/store.lua"),
     "\n",
+    include_str!("lua/seats.lua"),
+    "\n",
     include_str!("lua/queue.lua"),
     "\n",
     include_str!("lua/cluster.lua"),

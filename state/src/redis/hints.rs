@@ -98,10 +98,10 @@ impl Hints {
     }
 }
 
-/// Where the next look begins: a bucket, and the last topic of it that was looked at. Nowhere while one is under way.
-pub(super) struct RetainedSweep(pub(super) Mutex<Option<(u16, Vec<u8>)>>);
+/// Where the next look at all of a kind begins: a bucket, and how far it has come there. Nowhere while one is under way.
+pub(super) struct Sweep(pub(super) Mutex<Option<(u16, Vec<u8>)>>);
 
-impl Default for RetainedSweep {
+impl Default for Sweep {
     fn default() -> Self {
         Self(Mutex::new(Some((0, Vec::new()))))
     }

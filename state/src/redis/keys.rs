@@ -8,6 +8,9 @@ pub(super) const SESSION_BUCKETS: u16 = 4096;
 /// Retained messages fall into this many buckets, by their first two topic levels. Part of the format too.
 pub(super) const RETAINED_BUCKETS: u16 = 256;
 
+/// Seats of principals fall into this many buckets. Part of the format too.
+pub(super) const SEAT_BUCKETS: u16 = 256;
+
 /// Keys that share a hash tag, hence a slot: what one call may touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Bucket {
@@ -15,6 +18,8 @@ pub(super) enum Bucket {
     Sessions(u16),
     /// Some of the retained messages.
     Retained(u16),
+    /// The seats of some of the principals.
+    Seats(u16),
     /// What workers have in common.
     Cluster,
     /// The same, for what must not wait behind changes of the log.
@@ -39,6 +44,17 @@ impl Bucket {
         Self::Retained((fixed_hash(first_two_levels.as_bytes()) % u64::from(RETAINED_BUCKETS)) as u16)
     }
 
+    /// The same from a topic as keys have it, with a zero byte for `/`.
+    pub(super) fn of_topic_key(topic: &[u8]) -> Self {
+        let topic = String::from_utf8_lossy(topic).replace('\0', "/");
+        Self::of_topic(Self::first_two_levels(&topic))
+    }
+
+    /// The bucket of a principal's seats.
+    pub(super) fn of_principal(principal: &str) -> Self {
+        Self::Seats((fixed_hash(principal.as_bytes()) % u64::from(SEAT_BUCKETS)) as u16)
+    }
+
     /// The part of a Topic Name that decides about its bucket.
     pub(super) fn first_two_levels(topic: &str) -> &str {
         let end = topic.match_indices('/').nth(1).map_or(topic.len(), |(at, _)| at);
@@ -54,6 +70,7 @@ impl Bucket {
         match self {
             Self::Sessions(bucket) => bucket.to_string(),
             Self::Retained(bucket) => format!("r{bucket}"),
+            Self::Seats(bucket) => format!("p{bucket}"),
             Self::Cluster | Self::Lease => "c".to_owned(),
             Self::Inbox(run) => format!("w:{run:016x}"),
         }
@@ -99,6 +116,11 @@ impl Keys {
     /// Of some of the retained messages.
     pub(super) fn of_retained(&self, bucket: Bucket) -> RetainedKeys<'_> {
         RetainedKeys { keys: self, bucket }
+    }
+
+    /// Of the seats of some of the principals.
+    pub(super) fn of_seats(&self, bucket: Bucket) -> SeatKeys<'_> {
+        SeatKeys { keys: self, bucket }
     }
 
     /// Of what workers have in common.
@@ -212,6 +234,29 @@ impl RetainedKeys<'_> {
     /// Their topics in order.
     pub(super) fn topics(&self) -> String {
         self.keys.key(self.bucket, "x", "")
+    }
+
+    /// Whose those are that have a seat.
+    pub(super) fn owners(&self) -> String {
+        self.keys.key(self.bucket, "u", "")
+    }
+}
+
+/// Keys of the seats of some of the principals.
+pub(super) struct SeatKeys<'a> {
+    keys: &'a Keys,
+    bucket: Bucket,
+}
+
+impl SeatKeys<'_> {
+    /// The seats.
+    pub(super) fn seats(&self) -> String {
+        self.keys.key(self.bucket, "s", "")
+    }
+
+    /// The same in order.
+    pub(super) fn seat_order(&self) -> String {
+        self.keys.key(self.bucket, "z", "")
     }
 }
 

@@ -17,6 +17,7 @@ mod functions;
 mod hints;
 mod keys;
 mod life;
+mod lines;
 mod node;
 mod op;
 mod operations;
@@ -31,6 +32,8 @@ mod retained;
 mod router;
 mod routes;
 mod run;
+mod seat;
+mod seats;
 mod settings;
 mod stored;
 mod topology;
@@ -207,7 +210,7 @@ impl Store for RedisStore {
     }
 
     fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.engine.retain(&message, done);
+        self.engine.retain(message, done);
     }
 
     fn retained(

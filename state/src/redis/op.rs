@@ -7,6 +7,7 @@ use mqtt::PacketId;
 use redis::Value;
 
 use super::operations::word;
+use super::seat::Seating;
 use crate::{ConnectionId, Fence, Number, StoreError};
 
 /// How an operation is carried out.
@@ -222,6 +223,16 @@ impl Arg for Vec<Vec<u8>> {
 
     fn put(self, args: &mut Args) {
         self.iter().for_each(|arg| args.push(arg));
+    }
+}
+
+impl Arg for Seating {
+    fn put(self, args: &mut Args) {
+        match self {
+            Self::NotNeeded => args.push(b""),
+            Self::Needed => args.push(&[word::NO_SEAT]),
+            Self::Taken => args.push(&[word::SEAT]),
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 
 use mqtt::PacketId;
 
-use super::keys::{BucketKeys, ClientKeys, ClusterKeys, InboxKeys, RetainedKeys};
+use super::keys::{BucketKeys, ClientKeys, ClusterKeys, InboxKeys, RetainedKeys, SeatKeys};
 use super::op::{Arg, Args, Form, Kind, Op, Rest};
+use super::seat::Seating;
 use crate::{ConnectionId, Fence, Number, UnixMs};
 
 /// How a function is called.
@@ -116,6 +117,7 @@ operations! {
         /// Until when the claim may have an effect.
         valid_until: UnixMs,
         will_wait_ms: u64,
+        seat: Seating,
     }
 
     /// See [`crate::Store::release`].
@@ -251,7 +253,7 @@ operations! {
     }
 
     /// See [`crate::Store::retain`].
-    Write retain(RetainOp) of RetainedKeys [values, topics] {
+    Write retain(RetainOp<'a>) of RetainedKeys [values, topics, owners] {
         topic: Vec<u8>,
         /// Empty to clear it.
         record: Vec<u8>,
@@ -260,16 +262,19 @@ operations! {
         may_add: bool,
         /// Bytes that are allowed to come.
         bytes_max: u64,
+        seat: Seating,
+        token: u64,
+        principal: &'a str,
     }
 
     /// Forgets a retained message that has expired, unless it was replaced.
-    Write forget_expired(ForgetExpiredOp<'a>) of RetainedKeys [values, topics] {
+    Write forget_expired(ForgetExpiredOp<'a>) of RetainedKeys [values, topics, owners] {
         topic: &'a [u8],
         record: Vec<u8>,
     }
 
     /// Forgets some of the retained messages that have expired, though nobody reads them.
-    Alone forget_all_expired(ForgetAllExpiredOp<'a>) of RetainedKeys [values, topics] {
+    Alone forget_all_expired(ForgetAllExpiredOp<'a>) of RetainedKeys [values, topics, owners] {
         after: &'a [u8],
         topics_max: u64,
         now: UnixMs,
@@ -283,6 +288,41 @@ operations! {
 
     /// How many retained messages there are, and their bytes.
     Read retained_counts(RetainedCountsOp) of RetainedKeys [values, topics] {}
+
+    /// Takes a seat.
+    Write take_seat(TakeSeatOp<'a>) of SeatKeys [seats, seat_order] {
+        seat: &'a [u8],
+        token: u64,
+        /// The range of all seats of its kind that its principal has.
+        front: &'a [u8],
+        behind: &'a [u8],
+        seats_max: u64,
+        /// How long after a look nobody is told to look.
+        look_interval_ms: u64,
+    }
+
+    /// Seats that were not known to be in use lately.
+    Read aged_seats(AgedSeatsOp) of SeatKeys [seats, seat_order] {
+        from: Vec<u8>,
+        to: Vec<u8>,
+        seats_max: u64,
+        age_ms: u64,
+    }
+
+    /// What was found out about seats.
+    Write settle_seats(SettleSeatsOp) of SeatKeys [seats, seat_order] {
+        /// For each three: see the function.
+        seats: Vec<Vec<u8>>,
+    }
+
+    /// Whether a client has a session that is this principal's.
+    Read has_session(HasSessionOp<'a>) of ClientKeys [session] { principal: &'a str }
+
+    /// Whether a topic has a retained message with a seat of this principal's.
+    Read has_retained(HasRetainedOp<'a>) of RetainedKeys [values, topics, owners] {
+        topic: &'a [u8],
+        principal: &'a str,
+    }
 
     /// Gives an end to identities that were left without one.
     Unnumbered age_identities(AgeIdentitiesOp) of BucketKeys [identities, identity_times] {}
@@ -384,6 +424,14 @@ words! {
     TOO_LATE = b'L',
     /// A claim was asked for earlier than the one that has the session.
     OVERTAKEN = b'O',
+    /// It would need a seat, which was not taken.
+    UNSEATED = b'U',
+    /// All seats are taken, and nobody has looked lately whether all are in use.
+    LOOK = b'?',
+    /// What needs a seat has none so far.
+    NO_SEAT = b'0',
+    /// What needs a seat has one.
+    SEAT = b'1',
     /// A worker is being buried.
     BURIED = b'B',
     /// A message is in the queue now.

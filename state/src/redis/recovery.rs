@@ -40,11 +40,12 @@ impl Engine {
                 .collect();
             let mut abandoned = Vec::new();
             for (client, asked) in clients.iter().zip(inspected) {
-                abandoned.extend(self.inspect(bucket, client, asked, now).await?);
+                abandoned
+                    .extend(self.inspect(bucket, client, asked, now).await?.map(|asked| (client, asked)));
             }
-            for asked in abandoned {
+            for (client, asked) in abandoned {
                 if let Some(left) = asked.answer().await?.maybe() {
-                    self.read_left(bucket, left, now)?;
+                    self.read_left(client, left, now)?;
                 }
             }
             if let Some(last) = clients.last().filter(|_| clients.len() >= SESSIONS_MAX) {

@@ -2,15 +2,20 @@
 //! that fixes both levels reads one bucket, others all of them, in pages that are matched here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use redis::Value;
 
 use super::codec;
-use super::engine::{Asked, Engine, add, read};
+use super::engine::{Asked, Engine, add, random, read};
 use super::keys::{Bucket, RETAINED_BUCKETS};
+use super::lines::Waiting;
 use super::op::{ReadAnswer, Result};
-use super::operations::{ForgetExpiredOp, RetainOp, RetainedCountsOp, TopicsOp, ValuesOp};
-use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
+use super::operations::{ForgetExpiredOp, RetainOp, RetainedCountsOp, TopicsOp, ValuesOp, word};
+use super::order::{Gate, Pending};
+use super::seat::{SEAT_AGE, Seat, Seating};
+use crate::{Cursor, Done, Message, Principal, RetainedPage, StoreError, UnixMs};
 
 /// Separates levels in the sorted sets; sorts before everything that a Topic Name may hold. v5 [MQTT-1.5.4-2]
 const SEPARATOR: u8 = 0;
@@ -25,27 +30,115 @@ const VISITS_MAX: usize = 16 * 1024;
 
 impl Engine {
     /// See [`crate::Store::retain`].
-    pub(super) fn retain(self: &Arc<Self>, message: &Message, done: Done<()>) {
-        let bucket = Bucket::of_topic(Bucket::first_two_levels(message.topic()));
-        let record = if message.payload_slice().is_empty() { Vec::new() } else { codec::message(message) };
+    pub(super) fn retain(self: &Arc<Self>, message: Arc<Message>, done: Done<()>) {
+        let Some(done) = self.admit(done) else { return };
+        let topic = key_of(message.topic());
+        let (begins, bytes) = (needs_seat(&message).is_some(), message.size() as u64);
+        // Before it can be taken out of a line.
+        self.waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
+        if let Some(first) = self.retain_lines.enter(&topic, Waiting { message, done }, begins) {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            self.retain_next(topic, first);
+        }
+    }
+
+    /// Retains it. If it may need a seat, what comes behind it waits for its end.
+    fn retain_next(self: &Arc<Self>, topic: Vec<u8>, next: Waiting) {
+        let seating = match needs_seat(&next.message) {
+            None => Seating::NotNeeded,
+            Some(_) => Seating::Needed,
+        };
+        self.try_retain(topic, next, seating, random());
+    }
+
+    fn try_retain(self: &Arc<Self>, topic: Vec<u8>, next: Waiting, seating: Seating, token: u64) {
+        let bucket = Bucket::of_topic_key(&topic);
+        let op = self.retain_op(&topic, &next.message, seating, token).on(&self.keys.of_retained(bucket));
+        let taken_at = Instant::now();
+        self.submit(vec![Gate::Bucket(bucket)], |ticket| {
+            let engine = Arc::clone(self);
+            let then = Box::new(move |answer: Result<Value>| {
+                if matches!(&answer, Ok(Value::BulkString(said)) if *said == [word::UNSEATED]) {
+                    engine.order.complete(ticket, Box::new(|| ()));
+                    return engine.seat_retained(topic, next, token);
+                }
+                let result = answer
+                    .and_then(|answer| answer.accepted(StoreError::RetainedQuota))
+                    .and_then(|answer| engine.retained_changed(&topic, answer));
+                let Waiting { message, done } = next;
+                if seating == Seating::Taken && taken_at.elapsed() > SEAT_AGE / 2 && result.is_ok() {
+                    // It may have been looked for while it was not there yet.
+                    if let Some((principal, _)) = needs_seat(&message) {
+                        let seat = Seat::of_retained(principal, &topic, token);
+                        engine.take_seat(seat, u64::MAX, Box::new(|_| ()));
+                    }
+                }
+                engine.order.complete(ticket, Box::new(move || done(result)));
+                if seating != Seating::NotNeeded {
+                    engine.go_on_in_line(&topic);
+                }
+            });
+            vec![(bucket, Pending::Op(op, then))]
+        });
+    }
+
+    fn retain_op<'a>(&self, topic: &[u8], message: &'a Message, seat: Seating, token: u64) -> RetainOp<'a> {
+        let record = match seat {
+            _ if message.payload_slice().is_empty() => Vec::new(),
+            Seating::NotNeeded => codec::message(message),
+            Seating::Needed | Seating::Taken => codec::seated(message),
+        };
         let bytes = read(&self.counts.retained_bytes);
-        let op = RetainOp {
-            topic: key_of(message.topic()),
+        RetainOp {
+            topic: topic.to_vec(),
             record,
             size: message.size() as u64,
             may_add: read(&self.counts.retained_messages) < self.config.retained_messages_max,
             bytes_max: self.config.retained_bytes_max.saturating_sub(bytes),
+            seat,
+            token,
+            principal: needs_seat(message).map_or("", |(principal, _)| &principal.0),
         }
-        .on(&self.keys.of_retained(bucket));
-        self.one(bucket, op, done, |engine, answer| {
-            engine.count_retained(answer.accepted(StoreError::RetainedQuota)?)
-        });
     }
 
-    /// Takes a change of messages and bytes into the counts.
-    fn count_retained(&self, change: Value) -> Result<()> {
-        let [messages, bytes] = change.tuple()?;
+    /// Takes a seat for a message, then retains it.
+    fn seat_retained(self: &Arc<Self>, topic: Vec<u8>, next: Waiting, token: u64) {
+        let Some((principal, seats_max)) = needs_seat(&next.message) else { return };
+        let seat = Seat::of_retained(principal, &topic, token);
+        let engine = Arc::clone(self);
+        let then = move |taken: Result<bool>| match taken {
+            Ok(true) => engine.try_retain(topic, next, Seating::Taken, token),
+            refused => {
+                (next.done)(Err(refused.err().unwrap_or(StoreError::RetainedQuota)));
+                engine.go_on_in_line(&topic);
+            }
+        };
+        self.take_seat(seat, seats_max, Box::new(then));
+    }
+
+    /// Retains what comes next in the line of a topic, up to what may need a seat.
+    fn go_on_in_line(self: &Arc<Self>, topic: &[u8]) {
+        while let Some(next) = self.retain_lines.next(topic) {
+            self.waiting_bytes.fetch_sub(next.message.size() as u64, Ordering::SeqCst);
+            let ends = needs_seat(&next.message).is_some();
+            self.retain_next(topic.to_vec(), next);
+            if ends {
+                return;
+            }
+        }
+    }
+
+    /// Takes a change of a topic's messages and bytes into the counts, and a seat out that is in use no more.
+    fn retained_changed(self: &Arc<Self>, topic: &[u8], change: Value) -> Result<()> {
+        let [messages, bytes, owner] = change.tuple()?;
         self.add_retained(messages.number()?, bytes.number()?);
+        owner.maybe().map_or(Ok(()), |owner| self.leave_retained(topic, owner))
+    }
+
+    /// A message is retained no more, or another one is.
+    pub(super) fn leave_retained(self: &Arc<Self>, topic: &[u8], owner: Value) -> Result<()> {
+        const DAMAGED: StoreError = StoreError::Damaged { what: "owner of a retained message" };
+        self.leave_seat(&Seat::of_owner(topic, &owner.text()?).ok_or(DAMAGED)?);
         Ok(())
     }
 
@@ -62,7 +155,9 @@ impl Engine {
 
     /// Ends what [`Engine::ask_retained_counts`] began.
     pub(super) async fn add_retained_counts(&self, asked: Asked) -> Result<()> {
-        self.count_retained(asked.answer().await?)
+        let [messages, bytes] = asked.answer().await?.tuple()?;
+        self.add_retained(messages.number()?, bytes.number()?);
+        Ok(())
     }
 
     /// See [`crate::Store::retained`].
@@ -85,6 +180,13 @@ impl Engine {
         };
         self.runtime.spawn(async move { done(walk.run(cursor).await) });
     }
+}
+
+/// Whose seat a message needs, and how many there are of that kind; nothing if it needs none, as one that clears its topic.
+fn needs_seat(message: &Message) -> Option<(&Principal, u64)> {
+    let owner = message.owner().filter(|owner| !owner.principal.0.is_empty())?;
+    let messages_max = owner.messages_max.filter(|_| !message.payload_slice().is_empty())?;
+    Some((&owner.principal, messages_max))
 }
 
 /// The reading of one page.
@@ -177,15 +279,15 @@ impl Walk {
 
     /// Removes messages that have expired, unless they were replaced.
     async fn forget(&self, bucket: Bucket, expired: Vec<(&Vec<u8>, Vec<u8>)>) -> Result<()> {
-        let asked: Vec<Asked> = expired
+        let asked: Vec<(&Vec<u8>, Asked)> = expired
             .into_iter()
             .map(|(topic, record)| {
                 let op = ForgetExpiredOp { topic, record };
-                self.engine.ask(bucket, op.on(&self.engine.keys.of_retained(bucket)))
+                (topic, self.engine.ask(bucket, op.on(&self.engine.keys.of_retained(bucket))))
             })
             .collect();
-        for asked in asked {
-            self.engine.count_retained(asked.answer().await?)?;
+        for (topic, asked) in asked {
+            self.engine.retained_changed(topic, asked.answer().await?)?;
         }
         Ok(())
     }

@@ -57,7 +57,10 @@ impl Tables {
         let goes_on = found.is_some_and(is_same);
         let left_by = found.and_then(|key| self.sessions.get(&key)).and_then(Session::owner_mark);
         let mut answer = Claimed { previous, ..Claimed::default() };
-        if found.is_none() && !claim.resume && claim.create && self.is_beyond_principal(&claim) {
+        let is_own =
+            |key| self.sessions.get(&key).is_some_and(|s| s.principal.as_ref() == Some(&claim.principal));
+        let is_one_more = kept.is_none() && !found.is_some_and(is_own);
+        if is_one_more && !claim.resume && claim.create && self.is_beyond_principal(&claim) {
             return Err(StoreError::PrincipalQuota);
         }
         match (kept, found) {
@@ -150,7 +153,9 @@ impl Tables {
         worker: WorkerId,
         dirty: Dirty,
     ) -> Option<&Session> {
-        if self.sessions.get(&key)?.principal.is_none() {
+        let before = self.sessions.get(&key)?.principal.clone();
+        if before.as_ref() != Some(&claim.principal) {
+            self.count_principal(before.as_ref(), false);
             self.count_principal(Some(&claim.principal), true);
         }
         let session = self.sessions.get_mut(&key)?;

@@ -20,11 +20,6 @@ pub(crate) struct RetainedLimits {
     pub(crate) bytes_max: u64,
 }
 
-impl RetainedLimits {
-    #[cfg(feature = "testing")]
-    pub(crate) const NONE: Self = Self { messages_max: u64::MAX, bytes_max: u64::MAX };
-}
-
 /// What setting a retained message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetainChange {
@@ -77,7 +72,8 @@ impl Retained {
         let grown = Held { messages: messages - self.len(), bytes: bytes.saturating_sub(self.bytes) };
         if messages > self.limits.messages_max
             || (bytes > self.limits.bytes_max && grown.bytes > 0)
-            || self.is_beyond_owner(&message, grown)
+            || self.is_beyond_owner(&key, &message)
+            || self.is_beyond_share(&message, grown)
         {
             return Err(StoreError::RetainedQuota);
         }
@@ -110,8 +106,17 @@ impl Retained {
         }
     }
 
-    /// Whether this would be too much of its owner, by so much more than there is.
-    fn is_beyond_owner(&self, message: &Message, grown: Held) -> bool {
+    /// Whether this would be one more of its owner's than there may be.
+    fn is_beyond_owner(&self, key: &[u8], message: &Message) -> bool {
+        let owned = message.owner().and_then(|owner| Some((&owner.principal, owner.messages_max?)));
+        let Some((principal, max)) = owned else { return false };
+        let before = self.by_topic.get(key).and_then(|old| old.owner());
+        let is_one_more = before.is_none_or(|before| before.principal != *principal);
+        is_one_more && self.by_owner.get(principal).map_or(0, |held| held.messages) >= max
+    }
+
+    /// Whether this would be too much of its owner while there is little room, by so much more than there is.
+    fn is_beyond_share(&self, message: &Message, grown: Held) -> bool {
         let Some(owner) = message.owner() else { return false };
         let held = self.by_owner.get(&owner.principal).copied().unwrap_or_default();
         let is_beyond = |all: u64, all_max: u64, of_owner: u64| {
@@ -120,9 +125,7 @@ impl Retained {
         };
         let messages = held.messages + grown.messages;
         let bytes = held.bytes + grown.bytes;
-        (grown.messages > 0
-            && (owner.messages_max.is_some_and(|max| messages > max)
-                || is_beyond(self.len() + grown.messages, self.limits.messages_max, messages)))
+        (grown.messages > 0 && is_beyond(self.len() + grown.messages, self.limits.messages_max, messages))
             || (grown.bytes > 0 && is_beyond(self.bytes + grown.bytes, self.limits.bytes_max, bytes))
     }
 

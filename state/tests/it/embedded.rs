@@ -43,6 +43,7 @@ fn bounded(bounds: Bounds) -> impl FnOnce(&mut EmbeddedConfig) {
         config.sessions_max = bounds.sessions_max;
         config.subscriptions_per_session_max = bounds.subscriptions_per_session_max;
         config.retained_messages_max = bounds.retained_messages_max;
+        config.retained_bytes_max = bounds.retained_bytes_max;
         config.fsync = Fsync::Interval;
     }
 }

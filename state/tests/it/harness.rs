@@ -7,7 +7,7 @@ use std::time::Duration;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 use state::{
     Claim, Claimed, ConnectionId, Cursor, Delivery, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Message,
-    Number, Origin, Owned, Principal, Publish, Published, QueueLimits, QueuePage, Record, Release,
+    Number, Origin, Owned, Owner, Principal, Publish, Published, QueueLimits, QueuePage, Record, Release,
     SessionRoutes, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
     Target, UnixMs, Via, Will,
 };
@@ -24,6 +24,7 @@ pub(crate) struct Bounds {
     pub(crate) sessions_max: u64,
     pub(crate) subscriptions_per_session_max: usize,
     pub(crate) retained_messages_max: u64,
+    pub(crate) retained_bytes_max: u64,
 }
 
 impl Default for Bounds {
@@ -32,6 +33,7 @@ impl Default for Bounds {
             sessions_max: 1_000_000,
             subscriptions_per_session_max: 1000,
             retained_messages_max: 1_000_000,
+            retained_bytes_max: 1_000_000_000,
         }
     }
 }
@@ -115,6 +117,12 @@ fn rand_id() -> u64 {
 /// A message without properties.
 pub(crate) fn message(topic: &str, payload: &str) -> Arc<Message> {
     Arc::new(Message::new(topic, &[], payload.as_bytes(), QoS::AtLeastOnce, false, START))
+}
+
+/// One that is to be retained, of a principal that may have so many.
+pub(crate) fn owned(name: &str, messages_max: u64, topic: &str, payload: &str) -> Arc<Message> {
+    let message = Message::new(topic, &[], payload.as_bytes(), QoS::AtLeastOnce, true, START);
+    Arc::new(message.with_owner(Owner { principal: principal(name), messages_max: Some(messages_max) }))
 }
 
 pub(crate) fn will(topic: &str, delay_s: u32) -> Will {
@@ -250,7 +258,13 @@ impl Calls<'_> {
 
     /// Ends a session with everything that it has.
     pub(crate) fn discard(&self, client_id: &str) -> Claimed {
-        self.claim(Claim { clean_start: true, create: false, ..claim(client_id) }).expect("a discard")
+        self.discard_as("", client_id)
+    }
+
+    pub(crate) fn discard_as(&self, name: &str, client_id: &str) -> Claimed {
+        let principal = principal(name);
+        let claim = Claim { principal, clean_start: true, create: false, ..claim(client_id) };
+        self.claim(claim).expect("a discard")
     }
 
     pub(crate) fn drop_will(&self, fence: &Fence) -> Result<(), StoreError> {
@@ -270,6 +284,17 @@ impl Calls<'_> {
 
     pub(crate) fn retain(&self, topic: &str, payload: &str) -> Result<(), StoreError> {
         wait(|done| self.0.retain(message(topic, payload), done))
+    }
+
+    /// The same for a principal that may have so many.
+    pub(crate) fn retain_as(
+        &self,
+        name: &str,
+        messages_max: u64,
+        topic: &str,
+        payload: &str,
+    ) -> Result<(), StoreError> {
+        wait(|done| self.0.retain(owned(name, messages_max, topic, payload), done))
     }
 
     /// The topics of all retained messages that match, in pages of `page`.

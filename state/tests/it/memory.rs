@@ -14,6 +14,7 @@ impl Backend for Memory {
             bounds.sessions_max,
             bounds.subscriptions_per_session_max,
             bounds.retained_messages_max,
+            bounds.retained_bytes_max,
         ))
     }
 

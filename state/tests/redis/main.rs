@@ -17,6 +17,7 @@ mod crash;
 mod durability;
 mod faults;
 mod load;
+mod seats;
 mod stores;
 mod tls;
 mod workers;

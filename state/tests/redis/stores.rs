@@ -48,6 +48,7 @@ impl InRedis {
             sessions_max: bounds.sessions_max,
             subscriptions_per_session_max: bounds.subscriptions_per_session_max,
             retained_messages_max: bounds.retained_messages_max,
+            retained_bytes_max: bounds.retained_bytes_max,
             ..config_for(urls)
         })
     }

@@ -106,11 +106,11 @@ impl Engine {
                 grace_ms: burial.grace_ms,
             }
             .on(&self.keys.of_client(client));
-            let_go.push(self.ask(bucket, op));
+            let_go.push((client, self.ask(bucket, op)));
         }
-        for asked in let_go {
+        for (client, asked) in let_go {
             if let Some(left) = asked.answer().await?.maybe() {
-                self.read_left(bucket, left, burial.now)?;
+                self.read_left(client, left, burial.now)?;
             }
         }
         Ok(())

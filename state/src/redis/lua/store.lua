@@ -16,7 +16,8 @@
 -- d what may have been sent on a connection before the last one, z on the last one if its worker died (acknowledgements that
 -- it knew of may be lost, so that is more than s), j on the last one by owners before the last one, f subscriptions, g the
 -- claim of the connection that was the last, a when that was asked for, by this server's clock, u whose it is (not there if an
--- earlier version made it), S the shares by which messages came, each with a zero byte.
+-- earlier version made it), S the shares by which messages came, each with a zero byte, k the token under which it has a seat (see
+-- seats.lua), if it has one.
 
 local ops = {}
 
@@ -65,7 +66,7 @@ local function size_of(record)
   return struct.unpack('<I4', record, 2)
 end
 
-local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'j', 'S', 'a' }
+local FIELDS = { 'i', 'e', 'c', 'o', 'x', 'y', 'R', 'W', 'D', 'U', 'A', 'H', 'K', 'h', 't', 'l', 'b', 's', 'f', 'r', 'g', 'u', 'd', 'z', 'j', 'S', 'a', 'k' }
 local NUMBERS = { 'e', 'x', 'y', 'R', 'D', 'U', 'A', 'H', 'h', 't', 'l', 'b', 's', 'f', 'g', 'd', 'z', 'j', 'a' }
 
 local function load(m)
@@ -178,8 +179,9 @@ local function disarm(t, cid)
   rcall('ZREM', t, 'w:' .. cid, 'x:' .. cid)
 end
 
+-- What a session held; and its seat, and whose that was.
 local function freed(s)
-  return { s.l, s.b, s.f }
+  return { s.l, s.b, s.f, s.k, s.k and s.u }
 end
 
 -- The upper half of a record's flags says by which of its session's shares it came, from 1 on; 0 is none, and what the
@@ -271,16 +273,18 @@ end
 -- A claim of a session that is not there. What is written is text, which Redis takes as it is.
 local function begin(k, a, clock) -- as ops.claim
   if a.resume == '1' then return word.GONE end
-  local nothing = { 0, 0, 0 }
+  local nothing = { 0, 0, 0, false, false }
   if a.create ~= '1' then return { false, false, nothing, false, false, false, clock } end
   if a.may_create ~= '1' then return word.QUOTA end
+  if a.seat == word.NO_SEAT then return { word.UNSEATED, clock } end
   rcall('ZADD', k.index, '0', a.client_id)
   rcall('HSET', k.session, 'i', a.incarnation, 'e', '1', 'n', a.nonce, 'c', a.connection_id, 'o', a.worker, 'r', a.run,
     'p', a.protocol, 'R', a.receive_maximum, 'v', a.memory_queue, 'g', a.attempt, 'u', a.principal, 'a', a.asked_at,
     'h', '1', 't', '1', 'l', '0', 'b', '0', 'f', '0', 's', '1', 'd', '1', 'y', a.expiry_s,
     'M', a.messages_max, 'B', a.bytes_max)
   if a.will ~= '' then rcall('HSET', k.session, 'W', a.will, 'D', a.will_delay_s) end
-  return { false, false, nothing, { 0, a.incarnation, 1, 1, 1, 1, a.expiry_s, 1 }, false, false, clock }
+  if a.seat == word.SEAT then rcall('HSET', k.session, 'k', a.incarnation) end
+  return { false, false, nothing, { 0, a.incarnation, 1, 1, 1, 1, a.expiry_s, 1, 1 }, false, false, clock }
 end
 
 function ops.claim(k, a)
@@ -301,11 +305,14 @@ function ops.claim(k, a)
   if resume and s.c ~= connection then return word.TAKEN_OVER end
   -- What is over belongs to nobody.
   if s.u and s.u ~= principal and (s.connected or not s.x or s.x > now) then return word.FOREIGN end
-  local will_due, discarded, gone, kept, previous = false, false, { 0, 0, 0 }, resume, false
+  local will_due, discarded, gone, kept, previous = false, false, { 0, 0, 0, false, false }, resume, false
   if s.connected and s.r ~= run then previous = { s.r, s.c } end
   if not resume and not clean and (s.y > 0 or s.c == connection) then
     kept = s.connected or not s.x or s.x > now
   end
+  local goes_on = kept or (create and a.seat ~= '' and s.u == principal)
+  if create and not goes_on and a.seat == word.NO_SEAT then return { word.UNSEATED, clock } end
+  local seat = a.seat == word.SEAT and incarnation or (goes_on and s.u == principal and s.k)
   if resume then
     if s.A then
       adopt(k.timers, k.orphans, cid, s, s.A)
@@ -313,6 +320,7 @@ function ops.claim(k, a)
     end
   elseif not kept then
     will_due, discarded, gone = discard_will(k, cid, s), s.i, freed(s)
+    if goes_on then gone[4], gone[5] = false, false end
     bequeath(k, cid, s, sent_bound(k.queue, s))
   elseif not s.connected then
     will_due = settle_away(k.timers, k.orphans, cid, s, now)
@@ -346,6 +354,7 @@ function ops.claim(k, a)
     rcall('ZADD', k.index, 0, cid)
   end
   add(fields, 's', sent, 'd', repeats)
+  if seat then add(fields, 'k', seat) else add(cleared, 'k') end
   if resume then
     expiry = s.y
     add(fields, 'j', connection_bound(s))
@@ -358,7 +367,8 @@ function ops.claim(k, a)
   rcall('HDEL', k.session, unpack(cleared))
   if not s.connected then disarm(k.timers, cid) end
   if not kept then rcall('UNLINK', k.subscriptions, k.queue, k.received) end
-  local session = { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats }
+  local is_seated = (seat or a.seat == '') and 1 or 0
+  local session = { kept and 1 or 0, incarnation, epoch, head, tail, sent, expiry, repeats, is_seated }
   return { will_due, discarded, gone, session, previous, kept and little_contents(k, s), clock }
 end
 
@@ -401,11 +411,11 @@ end
 -- Ends the session of its owner if nothing of it is to be left, as of most clean ones: without a look at all that a session may
 -- have. Answers what it held, or nothing when there is more to do.
 local function end_empty(k, a) -- as ops.release
-  local have = rcall('HMGET', k.session, 'i', 'e', 'n', 'o', 'l', 'b', 'f', 'W')
+  local have = rcall('HMGET', k.session, 'i', 'e', 'n', 'o', 'l', 'b', 'f', 'W', 'k', 'u')
   local is_owner = have[1] == a.incarnation and have[2] == a.epoch and have[3] == a.nonce and have[4] ~= ''
   if not is_owner or have[5] ~= '0' or (have[8] and a.keep_will == '1') then return nil end
   remove_unarmed(k, a.client_id)
-  return { { 0, tonumber(have[6]), tonumber(have[7]) }, false }
+  return { { 0, tonumber(have[6]), tonumber(have[7]), have[9], have[9] and have[10] }, false }
 end
 
 function ops.release(k, a)
@@ -699,12 +709,33 @@ local function retained_bytes(v, delta)
   if delta ~= 0 then rcall('HINCRBY', v, '', delta) end
 end
 
+-- A bit of a retained message's flags says that it has a seat (see seats.lua). Then `owners` has its token, and whose it is.
+local function owner_of_retained(k, topic, record) -- as ops.retain
+  local is_counted = math.floor(string.byte(record, 7) / 16) % 2 == 1
+  return is_counted and rcall('HGET', k.owners, topic)
+end
+
+local function principal_of(owner)
+  return string.match(owner, '^%d+:(.*)$')
+end
+
 local function forget_retained(k, topic, old) -- as ops.retain
-  local size = size_of(old)
+  local size, owner = size_of(old), owner_of_retained(k, topic, old)
   retained_bytes(k.values, -size)
   rcall('HDEL', k.values, topic)
   rcall('ZREM', k.topics, topic)
-  return { -1, -size }
+  if owner then rcall('HDEL', k.owners, topic) end
+  return { -1, -size, owner }
+end
+
+-- Whose a message is that is retained now. Answers the owner of the one before, if that is in use no more.
+local function own_retained(k, a, owner, is_own) -- as ops.retain
+  if a.seat == word.SEAT then
+    rcall('HSET', k.owners, a.topic, a.token .. ':' .. a.principal, '', '')
+  elseif owner and not is_own then
+    rcall('HDEL', k.owners, a.topic)
+  end
+  return owner and not is_own and owner
 end
 
 function ops.retain(k, a)
@@ -712,43 +743,50 @@ function ops.retain(k, a)
   local old = rcall('HGET', k.values, topic)
   if record == '' then
     if old then return forget_retained(k, topic, old) end
-    return { 0, 0 }
+    return { 0, 0, false }
   end
   local delta = tonumber(a.size)
   if old then delta = delta - size_of(old) elseif a.may_add ~= '1' then return word.QUOTA end
   if delta > 0 and delta > tonumber(a.bytes_max) then return word.QUOTA end
+  local owner = old and owner_of_retained(k, topic, old)
+  local is_own = owner and a.seat ~= '' and principal_of(owner) == a.principal
+  if a.seat == word.NO_SEAT and not is_own then return word.UNSEATED end
   rcall('HSET', k.values, topic, record)
   retained_bytes(k.values, delta)
-  if old then return { 0, delta } end
+  local left = own_retained(k, a, owner, is_own)
+  if old then return { 0, delta, left } end
   rcall('ZADD', k.topics, 0, topic)
-  return { 1, delta }
+  return { 1, delta, left }
 end
 
 function ops.forget_expired(k, a)
   local old = rcall('HGET', k.values, a.topic)
-  if old ~= a.record then return { 0, 0 } end
+  if old ~= a.record then return { 0, 0, false } end
   return forget_retained(k, a.topic, old)
 end
 
--- Answers the last topic that was looked at, or nothing at the end, and what that frees.
+-- Answers the last topic that was looked at, or nothing at the end, what that frees, and topics with their owners.
 function ops.forget_all_expired(k, a)
   local topics = rcall('ZRANGEBYLEX', k.topics, a.after == '' and '-' or '(' .. a.after, '+', 'LIMIT', 0, a.topics_max)
-  if #topics == 0 then return { false, 0, 0 } end
-  local now, bytes, expired = tonumber(a.now), 0, {}
+  if #topics == 0 then return { false, 0, 0, {} } end
+  local now, bytes, expired, owned = tonumber(a.now), 0, {}, {}
   for at, record in ipairs(rcall('HMGET', k.values, unpack(topics))) do
     -- Behind the front of a record without identifiers, its flags and when it was published.
     local expires_at = record and struct.unpack('<I8', record, 19) or 0
     if expires_at > 0 and expires_at <= now then
       expired[#expired + 1] = topics[at]
       bytes = bytes + size_of(record)
+      local owner = owner_of_retained(k, topics[at], record)
+      if owner then add(owned, topics[at], owner) end
     end
   end
   if #expired > 0 then
     retained_bytes(k.values, -bytes)
     rcall('HDEL', k.values, unpack(expired))
     rcall('ZREM', k.topics, unpack(expired))
+    for at = 1, #owned, 2 do rcall('HDEL', k.owners, owned[at]) end
   end
-  return { #topics == tonumber(a.topics_max) and topics[#topics] or false, -#expired, -bytes }
+  return { #topics == tonumber(a.topics_max) and topics[#topics] or false, -#expired, -bytes, owned }
 end
 
 function ops.topics(k, a)

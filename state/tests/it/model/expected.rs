@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use state::{Fence, ResumeRefusal, UnixMs};
 
-use super::CLIENTS;
+use super::{CLIENTS, COUNTED, COUNTED_MAX};
 
 /// What a connection asks for.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,23 @@ impl Model {
         self.sessions.get(&wanted.client).is_some_and(|found| {
             let is_there = found.connected || found.expires_at.is_none_or(|at| at > now);
             is_there && found.principal != wanted.principal
+        })
+    }
+
+    /// Whether a claim would make one session more of a principal than it may have.
+    pub(super) fn is_beyond(&self, wanted: &Wanted) -> bool {
+        let of_counted = |session: &&ModelSession| session.principal == COUNTED;
+        let is_one_more = !self.sessions.get(&wanted.client).is_some_and(|found| of_counted(&found));
+        let count = self.sessions.values().filter(of_counted).count();
+        wanted.principal == COUNTED && wanted.create && is_one_more && count >= COUNTED_MAX
+    }
+
+    /// Whether a connection would go on with a session that is over and was another principal's, and one of the two is counted:
+    /// where workers share a store, such a session stays uncounted.
+    pub(super) fn is_inherited(&self, client: usize, principal: usize, now: UnixMs) -> bool {
+        self.sessions.get(&client).is_some_and(|found| {
+            let is_over = !found.connected && found.expires_at.is_some_and(|at| at <= now);
+            is_over && found.principal != principal && [found.principal, principal].contains(&COUNTED)
         })
     }
 

@@ -16,7 +16,10 @@ use self::expected::{Item, Model, ModelSession, Wanted};
 use crate::harness::{Backend, Calls, START, claim, message, packet_id, principal, publish_to, wait, will};
 
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
-const PRINCIPALS: [&str; 2] = ["", "alice"];
+const PRINCIPALS: [&str; 3] = ["", "alice", "bob"];
+/// Whose sessions are counted.
+const COUNTED: usize = 2;
+const COUNTED_MAX: usize = 1;
 const QUEUE_MAX: usize = 6;
 const RECEIVE_MAXIMUM: u16 = 3;
 
@@ -62,7 +65,11 @@ fn expiries() -> impl Strategy<Value = u32> + Clone {
 fn claims() -> impl Strategy<Value = Step> {
     let will_delay_s =
         proptest::option::weighted(0.7, prop_oneof![3 => Just(0_u32), 1 => Just(5), 1 => Just(50)]);
-    let who = (clients(), prop_oneof![4 => Just(0_usize), 1 => Just(1)], prop::bool::weighted(0.15));
+    let who = (
+        clients(),
+        prop_oneof![4 => Just(0_usize), 1 => Just(1), 2 => Just(COUNTED)],
+        prop::bool::weighted(0.15),
+    );
     let what = (prop::bool::weighted(0.2), prop::bool::weighted(0.85), expiries(), prop::bool::weighted(0.2));
     let will = (will_delay_s, prop_oneof![Just(0_u64), Just(7_000)]);
     (who, what, will).prop_map(|(who, what, (will_delay_s, will_wait_ms))| {
@@ -89,7 +96,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let origin = proptest::option::weighted(0.3, (client.clone(), 1_u16..4));
     let size = prop_oneof![6 => Just(1_usize), 1 => Just(2000), 1 => Just(20_000)];
     let whose = prop_oneof![6 => Just(Whose::Last), 1 => Just(Whose::Late), 1 => Just(Whose::Another)];
-    let principal = prop_oneof![9 => Just(0_usize), 1 => Just(1)];
+    let principal = prop_oneof![9 => Just(0_usize), 1 => Just(1), 3 => Just(COUNTED)];
     let resume = (client.clone(), principal, whose, prop::bool::weighted(0.2)).prop_map(
         |(client, principal, whose, memory_queue)| Step::Resume { client, principal, whose, memory_queue },
     );
@@ -204,6 +211,7 @@ impl<B: Backend> Comparison<B> {
         let asks = self.model.asks(*client, wanted.again, self.counter);
         let asked = Claim {
             principal: principal(PRINCIPALS[wanted.principal]),
+            principal_sessions_max: (wanted.principal == COUNTED).then_some(COUNTED_MAX as u64),
             clean_start: *clean_start,
             create: *create,
             expiry_s: *expiry_s,
@@ -218,6 +226,11 @@ impl<B: Backend> Comparison<B> {
             ..claim(CLIENTS[*client])
         };
         let is_foreign = self.model.is_foreign(wanted, self.now);
+        if !is_foreign && self.model.is_beyond(wanted) {
+            let refused = Calls(self.backend.store()).claim(asked);
+            assert!(matches!(refused, Err(StoreError::PrincipalQuota)), "{refused:?}");
+            return;
+        }
         let (present, will_due, discarded) =
             if is_foreign { (None, false, false) } else { self.model.claim(wanted, asks, self.now) };
         let answer = Calls(self.backend.store()).claim(asked).expect("a claim");
@@ -230,6 +243,9 @@ impl<B: Backend> Comparison<B> {
     }
 
     fn resume(&mut self, client: usize, principal_of: usize, whose: Whose, memory_queue: bool) {
+        if self.model.is_inherited(client, principal_of, self.now) {
+            return;
+        }
         self.counter += 1;
         let (connection, attempt) = self.model.asks(client, !matches!(whose, Whose::Another), self.counter);
         // Nobody counts claims of a connection that went with its process.

@@ -9,7 +9,8 @@ use state::{
 };
 
 use crate::harness::{
-    Calls, START, begin, claim, delivery, message, publish_to, subscription, take, wait, will,
+    Calls, START, begin, claim, delivery, message, owned, principal, publish_to, subscription, take, wait,
+    will,
 };
 
 /// One run of one worker.
@@ -404,6 +405,51 @@ pub(crate) fn a_session_without_time_left_ends_with_its_worker<W: Workers>() {
     assert!(!Calls(&*b.store).own(claim("c")).present);
 }
 
+pub(crate) fn what_a_principal_has_is_counted_over_all_workers<W: Workers>() {
+    let mut workers = W::start();
+    let both = ["one", "two"].map(|name| workers.worker(name));
+    for worker in &both {
+        worker.join();
+    }
+    let of_five = |client_id: &str| Claim {
+        principal: principal("alice"),
+        principal_sessions_max: Some(5),
+        expiry_s: 0,
+        ..claim(client_id)
+    };
+    let (mut claims, mut retained) = (Vec::new(), Vec::new());
+    for number in 0..10 {
+        for (at, worker) in both.iter().enumerate() {
+            let name = format!("{at}-{number}");
+            claims.push((at, begin(|done| worker.store.claim(of_five(&name), done))));
+            retained.push(begin(|done| worker.store.retain(owned("alice", 5, &name, "x"), done)));
+        }
+    }
+    let mut made = Vec::new();
+    for (at, answer) in &claims {
+        match take(answer) {
+            Ok(claimed) => made.push((*at, claimed.session.expect("a session").fence)),
+            Err(error) => assert!(matches!(error, StoreError::PrincipalQuota), "{error}"),
+        }
+    }
+    assert_eq!(made.len(), 5);
+    assert_eq!(retained.iter().filter(|answer| take(answer).is_ok()).count(), 5);
+    for worker in &both {
+        let calls = Calls(&*worker.store);
+        assert!(matches!(calls.claim(of_five("more")), Err(StoreError::PrincipalQuota)));
+        assert!(matches!(calls.retain_as("alice", 5, "more", "x"), Err(StoreError::RetainedQuota)));
+        assert_eq!(calls.retained("#", 100, START).len(), 5);
+    }
+
+    // What one worker owned and ends with it makes room at the other.
+    let [one, two] = &both;
+    let at_one = made.iter().filter(|(at, _)| *at == 0).count();
+    two.bury(one, 0);
+    let calls = Calls(&*two.store);
+    let again = (0..10).filter(|number| calls.claim(of_five(&format!("again-{number}"))).is_ok()).count();
+    assert_eq!(again, at_one);
+}
+
 /// Makes a test of every behaviour, over one kind of cluster.
 macro_rules! cluster_behaviours {
     ($workers:ty) => {
@@ -418,6 +464,7 @@ macro_rules! cluster_behaviours {
             a_session_at_another_worker_is_named
             what_a_dead_worker_owned_waits_for_its_connections
             a_session_without_time_left_ends_with_its_worker
+            what_a_principal_has_is_counted_over_all_workers
         );
     };
     (@ $workers:ty: $($name:ident)*) => {

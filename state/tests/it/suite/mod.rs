@@ -43,6 +43,9 @@ macro_rules! behaviours {
             a_will_says_whose_it_is
             a_will_that_was_dropped_is_published_by_nobody
             a_session_has_its_principal_after_a_restart
+            a_principal_has_so_many_sessions
+            what_a_principal_has_is_known_after_a_restart
+            a_session_from_before_a_bound_counts_from_its_next_claim_on
         );
         $crate::suite::behaviours!(@ $backend, resume:
             the_last_connection_resumes_its_session_as_it_is
@@ -120,6 +123,9 @@ macro_rules! behaviours {
             pages_of_any_size_give_everything_once
             expired_messages_are_left_out_and_forgotten
             retained_messages_have_a_bound
+            retained_messages_have_so_many_bytes
+            a_principal_retains_so_many_messages
+            messages_of_one_topic_come_one_after_the_other
             random_filters_match_like_the_definition
         );
         $crate::suite::behaviours!(@ $backend, order:

@@ -1,6 +1,9 @@
 //! Whose a session is.
 
-use state::{Claim, ConnectionId, Due, EXPIRY_NEVER, Enqueued, Number, Principal, Release, ResumeRefusal};
+use state::{
+    Claim, Claimed, ConnectionId, Due, EXPIRY_NEVER, Enqueued, Number, Principal, Release, ResumeRefusal,
+    StoreError,
+};
 
 use crate::harness::{Backend, Calls, START, claim, principal, wait, will};
 
@@ -155,4 +158,78 @@ pub(crate) fn a_session_has_its_principal_after_a_restart<B: Backend>() {
     let due = wait(|done| backend.store().claim_due(START, 100, done)).expect("what is due");
     let [Due::Will(will)] = due.as_slice() else { panic!("a will") };
     assert_eq!(will.principal, Some(principal("alice")));
+}
+
+/// Of a principal that may have two sessions.
+fn of_two(name: &str, client_id: &str) -> Claim {
+    Claim { principal: principal(name), principal_sessions_max: Some(2), ..claim(client_id) }
+}
+
+fn is_beyond(answer: &Result<Claimed, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::PrincipalQuota))
+}
+
+pub(crate) fn a_principal_has_so_many_sessions<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    calls.own(of_two("alice", "a"));
+    calls.own(of_two("alice", "b"));
+    let is_full = || is_beyond(&calls.claim(of_two("alice", "c")));
+    assert!(is_full());
+    assert_eq!(backend.store().stats().sessions, 2, "it has no effect");
+    calls.own(of_two("bob", "d"));
+    for client_id in ["e", "f", "g"] {
+        // Those without a name are no principal that could be held to anything.
+        calls.own(of_two("", client_id));
+    }
+
+    // What is there may be claimed, made anew, and let go.
+    let first = calls.own(of_two("alice", "a"));
+    assert!(first.present);
+    assert!(!calls.own(Claim { clean_start: true, ..of_two("alice", "b") }).present);
+    calls.release(&first.fence, 60, false, START).expect("released");
+    assert!(is_full());
+
+    // What ends makes room: by a claim, by its release, by its time.
+    calls.discard_as("alice", "b");
+    let third = calls.own(of_two("alice", "c")).fence;
+    assert!(is_beyond(&calls.claim(of_two("alice", "b"))));
+    calls.release(&third, 0, false, START).expect("released");
+    calls.own(of_two("alice", "b"));
+    assert!(is_full());
+    assert_eq!(calls.due(START + 60_000), ["expired a"]);
+    calls.own(of_two("alice", "c"));
+    assert!(is_beyond(&calls.claim(of_two("alice", "a"))));
+    backend.check();
+}
+
+pub(crate) fn what_a_principal_has_is_known_after_a_restart<B: Backend>() {
+    let mut backend = B::fresh();
+    let calls = Calls(backend.store());
+    calls.own(of_two("alice", "a"));
+    // It goes with its worker.
+    calls.own(Claim { expiry_s: 0, ..of_two("alice", "b") });
+    let away = calls.own(of_two("bob", "c")).fence;
+    calls.own(of_two("bob", "d"));
+    calls.release(&away, 60, false, START).expect("released");
+    backend.restart(START);
+    let calls = Calls(backend.store());
+    calls.own(of_two("alice", "e"));
+    assert!(is_beyond(&calls.claim(of_two("alice", "f"))));
+    assert!(is_beyond(&calls.claim(of_two("bob", "e2"))));
+    backend.check();
+}
+
+pub(crate) fn a_session_from_before_a_bound_counts_from_its_next_claim_on<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    for client_id in ["a", "b", "c"] {
+        calls.own(Claim { principal_sessions_max: None, ..of_two("alice", client_id) });
+    }
+    // Beyond its bound already, it keeps what it has.
+    for client_id in ["a", "b", "c"] {
+        assert!(calls.own(of_two("alice", client_id)).present);
+    }
+    assert!(is_beyond(&calls.claim(of_two("alice", "d"))));
+    backend.check();
 }

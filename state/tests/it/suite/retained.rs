@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use state::{Message, StoreError};
 
-use crate::harness::{Backend, Bounds, Calls, START, message, wait};
+use crate::harness::{Backend, Bounds, Calls, START, begin, message, owned, take, wait};
 
 const TOPICS: [&str; 14] =
     ["a", "a/b", "a/b/c", "a/c", "a/c/c", "a-b", "ab/c", "/", "/a", "a/", "a//c", "$SYS", "$SYS/x", "é/ü"];
@@ -115,6 +115,91 @@ pub(crate) fn retained_messages_have_a_bound<B: Backend>() {
     calls.retain("c", "").expect("clearing nothing is no error");
     calls.retain("b", "").expect("cleared");
     calls.retain("c", "1").expect("there is room again");
+}
+
+pub(crate) fn retained_messages_have_so_many_bytes<B: Backend>() {
+    let kilobyte = "x".repeat(1000);
+    let sized = |topic: &str, expiry| {
+        let message = Message::new(topic, &[], kilobyte.as_bytes(), QoS::AtLeastOnce, true, START);
+        Arc::new(message.with_expiry(expiry))
+    };
+    let size = sized("a", None).size() as u64;
+    let backend = B::start(Bounds { retained_bytes_max: 2 * size + 100, ..Bounds::default() });
+    let calls = Calls(backend.store());
+    let retain = |topic: &str, expiry| wait(|done| backend.store().retain(sized(topic, expiry), done));
+    retain("a", None).expect("retained");
+    retain("b", Some(10)).expect("retained");
+    let is_full = || matches!(retain("c", None), Err(StoreError::RetainedQuota));
+    assert!(is_full());
+    assert_eq!(matching(&backend, "#"), ["a", "b"], "what is there stays");
+    retain("a", None).expect("one that is no larger takes the place of another");
+    assert!(matches!(calls.retain("a", &"x".repeat(2000)), Err(StoreError::RetainedQuota)), "larger");
+    assert!(is_full());
+    calls.retain("a", "").expect("cleared");
+    retain("c", None).expect("there is room again");
+    assert!(matches!(retain("d", None), Err(StoreError::RetainedQuota)));
+    assert_eq!(calls.retained("#", 10, START + 10_000), ["c"], "one expires when it is read");
+    retain("d", None).expect("there is room again");
+    assert_eq!(backend.store().stats().retained_bytes, 2 * size);
+    backend.check();
+}
+
+pub(crate) fn a_principal_retains_so_many_messages<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    let is_refused =
+        |topic: &str| matches!(calls.retain_as("few", 2, topic, "x"), Err(StoreError::RetainedQuota));
+    for topic in ["a", "b", "a", "b"] {
+        calls.retain_as("few", 2, topic, "x").expect("retained or replaced");
+    }
+    assert!(is_refused("c") && is_refused("d/e/f"));
+    calls.retain_as("other", 2, "c", "x").expect("another's");
+    calls.retain("d", "x").expect("nobody's");
+    assert!(is_refused("c") && is_refused("d"), "what is another's would be one more");
+    assert_eq!(matching(&backend, "#"), ["a", "b", "c", "d"]);
+
+    // Cleared by anybody, replaced by another, or expired, it counts no more.
+    calls.retain("a", "").expect("cleared");
+    calls.retain_as("few", 2, "e", "x").expect("there is room again");
+    assert!(is_refused("a"));
+    calls.retain_as("other", 2, "b", "y").expect("replaced");
+    let expiring = (*owned("few", 2, "a", "x")).clone().with_expiry(Some(10));
+    wait(|done| backend.store().retain(Arc::new(expiring), done)).expect("there is room again");
+    assert!(is_refused("f"));
+    assert_eq!(calls.retained("a", 10, START + 10_000).len(), 0);
+    calls.retain_as("few", 2, "f", "x").expect("there is room again");
+    assert!(is_refused("a"));
+    assert!(
+        matches!(calls.retain_as("other", 2, "g", "x"), Err(StoreError::RetainedQuota)),
+        "b is one of two"
+    );
+    backend.check();
+}
+
+// A value that waits for its place among its user's must not come after a later one, nor after the topic was cleared.
+pub(crate) fn messages_of_one_topic_come_one_after_the_other<B: Backend>() {
+    let backend = B::fresh();
+    let calls = Calls(backend.store());
+    for round in 0..10 {
+        let topics = [format!("kept/{round}"), format!("cleared/{round}")];
+        let mut begun = Vec::new();
+        for number in 0..5 {
+            for topic in &topics {
+                let message = owned("many", 100, topic, &format!("{number}"));
+                begun.push(begin(|done| backend.store().retain(message, done)));
+            }
+        }
+        begun.push(begin(|done| backend.store().retain(owned("many", 100, &topics[1], ""), done)));
+        for answer in &begun {
+            take(answer).expect("retained");
+        }
+        let page = wait(|done| backend.store().retained(&format!("+/{round}"), None, 10, START, done));
+        let kept: Vec<_> = page.expect("a page").messages.iter().map(|message| message.payload()).collect();
+        assert_eq!(kept, ["4"], "the last of one topic, none of the other");
+    }
+    assert!(calls.retain_as("many", 11, "more", "x").is_ok(), "what was cleared does not count");
+    assert!(calls.retain_as("many", 11, "still", "x").is_err());
+    backend.check();
 }
 
 /// v5 4.7.1, as directly as it can be written.
