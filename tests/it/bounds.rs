@@ -266,6 +266,46 @@ fn a_queue_holds_what_its_limits_say() {
     client.expect_silence_from(&mut publisher);
 }
 
+#[test]
+fn the_queue_of_a_clean_session_holds_so_many_bytes() {
+    let (_dir, server) =
+        server_with("limits_claim = \"limits\"\n[broker]\ninflight_max = 1\nqueue_bytes_max = 4500\n");
+    let at = tcp(&server);
+    let dropped = || {
+        let name = "tidegate_broker_messages_dropped_total{reason=\"QueueFull\",qos=\"1\"} ";
+        let metrics = get(&server, "/metrics").1;
+        metrics.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |count| count.parse().unwrap())
+    };
+    let mut publisher = at.connect(&connect_as(5, "pump-8", &json!({})));
+    let mut all_dropped: u64 = 0;
+    for version in VERSIONS {
+        // One is on its way to the client and does not count; of the others two, or four by what all have, have room.
+        for (limits, kept) in [(json!({"queue_bytes_max": 2500}), 3), (json!({}), 5)] {
+            let topic = unique("t");
+            let [mut slow, mut quick] = ["pump-7", "pump-9"].map(|user| {
+                let limits = if user == "pump-7" { &limits } else { &json!({}) };
+                let mut client = at.connect(&connect_as(version, user, limits));
+                client.subscribe(&topic, 1);
+                client
+            });
+            for number in 0..7 {
+                publisher.publish(&topic, &format!("{number}{}", "x".repeat(1000)), 1);
+                assert!(quick.take().text().starts_with(&number.to_string()), "nobody else is held up");
+            }
+            all_dropped += 7 - kept;
+            until(|| (dropped() == all_dropped).then_some(()), || server.log());
+            for number in 0..kept {
+                assert!(slow.take().text().starts_with(&number.to_string()));
+            }
+            // What was dropped leaves room, in its place among the others.
+            publisher.publish(&topic, "last", 1);
+            assert_eq!(slow.take().text(), "last");
+            slow.expect_alive();
+        }
+    }
+    assert_eq!(dropped(), all_dropped);
+}
+
 /// Sends 30 messages in one write, ten a second, and a PINGREQ behind them. They all come, none before its time.
 fn expect_slowed_down(server: &Server, limits: &Value, payload: &str, version: u8) {
     let topic = unique("t");

@@ -155,6 +155,46 @@ fn a_worker_that_is_killed_leaves_no_sessions_and_messages_counted_that_are_not_
     assert_eq!(retained(&mut publisher, &[unique("t")]), 0);
 }
 
+#[test]
+fn retained_messages_in_redis_have_so_many_bytes() {
+    let mut shape = Shape::new(1, 1);
+    shape.worker_extra = "redis.retained_bytes_max = 10000\nredis.timer_sweep_ms = 100\n".to_owned();
+    let tiers = Tiers::start_single(&shape);
+    let (root, payload) = (unique("t"), "x".repeat(2000));
+    let mut good = at(&tiers, 0).v5();
+    let mut greedy = at(&tiers, 0).v5();
+    let retain = |client: &mut Client, name: &str, payload: &str, expiry_s: Option<u32>| {
+        let publish = Publish::new(format!("{root}/{name}"), payload).retain().qos1(7);
+        let expiry = expiry_s.map_or(Vec::new(), |expiry_s| p::four(p::MESSAGE_EXPIRY, expiry_s));
+        client.send(&publish.with(expiry).bytes());
+        client.expect_reply(PUBACK, 7).reason
+    };
+    assert_eq!(retain(&mut good, "good", &payload, None), 0x10);
+    let made = (0..9).filter(|n| retain(&mut greedy, &format!("greedy/{n}"), &payload, None) != 0x97).count();
+    assert_eq!(made, 3);
+    // MQTT 3 cannot be told: the log says so. Whoever is subscribed gets the message.
+    good.subscribe(&format!("{root}/old"), 0);
+    let mut old = at(&tiers, 0).v4();
+    old.publish_as(Publish::new(format!("{root}/old"), &payload).retain(), 1);
+    assert!(!good.expect_message(&payload).retain);
+    let is_said = || tiers.workers[0].log().contains("a message is not retained").then_some(());
+    until(is_said, || tiers.workers[0].log());
+
+    // What others have retained is there, and may be replaced; what is removed makes room.
+    let mut reader = at(&tiers, 0).v5();
+    reader.subscribe(&format!("{root}/good"), 0);
+    assert!(reader.expect_message(&payload).retain);
+    assert_eq!(retain(&mut good, "good", &payload, None), 0);
+    assert!(!reader.expect_message(&payload).retain);
+    assert_eq!(retain(&mut good, "more", &payload, None), 0x97);
+    retain(&mut greedy, "greedy/0", "", None);
+    assert_eq!(retain(&mut good, "brief", &payload, Some(1)), 0x10);
+    assert_eq!(retain(&mut good, "more", &payload, None), 0x97);
+    // So does what has expired, though nobody reads it.
+    until(|| (retain(&mut good, "more", &payload, None) != 0x97).then_some(()), || tiers.workers[0].log());
+    assert_eq!(retain(&mut good, "still", &payload, None), 0x97);
+}
+
 /// Makes sessions that end, and retained messages that are cleared, as fast as it can.
 fn come_and_go(at: Target<'_>, topic: &str, is_over: &AtomicBool) {
     for number in 0.. {
