@@ -46,6 +46,7 @@ mod store_away;
 mod storm;
 mod succession;
 mod takeover;
+mod tickets;
 mod tiers;
 mod two_owners;
 mod upgrade;
