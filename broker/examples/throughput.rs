@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use broker::{Broker, BrokerConfig, WorkerStream};
 use bytes::{Bytes, BytesMut};
-use link::{ConnectionId, Open, Outgoing, Passport, Peer, Stream, Upstream};
+use link::{Outgoing, Stream, Upstream};
 use mqtt::frame;
-use mqtt::{Connect, PacketId, ProtocolVersion, PublishHead, QoS};
+use mqtt::{ProtocolVersion, QoS};
 use prometheus_client::registry::Registry;
+use testkit::connection::{self, bytes_of};
 
 const TURNS: u32 = 20_000;
 const WINDOW: u16 = 32;
@@ -19,34 +20,8 @@ const PAYLOAD: [u8; 256] = [7; 256];
 
 fn connect(broker: &Broker, id: u128) -> (WorkerStream, Outgoing) {
     let client_id = format!("client-{id}");
-    let mut packet = BytesMut::new();
-    let connect = Connect {
-        version: ProtocolVersion::V311,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        properties: mqtt::Properties::default(),
-        client_id: &client_id,
-        will: None,
-        user_name: None,
-        password: None,
-    };
-    connect.encode(&mut packet);
-    let mut stream = broker.open(Open {
-        connection_id: ConnectionId(id),
-        attempt: 1,
-        peer: Peer {
-            address: ([127, 0, 0, 1], 1).into(),
-            listener: "bench".into(),
-            certificate_subject: None,
-        },
-        passport: Arc::new(Passport::unrestricted("".into(), client_id.into())),
-        connect: packet.freeze(),
-        assigned_client_id: None,
-        server_keep_alive_s: None,
-        authentication: None,
-        resume: None,
-    });
+    let packet = bytes_of(&connection::connect(ProtocolVersion::V311, &client_id));
+    let mut stream = broker.open(connection::open(id, &client_id, packet));
     let mut out = Outgoing::new();
     recv(&mut stream, &mut out);
     out.advance(out.len());
@@ -111,20 +86,7 @@ fn run(broker: &Broker, qos: QoS) {
     to_subscriber.advance(to_subscriber.len());
     let mut batch = BytesMut::new();
     for id in 1..=WINDOW {
-        let head = PublishHead {
-            qos,
-            topic: &topic,
-            packet_id: (qos != QoS::AtMostOnce).then(|| PacketId::new(id).expect("not zero")),
-            payload_len: PAYLOAD.len(),
-            dup: false,
-            retain: false,
-            alias: None,
-            message_expiry_remaining_s: None,
-            subscription_ids: &[],
-            properties: &[],
-        };
-        head.encode_into(ProtocolVersion::V311, &mut batch);
-        batch.extend_from_slice(&PAYLOAD);
+        connection::publish(&topic, &PAYLOAD, qos, id).encode(ProtocolVersion::V311, &mut batch);
     }
     let started = Instant::now();
     for _ in 0..TURNS {

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::Instant;
 
-use mqtt::{ProtocolVersion, QoS};
+use mqtt::QoS;
+use state::testing::{claim, publish_to};
 use state::{
-    Claim, ConnectionId, Delivery, EXPIRY_NEVER, EmbeddedConfig, EmbeddedStore, Fence, Fsync, Message,
-    Number, Owned, Principal, Publish, QueueLimits, Release, Store, StoredSession, SubscriptionIds, Target,
-    Via,
+    Claim, EXPIRY_NEVER, EmbeddedConfig, EmbeddedStore, Fence, Fsync, Message, Number, Owned, Publish,
+    Release, Store, StoredSession,
 };
 
 /// As the broker has it.
@@ -103,31 +103,8 @@ fn call<T: Send + 'static>(call: impl FnOnce(state::Done<T>)) -> T {
     }
 }
 
-fn claim(client_id: &str) -> Claim {
-    Claim {
-        client_id: Arc::from(client_id),
-        principal: Principal::default(),
-        connection_id: ConnectionId(1),
-        clean_start: false,
-        create: true,
-        expiry_s: EXPIRY_NEVER,
-        will: None,
-        limits: QueueLimits { messages_max: u64::MAX, bytes_max: u64::MAX },
-        protocol: ProtocolVersion::V5,
-        receive_maximum: 1000,
-        memory_queue: false,
-        resume: false,
-        attempt: 1,
-        age_ms: 0,
-        valid_ms: None,
-        principal_sessions_max: None,
-        will_wait_ms: 0,
-        now: 1,
-    }
-}
-
 fn own(store: &EmbeddedStore, client_id: &str) -> Owned {
-    match call(|done| store.claim(claim(client_id), done)).session {
+    match call(|done| store.claim(Claim { receive_maximum: 1000, ..claim(client_id) }, done)).session {
         Some(owned) => owned,
         None => std::process::exit(1),
     }
@@ -138,20 +115,7 @@ fn message() -> Arc<Message> {
 }
 
 fn publish(session: &Arc<StoredSession>) -> Publish {
-    let message = message();
-    let delivery = Delivery {
-        message: Arc::clone(&message),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        subscription_ids: SubscriptionIds::NONE,
-        via: Via::Subscription,
-    };
-    Publish {
-        message,
-        origin: None,
-        identity: None,
-        targets: vec![Target { session: Arc::clone(session), delivery, share: None }],
-    }
+    publish_to(&[session], &message())
 }
 
 /// Publishes with at most `window` calls under way: the batch size that a group commit can have.
@@ -244,22 +208,8 @@ fn bench_fan_out(dir: &Path, sessions: u64, payload: usize) {
         for n in 0..rounds {
             let message =
                 Arc::new(Message::new("fan/out", &[], &vec![7; payload], QoS::AtLeastOnce, false, 1));
-            let target = |fence: &Fence| Target {
-                session: Arc::clone(&fence.session),
-                share: None,
-                delivery: Delivery {
-                    message: Arc::clone(&message),
-                    qos: QoS::AtLeastOnce,
-                    retain: false,
-                    subscription_ids: SubscriptionIds::NONE,
-                    via: Via::Subscription,
-                },
-            };
-            let targets = owned.iter().map(target).collect();
-            store.publish(
-                Publish { message: Arc::clone(&message), origin: None, identity: None, targets },
-                answers.count(),
-            );
+            let sessions: Vec<_> = owned.iter().map(|fence| &fence.session).collect();
+            store.publish(publish_to(&sessions, &message), answers.count());
             answers.wait((n + 1).saturating_sub(8));
         }
         answers.wait(rounds);

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-use mqtt::{ProtocolVersion, QoS};
+use mqtt::QoS;
+use state::testing::publish_to;
 use state::{
-    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Message, Principal, Publish, QueueLimits, RedisConfig,
-    RedisStore, Secret, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
-    Target, Via,
+    Claim, ConnectionId, Done, Message, QueueLimits, RedisConfig, RedisStore, Secret, Store, StoreError,
+    StoredSession, Subscription, SubscriptionOptions, testing,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -64,26 +64,8 @@ fn message(topic: &str) -> Arc<Message> {
 }
 
 fn claim(n: usize) -> Claim {
-    Claim {
-        client_id: Arc::from(format!("device-{n:08}")),
-        principal: Principal::default(),
-        connection_id: ConnectionId(n as u128),
-        clean_start: false,
-        create: true,
-        expiry_s: EXPIRY_NEVER,
-        will: None,
-        limits: QueueLimits { messages_max: 1_000_000, bytes_max: u64::MAX },
-        protocol: ProtocolVersion::V5,
-        receive_maximum: 20,
-        memory_queue: false,
-        resume: false,
-        attempt: 1,
-        age_ms: 0,
-        valid_ms: None,
-        principal_sessions_max: None,
-        will_wait_ms: 0,
-        now: 1,
-    }
+    let limits = QueueLimits { messages_max: 1_000_000, bytes_max: u64::MAX };
+    Claim { connection_id: ConnectionId(n as u128), limits, ..testing::claim(&format!("device-{n:08}")) }
 }
 
 fn subscriptions(n: usize) -> Vec<Subscription> {
@@ -96,26 +78,6 @@ fn subscriptions(n: usize) -> Vec<Subscription> {
     (0..SUBSCRIPTIONS_PER_SESSION)
         .map(|m| Subscription { filter: Arc::from(format!("fleet/{n:08}/command/{m}/#")), options })
         .collect()
-}
-
-fn publish(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish {
-    let target = |session: &&Arc<StoredSession>| Target {
-        session: Arc::clone(session),
-        share: None,
-        delivery: Delivery {
-            message: Arc::clone(message),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            subscription_ids: SubscriptionIds::NONE,
-            via: Via::Subscription,
-        },
-    };
-    Publish {
-        message: Arc::clone(message),
-        origin: None,
-        identity: None,
-        targets: sessions.iter().map(target).collect(),
-    }
 }
 
 /// A connection that asks the server about itself.
@@ -172,7 +134,7 @@ fn fill(
         for fence in &fences {
             for _ in 0..QUEUED_PER_SESSION {
                 answers.call(|done| {
-                    store.publish(publish(&[&fence.session], &message("fleet/command")), done);
+                    store.publish(publish_to(&[&fence.session], &message("fleet/command")), done);
                 })?;
             }
         }
@@ -234,7 +196,7 @@ fn enqueue(store: &RedisStore, server: &mut Server, sessions: &[Arc<StoredSessio
     let start = Instant::now();
     let mut answers = Answers::new();
     for session in sessions.iter().cycle().take(ENQUEUES) {
-        answers.call(|done| store.publish(publish(&[session], &body), done))?;
+        answers.call(|done| store.publish(publish_to(&[session], &body), done))?;
     }
     answers.finish()?;
     let enqueued = ENQUEUES as f64 / start.elapsed().as_secs_f64();

@@ -13,6 +13,8 @@ mod message;
 mod redis;
 mod store;
 mod tables;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use cluster::{
     Cluster, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted, Placed,

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::authority::Identity;
+use testkit::authority::Issued;
+
 use super::bytes::{self, PUBACK, PUBCOMP, PUBREC, PUBREL, V5};
 use super::packet::{Connack, Granted, Packet, Publish, Reply};
 use super::server::Server;
@@ -25,7 +26,7 @@ impl Client {
     }
 
     /// A connection over TLS with a client certificate.
-    pub(crate) fn open_as(server: &Server, transport: Transport, identity: &Identity) -> Client {
+    pub(crate) fn open_as(server: &Server, transport: Transport, identity: &Issued) -> Client {
         let stream = Stream::open_as(server, transport, identity);
         Client { stream, version: V5, received: Vec::new(), closed: false }
     }
@@ -202,21 +203,38 @@ impl Client {
 
     /// The same with whatever the builder was given (retain, properties).
     pub(crate) fn publish_as(&mut self, publish: bytes::Publish, qos: u8) {
+        let reason = self.try_publish(publish, qos);
+        assert!(reason < 0x80, "the message is refused with {reason:#04x}");
+    }
+
+    /// The same for a message that may be refused, also in silence: then the connection goes on. Answers the Reason Code of PUBACK or
+    /// PUBREC, 0 where there is none.
+    pub(crate) fn publish_and_see(&mut self, publish: bytes::Publish, qos: u8) -> u8 {
+        let reason = self.try_publish(publish, qos);
+        if qos == 0 {
+            self.expect_alive();
+        }
+        reason
+    }
+
+    fn try_publish(&mut self, publish: bytes::Publish, qos: u8) -> u8 {
         let publish = if self.version == V5 { publish } else { publish.v3() };
         let id = 0x5050;
         match qos {
-            0 => self.send(&publish.bytes()),
-            1 => {
-                self.send(&publish.qos1(id).bytes());
-                self.expect_success(PUBACK, id);
+            0 => {
+                self.send(&publish.bytes());
+                return 0;
             }
-            _ => {
-                self.send(&publish.qos2(id).bytes());
-                self.expect_success(PUBREC, id);
-                self.send(&bytes::ack(PUBREL, id));
-                self.expect_success(PUBCOMP, id);
-            }
+            1 => self.send(&publish.qos1(id).bytes()),
+            _ => self.send(&publish.qos2(id).bytes()),
         }
+        let answer = if qos == 1 { PUBACK } else { PUBREC };
+        let reason = self.expect_reply(answer, id).reason;
+        if answer == PUBREC && reason < 0x80 {
+            self.send(&bytes::ack(PUBREL, id));
+            self.expect_success(PUBCOMP, id);
+        }
+        reason
     }
 
     /// Takes one message and completes its flow.

@@ -1,11 +1,12 @@
 //! An HTTP endpoint of EMQX 5 that lets everybody in and is asked about their actions; how it is and what it says, a test changes.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::reference::{self, Asked, Said};
 
 /// How the endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +35,10 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let state = State { condition: Condition::Well, allowed: "shared/", asked: Vec::new() };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
-        let serving = state.clone();
-        std::thread::spawn(move || {
-            while let Ok((socket, _)) = listener.accept() {
-                let state = serving.clone();
-                std::thread::spawn(move || serve(socket, &state));
-            }
-        });
-        Self { address, state }
+        let answering = state.clone();
+        Self { address: reference::endpoint(move |asked| answer(asked, &answering)), state }
     }
 
     pub(crate) fn is(&self, condition: Condition) {
@@ -72,37 +65,9 @@ impl Endpoint {
     }
 }
 
-fn serve(mut socket: TcpStream, state: &(Mutex<State>, Condvar)) {
-    let mut read = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&read).into_owned();
-        let whole = text.split_once("\r\n\r\n").and_then(|(head, body)| {
-            let length = head.to_lowercase().split_once("content-length: ")?.1.to_owned();
-            let length: usize = length.lines().next()?.parse().ok()?;
-            (body.len() >= length).then(|| (head.to_owned(), body.to_owned()))
-        });
-        if let Some((head, body)) = whole {
-            read.clear();
-            let body: Value = serde_json::from_str(&body).unwrap();
-            let (status, said) = answer(&head, &body, state);
-            let length = said.len();
-            let head = format!(
-                "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-            );
-            if socket.write_all(format!("{head}{said}").as_bytes()).is_err() {
-                return;
-            }
-        }
-        match socket.read(&mut chunk) {
-            Ok(0) | Err(_) => return,
-            Ok(length) => read.extend_from_slice(&chunk[..length]),
-        }
-    }
-}
-
-fn answer(head: &str, body: &Value, (state, changed): &(Mutex<State>, Condvar)) -> (u16, String) {
-    if head.starts_with("POST /auth") {
+fn answer(asked: &Asked, (state, changed): &(Mutex<State>, Condvar)) -> Said {
+    let body = asked.json();
+    if asked.path == "/auth" {
         let is_superuser = body["username"] == "observer";
         let attrs = r#"{"site": "north", "unused": "x"}"#;
         let said =

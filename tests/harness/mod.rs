@@ -1,7 +1,6 @@
 //! What the whole-system tests stand on: the real binary as a process, raw bytes over every transport.
 //! Packets are built and read here byte by byte on purpose: a client library would hide violations.
 
-pub(crate) mod authority;
 pub(crate) mod bytes;
 pub(crate) mod client;
 pub(crate) mod directory;
@@ -21,6 +20,8 @@ pub(crate) mod users;
 pub(crate) mod wall_clock;
 pub(crate) mod websocket;
 
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -110,4 +111,11 @@ pub(crate) fn until<T>(mut look: impl FnMut() -> Option<T>, otherwise: impl Fn()
 /// Lets time pass where time itself is what is tested (Keep Alive, expiry, delay), never to wait for a result.
 pub(crate) fn let_pass(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Writes a file as other programs do: under another name, and then in its place.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let next = path.with_extension("next");
+    fs::write(&next, text).unwrap();
+    fs::rename(&next, path).unwrap();
 }

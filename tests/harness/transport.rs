@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use testkit::authority::Issued;
 
 use super::DEADLINE;
-use super::authority::Identity;
 use super::server::Server;
 use super::websocket::WebSocket;
 
@@ -75,7 +75,7 @@ fn tls(
     server: &Server,
     socket: TcpStream,
     transport: Transport,
-    identity: Option<&Identity>,
+    identity: Option<&Issued>,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(server.ca_file()).expect("the server's CA file") {
@@ -88,8 +88,9 @@ fn tls(
         .with_root_certificates(roots);
     let mut config = match identity {
         None => config.with_no_client_auth(),
-        Some(Identity { certificate, key }) => {
-            config.with_client_auth_cert(vec![certificate.clone()], key.clone_key()).unwrap()
+        Some(Issued { der, key_der, .. }) => {
+            let key = PrivateKeyDer::try_from(key_der.clone()).unwrap();
+            config.with_client_auth_cert(vec![der.clone().into()], key).unwrap()
         }
     };
     let alpn: &[u8] = if transport == Transport::Wss { b"http/1.1" } else { b"mqtt" };
@@ -152,7 +153,7 @@ impl Stream {
     }
 
     /// Over TLS with a client certificate, which the server takes.
-    pub(crate) fn open_as(server: &Server, transport: Transport, identity: &Identity) -> Stream {
+    pub(crate) fn open_as(server: &Server, transport: Transport, identity: &Issued) -> Stream {
         let socket = tcp(server.address(transport));
         let mut wire =
             Wire::Tls(Box::new(tls(server, socket, transport, Some(identity)).expect("TLS handshake")));
@@ -161,7 +162,7 @@ impl Stream {
     }
 
     /// The server does not take a client certificate. In TLS 1.3 it says so after the client's handshake.
-    pub(crate) fn expect_refused(server: &Server, transport: Transport, identity: &Identity) {
+    pub(crate) fn expect_refused(server: &Server, transport: Transport, identity: &Issued) {
         let Ok(mut stream) = tls(server, tcp(server.address(transport)), transport, Some(identity)) else {
             return;
         };

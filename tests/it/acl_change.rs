@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::authority::replace;
 use crate::harness::bytes::{Connect, PUBACK, Publish};
 use crate::harness::users::{PASSWORD, passwd};
-use crate::harness::{Client, Server, Target, Transport, unique, until};
+use crate::harness::{Client, Server, Target, Transport, replace, unique, until};
 use crate::process::get;
 
 /// A file has to be the same for three seconds and is looked at each second; then clients are asked about.

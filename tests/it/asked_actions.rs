@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::bytes::{self, Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, Will, ack};
+use crate::harness::bytes::{self, Connect, PUBACK, Publish, Will};
 use crate::harness::endpoint::{Condition, Endpoint};
 use crate::harness::{Client, Server, Target, Transport, unique};
 use crate::process::get;
@@ -23,27 +23,7 @@ fn packet(client: &Client, topic: &str, payload: &str) -> Publish {
 
 /// Publishes once and returns the Reason Code of PUBACK or PUBREC, 0 where there is none.
 fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8) -> u8 {
-    let publish = packet(client, topic, payload);
-    match qos {
-        0 => {
-            client.send(&publish.bytes());
-            client.expect_alive();
-            0
-        }
-        1 => {
-            client.send(&publish.qos1(7).bytes());
-            client.expect_reply(PUBACK, 7).reason
-        }
-        _ => {
-            client.send(&publish.qos2(7).bytes());
-            let reason = client.expect_reply(PUBREC, 7).reason;
-            if reason < 0x80 {
-                client.send(&ack(PUBREL, 7));
-                client.expect_success(PUBCOMP, 7);
-            }
-            reason
-        }
-    }
+    client.publish_and_see(Publish::new(topic, payload), qos)
 }
 
 #[test]

@@ -1,57 +1,16 @@
 //! Users who are known elsewhere, to an HTTP endpoint or a directory: who comes in, and what they may do then, in both versions.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
 
 use tempfile::TempDir;
 
-use crate::harness::bytes::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, Will, ack};
-use crate::harness::{Client, Server, Target, Transport, unique, until};
+use crate::harness::bytes::{Connect, Publish, Will};
+use crate::harness::directory::directory;
+use crate::harness::reference::{Asked, endpoint};
+use crate::harness::{Client, Server, Target, Transport, unique};
 use crate::process::get;
 
 pub(crate) const PASSWORD: &str = "tg-secret-only in this test";
-
-/// Answers each POST with what `answer` makes of its path and body, and counts nothing: threads end with the test.
-pub(crate) fn endpoint(answer: fn(&str, &str) -> (u16, String)) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        while let Ok((socket, _)) = listener.accept() {
-            std::thread::spawn(move || serve(socket, answer));
-        }
-    });
-    address
-}
-
-fn serve(mut socket: TcpStream, answer: fn(&str, &str) -> (u16, String)) {
-    let mut read = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let text = String::from_utf8_lossy(&read).into_owned();
-        let whole = text.split_once("\r\n\r\n").and_then(|(head, body)| {
-            let length = head.to_lowercase().split_once("content-length: ")?.1.to_owned();
-            let length: usize = length.lines().next()?.parse().ok()?;
-            (body.len() >= length).then(|| (head.to_owned(), body.to_owned()))
-        });
-        if let Some((head, body)) = whole {
-            read.clear();
-            let (status, said) = answer(head.split(' ').nth(1).unwrap(), &body);
-            let kind = if said.starts_with('{') { "application/json" } else { "text/plain" };
-            let length = said.len();
-            write!(
-                socket,
-                "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{said}"
-            )
-            .unwrap();
-        }
-        match socket.read(&mut chunk) {
-            Ok(0) | Err(_) => return,
-            Ok(length) => read.extend_from_slice(&chunk[..length]),
-        }
-    }
-}
 
 fn tcp(server: &Server) -> Target<'_> {
     Target { server, transport: Transport::Tcp }
@@ -59,28 +18,7 @@ fn tcp(server: &Server) -> Target<'_> {
 
 /// Publishes once and returns the Reason Code of PUBACK or PUBREC, 0 where there is none.
 fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8) -> u8 {
-    let publish = Publish::new(topic, payload);
-    let publish = if client.version < 5 { publish.v3() } else { publish };
-    match qos {
-        0 => {
-            client.send(&publish.bytes());
-            client.expect_alive();
-            0
-        }
-        1 => {
-            client.send(&publish.qos1(7).bytes());
-            client.expect_reply(PUBACK, 7).reason
-        }
-        _ => {
-            client.send(&publish.qos2(7).bytes());
-            let reason = client.expect_reply(PUBREC, 7).reason;
-            if reason < 0x80 {
-                client.send(&ack(PUBREL, 7));
-                client.expect_success(PUBCOMP, 7);
-            }
-            reason
-        }
-    }
+    client.publish_and_see(Publish::new(topic, payload), qos)
 }
 
 /// Alice may publish below `own/alice`, and subscribe there and to `shared/#`; the observer sees everything.
@@ -133,9 +71,9 @@ fn expect_what_alice_may(server: &Server) {
 
 #[test]
 fn an_emqx5_endpoint_says_who_comes_in_and_what_for() {
-    let address = endpoint(|path, body| {
-        assert_eq!(path, "/auth");
-        let asked: serde_json::Value = serde_json::from_str(body).unwrap();
+    let address = endpoint(|asked: &Asked| {
+        assert_eq!(asked.path, "/auth");
+        let asked = asked.json();
         let rules = r#"[{"permission": "allow", "action": "all", "topic": "own/${username}/#"},
                         {"permission": "allow", "action": "subscribe", "topics": ["shared/#"]}]"#;
         let said = match (asked["username"].as_str().unwrap(), asked["password"] == PASSWORD) {
@@ -161,7 +99,7 @@ const BY_GROUP: &str = "[[authorization.rule]]\nwho = ['group:everything']\neffe
 
 #[test]
 fn tags_of_a_rabbitmq_endpoint_are_groups_of_rules() {
-    let address = endpoint(|_, body| {
+    let address = endpoint(|Asked { body, .. }: &Asked| {
         let knows = body.contains("password=tg-secret-only+in+this+test");
         let said = match (body.contains("username=alice"), body.contains("username=observer")) {
             (true, _) if knows => "allow staff",
@@ -198,87 +136,14 @@ fn an_endpoint_that_is_away_refuses_as_unavailable_or_leaves_it_to_the_password_
     tcp(&server).connect(&anna).leave();
 }
 
-/// Debian's slapd with these users; ends with the test.
-struct Directory(Child, #[allow(dead_code, reason = "kept as long as slapd runs")] TempDir, u16);
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Directory {
-    fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        fs::create_dir(dir.path().join("data")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let schema = |name: &str| format!("include /etc/ldap/schema/{name}.schema\n");
-        let configuration = format!(
-            "{}{}{}modulepath /usr/lib/ldap\nmoduleload back_mdb\ndatabase mdb\nsuffix dc=example\ndirectory {}\n\
-             access to attrs=userPassword by anonymous auth\naccess to * by * read\n",
-            schema("core"),
-            schema("cosine"),
-            schema("inetorgperson"),
-            dir.path().join("data").display()
-        );
-        fs::write(dir.path().join("slapd.conf"), configuration).unwrap();
-        fs::write(dir.path().join("entries.ldif"), entries()).unwrap();
-        let file = |name: &str| dir.path().join(name);
-        let added = Command::new("/usr/sbin/slapadd")
-            .args([
-                "-f".as_ref(),
-                file("slapd.conf").as_os_str(),
-                "-l".as_ref(),
-                file("entries.ldif").as_os_str(),
-            ])
-            .output()
-            .unwrap();
-        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-        let slapd = Command::new("/usr/sbin/slapd")
-            .args(["-d", "0", "-h", &format!("ldap://127.0.0.1:{port}"), "-f"])
-            .arg(file("slapd.conf"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        until(|| TcpStream::connect(("127.0.0.1", port)).ok(), || "slapd listens".to_owned());
-        Self(slapd, dir, port)
-    }
-}
-
-fn entries() -> String {
-    let user = |name: &str| {
-        format!(
-            "dn: uid={name},dc=example\nobjectClass: inetOrgPerson\nuid: {name}\ncn: {name}\nsn: {name}\nuserPassword: {PASSWORD}\n\n"
-        )
-    };
-    let group = |name: &str, member: &str| {
-        format!(
-            "dn: cn={name},dc=example\nobjectClass: groupOfNames\ncn: {name}\nmember: uid={member},dc=example\n\n"
-        )
-    };
-    let root =
-        "dn: dc=example\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: Example\n\n";
-    [
-        root.to_owned(),
-        user("alice"),
-        user("observer"),
-        group("staff", "alice"),
-        group("everything", "observer"),
-    ]
-    .concat()
-}
-
 #[test]
 fn users_and_groups_of_a_directory_come_in_by_bind_or_by_search() {
-    let directory = Directory::start();
-    let groups = "group_base = 'dc=example'\ngroup_filter = '(member=${dn})'\n";
+    let groups = [("staff", "alice"), ("everything", "observer")];
+    let directory = directory(PASSWORD, &["alice", "observer"], &groups);
+    let by_group = "group_base = 'dc=example'\ngroup_filter = '(member=${dn})'\n";
     for way in ["user_dn = 'uid=${username},dc=example'\n", "search_base = 'dc=example'\n"] {
-        let server = Server::start(&format!(
-            "[auth.ldap]\nurl = 'ldap://127.0.0.1:{}'\n{way}{groups}{BY_GROUP}",
-            directory.2
-        ));
+        let server =
+            Server::start(&format!("[auth.ldap]\nurl = '{}'\n{way}{by_group}{BY_GROUP}", directory.ldap()));
         expect_what_alice_may(&server);
     }
 }

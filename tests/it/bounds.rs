@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::asked_elsewhere::{PASSWORD, endpoint};
+use crate::asked_elsewhere::PASSWORD;
 use crate::harness::bytes::{self, Connect, PUBACK, Publish, Will, auth, subscribe};
 use crate::harness::packet::Connack;
 use crate::harness::property as p;
+use crate::harness::reference::{Asked, endpoint};
 use crate::harness::{Client, DEADLINE, Server, Target, Transport, unique, until};
 use crate::process::get;
 use crate::token::{data, server_with, token};
@@ -444,8 +445,8 @@ fn the_configuration_says_who_is_bounded_by_what() {
 
 #[test]
 fn an_http_endpoint_says_what_bounds_a_client() {
-    let address = endpoint(|_, body| {
-        let asked: Value = serde_json::from_str(body).unwrap();
+    let address = endpoint(|asked: &Asked| {
+        let asked = asked.json();
         let limits =
             if asked["username"] == "alice" { r#"{"qos_max": 0}"# } else { r#"{"qos_max": "none"}"# };
         (200, format!(r#"{{"result": "allow", "is_superuser": true, "limits": {limits}}}"#))

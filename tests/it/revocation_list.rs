@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use testkit::authority::{Authority, Issued};
 
-use crate::harness::authority::{Authority, Identity};
 use crate::harness::bytes::Connect;
 use crate::harness::transport::Stream;
 use crate::harness::{Client, Server, Target, Transport, unique, until};
@@ -24,17 +24,17 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
-        let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
+        let (authority, dir) = (Authority::new("devices of a test"), TempDir::new().unwrap());
         let (ca, list) = (dir.path().join("ca.pem"), dir.path().join("revoked.pem"));
         fs::write(&ca, authority.pem()).unwrap();
-        fs::write(&list, authority.revoke(&[1])).unwrap();
+        fs::write(&list, authority.revoked(&[1])).unwrap();
         let server = Server::start(&format!(
             "[tls.client_certificates]\nmode = \"optional\"\nca_file = {ca:?}\ncrl_files = [{list:?}]\n"
         ));
         Self { server, authority, list, _dir: dir }
     }
 
-    fn connect(&self, transport: Transport, identity: &Identity) -> Client {
+    fn connect(&self, transport: Transport, identity: &Issued) -> Client {
         let mut client = Client::open_as(&self.server, transport, identity);
         client.send(&Connect::v5(&unique("c")).bytes());
         assert_eq!(client.expect_connack().code, 0);
@@ -53,22 +53,27 @@ impl Scene {
 #[test]
 fn whose_certificate_a_list_names_that_was_read_again_goes_and_nobody_else() {
     let scene = Scene::start();
-    let (lost, kept) = (scene.authority.issue("lost", 17), scene.authority.issue("kept", 18));
+    let (lost, kept) =
+        (scene.authority.issue_numbered("lost", 17), scene.authority.issue_numbered("kept", 18));
     let transports = [Transport::Tls, Transport::Wss];
     let mut going = transports.map(|transport| scene.connect(transport, &lost));
     let mut staying: Vec<_> = transports.iter().map(|transport| scene.connect(*transport, &kept)).collect();
     staying.push(Target { server: &scene.server, transport: Transport::Tls }.v5());
-    Stream::expect_refused(&scene.server, Transport::Tls, &scene.authority.issue("listed already", 1));
+    Stream::expect_refused(
+        &scene.server,
+        Transport::Tls,
+        &scene.authority.issue_numbered("listed already", 1),
+    );
 
     // Half a list, as while somebody writes it, and then none at all: what was read before holds.
-    let whole = scene.authority.revoke(&[1, 17]);
+    let whole = scene.authority.revoked(&[1, 17]);
     for part in [&whole[..whole.len() / 2], ""] {
         fs::write(&scene.list, part).unwrap();
         scene.read_again("certificates not taken");
         going.iter_mut().chain(&mut staying).for_each(Client::expect_alive);
     }
     // The same list again says nothing new.
-    fs::write(&scene.list, scene.authority.revoke(&[1])).unwrap();
+    fs::write(&scene.list, scene.authority.revoked(&[1])).unwrap();
     scene.read_again("certificates read");
     going.iter_mut().chain(&mut staying).for_each(Client::expect_alive);
 

@@ -1,6 +1,6 @@
 //! What rules allow, told by what clients of both versions are answered and by what others get.
 
-use crate::harness::bytes::{Connect, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, Will, ack};
+use crate::harness::bytes::{Connect, Publish, Will};
 use crate::harness::{Client, Server, Target, Transport, unique};
 
 /// Rules for clients that did not authenticate, each without its `who`.
@@ -16,37 +16,11 @@ fn tcp(server: &Server) -> Target<'_> {
     Target { server, transport: Transport::Tcp }
 }
 
-/// Publishes once and returns the Reason Code of PUBACK or PUBREC if that is an error, and else 0.
+/// Publishes once and returns the Reason Code of a refusal, 0 where there is none.
 fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8, retain: bool) -> u8 {
-    let mut publish = Publish::new(topic, payload);
-    if client.version < 5 {
-        publish = publish.v3();
-    }
-    if retain {
-        publish = publish.retain();
-    }
-    match qos {
-        0 => {
-            client.send(&publish.bytes());
-            client.expect_alive();
-            0
-        }
-        1 => {
-            client.send(&publish.qos1(7).bytes());
-            let reason = client.expect_reply(PUBACK, 7).reason;
-            if reason < 0x80 { 0 } else { reason }
-        }
-        _ => {
-            client.send(&publish.qos2(7).bytes());
-            let reason = client.expect_reply(PUBREC, 7).reason;
-            if reason >= 0x80 {
-                return reason;
-            }
-            client.send(&ack(PUBREL, 7));
-            client.expect_success(PUBCOMP, 7);
-            0
-        }
-    }
+    let publish = Publish::new(topic, payload);
+    let reason = client.publish_and_see(if retain { publish.retain() } else { publish }, qos);
+    if reason < 0x80 { 0 } else { reason }
 }
 
 /// Publishes each of these and compares who gets what.

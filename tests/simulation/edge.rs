@@ -2,16 +2,16 @@
 //! this, are left out.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use lb::upstream::{WorkerStream, Workers, WorkersConfig};
-use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
+use link::{CloseCause, Event, Open, Outgoing, Stream, Upstream};
 use mqtt::{Connect, Disconnect, ProtocolVersion, ReasonCode};
 use prometheus_client::registry::Registry;
 use rand::{Rng, SeedableRng};
+use testkit::{connection, metrics};
 
 use super::network::Network;
 use super::process::Process;
@@ -50,38 +50,17 @@ impl Edge {
     }
 
     /// A device's connection with this CONNECT.
-    pub(super) fn open(&mut self, number: usize, client_id: &str, connect: Bytes) -> Line {
-        let first = connect.clone();
-        let open = Open {
-            connection_id: ConnectionId(self.dice.random()),
-            attempt: 0,
-            peer: Peer {
-                address: ([127, 0, 0, 1], 1).into(),
-                listener: "simulation".into(),
-                certificate_subject: None,
-            },
-            passport: Arc::new(Passport::unrestricted("".into(), client_id.into())),
-            connect,
-            assigned_client_id: None,
-            server_keep_alive_s: None,
-            authentication: None,
-            resume: None,
-        };
+    pub(super) fn open(&mut self, number: usize, client_id: &str, connect: &Bytes) -> Line {
+        let first = mqtt::frame::split(connect, u32::MAX).unwrap().unwrap();
+        let version = Connect::decode(first).unwrap().version;
+        let open = Open { attempt: 0, ..connection::open(self.dice.random(), client_id, connect.clone()) };
         let stream = self.process.run(async { self.workers.open(open) });
-        let version = mqtt::frame::split(&first, u32::MAX)
-            .unwrap()
-            .map(|frame| Connect::decode(frame).unwrap().version);
-        let version = version.unwrap();
         Line { edge: number, version, stream: Some(stream), out: Outgoing::new(), received: BytesMut::new() }
     }
 
     /// What a metric says.
     pub(super) fn metric(&self, name: &str) -> usize {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let line =
-            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap()
+        metrics::count(&self.registry, name)
     }
 
     /// How many connections have ended of which no worker has heard.
@@ -134,15 +113,16 @@ impl Line {
     }
 
     /// Sends what it may.
-    pub(super) fn send(&mut self, packets: &mut std::collections::VecDeque<Bytes>) {
+    pub(super) fn send(&mut self, packets: &mut BytesMut) {
         let mut cx = Context::from_waker(Waker::noop());
         while let Some(stream) = &mut self.stream
             && !packets.is_empty()
             && stream.poll_ready(&mut cx).is_ready()
-            && let Some(packet) = packets.pop_front()
+            && let Some(frame) = mqtt::frame::split(packets, u32::MAX).unwrap()
         {
-            let frame = mqtt::frame::split(&packet, u32::MAX).unwrap().unwrap();
+            let length = frame.raw.len();
             stream.send(frame, &mut self.out).unwrap();
+            packets.advance(length);
         }
     }
 

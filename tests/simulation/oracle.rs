@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use mqtt::QoS;
+use testkit::client::{Client, ELSEWHERE, Message, Wish};
 
-use super::client::{Client, FILTERS, LastWill, Message, WILL_BIT, WILLS_AT, Wish};
+use super::will::{LastWill, WILL_BIT, WILLS_AT};
 
 /// A message, and who must or must not get it.
 struct Sent {
@@ -55,9 +56,14 @@ pub(super) struct Oracle {
     pub(super) connections: Vec<Connection>,
 }
 
-fn matching(wishes: [Wish; 4], topic: usize) -> impl Iterator<Item = Wish> {
-    let filters = wishes.into_iter().take(FILTERS.len()).enumerate();
-    filters.filter(move |(at, _)| *at == topic || *at == FILTERS.len() - 1).map(|(_, wish)| wish)
+fn matching(wishes: &[Wish], topic: usize) -> impl Iterator<Item = Wish> {
+    let filters = wishes.iter().take(WILLS_AT).enumerate();
+    filters.filter(move |(at, _)| *at == topic || *at == WILLS_AT - 1).map(|(_, wish)| *wish)
+}
+
+/// Which messages a client got.
+fn got(client: &Client) -> HashSet<u32> {
+    client.got.iter().map(|message| message.index).collect()
 }
 
 impl Oracle {
@@ -79,13 +85,14 @@ impl Oracle {
         let (mut was_on, mut required, mut forbidden) = (Vec::new(), Vec::new(), Vec::new());
         let mut is_behind = false;
         for (n, client) in clients.enumerate() {
-            let is_on = |wishes| matching(wishes, message.topic).any(|wish| wish == Wish::On);
-            let is_off = |wishes| matching(wishes, message.topic).all(|wish| wish == Wish::Off);
-            let wishes = if n == publisher { client.wishes_in_order() } else { client.wishes };
-            is_behind |= (is_on(wishes), is_off(wishes)) != (is_on(client.wishes), is_off(client.wishes));
-            was_on.push(is_on(client.wishes));
-            required.push(is_on(wishes) && self.keeps[n]);
-            forbidden.push(is_off(wishes));
+            let is_on = |wishes: &[Wish]| matching(wishes, message.topic).any(|wish| wish == Wish::On);
+            let is_off = |wishes: &[Wish]| matching(wishes, message.topic).all(|wish| wish == Wish::Off);
+            let known = &client.wishes;
+            let wishes = if n == publisher { client.wishes_in_order() } else { known.clone() };
+            is_behind |= (is_on(&wishes), is_off(&wishes)) != (is_on(known), is_off(known));
+            was_on.push(is_on(known));
+            required.push(is_on(&wishes) && self.keeps[n]);
+            forbidden.push(is_off(&wishes));
         }
         let is_acknowledged = false;
         self.sent.push(Sent { publisher, message, is_acknowledged, was_on, required, forbidden, is_behind });
@@ -147,7 +154,7 @@ impl Oracle {
     /// An acknowledged message that a device lacks.
     pub(super) fn missing<'a>(&self, clients: impl Iterator<Item = &'a Client>) -> Option<String> {
         for (n, client) in clients.enumerate() {
-            let got: HashSet<u32> = client.got.iter().copied().collect();
+            let got = got(client);
             for sent in self.sent.iter().filter(|sent| sent.is_acknowledged && sent.required[n]) {
                 if !got.contains(&sent.message.index) {
                     let Message { index, qos, .. } = sent.message;
@@ -164,7 +171,7 @@ impl Oracle {
     /// What a device got is what it may have got, in order, and as often as it may.
     pub(super) fn check_messages(&self, n: usize, client: &Client) {
         let mut rest = &client.got[..];
-        for begin in client.sessions.iter().rev() {
+        for begin in client.sessions_at.iter().rev() {
             // What is on its way to the session that begins here may have come to the one before.
             let (before, session) = rest.split_at(*begin);
             self.check_session(n, client, session);
@@ -174,10 +181,15 @@ impl Oracle {
         self.check_session(n, client, rest);
     }
 
-    fn check_session(&self, n: usize, client: &Client, got: &[u32]) {
+    fn check_session(&self, n: usize, client: &Client, got: &[Message]) {
         let mut counts: HashMap<u32, usize> = HashMap::new();
         let mut last = HashMap::new();
-        for index in got.iter().filter(|index| **index & WILL_BIT == 0) {
+        for Message { index, topic, .. } in got {
+            let is_will = index & WILL_BIT != 0;
+            assert_eq!(is_will, *topic == ELSEWHERE, "{}: {index} by a topic of others", client.name);
+            if is_will {
+                continue;
+            }
             let Sent { publisher, message, was_on, forbidden, .. } = &self.sent[*index as usize];
             let keeps = if self.keeps[n] { "keeps" } else { "forgets" };
             let what =
@@ -197,7 +209,7 @@ impl Oracle {
 
     /// Wills that the watcher lacks, as far as it is sure that they are due.
     pub(super) fn missing_will(&self, watcher: &Client) -> Option<String> {
-        let got: HashSet<u32> = watcher.got.iter().copied().collect();
+        let got = got(watcher);
         for connection in &self.connections {
             let Some(will) = connection.will.filter(|_| connection.is_connected) else { continue };
             let is_due = match connection.end {
@@ -217,7 +229,7 @@ impl Oracle {
     /// No Will came that was not due, and none twice.
     pub(super) fn check_wills(&self, watcher: &Client, are_once: bool) {
         let mut counts: HashMap<u32, usize> = HashMap::new();
-        for index in watcher.got.iter().filter(|index| **index & WILL_BIT != 0) {
+        for Message { index, .. } in watcher.got.iter().filter(|message| message.index & WILL_BIT != 0) {
             *counts.entry(index & !WILL_BIT).or_default() += 1;
         }
         for (at, connection) in self.connections.iter().enumerate() {

@@ -2,18 +2,15 @@
 //! nobody learns it. Calls of one kind keep their order.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
-use mqtt::PacketId;
 use parking_lot::Mutex;
 use rand::Rng;
 use state::{
-    Claim, Claimed, Cluster, Cursor, Done, Due, DueLeft, DueWill, Fence, Heard, InboxPage, Joined, Lease,
-    ListeningPage, LogPage, MemoryWorker, Message, Noted, Number, Position, Publish, Published, QueuePage,
-    Release, RetainedPage, RouteChange, RoutePage, Store, StoreError, StoreStats, StoredSession,
-    Subscription, UnixMs, WorkerId,
+    Claim, Claimed, Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage,
+    MemoryStore, MemoryWorker, Noted, Position, RouteChange, Store, StoreError, StoreStats, UnixMs, WorkerId,
 };
+use testkit::front::{Asked, Way, unavailable};
 
 use super::Dice;
 
@@ -68,10 +65,6 @@ impl State {
     fn loses(&mut self) -> bool {
         self.lost_one_in > 0 && self.dice.random_ratio(1, self.lost_one_in)
     }
-}
-
-fn away() -> StoreError {
-    StoreError::Unavailable(Arc::new(io::Error::other("away")))
 }
 
 impl Road {
@@ -163,7 +156,7 @@ impl Road {
         drop(answers);
     }
 
-    fn call<T: Send + 'static>(
+    fn submit<T: Send + 'static>(
         &self,
         lane: Lane,
         done: Done<T>,
@@ -178,7 +171,7 @@ impl Road {
         let due = state.due();
         let call = move |is_refused| {
             if is_refused {
-                return done(Err(away()));
+                return done(Err(unavailable()));
             }
             let answered = move |answer: Result<T, StoreError>| {
                 let mut state = shared.lock();
@@ -186,126 +179,39 @@ impl Road {
                     return;
                 }
                 let is_lost = matches!(lane, Lane::Sessions | Lane::Registry) && state.loses();
-                let answer = if is_lost { answer.and(Err(away())) } else { answer };
+                let answer = if is_lost { answer.and(Err(unavailable())) } else { answer };
                 state.put_answer(lane, Box::new(move || done(answer)));
             };
             carry_out(&inner, Box::new(answered));
         };
         state.calls[lane as usize].push_back((due, Box::new(call)));
     }
-
-    fn ask<T: Send + 'static>(
-        &self,
-        done: Done<T>,
-        carry_out: impl FnOnce(&dyn Store, Done<T>) + Send + 'static,
-    ) {
-        self.call(Lane::Sessions, done, |worker, done| carry_out(&worker.store(), done));
-    }
 }
 
-impl Store for Road {
-    fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        let asked_at = self.inner.store().clock();
-        self.call(Lane::Sessions, done, move |worker, done| {
-            let store = worker.store();
-            let age_ms = claim.age_ms + store.clock().saturating_sub(asked_at);
-            store.claim(Claim { age_ms, ..claim }, done);
-        });
-    }
+impl Way for Road {
+    type Behind = MemoryStore;
 
-    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.release(&fence, release, done));
-    }
-
-    fn drop_will(&self, fence: &Fence, done: Done<()>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.drop_will(&fence, done));
-    }
-
-    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.subscribe(&fence, subscriptions, done));
-    }
-
-    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.unsubscribe(&fence, filters, done));
-    }
-
-    fn publish(&self, publish: Publish, done: Done<Published>) {
-        self.ask(done, |store, done| store.publish(publish, done));
-    }
-
-    fn confirm(&self, fence: &Fence, done: Done<()>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.confirm(&fence, done));
-    }
-
-    fn read_queue(&self, fence: &Fence, from: Number, count: usize, bytes: usize, done: Done<QueuePage>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.read_queue(&fence, from, count, bytes, done));
-    }
-
-    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.acknowledge(&fence, number, done));
-    }
-
-    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.mark_released(&fence, number, done));
-    }
-
-    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
-        let fence = fence.clone();
-        self.ask(done, move |store, done| store.forget_received(&fence, packet_id, done));
-    }
-
-    fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.ask(done, |store, done| store.retain(message, done));
-    }
-
-    fn retained(
+    fn call<T: Send + 'static>(
         &self,
-        filter: &str,
-        cursor: Option<Cursor>,
-        count: usize,
-        now: UnixMs,
-        done: Done<RetainedPage>,
+        _: Asked,
+        _: Option<&str>,
+        done: Done<T>,
+        carry_out: impl FnOnce(&MemoryStore, Done<T>) + Send + 'static,
     ) {
-        let filter = filter.to_owned();
-        self.ask(done, move |store, done| store.retained(&filter, cursor, count, now, done));
-    }
-
-    fn routes(&self, cursor: Option<Cursor>, count: usize, done: Done<RoutePage>) {
-        self.ask(done, move |store, done| store.routes(cursor, count, done));
-    }
-
-    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
-        self.ask(done, |store, done| store.tails(sessions, done));
-    }
-
-    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
-        self.ask(done, move |store, done| store.claim_due(now, max, done));
-    }
-
-    fn finish_will(&self, will: &DueWill, done: Done<()>) {
-        let will = will.clone();
-        self.ask(done, move |store, done| store.finish_will(&will, done));
-    }
-
-    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
-        let left = left.clone();
-        self.ask(done, move |store, done| store.finish_left(&left, done));
+        self.submit(Lane::Sessions, done, |worker, done| carry_out(&worker.store(), done));
     }
 
     fn stats(&self) -> StoreStats {
         self.inner.store().stats()
     }
 
-    fn close(&self, done: Done<()>) {
-        self.ask(done, |_, done| done(Ok(())));
+    fn claim(&self, claim: Claim, done: Done<Claimed>) {
+        let asked_at = self.inner.store().clock();
+        self.submit(Lane::Sessions, done, move |worker, done| {
+            let store = worker.store();
+            let age_ms = claim.age_ms + store.clock().saturating_sub(asked_at);
+            store.claim(Claim { age_ms, ..claim }, done);
+        });
     }
 }
 
@@ -315,38 +221,38 @@ impl Cluster for Road {
     }
 
     fn join(&self, done: Done<Joined>) {
-        self.call(Lane::Registry, done, Cluster::join);
+        self.submit(Lane::Registry, done, Cluster::join);
     }
 
     fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
-        self.call(Lane::Registry, done, move |worker, done| worker.renew(applied, lease_ms, done));
+        self.submit(Lane::Registry, done, move |worker, done| worker.renew(applied, lease_ms, done));
     }
 
     fn leave(&self, done: Done<()>) {
-        self.call(Lane::Registry, done, Cluster::leave);
+        self.submit(Lane::Registry, done, Cluster::leave);
     }
 
     fn append(&self, changes: Vec<RouteChange>, done: Done<Position>) {
-        self.call(Lane::Sessions, done, |worker, done| worker.append(changes, done));
+        self.submit(Lane::Sessions, done, |worker, done| worker.append(changes, done));
     }
 
     fn read_log(&self, after: Position, wait_ms: u64, done: Done<LogPage>) {
-        self.call(Lane::Log, done, move |worker, done| worker.read_log(after, wait_ms, done));
+        self.submit(Lane::Log, done, move |worker, done| worker.read_log(after, wait_ms, done));
     }
 
     fn listening(&self, cursor: Option<Cursor>, routes_max: usize, done: Done<ListeningPage>) {
-        self.call(Lane::Registry, done, move |worker, done| worker.listening(cursor, routes_max, done));
+        self.submit(Lane::Registry, done, move |worker, done| worker.listening(cursor, routes_max, done));
     }
 
     fn post(&self, to: WorkerId, notes: Vec<Noted>, done: Done<Heard>) {
-        self.call(Lane::Inbox, done, move |worker, done| worker.post(to, notes, done));
+        self.submit(Lane::Inbox, done, move |worker, done| worker.post(to, notes, done));
     }
 
     fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>) {
-        self.call(Lane::Inbox, done, move |worker, done| worker.read_inbox(after, wait_ms, done));
+        self.submit(Lane::Inbox, done, move |worker, done| worker.read_inbox(after, wait_ms, done));
     }
 
     fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
-        self.call(Lane::Registry, done, move |own, done| own.bury(worker, grace_ms, now, done));
+        self.submit(Lane::Registry, done, move |own, done| own.bury(worker, grace_ms, now, done));
     }
 }

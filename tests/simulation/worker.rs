@@ -10,6 +10,7 @@ use link::PassportVerifier;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use state::MemoryCluster;
+use testkit::front::Front;
 
 use super::network::Network;
 use super::process::Process;
@@ -61,7 +62,7 @@ impl Worker {
             let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
             let mut registry = Registry::default();
             let Setup { time, settings, .. } = setup;
-            let (store, cluster) = (Arc::new(own.clone()), Arc::new(own));
+            let (store, cluster) = (Arc::new(Front(own.clone())), Arc::new(own));
             let started = Broker::start_shared_by(time, config, store, cluster, settings, &mut registry);
             let Ok(broker) = started.await else {
                 // The process ends, and another one tries.

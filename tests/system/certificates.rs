@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use testkit::authority::{Authority, Issued};
 
-use crate::harness::authority::{Authority, Identity, replace};
 use crate::harness::bytes::Connect;
 use crate::harness::server::addresses_file;
 use crate::harness::transport::{Stream, Wire};
-use crate::harness::{Client, Server, Target, Transport, let_pass, unique};
+use crate::harness::{Client, Server, Target, Transport, let_pass, replace, unique};
 use crate::tiers::{Shape, Tiers, metric, within};
 
 /// How long it may take, from the change on the disk, until who was revoked has gone.
@@ -60,10 +60,11 @@ struct Files {
 
 impl Scene {
     fn start(way: Way, passing: &Authority) -> Self {
-        let (dir, root, fleet) = (TempDir::new().unwrap(), Authority::new(), Authority::named("fleet"));
+        let (dir, root, fleet) =
+            (TempDir::new().unwrap(), Authority::new("devices of a test"), Authority::new("fleet"));
         let ca = dir.path().join("root.pem");
         fs::write(&ca, root.pem()).unwrap();
-        let (_, files) = files(&root, &[&fleet, passing], fleet.revoke(&[]));
+        let (_, files) = files(&root, &[&fleet, passing], fleet.revoked(&[]));
         lay(&dir.path().join("0"), &files);
         symlink("0", dir.path().join("live")).unwrap();
         let live = dir.path().join("live");
@@ -114,7 +115,7 @@ impl Scene {
         }
     }
 
-    fn connect(&self, transport: Transport, identity: &Identity) -> Client {
+    fn connect(&self, transport: Transport, identity: &Issued) -> Client {
         let mut client = Client::open_as(&self.server, transport, identity);
         client.send(&Connect::v5(&unique("c")).bytes());
         assert_eq!(client.expect_connack().code, 0);
@@ -131,7 +132,7 @@ impl Scene {
 }
 
 fn files(root: &Authority, authorities: &[&Authority], revoked: String) -> (Vec<u8>, Files) {
-    let (der, certificate, key) = root.issue_for("localhost");
+    let Issued { der, pem: certificate, key_pem: key, .. } = root.issue("localhost", &["localhost"]);
     let authorities = authorities.iter().map(|authority| authority.pem()).collect();
     (der, Files { certificate, key, authorities, revoked })
 }
@@ -146,7 +147,7 @@ fn lay(dir: &Path, files: &Files) {
 
 /// Comes and goes until told to stop: with and without a certificate, over both kinds of listeners. Answers how often.
 fn load(scene: &Scene, stop: &AtomicBool) -> usize {
-    let device = scene.fleet.issue("load", 1);
+    let device = scene.fleet.issue_numbered("load", 1);
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
         let transport = [Transport::Tls, Transport::Wss][count % 2];
@@ -161,20 +162,20 @@ fn load(scene: &Scene, stop: &AtomicBool) -> usize {
 /// Replaces everything so often, and looks who goes.
 fn replace_all(scene: &Scene, first: Authority) {
     let mut passing = first;
-    let mut staying = scene.connect(Transport::Tls, &scene.fleet.issue("stays", 2));
+    let mut staying = scene.connect(Transport::Tls, &scene.fleet.issue_numbered("stays", 2));
     let mut revoked = Vec::new();
     for round in 0..ROUNDS {
         let serial = 100 + round as u64;
-        let listed = scene.fleet.issue("listed", serial);
-        let orphan = passing.issue("orphan", serial);
+        let listed = scene.fleet.issue_numbered("listed", serial);
+        let orphan = passing.issue_numbered("orphan", serial);
         let going = [
             scene.connect(Transport::Wss, &listed),
             scene.connect(Transport::Tls, &listed),
             scene.connect(Transport::Tls, &orphan),
         ];
         revoked.push(serial);
-        passing = Authority::named(&format!("passing {round}"));
-        let (next, files) = files(&scene.root, &[&scene.fleet, &passing], scene.fleet.revoke(&revoked));
+        passing = Authority::new(&format!("passing {round}"));
+        let (next, files) = files(&scene.root, &[&scene.fleet, &passing], scene.fleet.revoked(&revoked));
         scene.replace(round, &files);
         let since = Instant::now();
         for mut client in going {
@@ -200,7 +201,7 @@ fn files_replaced_under_load_refuse_nobody_good_and_end_who_is_revoked() {
     std::thread::scope(|scope| {
         for way in [Way::InPlace, Way::Renamed, Way::Linked] {
             scope.spawn(move || {
-                let passing = Authority::named("passing");
+                let passing = Authority::new("passing");
                 let scene = Scene::start(way, &passing);
                 let stop = AtomicBool::new(false);
                 std::thread::scope(|scope| {

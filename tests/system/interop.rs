@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use testkit::authority::Authority;
 
-use crate::harness::authority::Authority;
 use crate::harness::bytes::{Connect, Publish};
 use crate::harness::{DEADLINE, Server, Target, Transport, shared, unique};
 use crate::tiers::metric;
@@ -276,9 +276,9 @@ fn keeps_retain(ours: &Target, port: u16, topic: &str, version: &str) {
 fn with_openssl_certificates(dir: &Path) -> Server {
     let made = Command::new(Path::new(SCRIPTS).join("authority")).arg(dir).output().unwrap();
     assert!(made.status.success(), "tests/interop/authority:\n{}", text(&made));
-    let (_, certificate, key) = Authority::new().issue_for("other.example");
-    fs::write(dir.join("other.pem"), certificate).unwrap();
-    fs::write(dir.join("other.key"), key).unwrap();
+    let other = Authority::new("others").issue("other.example", &["other.example"]);
+    fs::write(dir.join("other.pem"), other.pem).unwrap();
+    fs::write(dir.join("other.key"), other.key_pem).unwrap();
     let file = |name: &str| dir.join(name);
     Server::start_in(
         dir,

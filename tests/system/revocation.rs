@@ -12,14 +12,14 @@ use hmac::{Hmac, Mac};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use testkit::authority::{Authority, Issued};
 
 use super::authsvc::Services;
 use super::fleet::mixed;
-use crate::harness::authority::{Authority, Identity, replace};
 use crate::harness::bytes::{Connect, PUBACK, Publish};
 use crate::harness::fleet::{Fleet, Phase};
 use crate::harness::users::{PASSWORD, passwd};
-use crate::harness::{Client, Server, Target, Transport, unique};
+use crate::harness::{Client, Server, Target, Transport, replace, unique};
 use crate::tiers::{Shape, Tiers, metric, within};
 
 /// How long it may take until who was revoked has gone.
@@ -60,10 +60,11 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
-        let (dir, files, authority) = (TempDir::new().unwrap(), TempDir::new().unwrap(), Authority::new());
+        let (dir, files, authority) =
+            (TempDir::new().unwrap(), TempDir::new().unwrap(), Authority::new("devices of a test"));
         let path = |name: &str| files.path().join(name);
         fs::write(path("ca.pem"), authority.pem()).unwrap();
-        fs::write(path("revoked.pem"), authority.revoke(&[1])).unwrap();
+        fs::write(path("revoked.pem"), authority.revoked(&[1])).unwrap();
         fs::write(path("acl"), acl("before")).unwrap();
         fs::write(path("secret"), SECRET).unwrap();
         passwd(&dir.path().join("users"), "carl", &[]);
@@ -108,7 +109,7 @@ impl Scene {
         self.at_both(|| Connect::v5(&unique("t")).user("any", token), [Transport::Wss, Transport::Tcp])
     }
 
-    fn holders(&self, identity: &Identity) -> Vec<Client> {
+    fn holders(&self, identity: &Issued) -> Vec<Client> {
         let connect = |(server, transport): (&Server, Transport)| {
             let mut client = Client::open_as(server, transport, identity);
             client.send(&Connect::v5(&unique("h")).bytes());
@@ -131,8 +132,8 @@ fn expect_gone(what: &str, since: Instant, clients: Vec<Client>, reason: u8, oth
     others.iter_mut().flatten().for_each(Client::expect_alive);
 }
 
-fn fingerprint(identity: &Identity) -> String {
-    Sha256::digest(&identity.certificate).iter().map(|byte| format!("{byte:02X}")).collect()
+fn fingerprint(identity: &Issued) -> String {
+    Sha256::digest(&identity.der).iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn may_publish(client: &mut Client, topic: &str) -> bool {
@@ -144,7 +145,7 @@ fn may_publish(client: &mut Client, topic: &str) -> bool {
 fn by_order(scene: &Scene, others: &mut [Vec<Client>]) {
     let Scene { services, authority, .. } = scene;
     let (known, lost) = (token("known"), token("lost"));
-    let (card, lost_card) = (authority.issue("card", 16), authority.issue("lost card", 17));
+    let (card, lost_card) = (authority.issue_numbered("card", 16), authority.issue_numbered("lost card", 17));
     let anna = scene.users("anna");
     let (bearers, mut known) = (scene.bearers(&lost), scene.bearers(&known));
     let (holders, mut card) = (scene.holders(&lost_card), scene.holders(&card));
@@ -178,9 +179,10 @@ fn by_order(scene: &Scene, others: &mut [Vec<Client>]) {
 
 /// A list of certificates that both edges read again.
 fn by_list(scene: &Scene, others: &mut [Vec<Client>]) {
-    let (card, lost_card) = (scene.authority.issue("card", 18), scene.authority.issue("lost card", 19));
+    let (card, lost_card) =
+        (scene.authority.issue_numbered("card", 18), scene.authority.issue_numbered("lost card", 19));
     let (mut card, lost_card) = (scene.holders(&card), scene.holders(&lost_card));
-    replace(&scene.file("revoked.pem"), &scene.authority.revoke(&[1, 19]));
+    replace(&scene.file("revoked.pem"), &scene.authority.revoked(&[1, 19]));
     for edge in &scene.tiers.edges {
         edge.signal("HUP");
     }

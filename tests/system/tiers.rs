@@ -215,13 +215,7 @@ pub(crate) fn wait_until_ready(server: &Server) {
 
 /// The sum of a metric over its labels; 0 if there is none.
 pub(crate) fn metric(server: &Server, name: &str) -> f64 {
-    let (_, text) = ask(server, "/metrics");
-    let value = |line: &str| {
-        let rest = line.strip_prefix(name)?;
-        let of_it = rest.starts_with([' ', '{']);
-        of_it.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
-    };
-    text.lines().filter_map(value).sum()
+    testkit::metrics::sum(&ask(server, "/metrics").1, name)
 }
 
 /// Waits for something with a deadline, and says what it was.

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::eventually::until;
+use crate::http_client::server::Certificates;
 use crate::service::tests::{Running, SECRET};
 use crate::{Exchange as _, RevokeReason, Step, Target};
 
@@ -257,32 +258,14 @@ async fn the_secret_is_shown_and_a_wrong_one_lets_nobody_in() {
     }
 }
 
-/// An authority and certificates of it, in files.
-fn write_certificates(dir: &std::path::Path) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(dir.join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(authority, key);
-    for name in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        let certificate = parameters.signed_by(&key, &issuer).unwrap();
-        std::fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
-
 #[tokio::test]
 async fn with_tls_both_ends_know_each_other() {
-    let dir = tempfile::tempdir().unwrap();
-    write_certificates(dir.path());
-    let file = |name: &str| Some(dir.path().join(name));
+    let certificates = Certificates::make(true);
+    let file = |name: &str| Some(certificates.file(name));
     let running = Running::start(|config, _| {
         config.tls = Some(crate::service::ServiceTlsConfig {
-            certificate_file: dir.path().join("server.pem"),
-            key_file: dir.path().join("server.key"),
+            certificate_file: certificates.file("server.pem"),
+            key_file: certificates.file("server.key"),
             client_ca_file: file("ca.pem"),
         });
     });

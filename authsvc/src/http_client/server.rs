@@ -14,9 +14,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
+use testkit::authority::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -112,30 +112,22 @@ pub(crate) fn answer(status: u16, content_type: &str, body: impl Into<Bytes>) ->
 
 /// Files of an authority, of a server at 127.0.0.1 and of a client.
 pub(crate) struct Certificates {
-    folder: tempfile::TempDir,
+    authority: Authority,
     wants_client: bool,
 }
 
 impl Certificates {
     pub(crate) fn make(wants_client: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
-        std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+        let authority = Authority::new("endpoints");
         for (name, subject) in [("server", "127.0.0.1"), ("client", "client.example")] {
-            let key = KeyPair::generate().unwrap();
-            let parameters = CertificateParams::new(vec![subject.to_owned()]).unwrap();
-            let certificate = parameters.signed_by(&key, &authority).unwrap();
-            std::fs::write(folder.path().join(format!("{name}.pem")), certificate.pem()).unwrap();
-            std::fs::write(folder.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+            authority.keep(name, &authority.issue(subject, &[subject]));
         }
-        Self { folder, wants_client }
+        Self { authority, wants_client }
     }
 
     /// One of `ca.pem`, `server.pem`, `server.key`, `client.pem`, `client.key`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.authority.path(name)
     }
 
     fn acceptor(&self) -> TlsAcceptor {

@@ -1,12 +1,12 @@
 //! The service over real sockets: what it answers to whom, and what it does with those who keep it waiting.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use link::{PassportVerifier, PublicKey};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use testkit::authority::write_passport_key;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -18,12 +18,6 @@ pub(crate) const SECRET: &str = "a secret of enough bytes";
 pub(crate) struct Running {
     pub(crate) service: Service,
     pub(crate) dir: tempfile::TempDir,
-}
-
-/// Writes a new key to `path`.
-pub(crate) fn write_key(path: &Path) {
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    std::fs::write(path, key.serialize_pem()).unwrap();
 }
 
 impl Running {
@@ -43,7 +37,7 @@ impl Running {
         }
         editor.save().unwrap();
         if !key.exists() {
-            write_key(&key);
+            write_passport_key(&key);
         }
         let auth = AuthConfig {
             password_file: Some(users),
@@ -278,7 +272,7 @@ async fn a_key_is_replaced_while_it_runs_and_what_was_sealed_before_still_opens(
         "data": BASE64_STANDARD.encode(CLIENT_FIRST)});
     let begun = running.ask(&request).await;
     let old: PublicKey = running.service.shared.keys.current().signer.public_key().clone();
-    write_key(&running.dir.path().join("key"));
+    write_passport_key(&running.dir.path().join("key"));
     let now = Instant::now();
     for seconds in 0..6 {
         running.service.files().look(now + Duration::from_secs(seconds));
@@ -303,7 +297,7 @@ async fn a_key_is_replaced_while_it_runs_and_what_was_sealed_before_still_opens(
 async fn keys_that_sign_later_or_no_more_are_announced() {
     let dir = tempfile::tempdir().unwrap();
     let (next, old) = (dir.path().join("next"), dir.path().join("old.pem"));
-    write_key(&next);
+    write_passport_key(&next);
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     std::fs::write(&old, pair.public_key_pem()).unwrap();
     let running = Running::start(|_, signing| {

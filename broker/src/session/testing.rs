@@ -7,7 +7,7 @@ use link::{Outgoing, Passport, Rule};
 use mqtt::{
     Connect, Packet, PacketId, Properties, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode,
 };
-use state::{Delivery, Fence, Message, Number, Owned, StoredSession, SubscriptionIds, Via};
+use state::{Delivery, Fence, Message, Number, Owned, StoredSession};
 
 use crate::config::BrokerConfig;
 
@@ -97,15 +97,11 @@ impl Plan {
             properties: Properties::EMPTY,
         });
         let connect = Connect {
-            version: self.version,
-            is_bridge: false,
             clean_start: self.clean_start,
             keep_alive_s: 60,
             properties: self.properties.as_properties(),
-            client_id: "client",
             will,
-            user_name: None,
-            password: None,
+            ..testkit::connection::connect(self.version, "client")
         };
         let (mut wire, mut effects) = (Outgoing::new(), Vec::new());
         let mut out = Outputs { wire: &mut wire, effects: &mut effects };
@@ -164,16 +160,7 @@ impl Rig {
 
     /// The client publishes.
     pub(crate) fn publish(&mut self, topic: &str, qos: QoS, packet_id: u16) -> &mut Self {
-        let packet = mqtt::Publish {
-            dup: false,
-            qos,
-            retain: false,
-            topic,
-            packet_id: PacketId::new(packet_id).filter(|_| qos != QoS::AtMostOnce),
-            properties: Properties::EMPTY,
-            payload: b"x",
-        };
-        self.packet(&Packet::Publish(packet))
+        self.packet(&Packet::Publish(testkit::connection::publish(topic, b"x", qos, packet_id)))
     }
 
     /// The store has a publish, or nobody had to.
@@ -243,13 +230,7 @@ pub(crate) fn id(id: u16) -> PacketId {
 /// A message to a session.
 pub(crate) fn delivery(topic: &str, payload: &[u8], qos: QoS) -> Delivery {
     let message = Message::new(topic, &[], payload, qos, false, 1_000_000);
-    Delivery {
-        message: Arc::new(message),
-        qos,
-        retain: false,
-        subscription_ids: SubscriptionIds::NONE,
-        via: Via::Subscription,
-    }
+    state::testing::delivery(&Arc::new(message), qos)
 }
 
 /// A stored session as its owner finds it.

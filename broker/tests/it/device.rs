@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use broker::{Broker, BrokerConfig, WorkerStream};
 use bytes::{Bytes, BytesMut};
-use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
+use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Stream, Upstream};
 use mqtt::{
-    Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, PublishHead, QoS, ReasonCode, Will, frame,
+    Connect, Packet, PropertiesBuf, Property, ProtocolVersion, Publish, QoS, ReasonCode, Will, frame,
 };
 use prometheus_client::registry::Registry;
 use state::{MemoryStore, Store};
+use testkit::connection::{bytes_of, connect, open, publish, v5};
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -100,20 +101,9 @@ impl<'a> How<'a> {
             payload: b"gone",
             properties: properties.as_properties(),
         });
-        let connect = Connect {
-            version: ProtocolVersion::V5,
-            is_bridge: false,
-            clean_start: self.clean_start,
-            keep_alive_s: 0,
-            properties: properties.as_properties(),
-            client_id: self.client_id,
-            will,
-            user_name: None,
-            password: None,
-        };
-        let mut packet = BytesMut::new();
-        connect.encode(&mut packet);
-        packet.freeze()
+        let connect = connect(ProtocolVersion::V5, self.client_id);
+        let (clean_start, properties) = (self.clean_start, properties.as_properties());
+        bytes_of(&Connect { clean_start, properties, will, ..connect })
     }
 }
 
@@ -153,21 +143,8 @@ impl Device {
     }
 
     fn open(broker: &Broker, how: &How<'_>, passport: Passport) -> Self {
-        let stream = broker.open(Open {
-            connection_id: next_connection(),
-            attempt: 1,
-            peer: Peer {
-                address: ([127, 0, 0, 1], 1).into(),
-                listener: "test".into(),
-                certificate_subject: None,
-            },
-            passport: Arc::new(passport),
-            connect: how.packet(),
-            assigned_client_id: None,
-            server_keep_alive_s: None,
-            authentication: None,
-            resume: None,
-        });
+        let open = open(next_connection().0, how.client_id, how.packet());
+        let stream = broker.open(Open { passport: Arc::new(passport), ..open });
         Self {
             stream: Some(stream),
             out: Outgoing::new(),
@@ -255,22 +232,7 @@ impl Device {
     }
 
     pub(crate) fn publish_as(&mut self, id: u16, topic: &str, payload: &[u8], qos: QoS, retain: bool) {
-        let mut packet = BytesMut::new();
-        let head = PublishHead {
-            dup: false,
-            qos,
-            retain,
-            topic,
-            packet_id: if qos == QoS::AtMostOnce { None } else { PacketId::new(id) },
-            alias: None,
-            message_expiry_remaining_s: None,
-            subscription_ids: &[],
-            properties: &[],
-            payload_len: payload.len(),
-        };
-        assert!(head.encode_into(ProtocolVersion::V5, &mut packet));
-        packet.extend_from_slice(payload);
-        self.send(&packet);
+        self.send(&v5(&Packet::Publish(Publish { retain, ..publish(topic, payload, qos, id) })));
     }
 
     /// Sends a two-byte acknowledgement: PUBACK 0x40, PUBREC 0x50, PUBREL 0x62, PUBCOMP 0x70.

@@ -10,10 +10,12 @@ use bytes::{Bytes, BytesMut};
 use link::mux::{EdgeEnd, EdgeEvent, OpenFlows, Replay, Settings};
 use link::wire::{OpenBody, RefuseReason, StreamId};
 use link::{CloseCause, Passport, PassportSigner, PassportVerifier};
-use link::{Peer, Resume, TopicAlias};
+use link::{Resume, TopicAlias};
 use mqtt::{OwnedFrame, ReasonCode, frame};
 use prometheus_client::registry::Registry;
 use state::{MemoryCluster, MemoryStore, Store};
+use testkit::authority::passport_key;
+use testkit::connection::open_body;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,10 +25,8 @@ use crate::device::{DEADLINE, Got, How, next_connection, read};
 /// The Client Identifier of a device that is never taken.
 const MARKER: &str = "marker";
 
-static SIGNER: LazyLock<PassportSigner> = LazyLock::new(|| {
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    PassportSigner::from_pem(pair.serialize_pem().as_bytes()).unwrap()
-});
+static SIGNER: LazyLock<PassportSigner> =
+    LazyLock::new(|| PassportSigner::from_pem(passport_key().as_bytes()).unwrap());
 
 /// A token that the workers of a test accept.
 pub(crate) fn sign(passport: &Passport) -> Bytes {
@@ -169,21 +169,7 @@ impl Edge {
 
     /// Sends OPEN.
     pub(crate) fn open(&mut self, how: &How<'_>, passport: Bytes) {
-        let open = Box::new(OpenBody {
-            connection_id: next_connection(),
-            attempt: 1,
-            peer: Peer {
-                address: ([127, 0, 0, 1], 1).into(),
-                listener: "test".into(),
-                certificate_subject: None,
-            },
-            passport,
-            connect: how.packet(),
-            assigned_client_id: None,
-            server_keep_alive_s: None,
-            authentication: None,
-            resume: None,
-        });
+        let open = Box::new(open_body(next_connection().0, passport, how.packet()));
         let stream = self.end.open(open.clone(), Replay::default()).unwrap();
         let device = Device {
             stream,

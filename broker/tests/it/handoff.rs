@@ -11,11 +11,12 @@ use mqtt::{QoS, ReasonCode};
 use state::{
     Cluster, Heard, MemoryCluster, MemoryStore, Message, Noted, PublishingSession, Stamp, Store, WorkerId,
 };
+use testkit::front::Asked;
 use tokio::task::JoinHandle;
 
 use crate::device::{Got, How};
 use crate::edge::{Adrift, Edge, Worker};
-use crate::moody::{Asked, Moody};
+use crate::moody::Moody;
 
 fn other(first_byte: u8, id: u8) -> Got {
     Got::Other { first_byte, body: vec![0, id] }

@@ -6,8 +6,8 @@ use broker::LinkConfig;
 use link::wire::RefuseReason;
 use link::{LinkTlsConfig, Passport};
 use mqtt::ReasonCode;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use state::MemoryStore;
+use testkit::authority::Authority;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -227,35 +227,12 @@ async fn a_worker_that_drains_waits_until_its_devices_have_gone() {
     assert_eq!(worker.broker.connected(), 0);
 }
 
-/// Certificates of one authority for an edge and a worker on this machine.
-fn certificates(folder: &std::path::Path) -> LinkTlsConfig {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let authority = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
-    let file = |name: &str, text: String| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    LinkTlsConfig {
-        certificate_file: file("certificate.pem", certificate),
-        key_file: file("key.pem", key.serialize_pem()),
-        ca_file: file("ca.pem", authority),
-        server_name: None,
-    }
-}
-
 #[tokio::test]
 async fn a_link_is_encrypted_and_shows_both_certificates() {
-    let folder = tempfile::tempdir().unwrap();
-    let tls = certificates(folder.path());
+    let authority = Authority::new("links");
+    let (certificate_file, key_file) = authority.keep("link", &authority.issue("link", &["127.0.0.1"]));
+    let ca_file = authority.path("ca.pem");
+    let tls = LinkTlsConfig { certificate_file, key_file, ca_file, server_name: None };
     let config = LinkConfig { tls: Some(tls.clone()), ..LinkConfig::default() };
     let worker = Worker::with(&MemoryStore::new(), config).await;
     let tcp = TcpStream::connect(worker.address()).await.unwrap();

@@ -1,36 +1,28 @@
-//! A store that refuses some calls among others that it takes, as one does that is overloaded; and something may happen just
-//! before a call has its effect.
+//! A store that refuses some calls among others that it takes, as one does that is overloaded, or keeps some back; and something may
+//! happen just before a call has its effect.
 
-use std::io;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use broker::BrokerConfig;
-use mqtt::{PacketId, QoS};
-use state::{
-    Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, Fence, MemoryStore, Message, Number, Publish,
-    Published, QueuePage, Release, RetainedPage, RoutePage, Store, StoreError, StoreStats, StoredSession,
-    Subscription, UnixMs,
-};
+use mqtt::QoS;
+use state::{Done, Due, MemoryStore, Publish, Published, Store, StoreError, StoreStats, UnixMs};
+use testkit::front::{Asked, Front, Way, unavailable};
 
 use crate::device::{Got, How, World};
 
-/// A call that the mood decides about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    Publish,
-    Forget,
-    Retain,
-    Release,
-    Claim,
-}
+type Keeps = dyn Fn(Asked, Option<&str>) -> Option<Kept> + Send + Sync;
+type KeptBack = Box<dyn FnOnce() + Send>;
 
+/// What becomes of calls to a store.
 pub(crate) struct Moody {
     inner: MemoryStore,
     /// Whether a call is taken; asked before it has its effect.
     takes: Box<dyn Fn(Asked) -> bool + Send + Sync>,
-    /// Pages of retained messages are kept back.
-    pages: Option<(Pages, Kept)>,
+    /// What is kept back of a call about this client, or nobody.
+    keeps: Box<Keeps>,
+    keeper: Keeper,
     /// The part that takes no message, whatever others do.
     full: Arc<AtomicU16>,
     /// A Will is handed out twice, as one is that was not finished in time.
@@ -40,75 +32,98 @@ pub(crate) struct Moody {
 /// Nothing is full.
 const NOWHERE: u16 = u16::MAX;
 
-fn unavailable() -> StoreError {
-    StoreError::Unavailable(Arc::new(io::Error::other("not now")))
-}
-
-/// What is kept back of a page.
+/// What is kept back of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
-    /// It is read at once, and on its way.
+    /// It has had its effect, and the answer is on its way.
     Answer,
-    /// It is still to be read.
+    /// It is still to be carried out.
     Call,
 }
 
-type Page = Box<dyn FnOnce() + Send>;
-
-/// Pages of retained messages that are kept back.
+/// What is kept back, oldest first. Clones are the same.
 #[derive(Clone, Default)]
-pub(crate) struct Pages {
-    kept: Arc<Mutex<Vec<Page>>>,
+pub(crate) struct Keeper {
+    kept: Arc<Mutex<VecDeque<KeptBack>>>,
 }
 
-impl Pages {
+impl Keeper {
     /// Lets go of those that are kept back; others may follow. Answers how many there were.
     pub(crate) fn let_go(&self) -> usize {
-        let kept = std::mem::take(&mut *self.kept.lock().unwrap());
-        let count = kept.len();
-        kept.into_iter().for_each(|page| page());
+        let count = self.kept.lock().unwrap().len();
+        self.give(count);
         count
     }
 
-    fn keep(&self, page: impl FnOnce() + Send + 'static) {
-        self.kept.lock().unwrap().push(Box::new(page));
+    /// Lets go of so many.
+    pub(crate) fn give(&self, count: usize) {
+        let mut kept = self.kept.lock().unwrap();
+        let count = count.min(kept.len());
+        let given: Vec<_> = kept.drain(..count).collect();
+        drop(kept);
+        given.into_iter().for_each(|given| given());
+    }
+
+    fn keep(&self, kept: impl FnOnce() + Send + 'static) {
+        self.kept.lock().unwrap().push_back(Box::new(kept));
     }
 }
 
 impl Moody {
-    pub(crate) fn new(inner: MemoryStore, takes: impl Fn(Asked) -> bool + Send + Sync + 'static) -> Self {
-        let full = Arc::new(AtomicU16::new(NOWHERE));
-        Self { inner, takes: Box::new(takes), pages: None, full, repeats_wills: false }
+    /// One that takes what `takes` says.
+    pub(crate) fn new(
+        inner: MemoryStore,
+        takes: impl Fn(Asked) -> bool + Send + Sync + 'static,
+    ) -> Front<Self> {
+        Front(Self {
+            inner,
+            takes: Box::new(takes),
+            keeps: Box::new(|_, _| None),
+            keeper: Keeper::default(),
+            full: Arc::new(AtomicU16::new(NOWHERE)),
+            repeats_wills: false,
+        })
     }
 
-    /// One that takes everything, and keeps pages of retained messages back.
-    pub(crate) fn keeping(inner: MemoryStore, kept: Kept) -> (Self, Pages) {
-        let pages = Pages::default();
-        (Self { pages: Some((pages.clone(), kept)), ..Self::new(inner, |_| true) }, pages)
-    }
-
-    /// The way to answer a call that is taken.
-    fn admit<T>(&self, asked: Asked, done: Done<T>) -> Option<Done<T>> {
-        if (self.takes)(asked) {
-            return Some(done);
-        }
-        done(Err(unavailable()));
-        None
+    /// One that takes everything, and keeps back what `keeps` says.
+    pub(crate) fn keeping(
+        inner: MemoryStore,
+        keeps: impl Fn(Asked, Option<&str>) -> Option<Kept> + Send + Sync + 'static,
+    ) -> (Front<Self>, Keeper) {
+        let Front(moody) = Self::new(inner, |_| true);
+        let keeper = moody.keeper.clone();
+        (Front(Self { keeps: Box::new(keeps), ..moody }), keeper)
     }
 }
 
-impl Store for Moody {
-    fn publish(&self, mut publish: Publish, done: Done<Published>) {
-        let Some(done) = self.admit(Asked::Publish, done) else { return };
-        let full = self.full.load(Ordering::Relaxed);
-        let wanted = publish.targets.len();
-        publish.targets.retain(|target| self.part_of(&target.session.client_id) != Some(full));
-        if publish.targets.len() == wanted {
-            self.inner.publish(publish, done);
-        } else {
-            // Other parts have it then, and whoever asks does not learn which.
-            self.inner.publish(publish, Box::new(|_| done(Err(unavailable()))));
+impl Way for Moody {
+    type Behind = MemoryStore;
+
+    fn call<T: Send + 'static>(
+        &self,
+        asked: Asked,
+        client_id: Option<&str>,
+        done: Done<T>,
+        carry_out: impl FnOnce(&MemoryStore, Done<T>) + Send + 'static,
+    ) {
+        if !(self.takes)(asked) {
+            return done(Err(unavailable()));
         }
+        let keeper = self.keeper.clone();
+        match (self.keeps)(asked, client_id) {
+            None => carry_out(&self.inner, done),
+            Some(Kept::Answer) => {
+                carry_out(&self.inner, Box::new(move |answer| keeper.keep(move || done(answer))));
+            }
+            Some(Kept::Call) => {
+                let inner = self.inner.clone();
+                self.keeper.keep(move || carry_out(&inner, done));
+            }
+        }
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.inner.stats()
     }
 
     /// Each last letter is a part.
@@ -116,83 +131,16 @@ impl Store for Moody {
         client_id.bytes().last().map(u16::from)
     }
 
-    fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        if let Some(done) = self.admit(Asked::Claim, done) {
-            self.inner.claim(claim, done);
-        }
-    }
-
-    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
-        if let Some(done) = self.admit(Asked::Release, done) {
-            self.inner.release(fence, release, done);
-        }
-    }
-
-    fn drop_will(&self, fence: &Fence, done: Done<()>) {
-        self.inner.drop_will(fence, done);
-    }
-
-    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        self.inner.subscribe(fence, subscriptions, done);
-    }
-
-    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
-        self.inner.unsubscribe(fence, filters, done);
-    }
-
-    fn confirm(&self, fence: &Fence, done: Done<()>) {
-        self.inner.confirm(fence, done);
-    }
-
-    fn read_queue(&self, fence: &Fence, from: Number, count: usize, bytes: usize, done: Done<QueuePage>) {
-        self.inner.read_queue(fence, from, count, bytes, done);
-    }
-
-    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.inner.acknowledge(fence, number, done);
-    }
-
-    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.inner.mark_released(fence, number, done);
-    }
-
-    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
-        if let Some(done) = self.admit(Asked::Forget, done) {
-            self.inner.forget_received(fence, packet_id, done);
-        }
-    }
-
-    fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        if let Some(done) = self.admit(Asked::Retain, done) {
-            self.inner.retain(message, done);
-        }
-    }
-
-    fn retained(
-        &self,
-        filter: &str,
-        cursor: Option<Cursor>,
-        count: usize,
-        now: UnixMs,
-        done: Done<RetainedPage>,
-    ) {
-        let done: Done<RetainedPage> = match self.pages.clone() {
-            None => done,
-            Some((pages, Kept::Answer)) => Box::new(move |page| pages.keep(move || done(page))),
-            Some((pages, Kept::Call)) => {
-                let (inner, filter) = (self.inner.clone(), filter.to_owned());
-                return pages.keep(move || inner.retained(&filter, cursor, count, now, done));
-            }
-        };
-        self.inner.retained(filter, cursor, count, now, done);
-    }
-
-    fn routes(&self, cursor: Option<Cursor>, count: usize, done: Done<RoutePage>) {
-        self.inner.routes(cursor, count, done);
-    }
-
-    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
-        self.inner.tails(sessions, done);
+    fn publish(&self, mut publish: Publish, done: Done<Published>) {
+        let full = self.full.load(Ordering::Relaxed);
+        let wanted = publish.targets.len();
+        publish.targets.retain(|target| self.part_of(&target.session.client_id) != Some(full));
+        // Other parts have it then, and whoever asks does not learn which.
+        let is_whole = publish.targets.len() == wanted;
+        self.call(Asked::Publish, None, done, move |store, done| match is_whole {
+            true => store.publish(publish, done),
+            false => store.publish(publish, Box::new(|_| done(Err(unavailable())))),
+        });
     }
 
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
@@ -201,22 +149,6 @@ impl Store for Moody {
             done(due.map(|due| due.into_iter().flat_map(|one| std::iter::repeat_n(one, times)).collect()));
         };
         self.inner.claim_due(now, max, Box::new(repeated));
-    }
-
-    fn finish_will(&self, will: &DueWill, done: Done<()>) {
-        self.inner.finish_will(will, done);
-    }
-
-    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
-        self.inner.finish_left(left, done);
-    }
-
-    fn stats(&self) -> StoreStats {
-        self.inner.stats()
-    }
-
-    fn close(&self, done: Done<()>) {
-        self.inner.close(done);
     }
 }
 
@@ -255,7 +187,7 @@ async fn what_was_done_in_part_is_not_done_again() {
         asked_for.fetch_add(usize::from(asked == Asked::Publish), Ordering::Relaxed);
         true
     });
-    let full = Arc::clone(&store.full);
+    let full = Arc::clone(&store.0.full);
     let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
     let world = World::over(config, Arc::new(store), inner).await;
     let mut subscribers: Vec<_> = (0..9).map(|n| world.connect(&How::stored(&format!("s{n}")))).collect();
@@ -288,8 +220,9 @@ async fn what_was_done_in_part_is_not_done_again() {
 #[tokio::test]
 async fn a_will_that_is_handed_out_again_while_it_is_under_way_is_published_once() {
     let inner = MemoryStore::new();
-    let store = Moody { repeats_wills: true, ..Moody::new(inner.clone(), |_| true) };
-    let full = Arc::clone(&store.full);
+    let mut store = Moody::new(inner.clone(), |_| true);
+    store.0.repeats_wills = true;
+    let full = Arc::clone(&store.0.full);
     let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
     let world = World::over(config, Arc::new(store), inner).await;
     let [mut there, mut full_one] = ["s1", "s4"].map(|name| world.connect(&How::stored(name)));

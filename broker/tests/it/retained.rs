@@ -6,9 +6,10 @@ use std::time::Duration;
 use broker::BrokerConfig;
 use mqtt::QoS;
 use state::{MemoryStore, StoreError};
+use testkit::front::Asked;
 
 use crate::device::{Device, Got, How, World};
-use crate::moody::{Asked, Kept, Moody, Pages};
+use crate::moody::{Keeper, Kept, Moody};
 
 #[tokio::test]
 async fn every_retained_message_that_matches_comes_whatever_their_number() {
@@ -210,9 +211,10 @@ async fn who_subscribes_while_a_message_is_retained_gets_it() {
 }
 
 /// A world whose pages of retained messages are kept back, with a publisher.
-async fn keeping(kept: Kept) -> (World, Pages, Device) {
+async fn keeping(kept: Kept) -> (World, Keeper, Device) {
     let inner = MemoryStore::new();
-    let (store, pages) = Moody::keeping(inner.clone(), kept);
+    let (store, pages) =
+        Moody::keeping(inner.clone(), move |asked, _| (asked == Asked::Retained).then_some(kept));
     let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
     let world = World::over(config, Arc::new(store), inner).await;
     let publisher = world.connect(&How::clean("publisher"));
@@ -245,7 +247,7 @@ fn take_all(device: &mut Device) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The same, before the pages are let go and after.
-fn take_all_after(device: &mut Device, pages: &Pages) -> Vec<(String, Vec<u8>)> {
+fn take_all_after(device: &mut Device, pages: &Keeper) -> Vec<(String, Vec<u8>)> {
     let mut all = take_all(device);
     while pages.let_go() > 0 {
         all.extend(take_all(device));

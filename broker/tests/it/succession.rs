@@ -8,10 +8,11 @@ use broker::{BrokerConfig, ClusterSettings, LinkConfig};
 use link::{CloseCause, Stream as _};
 use mqtt::QoS;
 use state::{MemoryCluster, MemoryStore};
+use testkit::front::Asked;
 
 use crate::device::{Device, Got, How, World};
 use crate::edge::{Edge, Worker, sign};
-use crate::moody::{Asked, Moody};
+use crate::moody::Moody;
 
 /// A device with a Will, which may come back within the hour.
 pub(crate) const DEVICE: How<'_> = How {

@@ -1,48 +1,19 @@
 //! Handshakes between the two ends in memory, and what is wrong with files.
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{ClientConnection, ServerConnection};
-use tempfile::TempDir;
+use testkit::authority::Authority;
 
 use super::*;
 
-struct Authority {
-    folder: TempDir,
-    issuer: Issuer<'static, KeyPair>,
+fn issue(authority: &Authority, name: &str) -> LinkTlsConfig {
+    issue_until(authority, name, 4000)
 }
 
-impl Authority {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
-        Self { folder, issuer: Issuer::new(params, key) }
-    }
-
-    fn issue(&self, name: &str) -> LinkTlsConfig {
-        self.issue_until(name, 4000)
-    }
-
-    fn issue_until(&self, name: &str, year: i32) -> LinkTlsConfig {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let file = |suffix: &str| self.folder.path().join(format!("{name}{suffix}"));
-        std::fs::write(file(".pem"), certificate.pem()).unwrap();
-        std::fs::write(file(".key"), key.serialize_pem()).unwrap();
-        LinkTlsConfig {
-            certificate_file: file(".pem"),
-            key_file: file(".key"),
-            ca_file: self.folder.path().join("ca.pem"),
-            server_name: None,
-        }
-    }
+fn issue_until(authority: &Authority, name: &str, year: i32) -> LinkTlsConfig {
+    let until = rcgen::date_time_ymd(year, 1, 1);
+    let issued = authority.issue_with(name, &[name], |params| params.not_after = until);
+    let (certificate_file, key_file) = authority.keep(name, &issued);
+    LinkTlsConfig { certificate_file, key_file, ca_file: authority.path("ca.pem"), server_name: None }
 }
 
 /// Lets both ends shake hands; what stopped them.
@@ -69,36 +40,36 @@ fn pass_on(client: &mut ClientConnection, server: &mut ServerConnection) -> Resu
 
 #[test]
 fn both_ends_need_a_certificate_of_the_authority() {
-    let (ours, theirs) = (Authority::new(), Authority::new());
-    let (edge, worker) = (ours.issue("edge.test"), ours.issue("worker.test"));
+    let (ours, theirs) = (Authority::new("links"), Authority::new("links"));
+    let (edge, worker) = (issue(&ours, "edge.test"), issue(&ours, "worker.test"));
     shake_hands(&edge, &worker, "worker.test").unwrap();
     assert!(shake_hands(&edge, &worker, "other.test").is_err(), "the name of the certificate counts");
     let named = LinkTlsConfig { server_name: Some("worker.test".to_owned()), ..edge.clone() };
     shake_hands(&named, &worker, "10.0.0.1").unwrap();
-    let stranger = LinkTlsConfig { ca_file: edge.ca_file.clone(), ..theirs.issue("edge.test") };
+    let stranger = LinkTlsConfig { ca_file: edge.ca_file.clone(), ..issue(&theirs, "edge.test") };
     assert!(shake_hands(&stranger, &worker, "worker.test").is_err(), "a stranger is not let in");
-    let impostor = LinkTlsConfig { ca_file: worker.ca_file.clone(), ..theirs.issue("worker.test") };
+    let impostor = LinkTlsConfig { ca_file: worker.ca_file.clone(), ..issue(&theirs, "worker.test") };
     assert!(shake_hands(&edge, &impostor, "worker.test").is_err(), "an impostor is not believed");
 }
 
 #[test]
 fn an_address_is_a_name() {
-    let authority = Authority::new();
-    let (edge, worker) = (authority.issue("edge.test"), authority.issue("::1"));
+    let authority = Authority::new("links");
+    let (edge, worker) = (issue(&authority, "edge.test"), issue(&authority, "::1"));
     shake_hands(&edge, &worker, "[::1]").unwrap();
 }
 
 #[test]
 fn an_error_names_the_key_and_the_file() {
-    let authority = Authority::new();
-    let good = authority.issue("edge.test");
-    let other = authority.issue("other.test");
+    let authority = Authority::new("links");
+    let good = issue(&authority, "edge.test");
+    let other = issue(&authority, "other.test");
     let text = |config: &LinkTlsConfig| {
         let (client, server) = (config.client().unwrap_err(), config.server().unwrap_err());
         assert_eq!(client.to_string(), server.to_string());
         client.to_string()
     };
-    let missing = authority.folder.path().join("missing.pem");
+    let missing = authority.path("missing.pem");
     let wrong = text(&LinkTlsConfig { ca_file: missing, ..good.clone() });
     assert!(wrong.starts_with("ca_file: ") && wrong.ends_with("missing.pem cannot be read"), "{wrong}");
     let wrong = text(&LinkTlsConfig { key_file: other.key_file, ..good.clone() });
@@ -133,8 +104,8 @@ impl<C> Watch<C> {
 
 #[test]
 fn certificates_that_have_changed_are_taken_when_they_have_settled() {
-    let (ours, theirs) = (Authority::new(), Authority::new());
-    let (config, next) = (ours.issue("edge.test"), theirs.issue("edge.test"));
+    let (ours, theirs) = (Authority::new("links"), Authority::new("links"));
+    let (config, next) = (issue(&ours, "edge.test"), issue(&theirs, "edge.test"));
     let tls = LinkTls::client("workers.tls", &config).unwrap();
     let mut watch = Watch { tls, now: std::time::Instant::now() };
     let first = watch.tls.current();
@@ -149,7 +120,7 @@ fn certificates_that_have_changed_are_taken_when_they_have_settled() {
     std::fs::write(&config.ca_file, "").unwrap();
     assert!(Arc::ptr_eq(&second, &watch.looks(9)), "nothing is no change");
     // What is in force talks to the others of the new authority.
-    let worker = theirs.issue("worker.test");
+    let worker = issue(&theirs, "worker.test");
     let mut client = ClientConnection::new(second, config.name_of("worker.test").unwrap()).unwrap();
     let mut server = ServerConnection::new(worker.server().unwrap()).unwrap();
     pass_on(&mut client, &mut server).unwrap();
@@ -157,15 +128,15 @@ fn certificates_that_have_changed_are_taken_when_they_have_settled() {
 
 #[test]
 fn a_certificate_that_has_ended_takes_no_good_ones_place() {
-    let authority = Authority::new();
-    let config = authority.issue("worker.test");
+    let authority = Authority::new("links");
+    let config = issue(&authority, "worker.test");
     let tls = LinkTls::server("link.tls", &config).unwrap();
     let mut watch = Watch { tls, now: std::time::Instant::now() };
     let (first, terms) = (watch.tls.current(), watch.tls.terms());
-    authority.issue_until("worker.test", 2021);
+    issue_until(&authority, "worker.test", 2021);
     assert!(Arc::ptr_eq(&first, &watch.looks(9)));
     assert_eq!(watch.tls.terms(), terms);
-    authority.issue_until("worker.test", 2090);
+    issue_until(&authority, "worker.test", 2090);
     assert!(!Arc::ptr_eq(&first, &watch.looks(9)));
     assert!(watch.tls.terms().certificate.until_s < terms.certificate.until_s);
 }

@@ -8,8 +8,9 @@ use link::mux::{
     Settings, WorkerEnd, WorkerEvent,
 };
 use link::wire::{Ending, Frame, Hello, Kind, OPTIONAL, OpenBody, RefuseReason, StreamId, Versions};
-use link::{CloseCause, ConnectionId, Peer, Resume};
+use link::{CloseCause, Resume};
 use mqtt::{OwnedFrame, ReasonCode};
+use testkit::connection::open_body;
 
 use crate::frame::packet;
 
@@ -20,21 +21,7 @@ fn settings(window_bytes: u32) -> Settings {
 }
 
 fn open() -> Box<OpenBody> {
-    Box::new(OpenBody {
-        connection_id: ConnectionId(7),
-        attempt: 1,
-        peer: Peer {
-            address: ([127, 0, 0, 1], 1883).into(),
-            listener: "mqtt".into(),
-            certificate_subject: None,
-        },
-        passport: Bytes::from_static(b"token"),
-        connect: packet(0x10, b"connect").raw,
-        assigned_client_id: None,
-        server_keep_alive_s: None,
-        authentication: None,
-        resume: None,
-    })
+    Box::new(open_body(7, Bytes::from_static(b"token"), packet(0x10, b"connect").raw))
 }
 
 pub(crate) fn resume() -> Box<OpenBody> {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mqtt::{ProtocolVersion, QoS};
@@ -12,9 +11,11 @@ use super::{EmbeddedConfig, EmbeddedStore, codec};
 use crate::tables::journal::{Journal, SessionRecord};
 use crate::tables::restore::RestoredSession;
 use crate::tables::{SOLE_WORKER, SessionKey, TableLimits, Tables};
+pub(super) use crate::testing::wait;
+use crate::testing::{begin, claim, publish_to};
 use crate::{
-    Claim, ConnectionId, Delivery, Done, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Principal, Publish,
-    QueueLimits, ResumeRefusal, Store, StoreError, SubscriptionIds, Target, Via,
+    Claim, ConnectionId, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Principal, Publish, QueueLimits,
+    ResumeRefusal, Store, StoreError,
 };
 
 /// Commits that are made to fail.
@@ -49,39 +50,9 @@ fn open() -> (EmbeddedStore, EmbeddedConfig, TempDir) {
     (EmbeddedStore::open_at(config.clone(), 1).expect("a store"), config, dir)
 }
 
-fn begin<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Receiver<Result<T, StoreError>> {
-    let (sender, receiver) = channel();
-    call(Box::new(move |answer| {
-        sender.send(answer).ok();
-    }));
-    receiver
-}
-
-pub(super) fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
-    begin(call).recv_timeout(Duration::from_secs(20)).expect("an answer in time")
-}
-
 fn wanted(principal: &str) -> Claim {
-    Claim {
-        client_id: Arc::from("a"),
-        principal: Principal(principal.into()),
-        connection_id: ConnectionId(1),
-        clean_start: false,
-        create: true,
-        expiry_s: EXPIRY_NEVER,
-        will: None,
-        limits: QueueLimits { messages_max: 1000, bytes_max: u64::MAX },
-        protocol: ProtocolVersion::V5,
-        receive_maximum: 10,
-        memory_queue: false,
-        resume: false,
-        attempt: 1,
-        age_ms: 0,
-        valid_ms: None,
-        principal_sessions_max: None,
-        will_wait_ms: 0,
-        now: 1,
-    }
+    let limits = QueueLimits { messages_max: 1000, bytes_max: u64::MAX };
+    Claim { principal: Principal(principal.into()), limits, receive_maximum: 10, ..claim("a") }
 }
 
 pub(super) fn own(store: &EmbeddedStore) -> Fence {
@@ -90,19 +61,7 @@ pub(super) fn own(store: &EmbeddedStore) -> Fence {
 
 pub(super) fn publish(owner: &Fence, payload: &str) -> Publish {
     let message = Arc::new(Message::new("t", &[], payload.as_bytes(), QoS::AtLeastOnce, false, 1));
-    let delivery = Delivery {
-        message: Arc::clone(&message),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        subscription_ids: SubscriptionIds::NONE,
-        via: Via::Subscription,
-    };
-    Publish {
-        message,
-        origin: None,
-        identity: None,
-        targets: vec![Target { session: Arc::clone(&owner.session), delivery, share: None }],
-    }
+    publish_to(&[&owner.session], &message)
 }
 
 pub(super) fn queue(store: &EmbeddedStore, owner: &Fence) -> Vec<u64> {

@@ -1,22 +1,17 @@
 //! Calls a store as a function would be called, and makes the values that tests need.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
-use mqtt::{PacketId, ProtocolVersion, QoS};
+use mqtt::{PacketId, QoS};
+pub(crate) use state::testing::{begin, publish_to, take, wait};
 use state::{
-    Claim, Claimed, ConnectionId, Cursor, Delivery, Done, Due, EXPIRY_NEVER, Enqueued, Fence, Message,
-    Number, Origin, Owned, Owner, Principal, Publish, Published, QueueLimits, QueuePage, Record, Release,
-    SessionRoutes, Store, StoreError, StoredSession, Subscription, SubscriptionIds, SubscriptionOptions,
-    Target, UnixMs, Via, Will,
+    Claim, Claimed, ConnectionId, Cursor, Delivery, Due, Enqueued, Fence, Message, Number, Origin, Owned,
+    Owner, Principal, Publish, Published, QueueLimits, QueuePage, Record, Release, SessionRoutes, Store,
+    StoreError, StoredSession, Subscription, SubscriptionOptions, UnixMs, Will, testing,
 };
 
 /// The time at which tests begin.
 pub(crate) const START: UnixMs = 1_700_000_000_000;
-
-/// An answer that takes longer is a bug.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Bounds that a test wants.
 #[derive(Clone, Copy)]
@@ -61,47 +56,11 @@ pub(crate) trait Backend: Sized {
     }
 }
 
-/// Calls and waits for the answer.
-pub(crate) fn wait<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
-    take(&begin(call))
-}
-
-/// Calls, and leaves the answer for later.
-pub(crate) fn begin<T: Send + 'static>(call: impl FnOnce(Done<T>)) -> Receiver<Result<T, StoreError>> {
-    let (sender, receiver) = channel();
-    call(Box::new(move |result| {
-        sender.send(result).ok();
-    }));
-    receiver
-}
-
-/// Waits for an answer.
-pub(crate) fn take<T>(answer: &Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
-    answer.recv_timeout(DEADLINE).expect("an answer in time")
-}
-
 /// A claim of a session that never expires and has room.
 pub(crate) fn claim(client_id: &str) -> Claim {
-    Claim {
-        client_id: Arc::from(client_id),
-        principal: Principal::default(),
-        connection_id: ConnectionId(u128::from(rand_id())),
-        clean_start: false,
-        create: true,
-        expiry_s: EXPIRY_NEVER,
-        will: None,
-        limits: QueueLimits { messages_max: 1_000_000, bytes_max: u64::MAX },
-        protocol: ProtocolVersion::V5,
-        receive_maximum: 20,
-        memory_queue: false,
-        resume: false,
-        attempt: 1,
-        age_ms: 0,
-        valid_ms: None,
-        principal_sessions_max: None,
-        will_wait_ms: 0,
-        now: START,
-    }
+    let connection_id = ConnectionId(u128::from(rand_id()));
+    let limits = QueueLimits { messages_max: 1_000_000, bytes_max: u64::MAX };
+    Claim { connection_id, limits, now: START, ..testing::claim(client_id) }
 }
 
 /// Who authenticated with a name.
@@ -135,28 +94,7 @@ pub(crate) fn packet_id(id: u16) -> PacketId {
 
 /// A delivery of a message at QoS 1.
 pub(crate) fn delivery(message: &Arc<Message>) -> Delivery {
-    Delivery {
-        message: Arc::clone(message),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        subscription_ids: SubscriptionIds::NONE,
-        via: Via::Subscription,
-    }
-}
-
-/// A publish to sessions, without an origin.
-pub(crate) fn publish_to(sessions: &[&Arc<StoredSession>], message: &Arc<Message>) -> Publish {
-    let target = |session: &&Arc<StoredSession>| Target {
-        session: Arc::clone(session),
-        delivery: delivery(message),
-        share: None,
-    };
-    Publish {
-        message: Arc::clone(message),
-        origin: None,
-        identity: None,
-        targets: sessions.iter().map(target).collect(),
-    }
+    testing::delivery(message, QoS::AtLeastOnce)
 }
 
 pub(crate) fn subscription(filter: &str, qos: QoS) -> Subscription {

@@ -2,12 +2,13 @@
 
 use mqtt::{ProtocolVersion, ReasonCode};
 use rand::Rng;
+use testkit::client::{Client, Noticed, Phase};
 
 use super::{EDGES, World};
 use crate::Dice;
-use crate::client::{Client, LastWill, Noticed, Phase};
 use crate::edge::Line;
 use crate::oracle::{Connection, End, Oracle};
+use crate::will::{self, LastWill};
 
 /// So long after a device gave up waiting for CONNACK, a worker may begin to carry its CONNECT out: a link may stand still for two
 /// seconds before it is taken for broken, and a quarter of one is within what clocks differ by.
@@ -52,8 +53,10 @@ impl Device {
         let closed = line.receive();
         while let Some(packet) = line.packet() {
             let frame = mqtt::frame::split(&packet, u32::MAX).unwrap().unwrap();
-            match self.client.take(frame, oracle.messages()) {
-                Some(Noticed::Acknowledged(index)) => oracle.acknowledged(index),
+            let noticed = self.client.take(frame);
+            self.client.acknowledge();
+            match noticed {
+                Some(Noticed::Acknowledged(message)) => oracle.acknowledged(message.index),
                 Some(Noticed::Connected) => {
                     tracing::info!(
                         client = self.client.name,
@@ -61,6 +64,7 @@ impl Device {
                         now_ms,
                         "connected"
                     );
+                    self.client.fresh_from = oracle.messages();
                     let connection = &mut oracle.connections[self.connection];
                     (connection.is_connected, connection.connected_ms) = (true, Some(now_ms));
                     if self.client.is_clean {
@@ -163,8 +167,8 @@ impl World {
         });
         let will = will.filter(|_| n != 0);
         tracing::info!(n, edge, index, now_ms, will = ?will.map(|will| will.delay_s), "connects");
-        let connect = device.client.connect(will);
-        device.line = Some(self.edges[edge].open(edge, &device.client.name, connect));
+        let connect = will::connect(&mut device.client, will);
+        device.line = Some(self.edges[edge].open(edge, &device.client.name, &connect));
         device.connection = index;
         device.told = None;
         device.rests = 0;
@@ -222,7 +226,7 @@ impl World {
         let device = &mut self.devices[n];
         let Some(mut line) = device.line.take() else { return };
         let edge = line.edge;
-        let mut last: std::collections::VecDeque<_> = [device.client.disconnect()].into();
+        let mut last = device.client.disconnect();
         let is_well = is_well && device.client.sending.is_empty();
         device.client.lose();
         let is_well = self.edges[edge].process.run(async {

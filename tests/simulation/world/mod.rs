@@ -14,12 +14,13 @@ use mqtt::{ProtocolVersion, QoS};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use state::MemoryCluster;
+use testkit::client::{Client, Message, Phase, Wish};
 
 use super::Dice;
-use super::client::{Client, Message, WILLS_AT, Wish};
 use super::edge::Edge;
 use super::network::Network;
 use super::oracle::Oracle;
+use super::will::{FILTERS, WILLS_AT};
 use super::worker::{Setup, Worker};
 use device::Device;
 
@@ -28,6 +29,9 @@ const WORKERS: usize = 3;
 /// The watcher of Wills, then publishers, then subscribers.
 const PUBLISHERS: std::ops::Range<usize> = 1..3;
 const SUBSCRIBERS: std::ops::Range<usize> = 3..6;
+
+/// Messages that a device may be sent at once, unacknowledged.
+const RECEIVE_MAXIMUM: u16 = 8;
 
 /// How long a session waits for its device to move: longer than anything that goes wrong here.
 pub(super) const GRACE_MS: u64 = 20_000;
@@ -121,7 +125,8 @@ impl World {
                 let is_v5 = self.dice.random_bool(0.6);
                 let version = if is_v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
                 let is_clean = n > 0 && self.dice.random_bool(0.35);
-                Client::new(format!("c{n}"), version, is_clean, self.dice.random_range(0..3))
+                let bounds = (RECEIVE_MAXIMUM, self.dice.random_range(0..3));
+                Client::new(format!("c{n}"), version, is_clean, bounds, &FILTERS)
             })
             .collect();
         let keeps = clients.iter().map(|client| is_kept || !client.is_clean).collect();
@@ -144,10 +149,10 @@ impl World {
                 self.connect(0);
             }
             let client = &mut self.devices[0].client;
-            if client.phase == super::client::Phase::Connected && client.is_idle() {
+            if client.phase == Phase::Connected && client.is_idle() {
                 client.change(WILLS_AT, true);
             }
-            client.insist_if_connected();
+            client.insist();
             self.turn();
         }
     }

@@ -1,8 +1,8 @@
 //! The end of a simulation: without faults everything arrives, and with the devices everything that was kept for them goes.
 
 use super::{COUNTED, EDGES, World};
-use crate::client::{Phase, WILL_BIT};
 use crate::oracle::watches;
+use crate::will::WILL_BIT;
 use crate::worker::Worker;
 
 /// Turns within which everything has to have arrived.
@@ -21,9 +21,7 @@ impl World {
                 if self.devices[n].line.is_none() {
                     self.connect(n);
                 }
-                if self.devices[n].client.phase == Phase::Connected {
-                    self.devices[n].client.insist();
-                }
+                self.devices[n].client.insist();
             }
             self.turn();
             if turn % 20 == 0 && turn > 60 {
@@ -63,7 +61,7 @@ impl World {
         assert!(watches(&self.devices[0].client));
         let are_once = !self.setup.is_rough && self.counts[8] == 0;
         self.oracle.check_wills(&self.devices[0].client, are_once);
-        let wills = self.devices[0].client.got.iter().filter(|index| **index & WILL_BIT != 0);
+        let wills = self.devices[0].client.got.iter().filter(|message| message.index & WILL_BIT != 0);
         self.counts[10] = wills.count();
     }
 

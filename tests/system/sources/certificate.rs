@@ -1,61 +1,32 @@
 //! Client certificates: by the common name, each kind of alternative name, and the fingerprint.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-};
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
+use testkit::authority::Authority;
 
 use super::{Credential, Setup, Shown, WRONG, hold, rules};
 
-/// An authority, and certificates of it.
-pub(super) struct Authority {
-    dir: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    pub(super) fn new() -> Self {
-        let (dir, key) = (TempDir::new().unwrap(), KeyPair::generate().unwrap());
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { dir, issuer: Issuer::new(params, key) }
-    }
-
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A certificate with this name wherever there may be one, and its fingerprint.
-    pub(super) fn issue(&self, name: &str) -> (Shown, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
+/// A certificate with this name wherever there may be one, and its fingerprint.
+pub(super) fn issue(authority: &Authority, name: &str) -> (Shown, String) {
+    let issued = authority.issue_with(name, &[], |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![
             SanType::DnsName(name.try_into().unwrap()),
             SanType::URI(format!("urn:device:{name}").try_into().unwrap()),
             SanType::Rfc822Name(name.try_into().unwrap()),
         ];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let shown =
-            Shown { certificate: self.file(&format!("{name}.pem")), key: self.file(&format!("{name}.key")) };
-        fs::write(&shown.certificate, certificate.pem()).unwrap();
-        fs::write(&shown.key, key.serialize_pem()).unwrap();
-        let fingerprint =
-            Sha256::digest(certificate.der()).iter().map(|byte| format!("{byte:02x}")).collect();
-        (shown, fingerprint)
-    }
+    });
+    let (certificate, key) = authority.keep(name, &issued);
+    let fingerprint = Sha256::digest(&issued.der).iter().map(|byte| format!("{byte:02x}")).collect();
+    (Shown { certificate, key, issued }, fingerprint)
 }
 
 fn setup(authority: &Arc<Authority>, identity: &str, more: &str) -> Setup {
-    let ca: &Path = &authority.file("ca.pem");
-    let (alice, admin) = (authority.issue("alice"), authority.issue("admin"));
+    let ca: &Path = &authority.path("ca.pem");
+    let (alice, admin) = (issue(authority, "alice"), issue(authority, "admin"));
     let is = |name: &str, fingerprint: &str| {
         if identity == "fingerprint" { fingerprint.to_owned() } else { name.to_owned() }
     };
@@ -73,7 +44,7 @@ fn setup(authority: &Arc<Authority>, identity: &str, more: &str) -> Setup {
 #[test]
 fn names_of_client_certificates() {
     // Each set-up issues its own, so that files are not shared.
-    let of = |identity: &str, more: &str| setup(&Arc::new(Authority::new()), identity, more);
+    let of = |identity: &str, more: &str| setup(&Arc::new(Authority::new("devices")), identity, more);
     hold(vec![
         of("common_name", ""),
         of("dns", ""),

@@ -4,9 +4,10 @@ use std::fs;
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use testkit::directory::Directory;
 
 use super::{Credential, Setup, WRONG, hold, rules};
-use crate::harness::directory::{Directory, SUFFIX};
+use crate::harness::directory::{SUFFIX, directory};
 
 const PASSWORD: &str = "tg-secret-of the directory";
 
@@ -26,8 +27,7 @@ fn setup(name: &str, directory: &Arc<Directory>, url: &str, settings: &str, rule
 #[test]
 fn users_and_groups_of_a_directory() {
     let users = ["alice", "admin", "tidegate"];
-    let directory =
-        Arc::new(Directory::start(PASSWORD, &users, &[("staff", "alice"), ("everything", "admin")]));
+    let directory = Arc::new(directory(PASSWORD, &users, &[("staff", "alice"), ("everything", "admin")]));
     let keep = TempDir::new().unwrap();
     let file = keep.path().join("service-password");
     fs::write(&file, format!("{PASSWORD}\n")).unwrap();

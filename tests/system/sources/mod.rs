@@ -17,10 +17,8 @@ use std::any::Any;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use testkit::authority::Issued;
 
-use crate::harness::authority::Identity;
 use crate::harness::bytes::{Connect, V5};
 use crate::harness::property as p;
 use crate::harness::{Client, Server, Transport, secret};
@@ -42,15 +40,7 @@ pub(crate) enum Credential {
 pub(crate) struct Shown {
     certificate: PathBuf,
     key: PathBuf,
-}
-
-impl Shown {
-    fn read(&self) -> Identity {
-        Identity {
-            certificate: CertificateDer::from_pem_file(&self.certificate).unwrap(),
-            key: PrivateKeyDer::from_pem_file(&self.key).unwrap(),
-        }
-    }
+    issued: Issued,
 }
 
 /// What a refusal says: Reason Code of MQTT 5, and what came before.
@@ -148,7 +138,7 @@ impl Credential {
     /// A connection on which nothing was sent yet.
     fn open(&self, server: &Server) -> Client {
         match self {
-            Self::Certificate(shown) => Client::open_as(server, self.transport(), &shown.read()),
+            Self::Certificate(shown) => Client::open_as(server, self.transport(), &shown.issued),
             _ => Client::open(server, self.transport()),
         }
     }
@@ -183,7 +173,7 @@ impl Credential {
                 command.args(["-D", "connect", "authentication-method", method]);
                 command.args(["-D", "connect", "authentication-data", token]);
             }
-            Self::Certificate(Shown { certificate, key }) => {
+            Self::Certificate(Shown { certificate, key, .. }) => {
                 command.arg("--cafile").arg(server.ca_file());
                 command.arg("--cert").arg(certificate).arg("--key").arg(key);
             }

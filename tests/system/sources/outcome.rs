@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
 
 use super::{Credential, NOT_AUTHORIZED, Reach, Refusal, Setup};
-use crate::harness::bytes::{
-    Connect, PINGREQ, PINGRESP, PUBACK, PUBCOMP, PUBREC, PUBREL, Publish, V5, Will, ack,
-};
+use crate::harness::bytes::{Connect, PINGREQ, PINGRESP, Publish, V5, Will};
 use crate::harness::packet::Packet;
 use crate::harness::{Client, DEADLINE, Server, secret, unique};
 use crate::interop::text;
@@ -248,32 +246,10 @@ impl Trial<'_> {
     }
 }
 
-/// Publishes once and returns the Reason Code of PUBACK or PUBREC if that is an error, and else 0.
+/// Publishes once and returns the Reason Code of a refusal, 0 where there is none.
 fn publish(client: &mut Client, topic: &str, payload: &str, qos: u8) -> u8 {
-    let publish = Publish::new(topic, payload);
-    let publish = if client.version < V5 { publish.v3() } else { publish };
-    match qos {
-        0 => {
-            client.send(&publish.bytes());
-            client.expect_alive();
-            0
-        }
-        1 => {
-            client.send(&publish.qos1(7).bytes());
-            let reason = client.expect_reply(PUBACK, 7).reason;
-            if reason < 0x80 { 0 } else { reason }
-        }
-        _ => {
-            client.send(&publish.qos2(7).bytes());
-            let reason = client.expect_reply(PUBREC, 7).reason;
-            if reason >= 0x80 {
-                return reason;
-            }
-            client.send(&ack(PUBREL, 7));
-            client.expect_success(PUBCOMP, 7);
-            0
-        }
-    }
+    let reason = client.publish_and_see(Publish::new(topic, payload), qos);
+    if reason < 0x80 { 0 } else { reason }
 }
 
 /// The topics of everything that comes before a message of `end`, however often, and behind it until a PINGREQ is answered.

@@ -7,11 +7,13 @@ use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
+use testkit::authority::Authority;
+use testkit::directory::Directory;
 
-use super::certificate::Authority;
+use super::certificate::issue;
 use super::token::{SECRET, claims, hs256};
 use super::{Credential, NOT_AUTHORIZED, Setup, WRONG, outcome};
-use crate::harness::directory::{Directory, SUFFIX};
+use crate::harness::directory::{SUFFIX, directory};
 use crate::harness::reference::{Asked, endpoint};
 use crate::harness::server::addresses_file;
 use crate::harness::users::{PASSWORD, passwd};
@@ -81,7 +83,7 @@ fn shape(service: &Server, keys: &Path, authority: &Authority) -> Shape {
          authsvc = {{ urls = ['{url}'], ca_file = '{keys}/link-ca.pem', certificate_file = '{keys}/edge.pem', \
          key_file = '{keys}/edge.key', timeout_ms = 60000 }}\n\
          tls.client_certificates = {{ mode = 'optional', ca_file = {:?} }}\n",
-        authority.file("ca.pem")
+        authority.path("ca.pem")
     );
     shape.worker_extra = format!(
         "log.level = 'trace'\npassport.jwks_url = '{url}/.well-known/jwks.json'\n\
@@ -93,14 +95,14 @@ fn shape(service: &Server, keys: &Path, authority: &Authority) -> Shape {
 
 #[test]
 fn each_of_a_chain_of_sources_through_edges_a_service_and_workers() {
-    let (dir, authority) = (TempDir::new().unwrap(), Authority::new());
-    let directory = Directory::start(PASSWORD, &["of-ldap"], &[("staff", "of-ldap")]);
+    let (dir, authority) = (TempDir::new().unwrap(), Authority::new("devices"));
+    let directory = directory(PASSWORD, &["of-ldap"], &[("staff", "of-ldap")]);
     let service = service(dir.path(), &directory);
     let tiers = Tiers::start_single(&shape(&service, &dir.path().join("keys"), &authority));
     for user in USERS {
         let by = |password: &str| Credential::password(user, password);
         let (alice, wrong) = match user {
-            "of-certificate" => (Credential::Certificate(authority.issue(user).0), WRONG),
+            "of-certificate" => (Credential::Certificate(issue(&authority, user).0), WRONG),
             "of-token" => (Credential::Token(hs256(SECRET, &claims(user))), WRONG),
             "of-http" => (by(PASSWORD), NOT_AUTHORIZED),
             _ => (by(PASSWORD), WRONG),

@@ -100,9 +100,7 @@ const UNAVAILABLE: Verdict = Verdict::Deny(DenyReason::Unavailable);
 const WRONG: Verdict = Verdict::Deny(DenyReason::BadCredentials);
 
 fn is_open(registry: &Registry) -> bool {
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
-    text.contains("tidegate_auth_breaker_open{source=\"http\"} 1")
+    testkit::metrics::text(registry).contains("tidegate_auth_breaker_open{source=\"http\"} 1")
 }
 
 /// Waits until the breaker is as it should be, and says how long that took.

@@ -1,15 +1,12 @@
 //! The source against a real directory: Debian's `slapd`, with a database of its own in a folder of the test, over LDAP,
 //! StartTLS and LDAPS.
 
-use std::fmt::Write as _;
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use bytes::Bytes;
 use mqtt::ProtocolVersion;
 use prometheus_client::registry::Registry;
+use testkit::directory::{Contents, Directory};
 
 use super::*;
 use crate::eventually::until;
@@ -86,119 +83,31 @@ cn: readers
 member: uid=alice,ou=people,dc=example,dc=org
 ";
 
-/// A directory that ends with the test.
-struct Directory {
-    process: Child,
-    folder: tempfile::TempDir,
-    certificates: Certificates,
-    plain: u16,
-    tls: u16,
+fn start() -> Directory {
+    let rules = format!(
+        "overlay memberof\naccess to attrs=userPassword by anonymous auth by * none\n\
+         access to * by self read by dn.exact=\"cn=service,{SUFFIX}\" read by * none\n"
+    );
+    let modules = "moduleload memberof\n";
+    Directory::start(Contents { suffix: SUFFIX, entries: ENTRIES, modules, rules: &rules })
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn ldap(directory: &Directory) -> String {
+    format!("url = '{}'\n", directory.ldap())
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+fn ca(directory: &Directory) -> String {
+    format!("ca_file = '{}'\n", directory.ca_file().display())
 }
 
-/// The program, where Debian has it, and a folder of its modules.
-fn tool(name: &str) -> PathBuf {
-    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/libexec"];
-    let found = folders.iter().map(|folder| PathBuf::from(folder).join(name)).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{name} is not installed (Debian's package slapd)"))
-}
-
-impl Directory {
-    fn start() -> Self {
-        let (folder, certificates) = (tempfile::tempdir().unwrap(), Certificates::make(false));
-        std::fs::create_dir(folder.path().join("data")).unwrap();
-        std::fs::write(folder.path().join("slapd.conf"), configuration(&folder, &certificates)).unwrap();
-        std::fs::write(folder.path().join("entries.ldif"), ENTRIES).unwrap();
-        let added = Command::new(tool("slapadd"))
-            .arg("-f")
-            .arg(folder.path().join("slapd.conf"))
-            .arg("-l")
-            .arg(folder.path().join("entries.ldif"))
-            .output()
-            .unwrap();
-        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-        let (plain, tls) = (free_port(), free_port());
-        let process = Self::run(&folder, plain, tls);
-        Self { process, folder, certificates, plain, tls }
-    }
-
-    fn run(folder: &tempfile::TempDir, plain: u16, tls: u16) -> Child {
-        let process = Command::new(tool("slapd"))
-            .args(["-d", "0", "-h"])
-            .arg(format!("ldap://127.0.0.1:{plain} ldaps://127.0.0.1:{tls}"))
-            .arg("-f")
-            .arg(folder.path().join("slapd.conf"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let begun = Instant::now();
-        while [plain, tls].iter().any(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "slapd does not come up");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        process
-    }
-
-    fn stop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn start_again(&mut self) {
-        self.process = Self::run(&self.folder, self.plain, self.tls);
-    }
-
-    fn ldap(&self) -> String {
-        format!("url = 'ldap://127.0.0.1:{}'\n", self.plain)
-    }
-
-    fn ca(&self) -> String {
-        format!("ca_file = '{}'\n", self.certificates.file("ca.pem").display())
-    }
-
-    /// Searches as the service.
-    fn searching(&self, more: &str) -> String {
-        let file = self.folder.path().join("service");
-        std::fs::write(&file, "service-secret\n").unwrap();
-        format!(
-            "{}search_base = '{SUFFIX}'\nservice_dn = 'cn=service,{SUFFIX}'\nservice_password_file = '{}'\n{more}",
-            self.ldap(),
-            file.display()
-        )
-    }
-}
-
-fn configuration(folder: &tempfile::TempDir, certificates: &Certificates) -> String {
-    let mut text = String::new();
-    for schema in ["core", "cosine", "inetorgperson"] {
-        writeln!(text, "include /etc/ldap/schema/{schema}.schema").unwrap();
-    }
-    let path = |name: &str| certificates.file(name).display().to_string();
-    write!(
-        text,
-        "modulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload memberof\n\
-         TLSCACertificateFile {}\nTLSCertificateFile {}\nTLSCertificateKeyFile {}\n\
-         database mdb\nsuffix {SUFFIX}\ndirectory {}\noverlay memberof\n\
-         access to attrs=userPassword by anonymous auth by * none\n\
-         access to * by self read by dn.exact=\"cn=service,{SUFFIX}\" read by * none\n",
-        path("ca.pem"),
-        path("server.pem"),
-        path("server.key"),
-        folder.path().join("data").display(),
+/// Searches as the service.
+fn searching(directory: &Directory, more: &str) -> String {
+    let file = directory.write("service", "service-secret\n");
+    format!(
+        "{}search_base = '{SUFFIX}'\nservice_dn = 'cn=service,{SUFFIX}'\nservice_password_file = '{}'\n{more}",
+        ldap(directory),
+        file.display()
     )
-    .unwrap();
-    text
 }
 
 fn source(settings: &str) -> LdapSource {
@@ -236,12 +145,12 @@ const NO_CACHE: &str = "cache = { allowed_ttl_s = 0, denied_ttl_s = 0 }\n";
 
 #[tokio::test]
 async fn who_can_bind_is_let_in() {
-    let directory = Directory::start();
-    let named = source(&format!("{}{NAMED}", directory.ldap()));
+    let directory = start();
+    let named = source(&format!("{}{NAMED}", ldap(&directory)));
     assert_eq!(decide(&named, "alice", "right").await, grant("alice", &[]));
     assert_eq!(decide(&named, "alice", "wrong").await, WRONG);
     assert_eq!(decide(&named, "nobody", "right").await, WRONG);
-    let searching = source(&directory.searching("attributes = ['departmentNumber']\n"));
+    let searching = source(&searching(&directory, "attributes = ['departmentNumber']\n"));
     let Verdict::Allow(found) = decide(&searching, "alice", "right").await else {
         panic!("alice is refused")
     };
@@ -253,27 +162,27 @@ async fn who_can_bind_is_let_in() {
 
 #[tokio::test]
 async fn an_empty_password_is_no_password() {
-    let directory = Directory::start();
-    for settings in [format!("{}{NAMED}", directory.ldap()), directory.searching("")] {
+    let directory = start();
+    for settings in [format!("{}{NAMED}", ldap(&directory)), searching(&directory, "")] {
         assert_eq!(decide(&source(&settings), "alice", "").await, WRONG);
     }
 }
 
 #[tokio::test]
 async fn a_user_is_called_as_the_directory_calls_it() {
-    let directory = Directory::start();
-    for settings in [format!("{}{NAMED}", directory.ldap()), directory.searching("")] {
+    let directory = start();
+    for settings in [format!("{}{NAMED}", ldap(&directory)), searching(&directory, "")] {
         assert_eq!(decide(&source(&settings), "ALICE", "right").await, grant("alice", &[]));
     }
-    let as_it_came = format!("{}{NAMED}username_attribute = ''\n", directory.ldap());
+    let as_it_came = format!("{}{NAMED}username_attribute = ''\n", ldap(&directory));
     assert_eq!(decide(&source(&as_it_came), "ALICE", "right").await, grant("ALICE", &[]));
 }
 
 #[tokio::test]
 async fn no_name_changes_what_is_asked() {
-    let directory = Directory::start();
+    let directory = start();
     let (named, searching) =
-        (source(&format!("{}{NAMED}", directory.ldap())), source(&directory.searching("")));
+        (source(&format!("{}{NAMED}", ldap(&directory))), source(&searching(&directory, "")));
     for source in [&named, &searching] {
         assert_eq!(decide(source, "a,b*(c)", "right").await, grant("a,b*(c)", &[]));
     }
@@ -287,7 +196,7 @@ async fn no_name_changes_what_is_asked() {
 
 #[tokio::test]
 async fn groups_come_from_an_attribute_or_a_search() {
-    let directory = Directory::start();
+    let directory = start();
     let below = format!("group_base = 'ou=groups,{SUFFIX}'\n");
     let filter = "group_filter = '(&(objectClass=groupOfNames)(member=${dn}))'\n";
     for (more, groups) in [
@@ -297,12 +206,12 @@ async fn groups_come_from_an_attribute_or_a_search() {
         (format!("{filter}group_base = '{SUFFIX}'\n"), &["operators", "readers"]),
     ] {
         assert_eq!(
-            decide(&source(&directory.searching(&more)), "alice", "right").await,
+            decide(&source(&searching(&directory, &more)), "alice", "right").await,
             grant("alice", groups),
             "{more}"
         );
     }
-    let by_itself = format!("{}{NAMED}group_attribute = 'memberOf'\n", directory.ldap());
+    let by_itself = format!("{}{NAMED}group_attribute = 'memberOf'\n", ldap(&directory));
     assert_eq!(
         decide(&source(&by_itself), "alice", "right").await,
         grant("alice", &["operators", "readers"])
@@ -311,13 +220,13 @@ async fn groups_come_from_an_attribute_or_a_search() {
 
 #[tokio::test]
 async fn tls_is_by_ldaps_or_starttls_and_wants_the_right_authority() {
-    let directory = Directory::start();
-    let ldaps = format!("url = 'ldaps://127.0.0.1:{}'\n{NAMED}", directory.tls);
-    let starttls = format!("{}starttls = true\n{NAMED}", directory.ldap());
+    let directory = start();
+    let ldaps = format!("url = '{}'\n{NAMED}", directory.ldaps());
+    let starttls = format!("{}starttls = true\n{NAMED}", ldap(&directory));
     let other = Certificates::make(false);
     let others = format!("ca_file = '{}'\n", other.file("ca.pem").display());
     for settings in [ldaps, starttls] {
-        let right = source(&format!("{settings}{}", directory.ca()));
+        let right = source(&format!("{settings}{}", ca(&directory)));
         assert_eq!(decide(&right, "alice", "right").await, grant("alice", &[]));
         assert_eq!(decide(&right, "alice", "wrong").await, WRONG);
         let wrong = source(&format!("{settings}{others}"));
@@ -327,8 +236,8 @@ async fn tls_is_by_ldaps_or_starttls_and_wants_the_right_authority() {
 
 #[tokio::test]
 async fn a_directory_that_is_away_is_asked_again_when_it_is_back() {
-    let mut directory = Directory::start();
-    let source = source(&directory.searching(NO_CACHE));
+    let mut directory = start();
+    let source = source(&searching(&directory, NO_CACHE));
     assert_eq!(decide(&source, "alice", "right").await, grant("alice", &[]));
     directory.stop();
     for _ in 0..6 {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use mqtt::QoS;
-
-use super::client::Message;
+use testkit::client::Message;
 
 /// All that was owed came; QoS 2 once; the first of each in order per topic and QoS.
 pub(super) fn check_delivery(what: &str, owed: &[Message], got: &[Message]) {
@@ -16,8 +15,8 @@ pub(super) fn check_delivery(what: &str, owed: &[Message], got: &[Message]) {
         if *count == 1 {
             let last = last.entry((message.topic, message.qos)).or_default();
             // v5 [MQTT-4.6.0-5]
-            assert!(*last < message.serial, "{what}: {message:?} came after {last}");
-            *last = message.serial;
+            assert!(*last < message.index, "{what}: {message:?} came after {last}");
+            *last = message.index;
         }
     }
     for (message, count) in &counts {

@@ -2,38 +2,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use mqtt::ProtocolVersion;
-use state::{
-    Claim, ConnectionId, EXPIRY_NEVER, Fence, MemoryStore, Number, Owned, Principal, QueueLimits, Record,
-    Store,
-};
-
-use super::client::Message;
+use state::{Claim, ConnectionId, Fence, MemoryStore, Number, Owned, Record, Store, testing};
+use testkit::client::Message;
 
 pub(super) const NOW: u64 = 1_000_000;
 
 /// A claim of a session that outlives its connections.
 pub(super) fn wanted(client_id: &str, connection: u128, receive_maximum: u16) -> Claim {
-    Claim {
-        client_id: client_id.into(),
-        principal: Principal::default(),
-        connection_id: ConnectionId(connection),
-        clean_start: false,
-        create: true,
-        expiry_s: EXPIRY_NEVER,
-        will: None,
-        limits: QueueLimits { messages_max: u64::MAX, bytes_max: u64::MAX },
-        protocol: ProtocolVersion::V5,
-        receive_maximum,
-        memory_queue: false,
-        resume: false,
-        attempt: 1,
-        age_ms: 0,
-        valid_ms: None,
-        principal_sessions_max: None,
-        will_wait_ms: 0,
-        now: NOW,
-    }
+    let connection_id = ConnectionId(connection);
+    Claim { connection_id, receive_maximum, now: NOW, ..testing::claim(client_id) }
 }
 
 /// Claims a session.

@@ -1,15 +1,16 @@
 //! A worker without a lease neither matches nor acknowledges, and loses nobody.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use broker::ClusterSettings;
 use mqtt::QoS;
 use tokio::time::sleep;
 
-use super::simulation::faulty::{Faulty, Slow};
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Got, How};
+use crate::moody::{Kept, Moody};
 
 // P9, ARCHITECTURE, rule 1.
 #[tokio::test(start_paused = true)]
@@ -218,12 +219,15 @@ async fn a_log_that_was_trimmed_is_loaded_anew() {
 async fn messages_whose_publisher_is_asked_about_keep_their_order() {
     let cluster = Cluster::new();
     let memory = cluster.memory.worker("one");
-    let slow = Arc::new(Slow::default());
-    let store = Arc::new(Faulty { inner: memory.store(), dice: None, slow: Arc::clone(&slow) });
-    let one = cluster.worker_over(memory, store, ClusterSettings::default()).await;
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Arc::clone(&is_slow);
+    let (store, answers) = Moody::keeping(memory.store(), move |_, client_id| {
+        (client_id == Some("publisher") && slow.load(Ordering::Relaxed)).then_some(Kept::Answer)
+    });
+    let one = cluster.worker_over(memory, Arc::new(store), ClusterSettings::default()).await;
     let mut subscriber = one.join(&How::clean("subscriber")).await;
     subscribe(&mut subscriber, "a", 1).await;
-    let mut publisher = one.join(&How::stored("c0")).await;
+    let mut publisher = one.join(&How::stored("publisher")).await;
     let lapse = async || {
         one.cut_off();
         sleep(Duration::from_millis(1500)).await;
@@ -231,17 +235,16 @@ async fn messages_whose_publisher_is_asked_about_keep_their_order() {
         sleep(Duration::from_millis(500)).await;
     };
     lapse().await;
-    slow.set(true);
+    is_slow.store(true, Ordering::Relaxed);
     publisher.publish("a", &[1], QoS::AtLeastOnce, false);
     publisher.publish("a", &[2], QoS::AtLeastOnce, false);
     lapse().await;
     publisher.publish("a", &[3], QoS::AtLeastOnce, false);
-    slow.set(false);
     // The first two answers are older than the lapse: they are asked for again, one after the other.
-    slow.give(2);
+    answers.give(2);
     sleep(Duration::from_millis(500)).await;
     for _ in 0..20 {
-        slow.give(1);
+        answers.give(1);
         sleep(Duration::from_millis(200)).await;
     }
     for n in 1..=3 {

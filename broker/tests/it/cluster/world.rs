@@ -1,15 +1,14 @@
 //! Workers of a test, over one store in memory whose clock is the test's.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Broker, BrokerConfig, ClusterSettings};
-use mqtt::{ProtocolVersion, QoS};
+use mqtt::QoS;
 use prometheus_client::registry::Registry;
-use state::{
-    Claim, Claimed, ConnectionId, MemoryCluster, MemoryWorker, Principal, QueueLimits, Store, StoreError,
-};
+use state::testing::claim;
+use state::{Claim, Claimed, ConnectionId, MemoryCluster, MemoryWorker, QueueLimits, Store, StoreError};
+use testkit::front::unavailable;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -93,32 +92,13 @@ impl Worker {
 
     /// Nothing that it asks of the store is done any more.
     pub(crate) fn cut_off(&self) {
-        let away = StoreError::Unavailable(Arc::new(io::Error::other("away")));
-        self.memory.store().fail_with(Some(away));
+        self.memory.store().fail_with(Some(unavailable()));
     }
 
     /// The store gives it a session, of which it tells nobody.
     pub(crate) fn take_session(&self, client_id: &str) {
-        let claim = Claim {
-            client_id: client_id.into(),
-            principal: Principal::default(),
-            connection_id: ConnectionId(u128::MAX),
-            clean_start: false,
-            create: true,
-            expiry_s: 3600,
-            will: None,
-            limits: QueueLimits { messages_max: 100, bytes_max: 1 << 20 },
-            protocol: ProtocolVersion::V5,
-            receive_maximum: 10,
-            memory_queue: false,
-            resume: false,
-            attempt: 1,
-            age_ms: 0,
-            valid_ms: None,
-            principal_sessions_max: None,
-            will_wait_ms: 0,
-            now: 0,
-        };
+        let limits = QueueLimits { messages_max: 100, bytes_max: 1 << 20 };
+        let claim = Claim { connection_id: ConnectionId(u128::MAX), limits, ..claim(client_id) };
         let done = |claimed: Result<Claimed, StoreError>| assert!(claimed.unwrap().session.unwrap().present);
         self.memory.store().claim(claim, Box::new(done));
     }
@@ -128,9 +108,7 @@ impl Worker {
     }
 
     pub(crate) fn metrics(&self) -> String {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        text
+        testkit::metrics::text(&self.registry)
     }
 }
 

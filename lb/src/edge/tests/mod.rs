@@ -543,11 +543,7 @@ async fn metrics_tell_what_happened() {
     let mut refused = dial(address).await;
     refused.write_all(&connect_as(5, "a", 2, b"", "mallory")).await.expect("written");
     expect_end(refused, b"\x20\x03\0\x86\0").await;
-    let text = || {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
-        text
-    };
+    let text = || testkit::metrics::text(&registry);
     assert!(text().contains("edge_connections{listener=\"plain\"} 1"));
     device.write_all(b"\xE0\0").await.expect("written");
     expect_end(device, b"").await;

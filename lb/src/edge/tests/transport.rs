@@ -1,45 +1,28 @@
 //! The same conversation over TLS, WebSocket and both, each moved from the handshake threads to the devices' runtime.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use testkit::authority::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::tls::{CertificateFiles, ClientCertificateConfig, ClientCertificateMode, TlsConfig};
 
-/// An authority, a server's certificate in files, and a client's.
-struct Pki {
-    directory: tempfile::TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
+/// An authority, with a server's certificate in files.
+struct Pki(Authority);
 
 impl Pki {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("signed");
-        let pki = Self { directory: tempfile::tempdir().expect("directory"), authority };
-        std::fs::write(pki.path("ca.pem"), pki.authority.pem()).expect("written");
-        let (certificate, key) = pki.issue("server");
-        std::fs::write(pki.path("server.pem"), certificate.pem()).expect("written");
-        std::fs::write(pki.path("server.key"), key.serialize_pem()).expect("written");
-        pki
+        let authority = Authority::new("edges");
+        authority.keep("server", &authority.issue("server", &["localhost"]));
+        Self(authority)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        Path::join(self.directory.path(), name)
-    }
-
-    fn issue(&self, common_name: &str) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().expect("key");
-        let mut params = CertificateParams::new(vec!["localhost".into()]).expect("a name");
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        (params.signed_by(&key, &self.authority).expect("signed"), key)
+        self.0.path(name)
     }
 
     fn server(&self) -> TlsConfig {
@@ -61,10 +44,10 @@ impl Pki {
 
     async fn dial(&self, address: SocketAddr, common_name: &str) -> impl AsyncRead + AsyncWrite + Unpin {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).expect("a root");
-        let (certificate, key) = self.issue(common_name);
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        roots.add(self.0.der().into()).expect("a root");
+        let issued = self.0.issue(common_name, &["localhost"]);
+        let chain = vec![CertificateDer::from(issued.der)];
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(issued.key_der));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use authsvc::Step;
 use link::{CloseCause, Upstream};
-use mqtt::{Properties, ProtocolVersion};
+use mqtt::{Connect, ProtocolVersion};
 use parking_lot::Mutex;
+use testkit::connection::bytes_of;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 
@@ -83,20 +84,8 @@ fn passport(client_id: &str) -> Passport {
 }
 
 fn connect(version: ProtocolVersion) -> Bytes {
-    let mut connect = Vec::new();
-    let packet = Connect {
-        version,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        properties: Properties::EMPTY,
-        client_id: "a",
-        will: None,
-        user_name: Some("alice"),
-        password: Some(b"secret"),
-    };
-    packet.encode(&mut connect);
-    connect.into()
+    let (user_name, password) = (Some("alice"), Some(&b"secret"[..]));
+    bytes_of(&Connect { user_name, password, ..testkit::connection::connect(version, "a") })
 }
 
 fn asker() -> Asker {

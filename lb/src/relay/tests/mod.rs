@@ -6,8 +6,9 @@ mod waiting;
 use std::sync::Arc;
 
 use authsvc::Request;
-use link::{CloseCause, Open, Passport, Peer, Upstream};
-use mqtt::{Connect, Properties, ReasonCode};
+use link::{CloseCause, Upstream};
+use mqtt::ReasonCode;
+use testkit::connection::{bytes_of, connect, open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, timeout};
@@ -54,37 +55,6 @@ struct Running {
     relay: JoinHandle<()>,
 }
 
-fn open(version: ProtocolVersion) -> Open {
-    let mut connect = Vec::new();
-    let packet = Connect {
-        version,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        properties: Properties::EMPTY,
-        client_id: "a",
-        will: None,
-        user_name: None,
-        password: None,
-    };
-    packet.encode(&mut connect);
-    Open {
-        connection_id: link::ConnectionId(1),
-        attempt: 1,
-        peer: Peer {
-            address: "127.0.0.1:1".parse().expect("address"),
-            listener: "test".into(),
-            certificate_subject: None,
-        },
-        passport: Arc::new(Passport::unrestricted("someone".into(), "a".into())),
-        connect: connect.into(),
-        assigned_client_id: None,
-        server_keep_alive_s: None,
-        authentication: None,
-        resume: None,
-    }
-}
-
 fn enhanced() -> Enhanced<FakeAuthenticator> {
     let request = Request {
         client_id: "a".into(),
@@ -113,7 +83,7 @@ impl Setup {
         let admitted = fake::admitted(self.config);
         let shared = admitted.door().shared.clone();
         let (device, io) = tokio::io::duplex(self.pipe_bytes);
-        let stream = self.worker.open(open(self.version));
+        let stream = self.worker.open(open(1, "a", bytes_of(&connect(self.version, "a"))));
         let session = self.worker.session(0).await;
         let tenancy =
             Tenancy::begin(&shared.successions, crate::connections::Holder::of("a")).expect("the first");

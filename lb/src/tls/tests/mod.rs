@@ -26,7 +26,7 @@ use tokio_rustls::client::TlsStream as ClientStream;
 
 use super::server::TlsChange;
 use super::*;
-use authority::{Authority, Issued};
+use authority::{Authority, Configured as _, Issued};
 
 pub(in crate::tls::tests) const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
 

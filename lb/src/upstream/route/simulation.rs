@@ -5,8 +5,9 @@
 use std::collections::VecDeque;
 
 use link::CloseCause;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng as _;
+use testkit::dice::{Dice, dice};
+use testkit::seeds;
 use tokio::time::{Duration, Instant};
 
 use super::*;
@@ -76,7 +77,7 @@ enum Item {
 }
 
 struct World {
-    dice: StdRng,
+    dice: Dice,
     now: Instant,
     route: Route<Spot>,
     moods: [Mood; WORKERS],
@@ -111,7 +112,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let now = Instant::now();
         let mut world = Self {
-            dice: StdRng::seed_from_u64(seed),
+            dice: dice(seed),
             now,
             route: Route::new(),
             moods: [Mood::default(); WORKERS],
@@ -450,22 +451,12 @@ impl World {
 
 #[test]
 fn a_device_has_one_place_at_a_time_and_loses_nothing_over_moves() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    let only = number("TIDEGATE_SEED");
-    let seeds = only.map_or(0..number("TIDEGATE_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let (mut settled, mut over) = (0, 0);
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            (0..STEPS).for_each(|_| world.step());
-            world.calm();
-            world.route.is_settled()
-        });
-        match outcome {
-            Ok(true) => settled += 1,
-            Ok(false) => over += 1,
-            Err(_) => panic!("with TIDEGATE_SEED={seed}"),
-        }
-    }
-    assert!(only.is_some() || settled > 100 && over > 100, "{settled} settled, {over} over");
+    let [settled, over] = seeds::run(SEEDS, ["settled", "over"], |seed| {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        world.calm();
+        let is_settled = world.route.is_settled();
+        [usize::from(is_settled), usize::from(!is_settled)]
+    });
+    assert!(seeds::replayed().is_some() || settled > 100 && over > 100, "{settled} settled, {over} over");
 }

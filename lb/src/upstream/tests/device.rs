@@ -5,9 +5,10 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use ::link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
+use ::link::{CloseCause, Event, Open, Outgoing, Passport, Peer, Stream, Upstream};
 use bytes::{Buf, Bytes, BytesMut};
-use mqtt::{Connect, Properties, ProtocolVersion, PublishHead, QoS, ReasonCode};
+use mqtt::{Packet, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode};
+use testkit::connection::{self, bytes_of, v5};
 use tokio::time::{Duration, timeout};
 
 use crate::fake::PATIENCE;
@@ -28,36 +29,16 @@ pub(super) enum Received {
     Closed(ReasonCode),
 }
 
-pub(super) fn open(connection: u128, version: ProtocolVersion) -> Open {
-    let client_id = format!("device-{connection}");
-    let mut connect = Vec::new();
-    let packet = Connect {
-        version,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        properties: Properties::EMPTY,
-        client_id: &client_id,
-        will: None,
-        user_name: None,
-        password: None,
+pub(super) fn open(number: u128, version: ProtocolVersion) -> Open {
+    let client_id = format!("device-{number}");
+    let connect = bytes_of(&connection::connect(version, &client_id));
+    let peer = Peer {
+        address: ([192, 0, 2, 1], 1).into(),
+        listener: "test".into(),
+        certificate_subject: Some("CN=device".into()),
     };
-    packet.encode(&mut connect);
-    Open {
-        connection_id: ConnectionId(connection),
-        attempt: 1,
-        peer: Peer {
-            address: "192.0.2.1:1".parse().expect("address"),
-            listener: "test".into(),
-            certificate_subject: Some("CN=device".into()),
-        },
-        passport: Passport::unrestricted("someone".into(), client_id.into()).into(),
-        connect: connect.into(),
-        assigned_client_id: None,
-        server_keep_alive_s: Some(60),
-        authentication: None,
-        resume: None,
-    }
+    let passport = Passport::unrestricted("someone".into(), client_id.clone().into()).into();
+    Open { peer, passport, server_keep_alive_s: Some(60), ..connection::open(number, &client_id, connect) }
 }
 
 /// PUBLISH of MQTT 5 to topic `t`.
@@ -66,22 +47,12 @@ pub(super) fn publish(qos: QoS, id: u16, payload: &[u8]) -> Bytes {
 }
 
 pub(super) fn publish_by(qos: QoS, id: u16, topic: &str, alias: Option<u16>, payload: &[u8]) -> Bytes {
-    let head = PublishHead {
-        dup: false,
-        qos,
-        retain: false,
-        topic,
-        packet_id: mqtt::PacketId::new(id),
-        alias,
-        message_expiry_remaining_s: None,
-        subscription_ids: &[],
-        properties: &[],
-        payload_len: payload.len(),
-    };
-    let mut packet = Vec::new();
-    assert!(head.encode_into(ProtocolVersion::V5, &mut packet));
-    packet.extend_from_slice(payload);
-    packet.into()
+    let mut properties = PropertiesBuf::new();
+    if let Some(alias) = alias {
+        properties.push(Property::TopicAlias(alias));
+    }
+    let properties = properties.as_properties();
+    v5(&Packet::Publish(mqtt::Publish { properties, ..connection::publish(topic, payload, qos, id) }))
 }
 
 impl TestDevice {

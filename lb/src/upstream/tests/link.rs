@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use ::link::{CloseCause, LinkTlsConfig, Passport, PassportVerifier};
 use mqtt::{QoS, ReasonCode};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
+use testkit::authority::Authority;
 use tokio::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
@@ -94,42 +93,15 @@ async fn a_worker_that_is_full_stops_the_device_and_not_for_ever() {
     assert!(device.is_ready().await, "{worker}");
 }
 
-struct Certificates {
-    folder: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Certificates {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let mut params = CertificateParams::new(Vec::new()).expect("params");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("key");
-        let ca = params.self_signed(&key).expect("signed");
-        std::fs::write(folder.path().join("ca.pem"), ca.pem()).expect("written");
-        Self { folder, issuer: Issuer::new(params, key) }
-    }
-
-    fn issue(&self, name: &str) -> LinkTlsConfig {
-        let file = |suffix: &str| self.folder.path().join(format!("{name}{suffix}"));
-        let key = KeyPair::generate().expect("key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("params");
-        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        std::fs::write(file(".pem"), certificate.pem()).expect("written");
-        std::fs::write(file(".key"), key.serialize_pem()).expect("written");
-        LinkTlsConfig {
-            certificate_file: file(".pem"),
-            key_file: file(".key"),
-            ca_file: self.folder.path().join("ca.pem"),
-            server_name: None,
-        }
-    }
+fn issue(authority: &Authority, name: &str) -> LinkTlsConfig {
+    let (certificate_file, key_file) = authority.keep(name, &authority.issue(name, &[name]));
+    LinkTlsConfig { certificate_file, key_file, ca_file: authority.path("ca.pem"), server_name: None }
 }
 
 #[tokio::test]
 async fn links_can_be_mutual_tls_and_then_strangers_get_none() {
-    let certificates = Certificates::new();
-    let acceptor = TlsAcceptor::from(certificates.issue("127.0.0.1").server().expect("files"));
+    let authority = Authority::new("links");
+    let acceptor = TlsAcceptor::from(issue(&authority, "127.0.0.1").server().expect("files"));
     let store = Arc::new(Store::default());
     let fake = FakeWorker::start(&store, Some(acceptor)).await;
     let folder = tempfile::tempdir().expect("folder");
@@ -137,14 +109,14 @@ async fn links_can_be_mutual_tls_and_then_strangers_get_none() {
         let config = crate::upstream::WorkersConfig { tls, ..config(&[fake.address], &folder) };
         Workers::start(config, &mut prometheus_client::registry::Registry::default()).expect("started")
     };
-    let workers = start(Some(certificates.issue("edge")));
+    let workers = start(Some(issue(&authority, "edge")));
     eventually("a link", || workers.is_ready()).await;
     let mut device = TestDevice::connect(&workers, 7).await;
     assert_eq!(device.publish_all(100, 10).await, vec![1; 100]);
 
-    let strangers = Certificates::new();
-    let ca_file = certificates.folder.path().join("ca.pem");
-    let stranger = start(Some(LinkTlsConfig { ca_file, ..strangers.issue("edge") }));
+    let strangers = Authority::new("strangers");
+    let ca_file = authority.path("ca.pem");
+    let stranger = start(Some(LinkTlsConfig { ca_file, ..issue(&strangers, "edge") }));
     let plain = start(None);
     let failures = |workers: &Workers| workers.0.devices.metrics.link_failures.get();
     eventually("both have failed", || failures(&stranger) > 1 && failures(&plain) > 1).await;

@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 use mqtt::ProtocolVersion;
 use prometheus_client::registry::Registry;
-use rcgen::{KeyPair, PKCS_ED25519};
 use tempfile::TempDir;
+use testkit::authority::write_passport_key;
+use testkit::metrics;
 
 use self::device::{Received, TestDevice};
 use self::worker::{FakeWorker, Store};
@@ -37,8 +38,7 @@ struct Setup {
 fn config(addresses: &[SocketAddr], folder: &TempDir) -> WorkersConfig {
     let key_file = folder.path().join("passport.pem");
     if !key_file.exists() {
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("key");
-        std::fs::write(&key_file, key.serialize_pem()).expect("written");
+        write_passport_key(&key_file);
     }
     WorkersConfig {
         addresses: addresses.iter().map(SocketAddr::to_string).collect(),
@@ -94,10 +94,7 @@ impl Setup {
 
     /// All with labels that begin so.
     fn metric(&self, name: &str) -> f64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("encoded");
-        let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        metrics::sum(&metrics::text(&self.registry), name)
     }
 }
 

@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use link::Outgoing;
 use link::mux::{EdgeEnd, Settings, WorkerEnd, packet_cost};
 use link::wire::{Decoded, Frame, FrameLimits, StreamId, decode};
+use testkit::dice::{Dice, Throw as _};
 
-use super::dice::Dice;
 use super::world::{KEPT_BYTES_MAX, KEPT_COUNT_MAX, WINDOW_BYTES};
 
 /// Reads frames at one place of the cable.

@@ -1,7 +1,6 @@
 //! The driver: what may happen at every step, and what must hold after it.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,12 +8,13 @@ use link::mux::{
     DEAD_AFTER, DevicePacket, EdgeEvent, LinkError, SendError, Unfinished, WorkerEnd, WorkerEvent,
 };
 use link::wire::{Ending, Frame, OpenBody, RefuseReason, StreamId};
-use link::{CloseCause, ConnectionId, Peer, Resume};
+use link::{CloseCause, Resume};
 use mqtt::ReasonCode;
+use testkit::connection::open_body;
+use testkit::dice::{Dice, Throw as _, dice};
 
 use super::cable::Cable;
 use super::device::{CLOSE, Device, Message, Place, news, read_from_worker};
-use super::dice::Dice;
 use crate::frame::packet;
 
 pub(super) const WINDOW_BYTES: u32 = 300;
@@ -105,7 +105,7 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             now: Duration::ZERO,
-            dice: Dice::new(seed),
+            dice: dice(seed),
             cables: (0..CABLES).map(|_| Cable::new(Duration::ZERO)).collect(),
             served: (0..CABLES).map(|_| BTreeMap::new()).collect(),
             devices: (0..DEVICES).map(|_| Device::default()).collect(),
@@ -210,21 +210,8 @@ impl World {
             inbound_qos2: Vec::new(),
             topic_aliases: Vec::new(),
         });
-        let open = Box::new(OpenBody {
-            connection_id: ConnectionId(device as u128),
-            attempt: 1,
-            peer: Peer {
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-                listener: "mqtt".into(),
-                certificate_subject: None,
-            },
-            passport: Bytes::new(),
-            connect: packet(0x10, b"connect").raw,
-            assigned_client_id: None,
-            server_keep_alive_s: None,
-            authentication: None,
-            resume: resume.map(Box::new),
-        });
+        let asked = open_body(device as u128, Bytes::new(), packet(0x10, b"connect").raw);
+        let open = Box::new(OpenBody { resume: resume.map(Box::new), ..asked });
         match self.cables[at].edge.open(open, known.replay.take().unwrap_or_default()) {
             Ok(stream) => known.begin_stream((at, stream)),
             Err(not_opened) => known.replay = Some(not_opened.replay),

@@ -1,6 +1,7 @@
 //! What goes wrong: the client's network, the process with its store, and the worker under a connection.
 
 use state::{Claim, Release, Store};
+use testkit::dice::Throw as _;
 
 use super::super::connection::Event;
 use super::super::store::{NOW, claim, wanted};
@@ -41,7 +42,7 @@ impl World {
         if self.place == Place::Shared {
             // What waits in memory is lost with the worker.
             let chunk: Vec<u8> = self.edge.to_client.drain(..).collect();
-            self.client.take(&chunk);
+            self.hand_to_client(&chunk);
             self.given.clear();
             self.got_before = self.client.got.len();
         }
@@ -59,7 +60,7 @@ impl World {
     /// The network fails, or the client connects again before the driver notices.
     pub(super) fn break_connection(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        self.client.disconnect();
+        self.client.lose();
         let taken_over = !self.calm && self.dice.one_in(3);
         if taken_over {
             // A new owner; what the old one still does is fenced off.
@@ -87,7 +88,7 @@ impl World {
     /// The process dies and comes back: what the store had is there, what was under way is not.
     pub(super) fn crash(&mut self) {
         self.connection = None;
-        self.client.disconnect();
+        self.client.lose();
         self.mailbox.lock().unwrap().clear();
         self.store.restart(NOW);
         self.sink_fence = claim(&self.store, wanted("sink", 0, 1)).expect("the sink is there").fence;

@@ -3,22 +3,24 @@
 
 mod fault;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use bytes::{Buf, Bytes, BytesMut};
 use link::Resume;
 use link::mux::answered_by;
 use link::{Outgoing, Passport};
-use mqtt::{Connect, PacketId, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode, frame};
+use mqtt::{Connect, PacketId, ProtocolVersion, QoS, ReasonCode, frame};
+use state::testing::{delivery, publish_to};
 use state::{
-    Claim, Delivery, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Origin, Owned, Publish, Store, StoreError,
-    StoredSession, SubscriptionIds, Target, Via,
+    Claim, EXPIRY_NEVER, Enqueued, Fence, MemoryStore, Origin, Owned, Publish, Store, StoreError,
+    StoredSession,
 };
+use testkit::client::{Client, Message, Noticed, Phase};
+use testkit::dice::{Dice, Throw as _, dice};
 
-use super::client::{Client, Message};
 use super::connection::{Connection, Event};
 use super::delivery::check_delivery;
-use super::dice::Dice;
 use super::edge::{Edge, whole};
 use super::store::{NOW, claim, read_all, wanted};
 use crate::config::BrokerConfig;
@@ -47,6 +49,14 @@ pub(super) struct World {
     mailbox: Mailbox,
     connection: Option<Connection>,
     client: Client,
+    /// Its CONNECT.
+    connect: Bytes,
+    /// Bytes for it that are no whole packet.
+    partial: BytesMut,
+    /// What came to it with QoS 1 and 2 on its connection.
+    came: BTreeSet<u32>,
+    /// Its messages that the server has acknowledged.
+    acknowledged: Vec<Message>,
     edge: Edge,
     place: Place,
     generation: u64,
@@ -71,11 +81,11 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
+        let mut dice = dice(seed);
         let version = ProtocolVersion::ALL[dice.below(3)];
-        let receive_maximum =
-            if version.is_v5() { u16::try_from(1 + dice.below(6)).unwrap() } else { u16::MAX };
-        let client = Client::new(version, receive_maximum, u16::try_from(dice.below(3)).unwrap());
+        let bounds = (u16::try_from(1 + dice.below(6)).unwrap(), u16::try_from(dice.below(3)).unwrap());
+        let place = [Place::Store, Place::Store, Place::Store, Place::Shared, Place::Memory][dice.below(5)];
+        let client = Client::new("client".into(), version, place != Place::Store, bounds, &[]);
         let config = BrokerConfig {
             receive_maximum: u16::try_from(1 + dice.below(8)).unwrap(),
             inflight_max: u16::try_from(1 + dice.below(10)).unwrap(),
@@ -85,7 +95,7 @@ impl World {
         let sink = claim(&store, wanted("sink", 0, 1)).expect("a session for the sink");
         store.hold();
         Self {
-            place: [Place::Store, Place::Store, Place::Store, Place::Shared, Place::Memory][dice.below(5)],
+            place,
             edge: Edge::default(),
             connection_id: 0,
             faults_one_in: 2 + dice.below(10),
@@ -95,6 +105,10 @@ impl World {
             mailbox: Mailbox::default(),
             connection: None,
             client,
+            connect: Bytes::new(),
+            partial: BytesMut::new(),
+            came: BTreeSet::new(),
+            acknowledged: Vec::new(),
             generation: 0,
             serial: 0,
             session: None,
@@ -125,7 +139,9 @@ impl World {
             54..72 => self.hand_in_event(),
             72..82 => self.move_bytes_to_client(),
             82..92 => self.move_bytes_to_session(),
-            92..96 => self.client.acknowledge_one(),
+            92..96 => {
+                self.client.acknowledge_one();
+            }
             96 => self.hand_in(Input::Writable),
             97 if self.dice.one_in(3) => self.move_on(),
             97 => self.client.repeat_if_impatient(),
@@ -195,7 +211,7 @@ impl World {
             assert_eq!(queued, owed.len(), "a session in memory sends nothing twice");
         }
         let read = read_all(&self.store, &self.sink_fence);
-        check_delivery("from the client", &self.client.acknowledged, &read);
+        check_delivery("from the client", &self.acknowledged, &read);
         if let Some(fence) = &connection.fence {
             assert!(read_all(&self.store, fence).is_empty(), "what was acknowledged leaves the store");
         }
@@ -203,7 +219,7 @@ impl World {
 
     fn message(&mut self, qos: QoS) -> Message {
         self.serial += 1;
-        Message { topic: self.dice.below(TOPICS), qos, serial: self.serial }
+        Message { topic: self.dice.below(TOPICS), qos, index: self.serial, size: 4 }
     }
 
     fn any_qos(&mut self) -> QoS {
@@ -218,13 +234,7 @@ impl World {
 
     fn publish_to_client_at(&mut self, qos: QoS) {
         let message = self.message(qos);
-        let delivery = Delivery {
-            message: Arc::new(as_stored(message)),
-            qos: message.qos,
-            retain: false,
-            subscription_ids: SubscriptionIds::NONE,
-            via: Via::Subscription,
-        };
+        let delivery = delivery(&Arc::new(as_stored(message)), message.qos);
         if message.qos == QoS::AtMostOnce || !self.is_stored() {
             if let Some(connection) = &mut self.connection {
                 connection.inbox.push_back(Event::Input(Input::Deliver(delivery)));
@@ -235,9 +245,7 @@ impl World {
             return;
         }
         let Some(session) = &self.session else { return };
-        let targets = vec![Target { session: Arc::clone(session), delivery: delivery.clone(), share: None }];
-        let publish =
-            Publish { message: Arc::clone(&delivery.message), origin: None, identity: None, targets };
+        let publish = publish_to(&[session], &delivery.message);
         let (mailbox, promised) = (Arc::clone(&self.mailbox), Arc::clone(&self.promised));
         self.store.publish(
             publish,
@@ -256,8 +264,9 @@ impl World {
     fn publish_from_client(&mut self) {
         let qos = self.any_qos();
         let message = self.message(qos);
-        if self.client.may_publish(usize::from(self.config.receive_maximum)) {
-            self.client.publish(message);
+        let is_allowed = self.client.in_flight() < usize::from(self.config.receive_maximum);
+        if self.client.phase == Phase::Connected && is_allowed {
+            self.client.publish(message, 0);
         }
     }
 
@@ -281,6 +290,10 @@ impl World {
         self.edge = Edge::default();
         self.given.clear();
         self.got_before = self.client.got.len();
+        self.partial.clear();
+        self.came.clear();
+        self.connect = self.client.connect(None);
+        self.client.fresh_from = self.serial + 1;
         self.open(owned, None);
     }
 
@@ -293,25 +306,7 @@ impl World {
     }
 
     fn open(&mut self, owned: Option<Owned>, resume: Option<Resume>) {
-        let goes_on = resume.is_some();
-        let client = &self.client;
-        let mut properties = PropertiesBuf::new();
-        if client.version.is_v5() {
-            properties.push(Property::SessionExpiryInterval(if self.is_stored() { EXPIRY_NEVER } else { 0 }));
-            properties.push(Property::ReceiveMaximum(client.receive_maximum));
-            properties.push(Property::TopicAliasMaximum(client.alias_max));
-        }
-        let connect = Connect {
-            version: client.version,
-            is_bridge: false,
-            clean_start: !self.is_stored(),
-            keep_alive_s: 0,
-            properties: properties.as_properties(),
-            client_id: "client",
-            will: None,
-            user_name: None,
-            password: None,
-        };
+        let connect = Connect::decode(whole(&self.connect)).expect("a CONNECT");
         let fence = owned.as_ref().map(|owned| owned.fence.clone());
         let opening = Opening {
             client_id: "client".into(),
@@ -327,9 +322,6 @@ impl World {
         let (mut wire, mut effects) = (Outgoing::new(), Vec::new());
         let mut out = Outputs { wire: &mut wire, effects: &mut effects };
         let session = Session::open(opening, &connect, &self.config, &mut out).expect("the session opens");
-        if !goes_on {
-            self.client.trust_session(self.is_stored(), self.serial + 1);
-        }
         self.connection = Some(Connection {
             generation: self.generation,
             session,
@@ -363,7 +355,7 @@ impl World {
             }
         };
         match (effect, fence) {
-            (Effect::Publish(id, message), fence) => self.route(id, message, fence, post),
+            (Effect::Publish(id, message), fence) => self.route(id, &message, fence, post),
             (Effect::Store(StoreOp::ReadQueue(from, max)), Some(fence)) => {
                 // Small pages, so that there are many.
                 let done = Box::new(move |page| post(Event::Input(Input::Queue(page))));
@@ -386,7 +378,7 @@ impl World {
             (Effect::Close(closing), _) => {
                 assert_eq!(closing.reason, ReasonCode::SessionTakenOver, "nobody did anything wrong");
                 self.connection = None;
-                self.client.disconnect();
+                self.client.lose();
             }
             // A session in memory has nothing to acknowledge there.
             (other, _) => panic!("unexpected {other:?}"),
@@ -397,26 +389,18 @@ impl World {
     fn route(
         &mut self,
         id: Option<PacketId>,
-        message: Arc<state::Message>,
+        message: &Arc<state::Message>,
         fence: Option<Fence>,
         post: impl Fn(Event) + Send + 'static,
     ) {
         let Some(packet_id) = id else { return };
         let qos = message.qos();
         let origin = fence.filter(|_| qos == QoS::ExactlyOnce).map(|fence| Origin { fence, packet_id });
-        let delivery = Delivery {
-            message: Arc::clone(&message),
-            qos,
-            retain: false,
-            subscription_ids: SubscriptionIds::NONE,
-            via: Via::Subscription,
-        };
-        let targets = vec![Target { session: Arc::clone(&self.sink), delivery, share: None }];
         let done = Box::new(move |result: Result<_, StoreError>| {
             let result = result.map(|_| ReasonCode::Success);
             post(Event::Input(Input::Published(packet_id, qos, result)));
         });
-        self.store.publish(Publish { message, origin, identity: None, targets }, done);
+        self.store.publish(Publish { origin, ..publish_to(&[&self.sink], message) }, done);
     }
 
     /// Takes what the store answered into the inbox.
@@ -493,14 +477,34 @@ impl World {
         }
         let bytes = (1 + self.dice.below(60)).min(self.edge.to_client.len());
         let chunk: Vec<u8> = self.edge.to_client.drain(..bytes).collect();
-        self.client.take(&chunk);
+        self.hand_to_client(&chunk);
+    }
+
+    fn hand_to_client(&mut self, bytes: &[u8]) {
+        self.partial.extend_from_slice(bytes);
+        while let Some(frame) = frame::split(&self.partial, u32::MAX).expect("valid") {
+            let (length, before) = (frame.raw.len(), self.client.got.len());
+            match self.client.take(frame) {
+                Some(Noticed::Acknowledged(message)) => self.acknowledged.push(message),
+                Some(Noticed::Told(reason)) => {
+                    assert_eq!(reason, ReasonCode::SessionTakenOver, "nobody did anything wrong");
+                }
+                Some(other) => assert_eq!(other, Noticed::Connected),
+                None => {}
+            }
+            self.partial.advance(length);
+            let news = self.client.got[before..].iter().filter(|message| message.qos != QoS::AtMostOnce);
+            for message in news {
+                assert!(self.came.insert(message.index), "{message:?} came before on this connection");
+            }
+        }
     }
 
     /// Some of what the client sent reaches the edge, and some of that the session.
     fn move_bytes_to_session(&mut self) {
         let Some(connection) = &mut self.connection else { return };
         let bytes = (1 + self.dice.below(60)).min(self.client.sending.len());
-        let chunk: Vec<u8> = self.client.sending.drain(..bytes).collect();
+        let chunk = self.client.sending.split_to(bytes);
         self.edge.take_from_client(&chunk);
         connection.arriving.extend(std::iter::from_fn(|| self.edge.send()));
         for _ in 0..self.dice.below(4) {
