@@ -16,8 +16,12 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::exit::Failure;
 use crate::process_metrics::resident_bytes;
 
-/// How often it is looked at: what a few fast clients can send in between is to be little.
+/// How often it is looked at, and how often near the bound: what a few fast clients can send in between is to be little.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// That is from so much of what it may have on.
+const NEAR_PERCENT: u64 = 70;
 
 /// How long what was let go of may take to be given back to the system; for so long it counts as gone.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -36,6 +40,9 @@ pub(crate) trait Relief: Send {
     /// The process has too much from now on, or not any more.
     fn set_short_of_memory(&self, is_short: bool);
 
+    /// Bytes that it could let go of, and those that it is letting go of.
+    fn held_bytes(&self) -> usize;
+
     /// Lets go of about so many bytes. Answers how many.
     fn relieve(&self, bytes: usize) -> usize;
 }
@@ -43,6 +50,10 @@ pub(crate) trait Relief: Send {
 impl Relief for Broker {
     fn set_short_of_memory(&self, is_short: bool) {
         Self::set_short_of_memory(self, is_short);
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.unread_bytes()
     }
 
     fn relieve(&self, bytes: usize) -> usize {
@@ -53,6 +64,10 @@ impl Relief for Broker {
 impl Relief for lb::Relief {
     fn set_short_of_memory(&self, is_short: bool) {
         Self::set_short_of_memory(self, is_short);
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.unread_bytes()
     }
 
     fn relieve(&self, bytes: usize) -> usize {
@@ -88,10 +103,12 @@ impl MemoryWatch {
         let (running, ended) = channel();
         let mut budget = Budget::new(max_bytes);
         let watch = move || {
-            while ended.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let mut interval = LOOK_INTERVAL;
+            while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                 let used = resident_bytes().and_then(|bytes| u64::try_from(bytes).ok());
                 if let Some(used) = used {
                     budget.look(used, Instant::now(), &reliefs);
+                    interval = budget.interval(used);
                 }
             }
         };
@@ -109,11 +126,14 @@ struct Budget {
     is_short: bool,
     /// What was let go of lately, and when.
     settling: VecDeque<(Instant, u64)>,
+    /// What could still be let go of when some was, or less later: what comes beyond it takes the place of what was let go of, and
+    /// is too much as well. `None` while there is enough.
+    held_max: Option<u64>,
 }
 
 impl Budget {
     fn new(max_bytes: u64) -> Self {
-        Self { max_bytes, is_short: false, settling: VecDeque::new() }
+        Self { max_bytes, is_short: false, settling: VecDeque::new(), held_max: None }
     }
 
     fn percent(&self, percent: u64) -> u64 {
@@ -135,22 +155,41 @@ impl Budget {
                 tracing::info!(used_bytes, memory_max_bytes, "there is enough memory again");
             }
         }
+        if !is_short {
+            self.held_max = None;
+        }
         while self.settling.pop_front_if(|(since, _)| now.duration_since(*since) >= SETTLE).is_some() {}
         let settling: u64 = self.settling.iter().map(|(_, bytes)| bytes).sum();
-        if used.saturating_sub(settling) <= self.max_bytes {
+        if used <= self.max_bytes {
             return;
         }
-        let wanted = used - settling - self.percent(TARGET_PERCENT);
+        let held = held_by(reliefs);
+        let held_max = self.held_max.map_or(held, |max| max.min(held));
+        let grown = held - held_max;
+        let is_settled_beyond = used.saturating_sub(settling) > self.max_bytes;
+        let beyond = if is_settled_beyond { used - settling - self.percent(TARGET_PERCENT) } else { 0 };
+        let wanted = beyond.max(grown);
         let mut freed = 0;
         for relief in reliefs {
             if freed < wanted {
                 freed += relief.relieve(usize::try_from(wanted - freed).unwrap_or(usize::MAX)) as u64;
             }
         }
-        if freed > 0 {
-            self.settling.push_back((now, freed));
+        // What takes the place of something else is not given back.
+        if freed > grown {
+            self.settling.push_back((now, freed - grown));
         }
+        self.held_max = Some(if freed > 0 { held_by(reliefs) } else { held_max });
     }
+
+    /// Until the next look.
+    fn interval(&self, used: u64) -> Duration {
+        if used > self.percent(NEAR_PERCENT) { CLOSE_LOOK_INTERVAL } else { LOOK_INTERVAL }
+    }
+}
+
+fn held_by(reliefs: &[Box<dyn Relief>]) -> u64 {
+    reliefs.iter().map(|relief| relief.held_bytes() as u64).sum()
 }
 
 /// Memory that the process may have if nobody says how much.
@@ -201,6 +240,10 @@ mod tests {
             self.1.lock().push(format!("short {is_short}"));
         }
 
+        fn held_bytes(&self) -> usize {
+            *self.0.borrow()
+        }
+
         fn relieve(&self, bytes: usize) -> usize {
             self.1.lock().push(format!("relieve {bytes}"));
             let freed = bytes.min(*self.0.borrow());
@@ -229,6 +272,44 @@ mod tests {
         assert_eq!(look(980, 600), ["short false", "short false"]);
         // It was not given back.
         assert_eq!(look(1_010, 3_000), ["short true", "short true", "relieve 60", "relieve 60"]);
+    }
+
+    // What was let go of is used again by what comes, so that the system sees none of it.
+    #[test]
+    fn what_comes_in_place_of_what_was_let_go_of_is_let_go_of_too() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let held = Arc::new(Mutex::new(1_000));
+        struct Flooded(Arc<Mutex<usize>>, Arc<Mutex<Vec<usize>>>);
+        impl Relief for Flooded {
+            fn set_short_of_memory(&self, _: bool) {}
+
+            fn held_bytes(&self) -> usize {
+                *self.0.lock()
+            }
+
+            fn relieve(&self, bytes: usize) -> usize {
+                self.1.lock().push(bytes);
+                *self.0.lock() -= bytes;
+                bytes
+            }
+        }
+        let reliefs = [Box::new(Flooded(held.clone(), said.clone())) as Box<dyn Relief>];
+        let mut budget = Budget::new(1_000);
+        let start = Instant::now();
+        let mut look = |used, after_ms, come: usize| {
+            *held.lock() += come;
+            budget.look(used, start + Duration::from_millis(after_ms), &reliefs);
+            std::mem::take(&mut *said.lock())
+        };
+        assert_eq!(look(1_050, 0, 0), [100]);
+        assert_eq!(look(1_050, 20, 70), [70]);
+        assert_eq!(look(1_050, 40, 30), [30]);
+        assert_eq!(look(1_050, 60, 0), [0; 0]);
+        *held.lock() -= 500;
+        assert_eq!(look(1_050, 80, 0), [0; 0], "devices have read");
+        assert_eq!(look(1_050, 100, 40), [40]);
+        assert_eq!(look(1_050, 2_100, 0), [100], "it was not given back");
+        assert_eq!(look(900, 2_200, 400), [0; 0], "there is room");
     }
 
     #[test]

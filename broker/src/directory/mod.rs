@@ -342,7 +342,9 @@ impl Directory {
 
     /// Asks all connections to end, for `reason`.
     pub(crate) fn end_all(&self, reason: ReasonCode) {
-        self.sessions.for_each(|session| session.end(reason));
+        self.sessions.for_each(|session| {
+            session.end(reason);
+        });
     }
 
     /// Lists a session of which much waits.

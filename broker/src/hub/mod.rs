@@ -52,6 +52,8 @@ pub(crate) struct Hub {
     pub is_short_of_memory: AtomicBool,
     /// When it was said last that a message is not retained, by the clock of the hub.
     pub told_not_retained: AtomicU64,
+    /// When it was told last that memory was let go of.
+    pub told_relief: AtomicU64,
 }
 
 impl Hub {
@@ -76,6 +78,7 @@ impl Hub {
             authorizer: OnceLock::new(),
             is_short_of_memory: AtomicBool::new(false),
             told_not_retained: AtomicU64::new(0),
+            told_relief: AtomicU64::new(0),
         }
     }
 

@@ -11,6 +11,9 @@ use crate::directory::HEAVY_BYTES;
 use crate::hub::Hub;
 use crate::session::DropReason;
 
+/// Between two lines in the log that say so, unless connections were ended.
+const TELL_INTERVAL_MS: u64 = 1_000;
+
 impl Hub {
     /// Whether the process has more memory than it may have.
     pub(crate) fn is_short_of_memory(&self) -> bool {
@@ -38,13 +41,16 @@ impl Hub {
             if freed >= bytes {
                 break;
             }
-            if unread > HEAVY_BYTES {
+            if unread > HEAVY_BYTES && session.end(ReasonCode::QuotaExceeded) {
                 self.metrics.limit(Bound::Memory);
-                session.end(ReasonCode::QuotaExceeded);
                 (freed, ended) = (freed + unread, ended + 1);
             }
         }
-        if let Some((largest, session)) = heavy.first().filter(|_| freed > 0) {
+        // It may be needed at every look.
+        let (now, told) = (self.now(), self.told_relief.load(Ordering::Relaxed));
+        let is_told = freed > 0 && (ended > 0 || now.saturating_sub(told) >= TELL_INTERVAL_MS);
+        if let Some((largest, session)) = heavy.first().filter(|_| is_told) {
+            self.told_relief.store(now, Ordering::Relaxed);
             let client_id = &*session.client_id;
             tracing::warn!(
                 client_id,
@@ -65,6 +71,11 @@ impl Broker {
     /// that hold much get no more subscriptions.
     pub fn set_short_of_memory(&self, is_short: bool) {
         self.hub.is_short_of_memory.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Bytes that wait for devices of which much does, those included that are let go of at the moment.
+    pub fn unread_bytes(&self) -> usize {
+        self.hub.directory.unread_bytes()
     }
 
     /// Lets go of about so many bytes that wait for devices which do not read them: first messages that need not be kept, then

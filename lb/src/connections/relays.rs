@@ -121,6 +121,11 @@ impl Relief {
         self.0.unread.set_short_of_memory(is_short);
     }
 
+    /// Bytes that devices leave unread, those included whose connections end.
+    pub fn unread_bytes(&self) -> usize {
+        self.0.unread.bytes()
+    }
+
     /// Ends connections whose devices leave about so many bytes unread together, those that leave most first. Answers how
     /// many bytes that are.
     pub fn relieve(&self, bytes: usize) -> usize {

@@ -37,6 +37,11 @@ impl Unread {
         }
     }
 
+    /// What all of them leave unread.
+    pub(crate) fn bytes(&self) -> usize {
+        self.by_slot.lock().values().map(|left| left.bytes).sum()
+    }
+
     /// Whether the connection in this slot is to go.
     pub(crate) fn is_condemned(&self, slot: u32) -> bool {
         self.has_condemned.load(Ordering::Relaxed)
@@ -83,6 +88,7 @@ mod tests {
             unread.note(slot, bytes);
         }
         unread.note(4, 0);
+        assert_eq!(unread.bytes(), 60);
         assert_eq!(unread.condemn(31), (vec![2, 3], 50));
         assert!(unread.is_condemned(2) && !unread.is_condemned(1) && !unread.is_condemned(4));
         // A slot that is used again is another connection's.

@@ -121,6 +121,8 @@ struct Mailbox {
     /// Taken, but not used yet.
     backlog_bytes: usize,
     waker: Option<Waker>,
+    /// The connection was asked to end.
+    is_ending: bool,
     /// Why the connection is to end, if it is among the items.
     end: Option<ReasonCode>,
     /// The highest number of the stored queue that was told of while nobody was connected.
@@ -337,12 +339,17 @@ impl SessionHandle {
         }
     }
 
-    /// Asks whoever is connected to end, for `reason`.
-    pub(crate) fn end(&self, reason: ReasonCode) {
-        let connection = self.mailbox.lock().connection;
+    /// Asks whoever is connected to end, for `reason`; once. Answers whether it did.
+    pub(crate) fn end(&self, reason: ReasonCode) -> bool {
+        let connection = {
+            let mut mailbox = self.mailbox.lock();
+            let is_ending = std::mem::replace(&mut mailbox.is_ending, true);
+            mailbox.connection.filter(|_| !is_ending)
+        };
         if let Some(connection) = connection {
             self.answer(connection, Input::End(reason).into());
         }
+        connection.is_some()
     }
 
     /// Takes all that waits for `connection`, and how many bytes it has, or registers its task. What cannot be used at once
