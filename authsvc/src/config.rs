@@ -22,6 +22,10 @@ link::settings! {
         /// Password file, made by `tidegate passwd`; none by default. Read again when it changes and on SIGHUP.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub password_file: Option<PathBuf> = None;
+        /// File in which it is kept what an operator has revoked for longer, so that it is in force after a restart; none by
+        /// default. Written by this process alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub revocations_file: Option<PathBuf> = None;
         /// An HTTP endpoint that decides; none by default.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub http: Option<HttpConfig> = None;

@@ -19,6 +19,7 @@ mod inquiry;
 mod local;
 mod metrics;
 mod revocation;
+mod revocation_file;
 mod scram;
 pub mod service;
 mod slowdown;
@@ -42,7 +43,7 @@ pub use exchange::{LocalExchange, SCRAM_ITERATIONS};
 pub use http_client::HttpClientConfig;
 pub use inquiry::{BreakerConfig, CacheConfig, QueueConfig};
 pub use local::Local;
-pub use revocation::{Bearer, Revocation, Revocations, RevokeOrder, RevokeReason, Target, Told};
+pub use revocation::{Bearer, Revocation, Revocations, RevokeError, RevokeOrder, RevokeReason, Target, Told};
 pub use scram::METHOD as SCRAM_METHOD;
 pub use source::http::{
     AclCacheConfig, AnswerMode, ContractName, HeaderConfig, HttpConfig, MethodName, ParamsMode,

@@ -65,6 +65,10 @@ impl Local {
             revocations: Revocations::default(),
             config: config.clone(),
         };
+        if let Some(path) = &config.revocations_file {
+            let wrong = |problem| AuthError::Section { section: "auth", key: "revocations_file", problem };
+            inner.revocations.keep_in(path).map_err(wrong)?;
+        }
         inner.revocations.name_rules(&inner.authorization.name());
         Ok(Self { inner: Arc::new(inner) })
     }

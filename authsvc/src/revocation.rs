@@ -4,7 +4,9 @@
 //! connected clients may do is asked about anew.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use link::Passport;
@@ -12,6 +14,8 @@ use mqtt::ReasonCode;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::revocation_file::{LastingEntry, RevocationFile};
 
 /// Entries that are remembered; beyond it the oldest are forgotten.
 pub(crate) const ENTRIES_MAX: usize = 100_000;
@@ -125,6 +129,8 @@ struct KeptList {
     replica: String,
     list: Mutex<RevocationList>,
     newest: watch::Sender<u64>,
+    /// Where it is kept beyond the process.
+    file: OnceLock<RevocationFile>,
 }
 
 #[derive(Default)]
@@ -153,7 +159,7 @@ impl Default for Revocations {
     fn default() -> Self {
         let replica = format!("{:032x}", rand::random::<u128>());
         let (list, newest) = (Mutex::default(), watch::Sender::new(0));
-        Self(Arc::new(KeptList { replica, list, newest }))
+        Self(Arc::new(KeptList { replica, list, newest, file: OnceLock::new() }))
     }
 }
 
@@ -195,6 +201,46 @@ impl Revocations {
             id
         };
         self.0.newest.send_replace(newest);
+    }
+
+    /// Takes what is in the file of before, and keeps there from now on what an operator revokes for longer. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or a line of it is not as it was written: the text says which.
+    pub(crate) fn keep_in(&self, path: &Path) -> Result<(), String> {
+        let file = RevocationFile::new(path);
+        let now = Instant::now();
+        for entry in file.read()? {
+            let Some((age, lasts)) = entry.times() else { continue };
+            // Nobody is there yet who came before a time that this machine knows nothing of.
+            let at = now.checked_sub(age).unwrap_or(now);
+            self.add(entry.target, RevokeReason::Administrative, at, now + lasts);
+        }
+        // What cannot be written is found out now, and not by the first order.
+        file.write(|| self.lasting()).map_err(|error| format!("= {path:?}: cannot be written: {error}"))?;
+        // A second one can only come from a second start.
+        let _ = self.0.file.set(file);
+        Ok(())
+    }
+
+    /// Writes down what lasts, where it is to be. Blocks on the disk.
+    fn keep(&self) -> io::Result<()> {
+        self.0.file.get().map_or(Ok(()), |file| file.write(|| self.lasting()))
+    }
+
+    /// What an operator revoked and has not ended.
+    fn lasting(&self) -> Vec<LastingEntry> {
+        let list = self.0.list.lock();
+        let now = Instant::now();
+        let is_newest = |entry: &&Revocation| {
+            list.by_name.get(&entry.target).is_some_and(|times| times.id == entry.id)
+                && entry.reason == RevokeReason::Administrative
+                && entry.until > now
+        };
+        let newest = list.entries.iter().filter(is_newest);
+        newest
+            .map(|entry| LastingEntry::new(entry.target.clone(), now - entry.at, entry.until - now))
+            .collect()
     }
 
     /// The entries after `after`, `TOLD_MAX` at most.
@@ -338,6 +384,17 @@ impl Entry {
     }
 }
 
+/// Why an order was not carried out, or not as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// It is not as documented; the text says why.
+    #[error("{0}")]
+    Order(String),
+    /// It is in force, and will not be after a restart.
+    #[error("in force, but not kept beyond this process: {0}")]
+    NotKept(io::Error),
+}
+
 /// What an operator asks for: the body of `POST /v1/revocations`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -352,12 +409,21 @@ pub struct RevokeOrder {
 }
 
 impl RevokeOrder {
-    /// Reads one from JSON and has it done. The name is what was revoked.
+    /// Reads one from JSON and has it done. The name is what was revoked. Blocks on the disk where the list is kept.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn carry_out(json: &[u8], list: &Revocations) -> Result<Target, String> {
-        let order: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    /// What is wrong with it, or that it could not be written down.
+    pub fn carry_out(json: &[u8], list: &Revocations) -> Result<Target, RevokeError> {
+        let order: Self =
+            serde_json::from_slice(json).map_err(|error| RevokeError::Order(error.to_string()))?;
+        let (target, lasts) = order.read().map_err(RevokeError::Order)?;
+        list.revoke(target.clone(), RevokeReason::Administrative, lasts);
+        list.keep().map_err(RevokeError::NotKept)?;
+        Ok(target)
+    }
+
+    fn read(self) -> Result<(Target, Duration), String> {
+        let order = self;
         let named: Vec<_> = [
             order.user.map(Target::User),
             order.client_id.map(Target::ClientId),
@@ -376,8 +442,7 @@ impl RevokeOrder {
         if order.lasts_s > REVOKED_S_MAX {
             return Err(format!("lasts_s is at most {REVOKED_S_MAX}"));
         }
-        list.revoke(target.clone(), RevokeReason::Administrative, Duration::from_secs(order.lasts_s));
-        Ok(target.clone())
+        Ok((target.clone(), Duration::from_secs(order.lasts_s)))
     }
 }
 
@@ -434,6 +499,59 @@ mod tests {
             assert!(RevokeOrder::carry_out(wrong.as_bytes(), &list).is_err(), "{wrong}");
         }
         assert_eq!(list.since(0).newest, 0);
+    }
+
+    #[test]
+    fn what_an_operator_revoked_for_longer_is_in_force_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("revoked");
+        let start = || {
+            let list = Revocations::default();
+            list.keep_in(&path).unwrap();
+            list
+        };
+        let list = start();
+        for order in [
+            r#"{"user":"alice","lasts_s":60}"#,
+            r#"{"client_id":"brief"}"#,
+            r#"{"token":"t1","lasts_s":3600}"#,
+            r#"{"user":"alice","lasts_s":1}"#,
+        ] {
+            RevokeOrder::carry_out(order.as_bytes(), &list).unwrap();
+        }
+        list.revoke(Target::User("bob".into()), RevokeReason::CredentialsChanged, Duration::from_secs(60));
+        for _ in 0..2 {
+            let list = start();
+            let now = Instant::now() + Duration::from_millis(1);
+            let why = |user, client_id| {
+                let bearer = Bearer { user, client_id, token_id: None, certificate: None };
+                list.verdict(&bearer, now)
+            };
+            assert_eq!(why("alice", "a"), Some(RevokeReason::Administrative));
+            assert_eq!((why("u", "brief"), why("bob", "b")), (None, None));
+            let feed = Feed::new(&list, 0);
+            assert_eq!(feed.revocations.len(), 2);
+            let longest = feed.revocations.iter().map(|entry| entry.lasts_ms).max().unwrap();
+            assert!((3_590_000..=3_601_000).contains(&longest), "{longest} ms");
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}{{\"user\":\"x\"}}\n")).unwrap();
+        let problem = Revocations::default().keep_in(&path).unwrap_err();
+        assert!(problem.contains("revoked\" line 3: missing field"), "{problem}");
+        // What has ended is left out, and forgotten with the next order.
+        std::fs::write(&path, "{\"user\":\"alice\",\"at_s\":1,\"until_s\":61}\n").unwrap();
+        let list = start();
+        assert_eq!((list.since(0).newest, std::fs::read_to_string(&path).unwrap()), (0, String::new()));
+        // A clock that was set back makes nothing last longer.
+        let now_s = LastingEntry::new(Target::User("x".into()), Duration::ZERO, Duration::ZERO);
+        let text = serde_json::to_string(&now_s).unwrap().replace("at_s\":", "at_s\":9");
+        let ahead: LastingEntry = serde_json::from_str(&text.replace("until_s\":", "until_s\":9")).unwrap();
+        assert!(ahead.times().is_none_or(|(age, lasts)| age.is_zero() && lasts <= Duration::from_secs(1)));
+
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        let order = br#"{"user":"carl","lasts_s":60}"#;
+        assert!(matches!(RevokeOrder::carry_out(order, &list), Err(RevokeError::NotKept(_))));
+        assert!(list.verdict(&bearer("carl", "c"), Instant::now()).is_some(), "it is in force all the same");
     }
 
     #[tokio::test]

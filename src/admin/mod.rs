@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::authsvc::{Revocations, RevokeOrder};
+use ::authsvc::{Revocations, RevokeError, RevokeOrder};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -139,12 +139,20 @@ impl Revoking {
         let Ok(Ok(body)) = tokio::time::timeout(HEADER_TIMEOUT, reading).await else {
             return text(StatusCode::BAD_REQUEST, "the body is too long, or does not come\n");
         };
-        match RevokeOrder::carry_out(&body.to_bytes(), list) {
-            Ok(target) => {
+        let (list, order) = (list.clone(), body.to_bytes());
+        let carried_out = tokio::task::spawn_blocking(move || RevokeOrder::carry_out(&order, &list));
+        match carried_out.await {
+            Ok(Ok(target)) => {
                 tracing::info!(?target, "revoked by the operator");
                 text(StatusCode::OK, "revoked\n")
             }
-            Err(problem) => text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+            Ok(Err(problem @ RevokeError::Order(_))) => text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+            Ok(Err(problem @ RevokeError::NotKept(_))) => {
+                tracing::error!(%problem, "what the operator revoked is not written down");
+                text(StatusCode::INTERNAL_SERVER_ERROR, format!("{problem}\n"))
+            }
+            // The runtime ends.
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "this process ends\n"),
         }
     }
 }

@@ -83,6 +83,38 @@ fn an_operator_ends_connections_and_keeps_clients_out_for_a_while() {
 }
 
 #[test]
+fn who_was_kept_out_for_a_while_is_so_after_the_process_was_killed() {
+    let dir = TempDir::new().unwrap();
+    let mut server = start(&dir);
+    let env = [("TIDEGATE__ADMIN__TOKEN_FILE", "token"), ("TIDEGATE__AUTH__REVOCATIONS_FILE", "revoked")];
+    let restart = |server: &mut Server| {
+        server.restart_with(env.map(|(key, file)| (key, dir.path().join(file).into_os_string())).to_vec());
+    };
+    restart(&mut server);
+    let code = |server: &Server, user: &str, id: &str| {
+        let mut client = Client::open(server, Transport::Tcp);
+        client.send(&Connect::v5(id).user(user, PASSWORD).bytes());
+        client.expect_connack().code
+    };
+    let [kept_out, ended] = ["a", "b"].map(unique);
+    assert_eq!(order(&server, TOKEN, "{\"user\":\"bert\",\"lasts_s\":600}"), 200);
+    assert_eq!(order(&server, TOKEN, &format!("{{\"client_id\":\"{kept_out}\",\"lasts_s\":600}}")), 200);
+    assert_eq!(order(&server, TOKEN, &format!("{{\"client_id\":\"{ended}\"}}")), 200);
+    for _ in 0..2 {
+        restart(&mut server);
+        assert_eq!(code(&server, "bert", &unique("c")), 0x8a);
+        assert_eq!(code(&server, "anna", &kept_out), 0x8a);
+        assert_eq!(code(&server, "anna", &ended), 0);
+        assert_eq!(code(&server, "anna", &unique("c")), 0);
+    }
+    // It is in force, though it cannot be written down, and the operator is told.
+    fs::remove_file(dir.path().join("revoked")).unwrap();
+    fs::create_dir(dir.path().join("revoked")).unwrap();
+    assert_eq!(order(&server, TOKEN, "{\"user\":\"anna\",\"lasts_s\":600}"), 500);
+    assert_eq!(code(&server, "anna", &unique("c")), 0x8a);
+}
+
+#[test]
 fn a_user_who_is_removed_or_has_another_password_goes() {
     let dir = TempDir::new().unwrap();
     let server = start(&dir);
