@@ -207,6 +207,24 @@ impl Oracle {
         }
     }
 
+    /// Of one publisher and topic what comes with QoS 0 on one connection comes once and in order, wherever either goes on. A clean
+    /// session of a publisher that begins anew is another publisher.
+    pub(super) fn check_qos_0(&self, client: &Client) {
+        let mut rest = &client.got[..];
+        for begin in client.connections_at.iter().rev() {
+            let (before, connection) = rest.split_at(*begin);
+            let mut last = HashMap::new();
+            for Message { index, .. } in connection.iter().filter(|message| message.index & WILL_BIT == 0) {
+                let Sent { publisher, message, .. } = &self.sent[*index as usize];
+                if message.qos == QoS::AtMostOnce && self.is_stored[*publisher] {
+                    let before = last.insert((publisher, message.topic), index);
+                    assert!(before < Some(index), "{}: {index} came after {before:?}", client.name);
+                }
+            }
+            rest = before;
+        }
+    }
+
     /// Wills that the watcher lacks, as far as it is sure that they are due.
     pub(super) fn missing_will(&self, watcher: &Client) -> Option<String> {
         let got = got(watcher);

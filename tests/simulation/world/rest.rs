@@ -57,6 +57,7 @@ impl World {
     pub(crate) fn check(&mut self) {
         for (n, device) in self.devices.iter().enumerate() {
             self.oracle.check_messages(n, &device.client);
+            self.oracle.check_qos_0(&device.client);
         }
         assert!(watches(&self.devices[0].client));
         let are_once = !self.setup.is_rough && self.counts[8] == 0;
