@@ -46,8 +46,17 @@ struct Asking {
     has_some: Arc<AtomicBool>,
     told: Option<KeysError>,
     interval: Duration,
-    keys: Gauge,
-    failures: Counter,
+    metrics: KeyMetrics,
+}
+
+link::metrics! {
+    /// What is counted of them.
+    struct KeyMetrics in "tidegate_passport" {
+        /// Keys of passports that are announced.
+        keys_announced: Gauge;
+        /// Questions for keys of passports without an answer that can be used.
+        keys_failures: Counter;
+    }
 }
 
 impl PassportKeys {
@@ -64,11 +73,6 @@ impl PassportKeys {
             of_files.extend(keys.into_iter().map(|key| (key.id(), key)));
         }
         let has_some = Arc::new(AtomicBool::new(!of_files.is_empty()));
-        let (keys, failures) = (Gauge::default(), Counter::default());
-        let registry = registry.sub_registry_with_prefix("tidegate_passport");
-        registry.register("keys_announced", "Keys of passports that are announced", keys.clone());
-        let help = "Questions for keys of passports without an answer that can be used";
-        registry.register("keys_failures", help, failures.clone());
         let asking = Asking {
             fetcher,
             verifier: verifier.clone(),
@@ -77,8 +81,7 @@ impl PassportKeys {
             has_some: has_some.clone(),
             told: None,
             interval: Duration::from_secs(config.passport.jwks_interval_s),
-            keys,
-            failures,
+            metrics: KeyMetrics::register(registry),
         };
         let asking = tokio::spawn(asking.run()).abort_handle();
         Ok(Some(Self { has_some, asking }))
@@ -108,13 +111,13 @@ impl Asking {
                 }
                 let names: Vec<_> = keys.iter().map(|(name, _)| name.as_str()).collect();
                 tracing::info!(keys = names.join(" "), "keys of passports read");
-                self.keys.set(keys.len() as i64);
+                self.metrics.keys_announced.set(keys.len() as i64);
                 self.verifier.trust(self.of_files.iter().chain(&keys).cloned());
                 self.announced = keys;
                 self.has_some.store(true, Ordering::Relaxed);
             }
             Err(error) => {
-                self.failures.inc();
+                self.metrics.keys_failures.inc();
                 // Every attempt says the same.
                 if self.told.as_ref() != Some(&error) {
                     tracing::warn!(%error, "no keys of passports, those of before stay");

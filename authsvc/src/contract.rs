@@ -94,6 +94,18 @@ impl DenyReason {
             Self::SlowedDown => ReasonCode::ConnectionRateExceeded,
         }
     }
+
+    /// As metrics write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::BadCredentials => "bad_credentials",
+            Self::NotAuthorized => "not_authorized",
+            Self::Banned => "banned",
+            Self::Unavailable => "unavailable",
+            Self::BadMethod => "bad_method",
+            Self::SlowedDown => "slowed_down",
+        }
+    }
 }
 
 /// Decides who may connect and what they may do.

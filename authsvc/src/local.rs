@@ -160,7 +160,7 @@ impl Authenticator for Local {
     async fn authenticate(&self, request: Request) -> Decision {
         let asked = Instant::now();
         let decision = self.inner.decide(&request).await;
-        self.inner.metrics.seconds.observe(asked.elapsed().as_secs_f64());
+        self.inner.metrics.decision_seconds.observe(asked.elapsed().as_secs_f64());
         self.inner.metrics.count(&decision);
         decision
     }

@@ -1,122 +1,88 @@
 //! What authentication counts.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelValue;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
 
-use crate::inquiry::InquiryMetrics;
-use crate::token_problem::{ProblemLabel, TokenProblem};
+use crate::token_problem::TokenProblem;
 use crate::{Decision, DenyReason};
 
-/// The counters; clones share them.
-#[derive(Clone, Debug)]
-pub(crate) struct Metrics {
-    decisions: Family<DecisionLabels, Counter>,
-    refused_tokens: Family<RefusedTokenLabels, Counter>,
-    /// From a question about a client to its answer, AUTH exchanges apart.
-    pub(crate) seconds: Histogram,
-    /// Passwords that were hashed to decide.
-    pub(crate) hashed: Counter,
-    /// Passwords known from lately.
-    pub(crate) recent_hits: Counter,
-    /// What sources ask elsewhere.
-    pub(crate) inquiries: InquiryMetrics,
-}
+/// Upper bounds of how long questions of sources take, in seconds.
+const INQUIRY_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DecisionLabels {
-    result: DecisionLabel,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusedTokenLabels {
-    reason: ProblemLabel,
-}
-
+/// How a question of a source ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "variants are the label values")]
-enum DecisionLabel {
-    allow,
-    bad_credentials,
-    not_authorized,
-    banned,
-    unavailable,
-    bad_method,
-    slowed_down,
+pub(crate) enum Outcome {
+    /// Asked: yes.
+    allowed,
+    /// Asked: no.
+    denied,
+    /// Asked: not mine.
+    ignored,
+    /// Asked: see [`crate::inquiry::Fault`].
+    unreachable,
+    timeout,
+    failing,
+    malformed,
+    /// Not asked: it was known.
+    cached,
+    /// Not asked: somebody else just did.
+    shared,
+    /// Not asked: too many waited.
+    shed,
+    /// Not asked: the breaker is open.
+    broken,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            decisions: Family::default(),
-            refused_tokens: Family::default(),
-            // 0.1 ms to 13 s.
-            seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
-            hashed: Counter::default(),
-            recent_hits: Counter::default(),
-            inquiries: InquiryMetrics::default(),
-        }
+link::metrics! {
+    /// The counters; clones share them.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Metrics in "tidegate_auth" {
+        /// Clients allowed and denied, by result.
+        decisions: Counter[result: &'static str];
+        /// Tokens that let nobody in, by reason.
+        tokens_refused: Counter[reason: &'static str];
+        /// From a question about a client to its answer, AUTH exchanges apart.
+        // 0.1 ms to 13 s.
+        pub(crate) decision_seconds: Histogram = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
+        /// Passwords hashed to decide about a client.
+        pub(crate) passwords_hashed: Counter;
+        /// Passwords known without hashing.
+        pub(crate) passwords_recent: Counter;
+        /// Questions of sources, by outcome.
+        pub(crate) inquiries: Counter[source: &'static str, outcome: Outcome];
+        /// Seconds until a service answered, or an attempt failed.
+        pub(crate) inquiry_seconds: Histogram[source: &'static str] = Histogram::new(INQUIRY_SECONDS);
+        /// 1 while a service fails and is only probed, else 0.
+        pub(crate) breaker_open: Gauge[source: &'static str];
     }
 }
 
 impl Metrics {
-    /// Registers under `tidegate_auth_`.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        let auth = registry.sub_registry_with_prefix("tidegate_auth");
-        auth.register("decisions", "Clients allowed and denied, by result", metrics.decisions.clone());
-        let help = "From a question about a client to its answer, AUTH exchanges apart";
-        auth.register("decision_seconds", help, metrics.seconds.clone());
-        auth.register(
-            "passwords_hashed",
-            "Passwords hashed to decide about a client",
-            metrics.hashed.clone(),
-        );
-        auth.register(
-            "tokens_refused",
-            "Tokens that let nobody in, by reason",
-            metrics.refused_tokens.clone(),
-        );
-        auth.register("passwords_recent", "Passwords known without hashing", metrics.recent_hits.clone());
-        metrics.inquiries.register(auth);
-        metrics
-    }
-
     /// Counts a decision.
     pub(crate) fn count(&self, decision: &Decision) {
         match decision {
-            Decision::Allow(_) => self.count_as(DecisionLabel::allow),
+            Decision::Allow(_) => self.count_allow(),
             Decision::Deny(reason) => self.count_deny(*reason),
         }
     }
 
     /// Counts an Authentication Method that ended well.
     pub(crate) fn count_allow(&self) {
-        self.count_as(DecisionLabel::allow);
+        self.decisions.count(("allow",));
     }
 
     /// Counts a refusal.
     pub(crate) fn count_deny(&self, reason: DenyReason) {
-        self.count_as(match reason {
-            DenyReason::BadCredentials => DecisionLabel::bad_credentials,
-            DenyReason::NotAuthorized => DecisionLabel::not_authorized,
-            DenyReason::Banned => DecisionLabel::banned,
-            DenyReason::Unavailable => DecisionLabel::unavailable,
-            DenyReason::BadMethod => DecisionLabel::bad_method,
-            DenyReason::SlowedDown => DecisionLabel::slowed_down,
-        });
+        self.decisions.count((reason.label(),));
     }
 
     /// Counts a token that was refused.
     pub(crate) fn count_refused_token(&self, problem: &TokenProblem) {
         if let Some(reason) = problem.label() {
-            self.refused_tokens.get_or_create(&RefusedTokenLabels { reason }).inc();
+            self.tokens_refused.count((reason,));
         }
-    }
-
-    fn count_as(&self, result: DecisionLabel) {
-        self.decisions.get_or_create(&DecisionLabels { result }).inc();
     }
 }

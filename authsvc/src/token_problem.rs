@@ -1,8 +1,6 @@
 //! What can be wrong with a token. The texts are for the log and hold nothing of the token but names of claims; the client
 //! is only told that its credentials are wrong.
 
-use prometheus_client::encoding::EncodeLabelValue;
-
 /// Why a token lets nobody in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TokenProblem {
@@ -64,26 +62,6 @@ pub(crate) enum TokenProblem {
     Inactive,
 }
 
-/// The label of a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "variants are the label values")]
-pub(crate) enum ProblemLabel {
-    too_long,
-    malformed,
-    unsigned,
-    algorithm,
-    unknown_key,
-    signature,
-    expired,
-    not_yet_valid,
-    audience,
-    issuer,
-    claim,
-    user_name,
-    certificate,
-    inactive,
-}
-
 impl TokenProblem {
     /// A claim, and what is wrong with it.
     pub(crate) fn claim(claim: &str, problem: impl Into<String>) -> Self {
@@ -91,23 +69,23 @@ impl TokenProblem {
     }
 
     /// How it is counted; `None` if it says nothing about the token.
-    pub(crate) fn label(&self) -> Option<ProblemLabel> {
+    pub(crate) fn label(&self) -> Option<&'static str> {
         Some(match self {
             Self::NotAToken | Self::NoKeys => return None,
-            Self::TooLong => ProblemLabel::too_long,
-            Self::Malformed | Self::Critical => ProblemLabel::malformed,
-            Self::Unsigned => ProblemLabel::unsigned,
-            Self::Algorithm => ProblemLabel::algorithm,
-            Self::UnknownKey => ProblemLabel::unknown_key,
-            Self::Signature => ProblemLabel::signature,
-            Self::Expired => ProblemLabel::expired,
-            Self::NotYetValid => ProblemLabel::not_yet_valid,
-            Self::Audience => ProblemLabel::audience,
-            Self::Issuer => ProblemLabel::issuer,
-            Self::Claim { .. } => ProblemLabel::claim,
-            Self::UserName => ProblemLabel::user_name,
-            Self::Certificate => ProblemLabel::certificate,
-            Self::Inactive => ProblemLabel::inactive,
+            Self::TooLong => "too_long",
+            Self::Malformed | Self::Critical => "malformed",
+            Self::Unsigned => "unsigned",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Audience => "audience",
+            Self::Issuer => "issuer",
+            Self::Claim { .. } => "claim",
+            Self::UserName => "user_name",
+            Self::Certificate => "certificate",
+            Self::Inactive => "inactive",
         })
     }
 }

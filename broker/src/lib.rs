@@ -146,7 +146,7 @@ impl Broker {
         let host = Host {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
-            taken_over: metrics.taken_over.clone(),
+            taken_over: metrics.sessions_taken_over.clone(),
             queue_bytes_max: config.queue_bytes_max,
         };
         let cluster = Arc::new(Cluster::new(cluster, settings, host, registry));
@@ -185,7 +185,7 @@ impl Broker {
 
     /// Connections that have a session now.
     pub fn connected(&self) -> usize {
-        usize::try_from(self.hub.metrics.connected.get()).unwrap_or(0)
+        usize::try_from(self.hub.metrics.sessions_connected.get()).unwrap_or(0)
     }
 
     /// Stops, and leaves the other workers, so that they need not find out that this one is gone. Only when all its sessions were

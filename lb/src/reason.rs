@@ -5,34 +5,22 @@ use mqtt::ReasonCode;
 
 use crate::tls;
 
-/// How far a handshake had come when it failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HandshakeStage {
-    /// Waiting for the first byte.
-    FirstByte,
-    /// Waiting for the PROXY protocol header.
-    ProxyHeader,
-    /// In the TLS handshake.
-    Tls,
-    /// In the WebSocket upgrade.
-    WebSocket,
-    /// Waiting for the CONNECT packet.
-    Connect,
-    /// In authentication.
-    Authentication,
-}
-
-impl HandshakeStage {
-    /// As metrics and logs write it.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::FirstByte => "first_byte",
-            Self::ProxyHeader => "proxy_header",
-            Self::Tls => "tls",
-            Self::WebSocket => "websocket",
-            Self::Connect => "connect",
-            Self::Authentication => "authentication",
-        }
+link::labels! {
+    /// How far a handshake had come when it failed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(crate) enum HandshakeStage {
+        /// Waiting for the first byte.
+        FirstByte = "first_byte",
+        /// Waiting for the PROXY protocol header.
+        ProxyHeader = "proxy_header",
+        /// In the TLS handshake.
+        Tls = "tls",
+        /// In the WebSocket upgrade.
+        WebSocket = "websocket",
+        /// Waiting for the CONNECT packet.
+        Connect = "connect",
+        /// In authentication.
+        Authentication = "authentication",
     }
 }
 
@@ -62,39 +50,27 @@ impl HandshakeFailure {
             Self::ConnectionLost => "connection_lost",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
-            Self::Tls(failure) => failure.as_str(),
+            Self::Tls(failure) => failure.label(),
         }
     }
 }
 
-/// Why a connection is turned away as soon as it is accepted, or given up for others, before anything is paid for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ShedReason {
-    /// `connections_max` is reached.
-    ConnectionsMax,
-    /// `handshakes_max` is reached: given up for one that came later.
-    HandshakesMax,
-    /// Its listener has taken as many as it may in this second.
-    ListenerRate,
-    /// Its source connects too often.
-    SourceRate,
-    /// Its source has `source_connections_max` connections.
-    SourceConnectionsMax,
-    /// The process has no descriptor left.
-    Descriptors,
-}
-
-impl ShedReason {
-    /// As metrics and logs write it.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::ConnectionsMax => "connections_max",
-            Self::HandshakesMax => "handshakes_max",
-            Self::ListenerRate => "listener_rate",
-            Self::SourceRate => "source_rate",
-            Self::SourceConnectionsMax => "source_connections_max",
-            Self::Descriptors => "descriptors",
-        }
+link::labels! {
+    /// Why a connection is turned away as soon as it is accepted, or given up for others, before anything is paid for it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(crate) enum ShedReason {
+        /// `connections_max` is reached.
+        ConnectionsMax = "connections_max",
+        /// `handshakes_max` is reached: given up for one that came later.
+        HandshakesMax = "handshakes_max",
+        /// Its listener has taken as many as it may in this second.
+        ListenerRate = "listener_rate",
+        /// Its source connects too often.
+        SourceRate = "source_rate",
+        /// Its source has `source_connections_max` connections.
+        SourceConnectionsMax = "source_connections_max",
+        /// The process has no descriptor left.
+        Descriptors = "descriptors",
     }
 }
 

@@ -6,6 +6,7 @@
 mod bind;
 mod inherited;
 mod limits;
+pub mod metrics;
 pub mod mux;
 mod open;
 mod outgoing;

@@ -13,10 +13,7 @@ mod wire;
 
 use std::net::TcpListener;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 
 pub(crate) use self::arrival::Arrival;
 pub(crate) use self::successor::{Successor, Successors, Way};
@@ -30,40 +27,30 @@ pub(crate) fn duplicate(sockets: &[(String, TcpListener)]) -> std::io::Result<So
     sockets.iter().map(|(name, socket)| Ok((name.clone(), socket.try_clone()?))).collect()
 }
 
-/// How an upgrade went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// This process has taken the place of another one.
-    TakenOver,
-    /// Another process has begun to take the place of this one, and has gone before it served.
-    GivenUp,
-    /// Another process was not let, since it is none that may, or one is at it already.
-    Refused,
+link::labels! {
+    /// How an upgrade went.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(crate) enum Outcome {
+        /// This process has taken the place of another one.
+        TakenOver = "taken_over",
+        /// Another process has begun to take the place of this one, and has gone before it served.
+        GivenUp = "given_up",
+        /// Another process was not let, since it is none that may, or one is at it already.
+        Refused = "refused",
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
+link::metrics! {
+    /// What is counted.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Upgrades in "tidegate" {
+        /// Processes that took another one's place at its addresses, or began to.
+        upgrades: Counter[outcome: Outcome];
+    }
 }
-
-/// What is counted.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Upgrades(Family<OutcomeLabel, Counter>);
 
 impl Upgrades {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let upgrades = Self::default();
-        let help = "Processes that took another one's place at its addresses, or began to";
-        registry.register("tidegate_upgrades", help, upgrades.0.clone());
-        upgrades
-    }
-
     pub(crate) fn count(&self, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::TakenOver => "taken_over",
-            Outcome::GivenUp => "given_up",
-            Outcome::Refused => "refused",
-        };
-        self.0.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.upgrades.count((outcome,));
     }
 }

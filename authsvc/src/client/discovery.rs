@@ -78,14 +78,14 @@ impl RemoteCore {
         }
         for gone in before.iter().filter(|address| !addresses.contains_key(&address.socket)) {
             tracing::info!(address = %gone.socket, "a service of authentication is no longer listed");
-            self.metrics.forget(gone.socket);
+            self.metrics.up.forget((gone.socket.to_string(),));
         }
         self.addresses.store(Arc::new(addresses.into_values().collect()));
     }
 
     fn begin(self: &Arc<Self>, socket: SocketAddr, endpoint: &Endpoint) -> Option<Arc<Address>> {
         let address = Arc::new(Address::new(socket, endpoint, self)?);
-        self.metrics.set_up(socket, true);
+        self.metrics.up.of((socket.to_string(),)).set(1);
         let watching = tokio::spawn(address::watch_over(address.clone(), self.clone()));
         address.own(watching.abort_handle());
         let following = tokio::spawn(follow::run(address.clone(), self.clone()));

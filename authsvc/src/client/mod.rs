@@ -38,7 +38,7 @@ pub use keys::{KeyFetcher, KeysError};
 use self::address::{Address, Ask, CallFault};
 use self::cache::{Asked, DecisionCache};
 use self::connector::Tls;
-use self::metrics::Metrics;
+use self::metrics::ClientMetrics;
 use crate::action::{Action, ActionRuling, WrittenRuling};
 use crate::revocation::{Bearer, Revocations};
 use crate::watched::Watched;
@@ -71,7 +71,7 @@ struct RemoteCore {
     config: ClientConfig,
     tls: Option<Tls>,
     secret: Option<Watched<ShownSecret>>,
-    metrics: Metrics,
+    metrics: ClientMetrics,
     /// Counted as everywhere.
     decisions: crate::metrics::Metrics,
     addresses: ArcSwap<Vec<Arc<Address>>>,
@@ -115,7 +115,7 @@ impl Remote {
         let shared = Arc::new(RemoteCore {
             tls: connector::open_tls(&config)?,
             secret: open_secret(&config)?,
-            metrics: Metrics::register(registry),
+            metrics: ClientMetrics::register(registry),
             decisions: crate::metrics::Metrics::register(registry),
             addresses: ArcSwap::default(),
             cache: DecisionCache::new(config.answers_max),
@@ -145,7 +145,7 @@ impl Remote {
     /// What a service says of an action that rules leave to it; once for each call. Ends within `timeout_ms`. Cancel safe.
     pub async fn authorize(&self, action: &Action) -> ActionRuling {
         let Ok(_turn) = self.shared.turns.try_acquire() else {
-            self.shared.metrics.asked("too_many");
+            self.shared.metrics.requests.count(("too_many",));
             return ActionRuling::UNAVAILABLE;
         };
         // A question can always be written.
@@ -185,7 +185,7 @@ impl RemoteCore {
     async fn decide(self: &Arc<Self>, question: Question) -> Decision {
         let asked = self.cache.asked(&question);
         if let Some(decision) = self.cache.fresh(&asked, Instant::now()) {
-            self.metrics.answered("cache");
+            self.metrics.answers.count(("cache",));
             return decision;
         }
         let unavailable = Decision::Deny(DenyReason::Unavailable);
@@ -206,12 +206,12 @@ impl RemoteCore {
         let epoch = self.cache.epoch();
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get(&(asked, epoch)) {
-            self.metrics.answered("shared");
+            self.metrics.answers.count(("shared",));
             return Some(flight.clone());
         }
         let Ok(turn) = self.turns.clone().try_acquire_owned() else {
-            self.metrics.answered("none");
-            self.metrics.asked("too_many");
+            self.metrics.answers.count(("none",));
+            self.metrics.requests.count(("too_many",));
             return None;
         };
         let (landed, flight) = watch::channel(None);
@@ -231,7 +231,7 @@ impl RemoteCore {
         let since = Instant::now();
         let decision = match self.ask(question).await {
             Ok(answer) => {
-                self.metrics.answered("service");
+                self.metrics.answers.count(("service",));
                 self.decision(answer, question)
             }
             Err(NoAnswer) => {
@@ -239,7 +239,8 @@ impl RemoteCore {
                     WhenServiceAway::Refuse => None,
                     WhenServiceAway::Cached => self.cache.good(&asked, Instant::now()),
                 };
-                self.metrics.answered(if known.is_some() { "cache_while_away" } else { "none" });
+                let from = if known.is_some() { "cache_while_away" } else { "none" };
+                self.metrics.answers.count((from,));
                 return known.map_or(Decision::Deny(DenyReason::Unavailable), Decision::Allow);
             }
         };
@@ -298,7 +299,7 @@ impl RemoteCore {
         self.metrics.waiting.dec();
         self.metrics.seconds.observe(since.elapsed().as_secs_f64());
         let body = asking.unwrap_or_else(|_| {
-            self.metrics.asked("timeout");
+            self.metrics.requests.count(("timeout",));
             Err(NoAnswer)
         })?;
         serde_json::from_slice(&body).map_err(|error| {
@@ -319,23 +320,24 @@ impl RemoteCore {
             let Some(address) = self.choose(&asked) else { break };
             let fault = match address.ask(ask, self).await {
                 Ok(body) => {
-                    self.metrics.asked("answered");
+                    self.metrics.requests.count(("answered",));
                     return Ok(body);
                 }
                 Err(fault) => fault,
             };
-            self.metrics.asked(match fault {
+            let outcome = match fault {
                 CallFault::Connect => "connect_failed",
                 CallFault::Broken => "broken",
                 CallFault::Down => "down",
                 CallFault::Overloaded => "overloaded",
                 CallFault::Secret | CallFault::Status(_) => "refused",
-            });
+            };
+            self.metrics.requests.count((outcome,));
             tracing::debug!(address = %address.socket, %fault, "no answer of a service of authentication");
             asked.push(address.socket);
         }
         if asked.is_empty() {
-            self.metrics.asked("none_up");
+            self.metrics.requests.count(("none_up",));
         }
         Err(NoAnswer)
     }
@@ -373,7 +375,7 @@ impl RemoteCore {
 
     /// An address begins to answer, or stops to.
     fn tell(&self, address: SocketAddr, is_up: bool) {
-        self.metrics.set_up(address, is_up);
+        self.metrics.up.of((address.to_string(),)).set(is_up.into());
         if is_up {
             tracing::info!(%address, "a service of authentication answers");
         } else {

@@ -20,9 +20,9 @@ use breaker::{Breaker, Change};
 pub(crate) use config::InquiryConfig;
 pub use config::{BreakerConfig, CacheConfig, QueueConfig};
 use metrics::OfService;
-pub(crate) use metrics::{InquiryMetrics, Outcome};
 use turns::Turns;
 
+use crate::metrics::{Metrics, Outcome};
 use crate::scram::hmac;
 use crate::slowdown::SlowDown;
 use crate::verdict::Verdict;
@@ -159,7 +159,7 @@ impl<V: Decided> Inquiry<V> {
         config: InquiryConfig<'_>,
         concurrent_max: usize,
         attempt_timeout: Duration,
-        metrics: &InquiryMetrics,
+        metrics: &Metrics,
         slow_down: &Arc<SlowDown>,
     ) -> Self {
         let queue_timeout = Duration::from_millis(config.queue.timeout_ms);
@@ -179,7 +179,7 @@ impl<V: Decided> Inquiry<V> {
             wait_max: queue_timeout + attempt_timeout * 2 + pause,
             when_away: config.when_away,
             slow_down: slow_down.clone(),
-            metrics: metrics.of(name),
+            metrics: OfService::new(name, metrics),
         }
     }
 

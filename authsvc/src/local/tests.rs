@@ -149,7 +149,10 @@ async fn a_right_password_is_hashed_once_and_known_then() {
         let decision = auth.authenticate(request(Some("alice"), Some("secret"))).await;
         assert_eq!(subject(&decision), Ok("alice"));
     }
-    assert_eq!((auth.inner.metrics.hashed.get(), auth.inner.metrics.recent_hits.get()), (1, 4));
+    assert_eq!(
+        (auth.inner.metrics.passwords_hashed.get(), auth.inner.metrics.passwords_recent.get()),
+        (1, 4)
+    );
 }
 
 #[tokio::test]
@@ -172,7 +175,7 @@ async fn missing_and_wrong_credentials_are_refused_alike() {
 async fn an_unknown_user_costs_as_much_as_a_wrong_password() {
     let auth = Setting::with_alice().start();
     auth.authenticate(request(Some("nobody"), Some("secret"))).await;
-    assert_eq!(auth.inner.metrics.hashed.get(), 1);
+    assert_eq!(auth.inner.metrics.passwords_hashed.get(), 1);
 }
 
 #[tokio::test]
@@ -193,7 +196,7 @@ async fn guessing_is_slowed_down_and_a_known_device_is_not() {
     for n in 2..5 {
         assert_eq!(subject(&auth.authenticate(guess(n)).await), Err(DenyReason::SlowedDown));
     }
-    assert_eq!(auth.inner.metrics.hashed.get(), 3, "what is slowed down is not hashed");
+    assert_eq!(auth.inner.metrics.passwords_hashed.get(), 3, "what is slowed down is not hashed");
     assert_eq!(subject(&auth.authenticate(device).await), Ok("alice"));
 }
 
@@ -211,7 +214,7 @@ async fn a_fleet_with_one_password_at_one_address_is_let_in_at_once() {
     for login in logins {
         assert_eq!(subject(&login.await.unwrap()), Ok("alice"));
     }
-    assert_eq!(auth.inner.metrics.hashed.get(), 1);
+    assert_eq!(auth.inner.metrics.passwords_hashed.get(), 1);
 }
 
 #[tokio::test]
@@ -262,10 +265,10 @@ async fn sources_are_asked_in_the_configured_order() {
         Err(DenyReason::BadCredentials),
         "a denial is final"
     );
-    let hashed = auth.inner.metrics.hashed.get();
+    let hashed = auth.inner.metrics.passwords_hashed.get();
     let unknown = with_certificate("pump-7", request(Some("bob"), Some("secret")));
     assert_eq!(subject(&auth.authenticate(unknown).await), Ok("pump-7"), "no user of the file");
-    assert_eq!(auth.inner.metrics.hashed.get(), hashed, "who is known elsewhere costs no hash");
+    assert_eq!(auth.inner.metrics.passwords_hashed.get(), hashed, "who is known elsewhere costs no hash");
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl ServiceCore {
         // Boxed: a connection that waits for its next request does not keep the room.
         let answer =
             Box::pin(self.route(path, request, has_certificate)).await.unwrap_or_else(|refusal| *refusal);
-        self.metrics.answered(path, answer.status().as_u16());
+        self.metrics.answers.count((path, answer.status().as_u16()));
         Ok(answer)
     }
 
@@ -122,7 +122,7 @@ impl ServiceCore {
         let question: Question = self.question(request).await?;
         let within = self.config.request_timeout().saturating_sub(since.elapsed());
         let answer = self.decide(&question, within, since).await;
-        self.metrics.seconds.observe(since.elapsed().as_secs_f64());
+        self.metrics.authenticate_seconds.observe(since.elapsed().as_secs_f64());
         written(&answer)
     }
 

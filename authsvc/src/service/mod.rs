@@ -32,7 +32,7 @@ pub use keys::SigningConfig;
 
 use self::caller::Secret;
 use self::keys::Keys;
-use self::metrics::Metrics;
+use self::metrics::ServiceMetrics;
 use crate::watched::Watched;
 use crate::{AuthError, Local};
 
@@ -81,7 +81,7 @@ struct ServiceCore {
     keys: Watched<Keys>,
     secret: Option<Watched<Secret>>,
     tls: Option<Watched<Arc<ServerConfig>>>,
-    metrics: Metrics,
+    metrics: ServiceMetrics,
     connections: AtomicUsize,
     /// One permit for each request that is decided.
     turns: Semaphore,
@@ -124,7 +124,7 @@ impl Service {
             keys: signing.open()?,
             secret: config.secret_file.as_deref().map(Secret::open).transpose()?,
             tls: config.tls.as_ref().map(caller::open_tls).transpose()?,
-            metrics: Metrics::register(registry),
+            metrics: ServiceMetrics::register(registry),
             connections: AtomicUsize::new(0),
             turns: Semaphore::new(config.requests_max),
             stop: is_told,

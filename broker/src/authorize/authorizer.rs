@@ -23,6 +23,16 @@ pub enum AskedAction {
     Subscribe,
 }
 
+impl AskedAction {
+    /// As metrics write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+        }
+    }
+}
+
 /// One action of one client.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -49,6 +59,18 @@ pub enum Verdict {
     Ignore,
     /// There is no answer.
     Unavailable,
+}
+
+impl Verdict {
+    /// As metrics write it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Allow(_) => "allowed",
+            Self::Deny => "denied",
+            Self::Ignore => "ignored",
+            Self::Unavailable => "unavailable",
+        }
+    }
 }
 
 /// A [`Verdict`], and for how long it may be remembered.

@@ -77,7 +77,7 @@ impl Cluster {
             }
         }
         for waiter in passed {
-            self.metrics.barrier_wait.observe(waiter.since.elapsed().as_secs_f64());
+            self.metrics.subscribe_wait_seconds.observe(waiter.since.elapsed().as_secs_f64());
             (waiter.then)();
         }
     }

@@ -106,12 +106,12 @@ impl Cluster {
         let mut before_move = 0;
         let verdict = self.seen.admit(stamp, is_ordered, || before_move = route());
         match verdict {
-            Newness::Again => self.metrics.drop_late(LateReason::Again),
-            Newness::Overtaken if is_ordered => self.metrics.drop_late(LateReason::Overtaken),
+            Newness::Again => self.metrics.messages_late.count((LateReason::Again,)),
+            Newness::Overtaken if is_ordered => self.metrics.messages_late.count((LateReason::Overtaken,)),
             Newness::Overtaken | Newness::New => {}
         }
         for _ in 0..before_move {
-            self.metrics.drop_late(LateReason::BeforeMove);
+            self.metrics.messages_late.count((LateReason::BeforeMove,));
         }
     }
 

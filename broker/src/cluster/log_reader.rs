@@ -48,7 +48,7 @@ fn apply_page(cluster: &Arc<Cluster>, changes: Vec<Placed<RouteChange>>) {
 
 /// Reads all routes anew, because the log lacks something. Meanwhile nothing is matched.
 async fn reload(cluster: &Arc<Cluster>) {
-    cluster.metrics.reloads.inc();
+    cluster.metrics.route_reloads.inc();
     cluster.lease.begin_loading();
     cluster.forget_passed();
     // The log is followed from here on, so what it says later is not missed.

@@ -112,7 +112,7 @@ async fn keep_lease(cluster: Arc<Cluster>) {
                 }
                 cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));
                 let lag = log_end.0.saturating_sub(cluster.lease.applied().0);
-                cluster.metrics.route_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
+                cluster.metrics.route_lag_entries.set(i64::try_from(lag).unwrap_or(i64::MAX));
                 cluster.pass(call, &members, log_end);
                 cluster.end_doubted(doubted);
                 bury_silent(&cluster, &members, &burying);
@@ -126,7 +126,7 @@ async fn keep_lease(cluster: Arc<Cluster>) {
                 cluster.fenced.put_back(doubted);
             }
         }
-        cluster.metrics.lease.set(i64::from(cluster.lease.holds()));
+        cluster.metrics.route_lease.set(i64::from(cluster.lease.holds()));
         if !cluster.is_waited_for() {
             let _early = timeout(lease / 4, cluster.renew_soon.notified()).await;
         }
@@ -178,7 +178,7 @@ fn bury_silent(cluster: &Arc<Cluster>, members: &[Member], burying: &Arc<Mutex<H
         let done = move |result: Result<(), StoreError>| {
             match result {
                 Ok(()) => {
-                    metrics.metrics.buried.inc();
+                    metrics.metrics.workers_buried.inc();
                 }
                 Err(error) => tracing::warn!(worker = &*name, %error, "a dead worker is not let go of yet"),
             }

@@ -193,7 +193,7 @@ impl Cluster {
     pub(crate) fn turn_of(&self, fence: &Fence) -> Turn<'_> {
         let turn = self.seen.turn(fence, self.id);
         if matches!(turn, Turn::Over) {
-            self.metrics.drop_late(LateReason::Overtaken);
+            self.metrics.messages_late.count((LateReason::Overtaken,));
         }
         turn
     }

@@ -218,7 +218,12 @@ impl Cluster {
     }
 
     fn count_dropped(&self, note: &Note) {
-        self.metrics.drop_note(&note.noted);
+        let kind = match note.noted {
+            Noted::Message { .. } => "Message",
+            Noted::Queued { .. } => "Queued",
+            Noted::TakenOver { .. } => "TakenOver",
+        };
+        self.metrics.notes_dropped.count((kind,));
     }
 }
 

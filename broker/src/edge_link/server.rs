@@ -324,7 +324,7 @@ impl LinkCertificates {
         let Some(shared) = self.0.upgrade() else { return };
         if let Some(tls) = &shared.tls {
             tls.look(now);
-            shared.metrics.tls_ends(tls.terms());
+            tls.terms().show(&shared.metrics.tls_expiry_timestamp_seconds);
         }
     }
 }

@@ -248,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     }
 
     fn refuse(&mut self, stream: StreamId, reason: RefuseReason) {
-        self.shared.metrics.refuse(reason);
+        self.shared.metrics.opens_refused.count((reason,));
         self.end.refuse(stream, reason, None);
     }
 
@@ -294,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     fn settle(&mut self, stream: StreamId, outcome: Outcome) {
         match outcome {
             Outcome::Stays => return,
-            Outcome::Refused(reason) => self.shared.metrics.refuse(reason),
+            Outcome::Refused(reason) => self.shared.metrics.opens_refused.count((reason,)),
             Outcome::Over => {}
         }
         self.streams.remove(&stream);

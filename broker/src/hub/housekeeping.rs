@@ -81,7 +81,7 @@ fn fire(hub: &Arc<Hub>, due: Due) {
         Due::Will(will) => hub.publish_due_will(will, None),
         Due::Left(left) => hub.publish_left(left),
         Due::Expired(session) => {
-            hub.metrics.expired.inc();
+            hub.metrics.sessions_expired.inc();
             hub.directory.drop_stored(&session);
         }
     }

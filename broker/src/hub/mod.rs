@@ -35,6 +35,8 @@ pub(crate) struct Hub {
     /// Sessions and subscriptions: that of `cluster`.
     pub directory: Arc<Directory>,
     pub metrics: Metrics,
+    /// Connections with a session, at most so far.
+    pub connected_max: AtomicU64,
     /// `$SYS` messages by topic: retained, but only in memory.
     pub sys: RwLock<HashMap<Arc<str>, Arc<Message>>>,
     /// Publishes that the store could not take, in order, to be tried again.
@@ -69,6 +71,7 @@ impl Hub {
             store,
             directory: Arc::clone(cluster.directory()),
             metrics,
+            connected_max: AtomicU64::new(0),
             sys: RwLock::default(),
             line: Mutex::default(),
             wills: Mutex::default(),

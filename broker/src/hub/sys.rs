@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mqtt::QoS;
+use prometheus_client::metrics::counter::Counter;
 use state::Message;
 
 use crate::hub::Hub;
@@ -50,13 +51,11 @@ impl Sys {
 
     fn values(&mut self, hub: &Hub) -> Vec<(&'static str, String)> {
         let metrics = &hub.metrics;
-        let sum = |counters: &[prometheus_client::metrics::counter::Counter; 3]| -> u64 {
-            counters.iter().map(prometheus_client::metrics::counter::Counter::get).sum()
-        };
+        let sum = |counters: &[Counter; 3]| counters.iter().map(Counter::get).sum::<u64>();
         let totals = Totals {
             at_s: self.started.elapsed().as_secs_f64(),
-            received: sum(&metrics.received),
-            sent: sum(&metrics.sent),
+            received: sum(&metrics.messages_received),
+            sent: sum(&metrics.messages_sent),
         };
         let last = self.last.replace(totals).unwrap_or_default();
         let per_minute = |now: u64, before: u64| {
@@ -64,7 +63,7 @@ impl Sys {
             format!("{:.2}", (now - before) as f64 / elapsed * 60.0)
         };
         let stats = hub.store.stats();
-        let connected = metrics.connected.get();
+        let connected = metrics.sessions_connected.get();
         let (sessions, _) = hub.directory.sessions().count();
         let offline = i64::try_from(sessions).unwrap_or(0).saturating_sub(connected).max(0);
         let retained = stats.retained_messages + hub.sys.read().len() as u64;
@@ -76,15 +75,15 @@ impl Sys {
             ("$SYS/broker/clients/disconnected", offline.to_string()),
             ("$SYS/broker/clients/inactive", offline.to_string()),
             ("$SYS/broker/clients/total", sessions.to_string()),
-            ("$SYS/broker/clients/expired", metrics.expired.get().to_string()),
-            ("$SYS/broker/clients/maximum", metrics.connected_max.load(Ordering::Relaxed).to_string()),
+            ("$SYS/broker/clients/expired", metrics.sessions_expired.get().to_string()),
+            ("$SYS/broker/clients/maximum", hub.connected_max.load(Ordering::Relaxed).to_string()),
             ("$SYS/broker/messages/received", totals.received.to_string()),
             ("$SYS/broker/messages/sent", totals.sent.to_string()),
             ("$SYS/broker/publish/messages/received", totals.received.to_string()),
             ("$SYS/broker/publish/messages/sent", totals.sent.to_string()),
             ("$SYS/broker/publish/messages/dropped", metrics.dropped_total().to_string()),
-            ("$SYS/broker/publish/bytes/received", metrics.bytes_received.get().to_string()),
-            ("$SYS/broker/publish/bytes/sent", metrics.bytes_sent.get().to_string()),
+            ("$SYS/broker/publish/bytes/received", metrics.payload_bytes_received.get().to_string()),
+            ("$SYS/broker/publish/bytes/sent", metrics.payload_bytes_sent.get().to_string()),
             ("$SYS/broker/load/publish/received/1min", per_minute(totals.received, last.received)),
             ("$SYS/broker/load/publish/sent/1min", per_minute(totals.sent, last.sent)),
             ("$SYS/broker/store/messages/count", stats.queued_messages.to_string()),

@@ -1,184 +1,75 @@
 //! What a worker counts. `$SYS` and the metrics endpoint read the same counters.
 
-mod asks;
+pub(crate) mod by_qos;
 pub(crate) mod latency;
 pub(crate) mod tally;
 pub(crate) mod timed_store;
 
-use std::sync::atomic::AtomicU64;
-
 use mqtt::QoS;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
 
-use self::asks::AskMetrics;
+use self::by_qos::ByQos;
 use crate::authorize::bounds::Bound;
 use crate::metrics::latency::Latency;
 use crate::session::DropReason;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DropLabels {
-    reason: DropLabel,
-    qos: u8,
-}
+/// Upper bounds of how long questions about actions take, in seconds.
+const ASK_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum DropLabel {
-    QueueFull,
-    SlowClient,
-    OutOfMemory,
-    Expired,
-    TooLarge,
-    Refused,
-    NotAuthorized,
-    Undecided,
-    ReceiverNotAuthorized,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QosLabels {
-    qos: u8,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    limit: &'static str,
-}
-
-/// Counters and gauges of one worker.
-pub(crate) struct Metrics {
-    /// PUBLISH packets taken from clients, by QoS.
-    pub received: [Counter; 3],
-    /// PUBLISH packets handed to clients, by QoS.
-    pub sent: [Counter; 3],
-    /// From a QoS 1 or 2 PUBLISH to its PUBACK or PUBREC.
-    pub acknowledge_seconds: Latency,
-    /// Payload bytes received and sent.
-    pub bytes_received: Counter,
-    pub bytes_sent: Counter,
-    /// Connections with a session now, and the most there have been.
-    pub connected: Gauge,
-    pub connected_max: AtomicU64,
-    /// Sessions opened, resumed, taken over, expired; those that were asked for by another principal than theirs.
-    pub opened: Counter,
-    pub foreign: Counter,
-    pub taken_over: Counter,
-    pub expired: Counter,
-    /// Will Messages published.
-    pub wills: Counter,
-    /// Actions that were asked about, and those of which the answer was known.
-    pub asks: AskMetrics,
-    pub answers_known: Counter,
-    dropped: Family<DropLabels, Counter>,
-    limited: Family<LimitLabels, Counter>,
+link::metrics! {
+    /// Counters and gauges of one worker.
+    pub(crate) struct Metrics in "tidegate_broker" {
+        /// PUBLISH packets from clients.
+        pub(crate) messages_received: ByQos;
+        /// PUBLISH packets to clients.
+        pub(crate) messages_sent: ByQos;
+        /// From a QoS 1 or 2 PUBLISH until it is acknowledged.
+        pub(crate) acknowledge_seconds: Latency;
+        /// Payload bytes from clients.
+        pub(crate) payload_bytes_received: Counter;
+        /// Payload bytes to clients.
+        pub(crate) payload_bytes_sent: Counter;
+        /// Sessions with a connection.
+        pub(crate) sessions_connected: Gauge;
+        /// Sessions opened or resumed.
+        pub(crate) sessions_opened: Counter;
+        /// Connections refused since the session is another principal's.
+        pub(crate) sessions_foreign: Counter;
+        /// Connections ended by a newer one.
+        pub(crate) sessions_taken_over: Counter;
+        /// Stored sessions expired.
+        pub(crate) sessions_expired: Counter;
+        /// Will Messages published.
+        pub(crate) wills_published: Counter;
+        /// Messages that did not reach a session.
+        messages_dropped: Counter[reason: DropReason, qos: u8];
+        /// Actions that are asked about, and whose answer was remembered.
+        pub(crate) asks_known: Counter;
+        /// Actions that were asked about, by outcome.
+        pub(crate) asks: Counter[action: &'static str, outcome: &'static str];
+        /// Seconds until an action was decided.
+        pub(crate) ask_seconds: Histogram = Histogram::new(ASK_SECONDS);
+        /// What clients were refused beyond a bound.
+        limited: Counter[limit: &'static str];
+    }
 }
 
 impl Metrics {
-    /// Makes and registers them.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let registry = registry.sub_registry_with_prefix("tidegate_broker");
-        let received = Family::<QosLabels, Counter>::default();
-        let sent = Family::<QosLabels, Counter>::default();
-        let dropped = Family::default();
-        let metrics = Self {
-            received: [0, 1, 2].map(|qos| received.get_or_create(&QosLabels { qos }).clone()),
-            sent: [0, 1, 2].map(|qos| sent.get_or_create(&QosLabels { qos }).clone()),
-            acknowledge_seconds: Latency::default(),
-            bytes_received: Counter::default(),
-            bytes_sent: Counter::default(),
-            connected: Gauge::default(),
-            connected_max: AtomicU64::new(0),
-            opened: Counter::default(),
-            foreign: Counter::default(),
-            taken_over: Counter::default(),
-            expired: Counter::default(),
-            wills: Counter::default(),
-            asks: AskMetrics::default(),
-            answers_known: Counter::default(),
-            dropped,
-            limited: Family::default(),
-        };
-        registry.register("messages_received", "PUBLISH packets from clients", received);
-        registry.register("messages_sent", "PUBLISH packets to clients", sent);
-        let help = "From a QoS 1 or 2 PUBLISH until it is acknowledged";
-        registry.register("acknowledge_seconds", help, metrics.acknowledge_seconds.clone());
-        registry.register(
-            "payload_bytes_received",
-            "Payload bytes from clients",
-            metrics.bytes_received.clone(),
-        );
-        registry.register("payload_bytes_sent", "Payload bytes to clients", metrics.bytes_sent.clone());
-        registry.register("sessions_connected", "Sessions with a connection", metrics.connected.clone());
-        registry.register("sessions_opened", "Sessions opened or resumed", metrics.opened.clone());
-        registry.register(
-            "sessions_foreign",
-            "Connections refused since the session is another principal's",
-            metrics.foreign.clone(),
-        );
-        registry.register(
-            "sessions_taken_over",
-            "Connections ended by a newer one",
-            metrics.taken_over.clone(),
-        );
-        registry.register("sessions_expired", "Stored sessions expired", metrics.expired.clone());
-        registry.register("wills_published", "Will Messages published", metrics.wills.clone());
-        registry.register(
-            "messages_dropped",
-            "Messages that did not reach a session",
-            metrics.dropped.clone(),
-        );
-        registry.register(
-            "asks_known",
-            "Actions that are asked about, and whose answer was remembered",
-            metrics.answers_known.clone(),
-        );
-        metrics.asks.register(registry);
-        registry.register("limited", "What clients were refused beyond a bound", metrics.limited.clone());
-        metrics
-    }
-
     /// Counts a dropped message.
     pub(crate) fn drop_message(&self, reason: DropReason, qos: QoS) {
-        let reason = match reason {
-            DropReason::QueueFull => DropLabel::QueueFull,
-            DropReason::SlowClient => DropLabel::SlowClient,
-            DropReason::OutOfMemory => DropLabel::OutOfMemory,
-            DropReason::Expired => DropLabel::Expired,
-            DropReason::TooLarge => DropLabel::TooLarge,
-            DropReason::Refused => DropLabel::Refused,
-            DropReason::NotAuthorized => DropLabel::NotAuthorized,
-            DropReason::Undecided => DropLabel::Undecided,
-            DropReason::ReceiverNotAuthorized => DropLabel::ReceiverNotAuthorized,
-        };
-        self.dropped.get_or_create(&DropLabels { reason, qos: qos as u8 }).inc();
+        self.messages_dropped.count((reason, qos as u8));
     }
 
     /// Counts what was refused since it is beyond a bound.
     pub(crate) fn limit(&self, bound: Bound) {
-        self.limited.get_or_create(&LimitLabels { limit: bound.label() }).inc();
+        self.limited.count((bound.label(),));
     }
 
     /// Messages dropped in all.
     pub(crate) fn dropped_total(&self) -> u64 {
-        let mut total = 0;
-        for reason in [
-            DropLabel::QueueFull,
-            DropLabel::SlowClient,
-            DropLabel::OutOfMemory,
-            DropLabel::Expired,
-            DropLabel::TooLarge,
-            DropLabel::Refused,
-            DropLabel::NotAuthorized,
-            DropLabel::Undecided,
-            DropLabel::ReceiverNotAuthorized,
-        ] {
-            for qos in 0..3 {
-                total += self.dropped.get(&DropLabels { reason, qos }).map_or(0, |counter| counter.get());
-            }
-        }
-        total
+        let of = |reason| (0..3).map(move |qos| self.messages_dropped.get((reason, qos))).sum::<u64>();
+        DropReason::ALL.into_iter().map(of).sum()
     }
 }

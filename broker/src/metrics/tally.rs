@@ -48,13 +48,17 @@ pub(crate) fn flush(metrics: &Metrics) {
     if tally == Tally::default() {
         return;
     }
-    let counters = metrics.received.iter().zip(tally.received).chain(metrics.sent.iter().zip(tally.sent));
+    let counters = metrics
+        .messages_received
+        .iter()
+        .zip(tally.received)
+        .chain(metrics.messages_sent.iter().zip(tally.sent));
     for (counter, count) in counters.filter(|(_, count)| *count > 0) {
         counter.inc_by(u64::from(count));
     }
     if tally.acknowledged > 0 {
         metrics.acknowledge_seconds.observe_at_once(u64::from(tally.acknowledged));
     }
-    metrics.bytes_received.inc_by(tally.bytes_received);
-    metrics.bytes_sent.inc_by(tally.bytes_sent);
+    metrics.payload_bytes_received.inc_by(tally.bytes_received);
+    metrics.payload_bytes_sent.inc_by(tally.bytes_sent);
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use mqtt::PacketId;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use state::clock::TimeSource;
 use state::{
@@ -16,40 +14,32 @@ use tokio::time::Instant;
 
 use crate::metrics::latency::Latency;
 
-/// What is asked of a store. Variants are the label values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "variants are the label values")]
-enum Operation {
-    claim,
-    release,
-    subscribe,
-    unsubscribe,
-    publish,
-    read_queue,
-    acknowledge,
-    retain,
-    read_retained,
-    timers,
-    read_routes,
+link::labels! {
+    /// What is asked of a store.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    enum Operation {
+        Claim = "claim",
+        Release = "release",
+        Subscribe = "subscribe",
+        Unsubscribe = "unsubscribe",
+        Publish = "publish",
+        ReadQueue = "read_queue",
+        Acknowledge = "acknowledge",
+        Retain = "retain",
+        ReadRetained = "read_retained",
+        Timers = "timers",
+        ReadRoutes = "read_routes",
+    }
 }
 
-const OPERATIONS: [Operation; 11] = [
-    Operation::claim,
-    Operation::release,
-    Operation::subscribe,
-    Operation::unsubscribe,
-    Operation::publish,
-    Operation::read_queue,
-    Operation::acknowledge,
-    Operation::retain,
-    Operation::read_retained,
-    Operation::timers,
-    Operation::read_routes,
-];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CallLabels {
-    operation: Operation,
+link::metrics! {
+    /// What is measured of a store.
+    struct StoreMetrics in "tidegate_store" {
+        /// From what is asked of the store to its answer, by operation.
+        operation_seconds: Latency[operation: Operation];
+        /// Answers of the store that something failed which may go well later, by operation.
+        operation_failures: Counter[operation: Operation];
+    }
 }
 
 /// Of one operation.
@@ -62,26 +52,19 @@ struct Measure {
 /// Times the answers of a store.
 pub(crate) struct TimedStore {
     store: Arc<dyn Store>,
-    /// In the order of [`OPERATIONS`].
-    measures: Vec<Measure>,
+    /// In the order of [`Operation::ALL`].
+    measures: [Measure; Operation::ALL.len()],
 }
 
 impl TimedStore {
     /// Wraps `store` and registers what it measures.
     pub(crate) fn new(store: Arc<dyn Store>, registry: &mut Registry) -> Self {
-        let seconds = Family::<CallLabels, Latency>::default();
-        let failures = Family::<CallLabels, Counter>::default();
-        let registry = registry.sub_registry_with_prefix("tidegate_store");
-        let measures = OPERATIONS.map(|operation| {
-            let labels = CallLabels { operation };
-            let seconds = seconds.get_or_create_owned(&labels);
-            Measure { seconds, failures: failures.get_or_create_owned(&labels) }
+        let metrics = StoreMetrics::register(registry);
+        let measures = Operation::ALL.map(|operation| Measure {
+            seconds: metrics.operation_seconds.of((operation,)).clone(),
+            failures: metrics.operation_failures.of((operation,)).clone(),
         });
-        let help = "From what is asked of the store to its answer, by operation";
-        registry.register("operation_seconds", help, seconds);
-        let help = "Answers of the store that something failed which may go well later, by operation";
-        registry.register("operation_failures", help, failures);
-        Self { store, measures: measures.into() }
+        Self { store, measures }
     }
 
     fn timed<T: 'static>(&self, operation: Operation, done: Done<T>) -> Done<T> {
@@ -97,97 +80,39 @@ impl TimedStore {
     }
 }
 
+/// Calls of a store, each timed as one operation.
+macro_rules! timed {
+    ($($call:ident($($argument:ident: $type:ty),*) -> $answer:ty, as $operation:ident;)*) => {$(
+        fn $call(&self, $($argument: $type,)* done: Done<$answer>) {
+            self.store.$call($($argument,)* self.timed(Operation::$operation, done));
+        }
+    )*};
+}
+
 impl Store for TimedStore {
-    fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.store.claim(claim, self.timed(Operation::claim, done));
-    }
-
-    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
-        self.store.release(fence, release, self.timed(Operation::release, done));
-    }
-
-    fn drop_will(&self, fence: &Fence, done: Done<()>) {
-        self.store.drop_will(fence, self.timed(Operation::release, done));
-    }
-
-    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        self.store.subscribe(fence, subscriptions, self.timed(Operation::subscribe, done));
-    }
-
-    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
-        self.store.unsubscribe(fence, filters, self.timed(Operation::unsubscribe, done));
-    }
-
-    fn publish(&self, publish: Publish, done: Done<Published>) {
-        self.store.publish(publish, self.timed(Operation::publish, done));
+    timed! {
+        claim(claim: Claim) -> Claimed, as Claim;
+        release(fence: &Fence, release: Release) -> (), as Release;
+        drop_will(fence: &Fence) -> (), as Release;
+        subscribe(fence: &Fence, subscriptions: Vec<Subscription>) -> Vec<bool>, as Subscribe;
+        unsubscribe(fence: &Fence, filters: Vec<Arc<str>>) -> Vec<bool>, as Unsubscribe;
+        publish(publish: Publish) -> Published, as Publish;
+        confirm(fence: &Fence) -> (), as ReadQueue;
+        read_queue(fence: &Fence, from: Number, count: usize, bytes: usize) -> QueuePage, as ReadQueue;
+        tails(sessions: Vec<Arc<StoredSession>>) -> Vec<Option<Number>>, as ReadQueue;
+        acknowledge(fence: &Fence, number: Number) -> (), as Acknowledge;
+        mark_released(fence: &Fence, number: Number) -> (), as Acknowledge;
+        forget_received(fence: &Fence, packet_id: PacketId) -> (), as Acknowledge;
+        retain(message: Arc<Message>) -> (), as Retain;
+        retained(filter: &str, cursor: Option<Cursor>, count: usize, now: UnixMs) -> RetainedPage, as ReadRetained;
+        claim_due(now: UnixMs, max: usize) -> Vec<Due>, as Timers;
+        finish_will(will: &DueWill) -> (), as Timers;
+        finish_left(left: &DueLeft) -> (), as Timers;
+        routes(cursor: Option<Cursor>, count: usize) -> RoutePage, as ReadRoutes;
     }
 
     fn part_of(&self, client_id: &str) -> Option<u16> {
         self.store.part_of(client_id)
-    }
-
-    fn confirm(&self, fence: &Fence, done: Done<()>) {
-        self.store.confirm(fence, self.timed(Operation::read_queue, done));
-    }
-
-    fn read_queue(
-        &self,
-        fence: &Fence,
-        from: Number,
-        messages_max: usize,
-        bytes_max: usize,
-        done: Done<QueuePage>,
-    ) {
-        let done = self.timed(Operation::read_queue, done);
-        self.store.read_queue(fence, from, messages_max, bytes_max, done);
-    }
-
-    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.store.acknowledge(fence, number, self.timed(Operation::acknowledge, done));
-    }
-
-    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.store.mark_released(fence, number, self.timed(Operation::acknowledge, done));
-    }
-
-    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
-        self.store.forget_received(fence, packet_id, self.timed(Operation::acknowledge, done));
-    }
-
-    fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.store.retain(message, self.timed(Operation::retain, done));
-    }
-
-    fn retained(
-        &self,
-        filter: &str,
-        cursor: Option<Cursor>,
-        messages_max: usize,
-        now: UnixMs,
-        done: Done<RetainedPage>,
-    ) {
-        let done = self.timed(Operation::read_retained, done);
-        self.store.retained(filter, cursor, messages_max, now, done);
-    }
-
-    fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>) {
-        self.store.routes(cursor, sessions_max, self.timed(Operation::read_routes, done));
-    }
-
-    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
-        self.store.tails(sessions, self.timed(Operation::read_queue, done));
-    }
-
-    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
-        self.store.claim_due(now, max, self.timed(Operation::timers, done));
-    }
-
-    fn finish_will(&self, will: &DueWill, done: Done<()>) {
-        self.store.finish_will(will, self.timed(Operation::timers, done));
-    }
-
-    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
-        self.store.finish_left(left, self.timed(Operation::timers, done));
     }
 
     fn time(&self) -> TimeSource {

@@ -64,7 +64,7 @@ impl Hub {
         message: &Arc<Message>,
         awaited: Option<Awaited>,
     ) {
-        self.metrics.wills.inc();
+        self.metrics.wills_published.inc();
         let by = self.directory.sessions().find(client_id).map(|session| session.id);
         self.publish_then(None, None, message, None, by, awaited);
     }

@@ -56,7 +56,7 @@ impl Serving {
         let (open, known) = self.session.questions(packet, now);
         asking.is_waiting = !open.is_empty();
         if open.is_empty() {
-            hub.metrics.answers_known.inc_by(known);
+            hub.metrics.asks_known.inc_by(known);
             return true;
         }
         self.is_holding = true;
@@ -105,9 +105,10 @@ impl Hub {
     /// Asks, and has the answer told to `reply`, at the latest when whoever is asked gives up.
     fn ask_about(&self, question: Question, reply: impl FnOnce(Ruling) + Send + 'static) {
         let (begun, action) = (Instant::now(), question.action);
-        let asks = self.metrics.asks.clone();
+        let (asks, seconds) = (self.metrics.asks.clone(), self.metrics.ask_seconds.clone());
         let counted = move |ruling: Ruling| {
-            asks.count(action, ruling.verdict, begun.elapsed());
+            asks.count((action.label(), ruling.verdict.label()));
+            seconds.observe(begun.elapsed().as_secs_f64());
             reply(ruling);
         };
         match self.authorizer.get() {

@@ -182,7 +182,7 @@ impl Hub {
         };
         if cluster.is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
-            self.metrics.taken_over.inc();
+            self.metrics.sessions_taken_over.inc();
             self.directory.evict_connection(&granted.handle, connection, None);
         }
         Ok(granted)
@@ -202,7 +202,7 @@ impl Hub {
             }
         };
         if handle.is_connected() {
-            self.metrics.taken_over.inc();
+            self.metrics.sessions_taken_over.inc();
         }
         // Before what it is subscribed to: changes by earlier owners that the log still brings are in that already.
         if let Some(cluster) = self.cluster.shared() {
@@ -225,7 +225,7 @@ impl Hub {
         handle.belongs_to(&arrival.principal);
         self.directory.attach(&handle, connection, arrival);
         if let Some(old) = self.directory.name_in_memory(&handle, &arrival.principal)? {
-            self.metrics.taken_over.inc();
+            self.metrics.sessions_taken_over.inc();
             self.directory.displace(&old);
         }
         Ok(Granted { handle, owned: None })

@@ -126,28 +126,30 @@ pub(crate) enum WillFate {
     TakenOver,
 }
 
-/// Why a message did not reach a session; a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum DropReason {
-    /// A queue was full.
-    QueueFull,
-    /// QoS 0 for a device that does not read fast enough.
-    SlowClient,
-    /// The process has too much memory, and the device is among those that read least.
-    OutOfMemory,
-    /// Its Message Expiry Interval passed.
-    Expired,
-    /// Larger than the client's Maximum Packet Size.
-    // v5 [MQTT-3.1.2-25]
-    TooLarge,
-    /// The client refused it with an error code in PUBACK or PUBREC.
-    Refused,
-    /// The publisher's passport does not allow it.
-    NotAuthorized,
-    /// Whoever is asked about it gave no answer.
-    Undecided,
-    /// The passport of who was to get it does not allow it any more.
-    ReceiverNotAuthorized,
+link::labels! {
+    /// Why a message did not reach a session.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(crate) enum DropReason {
+        /// A queue was full.
+        QueueFull = "QueueFull",
+        /// QoS 0 for a device that does not read fast enough.
+        SlowClient = "SlowClient",
+        /// The process has too much memory, and the device is among those that read least.
+        OutOfMemory = "OutOfMemory",
+        /// Its Message Expiry Interval passed.
+        Expired = "Expired",
+        /// Larger than the client's Maximum Packet Size.
+        // v5 [MQTT-3.1.2-25]
+        TooLarge = "TooLarge",
+        /// The client refused it with an error code in PUBACK or PUBREC.
+        Refused = "Refused",
+        /// The publisher's passport does not allow it.
+        NotAuthorized = "NotAuthorized",
+        /// Whoever is asked about it gave no answer.
+        Undecided = "Undecided",
+        /// The passport of who was to get it does not allow it any more.
+        ReceiverNotAuthorized = "ReceiverNotAuthorized",
+    }
 }
 
 /// Where a session's outputs go.

@@ -99,7 +99,7 @@ pub(crate) async fn run<U: Upstream, A: Authenticator>(
     };
     if let Err(Failed(stage, failure)) = ended {
         let peer = behind.get().copied().unwrap_or(peer);
-        listener.shared.metrics.handshake_failed(stage, failure);
+        listener.shared.metrics.handshake_failures.count((stage.label(), failure.label()));
         let report = Report { listener: &listener.name, peer, client_id: None, user: None };
         listener.shared.reports.failed(&report, stage, failure);
         tracing::debug!(
@@ -145,7 +145,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             let _ = self.behind.set(self.peer);
             self.underway.belongs_to(Source::of(self.peer));
             if let Err(reason) = self.admitted.comes_from(self.peer) {
-                listener.shared.metrics.shed(reason);
+                listener.shared.metrics.shed.count((reason.label(),));
                 return Ok(());
             }
         }
@@ -297,7 +297,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let is_short = self.admitted.shared().relays.unread.is_short_of_memory();
         match identity {
             Ok(_) if is_short => {
-                self.admitted.shared().metrics.limit("memory_max_bytes");
+                self.admitted.shared().metrics.limited.count(("memory_max_bytes",));
                 self.refuse_connect(io, &connect, ReasonCode::QuotaExceeded).await;
                 failed(HandshakeFailure::Refused)
             }
@@ -445,7 +445,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
             self.seat = seat;
             return true;
         }
-        self.admitted.shared().metrics.limit("connections_max");
+        self.admitted.shared().metrics.limited.count(("connections_max",));
         let (client_id, principal) = (&*passport.client_id, &*passport.subject);
         tracing::debug!(client_id, principal, "a principal has as many connections as it may have");
         false
@@ -456,7 +456,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         self.tell_refused(Some(connect), reason);
         let fits = reply::refusal(connect.version, reason).len() <= reply::packet_bytes_max(connect);
         if !fits {
-            self.admitted.shared().metrics.refused(reason.label());
+            self.admitted.shared().metrics.refused.count((reason.label(),));
         }
         self.refuse(io, fits.then_some((connect.version, reason))).await;
     }
@@ -464,7 +464,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     /// Tells a client where the devices of this edge go, which ends.
     async fn refer<T: Transport>(self, mut io: T, connect: &Connect<'_>, direction: Direction<'_>) {
         let linger = Duration::from_millis(self.config().linger_ms);
-        self.admitted.shared().metrics.refused(direction.reason.label());
+        self.admitted.shared().metrics.refused.count((direction.reason.label(),));
         // As in `refuse`.
         drop(self.underway);
         refuse::tell(&mut io, Some(direction.connack(connect)), linger).await;
@@ -473,7 +473,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
     async fn refuse<T: Transport>(self, mut io: T, answer: Option<(ProtocolVersion, ReasonCode)>) {
         let linger = Duration::from_millis(self.config().linger_ms);
         if let Some((_, reason)) = answer {
-            self.admitted.shared().metrics.refused(reason.label());
+            self.admitted.shared().metrics.refused.count((reason.label(),));
         }
         // No longer under way, so that a lingering client holds up nobody.
         drop(self.underway);

@@ -60,6 +60,8 @@ impl Listener {
         tls: Option<Arc<TlsServer>>,
         shared: Arc<Shared>,
     ) -> Self {
+        let connected = shared.metrics.connections.of((name.to_owned(),)).clone();
+        let accepted = shared.metrics.accepted.of((name.to_owned(),)).clone();
         Self {
             name: name.into(),
             rate: config.rate(),
@@ -70,8 +72,8 @@ impl Listener {
                 ..WebSocketConfig::default()
             },
             config,
-            connected: shared.metrics.connections(name),
-            accepted: shared.metrics.accepted(name),
+            connected,
+            accepted,
             shared,
         }
     }
@@ -184,7 +186,7 @@ pub(crate) async fn accept_loop<F>(
                 stretch::give_way();
                 match admit(&listener, peer).await {
                     Ok((admitted, underway)) => serve(io, peer, admitted, underway),
-                    Err(reason) => listener.shared.metrics.shed(reason),
+                    Err(reason) => listener.shared.metrics.shed.count((reason.label(),)),
                 }
             }
             Err(error) if is_out_of_descriptors(&error) => {
@@ -218,7 +220,7 @@ async fn admit(
         admitted.comes_from(peer)?;
     }
     let (underway, instead) = Underway::begin(&listener.shared.admission, Source::of(peer));
-    instead.into_iter().for_each(|reason| listener.shared.metrics.shed(reason));
+    instead.into_iter().for_each(|reason| listener.shared.metrics.shed.count((reason.label(),)));
     Ok((admitted, underway))
 }
 
@@ -235,7 +237,7 @@ async fn shed_one(listening: &Listening, reserve: &mut Reserve, listener: &Liste
     reserve.restore();
     if is_shed {
         listener.accepted.inc();
-        listener.shared.metrics.shed(ShedReason::Descriptors);
+        listener.shared.metrics.shed.count((ShedReason::Descriptors.label(),));
     } else {
         // Another thread was quicker to take the descriptor, or the device has gone.
         tokio::time::sleep(EXHAUSTED_REST).await;

@@ -90,7 +90,7 @@ where
     /// Counts the end, and says who it is whose connection ends.
     fn tell(&self, reason: CloseReason) {
         let listener = self.admitted.door();
-        listener.shared.metrics.closed(reason);
+        listener.shared.metrics.closes.count((reason.label(),));
         let Some(holder) = self.tenancy.as_ref().map(Tenancy::holder) else { return };
         let (client_id, peer) = (&*holder.client_id, holder.peer);
         tracing::debug!(listener = %listener.name, client_id, %peer, reason = reason.label(), "connection closed");

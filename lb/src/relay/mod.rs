@@ -247,7 +247,7 @@ where
             && self.state.is_open()
             && self.shared().relays.unread.is_condemned(self.slot)
         {
-            self.shared().metrics.limit("memory_max_bytes");
+            self.shared().metrics.limited.count(("memory_max_bytes",));
             self.close(CloseReason::OutOfMemory, &mut scratch.out, now);
         }
         if self.state.is_open() {

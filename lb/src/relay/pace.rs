@@ -181,14 +181,14 @@ impl Pace {
             self.held_since_ms = Some(now);
             let is_messages = for_messages >= for_bytes;
             let limit = if is_messages { "received_messages_per_s" } else { "received_bytes_per_s" };
-            shared.metrics.limit(limit);
+            shared.metrics.limited.count((limit,));
             tracing::debug!(limit, "a device that sends too fast is held back");
             return Passage::Held;
         };
         let held_ms = u64::from(now.wrapping_sub(since));
         match self.limits.held_back_max_s {
             Some(max_s) if held_ms >= u64::from(max_s) * 1_000 => {
-                shared.metrics.limit("held_back_max_s");
+                shared.metrics.limited.count(("held_back_max_s",));
                 Passage::HeldTooLong
             }
             _ => Passage::Held,
@@ -223,7 +223,7 @@ impl Pace {
             return true;
         }
         if self.sent_held_until_ms.is_none() {
-            shared.metrics.limit("sent_bytes_per_s");
+            shared.metrics.limited.count(("sent_bytes_per_s",));
         }
         self.sent_held_until_ms = Some(now.wrapping_add(wait_ms));
         false

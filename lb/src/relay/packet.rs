@@ -74,7 +74,7 @@ where
                 Err(error) => {
                     let reason = error.reason_code();
                     if reason == ReasonCode::PacketTooLarge && packet_bytes_max < configured {
-                        shared.metrics.limit("packet_bytes_max");
+                        shared.metrics.limited.count(("packet_bytes_max",));
                     }
                     end = Some(CloseReason::BadPacket(reason));
                 }

@@ -193,12 +193,12 @@ impl<A: Authenticator> Tenure<A> {
         self.renewing = None;
         match decision {
             Decision::Allow(passport) if passport.client_id == asker.client_id => {
-                shared.metrics.renewed("renewed");
+                shared.metrics.passport_renewals.count(("renewed",));
                 Poll::Ready(Verdict::Renewed(passport))
             }
             // Somebody else's wrong passwords may slow this device down; that says nothing about it.
             Decision::Deny(DenyReason::Unavailable | DenyReason::SlowedDown) => {
-                shared.metrics.renewed("unavailable");
+                shared.metrics.passport_renewals.count(("unavailable",));
                 let now = Instant::now();
                 self.renew_at = now + backoff(self.failures.into());
                 self.failures = self.failures.saturating_add(1);
@@ -206,7 +206,7 @@ impl<A: Authenticator> Tenure<A> {
                 Poll::Pending
             }
             Decision::Allow(_) | Decision::Deny(_) => {
-                shared.metrics.renewed("denied");
+                shared.metrics.passport_renewals.count(("denied",));
                 Poll::Ready(Verdict::Denied)
             }
         }

@@ -5,7 +5,6 @@ use std::io;
 use std::path::PathBuf;
 
 use link::SettingError;
-use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// Why a handshake or a connection failed. Its text is what operators read in debug logs.
@@ -141,68 +140,41 @@ impl From<TlsError> for io::Error {
     }
 }
 
-/// The label of a counted handshake failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TlsFailure {
-    /// End of stream.
-    WentAway,
-    /// The socket failed.
-    Broken,
-    /// Not TLS.
-    NotTls,
-    /// No protocol version in common.
-    Version,
-    /// No cipher suite, group or signature scheme in common.
-    NothingInCommon,
-    /// No application protocol in common.
-    Alpn,
-    /// A client certificate is required, and was not shown.
-    NoClientCertificate,
-    /// The client certificate has expired.
-    ClientCertificateExpired,
-    /// The client certificate is on a revocation list.
-    ClientCertificateRevoked,
-    /// No authority that is trusted has issued the client certificate.
-    ClientCertificateUnknownIssuer,
-    /// The client certificate was refused for another reason.
-    ClientCertificate,
-    /// The client gave up.
-    Alert,
-    /// The client broke the protocol.
-    Misbehaved,
-    /// The deadline passed. Set by whoever keeps the deadline.
-    Deadline,
-    /// Not the peer's fault.
-    Internal,
-}
-
-impl TlsFailure {
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::WentAway => "went_away",
-            Self::Broken => "broken",
-            Self::NotTls => "not_tls",
-            Self::Version => "version",
-            Self::NothingInCommon => "nothing_in_common",
-            Self::Alpn => "alpn",
-            Self::NoClientCertificate => "no_client_certificate",
-            Self::ClientCertificateExpired => "client_certificate_expired",
-            Self::ClientCertificateRevoked => "client_certificate_revoked",
-            Self::ClientCertificateUnknownIssuer => "client_certificate_unknown_issuer",
-            Self::ClientCertificate => "client_certificate",
-            Self::Alert => "alert",
-            Self::Misbehaved => "misbehaved",
-            Self::Deadline => "deadline",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-impl EncodeLabelValue for TlsFailure {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
+link::labels! {
+    /// The label of a counted handshake failure.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum TlsFailure {
+        /// End of stream.
+        WentAway = "went_away",
+        /// The socket failed.
+        Broken = "broken",
+        /// Not TLS.
+        NotTls = "not_tls",
+        /// No protocol version in common.
+        Version = "version",
+        /// No cipher suite, group or signature scheme in common.
+        NothingInCommon = "nothing_in_common",
+        /// No application protocol in common.
+        Alpn = "alpn",
+        /// A client certificate is required, and was not shown.
+        NoClientCertificate = "no_client_certificate",
+        /// The client certificate has expired.
+        ClientCertificateExpired = "client_certificate_expired",
+        /// The client certificate is on a revocation list.
+        ClientCertificateRevoked = "client_certificate_revoked",
+        /// No authority that is trusted has issued the client certificate.
+        ClientCertificateUnknownIssuer = "client_certificate_unknown_issuer",
+        /// The client certificate was refused for another reason.
+        ClientCertificate = "client_certificate",
+        /// The client gave up.
+        Alert = "alert",
+        /// The client broke the protocol.
+        Misbehaved = "misbehaved",
+        /// The deadline passed. Set by whoever keeps the deadline.
+        Deadline = "deadline",
+        /// Not the peer's fault.
+        Internal = "internal",
     }
 }
 

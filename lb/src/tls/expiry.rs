@@ -6,31 +6,18 @@ use files::validity::{Validity, date};
 
 use super::error::TlsConfigError;
 
-/// A kind of things that end; metrics have a value for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum What {
-    /// Certificates that the server shows, those between it and its authority among them.
-    ServerCertificate,
-    /// Authorities that certificates of clients are verified by.
-    ClientAuthority,
-    /// Lists, which are of no use when the next one is due.
-    RevocationList,
-    /// What is stapled to handshakes.
-    OcspResponse,
-}
-
-impl What {
-    pub(super) const ALL: [Self; 4] =
-        [Self::ServerCertificate, Self::ClientAuthority, Self::RevocationList, Self::OcspResponse];
-
-    /// As metrics and logs write it.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::ServerCertificate => "server_certificate",
-            Self::ClientAuthority => "client_authority",
-            Self::RevocationList => "revocation_list",
-            Self::OcspResponse => "ocsp_response",
-        }
+link::labels! {
+    /// A kind of things that end; metrics have a value for each.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub(crate) enum What {
+        /// Certificates that the server shows, those between it and its authority among them.
+        ServerCertificate = "server_certificate",
+        /// Authorities that certificates of clients are verified by.
+        ClientAuthority = "client_authority",
+        /// Lists, which are of no use when the next one is due.
+        RevocationList = "revocation_list",
+        /// What is stapled to handshakes.
+        OcspResponse = "ocsp_response",
     }
 }
 

@@ -145,7 +145,7 @@ impl Devices {
     }
 
     fn note(&self, moved: Moved) {
-        self.metrics.moved(moved.reason, moved.outcome);
+        self.metrics.moves.count((moved.reason, moved.outcome));
         if let Some(took) = moved.took {
             self.metrics.move_seconds.observe(took.as_secs_f64());
         }

@@ -114,7 +114,7 @@ impl Workers {
     pub fn look(&self, now: std::time::Instant) {
         if let Some(tls) = &self.0.tls {
             tls.look(now);
-            self.0.devices.metrics.tls_ends(tls.terms());
+            tls.terms().show(&self.0.devices.metrics.tls_expiry_timestamp_seconds);
         }
     }
 

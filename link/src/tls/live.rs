@@ -8,9 +8,11 @@ use files::pem::{self, Kind};
 use files::validity::{Validity, date, unix_s};
 use files::{Look, Settling, Snapshot};
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::{LinkTlsConfig, LinkTlsError};
+use crate::metrics::By;
 
 /// From so long before its end on a certificate is told of, and how often.
 const TELL_AHEAD_DAYS: i64 = 14;
@@ -191,5 +193,11 @@ impl LinkTerms {
             certificate: certificate.ok_or_else(|| empty("certificate_file", &config.certificate_file))?,
             authority: authority.ok_or_else(|| empty("ca_file", &config.ca_file))?,
         })
+    }
+
+    /// Shows when each ends, Unix seconds.
+    pub fn show(&self, ends: &By<(&'static str,), Gauge>) {
+        ends.of(("certificate",)).set(self.certificate.until_s);
+        ends.of(("authority",)).set(self.authority.until_s);
     }
 }

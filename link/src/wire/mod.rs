@@ -9,6 +9,7 @@ mod open;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mqtt::{OwnedFrame, ReasonCode};
+use prometheus_client::encoding::EncodeLabelValue;
 
 pub use decode::{Decoded, FrameLimits, decode};
 pub use error::WireError;
@@ -113,7 +114,7 @@ impl Kind {
 }
 
 /// Why a worker does not open a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[repr(u8)]
 pub enum RefuseReason {
     /// It is about to leave; another worker will do.

@@ -12,7 +12,8 @@ use super::contract::Contract;
 use super::facts::{Facts, Variable};
 use crate::action::{Action, ActionName, ActionRuling, ActionVerdict};
 use crate::http_client::HttpClient;
-use crate::inquiry::{CacheConfig, Decided, Inquiry, InquiryConfig, Outcome, Reply, hashed};
+use crate::inquiry::{CacheConfig, Decided, Inquiry, InquiryConfig, Reply, hashed};
+use crate::metrics::Outcome;
 use crate::source::context::SourceContext;
 use crate::verdict::Grant;
 use crate::{AuthError, WhenAway};
@@ -58,7 +59,7 @@ impl Actions {
                 inquiry,
                 config.client.connections_max,
                 attempt_timeout,
-                &context.metrics.inquiries,
+                &context.metrics,
                 &context.slow_down,
             ),
             cache: config.acl_cache.clone(),

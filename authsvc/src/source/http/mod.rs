@@ -46,7 +46,7 @@ impl HttpSource {
             config.inquiry(),
             config.client.connections_max,
             attempt_timeout,
-            &context.metrics.inquiries,
+            &context.metrics,
             &context.slow_down,
         );
         let actions = Actions::start(config, &contract, context)?;

@@ -84,7 +84,7 @@ impl LdapSource {
                 config.inquiry(),
                 config.connections_max,
                 timeout,
-                &context.metrics.inquiries,
+                &context.metrics,
                 &context.slow_down,
             ),
             timeout,

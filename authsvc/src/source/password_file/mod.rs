@@ -110,7 +110,7 @@ impl PasswordSource {
     ) -> Verdict {
         let fingerprint = self.recent.fingerprint(name, &record, password);
         if exists && self.recent.knows(fingerprint, Instant::now()) {
-            self.metrics.recent_hits.inc();
+            self.metrics.passwords_recent.inc();
             return Verdict::Allow(Grant::of((*name).clone()));
         }
         let outcome = if let Some(outcome) = self.hashing.join(fingerprint) {
@@ -143,7 +143,7 @@ impl PasswordSource {
         exists: bool,
     ) -> Box<dyn FnOnce(Hashed) + Send + 'static> {
         let (recent, slow_down, hashed) =
-            (self.recent.clone(), self.slow_down.clone(), self.metrics.hashed.clone());
+            (self.recent.clone(), self.slow_down.clone(), self.metrics.passwords_hashed.clone());
         Box::new(move |outcome| {
             if outcome != Hashed::Dropped {
                 hashed.inc();

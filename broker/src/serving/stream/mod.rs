@@ -130,7 +130,7 @@ impl WorkerStream {
                 let client_id = &*pending.open.passport.client_id;
                 let is_foreign = matches!(error, NotGranted::NotResumed(ResumeRefusal::Foreign));
                 if is_foreign {
-                    self.hub.metrics.foreign.inc();
+                    self.hub.metrics.sessions_foreign.inc();
                 }
                 if pending.open.resume.is_some() {
                     tracing::debug!(client_id, %error, "a connection does not go on here");
@@ -185,10 +185,10 @@ impl WorkerStream {
         );
         match opened {
             Ok(session) => {
-                self.hub.metrics.opened.inc();
-                let connected = self.hub.metrics.connected.inc() + 1;
+                self.hub.metrics.sessions_opened.inc();
+                let connected = self.hub.metrics.sessions_connected.inc() + 1;
                 let connected = u64::try_from(connected).unwrap_or(0);
-                self.hub.metrics.connected_max.fetch_max(connected, Ordering::Relaxed);
+                self.hub.connected_max.fetch_max(connected, Ordering::Relaxed);
                 let mut serving = Serving::new(session, granted.handle, rare);
                 serving.revoke(&self.hub, self.connection);
                 self.state = State::Serving(serving);
@@ -286,7 +286,7 @@ impl WorkerStream {
     fn end(&mut self, closing: &Closing, grace_ms: u64) {
         let ended = State::Ended(closing.reason);
         let State::Serving(mut serving) = std::mem::replace(&mut self.state, ended) else { return };
-        self.hub.metrics.connected.dec();
+        self.hub.metrics.sessions_connected.dec();
         tracing::debug!(client_id = &*serving.handle.client_id, reason = ?closing.reason, "session left");
         let sent = serving.session.sent();
         // The device's connection may have gone on at another worker, which the claim there has told.

@@ -168,7 +168,7 @@ impl Running {
     }
 
     fn counted(&self, result: &'static str) -> u64 {
-        self.shared.metrics.renewals_of(result)
+        self.shared.metrics.passport_renewals.get((result,))
     }
 }
 

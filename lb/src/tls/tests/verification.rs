@@ -15,7 +15,7 @@ fn asking(mode: ClientCertificateMode) -> Fixture {
 async fn refusal(fixture: &Fixture, client: Client) -> TlsError {
     let outcome = connect(&fixture.server().acceptor(), client.config()).await;
     let error = outcome.server.err().unwrap();
-    assert!(error.failure().as_str().contains("client_certificate"), "{error:?}");
+    assert!(error.failure().label().contains("client_certificate"), "{error:?}");
     error
 }
 
