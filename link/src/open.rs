@@ -6,13 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mqtt::PacketId;
+use mqtt::{ConnectionId, PacketId};
 
 use crate::Passport;
-
-/// What the edge calls one connection of one device; random, unique for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u128);
 
 /// Where a connection came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! [`frame::FrameBuffer`] for bytes in, [`Packet::decode`] for views, [`publish::PublishHead`] for fan-out.
 
 mod bytes_io;
+mod connection_id;
 mod error;
 pub mod frame;
 mod packet;
@@ -19,6 +20,7 @@ pub mod topic;
 pub mod varint;
 mod version;
 
+pub use connection_id::ConnectionId;
 pub use error::DecodeError;
 pub use frame::{Frame, FrameBuffer, OwnedFrame};
 pub use packet::Packet;

@@ -26,10 +26,11 @@ pub use error::StoreError;
 #[cfg(feature = "testing")]
 pub use memory::{MemoryCluster, MemoryStore, MemoryWorker};
 pub use message::{Delivery, Message, MessageHeader, Owner, SubscriptionIds, UnixMs, Via};
+pub use mqtt::ConnectionId;
 pub use redis::{ConnectError, RedisCluster, RedisConfig, RedisStore, ReplicaLag, Secret, WhenShort};
 pub use store::{
-    CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER,
-    Enqueued, Fence, Instead, Number, Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish,
-    Published, QueueLimits, QueuePage, Queued, Record, Release, ResumeRefusal, RetainedPage, RoutePage,
-    SessionRoutes, Store, StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
+    CLAIM_SLACK_MS, Claim, Claimed, Cursor, Done, Due, DueLeft, DueWill, EXPIRY_NEVER, Enqueued, Fence,
+    Instead, Number, Origin, Owned, PART_TARGETS_MAX, Previous, Principal, Publish, Published, QueueLimits,
+    QueuePage, Queued, Record, Release, ResumeRefusal, RetainedPage, RoutePage, SessionRoutes, Store,
+    StoreStats, StoredSession, Subscription, SubscriptionOptions, Target, Will,
 };

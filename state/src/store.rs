@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mqtt::{PacketId, ProtocolVersion, QoS};
+use mqtt::{ConnectionId, PacketId, ProtocolVersion, QoS};
 
 use crate::clock::{self, TimeSource};
 use crate::{Delivery, Message, StoreError, UnixMs, WorkerId};
@@ -18,10 +18,6 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 /// follows from the number: `1 + (n - 1) mod 65,535`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Number(pub u64);
-
-/// What an edge calls one connection of one device; unique for ever.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u128);
 
 /// A session in a store: the client and which of the sessions that it had in the course of time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

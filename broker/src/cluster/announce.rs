@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use state::{Owned, Previous, RouteChange, StoredSession, Subscription};
+use state::{Owned, RouteChange, StoredSession, Subscription};
 
 use crate::directory::SessionHandle;
 
@@ -113,11 +113,5 @@ impl Cluster {
             let change = RouteChange::Subscribed { session, epoch, subscriptions: shares };
             self.log.append(vec![change], None);
         }
-    }
-
-    /// A connection at another worker has lost its session to one here.
-    pub(crate) fn tell_taken_over(self: &Arc<Self>, client_id: &Arc<str>, previous: Previous) {
-        let Previous { worker, connection_id } = previous;
-        self.note_taken_over(worker, client_id, connection_id);
     }
 }

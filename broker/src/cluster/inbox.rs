@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use link::ConnectionId;
 use mqtt::QoS;
 use state::{InboxPage, Message, Noted, Number, Placed, Position, Stamp, StoredSession};
 use tokio::time::sleep;
@@ -136,10 +135,9 @@ impl Cluster {
                 }
             }
             Noted::TakenOver { client_id, connection_id } => {
-                let connection = ConnectionId(connection_id.0);
-                self.note_lost(connection);
+                self.note_lost(connection_id);
                 let Some(session) = self.directory.sessions().find(&client_id) else { return };
-                self.end_taken_over(&session, connection, None);
+                self.end_taken_over(&session, connection_id, None);
             }
         }
     }

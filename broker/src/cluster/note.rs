@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use link::mux::DEAD_AFTER;
 use mqtt::QoS;
 use state::{
-    ConnectionId, Delivery, Heard, Message, Noted, Number, PublishingSession, Stamp, StoreError,
-    StoredSession, WorkerId,
+    Delivery, Heard, Message, Noted, Number, Previous, PublishingSession, Stamp, StoreError, StoredSession,
+    WorkerId,
 };
 
 use super::Cluster;
@@ -81,13 +81,9 @@ impl Cluster {
         self.send(&self.peer(worker), Note { noted, bytes, told: None });
     }
 
-    /// Tells a worker that a connection there has lost its session.
-    pub(super) fn note_taken_over(
-        self: &Arc<Self>,
-        worker: WorkerId,
-        client_id: &Arc<str>,
-        connection_id: ConnectionId,
-    ) {
+    /// A connection at another worker has lost its session to one here.
+    pub(crate) fn tell_taken_over(self: &Arc<Self>, client_id: &Arc<str>, previous: Previous) {
+        let Previous { worker, connection_id } = previous;
         let noted = Noted::TakenOver { client_id: Arc::clone(client_id), connection_id };
         // Somebody waits for it: the device, which has two connections.
         let told: NoteDone = Box::new(|_| ());

@@ -54,7 +54,7 @@ impl Hub {
         let claim = Claim {
             client_id: Arc::clone(&wanted.client_id),
             principal: principal.clone(),
-            connection_id: state::ConnectionId(connection.0),
+            connection_id: connection,
             clean_start: wanted.clean_start,
             // Gone with its connection: nothing of it need be in a store that nobody shares.
             create: !wanted.is_ephemeral() || self.cluster.is_shared(),
@@ -165,7 +165,7 @@ impl Hub {
             self.publish_due_will(will, Some(passport));
         }
         // A connection that goes on here left the worker before: told late, that one could take it for lost if it came back.
-        let is_other = |previous: &Previous| previous.connection_id.0 != connection.0;
+        let is_other = |previous: &Previous| previous.connection_id != connection;
         let cluster = self.cluster.shared();
         if let (Some(cluster), Some(previous)) = (cluster, claimed.previous.filter(is_other)) {
             cluster.tell_taken_over(client_id, previous);

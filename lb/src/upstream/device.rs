@@ -25,7 +25,7 @@ use super::chance::Chance;
 use super::link::{Carried, LeftBehind, Link, LinkStream};
 use super::mail::Mail;
 use super::metrics::{Metrics, MoveOutcome};
-use super::route::{Declined, Moved, Next, Route, RouteInput, RouteOutputs, Step, Summary};
+use super::route::{Declined, Moved, Next, Remains, Route, RouteInput, RouteOutputs, Step, Summary};
 use super::worker::Worker;
 
 /// Dropped when the worker knows that a connection is over, or never will.
@@ -226,8 +226,8 @@ impl Device {
                         Some((place.link.give_up(place.stream)?, within))
                     });
                     input = left.map(|(left, within)| {
-                        let carried = self.take_rest(left);
-                        RouteInput::GivenUp { why, carried, is_connected: self.is_connected(), within }
+                        let remains = self.remains(self.take_rest(left), within);
+                        RouteInput::GivenUp { why, remains }
                     });
                 }
                 Step::Abandon(place) => drop(place.link.give_up(place.stream)),
@@ -463,9 +463,8 @@ impl Device {
         let (mut way, mut after) = self.lock();
         if way.route.is_at(&at) {
             let within = at.link.worker.handoff_within(self.devices.handoff_timeout);
-            let carried = self.take_rest(left);
-            let is_connected = self.is_connected();
-            self.follow(&mut way, RouteInput::Lost { place: at, carried, is_connected, within }, &mut after);
+            let remains = self.remains(self.take_rest(left), within);
+            self.follow(&mut way, RouteInput::Lost { place: at, remains }, &mut after);
         }
         self.let_go(way, &after) == Next::Now
     }
@@ -482,15 +481,17 @@ impl Device {
         if way.route.is_at(&at) {
             tracing::debug!(client_id = %self.client_id, worker = %at.link.worker.address, ?reason, "session not taken");
             let (code, declined) = judge(reason);
-            let is_connected = self.is_connected();
-            let within = self.devices.handoff_timeout;
-            let input = RouteInput::Refused { place: at, carried, declined, is_connected, within };
-            self.follow(&mut way, input, &mut after);
+            let remains = self.remains(carried, self.devices.handoff_timeout);
+            self.follow(&mut way, RouteInput::Refused { place: at, declined, remains }, &mut after);
             if matches!(declined, Declined::Final(_)) {
                 self.end(code, packet, &mut after);
             }
         }
         self.go_on(way, &after);
+    }
+
+    fn remains(&self, carried: Carried, within: Duration) -> Remains<LinkStream> {
+        Remains { carried, is_connected: self.is_connected(), within }
     }
 
     /// Has the device get what a stream has left for it; the rest is for the next stream.

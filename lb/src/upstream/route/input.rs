@@ -28,21 +28,31 @@ pub(in crate::upstream) enum RouteInput<P: Place> {
     /// No passport can be made for the worker.
     Unsigned,
     /// The stream was taken off its link, as [`super::Step::GiveUp`] said.
-    GivenUp { why: Option<MoveReason>, carried: P::Carried, is_connected: bool, within: Duration },
+    GivenUp { why: Option<MoveReason>, remains: Remains<P> },
     /// The worker has the session.
     Opened(P),
     /// The link has room for the stream.
     Sendable(P),
     /// The worker does not take the session.
-    Refused { place: P, carried: P::Carried, declined: Declined, is_connected: bool, within: Duration },
-    /// The link is over. A search that begins now may last so long.
-    Lost { place: P, carried: P::Carried, is_connected: bool, within: Duration },
+    Refused { place: P, declined: Declined, remains: Remains<P> },
+    /// The link is over.
+    Lost { place: P, remains: Remains<P> },
     /// The stream is over and nothing follows.
     Finished(P),
     /// The time for an answer may be up.
     Check,
     /// The worker has too many devices, and whether this one may go.
     Excess(bool),
+}
+
+/// What remains of a stream that has ended under a device.
+pub(in crate::upstream) struct Remains<P: Place> {
+    /// For the next one.
+    pub(in crate::upstream) carried: P::Carried,
+    /// The device is there to go on.
+    pub(in crate::upstream) is_connected: bool,
+    /// How long a search that begins now may last.
+    pub(in crate::upstream) within: Duration,
 }
 
 /// What a worker that does not take a session leaves to be done.

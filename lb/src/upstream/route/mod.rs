@@ -24,7 +24,7 @@ use mqtt::{OwnedFrame, ReasonCode};
 use tokio::time::{Duration, Instant};
 
 use self::backlog::Backlog;
-pub(super) use self::input::{Circumstances, Declined, RouteInput};
+pub(super) use self::input::{Circumstances, Declined, Remains, RouteInput};
 pub(super) use self::output::{Moved, Next, RouteOutputs, Step, Summary};
 pub(super) use self::place::Place;
 use self::search::Search;
@@ -151,17 +151,13 @@ impl<P: Place> Route<P> {
             RouteInput::NotPlaced { worker, carried } => self.ask_another(worker, carried),
             RouteInput::NoWorker(carried) => self.ask_later(carried),
             RouteInput::Unsigned => self.end(ReasonCode::ServerUnavailable),
-            RouteInput::GivenUp { why, carried, is_connected, within } => {
-                self.leave(why, carried, is_connected, now + within, now)
-            }
+            RouteInput::GivenUp { why, remains } => self.leave(why, remains, now),
             RouteInput::Opened(place) => self.open(&place, now),
             RouteInput::Sendable(place) if self.is_at(&place) => self.send_on(),
-            RouteInput::Refused { place, carried, declined, is_connected, within } if self.is_at(&place) => {
-                self.refuse(declined, carried, is_connected, now + within, now)
+            RouteInput::Refused { place, declined, remains } if self.is_at(&place) => {
+                self.refuse(declined, remains, now)
             }
-            RouteInput::Lost { place, carried, is_connected, within } if self.is_at(&place) => {
-                self.lose(carried, is_connected, now + within, now)
-            }
+            RouteInput::Lost { place, remains } if self.is_at(&place) => self.lose(remains, now),
             RouteInput::Finished(place) if self.is_at(&place) => self.finish(),
             RouteInput::Check => self.check(now),
             RouteInput::Excess(is_excess) => {
@@ -341,24 +337,12 @@ impl<P: Place> Route<P> {
         RouteOutputs { moved, ..self.send_on() }
     }
 
-    fn refuse(
-        &mut self,
-        declined: Declined,
-        carried: P::Carried,
-        is_connected: bool,
-        deadline: Instant,
-        now: Instant,
-    ) -> RouteOutputs<P> {
-        if self.farewell.is_some() && !is_connected {
-            return self.finish();
-        }
+    fn refuse(&mut self, declined: Declined, remains: Remains<P>, now: Instant) -> RouteOutputs<P> {
         if let Declined::Final(outcome) = declined {
-            let moved = is_connected.then_some(Moved { reason: self.reason(), outcome, took: None });
+            let moved = remains.is_connected.then_some(Moved { reason: self.reason(), outcome, took: None });
             return RouteOutputs { moved, ..self.finish() };
         }
-        let Some((worker, search)) = self.take_off(carried, deadline, now) else {
-            return RouteOutputs::default();
-        };
+        let Some((worker, search)) = self.take_off(remains, now) else { return RouteOutputs::default() };
         search.passed_over.push(worker);
         let had_setback = search.reason == MoveReason::Rebalance;
         let next = match declined {
@@ -369,35 +353,14 @@ impl<P: Place> Route<P> {
     }
 
     /// The stream is over, the device goes on.
-    fn lose(
-        &mut self,
-        carried: P::Carried,
-        is_connected: bool,
-        deadline: Instant,
-        now: Instant,
-    ) -> RouteOutputs<P> {
-        if self.farewell.is_some() && !is_connected {
-            return self.finish();
-        }
-        self.take_off(carried, deadline, now);
+    fn lose(&mut self, remains: Remains<P>, now: Instant) -> RouteOutputs<P> {
+        let Some(_) = self.take_off(remains, now) else { return RouteOutputs::default() };
         RouteOutputs { next: Next::Now, wakes: true, ..RouteOutputs::default() }
     }
 
     /// The device has left its worker for this reason, or because that does not answer.
-    fn leave(
-        &mut self,
-        why: Option<MoveReason>,
-        carried: P::Carried,
-        is_connected: bool,
-        deadline: Instant,
-        now: Instant,
-    ) -> RouteOutputs<P> {
-        if self.farewell.is_some() && !is_connected {
-            return self.finish();
-        }
-        let Some((worker, search)) = self.take_off(carried, deadline, now) else {
-            return RouteOutputs::default();
-        };
+    fn leave(&mut self, why: Option<MoveReason>, remains: Remains<P>, now: Instant) -> RouteOutputs<P> {
+        let Some((worker, search)) = self.take_off(remains, now) else { return RouteOutputs::default() };
         search.passed_over.push(worker);
         let mut outputs = RouteOutputs { wakes: true, ..RouteOutputs::default() };
         match why {
@@ -413,16 +376,15 @@ impl<P: Place> Route<P> {
         outputs
     }
 
-    /// Has the device without a place, and makes what it has sent ready for the next worker. A search that begins now ends at
-    /// `deadline`.
-    fn take_off(
-        &mut self,
-        carried: P::Carried,
-        deadline: Instant,
-        now: Instant,
-    ) -> Option<(P::Worker, &mut Search<P>)> {
+    /// Has the device without a place, and makes what it has sent ready for the next worker. `None` where nobody looks for one,
+    /// since the device has gone before it had a session.
+    fn take_off(&mut self, remains: Remains<P>, now: Instant) -> Option<(P::Worker, &mut Search<P>)> {
+        if self.farewell.is_some() && !remains.is_connected {
+            self.finish();
+            return None;
+        }
         let (place, mut search) = match std::mem::replace(&mut self.whereabouts, Whereabouts::Over) {
-            Whereabouts::At(place) => (place, Box::new(Search::new(now, deadline))),
+            Whereabouts::At(place) => (place, Box::new(Search::new(now, now + remains.within))),
             Whereabouts::Asking(place, search) => (place, search),
             other => {
                 self.whereabouts = other;
@@ -431,10 +393,10 @@ impl<P: Place> Route<P> {
         };
         if let Some(farewell) = &mut self.farewell {
             // The link may have been over before it was told.
-            farewell.is_told = P::tells_end(&carried);
+            farewell.is_told = P::tells_end(&remains.carried);
         }
         self.backlog.unalias();
-        search.carried = carried;
+        search.carried = remains.carried;
         self.whereabouts = Whereabouts::Searching(search);
         match &mut self.whereabouts {
             Whereabouts::Searching(search) => Some((place.worker(), search)),

@@ -193,8 +193,9 @@ impl World {
         is_taken
     }
 
-    fn leave(&mut self) -> VecDeque<Said> {
-        self.held.take().expect("a stream").kept
+    fn leave(&mut self) -> Remains<Spot> {
+        let carried = self.held.take().expect("a stream").kept;
+        Remains { carried, is_connected: self.is_connected, within: HANDOFF_TIMEOUT }
     }
 
     /// As the device does.
@@ -223,12 +224,7 @@ impl World {
                     assert!(self.take(Said::End(cause)));
                     None
                 }
-                Step::GiveUp(why) => Some(RouteInput::GivenUp {
-                    why,
-                    carried: self.leave(),
-                    is_connected: self.is_connected,
-                    within: HANDOFF_TIMEOUT,
-                }),
+                Step::GiveUp(why) => Some(RouteInput::GivenUp { why, remains: self.leave() }),
                 Step::Abandon(spot) => {
                     assert_eq!(self.held.take().map(|held| held.spot), Some(spot));
                     None
@@ -327,17 +323,15 @@ impl World {
             self.is_connected = true;
             return self.follow(RouteInput::Opened(spot));
         };
-        let carried = self.leave();
-        let (is_connected, within) = (self.is_connected, HANDOFF_TIMEOUT);
+        let remains = self.leave();
         self.is_ended |= is_final;
-        self.follow(RouteInput::Refused { place: spot, carried, declined, is_connected, within });
+        self.follow(RouteInput::Refused { place: spot, declined, remains });
     }
 
     fn lose(&mut self) {
         let Some(spot) = self.held.as_ref().map(|held| held.spot) else { return };
-        let carried = self.leave();
-        let is_connected = self.is_connected;
-        self.follow(RouteInput::Lost { place: spot, carried, is_connected, within: HANDOFF_TIMEOUT });
+        let remains = self.leave();
+        self.follow(RouteInput::Lost { place: spot, remains });
         if !self.route.summary().is_over {
             assert!(!self.agenda.is_empty(), "nobody looks for another worker");
         }
@@ -348,15 +342,15 @@ impl World {
         let spot = Spot { worker: self.dice.random_range(0..WORKERS), stream: 0 };
         let before = (self.route.place().copied(), self.route.summary());
         let carried = VecDeque::from([Said::Packet(0)]);
-        let (is_connected, within) = (self.is_connected, HANDOFF_TIMEOUT);
+        let remains = Remains { carried, is_connected: self.is_connected, within: HANDOFF_TIMEOUT };
         let input = match self.dice.random_range(0..5) {
             0 => RouteInput::Opened(spot),
             1 => RouteInput::Sendable(spot),
             2 => RouteInput::Finished(spot),
-            3 => RouteInput::Lost { place: spot, carried, is_connected, within },
+            3 => RouteInput::Lost { place: spot, remains },
             _ => {
                 let declined = Declined::Final(MoveOutcome::Passport);
-                RouteInput::Refused { place: spot, carried, declined, is_connected, within }
+                RouteInput::Refused { place: spot, declined, remains }
             }
         };
         self.follow(input);
