@@ -39,6 +39,7 @@ use clock::Clock;
 use cluster::{Cluster, Host, Membership};
 use hub::Hub;
 use hub::gauges::Gauges;
+use hub::work::claim;
 use metrics::Metrics;
 use metrics::timed_store::TimedStore;
 
@@ -211,7 +212,11 @@ impl link::Upstream for Broker {
     type Stream = WorkerStream;
 
     fn open(&self, open: Open) -> WorkerStream {
-        WorkerStream::open(Arc::clone(&self.hub), open, false)
+        let (hub, packet) = (Arc::clone(&self.hub), open.connect.clone());
+        match claim::decode(&packet) {
+            Ok(Some(connect)) => WorkerStream::open(hub, open, &connect, false),
+            _ => WorkerStream::malformed(hub, open.connection_id),
+        }
     }
 }
 

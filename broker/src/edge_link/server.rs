@@ -96,7 +96,8 @@ impl Shared {
             tracing::warn!(%error, peer = %open.peer.address, "a passport is not accepted");
             RefuseReason::Passport
         })?;
-        let Ok(Some(connect)) = claim::decode(&open.connect) else { return Err(RefuseReason::Connect) };
+        let packet = open.connect.clone();
+        let Ok(Some(connect)) = claim::decode(&packet) else { return Err(RefuseReason::Connect) };
         let assigned = open.assigned_client_id.as_deref();
         if *passport.client_id != *assigned.unwrap_or(connect.client_id) {
             tracing::warn!(peer = %open.peer.address, "the passport is another client's");
@@ -108,7 +109,7 @@ impl Shared {
         let counted = self.count().ok_or(RefuseReason::Overloaded)?;
         let passport = Arc::new(passport);
         let asked = open.with_passport(Arc::clone(&passport));
-        let stream = WorkerStream::open(Arc::clone(&self.broker.hub), asked, yields);
+        let stream = WorkerStream::open(Arc::clone(&self.broker.hub), asked, &connect, yields);
         Ok(Slot::new(id, stream, waker, &passport, is_resume, counted))
     }
 

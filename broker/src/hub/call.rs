@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use state::{Done, StoreError};
+use state::{Done, StoreError, Subscription};
 
 use super::Hub;
 use super::housekeeping::claim_due;
 use super::work::call::{Call, Op};
 use super::work::{Ticket, Work};
 use crate::directory::Item;
-use crate::session::{Input, RequestKind, StoreOp};
+use crate::session::{Input, Request, StoreOp, SubscribeItem};
 
 /// Bytes of a page of the stored queue.
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -38,6 +38,11 @@ impl Call {
     }
 }
 
+/// The subscriptions that the store is asked for.
+fn accepted(items: &[SubscribeItem]) -> Vec<Subscription> {
+    items.iter().filter_map(|item| item.subscription.clone().ok()).collect()
+}
+
 impl Hub {
     /// Asks the store, and again later if it is away.
     pub(crate) fn call(self: &Arc<Self>, ticket: Ticket, call: Call) {
@@ -58,13 +63,13 @@ impl Hub {
                 let done = self.tell(ticket, call, move |result| Input::Forgotten(id, result));
                 store.forget_received(&fence, id, done);
             }
-            Op::Subscribe(id, subscriptions) => {
-                let item = move |result| Item::Request(id, RequestKind::Subscribe, result);
-                store.subscribe(&fence, subscriptions, self.tell(ticket, call, item));
-            }
-            Op::Unsubscribe(id, filters) => {
-                let item = move |result| Item::Request(id, RequestKind::Unsubscribe, result);
-                store.unsubscribe(&fence, filters, self.tell(ticket, call, item));
+            Op::Request(id, request) => {
+                let kind = request.kind();
+                let done = self.tell(ticket, call, move |result| Item::Request(id, kind, result));
+                match &*request {
+                    Request::Subscribe(items) => store.subscribe(&fence, accepted(items), done),
+                    Request::Unsubscribe(filters) => store.unsubscribe(&fence, filters.clone(), done),
+                }
             }
             Op::Revoke(filters) => {
                 let (stored, revoked) = (Arc::clone(&fence.session), filters.clone());
@@ -101,15 +106,11 @@ impl Hub {
     /// connection meanwhile.
     fn follow_in_index(self: &Arc<Self>, call: Call, then: impl FnOnce(&Call) + Send + 'static) {
         let Some((session, _)) = call.asker.clone() else { return then(&call) };
-        let epoch = call.fence.epoch;
-        match call.op.clone() {
-            Op::Subscribe(_, subscriptions) => {
-                self.cluster.announce(&session, epoch, &subscriptions, Box::new(move || then(&call)));
-            }
-            Op::Unsubscribe(_, filters) => {
-                self.cluster.withdraw(&session, epoch, filters, Box::new(move || then(&call)));
-            }
-            _ => then(&call),
+        let Op::Request(_, request) = call.op.clone() else { return then(&call) };
+        let (epoch, then) = (call.fence.epoch, Box::new(move || then(&call)));
+        match &*request {
+            Request::Subscribe(items) => self.cluster.announce(&session, epoch, &accepted(items), then),
+            Request::Unsubscribe(filters) => self.cluster.withdraw(&session, epoch, filters.clone(), then),
         }
     }
 

@@ -48,6 +48,7 @@ impl Hub {
             }
             Some(error) => Err(error),
         };
-        session.answer(*connection, Item::Published(*packet_id, latch.qos, answer, latch.since));
+        let answer = Input::Published(*packet_id, latch.qos, answer);
+        session.answer(*connection, Item::Published(latch.since, answer));
     }
 }

@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use link::{ConnectionId, Effect, Open};
 use mqtt::frame::Frame;
-use mqtt::{Connect, PacketType, ReasonCode};
+use mqtt::{PacketType, ReasonCode};
 use tokio::sync::oneshot;
 
+use crate::authorize::Authority;
 use crate::authorize::authorizer::{AskedAction, Question, Reply, Ruling, Verdict};
-use crate::authorize::{Authority, Publication};
 use crate::directory::Item;
 use crate::hub::Hub;
 use crate::serving::Serving;
+use crate::session::handler::connect::Terms;
 use crate::session::{Answered, Manner};
 
 /// Questions of one client at a time: a SUBSCRIBE may have thousands of filters.
@@ -121,14 +122,9 @@ impl Hub {
     }
 
     /// Asks about the Will of a CONNECT, if its rules leave it undecided.
-    pub(crate) fn ask_about_will(
-        &self,
-        open: &Open,
-        connect: &Connect<'_>,
-    ) -> Option<oneshot::Receiver<Ruling>> {
-        let will = connect.will.as_ref()?;
-        let publication = Publication { topic: will.topic, qos: will.qos, retain: will.retain };
-        if Authority::new(Arc::clone(&open.passport)).on_publish(publication) != Effect::Ask {
+    pub(crate) fn ask_about_will(&self, open: &Open, terms: &Terms) -> Option<oneshot::Receiver<Ruling>> {
+        let will = terms.publication()?;
+        if Authority::new(Arc::clone(&open.passport)).on_publish(will) != Effect::Ask {
             return None;
         }
         let (answer, answered) = oneshot::channel();
@@ -143,13 +139,12 @@ impl Hub {
 }
 
 /// What becomes of a CONNECT by the answer about its Will: the Reason Code with which it is refused, if it is.
-pub(crate) fn refusal_by(ruling: Ruling, open: &Open, connect: &Connect<'_>) -> Option<ReasonCode> {
-    let will = connect.will.as_ref()?;
-    let publication = Publication { topic: will.topic, qos: will.qos, retain: will.retain };
+pub(crate) fn refusal_by(ruling: Ruling, open: &Open, terms: &Terms) -> Option<ReasonCode> {
+    let will = terms.publication()?;
     let authority = Authority::new(Arc::clone(&open.passport));
     match ruling.verdict {
         Verdict::Allow(_) => None,
-        Verdict::Ignore if authority.on_publish_unasked(publication) == Effect::Allow => None,
+        Verdict::Ignore if authority.on_publish_unasked(will) == Effect::Allow => None,
         Verdict::Deny | Verdict::Ignore => Some(ReasonCode::NotAuthorized),
         Verdict::Unavailable => Some(ReasonCode::ServerUnavailable),
     }

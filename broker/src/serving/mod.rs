@@ -23,8 +23,8 @@ use crate::metrics::tally;
 use crate::retained::read::{More, RetainedReader};
 use crate::routing::publish::Publisher;
 use crate::serving::asking::Asking;
-use crate::serving::request::Request;
-use crate::session::{DropReason, Effect, Input, Outputs, RequestKind, Session, SubscribeItem};
+use crate::serving::request::UnderWay;
+use crate::session::{DropReason, Effect, Input, Outputs, Request, RequestKind, Session, SubscribeItem};
 
 /// Bytes of retained messages handed to a session at once.
 const RETAINED_BYTES_MAX: usize = 256 << 10;
@@ -54,7 +54,7 @@ pub(crate) struct Rare {
     pub fence: Option<Fence>,
     pub will: Option<Will>,
     /// SUBSCRIBE and UNSUBSCRIBE packets that the store is busy with, in the order in which they came.
-    pub requests: Vec<Request>,
+    pub requests: Vec<UnderWay>,
     /// What the packet waits for that is asked about.
     pub asking: Asking,
     /// They were let through by an earlier passport.
@@ -166,15 +166,15 @@ impl Serving {
         out: &mut Outputs<'_>,
     ) {
         match effect {
-            Effect::Subscribe(packet_id, mut items) => {
-                if hub.is_short_of_memory() && self.session.bytes_held() > FEW_BYTES {
+            Effect::Request(packet_id, mut request) => {
+                if let Request::Subscribe(items) = &mut request
+                    && hub.is_short_of_memory()
+                    && self.session.bytes_held() > FEW_BYTES
+                {
                     hub.metrics.limit(Bound::Memory);
-                    refuse_all(&mut items);
+                    refuse_all(items);
                 }
-                self.subscribe(hub, connection, packet_id, items, out);
-            }
-            Effect::Unsubscribe(packet_id, filters) => {
-                self.unsubscribe(hub, connection, packet_id, filters, out);
+                self.request(hub, connection, packet_id, request, out);
             }
             Effect::MoreRetained(count) => self.more_retained(hub, connection, count, out),
             Effect::Store(op) => self.call(hub, connection, frame, Op::Session(op)),
@@ -196,7 +196,7 @@ impl Serving {
         }
         self.revoke_will(hub);
         if let Some(rare) = &mut self.rare {
-            rare.is_to_revoke = rare.requests.iter().any(Request::subscribes);
+            rare.is_to_revoke = rare.requests.iter().any(UnderWay::subscribes);
         }
         let mut filters = self.handle.filters();
         filters.retain(|filter| !self.session.may_subscribe(filter));
@@ -234,7 +234,7 @@ impl Serving {
 
     /// The same once more, when the store has answered SUBSCRIBE packets that an earlier passport let through.
     pub(crate) fn revoke_late(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
-        let is_due = |rare: &Rare| rare.is_to_revoke && !rare.requests.iter().any(Request::subscribes);
+        let is_due = |rare: &Rare| rare.is_to_revoke && !rare.requests.iter().any(UnderWay::subscribes);
         if self.rare.as_deref().is_some_and(is_due) {
             self.revoke(hub, connection);
         }
@@ -273,7 +273,7 @@ impl Serving {
                 More::End => break,
             }
         }
-        let subscribes = |rare: &Rare| rare.requests.iter().any(Request::subscribes);
+        let subscribes = |rare: &Rare| rare.requests.iter().any(UnderWay::subscribes);
         let is_busy = |rare: &Rare| !rare.retained.is_done() || subscribes(rare);
         if !self.rare.as_deref().is_some_and(is_busy) {
             self.session.close_retained();
@@ -307,14 +307,16 @@ impl Serving {
         let out = &mut out;
         match item {
             Item::Input(input) => self.session.handle(input, now, out),
-            Item::Published(packet_id, qos, result, since) => {
-                if result.is_ok() {
+            Item::Published(since, answer) => {
+                if matches!(answer, Input::Published(_, _, Ok(_))) {
                     hub.metrics.acknowledge_seconds.observe(since.elapsed());
                 }
                 self.awaiting_store = self.awaiting_store.saturating_sub(1);
-                self.session.handle(Input::Published(packet_id, qos, result), now, out);
+                self.session.handle(answer, now, out);
             }
-            Item::Request(id, kind, result) => self.take_answer(hub, connection, id, kind, result, out),
+            Item::Request(id, kind, result) => {
+                self.take_answer(hub, connection, id, kind, result.as_deref(), out);
+            }
             Item::Retained(page) => {
                 let forgotten = self.session.forgotten();
                 self.rare().retained.take_page(page, forgotten);

@@ -11,42 +11,28 @@ use state::StoreError;
 use crate::hub::Hub;
 use crate::hub::work::call::Op;
 use crate::serving::Serving;
-use crate::session::{Input, Outputs, RequestKind, SubscribeItem};
+use crate::session::{Input, Outputs, Request, RequestKind, SubscribeItem};
 
 /// One that the store is busy with.
-pub(crate) struct Request {
+pub(crate) struct UnderWay {
     packet_id: PacketId,
-    asks: Asks,
+    request: Arc<Request>,
     /// Otherwise it waits for an earlier one about the same filter.
     is_asked: bool,
 }
 
-enum Asks {
-    Subscribe(Vec<SubscribeItem>),
-    Unsubscribe(Vec<Arc<str>>),
-}
-
-impl Request {
+impl UnderWay {
     /// Whether it is a SUBSCRIBE.
     pub(crate) fn subscribes(&self) -> bool {
         self.kind() == RequestKind::Subscribe
     }
 
     fn kind(&self) -> RequestKind {
-        match self.asks {
-            Asks::Subscribe(_) => RequestKind::Subscribe,
-            Asks::Unsubscribe(_) => RequestKind::Unsubscribe,
-        }
+        self.request.kind()
     }
 
     fn op(&self) -> Op {
-        match &self.asks {
-            Asks::Subscribe(items) => {
-                let subscriptions = items.iter().filter_map(|item| item.subscription.clone().ok()).collect();
-                Op::Subscribe(self.packet_id, subscriptions)
-            }
-            Asks::Unsubscribe(filters) => Op::Unsubscribe(self.packet_id, filters.clone()),
-        }
+        Op::Request(self.packet_id, Arc::clone(&self.request))
     }
 }
 
@@ -65,42 +51,26 @@ impl Serving {
         takes
     }
 
-    pub(crate) fn subscribe(
+    pub(crate) fn request(
         &mut self,
         hub: &Arc<Hub>,
         connection: ConnectionId,
         packet_id: PacketId,
-        items: Vec<SubscribeItem>,
+        request: Request,
         out: &mut Outputs<'_>,
     ) {
         if self.fence().is_none() {
-            self.subscribed(hub, packet_id, &items, &[], out);
-        } else {
-            self.request(hub, connection, packet_id, Asks::Subscribe(items));
+            let existed: Vec<bool> = match &request {
+                Request::Subscribe(_) => Vec::new(),
+                // No new message for them from here on: v5 [MQTT-3.10.4-2].
+                Request::Unsubscribe(filters) => {
+                    filters.iter().map(|filter| hub.directory.unsubscribe(&self.handle, filter)).collect()
+                }
+            };
+            return self.respond(hub, packet_id, &request, Ok(&existed), out);
         }
-    }
-
-    pub(crate) fn unsubscribe(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        packet_id: PacketId,
-        filters: Vec<Arc<str>>,
-        out: &mut Outputs<'_>,
-    ) {
-        if self.fence().is_none() {
-            // No new message for them from here on: v5 [MQTT-3.10.4-2].
-            let existed: Vec<bool> =
-                filters.iter().map(|filter| hub.directory.unsubscribe(&self.handle, filter)).collect();
-            self.unsubscribed(hub, packet_id, &filters, &existed, out);
-        } else {
-            self.request(hub, connection, packet_id, Asks::Unsubscribe(filters));
-        }
-    }
-
-    fn request(&mut self, hub: &Arc<Hub>, connection: ConnectionId, packet_id: PacketId, asks: Asks) {
         let is_asked = !self.session.is_behind_request(packet_id);
-        let request = Request { packet_id, asks, is_asked };
+        let request = UnderWay { packet_id, request: Arc::new(request), is_asked };
         self.under_way = Some(request.kind());
         if is_asked {
             self.call(hub, connection, 0, request.op());
@@ -115,17 +85,14 @@ impl Serving {
         connection: ConnectionId,
         packet_id: PacketId,
         kind: RequestKind,
-        result: Result<Vec<bool>, StoreError>,
+        result: Result<&[bool], &StoreError>,
         out: &mut Outputs<'_>,
     ) {
         let requests = &mut self.rare().requests;
-        let is_it = |request: &Request| request.packet_id == packet_id && request.kind() == kind;
+        let is_it = |request: &UnderWay| request.packet_id == packet_id && request.kind() == kind;
         let Some(at) = requests.iter().position(is_it) else { return };
-        let request = requests.remove(at);
-        match request.asks {
-            Asks::Subscribe(items) => self.store_subscribed(hub, packet_id, items, result, out),
-            Asks::Unsubscribe(filters) => self.store_unsubscribed(hub, packet_id, &filters, result, out),
-        }
+        let UnderWay { request, .. } = requests.remove(at);
+        self.respond(hub, packet_id, &request, result, out);
         // What waits is looked at again.
         self.is_holding = false;
         self.ask_next(hub, connection);
@@ -134,7 +101,7 @@ impl Serving {
     /// Asks the store with those that waited for one that was answered.
     fn ask_next(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
         let mut requests = std::mem::take(&mut self.rare().requests);
-        self.under_way = requests.last().map(Request::kind);
+        self.under_way = requests.last().map(UnderWay::kind);
         for request in requests.iter_mut().filter(|request| !request.is_asked) {
             if !self.session.is_behind_request(request.packet_id) {
                 request.is_asked = true;
@@ -146,99 +113,69 @@ impl Serving {
         }
     }
 
-    /// Subscriptions are where they must be: SUBACK, then retained messages. `existed` is the store's word on which filters
-    /// were there, and then they are in the index; those of a session in memory come there now.
-    fn subscribed(
+    /// A request is carried out, or refused: it is answered, then come retained messages. `result` is the store's word on which
+    /// filters were there, and then the index has followed; subscriptions of a session in memory come there now.
+    fn respond(
         &mut self,
         hub: &Arc<Hub>,
         packet_id: PacketId,
-        items: &[SubscribeItem],
-        existed: &[bool],
+        request: &Request,
+        result: Result<&[bool], &StoreError>,
         out: &mut Outputs<'_>,
     ) {
-        let mut codes = Vec::with_capacity(items.len());
-        let mut stored = existed.iter().copied();
-        for SubscribeItem { subscription, retain_handling } in items {
-            match subscription {
-                Ok(subscription) => {
-                    let existed = match stored.next() {
-                        Some(existed) => existed,
-                        None => hub.directory.subscribe(&self.handle, subscription),
-                    };
-                    let wanted = match retain_handling {
-                        RetainHandling::Send => true,
-                        RetainHandling::SendIfNew => !existed,
-                        RetainHandling::DoNotSend => false,
-                    };
-                    if wanted {
-                        let config = &hub.config;
-                        let (max, bytes_max) = (config.subscriptions_max, config.session_bytes_max);
-                        self.rare().retained.begin(subscription, max, bytes_max);
-                    }
-                    codes.push(ReasonCode::granted(subscription.options.qos));
-                }
-                Err(code) => codes.push(*code),
+        let codes = match request {
+            Request::Subscribe(items) => self.subscribed(hub, items, result),
+            Request::Unsubscribe(filters) => self.unsubscribed(filters, result),
+        };
+        self.session.handle(Input::Responded(packet_id, request.kind(), codes), hub.now(), out);
+    }
+
+    fn subscribed(
+        &mut self,
+        hub: &Hub,
+        items: &[SubscribeItem],
+        result: Result<&[bool], &StoreError>,
+    ) -> Vec<ReasonCode> {
+        let (mut stored, failed) = match result {
+            Ok(existed) => (existed.iter(), None),
+            Err(StoreError::SubscriptionQuota) => ([].iter(), Some(ReasonCode::QuotaExceeded)),
+            Err(_) => ([].iter(), Some(ReasonCode::UnspecifiedError)),
+        };
+        let code = |SubscribeItem { subscription, retain_handling }: &SubscribeItem| {
+            let subscription = match (subscription, failed) {
+                (Ok(subscription), None) => subscription,
+                (Ok(_), Some(code)) | (&Err(code), _) => return code,
+            };
+            let existed = match stored.next() {
+                Some(&existed) => existed,
+                None => hub.directory.subscribe(&self.handle, subscription),
+            };
+            let wanted = match retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => !existed,
+                RetainHandling::DoNotSend => false,
+            };
+            if wanted {
+                let (max, bytes_max) = (hub.config.subscriptions_max, hub.config.session_bytes_max);
+                self.rare().retained.begin(subscription, max, bytes_max);
             }
-        }
-        self.session.handle(Input::Subscribed(packet_id, codes), hub.now(), out);
+            ReasonCode::granted(subscription.options.qos)
+        };
+        items.iter().map(code).collect()
     }
 
     fn unsubscribed(
         &mut self,
-        hub: &Hub,
-        packet_id: PacketId,
         filters: &[Arc<str>],
-        existed: &[bool],
-        out: &mut Outputs<'_>,
-    ) {
+        result: Result<&[bool], &StoreError>,
+    ) -> Vec<ReasonCode> {
+        let Ok(existed) = result else { return vec![ReasonCode::UnspecifiedError; filters.len()] };
         if let Some(rare) = &mut self.rare {
             rare.retained.forget(filters);
         }
         let code = |&existed: &bool| {
             if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
         };
-        let codes = existed.iter().map(code).collect();
-        self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
-    }
-
-    fn store_subscribed(
-        &mut self,
-        hub: &Arc<Hub>,
-        packet_id: PacketId,
-        mut items: Vec<SubscribeItem>,
-        result: Result<Vec<bool>, StoreError>,
-        out: &mut Outputs<'_>,
-    ) {
-        let existed = match result {
-            Ok(existed) => existed,
-            Err(error) => {
-                let code = match error {
-                    StoreError::SubscriptionQuota => ReasonCode::QuotaExceeded,
-                    _ => ReasonCode::UnspecifiedError,
-                };
-                for item in &mut items {
-                    item.subscription = item.subscription.clone().and(Err(code));
-                }
-                Vec::new()
-            }
-        };
-        self.subscribed(hub, packet_id, &items, &existed, out);
-    }
-
-    fn store_unsubscribed(
-        &mut self,
-        hub: &Hub,
-        packet_id: PacketId,
-        filters: &[Arc<str>],
-        result: Result<Vec<bool>, StoreError>,
-        out: &mut Outputs<'_>,
-    ) {
-        match result {
-            Ok(existed) => self.unsubscribed(hub, packet_id, filters, &existed, out),
-            Err(_) => {
-                let codes = vec![ReasonCode::UnspecifiedError; filters.len()];
-                self.session.handle(Input::Unsubscribed(packet_id, codes), hub.now(), out);
-            }
-        }
+        existed.iter().map(code).collect()
     }
 }

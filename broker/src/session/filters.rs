@@ -9,6 +9,7 @@ use mqtt::topic::SharedFilter;
 use mqtt::{PacketId, ReasonCode};
 
 use crate::authorize::bounds::{Bound, Bounds};
+use crate::session::io::RequestKind;
 
 /// SUBSCRIBE and UNSUBSCRIBE packets that one client may have under way.
 pub(crate) const REQUESTS_MAX: usize = 256;
@@ -102,15 +103,6 @@ pub(crate) struct Answer {
     pub kind: RequestKind,
     /// For each filter, in the order of the packet.
     pub codes: Box<[ReasonCode]>,
-}
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestKind {
-    /// SUBSCRIBE.
-    Subscribe,
-    /// UNSUBSCRIBE.
-    Unsubscribe,
 }
 
 impl Filters {

@@ -4,7 +4,7 @@
 //! Until that backlog is taken, nothing of the queue is sent: acknowledgements of what looks unacknowledged may be in it.
 
 use link::{FlowState, Resume};
-use mqtt::{ConnAck, Connect, Packet, PacketId, ProtocolVersion, ReasonCode, Receiver};
+use mqtt::{ConnAck, Packet, PacketId, ProtocolVersion, ReasonCode, Receiver};
 use state::{Number, Owned, Queued, Record, UnixMs};
 
 use super::number::{PACKET_IDS, packet_id};
@@ -92,12 +92,11 @@ impl Session {
     pub(super) fn go_on(
         &mut self,
         resume: &Resume,
-        connect: &Connect<'_>,
         owned: &Owned,
         now: UnixMs,
         out: &mut Outputs<'_>,
     ) -> Result<(), ReasonCode> {
-        let promised = Promised::read(&resume.connack, connect.version).ok_or(ReasonCode::ProtocolError)?;
+        let promised = Promised::read(&resume.connack, self.version).ok_or(ReasonCode::ProtocolError)?;
         self.receive_maximum = promised.receive_maximum;
         self.topic_alias_max = promised.topic_alias_max;
         self.expiry_s = owned.expiry_s;

@@ -24,10 +24,8 @@ pub(crate) enum Input<'a> {
     Missed(Number),
     /// The answer to [`Effect::Publish`] with QoS 1 or 2. `Success`, `NoMatchingSubscribers`, or an error.
     Published(PacketId, QoS, Result<ReasonCode, StoreError>),
-    /// The answer to [`Effect::Subscribe`]: a Reason Code for each subscription, in order (granted QoS or an error).
-    Subscribed(PacketId, Vec<ReasonCode>),
-    /// The answer to [`Effect::Unsubscribe`]: a Reason Code for each filter, in order.
-    Unsubscribed(PacketId, Vec<ReasonCode>),
+    /// The answer to [`Effect::Request`]: a Reason Code for each filter, in order (for SUBSCRIBE granted QoS or an error).
+    Responded(PacketId, RequestKind, Vec<ReasonCode>),
     /// A retained message for a new subscription, when its QoS is 0 or the queue is in memory. Asked for by
     /// [`Effect::MoreRetained`].
     Retained(Delivery),
@@ -56,12 +54,8 @@ pub(crate) enum Effect {
     /// be; the packet identifier is the publisher's. For QoS 2 of a stored session the driver has the store remember the
     /// identifier in the same commit.
     Publish(Option<PacketId>, Arc<Message>),
-    /// Add or replace these subscriptions, all authorised and valid; the driver deals with retained messages according to
-    /// `retain_handling`, after SUBACK. The answer is [`Input::Subscribed`] with the codes of *all* the packet's filters:
-    /// refused ones are in here with their code.
-    Subscribe(PacketId, Vec<SubscribeItem>),
-    /// Remove these. The answer is [`Input::Unsubscribed`].
-    Unsubscribe(PacketId, Vec<Arc<str>>),
+    /// Carry this out. The answer is [`Input::Responded`] with the codes of *all* the packet's filters.
+    Request(PacketId, Request),
     /// There is room: hand in about this many retained messages, if any wait.
     MoreRetained(usize),
     /// Have the store do this, for a stored session.
@@ -93,6 +87,34 @@ pub(crate) enum StoreOp {
     MarkReleased(Number),
     /// PUBREL came from the client: [`Input::Forgotten`] when that is durable.
     ForgetReceived(PacketId),
+}
+
+/// What a SUBSCRIBE or UNSUBSCRIBE asks for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Add or replace these subscriptions, all authorised and valid; the driver deals with retained messages according to
+    /// `retain_handling`, after SUBACK. Refused ones are in here with their code.
+    Subscribe(Vec<SubscribeItem>),
+    /// Remove these.
+    Unsubscribe(Vec<Arc<str>>),
+}
+
+impl Request {
+    pub(crate) fn kind(&self) -> RequestKind {
+        match self {
+            Self::Subscribe(_) => RequestKind::Subscribe,
+            Self::Unsubscribe(_) => RequestKind::Unsubscribe,
+        }
+    }
+}
+
+/// What kind of request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    /// SUBSCRIBE.
+    Subscribe,
+    /// UNSUBSCRIBE.
+    Unsubscribe,
 }
 
 /// One filter of a SUBSCRIBE.

@@ -24,7 +24,7 @@ mod tests;
 use std::sync::Arc;
 
 use mqtt::frame::Frame;
-use mqtt::{Connect, Packet, ProtocolVersion, ReasonCode, Receiver};
+use mqtt::{Packet, ProtocolVersion, ReasonCode, Receiver};
 use state::{Message, Number, StoreError, UnixMs};
 
 use crate::authorize::Authority;
@@ -44,10 +44,11 @@ pub(crate) use self::alias::{AliasUse, ServerAliases};
 pub(crate) use self::answers::{Answered, Manner};
 pub(crate) use self::closing::Fault;
 pub(crate) use self::delivery::is_for_others;
-pub(crate) use self::filters::{Added, Answer, Filters, Noted, RequestKind};
+pub(crate) use self::filters::{Added, Answer, Filters, Noted};
 pub(crate) use self::inbound::{Inbound, Receipt};
 pub(crate) use self::io::{
-    Closing, DropReason, Effect, Input, Opening, Outputs, StoreOp, SubscribeItem, WillFate,
+    Closing, DropReason, Effect, Input, Opening, Outputs, Request, RequestKind, StoreOp, SubscribeItem,
+    WillFate,
 };
 pub(crate) use self::number::packet_id;
 pub(crate) use self::outbound::Flight;
@@ -101,12 +102,6 @@ pub(crate) struct Session {
     will_bytes: u32,
 }
 
-/// What a Will Message takes of what its session may hold.
-pub(crate) fn bytes_of_will(will: &mqtt::Will<'_>) -> u32 {
-    let bytes = will.topic.len() + will.payload.len() + will.properties.as_bytes().len();
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
 impl Session {
     /// Answers CONNECT and begins to send what a stored session has for the client; or goes on with a connection that was at
     /// another worker before.
@@ -117,18 +112,17 @@ impl Session {
     /// go on here; it ends.
     pub(crate) fn open(
         opening: Opening,
-        connect: &Connect<'_>,
+        terms: &Terms,
         config: &Arc<BrokerConfig>,
         out: &mut Outputs<'_>,
     ) -> Result<Self, ReasonCode> {
         let authority = Authority::new(Arc::clone(&opening.passport));
         if opening.resume.is_none()
-            && let Err(reason) = Self::check_will(connect, &authority, config)
+            && let Err(reason) = Self::check_will(terms, &authority, config)
         {
-            Self::refuse(connect, reason, out.wire);
+            Self::refuse(terms, reason, out.wire);
             return Err(reason);
         }
-        let terms = Terms::read(connect, config);
         let is_stored = opening.stored.is_some() && !opening.memory_queue;
         let head = opening.stored.as_ref().filter(|_| is_stored).map_or(Number(1), |owned| owned.head);
         let mut session = Self {
@@ -151,18 +145,18 @@ impl Session {
             retained_asked: 0,
             retained_open: false,
             outdated: None,
-            version: connect.version,
-            is_bridge: connect.is_bridge,
+            version: terms.version,
+            is_bridge: terms.is_bridge,
             wants_reasons: terms.wants_reasons,
             keeps_received: opening.stored.is_some(),
             closed: false,
             vets: is_stored,
-            will_bytes: connect.will.as_ref().map_or(0, bytes_of_will),
+            will_bytes: terms.will_bytes,
         };
         if opening.resume.is_none() {
             session
-                .put_connack(&opening, &terms, out)
-                .inspect_err(|&reason| Self::refuse(connect, reason, out.wire))?;
+                .put_connack(&opening, terms, out)
+                .inspect_err(|&reason| Self::refuse(terms, reason, out.wire))?;
         }
         let Some(owned) = opening.stored else { return Ok(session) };
         session.restore(&owned, is_stored);
@@ -171,7 +165,7 @@ impl Session {
             session.outdated = Some(Box::new(Outdated::new(opening.now)));
         }
         match opening.resume {
-            Some(resume) => session.go_on(&resume, connect, &owned, opening.now, out)?,
+            Some(resume) => session.go_on(&resume, &owned, opening.now, out)?,
             None => session.pump(opening.now, out),
         }
         Ok(session)
@@ -193,8 +187,7 @@ impl Session {
             Input::DeliverStored(number, delivery) => self.deliver_stored(number, delivery, now, out),
             Input::Missed(number) => self.on_missed(number, out),
             Input::Published(id, qos, result) => self.on_published(id, qos, result, out),
-            Input::Subscribed(id, codes) => self.on_subscribed(id, &codes, out),
-            Input::Unsubscribed(id, codes) => self.on_unsubscribed(id, &codes, out),
+            Input::Responded(id, kind, codes) => self.on_responded(id, kind, &codes, out),
             Input::Retained(delivery) => {
                 self.retained_asked = self.retained_asked.saturating_sub(1);
                 self.deliver(delivery, now, out);

@@ -11,7 +11,8 @@ use state::{Delivery, Fence, Message, Number, Owned, StoredSession};
 
 use crate::config::BrokerConfig;
 
-use super::{Effect, Input, Opening, Outputs, Session, StoreOp};
+use super::handler::connect::Terms;
+use super::{Effect, Input, Opening, Outputs, Request, Session, StoreOp};
 
 /// What a test session is opened with.
 pub(crate) struct Plan {
@@ -103,9 +104,10 @@ impl Plan {
             will,
             ..testkit::connection::connect(self.version, "client")
         };
+        let terms = Terms::read(&connect, &opening.passport, &self.config, opening.now);
         let (mut wire, mut effects) = (Outgoing::new(), Vec::new());
         let mut out = Outputs { wire: &mut wire, effects: &mut effects };
-        let session = Session::open(opening, &connect, &Arc::new(self.config), &mut out);
+        let session = Session::open(opening, &terms, &Arc::new(self.config), &mut out);
         let connack = drain(&mut wire);
         match session {
             Ok(session) => {
@@ -203,14 +205,16 @@ fn name(effect: &Effect) -> String {
         Effect::Publish(id, message) => {
             format!("publish {} {}", id.map_or(0, PacketId::as_u16), message.topic())
         }
-        Effect::Subscribe(id, items) => {
+        Effect::Request(id, Request::Subscribe(items)) => {
             let item = |item: &super::SubscribeItem| match &item.subscription {
                 Ok(subscription) => subscription.filter.to_string(),
                 Err(code) => format!("{:#04x}", code.as_u8()),
             };
             format!("subscribe {id} {}", items.iter().map(item).collect::<Vec<_>>().join(" "))
         }
-        Effect::Unsubscribe(id, filters) => format!("unsubscribe {id} {}", filters.join(" ")),
+        Effect::Request(id, Request::Unsubscribe(filters)) => {
+            format!("unsubscribe {id} {}", filters.join(" "))
+        }
         Effect::MoreRetained(count) => format!("retained {count}"),
         Effect::Store(StoreOp::ReadQueue(from, count)) => format!("read {} {count}", from.0),
         Effect::Store(StoreOp::Acknowledge(number)) => format!("acknowledge {}", number.0),

@@ -162,5 +162,5 @@ impl Upstream for Workers {
 fn version_of(connect: &[u8]) -> ProtocolVersion {
     let frame = mqtt::frame::split(connect, u32::MAX).ok().flatten();
     // The edge has validated it.
-    frame.and_then(|frame| Connect::decode(frame).ok()).map_or(ProtocolVersion::V5, |connect| connect.version)
+    frame.and_then(|frame| Connect::version_of(frame).ok()).unwrap_or(ProtocolVersion::V5)
 }

@@ -28,8 +28,8 @@ use crate::session::{Answered, Input, RequestKind};
 pub(crate) enum Item {
     /// What the session is handed as it is: messages, answers of the store, the end; never a packet.
     Input(Input<'static>),
-    /// A publish of this session, which came at that time, is durable, or failed.
-    Published(PacketId, QoS, Result<ReasonCode, StoreError>, Instant),
+    /// The answer to a publish of this session, which came at that time.
+    Published(Instant, Input<'static>),
     /// The store has done what this SUBSCRIBE or UNSUBSCRIBE asks for: which of its filters were subscribed to before.
     Request(PacketId, RequestKind, Result<Vec<bool>, StoreError>),
     /// A page of retained messages.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use link::ConnectionId;
 use mqtt::PacketId;
-use state::{Fence, Release, Subscription, Will};
+use state::{Fence, Release, Will};
 
 use super::departure::Departure;
 use crate::directory::SessionHandle;
-use crate::session::StoreOp;
+use crate::session::{Request, StoreOp};
 
 /// A question to the store, with whom to tell the answer.
 #[derive(Clone)]
@@ -26,8 +26,8 @@ pub(crate) struct Call {
 pub(crate) enum Op {
     /// What the session itself asks.
     Session(StoreOp),
-    Subscribe(PacketId, Vec<Subscription>),
-    Unsubscribe(PacketId, Vec<Arc<str>>),
+    /// What a SUBSCRIBE or UNSUBSCRIBE asks for.
+    Request(PacketId, Arc<Request>),
     /// Subscriptions that the passport does not cover any more.
     Revoke(Vec<Arc<str>>),
     /// A Will that the passport does not cover any more.

@@ -1,15 +1,16 @@
-//! What a CONNECT asks of the store: a session, as it is read from the packet.
+//! What a CONNECT asks of the store: a session.
 
 use std::sync::Arc;
 
 use link::{ConnectionId, Open, Passport};
-use mqtt::{Connect, DecodeError, Property, PropertyId, ProtocolVersion};
-use state::{Message, UnixMs, Will};
+use mqtt::{Connect, DecodeError, ProtocolVersion};
+use state::Will;
 use tokio::time::Instant;
 
-use crate::authorize::principal::{owner_of, principal_of, session_name};
+use crate::authorize::principal::{principal_of, session_name};
 use crate::config::BrokerConfig;
 use crate::directory::succession::ClaimSlot;
+use crate::session::handler::connect::Terms;
 
 /// What a CONNECT asks for, as far as sessions are concerned.
 #[derive(Clone)]
@@ -53,18 +54,16 @@ impl ClaimCall {
 }
 
 impl Wanted {
-    /// Reads it from the CONNECT packet.
-    pub(crate) fn new(open: &Open, connect: &Connect<'_>, config: &BrokerConfig, now: UnixMs) -> Self {
-        let v5 = connect.version == ProtocolVersion::V5;
-        let expiry_s = if v5 {
-            session_expiry_interval(connect)
-        } else if connect.clean_start {
-            0
-        } else {
-            config.session_expiry_v3_s
-        };
+    /// What this CONNECT asks for.
+    pub(crate) fn new(
+        open: &Open,
+        client_id: &str,
+        terms: &Terms,
+        config: &BrokerConfig,
+        yields: bool,
+    ) -> Self {
         // The passport was issued for this Client Identifier: one copy in memory serves both.
-        let named = open.assigned_client_id.as_deref().unwrap_or(connect.client_id);
+        let named = open.assigned_client_id.as_deref().unwrap_or(client_id);
         let issued = &open.passport.client_id;
         let client_id = if **issued == *named { Arc::clone(issued) } else { named.into() };
         let principal = principal_of(&open.passport);
@@ -72,14 +71,14 @@ impl Wanted {
             client_id: session_name(config.foreign_session, &principal, client_id),
             passport: Arc::clone(&open.passport),
             connection: open.connection_id,
-            version: connect.version,
-            clean_start: connect.clean_start,
-            expiry_s: expiry_s.min(config.session_expiry_max_s),
-            will: connect.will.as_ref().map(|will| will_of(will, &open.passport, now)),
-            receive_maximum: receive_maximum(connect).min(config.inflight_max),
+            version: terms.version,
+            clean_start: terms.clean_start,
+            expiry_s: terms.expiry_s,
+            will: terms.will.clone(),
+            receive_maximum: terms.receive_maximum.min(config.inflight_max),
             resume: open.resume.is_some(),
             attempt: open.attempt,
-            yields: false,
+            yields,
         }
     }
 
@@ -87,28 +86,6 @@ impl Wanted {
     pub(crate) fn is_ephemeral(&self) -> bool {
         self.expiry_s == 0
     }
-}
-
-fn session_expiry_interval(connect: &Connect<'_>) -> u32 {
-    match connect.properties.find(PropertyId::SessionExpiryInterval) {
-        Some(Property::SessionExpiryInterval(seconds)) => seconds,
-        _ => 0,
-    }
-}
-
-fn receive_maximum(connect: &Connect<'_>) -> u16 {
-    match connect.properties.find(PropertyId::ReceiveMaximum) {
-        Some(Property::ReceiveMaximum(count)) => count,
-        _ => u16::MAX,
-    }
-}
-
-fn will_of(will: &mqtt::Will<'_>, passport: &Passport, now: UnixMs) -> Will {
-    let properties = will.properties.publish_summary();
-    let message = Message::new(will.topic, &properties.forwardable, will.payload, will.qos, will.retain, now)
-        .with_expiry(properties.message_expiry_s);
-    let message = if will.retain { message.with_owner(owner_of(passport)) } else { message };
-    Will { message: Arc::new(message), delay_s: properties.will_delay_s.unwrap_or(0) }
 }
 
 /// Reads the CONNECT packet of an [`Open`].

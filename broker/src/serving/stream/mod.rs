@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
-use state::{Delivery, Number, ResumeRefusal, StoreError, Will};
+use state::{Delivery, Number, ResumeRefusal, StoreError};
 use tokio::sync::oneshot;
 
 use crate::authorize::Authority;
@@ -24,13 +24,13 @@ use crate::authorize::principal::client_id_of;
 use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Unserved};
 use crate::directory::{SessionHandle, recycle};
 use crate::hub::Hub;
-use crate::hub::work::claim::{self, Wanted};
+use crate::hub::work::claim::Wanted;
 use crate::hub::work::departure::Departure;
 use crate::metrics::tally;
 use crate::serving::asking::refusal_by;
 use crate::serving::disconnect::Leaving;
 use crate::serving::{Rare, Serving};
-use crate::session::handler::connect::Told;
+use crate::session::handler::connect::{Terms, Told};
 use crate::session::{Closing, Effect, Input, Opening, Outputs, Session, WillFate};
 use last_words::Takeover;
 pub(crate) use linked::{Phase, Taken};
@@ -59,8 +59,8 @@ enum State {
 
 struct Pending {
     open: Open,
-    will: Option<Will>,
-    expiry_s: u32,
+    terms: Terms,
+    wanted: Wanted,
     slot: ClaimSlot,
     /// The Will was asked about; the store is asked when that is answered.
     asked: Option<oneshot::Receiver<Ruling>>,
@@ -74,41 +74,34 @@ impl Pending {
     /// Whom its session may be granted to, and who has gone.
     fn unserved(&self) -> Unserved {
         let Open { connection_id, resume, .. } = &self.open;
-        Unserved { connection: *connection_id, expiry_s: self.expiry_s, resume: resume.is_some() }
+        Unserved { connection: *connection_id, expiry_s: self.terms.expiry_s, resume: resume.is_some() }
     }
 }
 
 impl WorkerStream {
-    /// With `yields`, when another connection has its session, it waits for the device's last words, which its edge is to be
-    /// asked for.
-    pub(crate) fn open(hub: Arc<Hub>, open: Open, yields: bool) -> Self {
+    /// Asks for the session of this CONNECT, which is that of `open`. With `yields`, when another connection has its session, it
+    /// waits for the device's last words, which its edge is to be asked for.
+    pub(crate) fn open(hub: Arc<Hub>, open: Open, connect: &Connect<'_>, yields: bool) -> Self {
         hub.clock.tick();
-        let now = hub.now();
         let connection = open.connection_id;
-        let state = match claim::decode(&open.connect) {
-            Ok(Some(packet)) => {
-                let wanted = Wanted { yields, ..Wanted::new(&open, &packet, &hub.config, now) };
-                let slot = ClaimSlot::default();
-                let refused = open.resume.is_none().then(|| refuse_early(&hub, &open, &packet)).flatten();
-                let is_to_ask = refused.is_none() && open.resume.is_none();
-                let asked = is_to_ask.then(|| hub.ask_about_will(&open, &packet)).flatten();
-                if refused.is_none() && asked.is_none() {
-                    hub.claim(&wanted, &slot);
-                }
-                State::AwaitingClaim(Box::new(Pending {
-                    open,
-                    will: wanted.will,
-                    expiry_s: wanted.expiry_s,
-                    slot,
-                    asked,
-                    refused,
-                    is_anothers: false,
-                }))
-            }
-            _ => State::Ended(ReasonCode::MalformedPacket),
-        };
+        let terms = Terms::read(connect, &open.passport, &hub.config, hub.now());
+        let wanted = Wanted::new(&open, connect.client_id, &terms, &hub.config, yields);
+        let slot = ClaimSlot::default();
+        let refused = open.resume.is_none().then(|| refuse_early(&hub, &open, &terms)).flatten();
+        let is_to_ask = refused.is_none() && open.resume.is_none();
+        let asked = is_to_ask.then(|| hub.ask_about_will(&open, &terms)).flatten();
+        if refused.is_none() && asked.is_none() {
+            hub.claim(&wanted, &slot);
+        }
+        let pending = Pending { open, terms, wanted, slot, asked, refused, is_anothers: false };
         let takeover = if yields { Takeover::Asks } else { Takeover::Ends };
-        Self { hub, connection, state, departure: None, takeover }
+        Self { hub, connection, state: State::AwaitingClaim(Box::new(pending)), departure: None, takeover }
+    }
+
+    /// One that is over: the edge should not have let its CONNECT pass.
+    pub(crate) fn malformed(hub: Arc<Hub>, connection: ConnectionId) -> Self {
+        let state = State::Ended(ReasonCode::MalformedPacket);
+        Self { hub, connection, state, departure: None, takeover: Takeover::Ends }
     }
 
     /// Opens the session once the store has granted it.
@@ -118,34 +111,34 @@ impl WorkerStream {
         else {
             return;
         };
-        let Ok(Some(connect)) = claim::decode(&pending.open.connect) else { return };
+        let Pending { open, terms, .. } = &*pending;
         let granted = match granted {
             Ok(granted) => granted,
             Err(error) => {
                 let reason = match error.reason_code() {
                     // Another connection asked for the session later. CONNACK cannot say so, and the edge is not to ask again.
-                    ReasonCode::SessionTakenOver if pending.open.resume.is_none() => ReasonCode::ServerBusy,
+                    ReasonCode::SessionTakenOver if open.resume.is_none() => ReasonCode::ServerBusy,
                     reason => reason,
                 };
-                let client_id = &*pending.open.passport.client_id;
+                let client_id = &*open.passport.client_id;
                 let is_foreign = matches!(error, NotGranted::NotResumed(ResumeRefusal::Foreign));
                 if is_foreign {
                     self.hub.metrics.sessions_foreign.inc();
                 }
-                if pending.open.resume.is_some() {
+                if open.resume.is_some() {
                     tracing::debug!(client_id, %error, "a connection does not go on here");
                 } else {
                     if is_foreign {
-                        let principal = &*pending.open.passport.subject;
+                        let principal = &*open.passport.subject;
                         tracing::debug!(client_id, principal, "the session is another principal's");
                     } else if matches!(error, NotGranted::Store(StoreError::PrincipalQuota)) {
                         self.hub.metrics.limit(Bound::Sessions);
-                        let principal = &*pending.open.passport.subject;
+                        let principal = &*open.passport.subject;
                         tracing::debug!(client_id, principal, %error, "no session");
                     } else {
                         tracing::warn!(client_id, %error, "no session from the store");
                     }
-                    Session::refuse(&connect, reason, out);
+                    Session::refuse(terms, reason, out);
                 }
                 self.state = State::Ended(reason);
                 return;
@@ -153,8 +146,8 @@ impl WorkerStream {
         };
         if pending.is_anothers {
             self.hub.let_go(&granted, pending.unserved(), 0);
-            if pending.open.resume.is_none() {
-                Session::refuse(&connect, ReasonCode::NotAuthorized, out);
+            if open.resume.is_none() {
+                Session::refuse(terms, ReasonCode::NotAuthorized, out);
             }
             self.state = State::Ended(ReasonCode::NotAuthorized);
             return;
@@ -163,27 +156,22 @@ impl WorkerStream {
         let sent = granted.owned.as_ref().map_or(Number(0), |owned| owned.sent);
         let opening = Opening {
             client_id: client_id_of(&granted.handle.client_id),
-            assigned: pending.open.assigned_client_id.is_some(),
-            passport: Arc::clone(&pending.open.passport),
-            server_keep_alive_s: pending.open.server_keep_alive_s,
-            authentication: pending.open.authentication.clone(),
+            assigned: open.assigned_client_id.is_some(),
+            passport: Arc::clone(&open.passport),
+            server_keep_alive_s: open.server_keep_alive_s,
+            authentication: open.authentication.clone(),
             stored: granted.owned,
             memory_queue: granted.handle.stored.is_none(),
-            resume: pending.open.resume.clone(),
+            resume: open.resume.clone(),
             now: self.hub.now(),
         };
         let goes_on = opening.resume.is_some();
-        let will = pending.will.clone();
+        let will = terms.will.clone();
         let rare =
             (fence.is_some() || will.is_some()).then(|| Box::new(Rare { fence, will, ..Rare::default() }));
         let (mut effects, spare) = take_effects();
-        let opened = Session::open(
-            opening,
-            &connect,
-            &self.hub.config,
-            &mut Outputs { wire: out, effects: &mut effects },
-        );
-        match opened {
+        let mut outputs = Outputs { wire: out, effects: &mut effects };
+        match Session::open(opening, terms, &self.hub.config, &mut outputs) {
             Ok(session) => {
                 self.hub.metrics.sessions_opened.inc();
                 let connected = self.hub.metrics.sessions_connected.inc() + 1;
@@ -197,11 +185,10 @@ impl WorkerStream {
             Err(reason) => {
                 put_effects(effects, spare);
                 // A connection that was accepted before ends here, and its Will is due.
-                let authority = Authority::new(Arc::clone(&pending.open.passport));
-                let is_allowed = |will: &Will| authority.may_publish((&*will.message).into());
-                let is_due = goes_on && pending.will.as_ref().is_some_and(is_allowed);
+                let authority = Authority::new(Arc::clone(&open.passport));
+                let is_due = goes_on && terms.publication().is_some_and(|will| authority.may_publish(will));
                 let will = if is_due { WillFate::Publish } else { WillFate::Drop };
-                let closing = Closing { reason, will, expiry_s: pending.expiry_s };
+                let closing = Closing { reason, will, expiry_s: terms.expiry_s };
                 self.leave(&granted.handle, rare, &closing, sent, 0, Vec::new());
                 self.state = State::Ended(reason);
             }
@@ -214,24 +201,17 @@ impl WorkerStream {
         let Some(asked) = &mut pending.asked else { return Poll::Ready(()) };
         let ruling = std::task::ready!(Pin::new(asked).poll(cx)).unwrap_or(Ruling::NONE);
         pending.asked = None;
-        if let Ok(Some(connect)) = claim::decode(&pending.open.connect) {
-            pending.refused = refusal_by(ruling, &pending.open, &connect);
-            if pending.refused.is_none() {
-                let yields = self.takeover != Takeover::Ends;
-                let wanted = Wanted::new(&pending.open, &connect, &self.hub.config, self.hub.now());
-                let wanted = Wanted { yields, ..wanted };
-                self.hub.claim(&wanted, &pending.slot);
-            }
+        pending.refused = refusal_by(ruling, &pending.open, &pending.terms);
+        if pending.refused.is_none() {
+            self.hub.claim(&pending.wanted, &pending.slot);
         }
         Poll::Ready(())
     }
 
     /// Answers CONNECT with an error.
     fn refuse(&mut self, reason: ReasonCode, out: &mut Outgoing) {
-        if let State::AwaitingClaim(pending) = &self.state
-            && let Ok(Some(connect)) = claim::decode(&pending.open.connect)
-        {
-            Session::refuse(&connect, reason, out);
+        if let State::AwaitingClaim(pending) = &self.state {
+            Session::refuse(&pending.terms, reason, out);
         }
         self.state = State::Ended(reason);
     }
@@ -356,13 +336,13 @@ impl WorkerStream {
 }
 
 /// What must not cost a stored session its owner, so it is looked at before the store is asked.
-fn refuse_early(hub: &Hub, open: &Open, connect: &Connect<'_>) -> Option<ReasonCode> {
+fn refuse_early(hub: &Hub, open: &Open, terms: &Terms) -> Option<ReasonCode> {
     let authority = Authority::new(Arc::clone(&open.passport));
-    if let Some(bound) = Session::bound_of_will(connect, &authority, &hub.config) {
+    if let Some(bound) = Session::bound_of_will(terms, &authority, &hub.config) {
         hub.metrics.limit(bound);
     }
-    Session::check_will(connect, &authority, &hub.config)
-        .and_then(|()| Session::check_connack(connect, &Told::by_edge(open), &hub.config))
+    Session::check_will(terms, &authority, &hub.config)
+        .and_then(|()| Session::check_connack(terms, &Told::by_edge(open), &hub.config))
         .err()
 }
 
@@ -467,6 +447,7 @@ impl link::Stream for WorkerStream {
             return self.refuse_other();
         }
         if let State::AwaitingClaim(pending) = &mut self.state {
+            pending.wanted.passport = Arc::clone(&passport);
             pending.open.passport = passport;
             return;
         }

@@ -1,15 +1,27 @@
-//! CONNECT is answered here: whether its Will Message is acceptable, and what CONNACK promises.
+//! CONNECT is read here, once, and answered: whether its Will Message is acceptable, and what CONNACK promises.
 
-use link::{Limits, Outgoing};
-use mqtt::{ConnAck, Connect, PropertiesBuf, Property, PropertyId, QoS, ReasonCode};
+use std::sync::Arc;
+
+use link::{Limits, Outgoing, Passport};
+use mqtt::{ConnAck, Connect, PropertiesBuf, Property, ProtocolVersion, QoS, ReasonCode};
+use state::{Message, UnixMs, Will};
 
 use crate::authorize::bounds::{Bound, Bounds};
+use crate::authorize::principal::owner_of;
 use crate::authorize::{Authority, Publication};
 use crate::config::BrokerConfig;
-use crate::session::{Opening, Outputs, Session, bytes_of_will};
+use crate::session::{Opening, Outputs, Session};
 
-/// What a CONNECT asks for beside its session.
+/// What a CONNECT asks for.
 pub(crate) struct Terms {
+    pub version: ProtocolVersion,
+    /// The client is a bridge that cannot say how it means its subscriptions.
+    pub is_bridge: bool,
+    /// Clean Start; before MQTT 5, Clean Session.
+    pub clean_start: bool,
+    pub will: Option<Will>,
+    /// What the Will Message takes of what its session may hold.
+    pub will_bytes: u32,
     /// Session Expiry Interval asked for, seconds; `None` before MQTT 5.
     pub expiry_wanted_s: Option<u32>,
     /// Session Expiry Interval granted, seconds.
@@ -28,9 +40,19 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// Reads them, with the defaults of section 3.1.2.11.
-    pub(crate) fn read(connect: &Connect<'_>, config: &BrokerConfig) -> Self {
+    pub(crate) fn read(
+        connect: &Connect<'_>,
+        passport: &Passport,
+        config: &BrokerConfig,
+        now: UnixMs,
+    ) -> Self {
         let is_v5 = connect.version.is_v5();
         let mut terms = Self {
+            version: connect.version,
+            is_bridge: connect.is_bridge,
+            clean_start: connect.clean_start,
+            will: connect.will.as_ref().map(|will| will_of(will, passport, now)),
+            will_bytes: connect.will.as_ref().map_or(0, bytes_of_will),
             expiry_wanted_s: is_v5.then_some(0),
             expiry_s: if is_v5 || connect.clean_start { 0 } else { config.session_expiry_v3_s },
             receive_maximum: u16::MAX,
@@ -56,6 +78,24 @@ impl Terms {
         terms.expiry_s = terms.expiry_s.min(config.session_expiry_max_s);
         terms
     }
+
+    /// The Will Message as what is published when it is due.
+    pub(crate) fn publication(&self) -> Option<Publication<'_>> {
+        self.will.as_ref().map(|will| (&*will.message).into())
+    }
+}
+
+fn will_of(will: &mqtt::Will<'_>, passport: &Passport, now: UnixMs) -> Will {
+    let properties = will.properties.publish_summary();
+    let message = Message::new(will.topic, &properties.forwardable, will.payload, will.qos, will.retain, now)
+        .with_expiry(properties.message_expiry_s);
+    let message = if will.retain { message.with_owner(owner_of(passport)) } else { message };
+    Will { message: Arc::new(message), delay_s: properties.will_delay_s.unwrap_or(0) }
+}
+
+fn bytes_of_will(will: &mqtt::Will<'_>) -> u32 {
+    let bytes = will.topic.len() + will.payload.len() + will.properties.as_bytes().len();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// What CONNACK tells of this one connection.
@@ -94,14 +134,10 @@ impl<'a> Told<'a> {
 impl Session {
     /// Writes the CONNACK that refuses a connection. Nothing may follow it.
     // v5 [MQTT-3.2.2-6]
-    pub(crate) fn refuse(connect: &Connect<'_>, reason: ReasonCode, out: &mut Outgoing) {
+    pub(crate) fn refuse(terms: &Terms, reason: ReasonCode, out: &mut Outgoing) {
         let connack = ConnAck::new(false, reason);
-        let bytes_max = match connect.properties.find(PropertyId::MaximumPacketSize) {
-            Some(Property::MaximumPacketSize(bytes)) => bytes as usize,
-            _ => usize::MAX,
-        };
-        if connack.encoded_len(connect.version) <= bytes_max {
-            connack.encode(connect.version, out.buffer());
+        if connack.encoded_len(terms.version) <= terms.packet_bytes_max as usize {
+            connack.encode(terms.version, out.buffer());
         }
     }
 
@@ -110,14 +146,14 @@ impl Session {
     /// # Errors
     /// The Reason Code for CONNACK.
     pub(crate) fn check_will(
-        connect: &Connect<'_>,
+        terms: &Terms,
         authority: &Authority,
         config: &BrokerConfig,
     ) -> Result<(), ReasonCode> {
-        if let Some(bound) = Self::bound_of_will(connect, authority, config) {
+        if let Some(bound) = Self::bound_of_will(terms, authority, config) {
             return Err(bound.reason_code());
         }
-        match will_of(connect) {
+        match terms.publication() {
             Some(will) if !authority.may_publish(will) => Err(ReasonCode::NotAuthorized),
             _ => Ok(()),
         }
@@ -125,14 +161,13 @@ impl Session {
 
     /// The bound that the Will Message is beyond.
     pub(crate) fn bound_of_will(
-        connect: &Connect<'_>,
+        terms: &Terms,
         authority: &Authority,
         config: &BrokerConfig,
     ) -> Option<Bound> {
         let bounds = Bounds::new(config, authority.limits());
-        let bytes = connect.will.as_ref().map_or(0, bytes_of_will) as usize;
-        let is_too_large = bytes > bounds.session_bytes_max();
-        bounds.exceeded_by(will_of(connect)?).or(is_too_large.then_some(Bound::SessionBytes))
+        let is_too_large = terms.will_bytes as usize > bounds.session_bytes_max();
+        bounds.exceeded_by(terms.publication()?).or(is_too_large.then_some(Bound::SessionBytes))
     }
 
     /// Whether the client takes the CONNACK that would accept it.
@@ -141,19 +176,18 @@ impl Session {
     /// Packet too large, when that would be over the client's Maximum Packet Size.
     // v5 [MQTT-3.1.2-24]
     pub(crate) fn check_connack(
-        connect: &Connect<'_>,
+        terms: &Terms,
         told: &Told<'_>,
         config: &BrokerConfig,
     ) -> Result<(), ReasonCode> {
-        if !connect.version.is_v5() {
+        if !terms.version.is_v5() {
             return Ok(());
         }
-        let terms = Terms::read(connect, config);
         let mut properties = PropertiesBuf::new();
-        promise(told, &terms, config, &mut properties);
+        promise(told, terms, config, &mut properties);
         let properties = properties.as_properties();
         let connack = ConnAck { session_present: false, reason: ReasonCode::Success, properties };
-        match connack.encoded_len(connect.version) <= terms.packet_bytes_max as usize {
+        match connack.encoded_len(terms.version) <= terms.packet_bytes_max as usize {
             true => Ok(()),
             false => Err(ReasonCode::PacketTooLarge),
         }
@@ -192,11 +226,6 @@ impl Session {
         }
         Err(ReasonCode::PacketTooLarge)
     }
-}
-
-fn will_of<'a>(connect: &Connect<'a>) -> Option<Publication<'a>> {
-    let will = connect.will.as_ref()?;
-    Some(Publication { topic: will.topic, qos: will.qos, retain: will.retain })
 }
 
 /// What differs from the defaults of section 3.2.2.3.

@@ -8,7 +8,9 @@ use state::{Subscription, SubscriptionOptions, UnixMs};
 
 use crate::authorize::authorizer::{AskedAction, Verdict};
 use crate::authorize::bounds::Bound;
-use crate::session::{Added, Answer, Effect, Manner, Noted, Outputs, RequestKind, Session, SubscribeItem};
+use crate::session::{
+    Added, Answer, Effect, Manner, Noted, Outputs, Request, RequestKind, Session, SubscribeItem,
+};
 
 /// Why there is no subscription.
 enum Unfit {
@@ -82,14 +84,23 @@ impl Session {
             self.open_retained(now);
         }
         self.begin_request(id, RequestKind::Subscribe, filters);
-        out.effects.push(Effect::Subscribe(id, items));
+        out.effects.push(Effect::Request(id, Request::Subscribe(items)));
     }
 
-    /// Subscriptions are in force, or refused: SUBACK in its turn, then their retained messages.
-    // v5 [MQTT-3.8.4-2]
-    pub(crate) fn on_subscribed(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
-        if self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Subscribe, codes)) {
-            self.put_answers(out);
+    /// Subscriptions are in force, gone, or refused: SUBACK or UNSUBACK in its turn, after the former their retained messages.
+    // v5 [MQTT-3.8.4-2], v5 [MQTT-3.10.4-4], v5 [MQTT-3.10.4-5]
+    pub(crate) fn on_responded(
+        &mut self,
+        id: PacketId,
+        kind: RequestKind,
+        codes: &[ReasonCode],
+        out: &mut Outputs<'_>,
+    ) {
+        if !self.filters.as_mut().is_some_and(|filters| filters.finish(id, kind, codes)) {
+            return;
+        }
+        self.put_answers(out);
+        if kind == RequestKind::Subscribe {
             self.retained_asked = 0;
             self.ask_retained(out);
         }

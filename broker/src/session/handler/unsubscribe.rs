@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mqtt::{PacketId, Properties, ReasonCode, UnsubAck, Unsubscribe};
 
-use crate::session::{Effect, Fault, Outputs, RequestKind, Session};
+use crate::session::{Effect, Fault, Outputs, Request, RequestKind, Session};
 
 impl Session {
     pub(crate) fn on_unsubscribe(
@@ -31,18 +31,10 @@ impl Session {
                 let noted = self.filters.get_or_insert_default();
                 let noted = filters.iter().map(|filter| noted.note(filter)).collect();
                 self.begin_request(id, RequestKind::Unsubscribe, noted);
-                out.effects.push(Effect::Unsubscribe(id, filters));
+                out.effects.push(Effect::Request(id, Request::Unsubscribe(filters)));
             }
         }
         Ok(())
-    }
-
-    /// Subscriptions are gone.
-    // v5 [MQTT-3.10.4-4], v5 [MQTT-3.10.4-5]
-    pub(crate) fn on_unsubscribed(&mut self, id: PacketId, codes: &[ReasonCode], out: &mut Outputs<'_>) {
-        if self.filters.as_mut().is_some_and(|f| f.finish(id, RequestKind::Unsubscribe, codes)) {
-            self.put_answers(out);
-        }
     }
 
     // v5 [MQTT-3.11.3-1]

@@ -6,7 +6,7 @@ use mqtt::{Property, QoS, ReasonCode};
 use state::{Delivery, Message, Number, QueuePage, Queued, Record, SubscriptionIds, Via};
 
 use super::{plan, v5};
-use crate::session::Input;
+use crate::session::{Input, RequestKind};
 use crate::session::testing::{Rig, id};
 
 const QOS0: QoS = QoS::AtMostOnce;
@@ -29,7 +29,7 @@ fn live(payload: &[u8], qos: QoS) -> Delivery {
 /// SUBSCRIBE to `t`, answered.
 fn subscribe(rig: &mut Rig) {
     rig.bytes(&[0x82, 7, 0, 1, 0, 0, 1, b't', 2]);
-    rig.input(Input::Subscribed(id(1), vec![ReasonCode::GrantedQoS2]));
+    rig.input(Input::Responded(id(1), RequestKind::Subscribe, vec![ReasonCode::GrantedQoS2]));
     rig.sent();
     rig.effects();
 }

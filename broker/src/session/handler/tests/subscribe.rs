@@ -7,7 +7,7 @@ use mqtt::{
 
 use super::{plan, rule, v5, v311};
 use crate::session::testing::{Plan, Rig, delivery, id};
-use crate::session::{Effect, Input, SubscribeItem};
+use crate::session::{Effect, Input, Request, RequestKind, SubscribeItem};
 
 fn subscribe(rig: &mut Rig, packet_id: u16, filters: &[&str]) -> Vec<String> {
     let list: Vec<_> = filters.iter().map(|f| (*f, SubscriptionOptions::new(QoS::AtLeastOnce))).collect();
@@ -20,7 +20,7 @@ fn subscribe(rig: &mut Rig, packet_id: u16, filters: &[&str]) -> Vec<String> {
 }
 
 fn granted(rig: &mut Rig, packet_id: u16, codes: &[ReasonCode]) -> Vec<u8> {
-    rig.input(Input::Subscribed(id(packet_id), codes.to_vec())).sent()
+    rig.input(Input::Responded(id(packet_id), RequestKind::Subscribe, codes.to_vec())).sent()
 }
 
 // v5 [MQTT-3.8.4-1], v5 [MQTT-3.8.4-2], v5 [MQTT-3.8.4-6], v5 [MQTT-3.9.3-1]
@@ -43,7 +43,9 @@ fn options_and_the_identifier_are_handed_on() {
     let mut rig = v5();
     // Subscription Identifier 200; QoS 2, No Local, Retain As Published, Retain Handling 1.
     rig.bytes(&[0x82, 10, 0, 1, 3, 0x0B, 0xC8, 0x01, 0, 1, b'a', 0b01_1110]);
-    let Some(Effect::Subscribe(_, items)) = rig.effects().pop() else { panic!("no subscribe") };
+    let Some(Effect::Request(_, Request::Subscribe(items))) = rig.effects().pop() else {
+        panic!("no subscribe")
+    };
     let SubscribeItem { subscription, retain_handling } = &items[0];
     let subscription = subscription.as_ref().unwrap();
     assert_eq!(*retain_handling, RetainHandling::SendIfNew);
@@ -103,7 +105,11 @@ fn one_subscription_too_many_is_refused_and_a_replaced_one_is_not() {
     assert!(rig.sent().is_empty(), "in its turn");
     let told = granted(&mut rig, 2, &[ReasonCode::Success]);
     assert_eq!(told, [0x90, 4, 0, 2, 0, 0, 0x90, 4, 0, 3, 0, 0x97]);
-    rig.bytes(&[0xA2, 6, 0, 4, 0, 0, 1, b'a']).input(Input::Unsubscribed(id(4), vec![ReasonCode::Success]));
+    rig.bytes(&[0xA2, 6, 0, 4, 0, 0, 1, b'a']).input(Input::Responded(
+        id(4),
+        RequestKind::Unsubscribe,
+        vec![ReasonCode::Success],
+    ));
     rig.effects();
     assert_eq!(subscribe(&mut rig, 5, &["d"]), ["subscribe 5 d"]);
 }
@@ -157,18 +163,26 @@ fn unsuback_tells_of_each_filter() {
     let mut rig = v5();
     rig.bytes(&[0xA2, 9, 0, 9, 0, 0, 1, b'a', 0, 1, b'b']);
     assert_eq!(rig.effect_names(), ["unsubscribe 9 a b"]);
-    rig.input(Input::Unsubscribed(id(9), vec![ReasonCode::Success, ReasonCode::NoSubscriptionExisted]));
+    rig.input(Input::Responded(
+        id(9),
+        RequestKind::Unsubscribe,
+        vec![ReasonCode::Success, ReasonCode::NoSubscriptionExisted],
+    ));
     assert_eq!(rig.sent(), [0xB0, 5, 0, 9, 0, 0, 0x11]);
     let mut older = v311();
-    older.bytes(&[0xA2, 5, 0, 9, 0, 1, b'a']).input(Input::Unsubscribed(id(9), vec![ReasonCode::Success]));
+    older.bytes(&[0xA2, 5, 0, 9, 0, 1, b'a']).input(Input::Responded(
+        id(9),
+        RequestKind::Unsubscribe,
+        vec![ReasonCode::Success],
+    ));
     assert_eq!(older.sent(), [0xB0, 2, 0, 9]);
 }
 
 #[test]
 fn an_answer_to_nothing_is_not_written() {
     let mut rig = v5();
-    rig.input(Input::Subscribed(id(1), vec![ReasonCode::Success]));
-    rig.input(Input::Unsubscribed(id(1), vec![ReasonCode::Success]));
+    rig.input(Input::Responded(id(1), RequestKind::Subscribe, vec![ReasonCode::Success]));
+    rig.input(Input::Responded(id(1), RequestKind::Unsubscribe, vec![ReasonCode::Success]));
     assert!(rig.sent().is_empty());
 }
 

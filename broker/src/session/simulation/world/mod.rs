@@ -24,6 +24,7 @@ use super::delivery::check_delivery;
 use super::edge::{Edge, whole};
 use super::store::{NOW, claim, read_all, wanted};
 use crate::config::BrokerConfig;
+use crate::session::handler::connect::Terms;
 use crate::session::{Effect, Input, Opening, Outputs, Session, StoreOp};
 
 const TOPICS: usize = 2;
@@ -321,7 +322,8 @@ impl World {
         };
         let (mut wire, mut effects) = (Outgoing::new(), Vec::new());
         let mut out = Outputs { wire: &mut wire, effects: &mut effects };
-        let session = Session::open(opening, &connect, &self.config, &mut out).expect("the session opens");
+        let terms = Terms::read(&connect, &opening.passport, &self.config, NOW);
+        let session = Session::open(opening, &terms, &self.config, &mut out).expect("the session opens");
         self.connection = Some(Connection {
             generation: self.generation,
             session,
