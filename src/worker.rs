@@ -170,7 +170,7 @@ async fn connect(config: &RedisConfig) -> Result<RedisStore, Failure> {
 fn store_failure(error: &ConnectError) -> Failure {
     let line = format!("redis: {}", chain(error));
     match error {
-        ConnectError::Config { .. } | ConnectError::File { .. } | ConnectError::Unusable { .. } => {
+        ConnectError::Config(_) | ConnectError::File { .. } | ConnectError::Unusable { .. } => {
             Failure::usage(line)
         }
         _ => Failure::unavailable(line),

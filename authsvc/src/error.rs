@@ -84,14 +84,12 @@ pub enum AuthError {
         problem: String,
     },
     /// Limits that can never apply as written.
-    #[error("authorization.limits[{index}].{key} {problem}")]
+    #[error("authorization.limits[{index}].{} {}", .error.key, .error.problem)]
     Limits {
         /// Which entry, from 0.
         index: usize,
-        /// Which key of it.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
+        /// What is wrong with which key of it.
+        error: link::SettingError,
     },
     /// A setting that is out of its bounds.
     #[error(transparent)]

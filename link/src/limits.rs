@@ -3,132 +3,76 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bounds; `None` where there is none. What is not known is passed over, so that edges and workers of different versions
-/// understand each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Connections of the principal at one edge. At least 1. Not looked at for clients without a subject.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connections_max: Option<u32>,
-    /// Stored sessions of the principal. At least 1. Not looked at for clients without a subject.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sessions_max: Option<u32>,
-    /// Retained messages of the principal. At least 1. Not looked at for clients without a subject.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retained_messages_max: Option<u32>,
-    /// The largest packet that a connection may send, CONNECT apart; bytes. At least 128.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub packet_bytes_max: Option<u32>,
-    /// PUBLISH packets that a connection may send in a second. At least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub received_messages_per_s: Option<u32>,
-    /// Bytes of packets that a connection may send in a second. At least 1,024.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub received_bytes_per_s: Option<u32>,
-    /// Bytes of packets that a connection is sent in a second. At least 1,024.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sent_bytes_per_s: Option<u32>,
+macro_rules! limits {
+    ($($(#[$meta:meta])* $key:ident: $type:ty $(, in $bounds:expr)?;)*) => {
+        crate::settings! {
+            /// Bounds; `None` where there is none. What is not known is passed over, so that edges and workers of different versions
+            /// understand each other.
+            #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+            #[serde(default)]
+            pub struct Limits {
+                $(
+                    $(#[$meta])*
+                    #[serde(skip_serializing_if = "Option::is_none")]
+                    pub $key: Option<$type> = None $(, in $bounds)?;
+                )*
+            }
+        }
+
+        impl Limits {
+            /// These, and where they say nothing those of `other`.
+            #[must_use]
+            pub fn or(self, other: &Self) -> Self {
+                Self { $($key: self.$key.or(other.$key)),* }
+            }
+        }
+    };
+}
+
+limits! {
+    /// Connections of the principal at one edge. Not looked at for clients without a subject.
+    connections_max: u32, in 1..;
+    /// Stored sessions of the principal. Not looked at for clients without a subject.
+    sessions_max: u32, in 1..;
+    /// Retained messages of the principal. Not looked at for clients without a subject.
+    retained_messages_max: u32, in 1..;
+    /// The largest packet that a connection may send, CONNECT apart; bytes.
+    packet_bytes_max: u32, in 128..;
+    /// PUBLISH packets that a connection may send in a second.
+    received_messages_per_s: u32, in 1..;
+    /// Bytes of packets that a connection may send in a second.
+    received_bytes_per_s: u32, in 1_024..;
+    /// Bytes of packets that a connection is sent in a second.
+    sent_bytes_per_s: u32, in 1_024..;
     /// For how long a connection may be held back without a pause, because it sends more than the rates allow, before it is
-    /// ended; seconds. At least 1. `None`: for ever.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub held_back_max_s: Option<u32>,
-    /// Subscriptions of a session. At least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subscriptions_max: Option<u32>,
+    /// ended; seconds. `None`: for ever.
+    held_back_max_s: u32, in 1..;
+    /// Subscriptions of a session.
+    subscriptions_max: u32, in 1..;
     /// Shared Subscriptions of a session. 0 for none at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shared_groups_max: Option<u32>,
+    shared_groups_max: u32;
     /// Shared Subscriptions of a session that differ in their Share Name only. 0 for none at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shared_groups_per_filter_max: Option<u32>,
-    /// The highest QoS of what is published and of what is subscribed to. At most 2.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub qos_max: Option<u8>,
+    shared_groups_per_filter_max: u32;
+    /// The highest QoS of what is published and of what is subscribed to.
+    qos_max: u8, in ..=2;
     /// Whether messages to be retained may be published.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retain: Option<bool>,
-    /// Messages queued for a session. At least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue_messages_max: Option<u64>,
-    /// Bytes queued for a session. At least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue_bytes_max: Option<u64>,
-    /// Bytes of a Topic Name or Topic Filter. At least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub topic_bytes_max: Option<u32>,
-    /// Levels of a Topic Name or Topic Filter. At least 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub topic_levels_max: Option<u32>,
-    /// Bytes that a session may hold besides messages: filters, topics of Topic Aliases, its Will. At least 1,024.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_bytes_max: Option<u32>,
+    retain: bool;
+    /// Messages queued for a session.
+    queue_messages_max: u64, in 1..;
+    /// Bytes queued for a session.
+    queue_bytes_max: u64, in 1..;
+    /// Bytes of a Topic Name or Topic Filter.
+    topic_bytes_max: u32, in 1..;
+    /// Levels of a Topic Name or Topic Filter.
+    topic_levels_max: u32, in 1..;
+    /// Bytes that a session may hold besides messages: filters, topics of Topic Aliases, its Will.
+    session_bytes_max: u32, in 1_024..;
 }
 
 impl Limits {
     /// Whether nothing is bounded.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    /// These, and where they say nothing those of `other`.
-    #[must_use]
-    pub fn or(self, other: &Self) -> Self {
-        Self {
-            connections_max: self.connections_max.or(other.connections_max),
-            sessions_max: self.sessions_max.or(other.sessions_max),
-            retained_messages_max: self.retained_messages_max.or(other.retained_messages_max),
-            packet_bytes_max: self.packet_bytes_max.or(other.packet_bytes_max),
-            received_messages_per_s: self.received_messages_per_s.or(other.received_messages_per_s),
-            received_bytes_per_s: self.received_bytes_per_s.or(other.received_bytes_per_s),
-            sent_bytes_per_s: self.sent_bytes_per_s.or(other.sent_bytes_per_s),
-            held_back_max_s: self.held_back_max_s.or(other.held_back_max_s),
-            subscriptions_max: self.subscriptions_max.or(other.subscriptions_max),
-            shared_groups_max: self.shared_groups_max.or(other.shared_groups_max),
-            shared_groups_per_filter_max: self
-                .shared_groups_per_filter_max
-                .or(other.shared_groups_per_filter_max),
-            qos_max: self.qos_max.or(other.qos_max),
-            retain: self.retain.or(other.retain),
-            queue_messages_max: self.queue_messages_max.or(other.queue_messages_max),
-            queue_bytes_max: self.queue_bytes_max.or(other.queue_bytes_max),
-            topic_bytes_max: self.topic_bytes_max.or(other.topic_bytes_max),
-            topic_levels_max: self.topic_levels_max.or(other.topic_levels_max),
-            session_bytes_max: self.session_bytes_max.or(other.session_bytes_max),
-        }
-    }
-
-    /// Whether each is one that a client could live with.
-    ///
-    /// # Errors
-    /// The first that is not: its key, and what it must be.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        let least = |bound: Option<u32>| bound.map(u64::from);
-        let at_least = [
-            ("connections_max", least(self.connections_max), 1),
-            ("sessions_max", least(self.sessions_max), 1),
-            ("retained_messages_max", least(self.retained_messages_max), 1),
-            ("packet_bytes_max", least(self.packet_bytes_max), 128),
-            ("received_messages_per_s", least(self.received_messages_per_s), 1),
-            ("received_bytes_per_s", least(self.received_bytes_per_s), 1_024),
-            ("sent_bytes_per_s", least(self.sent_bytes_per_s), 1_024),
-            ("held_back_max_s", least(self.held_back_max_s), 1),
-            ("subscriptions_max", least(self.subscriptions_max), 1),
-            ("queue_messages_max", self.queue_messages_max, 1),
-            ("queue_bytes_max", self.queue_bytes_max, 1),
-            ("topic_bytes_max", least(self.topic_bytes_max), 1),
-            ("topic_levels_max", least(self.topic_levels_max), 1),
-            ("session_bytes_max", least(self.session_bytes_max), 1_024),
-        ];
-        for (key, value, min) in at_least {
-            if value.is_some_and(|value| value < min) {
-                return Err((key, format!("must be at least {min}")));
-            }
-        }
-        if self.qos_max.is_some_and(|qos| qos > 2) {
-            return Err(("qos_max", "must be 0, 1 or 2".to_owned()));
-        }
-        Ok(())
     }
 }
 
@@ -153,7 +97,7 @@ mod tests {
         assert_eq!(all.clone().or(&Limits::default()), all);
         let written = serde_json::to_value(&all).unwrap();
         assert_eq!(written.as_object().unwrap().len(), 18);
-        assert!(all.check().is_ok() && !all.is_empty() && Limits::default().is_empty());
+        assert!(all.check_bounds("").is_ok() && !all.is_empty() && Limits::default().is_empty());
     }
 
     #[test]
@@ -166,7 +110,7 @@ mod tests {
             (r#"{"qos_max":3}"#, "qos_max"),
         ] {
             let limits: Limits = serde_json::from_str(text).unwrap();
-            assert_eq!(limits.check().unwrap_err().0, key);
+            assert_eq!(limits.check_bounds("").unwrap_err().key, key);
         }
         assert!(serde_json::from_str::<Limits>(r#"{"shared_groups_max":0,"of_tomorrow":[1]}"#).is_ok());
         assert!(serde_json::from_str::<Limits>(r#"{"qos_max":-1}"#).is_err());

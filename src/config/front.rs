@@ -177,6 +177,9 @@ pub(super) fn auth_problem(error: AuthError, source: &Source) -> Problem {
         AuthError::Rule { index, key, problem } => {
             source.problem(&format!("authorization.rule[{index}].{key}"), problem)
         }
+        AuthError::Limits { index, error } => {
+            source.problem(&format!("authorization.limits[{index}].{}", error.key), error.problem)
+        }
         AuthError::AclRead { .. } | AuthError::AclLine { .. } => {
             source.problem("authorization.acl_file", error)
         }

@@ -72,7 +72,7 @@ impl StandaloneConfig {
         let mut state: EmbeddedConfig = source.section("state")?;
         state.dir = data.dir.join("state");
         state.validate().map_err(|error| match error {
-            OpenError::Config { field, rule } => source.problem(&format!("state.{field}"), rule),
+            OpenError::Config(error) => source.wrong(error),
             error => source.problem("state", error),
         })?;
         let process = ProcessConfig::read(&source, Tier::Standalone)?;

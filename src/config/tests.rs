@@ -101,6 +101,10 @@ fn what_is_wrong_is_one_line_that_names_the_key() {
             "tidegate.toml: broker.packet_bytes_max = 5: is set as edge.packet_bytes_max",
         ),
         ("[broker]\ninflight_max = 0", "tidegate.toml: broker.inflight_max = 0: must be at least 1"),
+        (
+            "[[authorization.limits]]\nwho = ['*']\nsessions_max = 0",
+            "tidegate.toml: authorization.limits[0].sessions_max = 0: must be at least 1",
+        ),
         ("[state]\nfsync_interval_ms = 0", "tidegate.toml: state.fsync_interval_ms = 0: must be 1 to 60000"),
         (
             "[auth]\nanonymous = 'maybe'",

@@ -69,16 +69,18 @@ link::settings! {
     }
 }
 
-/// `[durability]`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct DurabilityConfig {
-    /// Where the messages for clean sessions wait. Default `memory`.
-    pub(crate) clean_sessions: CleanSessions,
-    /// Replicas of Redis that must have a write before it counts, 0 to 5. Default 0.
-    pub(crate) replicas: u32,
-    /// What happens to writes while too few replicas answer. Default `hold`.
-    pub(crate) when_short: WhenShort,
+link::settings! {
+    /// `[durability]`
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct DurabilityConfig {
+        /// Where the messages for clean sessions wait.
+        pub(crate) clean_sessions: CleanSessions = CleanSessions::Memory;
+        /// Replicas of Redis that must have a write before it counts.
+        pub(crate) replicas: u32 = 0, in ..=5;
+        /// What happens to writes while too few replicas answer.
+        pub(crate) when_short: WhenShort = WhenShort::Hold;
+    }
 }
 
 /// The service that is asked about actions, if there is one.
@@ -125,16 +127,14 @@ impl WorkerConfig {
         config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
         config.fetcher().map_err(|error| auth_problem(error, source))?;
         config.passport.check_bounds("passport").map_err(|error| source.wrong(error))?;
+        config.durability.check_bounds("durability").map_err(|error| source.wrong(error))?;
         // Within 3,600,000, as was checked.
         config.cluster.handoff_grace_ms = u32::try_from(config.link.handoff_grace_ms).unwrap_or(u32::MAX);
         config.cluster.clean_sessions = config.durability.clean_sessions;
         config.cluster.validate().map_err(|error| source.wrong(error))?;
         check_broker(&config.broker, source)?;
         config.redis.validate().map_err(|error| match error {
-            ConnectError::Config { field: field @ "replicas", rule } => {
-                source.problem(&format!("durability.{field}"), rule)
-            }
-            ConnectError::Config { field, rule } => source.problem(&format!("redis.{field}"), rule),
+            ConnectError::Config(error) => source.wrong(error),
             error => source.problem("redis", error),
         })?;
         Ok(config)

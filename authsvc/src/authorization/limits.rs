@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use link::Limits;
+use link::{Limits, SettingError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -27,16 +27,20 @@ pub struct LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// Refuses one that could never apply as written: the key, and what is wrong with it.
-    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+    /// Refuses one that could never apply as written.
+    pub(crate) fn check(&self) -> Result<(), SettingError> {
         if self.who.is_empty() {
-            return Err(("who", "is empty: name users, \"*\" or \"anonymous\"".to_owned()));
+            return Err(wrong_who("is empty: name users, \"*\" or \"anonymous\""));
         }
         if self.limits.is_empty() {
-            return Err(("who", "is alone: an entry needs a limit, such as subscriptions_max".to_owned()));
+            return Err(wrong_who("is alone: an entry needs a limit, such as subscriptions_max"));
         }
-        self.limits.check()
+        self.limits.check_bounds("")
     }
+}
+
+fn wrong_who(problem: impl Into<String>) -> SettingError {
+    SettingError::new("", "who", problem)
 }
 
 /// Whom an entry is about.
@@ -77,10 +81,10 @@ impl LimitsTable {
     /// The first entry that could never apply as written.
     pub(super) fn new(config: &[LimitsConfig]) -> Result<Self, AuthError> {
         let entries = config.iter().enumerate().map(|(index, entry)| -> Result<_, AuthError> {
-            let wrong = |(key, problem)| AuthError::Limits { index, key, problem };
+            let wrong = |error| AuthError::Limits { index, error };
             entry.check().map_err(wrong)?;
             let who = entry.who.iter().map(Selector::parse).collect::<Result<_, _>>();
-            Ok((who.map_err(|problem| wrong(("who", problem)))?, entry.limits.clone()))
+            Ok((who.map_err(|problem: String| wrong(wrong_who(problem)))?, entry.limits.clone()))
         });
         Ok(Self { entries: entries.collect::<Result<_, _>>()?, shared: Mutex::default() })
     }
@@ -120,7 +124,8 @@ pub(crate) fn read_limits(limits: &serde_json::Value) -> Result<Option<Box<Limit
     }
     let entry: LimitsConfig =
         serde_json::from_value(entry.into()).map_err(|error| format!("are not as documented: {error}"))?;
-    entry.limits.check().map_err(|(key, problem)| format!("are out of bounds: {key} {problem}"))?;
+    let problem = |error: SettingError| format!("are out of bounds: {} {}", error.key, error.problem);
+    entry.limits.check_bounds("").map_err(problem)?;
     Ok((!entry.limits.is_empty()).then(|| Box::new(entry.limits)))
 }
 

@@ -399,7 +399,7 @@ fn passport(allowed: Allowed, question: &Question) -> Result<Passport, &'static 
         return Err("it allows with neither a passport nor a subject and rules");
     };
     let limits = allowed.limits.unwrap_or_default();
-    limits.check().map_err(|_| "its limits are out of bounds")?;
+    limits.check_bounds("").map_err(|_| "its limits are out of bounds")?;
     let limits = (!limits.is_empty()).then(|| Arc::new(limits));
     Ok(Passport {
         subject,

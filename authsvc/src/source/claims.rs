@@ -22,9 +22,6 @@ pub(super) const BOUND_CLAIM: &str = "cnf.x5t#S256";
 /// Longest `jti` that can be revoked by its name, bytes.
 const TOKEN_ID_BYTES_MAX: usize = 256;
 
-/// Attributes that one section may define.
-const ATTRIBUTES_MAX: usize = 32;
-
 /// Bytes of an attribute's value.
 const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
@@ -38,68 +35,48 @@ const RULES_MAX: usize = 256;
 /// Topics in one of them.
 const TOPICS_MAX: usize = 256;
 
-/// What claims mean. The name of a claim is that of a member of the token, or the way to it with dots: `realm_access.name`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ClaimsConfig {
-    /// The claim that is the user name. Default `sub`.
-    pub username_claim: String,
-    /// Whether CONNECT's user name, where there is one, has to be the same. Default false: it does not matter.
-    pub username_must_match: bool,
-    /// Claims that rules may name: `%{site}` is the claim that `site` names here.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub attribute_claims: BTreeMap<Arc<str>, String>,
-    /// The claim with the groups that `group:NAME` in rules refers to: a list of names, or one name. None by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub groups_claim: Option<String>,
-    /// The claim with rules of the token's own, in the form of `[[authorization.rule]]` without `who`; they come before the
-    /// configured ones. None by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules_claim: Option<String>,
-    /// The claim with limits of the token's own, in the form of `[[authorization.limits]]` without `who`; they come before the
-    /// configured ones. None by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limits_claim: Option<String>,
-    /// The claim that lets everything be done where it is `true`. None by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub superuser_claim: Option<String>,
-}
-
-impl Default for ClaimsConfig {
-    fn default() -> Self {
-        Self {
-            username_claim: "sub".to_owned(),
-            username_must_match: false,
-            attribute_claims: BTreeMap::new(),
-            groups_claim: None,
-            rules_claim: None,
-            limits_claim: None,
-            superuser_claim: None,
-        }
+link::settings! {
+    /// What claims mean. The name of a claim is that of a member of the token, or the way to it with dots: `realm_access.name`.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct ClaimsConfig {
+        /// The claim that is the user name.
+        pub username_claim: String = "sub".to_owned(), in 1..;
+        /// Whether CONNECT's user name, where there is one, has to be the same; otherwise it does not matter.
+        pub username_must_match: bool = false;
+        /// Claims that rules may name: `%{site}` is the claim that `site` names here.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub attribute_claims: BTreeMap<Arc<str>, String> = BTreeMap::new(), in ..=32;
+        /// The claim with the groups that `group:NAME` in rules refers to: a list of names, or one name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub groups_claim: Option<String> = None, in 1..;
+        /// The claim with rules of the token's own, in the form of `[[authorization.rule]]` without `who`; they come before the
+        /// configured ones.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub rules_claim: Option<String> = None, in 1..;
+        /// The claim with limits of the token's own, in the form of `[[authorization.limits]]` without `who`; they come before
+        /// the configured ones.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub limits_claim: Option<String> = None, in 1..;
+        /// The claim that lets everything be done where it is `true`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub superuser_claim: Option<String> = None, in 1..;
     }
 }
 
 impl ClaimsConfig {
     /// Checks the bounds; `section` is where it was flattened into.
     pub(super) fn check(&self, section: &'static str) -> Result<(), AuthError> {
-        let is_name = |name: &str| {
-            !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-        };
-        let names = || self.attribute_claims.iter().all(|(name, claim)| is_name(name) && !claim.is_empty());
-        let is_set = |claim: &Option<String>| claim.as_ref().is_none_or(|claim| !claim.is_empty());
-        let checks = [
-            (!self.username_claim.is_empty(), "username_claim", "must not be empty"),
-            (self.attribute_claims.len() <= ATTRIBUTES_MAX, "attribute_claims", "must be at most 32"),
-            (names(), "attribute_claims", "must be NAME = \"claim\", NAME of letters, digits, _ - and ."),
-            (is_set(&self.groups_claim), "groups_claim", "must not be empty"),
-            (is_set(&self.rules_claim), "rules_claim", "must not be empty"),
-            (is_set(&self.limits_claim), "limits_claim", "must not be empty"),
-            (is_set(&self.superuser_claim), "superuser_claim", "must not be empty"),
-        ];
-        match checks.into_iter().find(|(is_right, ..)| !is_right) {
-            Some((_, key, problem)) => Err(AuthError::Section { section, key, problem: problem.to_owned() }),
-            None => Ok(()),
+        self.check_bounds(section)?;
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(is_plain);
+        match self.attribute_claims.iter().all(|(name, claim)| is_name(name) && !claim.is_empty()) {
+            true => Ok(()),
+            false => Err(AuthError::Section {
+                section,
+                key: "attribute_claims",
+                problem: "must be NAME = \"claim\", NAME of letters, digits, _ - and .".to_owned(),
+            }),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use files::SettingError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -23,88 +24,61 @@ pub enum Fsync {
     Interval,
 }
 
-/// Configuration of an [`crate::EmbeddedStore`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EmbeddedConfig {
-    /// Directory of the store; made if it is not there. Default `data/state`.
-    pub dir: PathBuf,
-    /// `"always"` or `"interval"`. Default `"always"`.
-    pub fsync: Fsync,
-    /// With `fsync = "interval"`: milliseconds, 1 to 60,000. Default 100.
-    pub fsync_interval_ms: u64,
-    /// `"refuse"` or `"set_aside"`: what becomes of a store in which something is damaged. Default `"refuse"`.
-    pub on_damage: OnDamage,
-    /// Stored sessions. Default 1,000,000.
-    pub sessions_max: u64,
-    /// Subscriptions of one session. Default 10,000.
-    pub subscriptions_per_session_max: usize,
-    /// Messages in all queues together; each takes 32 bytes of memory wherever its body is. Default 10,000,000.
-    pub queued_messages_max: u64,
-    /// Bytes in all queues together, on disk. Default 17,179,869,184 (16 GiB).
-    pub queued_bytes_max: u64,
-    /// Bytes of queued messages that are kept in memory beside the disk. Default 67,108,864 (64 MiB).
-    pub queue_memory_bytes_max: u64,
-    /// Retained messages; all are kept in memory. Default 1,000,000.
-    pub retained_messages_max: u64,
-    /// Bytes of retained messages. Default 268,435,456 (256 MiB).
-    pub retained_bytes_max: u64,
-    /// Bytes of calls that wait for a commit; what comes beyond is refused as unavailable. The batch that is being
-    /// committed may hold as much again. Default 67,108,864 (64 MiB).
-    pub commit_queue_bytes_max: u64,
-    /// Bytes of the cache of disk blocks, at least 1 MiB. Default 33,554,432 (32 MiB).
-    pub block_cache_bytes: u64,
-    /// Bytes of queue records that gather in memory before a table is written, at least 1 MiB; up to five times as many
-    /// are held when the disk is slow. Fixed when the store is made. Default 16,777,216 (16 MiB).
-    pub write_buffer_bytes: u64,
-    /// Tables that are kept open, at least 10; as many again may be open while they are compacted.
-    #[serde(skip, default = "tables_open_max")]
-    pub tables_open_max: usize,
+files::settings! {
+    /// Configuration of an [`crate::EmbeddedStore`].
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct EmbeddedConfig {
+        /// Directory of the store; made if it is not there.
+        pub dir: PathBuf = PathBuf::from("data/state");
+        /// `"always"` or `"interval"`.
+        pub fsync: Fsync = Fsync::Always;
+        /// With `fsync = "interval"`: milliseconds.
+        pub fsync_interval_ms: u64 = 100, in 1..=60_000;
+        /// `"refuse"` or `"set_aside"`: what becomes of a store in which something is damaged.
+        pub on_damage: OnDamage = OnDamage::Refuse;
+        /// Stored sessions.
+        pub sessions_max: u64 = 1_000_000;
+        /// Subscriptions of one session.
+        pub subscriptions_per_session_max: usize = 10_000;
+        /// Messages in all queues together; each takes 32 bytes of memory wherever its body is.
+        pub queued_messages_max: u64 = 10_000_000;
+        /// Bytes in all queues together, on disk.
+        pub queued_bytes_max: u64 = 16 * 1024 * MIB;
+        /// Bytes of queued messages that are kept in memory beside the disk.
+        pub queue_memory_bytes_max: u64 = 64 * MIB;
+        /// Retained messages; all are kept in memory.
+        pub retained_messages_max: u64 = 1_000_000;
+        /// Bytes of retained messages.
+        pub retained_bytes_max: u64 = 256 * MIB;
+        /// Bytes of calls that wait for a commit; what comes beyond is refused as unavailable. The batch that is being
+        /// committed may hold as much again.
+        pub commit_queue_bytes_max: u64 = 64 * MIB, in MIB..;
+        /// Bytes of the cache of disk blocks.
+        pub block_cache_bytes: u64 = 32 * MIB, in MIB..;
+        /// Bytes of queue records that gather in memory before a table is written; up to five times as many are held when the
+        /// disk is slow. Fixed when the store is made.
+        pub write_buffer_bytes: u64 = 16 * MIB, in MIB..;
+        /// Tables that are kept open, at least 10; as many again may be open while they are compacted.
+        #[serde(skip, default = "tables_open_max")]
+        pub tables_open_max: usize = tables_open_max();
+    }
 }
 
 fn tables_open_max() -> usize {
     900
 }
 
-impl Default for EmbeddedConfig {
-    fn default() -> Self {
-        Self {
-            dir: PathBuf::from("data/state"),
-            fsync: Fsync::Always,
-            fsync_interval_ms: 100,
-            on_damage: OnDamage::Refuse,
-            sessions_max: 1_000_000,
-            subscriptions_per_session_max: 10_000,
-            queued_messages_max: 10_000_000,
-            queued_bytes_max: 16 * 1024 * MIB,
-            queue_memory_bytes_max: 64 * MIB,
-            retained_messages_max: 1_000_000,
-            retained_bytes_max: 256 * MIB,
-            commit_queue_bytes_max: 64 * MIB,
-            block_cache_bytes: 32 * MIB,
-            write_buffer_bytes: 16 * MIB,
-            tables_open_max: tables_open_max(),
-        }
-    }
-}
-
 impl EmbeddedConfig {
     /// Checks what the types do not.
     ///
     /// # Errors
-    /// [`OpenError::Config`] names the field.
+    /// [`OpenError::Config`] names the key.
     pub fn validate(&self) -> Result<(), OpenError> {
-        let checks = [
-            ("dir", !self.dir.as_os_str().is_empty(), "must not be empty"),
-            ("fsync_interval_ms", (1..=60_000).contains(&self.fsync_interval_ms), "must be 1 to 60000"),
-            ("block_cache_bytes", self.block_cache_bytes >= MIB, "must be at least 1048576"),
-            ("write_buffer_bytes", self.write_buffer_bytes >= MIB, "must be at least 1048576"),
-            ("commit_queue_bytes_max", self.commit_queue_bytes_max >= MIB, "must be at least 1048576"),
-        ];
-        match checks.into_iter().find(|(_, holds, _)| !holds) {
-            Some((field, _, rule)) => Err(OpenError::Config { field, rule }),
-            None => Ok(()),
+        if self.dir.as_os_str().is_empty() {
+            return Err(SettingError::new("state", "dir", "must not be empty").into());
         }
+        Ok(self.check_bounds("state")?)
     }
 
     pub(super) fn table_limits(&self) -> TableLimits {
@@ -125,14 +99,9 @@ impl EmbeddedConfig {
 /// Why a store does not open.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// A value that makes no sense.
-    #[error("{field} {rule}")]
-    Config {
-        /// Which field of [`EmbeddedConfig`].
-        field: &'static str,
-        /// What it must be.
-        rule: &'static str,
-    },
+    /// A setting of [`EmbeddedConfig`], as of the section `state`, that makes no sense.
+    #[error(transparent)]
+    Config(#[from] SettingError),
     /// Another process has it open.
     #[error("the store in {} is in use by another process", dir.display())]
     InUse {

@@ -3,8 +3,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use files::SettingError;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
+
+/// Where the keys are.
+const SECTION: &str = "redis";
+
+const MIB: u64 = 1024 * 1024;
 
 /// A text that is never shown: a password, or a URL that may hold one.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,92 +51,63 @@ pub enum WhenShort {
     Degrade,
 }
 
-/// Configuration of a [`crate::RedisStore`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RedisConfig {
-    /// Where to begin: `redis://host:port`, or `rediss://` for TLS; some nodes of a cluster, or one server. Whether it is a
-    /// cluster is found out. All must have the same scheme. Default one, `redis://127.0.0.1:6379`.
-    pub nodes: Vec<Secret>,
-    /// ACL user, for all nodes. Default none: the one in the first URL, or Redis's default user.
-    pub username: Option<String>,
-    /// Its password. Default none: the one in the first URL.
-    pub password: Option<Secret>,
-    /// PEM file with the certificates that a node's may be signed by. Default none: those of the system.
-    pub tls_ca_file: Option<PathBuf>,
-    /// All keys begin with it; 1 to 32 letters, digits, `-`, `_`, `.` or `:`. Default `tg`.
-    pub key_prefix: String,
-    /// Name of this worker, the same after a restart and different from every other's: sessions that its earlier run owned
-    /// are let go when it starts. Default `standalone`.
-    pub worker: String,
-    /// Milliseconds to connect to a node. Default 1,000.
-    pub connect_timeout_ms: u64,
-    /// Milliseconds to wait for a node's answer, then its connection is made anew. Default 1,500.
-    pub response_timeout_ms: u64,
-    /// Milliseconds for a call with all its repeats (moved slots, failovers, lost connections), then it is answered as
-    /// unavailable. 0: as long as the store is open, so that the order of writes survives an outage of any length. Default 0.
-    pub retry_budget_ms: u64,
-    /// Milliseconds between looks at which node has which slots, 100 to 60,000. Default 1,000.
-    pub topology_interval_ms: u64,
-    /// Milliseconds between looks for due timers that other workers set, 100 to 600,000. Default 10,000.
-    pub timer_sweep_ms: u64,
-    /// Bytes of calls that wait or are under way; what comes beyond is refused as unavailable. Default 67,108,864 (64 MiB).
-    pub call_bytes_max: u64,
-    /// Entries that the log of changes of routes keeps, about; a worker that is further behind loads all routes anew. 1,000
-    /// or more. Default 100,000.
-    pub route_log_entries_max: u64,
-    /// Bytes of what waits for one worker from others; what comes beyond is refused. At least 1 MiB. Default 67,108,864
-    /// (64 MiB).
-    pub inbox_bytes_max: u64,
-    /// Stored sessions, as far as this worker knows of them. Default 10,000,000.
-    pub sessions_max: u64,
-    /// Subscriptions of one session. Default 10,000.
-    pub subscriptions_per_session_max: usize,
-    /// Retained messages, as far as this worker knows of them. Default 10,000,000.
-    pub retained_messages_max: u64,
-    /// Bytes of retained messages, likewise. Default 4,294,967,296 (4 GiB).
-    pub retained_bytes_max: u64,
-    /// Replicas that must have a write before it counts, 0 to 5. What a master's death takes with it is then only what nobody
-    /// was told of. Configured apart, as `durability.replicas`. Default 0.
-    #[serde(skip)]
-    pub replicas: u32,
-    /// What happens to writes while too few replicas answer. Configured apart, as `durability.when_short`. Default `hold`.
-    #[serde(skip)]
-    pub when_short: WhenShort,
-    /// Other workers use the store too: what an earlier run owned is let go by [`crate::Cluster::bury`], and not at the
-    /// start. No key of a configuration file: who starts the worker knows it.
-    #[serde(skip)]
-    pub is_shared: bool,
-    /// Refuse to start when a setting of Redis is not as this store needs it, rather than warn. Default false.
-    pub strict_settings: bool,
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        Self {
-            nodes: vec![Secret::new("redis://127.0.0.1:6379")],
-            username: None,
-            password: None,
-            tls_ca_file: None,
-            key_prefix: "tg".to_owned(),
-            worker: "standalone".to_owned(),
-            connect_timeout_ms: 1000,
-            response_timeout_ms: 1500,
-            retry_budget_ms: 0,
-            topology_interval_ms: 1000,
-            timer_sweep_ms: 10_000,
-            call_bytes_max: 64 * 1024 * 1024,
-            route_log_entries_max: 100_000,
-            inbox_bytes_max: 64 * 1024 * 1024,
-            sessions_max: 10_000_000,
-            subscriptions_per_session_max: 10_000,
-            retained_messages_max: 10_000_000,
-            retained_bytes_max: 4 * 1024 * 1024 * 1024,
-            replicas: 0,
-            when_short: WhenShort::Hold,
-            is_shared: false,
-            strict_settings: false,
-        }
+files::settings! {
+    /// Configuration of a [`crate::RedisStore`].
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct RedisConfig {
+        /// Where to begin: `redis://host:port`, or `rediss://` for TLS; some nodes of a cluster, or one server. Whether it is a
+        /// cluster is found out. All must have the same scheme. Default one, `redis://127.0.0.1:6379`.
+        pub nodes: Vec<Secret> = vec![Secret::new("redis://127.0.0.1:6379")];
+        /// ACL user, for all nodes. Default none: the one in the first URL, or Redis's default user.
+        pub username: Option<String> = None;
+        /// Its password. Default none: the one in the first URL.
+        pub password: Option<Secret> = None;
+        /// PEM file with the certificates that a node's may be signed by. Default none: those of the system.
+        pub tls_ca_file: Option<PathBuf> = None;
+        /// All keys begin with it; 1 to 32 letters, digits, `-`, `_`, `.` or `:`.
+        pub key_prefix: String = "tg".to_owned();
+        /// Name of this worker, the same after a restart and different from every other's: sessions that its earlier run owned
+        /// are let go when it starts.
+        pub worker: String = "standalone".to_owned(), in 1..=64;
+        /// Milliseconds to connect to a node.
+        pub connect_timeout_ms: u64 = 1_000, in 1..=60_000;
+        /// Milliseconds to wait for a node's answer, then its connection is made anew.
+        pub response_timeout_ms: u64 = 1_500, in 1..=60_000;
+        /// Milliseconds for a call with all its repeats (moved slots, failovers, lost connections), then it is answered as
+        /// unavailable. 0: as long as the store is open, so that the order of writes survives an outage of any length.
+        pub retry_budget_ms: u64 = 0, in ..=600_000;
+        /// Milliseconds between looks at which node has which slots.
+        pub topology_interval_ms: u64 = 1_000, in 100..=60_000;
+        /// Milliseconds between looks for due timers that other workers set.
+        pub timer_sweep_ms: u64 = 10_000, in 100..=600_000;
+        /// Bytes of calls that wait or are under way; what comes beyond is refused as unavailable.
+        pub call_bytes_max: u64 = 64 * MIB, in MIB..;
+        /// Entries that the log of changes of routes keeps, about; a worker that is further behind loads all routes anew.
+        pub route_log_entries_max: u64 = 100_000, in 1_000..;
+        /// Bytes of what waits for one worker from others; what comes beyond is refused.
+        pub inbox_bytes_max: u64 = 64 * MIB, in MIB..;
+        /// Stored sessions, as far as this worker knows of them.
+        pub sessions_max: u64 = 10_000_000;
+        /// Subscriptions of one session.
+        pub subscriptions_per_session_max: usize = 10_000;
+        /// Retained messages, as far as this worker knows of them.
+        pub retained_messages_max: u64 = 10_000_000;
+        /// Bytes of retained messages, likewise.
+        pub retained_bytes_max: u64 = 4 * 1024 * MIB;
+        /// Replicas that must have a write before it counts. What a master's death takes with it is then only what nobody
+        /// was told of. Configured apart, as `durability.replicas`.
+        #[serde(skip)]
+        pub replicas: u32 = 0;
+        /// What happens to writes while too few replicas answer. Configured apart, as `durability.when_short`.
+        #[serde(skip)]
+        pub when_short: WhenShort = WhenShort::Hold;
+        /// Other workers use the store too: what an earlier run owned is let go by [`crate::Cluster::bury`], and not at the
+        /// start. No key of a configuration file: who starts the worker knows it.
+        #[serde(skip)]
+        pub is_shared: bool = false;
+        /// Refuse to start when a setting of Redis is not as this store needs it, rather than warn.
+        pub strict_settings: bool = false;
     }
 }
 
@@ -138,42 +115,28 @@ impl RedisConfig {
     /// Checks what the types do not.
     ///
     /// # Errors
-    /// [`ConnectError::Config`] names the field.
+    /// [`ConnectError::Config`] names the key.
     pub fn validate(&self) -> Result<(), ConnectError> {
+        self.check_bounds(SECTION)?;
+        let wrong = |key, problem| Err(SettingError::new(SECTION, key, problem).into());
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-        let prefix = &self.key_prefix;
-        let checks = [
-            ("nodes", !self.nodes.is_empty(), "must not be empty"),
-            ("nodes", self.nodes.iter().all(|url| is_url(url.expose())), NODES_RULE),
-            (
-                "key_prefix",
-                (1..=32).contains(&prefix.len()) && prefix.chars().all(is_plain),
-                "must be 1 to 32 letters, digits, '-', '_', '.' or ':'",
-            ),
-            ("worker", (1..=64).contains(&self.worker.len()), "must be 1 to 64 bytes"),
-            ("connect_timeout_ms", (1..=60_000).contains(&self.connect_timeout_ms), "must be 1 to 60000"),
-            ("response_timeout_ms", (1..=60_000).contains(&self.response_timeout_ms), "must be 1 to 60000"),
-            ("retry_budget_ms", self.retry_budget_ms <= 600_000, "must be at most 600000"),
-            (
-                "topology_interval_ms",
-                (100..=60_000).contains(&self.topology_interval_ms),
-                "must be 100 to 60000",
-            ),
-            ("timer_sweep_ms", (100..=600_000).contains(&self.timer_sweep_ms), "must be 100 to 600000"),
-            ("replicas", self.replicas <= 5, "must be at most 5"),
-            ("call_bytes_max", self.call_bytes_max >= 1024 * 1024, "must be at least 1048576"),
-            ("route_log_entries_max", self.route_log_entries_max >= 1000, "must be at least 1000"),
-            ("inbox_bytes_max", self.inbox_bytes_max >= 1024 * 1024, "must be at least 1048576"),
-        ];
-        match checks.into_iter().find(|(_, holds, _)| !holds) {
-            Some((field, _, rule)) => Err(ConnectError::Config { field, rule }),
-            None => Ok(()),
+        if !(1..=32).contains(&self.key_prefix.len()) || !self.key_prefix.chars().all(is_plain) {
+            return wrong("key_prefix", "must be 1 to 32 letters, digits, '-', '_', '.' or ':'");
+        }
+        match self.nodes.iter().all(|url| is_url(url.expose())) {
+            _ if self.nodes.is_empty() => wrong("nodes", "must not be empty"),
+            true => Ok(()),
+            false => Err(no_node()),
         }
     }
 }
 
-/// What [`RedisConfig::nodes`] are.
-pub(super) const NODES_RULE: &str = "must be URLs, redis:// or rediss://, such as redis://127.0.0.1:6379";
+const NODES_RULE: &str = "must be URLs, redis:// or rediss://, such as redis://127.0.0.1:6379";
+
+/// What is said of a node that is none.
+pub(super) fn no_node() -> ConnectError {
+    SettingError::new(SECTION, "nodes", NODES_RULE).into()
+}
 
 fn is_url(node: &str) -> bool {
     ["redis://", "rediss://"]
@@ -184,14 +147,9 @@ fn is_url(node: &str) -> bool {
 /// Why a store in Redis does not open.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// A value that makes no sense.
-    #[error("{field} {rule}")]
-    Config {
-        /// Which field of [`RedisConfig`].
-        field: &'static str,
-        /// What it must be.
-        rule: &'static str,
-    },
+    /// A setting of [`RedisConfig`], as of the section `redis`, that makes no sense.
+    #[error(transparent)]
+    Config(#[from] SettingError),
     /// A file that is named cannot be read.
     #[error("cannot read {field} {}", path.display())]
     File {
@@ -255,7 +213,7 @@ impl ConnectError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Recovery(error) => error.is_retryable(),
-            Self::Config { .. }
+            Self::Config(_)
             | Self::File { .. }
             | Self::Refused { .. }
             | Self::Setting { .. }

@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates, Value};
 
-use super::config::{ConnectError, NODES_RULE, RedisConfig};
+use super::config::{ConnectError, RedisConfig, no_node};
 use super::crc16::SLOTS;
 use super::fault::Fault;
 use super::node::{Address, Dial, Kept, Node};
@@ -52,7 +52,7 @@ impl Topology {
             seeds.push(address_of(&info)?);
             template.get_or_insert(info);
         }
-        let template = template.ok_or(ConnectError::Config { field: "nodes", rule: "must not be empty" })?;
+        let template = template.ok_or_else(no_node)?;
         Ok(Self {
             template,
             seeds,
@@ -259,8 +259,7 @@ fn told_ip(metadata: Value) -> Option<String> {
 
 fn connection_info(url: &str, config: &RedisConfig) -> Result<ConnectionInfo, ConnectError> {
     // The library's own message may hold the URL.
-    const RULE: ConnectError = ConnectError::Config { field: "nodes", rule: NODES_RULE };
-    let mut info = url.into_connection_info().map_err(|_| RULE)?;
+    let mut info = url.into_connection_info().map_err(|_| no_node())?;
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
@@ -296,7 +295,7 @@ fn address_of(info: &ConnectionInfo) -> Result<Address, ConnectError> {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
             Ok(Address { host: host.clone(), port: *port })
         }
-        _ => Err(ConnectError::Config { field: "nodes", rule: NODES_RULE }),
+        _ => Err(no_node()),
     }
 }
 

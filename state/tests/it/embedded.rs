@@ -246,7 +246,7 @@ fn an_unknown_format_is_refused_and_left_alone() {
 fn bad_configuration_is_named() {
     let config = EmbeddedConfig { fsync_interval_ms: 0, ..EmbeddedConfig::default() };
     let error = config.validate().expect_err("refused");
-    assert!(error.to_string().starts_with("fsync_interval_ms"));
+    assert!(error.to_string().starts_with("state.fsync_interval_ms"));
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use hyper::Uri;
-use link::settings;
 use serde::{Deserialize, Serialize};
 
 use super::template::{Field, FieldTemplate};
@@ -14,96 +13,71 @@ use crate::{AuthError, WhenAway};
 /// Where the keys are.
 pub(super) const SECTION: &str = "auth.ldap";
 
-/// The section.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LdapConfig {
-    /// `ldaps://HOST` or `ldap://HOST`, with a port where it is not 636 or 389.
-    pub url: String,
-    /// Whether the connection is encrypted by StartTLS (RFC 4511 section 4.14); with `ldap://` only. Default false.
-    #[serde(default)]
-    pub starttls: bool,
-    /// Whether `ldap://` may lead beyond this machine without StartTLS, where others read passwords. Default false.
-    #[serde(default)]
-    pub allow_plain: bool,
-    /// The name of a user, with `${username}`: who can be named without a search.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user_dn: Option<String>,
-    /// Below which entry users are searched for; instead of `user_dn`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub search_base: Option<String>,
-    /// The filter that finds one (RFC 4515), with `${username}` and `${clientid}`. Default `(uid=${username})`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub search_filter: Option<String>,
-    /// Who searches. Default: anybody (an anonymous bind).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_dn: Option<String>,
-    /// File with its password, in its first line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_password_file: Option<PathBuf>,
-    /// The attribute that says how a user is called here, since a directory takes `ALICE` for `alice`; empty: as it came.
-    /// Default `uid`.
-    #[serde(default = "uid")]
-    pub username_attribute: String,
-    /// Attributes that rules may name as `%{NAME}`; the first value of each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attributes: Vec<String>,
-    /// The attribute with the names of a user's groups, such as `memberOf`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_attribute: Option<String>,
-    /// Groups are below this entry; others do not count.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_base: Option<String>,
-    /// The filter that finds the groups of a user below `group_base`, with `${dn}` and `${username}`; instead of
-    /// `group_attribute`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_filter: Option<String>,
-    /// Milliseconds that one question may take: bind, searches and all. Default 1500.
-    #[serde(default = "timeout_ms")]
-    pub timeout_ms: u64,
-    /// Milliseconds of it that a connection may take to come up, TLS included. Default 1000.
-    #[serde(default = "connect_timeout_ms")]
-    pub connect_timeout_ms: u64,
-    /// Questions at a time; each has a connection to bind, and one to search. Default 16.
-    #[serde(default = "connections_max")]
-    pub connections_max: usize,
-    /// PEM file of the authorities that the directory's certificate comes from. Default: the system's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate chain that this end shows; none by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate_file: Option<PathBuf>,
-    /// PEM file of its private key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_file: Option<PathBuf>,
-    /// What becomes of a client whose question has no answer. Default `refuse`.
-    #[serde(default)]
-    pub when_away: WhenAway,
-    /// What is remembered.
-    #[serde(default)]
-    pub cache: CacheConfig,
-    /// Who waits.
-    #[serde(default)]
-    pub queue: QueueConfig,
-    /// When the service is left alone.
-    #[serde(default)]
-    pub breaker: BreakerConfig,
-}
-
-fn uid() -> String {
-    "uid".to_owned()
-}
-
-fn timeout_ms() -> u64 {
-    1500
-}
-
-fn connect_timeout_ms() -> u64 {
-    1000
-}
-
-fn connections_max() -> usize {
-    16
+link::settings! {
+    /// The section.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct LdapConfig {
+        /// `ldaps://HOST` or `ldap://HOST`, with a port where it is not 636 or 389. Must be set.
+        pub url: String = String::new();
+        /// Whether the connection is encrypted by StartTLS (RFC 4511 section 4.14); with `ldap://` only.
+        pub starttls: bool = false;
+        /// Whether `ldap://` may lead beyond this machine without StartTLS, where others read passwords.
+        pub allow_plain: bool = false;
+        /// The name of a user, with `${username}`: who can be named without a search.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub user_dn: Option<String> = None;
+        /// Below which entry users are searched for; instead of `user_dn`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub search_base: Option<String> = None;
+        /// The filter that finds one (RFC 4515), with `${username}` and `${clientid}`. Default `(uid=${username})`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub search_filter: Option<String> = None;
+        /// Who searches. Default: anybody (an anonymous bind).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub service_dn: Option<String> = None;
+        /// File with its password, in its first line.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub service_password_file: Option<PathBuf> = None;
+        /// The attribute that says how a user is called here, since a directory takes `ALICE` for `alice`; empty: as it came.
+        pub username_attribute: String = "uid".to_owned();
+        /// Attributes that rules may name as `%{NAME}`; the first value of each.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub attributes: Vec<String> = Vec::new();
+        /// The attribute with the names of a user's groups, such as `memberOf`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub group_attribute: Option<String> = None;
+        /// Groups are below this entry; others do not count.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub group_base: Option<String> = None;
+        /// The filter that finds the groups of a user below `group_base`, with `${dn}` and `${username}`; instead of
+        /// `group_attribute`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub group_filter: Option<String> = None;
+        /// Milliseconds that one question may take: bind, searches and all.
+        pub timeout_ms: u64 = 1_500, in 1..=300_000;
+        /// Milliseconds of it that a connection may take to come up, TLS included.
+        pub connect_timeout_ms: u64 = 1_000, in 1..=300_000;
+        /// Questions at a time; each has a connection to bind, and one to search.
+        pub connections_max: usize = 16, in 1..=1_000;
+        /// PEM file of the authorities that the directory's certificate comes from. Default: the system's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub ca_file: Option<PathBuf> = None;
+        /// PEM file of the certificate chain that this end shows; none by default.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub certificate_file: Option<PathBuf> = None;
+        /// PEM file of its private key.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub key_file: Option<PathBuf> = None;
+        /// What becomes of a client whose question has no answer.
+        pub when_away: WhenAway = WhenAway::Refuse;
+        /// What is remembered.
+        pub cache: CacheConfig = CacheConfig::default();
+        /// Who waits.
+        pub queue: QueueConfig = QueueConfig::default();
+        /// When the service is left alone.
+        pub breaker: BreakerConfig = BreakerConfig::default();
+    }
 }
 
 /// How the entry of a user is found.
@@ -158,9 +132,7 @@ impl LdapConfig {
     /// The first thing that is wrong.
     pub(crate) fn check(&self) -> Result<(), AuthError> {
         self.inquiry().check(SECTION)?;
-        settings::check(SECTION, "timeout_ms", &self.timeout_ms, 1..=300_000)?;
-        settings::check(SECTION, "connect_timeout_ms", &self.connect_timeout_ms, 1..=300_000)?;
-        settings::check(SECTION, "connections_max", &self.connections_max, 1..=1_000)?;
+        self.check_bounds(SECTION)?;
         self.check_url()?;
         self.finding()?;
         self.grouping()?;

@@ -128,7 +128,7 @@ pub fn check<T: Bounded>(
 /// A test of the command (`every_key_is_documented_with_its_default_and_its_bounds`) compares the same with `docs/configuration.md`.
 ///
 /// ```
-/// link::settings! {
+/// files::settings! {
 ///     /// How callers wait.
 ///     #[derive(Debug)]
 ///     pub struct Waiting {
