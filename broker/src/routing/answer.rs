@@ -5,7 +5,6 @@ use std::sync::Arc;
 use mqtt::ReasonCode;
 use state::StoreError;
 
-use crate::directory::Item;
 use crate::hub::Hub;
 use crate::hub::work::latch::{Latch, Part};
 use crate::session::Input;
@@ -29,7 +28,7 @@ impl Hub {
         {
             then();
         }
-        let Some((session, connection, packet_id)) = &latch.publisher else { return };
+        let Some((session, connection, _)) = &latch.publisher else { return };
         if latch.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
             return;
         }
@@ -48,7 +47,6 @@ impl Hub {
             }
             Some(error) => Err(error),
         };
-        let answer = Input::Published(*packet_id, latch.qos, answer);
-        session.answer(*connection, Item::Published(latch.since, answer));
+        latch.tell(answer);
     }
 }

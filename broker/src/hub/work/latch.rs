@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use link::ConnectionId;
-use mqtt::{PacketId, QoS};
+use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
 use state::{Fence, StoreError};
 use tokio::time::Instant;
 
-use crate::directory::SessionHandle;
+use crate::directory::{Item, SessionHandle};
+use crate::session::Input;
 
 /// Who waits for the answer about one message, and how far the work for it is.
 pub(crate) struct Latch {
@@ -34,9 +35,13 @@ pub(crate) struct Latch {
 /// What is done when a message is durable wherever it must be.
 pub(crate) type Then = Box<dyn FnOnce() + Send>;
 
-/// One part of the work for a message: the latch opens when all of its parts are done.
+/// One part of the work for a message: the latch opens when all of its parts are done. One that is dropped undone, as by a store that
+/// ends, has failed.
 #[must_use = "a message is answered when each part is done"]
-pub(crate) struct Part(Arc<Latch>);
+pub(crate) struct Part {
+    latch: Arc<Latch>,
+    is_done: bool,
+}
 
 impl Latch {
     /// Of a message that `publisher` waits for; nothing has matched yet, and nothing runs when it is durable.
@@ -63,7 +68,15 @@ impl Latch {
     /// The first part of it.
     pub(crate) fn begin(self) -> Part {
         self.parts.store(1, Ordering::Release);
-        Part(Arc::new(self))
+        Part { latch: Arc::new(self), is_done: false }
+    }
+
+    /// Tells the publisher, if one waits.
+    pub(crate) fn tell(&self, answer: Result<ReasonCode, StoreError>) {
+        if let Some((session, connection, packet_id)) = &self.publisher {
+            let answer = Input::Published(*packet_id, self.qos, answer);
+            session.answer(*connection, Item::Published(self.since, answer));
+        }
     }
 
     /// The number of the session that publishes the message.
@@ -97,20 +110,30 @@ impl Part {
 
     /// One part more.
     pub(crate) fn another(&self) -> Self {
-        self.0.parts.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(&self.0))
+        self.latch.parts.fetch_add(1, Ordering::AcqRel);
+        Self { latch: Arc::clone(&self.latch), is_done: false }
     }
 
     /// The part is done, or has failed. If it was the last one, the answer: what failed, if anything did.
-    pub(crate) fn done(self, result: Result<(), StoreError>) -> Option<(Arc<Latch>, Option<StoreError>)> {
+    pub(crate) fn done(mut self, result: Result<(), StoreError>) -> Option<(Arc<Latch>, Option<StoreError>)> {
+        self.end(result).then(|| (Arc::clone(&self.latch), self.latch.failed.lock().take()))
+    }
+
+    /// Whether it was the last one.
+    fn end(&mut self, result: Result<(), StoreError>) -> bool {
+        self.is_done = true;
         if let Err(error) = result {
-            *self.0.failed.lock() = Some(error);
+            *self.latch.failed.lock() = Some(error);
         }
-        if self.0.parts.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return None;
+        self.latch.parts.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.is_done && self.end(Err(StoreError::Closed)) {
+            self.latch.tell(Err(StoreError::Closed));
         }
-        let failed = self.0.failed.lock().take();
-        Some((self.0, failed))
     }
 }
 
@@ -118,12 +141,14 @@ impl Deref for Part {
     type Target = Latch;
 
     fn deref(&self) -> &Latch {
-        &self.0
+        &self.latch
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[test]
@@ -135,5 +160,20 @@ mod tests {
         let fourth = third.another();
         assert!(third.done(Ok(())).is_none(), "another has begun meanwhile");
         assert!(matches!(fourth.done(Ok(())), Some((_, Some(StoreError::Closed)))));
+    }
+
+    #[test]
+    fn a_part_that_nobody_does_has_failed() {
+        let session = Arc::new(SessionHandle::new(1, "c".into(), None));
+        session.attach(ConnectionId(1), false);
+        let publisher = Some((Arc::clone(&session), ConnectionId(1), PacketId::MIN));
+        let first = Latch::new(publisher, QoS::AtLeastOnce).begin();
+        drop(first.another());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(session.poll_take(ConnectionId(1), &mut cx), Ok(None)), "there is another");
+        drop(first);
+        let (items, _) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
+        let refused = |item: &Item| matches!(item, Item::Published(_, Input::Published(_, _, Err(_))));
+        assert!(items.len() == 1 && refused(&items[0]));
     }
 }
