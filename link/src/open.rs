@@ -87,30 +87,18 @@ pub struct AuthenticationOutcome {
     pub data: Option<Bytes>,
 }
 
-/// How far a flow to the device has come, as the edge saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum FlowState {
-    /// A QoS 1 PUBLISH went to the device.
-    AwaitingPuback = 1,
-    /// A QoS 2 PUBLISH went to the device.
-    AwaitingPubrec = 2,
-    /// The device's PUBREC came; no PUBREL went yet.
-    OwingPubrel = 3,
-    /// PUBREL went to the device.
-    AwaitingPubcomp = 4,
-}
-
-impl FlowState {
-    /// All states in the order of their numbers.
-    pub const ALL: [Self; 4] =
-        [Self::AwaitingPuback, Self::AwaitingPubrec, Self::OwingPubrel, Self::AwaitingPubcomp];
-
-    pub(crate) fn from_u8(number: u8) -> Option<Self> {
-        match number {
-            1..=4 => Some(Self::ALL[usize::from(number) - 1]),
-            _ => None,
-        }
+mqtt::numbered! {
+    /// How far a flow to the device has come, as the edge saw it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum FlowState {
+        /// A QoS 1 PUBLISH went to the device.
+        AwaitingPuback = 1,
+        /// A QoS 2 PUBLISH went to the device.
+        AwaitingPubrec = 2,
+        /// The device's PUBREC came; no PUBREL went yet.
+        OwingPubrel = 3,
+        /// PUBREL went to the device.
+        AwaitingPubcomp = 4,
     }
 }
 

@@ -8,6 +8,7 @@ mod bytes_io;
 mod connection_id;
 mod error;
 pub mod frame;
+mod numbered;
 mod packet;
 mod packet_id;
 mod packet_type;

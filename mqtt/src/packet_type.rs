@@ -1,67 +1,46 @@
 //! The fifteen Control Packet types and the fixed-header flags that each demands.
 
-/// Type of a Control Packet: the upper four bits of its first byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum PacketType {
-    /// Client asks for a connection.
-    Connect = 1,
-    /// Server answers a CONNECT.
-    ConnAck = 2,
-    /// An Application Message.
-    Publish = 3,
-    /// Answer to a QoS 1 PUBLISH.
-    PubAck = 4,
-    /// First answer to a QoS 2 PUBLISH.
-    PubRec = 5,
-    /// Answer to PUBREC.
-    PubRel = 6,
-    /// Answer to PUBREL.
-    PubComp = 7,
-    /// Client subscribes.
-    Subscribe = 8,
-    /// Answer to SUBSCRIBE.
-    SubAck = 9,
-    /// Client unsubscribes.
-    Unsubscribe = 10,
-    /// Answer to UNSUBSCRIBE.
-    UnsubAck = 11,
-    /// Client asks for a sign of life.
-    PingReq = 12,
-    /// Answer to PINGREQ.
-    PingResp = 13,
-    /// The last packet of a connection.
-    Disconnect = 14,
-    /// Enhanced authentication, v5 only.
-    Auth = 15,
+crate::numbered! {
+    /// Type of a Control Packet: the upper four bits of its first byte.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum PacketType {
+        /// Client asks for a connection.
+        Connect = 1,
+        /// Server answers a CONNECT.
+        ConnAck = 2,
+        /// An Application Message.
+        Publish = 3,
+        /// Answer to a QoS 1 PUBLISH.
+        PubAck = 4,
+        /// First answer to a QoS 2 PUBLISH.
+        PubRec = 5,
+        /// Answer to PUBREC.
+        PubRel = 6,
+        /// Answer to PUBREL.
+        PubComp = 7,
+        /// Client subscribes.
+        Subscribe = 8,
+        /// Answer to SUBSCRIBE.
+        SubAck = 9,
+        /// Client unsubscribes.
+        Unsubscribe = 10,
+        /// Answer to UNSUBSCRIBE.
+        UnsubAck = 11,
+        /// Client asks for a sign of life.
+        PingReq = 12,
+        /// Answer to PINGREQ.
+        PingResp = 13,
+        /// The last packet of a connection.
+        Disconnect = 14,
+        /// Enhanced authentication, v5 only.
+        Auth = 15,
+    }
 }
 
 impl PacketType {
-    /// All fifteen types in the order of their numbers.
-    pub const ALL: [Self; 15] = [
-        Self::Connect,
-        Self::ConnAck,
-        Self::Publish,
-        Self::PubAck,
-        Self::PubRec,
-        Self::PubRel,
-        Self::PubComp,
-        Self::Subscribe,
-        Self::SubAck,
-        Self::Unsubscribe,
-        Self::UnsubAck,
-        Self::PingReq,
-        Self::PingResp,
-        Self::Disconnect,
-        Self::Auth,
-    ];
-
     /// The type in the upper four bits of `first_byte`; `None` for the reserved type 0.
     pub const fn from_first_byte(first_byte: u8) -> Option<Self> {
-        match first_byte >> 4 {
-            0 => None,
-            n => Some(Self::ALL[n as usize - 1]),
-        }
+        Self::from_u8(first_byte >> 4)
     }
 
     /// The first byte of a packet of this type with its required flags (for PUBLISH: QoS 0, no DUP, no RETAIN).

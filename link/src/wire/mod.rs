@@ -45,114 +45,70 @@ impl StreamId {
     pub const LINK: Self = Self(0);
 }
 
-/// What a frame is. Numbers with [`OPTIONAL`] set are left to later versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// First on a link, in both directions.
-    Hello = 1,
-    /// Edge to worker: a device asks for its session.
-    Open = 2,
-    /// Worker to edge: it has it.
-    Opened = 3,
-    /// Worker to edge: it does not get it here.
-    Refused = 4,
-    /// One Control Packet.
-    Packet = 5,
-    /// Worker to edge: effects that outlive the worker.
-    Durable = 6,
-    /// The end of a stream.
-    Close = 7,
-    /// Edge to worker: a renewed passport.
-    Passport = 8,
-    /// Credit of a stream.
-    Window = 9,
-    /// The sender is about to leave.
-    Drain = 10,
-    /// Asks for a sign of life.
-    Ping = 11,
-    /// Answers a PING.
-    Pong = 12,
-    /// Worker to edge: another connection has the session.
-    Yield = 13,
-    /// Worker to edge: whether it reaches its store. Optional: an edge that does not know it goes on without.
-    Store = OPTIONAL | 1,
+mqtt::numbered! {
+    /// What a frame is. Numbers with [`OPTIONAL`] set are left to later versions.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Kind {
+        /// First on a link, in both directions.
+        Hello = 1,
+        /// Edge to worker: a device asks for its session.
+        Open = 2,
+        /// Worker to edge: it has it.
+        Opened = 3,
+        /// Worker to edge: it does not get it here.
+        Refused = 4,
+        /// One Control Packet.
+        Packet = 5,
+        /// Worker to edge: effects that outlive the worker.
+        Durable = 6,
+        /// The end of a stream.
+        Close = 7,
+        /// Edge to worker: a renewed passport.
+        Passport = 8,
+        /// Credit of a stream.
+        Window = 9,
+        /// The sender is about to leave.
+        Drain = 10,
+        /// Asks for a sign of life.
+        Ping = 11,
+        /// Answers a PING.
+        Pong = 12,
+        /// Worker to edge: another connection has the session.
+        Yield = 13,
+        /// Worker to edge: whether it reaches its store. Optional: an edge that does not know it goes on without.
+        Store = 0x81,
+    }
 }
 
 impl Kind {
-    /// All kinds in the order of their numbers.
-    pub const ALL: [Self; 14] = [
-        Self::Hello,
-        Self::Open,
-        Self::Opened,
-        Self::Refused,
-        Self::Packet,
-        Self::Durable,
-        Self::Close,
-        Self::Passport,
-        Self::Window,
-        Self::Drain,
-        Self::Ping,
-        Self::Pong,
-        Self::Yield,
-        Self::Store,
-    ];
-
-    /// The kind of this number.
-    pub const fn from_u8(number: u8) -> Option<Self> {
-        match number {
-            1..=13 => Some(Self::ALL[number as usize - 1]),
-            0x81 => Some(Self::Store),
-            _ => None,
-        }
-    }
-
     /// Whether it is about the link, on stream 0, and not about one stream.
     pub const fn is_for_link(self) -> bool {
         matches!(self, Self::Hello | Self::Drain | Self::Ping | Self::Pong | Self::Store)
     }
 }
 
-/// Why a worker does not open a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[repr(u8)]
-pub enum RefuseReason {
-    /// It is about to leave; another worker will do.
-    Draining = 1,
-    /// It has as many connections as it may have, or too much to do; another worker may do.
-    Overloaded = 2,
-    /// It cannot reach the store. The deadline of a handoff stands still meanwhile.
-    StoreAway = 3,
-    /// There is no such session any more; the device is told 0x8B or 0x89.
-    SessionGone = 4,
-    /// The session belongs to another connection; the device is told 0x8E. Never a reason to resume.
-    TakenOver = 5,
-    /// The passport is not accepted.
-    Passport = 6,
-    /// CONNECT is refused; the CONNACK that says so comes along.
-    Connect = 7,
+mqtt::numbered! {
+    /// Why a worker does not open a stream.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+    pub enum RefuseReason {
+        /// It is about to leave; another worker will do.
+        Draining = 1,
+        /// It has as many connections as it may have, or too much to do; another worker may do.
+        Overloaded = 2,
+        /// It cannot reach the store. The deadline of a handoff stands still meanwhile.
+        StoreAway = 3,
+        /// There is no such session any more; the device is told 0x8B or 0x89.
+        SessionGone = 4,
+        /// The session belongs to another connection; the device is told 0x8E. Never a reason to resume.
+        TakenOver = 5,
+        /// The passport is not accepted.
+        Passport = 6,
+        /// CONNECT is refused; the CONNACK that says so comes along.
+        Connect = 7,
+    }
 }
 
 impl RefuseReason {
-    /// All reasons in the order of their numbers.
-    pub const ALL: [Self; 7] = [
-        Self::Draining,
-        Self::Overloaded,
-        Self::StoreAway,
-        Self::SessionGone,
-        Self::TakenOver,
-        Self::Passport,
-        Self::Connect,
-    ];
-
-    /// The reason of this number.
-    pub const fn from_u8(number: u8) -> Option<Self> {
-        match number {
-            1..=7 => Some(Self::ALL[number as usize - 1]),
-            _ => None,
-        }
-    }
-
     /// Whether the same OPEN may succeed at another worker, or later.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::Draining | Self::Overloaded | Self::StoreAway)
