@@ -10,6 +10,7 @@ mod error;
 #[cfg(feature = "testing")]
 mod memory;
 mod message;
+mod reader;
 mod redis;
 mod store;
 mod tables;

@@ -5,16 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mqtt::{PacketId, ProtocolVersion, QoS};
 
+pub(super) use crate::reader::{Malformed, Reader};
 use crate::tables::Extra;
 use crate::tables::journal::{RecordMark, SessionRecord, WillRecord};
 use crate::{
     ConnectionId, Delivery, DueLeft, Message, MessageHeader, Owner, Principal, QueueLimits, SubscriptionIds,
     SubscriptionOptions, Via,
 };
-
-/// A record that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
 
 type Result<T> = std::result::Result<T, Malformed>;
 
@@ -38,53 +35,6 @@ pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
 fn put_str(out: &mut Vec<u8>, value: &str) {
     put_u32(out, u32::try_from(value.len()).unwrap_or(u32::MAX));
     out.extend_from_slice(value.as_bytes());
-}
-
-/// Reads a record from front to back.
-#[derive(Clone, Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    pub(super) fn u8(&mut self) -> Result<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    pub(super) fn u16(&mut self) -> Result<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub(super) fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub(super) fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn u128(&mut self) -> Result<u128> {
-        self.array().map(u128::from_le_bytes)
-    }
-
-    fn str(&mut self) -> Result<&'a str> {
-        let len = self.u32()? as usize;
-        std::str::from_utf8(self.take(len)?).map_err(|_| Malformed)
-    }
 }
 
 /// Writes a message.
@@ -120,9 +70,8 @@ fn message_parts<'a>(reader: &mut Reader<'a>) -> Result<MessageParts<'a>> {
     let expires_at = if flags & FLAG_EXPIRES == 0 { None } else { Some(reader.u64()?) };
     let topic_len = reader.u16()?;
     let properties_len = reader.u32()?;
-    let len = reader.u32()? as usize;
     let header = MessageHeader { qos, retain: flags & FLAG_RETAIN != 0, published_at, expires_at };
-    Ok(MessageParts { header, topic_len, properties_len, bytes: reader.take(len)? })
+    Ok(MessageParts { header, topic_len, properties_len, bytes: reader.bytes()? })
 }
 
 /// Reads a message.
@@ -198,10 +147,8 @@ pub(super) fn record_head(reader: &mut Reader<'_>) -> Result<RecordHead> {
     let ids = if flags & FLAG_IDS == 0 {
         SubscriptionIds::NONE
     } else {
-        let len = reader.u32()? as usize;
-        let bytes = reader.take(len.checked_mul(4).ok_or(Malformed)?)?;
-        let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
-        SubscriptionIds::from_slice(&ids)
+        let count = reader.u32()? as usize;
+        SubscriptionIds::from_slice(&reader.u32s(count)?)
     };
     let apart = if flags & FLAG_APART == 0 { None } else { Some((reader.u64()?, reader.u32()?)) };
     let via = match flags & (FLAG_READ | FLAG_SHARE) {

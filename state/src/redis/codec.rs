@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mqtt::QoS;
 
+use crate::reader::{Malformed, Reader};
 use crate::{
     Delivery, Message, MessageHeader, Record, StoreError, SubscriptionIds, SubscriptionOptions, Via,
 };
@@ -105,25 +106,26 @@ pub(super) fn read_message(bytes: &[u8]) -> Result<Arc<Message>> {
 
 /// Reads a queue record.
 pub(super) fn read_record(bytes: &[u8]) -> Result<Record> {
-    let mut reader = Reader(bytes);
+    record(Reader(bytes)).map_err(|Malformed| DAMAGED)
+}
+
+fn record(mut reader: Reader<'_>) -> std::result::Result<Record, Malformed> {
     if reader.u8()? != VERSION {
-        return Err(DAMAGED);
+        return Err(Malformed);
     }
-    reader.array::<4>()?;
+    let _size = reader.u32()?;
     match reader.u8()? {
         KIND_RELEASED => return Ok(Record::Released),
         KIND_MESSAGE => {}
-        _ => return Err(DAMAGED),
+        _ => return Err(Malformed),
     }
     let flags = reader.u8()?;
-    let (qos, retain) = (QoS::from_bits(flags).ok_or(DAMAGED)?, flags & FLAG_RETAIN != 0);
+    let (qos, retain) = (QoS::from_bits(flags).ok_or(Malformed)?, flags & FLAG_RETAIN != 0);
     let via = if flags & FLAG_READ == 0 { Via::Subscription } else { Via::Retained };
-    let count = u16::from_le_bytes(reader.array()?);
-    let ids = reader.take(usize::from(count) * 4)?;
-    let ids: Vec<u32> = ids.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
-    let message = reader.message()?;
-    let subscription_ids = SubscriptionIds::from_slice(&ids);
-    Ok(Record::Message(Delivery { message: Arc::new(message), qos, retain, subscription_ids, via }))
+    let count = reader.u16()?;
+    let subscription_ids = SubscriptionIds::from_slice(&reader.u32s(count.into())?);
+    let message = read_body(reader)?;
+    Ok(Record::Message(Delivery { message, qos, retain, subscription_ids, via }))
 }
 
 /// The options of a subscription.
@@ -148,43 +150,15 @@ pub(super) fn read_options(bytes: &[u8]) -> Result<SubscriptionOptions> {
 }
 
 /// Reads a message as [`body`] wrote it.
-pub(super) fn read_body(bytes: &[u8]) -> Result<Arc<Message>> {
-    Reader(bytes).message().map(Arc::new)
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(DAMAGED)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(DAMAGED)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn flags(&mut self) -> Result<(QoS, bool)> {
-        let flags = self.u8()?;
-        Ok((QoS::from_bits(flags).ok_or(DAMAGED)?, flags & FLAG_RETAIN != 0))
-    }
-
-    fn message(&mut self) -> Result<Message> {
-        let (qos, retain) = self.flags()?;
-        let published_at = u64::from_le_bytes(self.array()?);
-        let expires_at = Some(u64::from_le_bytes(self.array()?)).filter(|at| *at != 0);
-        let topic_len = u16::from_le_bytes(self.array()?);
-        let properties_len = u32::from_le_bytes(self.array()?);
-        let header = MessageHeader { qos, retain, published_at, expires_at };
-        Message::from_parts(Bytes::copy_from_slice(self.0), topic_len, properties_len, header).ok_or(DAMAGED)
-    }
+pub(super) fn read_body(mut reader: Reader<'_>) -> std::result::Result<Arc<Message>, Malformed> {
+    let flags = reader.u8()?;
+    let (qos, retain) = (QoS::from_bits(flags).ok_or(Malformed)?, flags & FLAG_RETAIN != 0);
+    let published_at = reader.u64()?;
+    let expires_at = Some(reader.u64()?).filter(|at| *at != 0);
+    let (topic_len, properties_len) = (reader.u16()?, reader.u32()?);
+    let header = MessageHeader { qos, retain, published_at, expires_at };
+    let bytes = Bytes::copy_from_slice(reader.0);
+    Message::from_parts(bytes, topic_len, properties_len, header).map(Arc::new).ok_or(Malformed)
 }
 
 #[cfg(test)]

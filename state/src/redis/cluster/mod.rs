@@ -231,7 +231,7 @@ fn read_listening(answer: Value, routes_max: usize) -> Result<ListeningPage> {
         let (run, filter) = name.split_at_checked(16).ok_or(DAMAGED)?;
         let worker = u64::from_str_radix(run, 16).map(WorkerId).map_err(|_| DAMAGED)?;
         let gets = gets.bytes()?;
-        let wants = wire::read_wants(*gets.first().ok_or(DAMAGED)?)?;
+        let wants = gets.first().and_then(|&wants| wire::read_wants(wants)).ok_or(DAMAGED)?;
         page.listeners.push(Listener { worker, filter: Arc::from(filter), wants });
         last = Some(name);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mqtt::QoS;
 
 use super::super::codec;
+use crate::reader::{Malformed, Reader};
 use crate::{
     ConnectionId, Delivery, Listener, Message, Noted, Number, PublishingSession, RouteChange, Stamp,
     StoreError, StoredSession, Subscription, SubscriptionIds, Via, Wants, WorkerId,
@@ -31,9 +32,11 @@ const FLAG_RETAIN: u8 = 0b0000_0100;
 /// Earlier versions neither write nor look at it.
 const FLAG_READ: u8 = 0b0000_1000;
 
-const DAMAGED: StoreError = StoreError::Damaged { what: "entry from another worker" };
+type Result<T> = std::result::Result<T, Malformed>;
 
-type Result<T> = std::result::Result<T, StoreError>;
+fn damaged(_: Malformed) -> StoreError {
+    StoreError::Damaged { what: "entry from another worker" }
+}
 
 /// An entry of the log.
 pub(super) fn changes(changes: &[RouteChange]) -> Vec<u8> {
@@ -45,13 +48,24 @@ pub(super) fn changes(changes: &[RouteChange]) -> Vec<u8> {
 }
 
 /// Reads an entry of the log.
-pub(super) fn read_changes(bytes: &[u8]) -> Result<Vec<RouteChange>> {
-    let mut reader = EntryReader::new(bytes)?;
-    let mut found = Vec::new();
-    while !reader.0.is_empty() {
-        found.push(reader.change()?);
-    }
-    Ok(found)
+pub(super) fn read_changes(bytes: &[u8]) -> std::result::Result<Vec<RouteChange>, StoreError> {
+    read_entry(bytes, |reader| {
+        let mut found = Vec::new();
+        while !reader.is_empty() {
+            found.push(reader.change()?);
+        }
+        Ok(found)
+    })
+}
+
+/// Reads an entry behind its version.
+fn read_entry<T>(
+    bytes: &[u8],
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T>,
+) -> std::result::Result<T, StoreError> {
+    let mut reader = Reader(bytes);
+    let version = reader.u8().and_then(|version| if version == VERSION { Ok(()) } else { Err(Malformed) });
+    version.and_then(|()| read(&mut reader)).map_err(damaged)
 }
 
 /// An entry of an inbox.
@@ -105,21 +119,21 @@ pub(super) fn notes(notes: &[Noted]) -> Vec<u8> {
 }
 
 /// Reads an entry of an inbox.
-pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
-    let mut reader = EntryReader::new(bytes)?;
-    let mut bodies = Vec::new();
-    for _ in 0..reader.u32()? {
-        bodies.push(codec::read_body(reader.bytes()?)?);
-    }
-    let body = |place: u32| bodies.get(place as usize).map(Arc::clone).ok_or(DAMAGED);
+pub(super) fn read_notes(bytes: &[u8]) -> std::result::Result<Vec<Noted>, StoreError> {
+    read_entry(bytes, notes_of)
+}
+
+fn notes_of(reader: &mut Reader<'_>) -> Result<Vec<Noted>> {
+    let bodies = reader.list(|reader| codec::read_body(Reader(reader.bytes()?)))?;
+    let body = |place: u32| bodies.get(place as usize).map(Arc::clone).ok_or(Malformed);
     let mut found = Vec::new();
-    while !reader.0.is_empty() {
+    while !reader.is_empty() {
         found.push(match reader.u8()? {
             MESSAGE => {
                 let is_plain = reader.u8()? != 0;
                 let stamp = reader.stamp()?;
                 let message = body(reader.u32()?)?;
-                let shares = reader.list(EntryReader::text)?;
+                let shares = reader.list(Reader::text)?;
                 Noted::Message { stamp, message, is_plain, shares }
             }
             QUEUED => {
@@ -127,21 +141,20 @@ pub(super) fn read_notes(bytes: &[u8]) -> Result<Vec<Noted>> {
                 let number = Number(reader.u64()?);
                 let message = body(reader.u32()?)?;
                 let flags = reader.u8()?;
-                let ids = reader.list(EntryReader::u32)?;
+                let ids = reader.list(Reader::u32)?;
                 let delivery = Delivery {
                     message,
-                    qos: QoS::from_bits(flags).ok_or(DAMAGED)?,
+                    qos: QoS::from_bits(flags).ok_or(Malformed)?,
                     retain: flags & FLAG_RETAIN != 0,
                     subscription_ids: SubscriptionIds::from_slice(&ids),
                     via: if flags & FLAG_READ == 0 { Via::Subscription } else { Via::Retained },
                 };
                 Noted::Queued { session, number, delivery }
             }
-            TAKEN_OVER => Noted::TakenOver {
-                client_id: reader.text()?,
-                connection_id: ConnectionId(u128::from_le_bytes(reader.array()?)),
-            },
-            _ => return Err(DAMAGED),
+            TAKEN_OVER => {
+                Noted::TakenOver { client_id: reader.text()?, connection_id: ConnectionId(reader.u128()?) }
+            }
+            _ => return Err(Malformed),
         });
     }
     Ok(found)
@@ -156,10 +169,10 @@ pub(super) fn wants(wants: Wants) -> u8 {
 }
 
 /// Reads [`wants`].
-pub(super) fn read_wants(byte: u8) -> Result<Wants> {
+pub(super) fn read_wants(byte: u8) -> Option<Wants> {
     match byte {
-        QOS_0_ONLY => Ok(Wants::Qos0Only),
-        bits => QoS::from_bits(bits).map(Wants::UpTo).ok_or(DAMAGED),
+        QOS_0_ONLY => Some(Wants::Qos0Only),
+        bits => QoS::from_bits(bits).map(Wants::UpTo),
     }
 }
 
@@ -245,41 +258,9 @@ impl EntryWriter {
     }
 }
 
-struct EntryReader<'a>(&'a [u8]);
-
-impl<'a> EntryReader<'a> {
-    fn new(bytes: &'a [u8]) -> Result<Self> {
-        let mut reader = Self(bytes);
-        if reader.u8()? == VERSION { Ok(reader) } else { Err(DAMAGED) }
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(DAMAGED)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8]> {
-        let len = self.u32()? as usize;
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(DAMAGED)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
+impl Reader<'_> {
     fn text(&mut self) -> Result<Arc<str>> {
-        std::str::from_utf8(self.bytes()?).map(Arc::from).map_err(|_| DAMAGED)
+        self.str().map(Arc::from)
     }
 
     fn list<T>(&mut self, item: impl Fn(&mut Self) -> Result<T>) -> Result<Vec<T>> {
@@ -305,7 +286,10 @@ impl<'a> EntryReader<'a> {
                 let (session, epoch) = (self.session()?, self.u64()?);
                 let subscriptions = self.list(|reader| {
                     let filter = reader.text()?;
-                    Ok(Subscription { filter, options: codec::read_options(reader.bytes()?)? })
+                    Ok(Subscription {
+                        filter,
+                        options: codec::read_options(reader.bytes()?).map_err(|_| Malformed)?,
+                    })
                 })?;
                 RouteChange::Subscribed { session, epoch, subscriptions }
             }
@@ -318,11 +302,11 @@ impl<'a> EntryReader<'a> {
             LISTENING => RouteChange::Listening(Listener {
                 worker: WorkerId(self.u64()?),
                 filter: self.text()?,
-                wants: read_wants(self.u8()?)?,
+                wants: read_wants(self.u8()?).ok_or(Malformed)?,
             }),
             DEAF => RouteChange::Deaf { worker: WorkerId(self.u64()?), filter: self.text()? },
             LEFT => RouteChange::Left(WorkerId(self.u64()?)),
-            _ => return Err(DAMAGED),
+            _ => return Err(Malformed),
         })
     }
 }
