@@ -153,95 +153,41 @@ impl Drop for RedisStore {
     }
 }
 
+/// Calls of a store that the engine carries out.
+macro_rules! by_engine {
+    ($($call:ident($($argument:ident: $type:ty),*) -> $answer:ty => $how:ident($($given:expr),*);)*) => {$(
+        fn $call(&self, $($argument: $type,)* done: Done<$answer>) {
+            self.engine.$how($($given,)* done);
+        }
+    )*};
+}
+
 impl Store for RedisStore {
-    fn claim(&self, claim: Claim, done: Done<Claimed>) {
-        self.engine.claim(claim, done);
-    }
-
-    fn release(&self, fence: &Fence, release: Release, done: Done<()>) {
-        self.engine.release(fence, &release, done);
-    }
-
-    fn drop_will(&self, fence: &Fence, done: Done<()>) {
-        self.engine.drop_will(fence, done);
-    }
-
-    fn subscribe(&self, fence: &Fence, subscriptions: Vec<Subscription>, done: Done<Vec<bool>>) {
-        self.engine.subscribe(fence, &subscriptions, done);
-    }
-
-    fn unsubscribe(&self, fence: &Fence, filters: Vec<Arc<str>>, done: Done<Vec<bool>>) {
-        self.engine.unsubscribe(fence, &filters, done);
-    }
-
-    fn publish(&self, publish: Publish, done: Done<Published>) {
-        self.engine.publish(publish, done);
+    by_engine! {
+        claim(claim: Claim) -> Claimed => claim(claim);
+        release(fence: &Fence, release: Release) -> () => release(fence, &release);
+        drop_will(fence: &Fence) -> () => drop_will(fence);
+        subscribe(fence: &Fence, wanted: Vec<Subscription>) -> Vec<bool> => subscribe(fence, &wanted);
+        unsubscribe(fence: &Fence, filters: Vec<Arc<str>>) -> Vec<bool> => unsubscribe(fence, &filters);
+        publish(publish: Publish) -> Published => publish(publish);
+        confirm(fence: &Fence) -> () => confirm(fence);
+        read_queue(fence: &Fence, from: Number, count: usize, bytes: usize) -> QueuePage
+            => read_queue(fence, from, count, bytes);
+        acknowledge(fence: &Fence, number: Number) -> () => settle(fence, number, Settled::Gone);
+        mark_released(fence: &Fence, number: Number) -> () => settle(fence, number, Settled::Released);
+        forget_received(fence: &Fence, packet_id: PacketId) -> () => forget_received(fence, packet_id);
+        retain(message: Arc<Message>) -> () => retain(message);
+        retained(filter: &str, cursor: Option<Cursor>, count: usize, now: UnixMs) -> RetainedPage
+            => retained(filter, cursor, count, now);
+        routes(cursor: Option<Cursor>, count: usize) -> RoutePage => routes(cursor, count);
+        tails(sessions: Vec<Arc<StoredSession>>) -> Vec<Option<Number>> => tails(sessions);
+        claim_due(now: UnixMs, max: usize) -> Vec<Due> => claim_due(now, max);
+        finish_will(will: &DueWill) -> () => finish_will(will);
+        finish_left(left: &DueLeft) -> () => finish_left(left);
     }
 
     fn part_of(&self, client_id: &str) -> Option<u16> {
         Some(keys::Bucket::part_of_client(client_id))
-    }
-
-    fn confirm(&self, fence: &Fence, done: Done<()>) {
-        self.engine.confirm(fence, done);
-    }
-
-    fn read_queue(
-        &self,
-        fence: &Fence,
-        from: Number,
-        messages_max: usize,
-        bytes_max: usize,
-        done: Done<QueuePage>,
-    ) {
-        self.engine.read_queue(fence, from, messages_max, bytes_max, done);
-    }
-
-    fn acknowledge(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.engine.settle(fence, number, Settled::Gone, done);
-    }
-
-    fn mark_released(&self, fence: &Fence, number: Number, done: Done<()>) {
-        self.engine.settle(fence, number, Settled::Released, done);
-    }
-
-    fn forget_received(&self, fence: &Fence, packet_id: PacketId, done: Done<()>) {
-        self.engine.forget_received(fence, packet_id, done);
-    }
-
-    fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.engine.retain(message, done);
-    }
-
-    fn retained(
-        &self,
-        filter: &str,
-        cursor: Option<Cursor>,
-        messages_max: usize,
-        now: UnixMs,
-        done: Done<RetainedPage>,
-    ) {
-        self.engine.retained(filter, cursor, messages_max, now, done);
-    }
-
-    fn routes(&self, cursor: Option<Cursor>, sessions_max: usize, done: Done<RoutePage>) {
-        self.engine.routes(cursor, sessions_max, done);
-    }
-
-    fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>) {
-        self.engine.tails(sessions, done);
-    }
-
-    fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
-        self.engine.claim_due(now, max, done);
-    }
-
-    fn finish_will(&self, will: &DueWill, done: Done<()>) {
-        self.engine.finish_will(will, done);
-    }
-
-    fn finish_left(&self, left: &DueLeft, done: Done<()>) {
-        self.engine.finish_left(left, done);
     }
 
     fn stats(&self) -> StoreStats {
