@@ -196,9 +196,4 @@ impl DecodeError {
             _ => ReasonCode::ProtocolError,
         }
     }
-
-    /// Whether the packet could not be parsed (0x81), as against one that says what it must not.
-    pub const fn is_malformed(&self) -> bool {
-        matches!(self.reason_code(), ReasonCode::MalformedPacket)
-    }
 }

@@ -87,11 +87,6 @@ impl<'a> Publish<'a> {
         })
     }
 
-    /// Whether the payload is well-formed UTF-8, as a Payload Format Indicator of 1 claims. Decoding does not ask.
-    pub fn payload_is_utf8(&self) -> bool {
-        simdutf8::basic::from_utf8(self.payload).is_ok()
-    }
-
     /// Writes the packet.
     pub fn encode(&self, version: ProtocolVersion, out: &mut impl BufMut) {
         if self.head().encode_into(version, out) {
@@ -170,16 +165,6 @@ impl PublishHead<'_> {
     /// Bytes of the whole packet, payload included; 0 when it is too long to be written.
     pub fn encoded_len(&self, version: ProtocolVersion) -> usize {
         whole_len(self.remaining_len(version, self.properties_len(version)))
-    }
-
-    /// Where the two bytes of the Packet Identifier stand in what [`PublishHead::encode_into`] writes, so that a shared
-    /// encoding can be patched per subscriber; `None` at QoS 0.
-    pub fn packet_id_offset(&self, version: ProtocolVersion) -> Option<usize> {
-        if self.qos == QoS::AtMostOnce {
-            return None;
-        }
-        let remaining = self.remaining_len(version, self.properties_len(version));
-        Some(whole_len(remaining).checked_sub(remaining)? + string_len(self.topic))
     }
 
     fn first_byte(&self) -> u8 {

@@ -125,14 +125,6 @@ impl<'a> Properties<'a> {
         PropertiesIter { raw: self.raw_iter() }
     }
 
-    /// The User Properties in order. v5 [MQTT-3.1.3-10]
-    pub fn user_properties(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        self.iter().filter_map(|property| match property {
-            Property::UserProperty(name, value) => Some((name, value)),
-            _ => None,
-        })
-    }
-
     /// Bytes of Property Length and properties together.
     pub(crate) fn encoded_len(&self) -> usize {
         // A slice over the maximum is refused when the packet is written.

@@ -74,11 +74,6 @@ proptest! {
         };
         let mut out = BytesMut::new();
         prop_assert!(head.encode_into(version, &mut out));
-        let offset = head.packet_id_offset(version);
-        prop_assert_eq!(offset.is_some(), qos != QoS::AtMostOnce);
-        if let Some(at) = offset {
-            prop_assert_eq!(&out[at..at + 2], id.as_u16().to_be_bytes());
-        }
         out.put_slice(&payload);
         prop_assert_eq!(out.len(), head.encoded_len(version));
         let read = Publish::decode(version, Receiver::Client, frame::split(&out, u32::MAX)?.unwrap())?;
@@ -103,7 +98,6 @@ fn a_packet_over_the_format_is_not_written() {
         let head = PublishHead { payload_len, ..HEAD };
         assert!(!head.encode_into(ProtocolVersion::V5, &mut out));
         assert_eq!(head.encoded_len(ProtocolVersion::V5), 0);
-        assert_eq!(PublishHead { qos: QoS::AtLeastOnce, ..head }.packet_id_offset(ProtocolVersion::V5), None);
     }
     assert!(out.is_empty());
     let largest = PublishHead { payload_len: mqtt::varint::MAX as usize - 6, ..HEAD };

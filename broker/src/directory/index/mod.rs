@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use mqtt::topic::has_wildcard;
 use smallvec::SmallVec;
 use state::SubscriptionOptions;
 
@@ -156,8 +157,4 @@ impl Leaf {
         }
         removed
     }
-}
-
-fn has_wildcard(filter: &str) -> bool {
-    filter.bytes().any(|b| b == b'+' || b == b'#')
 }

@@ -6,8 +6,8 @@ use mqtt::{Property, QoS, ReasonCode};
 use state::{Delivery, Message, Number, QueuePage, Queued, Record, SubscriptionIds, Via};
 
 use super::{plan, v5};
-use crate::session::{Input, RequestKind};
 use crate::session::testing::{Rig, id};
+use crate::session::{Input, RequestKind};
 
 const QOS0: QoS = QoS::AtMostOnce;
 const QOS1: QoS = QoS::AtLeastOnce;
