@@ -214,6 +214,7 @@ impl Revocations {
             let Some((age, lasts)) = entry.times() else { continue };
             // Nobody is there yet who came before a time that this machine knows nothing of.
             let at = now.checked_sub(age).unwrap_or(now);
+            let lasts = lasts.min(Duration::from_secs(REVOKED_S_MAX));
             self.add(entry.target, RevokeReason::Administrative, at, now + lasts);
         }
         // What cannot be written is found out now, and not by the first order.
@@ -542,6 +543,11 @@ mod tests {
         std::fs::write(&path, "{\"user\":\"alice\",\"at_s\":1,\"until_s\":61}\n").unwrap();
         let list = start();
         assert_eq!((list.since(0).newest, std::fs::read_to_string(&path).unwrap()), (0, String::new()));
+        // Whoever wrote it, nothing is revoked for longer than it may be.
+        std::fs::write(&path, format!("{{\"user\":\"alice\",\"at_s\":0,\"until_s\":{}}}\n", u64::MAX))
+            .unwrap();
+        let lasts_ms = Feed::new(&start(), 0).revocations[0].lasts_ms;
+        assert!(lasts_ms <= REVOKED_S_MAX * 1_000, "{lasts_ms} ms");
         // A clock that was set back makes nothing last longer.
         let now_s = LastingEntry::new(Target::User("x".into()), Duration::ZERO, Duration::ZERO);
         let text = serde_json::to_string(&now_s).unwrap().replace("at_s\":", "at_s\":9");
