@@ -450,3 +450,23 @@ fn every_metric_of_boards_and_alerts_is_documented() {
     }
     expect_none("metrics that docs/metrics.md does not have", &found);
 }
+
+#[test]
+fn every_script_with_a_command_line_starts() {
+    // What it imports is there: figures in the documentation come from these.
+    for script in files().iter().filter(|file| file.starts_with("scripts") || file.starts_with("loadtests")) {
+        let path = root().join(script);
+        let text = fs::read(&path).unwrap();
+        let has = |part: &str| String::from_utf8_lossy(&text).contains(part);
+        if !has("#!/usr/bin/env python3") || !has("argparse.ArgumentParser") {
+            continue;
+        }
+        let told = Command::new(&path).arg("--help").output().unwrap();
+        assert!(
+            told.status.success(),
+            "{} --help: {}",
+            script.display(),
+            String::from_utf8_lossy(&told.stderr)
+        );
+    }
+}
