@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
+use foldhash::{fast, quality};
 use parking_lot::{Mutex, MutexGuard};
 use state::{Fence, PublishingSession, Stamp, WorkerId};
 use tokio::time::Instant;
@@ -50,7 +50,7 @@ struct Last {
 
 #[derive(Default)]
 struct Generation {
-    last: HashMap<Source, Last, RandomState>,
+    last: HashMap<Source, Last, fast::RandomState>,
     /// By the store's clock, when the newest of these was published.
     newest_us: u64,
 }
@@ -81,7 +81,8 @@ pub(crate) struct LastTurn<'a> {
 /// Publishers and their last messages.
 pub(crate) struct Seen {
     shards: [Mutex<SeenShard>; SHARDS],
-    hasher: RandomState,
+    /// Of which every bit depends on the whole key: some of them choose the shard.
+    hasher: quality::RandomState,
 }
 
 impl Seen {
@@ -92,7 +93,7 @@ impl Seen {
             let (young, old) = (Generation::default(), Generation::default());
             Mutex::new(SeenShard { young, old, begun, floor_us: 0 })
         };
-        Self { shards: std::array::from_fn(shard), hasher: RandomState::default() }
+        Self { shards: std::array::from_fn(shard), hasher: quality::RandomState::default() }
     }
 
     /// Hands a message on by `deliver`, unless it came before or, if that matters (`is_ordered`), comes too late. Nothing newer

@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter, clock::DefaultClock};
 
@@ -21,6 +21,7 @@ pub(crate) struct SourceRates {
     own: Rates,
     shared: Rates,
     sources_max: usize,
+    /// Of which every bit depends on the whole key, for few of them are used.
     hasher: RandomState,
 }
 

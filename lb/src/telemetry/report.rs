@@ -7,7 +7,7 @@ use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 use mqtt::ReasonCode;
 use tokio::time::{Duration, Instant};
 
@@ -51,6 +51,7 @@ pub(crate) struct Reports {
     lines_per_s: u64,
     sources: Box<[Rate]>,
     all: Rate,
+    /// Of which every bit depends on the whole key, for few of them are used.
     hasher: RandomState,
     left_out: AtomicU64,
     lost: AtomicU64,
