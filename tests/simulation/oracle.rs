@@ -12,7 +12,8 @@ struct Sent {
     publisher: usize,
     message: Message,
     is_acknowledged: bool,
-    /// Who was subscribed when it was sent first: whoever was not may get a copy that was sent again, late.
+    /// Who was subscribed all the while from when it was sent first: whoever was not may have missed the first copy of one that was
+    /// sent again, and get another late.
     was_on: Vec<bool>,
     required: Vec<bool>,
     forbidden: Vec<bool>,
@@ -117,7 +118,7 @@ impl Oracle {
             if is_on {
                 sent.forbidden[n] = false;
             } else {
-                sent.required[n] = false;
+                (sent.required[n], sent.was_on[n]) = (false, false);
             }
         }
     }

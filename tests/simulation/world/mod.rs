@@ -175,7 +175,16 @@ impl World {
             31..33 => self.harm(),
             _ => {}
         }
+        let known: Vec<_> = self.devices.iter().map(|device| device.client.wishes.clone()).collect();
         self.turn();
+        for (n, known) in known.iter().enumerate().take(SUBSCRIBERS.end).skip(SUBSCRIBERS.start) {
+            for (filter, before) in known.iter().enumerate().take(WILLS_AT) {
+                if *before == Wish::Subscribing && self.devices[n].client.wishes[filter] == Wish::On {
+                    // What comes right after SUBACK, wherever, is for it.
+                    PUBLISHERS.for_each(|publisher| self.publish_by(publisher, filter));
+                }
+            }
+        }
     }
 
     fn publish(&mut self) {
