@@ -228,6 +228,35 @@ async fn what_the_edge_of_a_connection_still_holds_counts_when_another_edge_has_
     }
 }
 
+// What is acknowledged comes again on the other connection, what is not is carried out here.
+#[tokio::test]
+async fn what_comes_by_a_topic_alias_goes_where_the_message_before_it_has_set_it() {
+    let by_alias = b"\x30\x09\0\0\x03\x23\0\x01old";
+    let sets_it = b"\x32\x0a\0\x01t\0\x07\x03\x23\0\x01x";
+    let had_set_it = b"\x30\x08\0\x01u\x03\x23\0\x01u";
+    let said: [(&[&[u8]], &[_]); 2] = [
+        (&[had_set_it, sets_it, by_alias, DISCONNECT], &[("u", "u"), ("t", "old"), ("t", "1")]),
+        (&[sets_it, by_alias, DISCONNECT], &[("t", "old"), ("t", "1")]),
+    ];
+    for (says, expected) in said {
+        let mut edges = Edges::dial(2).await;
+        edges.come_and_go(&DEVICE).await;
+        edges.hand_over(says).await;
+        edges.be_served(1).await;
+        let heard = edges.watcher.drain("watcher").await;
+        let message = |got: &Got| match got {
+            Got::Publish { topic, payload, .. } => {
+                Some((topic.clone(), String::from_utf8_lossy(payload).into()))
+            }
+            _ => None,
+        };
+        let heard: Vec<(_, String)> = heard.iter().filter_map(message).collect();
+        let expected: Vec<_> =
+            expected.iter().map(|(topic, text)| (topic.to_string(), text.to_string())).collect();
+        assert_eq!(heard, expected);
+    }
+}
+
 #[tokio::test]
 async fn a_device_waits_for_the_edge_that_it_came_from_no_longer_than_a_second() {
     let mut edges = Edges::dial(2).await;

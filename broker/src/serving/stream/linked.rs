@@ -46,6 +46,9 @@ impl WorkerStream {
     pub(crate) fn take(&mut self, number: u64, packet: Frame<'_>, out: &mut Outgoing) -> Taken {
         if self.is_yielding() && !is_last_word(packet) {
             // It has no answer, and comes again on the connection that has the session now.
+            if let State::Serving(serving) = &mut self.state {
+                serving.session.skip(packet);
+            }
             return Taken::Done;
         }
         let State::Serving(serving) = &mut self.state else { return Taken::Done };

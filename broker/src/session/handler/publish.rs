@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use link::SHARED_BYTES_MIN;
-use mqtt::{AckKind, PacketId, Publish, PublishHead, QoS, ReasonCode};
+use mqtt::{AckKind, Frame, Packet, PacketId, Publish, PublishHead, QoS, ReasonCode, Receiver};
 use state::{Delivery, Message, StoreError, UnixMs};
 
 use crate::authorize::Publication;
@@ -126,10 +126,31 @@ impl Session {
         known.ok_or(Fault::Violation(ReasonCode::ProtocolError, "unknown Topic Alias"))
     }
 
+    /// A packet that is not carried out here, since it comes again elsewhere. What follows it may use the Topic Alias that it sets.
+    pub(crate) fn skip(&mut self, frame: Frame<'_>) {
+        let Ok(Packet::Publish(publish)) = Packet::decode(self.version, Receiver::Server, frame) else {
+            return;
+        };
+        let Some(alias) = publish.properties.publish_summary().topic_alias else { return };
+        if publish.topic.is_empty() || alias > self.topic_alias_max {
+            return;
+        }
+        if self.has_room_for_alias(alias, publish.topic) {
+            self.client_aliases.get_or_insert_default().set(alias, publish.topic);
+        } else {
+            // What follows by an alias ends the connection: better than a wrong topic.
+            self.client_aliases = None;
+        }
+    }
+
+    fn has_room_for_alias(&self, alias: u16, topic: &str) -> bool {
+        let before = self.client_aliases.as_ref().and_then(|aliases| aliases.topic(alias));
+        topic.len() <= self.bytes_left() + before.map_or(0, str::len)
+    }
+
     /// Whether there is room for what `alias` is to stand for: nothing could tell the client that it does not.
     fn check_room_for_alias(&self, alias: u16, topic: &str, out: &mut Outputs<'_>) -> Result<(), Fault> {
-        let before = self.client_aliases.as_ref().and_then(|aliases| aliases.topic(alias));
-        if topic.len() <= self.bytes_left() + before.map_or(0, str::len) {
+        if self.has_room_for_alias(alias, topic) {
             return Ok(());
         }
         let bound = Bound::SessionBytes;
