@@ -19,7 +19,6 @@ mod inquiry;
 mod local;
 mod metrics;
 mod revocation;
-mod revocation_file;
 mod scram;
 pub mod service;
 mod slowdown;

@@ -9,7 +9,7 @@ use files::private::Readers;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::revocation::Target;
+use super::target::Target;
 
 /// An entry of the file, a line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
