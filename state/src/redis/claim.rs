@@ -13,8 +13,8 @@ use super::engine::{Engine, add, random};
 use super::keys::Bucket;
 use super::op::{Op, ReadAnswer, Result, pairs};
 use super::operations::{ClaimOp, ContentsOp, DropWillOp, ReleaseOp, SubscribeOp, UnsubscribeOp, word};
-use super::order::{Gate, Pending, Ticket};
-use super::seat::{SEAT_AGE, Seat, Seating};
+use super::order::{Gate, Pending, Ticket, give_guarded};
+use super::seat::{Seat, Seating};
 use super::stored::{DAMAGED, read_due_will, read_run, read_subscriptions};
 use crate::{
     CLAIM_SLACK_MS, Claim, Claimed, ConnectionId, Done, Fence, Number, Owned, Previous, Release,
@@ -57,7 +57,6 @@ struct Attempt {
     /// Of the session that is made, if one is; and the token of its seat.
     incarnation: u64,
     seating: Seating,
-    began: Instant,
 }
 
 impl From<Claimed> for ClaimAnswer {
@@ -88,7 +87,7 @@ impl Engine {
         let asked = now.checked_sub(age).unwrap_or(now);
         let is_counted = claim.principal_sessions_max.is_some() && !claim.principal.0.is_empty();
         let seating = if is_counted { Seating::Needed } else { Seating::NotNeeded };
-        let attempt = Attempt { asked, tries: TRIES, incarnation: random(), seating, began: now };
+        let attempt = Attempt { asked, tries: TRIES, incarnation: random(), seating };
         self.try_claim(claim, attempt, done);
     }
 
@@ -139,12 +138,15 @@ impl Engine {
         let seat = Seat::of_session(&claim.principal, &claim.client_id, attempt.incarnation);
         let seats_max = claim.principal_sessions_max.unwrap_or(u64::MAX);
         let engine = Arc::clone(self);
+        let asked_at = Instant::now();
         let then = move |taken: Result<bool>| match taken {
             Ok(true) => {
-                let attempt = Attempt { seating: Seating::Taken, began: Instant::now(), ..attempt };
-                engine.try_claim(claim, attempt, done);
+                engine.try_claim(claim, Attempt { seating: Seating::Taken(asked_at), ..attempt }, done);
             }
-            refused => done(Err(refused.err().unwrap_or(StoreError::PrincipalQuota))),
+            refused => {
+                let error = refused.err().unwrap_or(StoreError::PrincipalQuota);
+                give_guarded(|| done(Err(error)));
+            }
         };
         self.take_seat(seat, seats_max, Box::new(then));
     }
@@ -156,8 +158,7 @@ impl Engine {
         else {
             return;
         };
-        let is_late = attempt.seating == Seating::Taken && attempt.began.elapsed() > SEAT_AGE / 2;
-        if *is_unseated || is_late {
+        if *is_unseated || attempt.seating.is_late() {
             let token = owned.fence.session.incarnation;
             let seat = Seat::of_session(&claim.principal, &claim.client_id, token);
             self.take_seat(seat, u64::MAX, Box::new(|_| ()));

@@ -231,7 +231,7 @@ impl Arg for Seating {
         match self {
             Self::NotNeeded => args.push(b""),
             Self::Needed => args.push(&[word::NO_SEAT]),
-            Self::Taken => args.push(&[word::SEAT]),
+            Self::Taken(_) => args.push(&[word::SEAT]),
         }
     }
 }

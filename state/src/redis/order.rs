@@ -205,7 +205,7 @@ impl Order {
             let mut state = self.state.lock();
             let Some(entry) = state.entries.get_mut(&ticket) else {
                 drop(state);
-                return give();
+                return give_guarded(give);
             };
             if entry.blocked > 0 {
                 entry.give = Some(give);
@@ -215,11 +215,16 @@ impl Order {
         }
         while let Some((ticket, give)) = ready.pop() {
             // It keeps its place while it is given, so that nothing overtakes it.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(give)).is_err() {
-                tracing::error!("a receiver of a store's answer panicked");
-            }
+            give_guarded(give);
             self.state.lock().leave(ticket, &mut ready);
         }
+    }
+}
+
+/// Gives an answer to a receiver whose panic is its own: what comes after it, here and behind it, is done all the same.
+pub(super) fn give_guarded(give: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(give)).is_err() {
+        tracing::error!("a receiver of a store's answer panicked");
     }
 }
 

@@ -10,12 +10,12 @@ use redis::Value;
 use super::codec;
 use super::engine::{Asked, Engine, add, random, read};
 use super::keys::{Bucket, RETAINED_BUCKETS};
-use super::lines::Waiting;
+use super::lines::{Waiting, needs_seat};
 use super::op::{ReadAnswer, Result};
 use super::operations::{ForgetExpiredOp, RetainOp, RetainedCountsOp, TopicsOp, ValuesOp, word};
 use super::order::{Gate, Pending};
-use super::seat::{SEAT_AGE, Seat, Seating};
-use crate::{Cursor, Done, Message, Principal, RetainedPage, StoreError, UnixMs};
+use super::seat::{Seat, Seating};
+use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
 
 /// Separates levels in the sorted sets; sorts before everything that a Topic Name may hold. v5 [MQTT-1.5.4-2]
 const SEPARATOR: u8 = 0;
@@ -36,7 +36,7 @@ impl Engine {
         let (begins, bytes) = (needs_seat(&message).is_some(), message.size() as u64);
         // Before it can be taken out of a line.
         self.waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
-        if let Some(first) = self.retain_lines.enter(&topic, Waiting { message, done }, begins) {
+        if let Some(first) = self.retain_lines.enter(&topic, Waiting::new(message, done), begins) {
             self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
             self.retain_next(topic, first);
         }
@@ -54,7 +54,6 @@ impl Engine {
     fn try_retain(self: &Arc<Self>, topic: Vec<u8>, next: Waiting, seating: Seating, token: u64) {
         let bucket = Bucket::of_topic_key(&topic);
         let op = self.retain_op(&topic, &next.message, seating, token).on(&self.keys.of_retained(bucket));
-        let taken_at = Instant::now();
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
             let engine = Arc::clone(self);
             let then = Box::new(move |answer: Result<Value>| {
@@ -65,15 +64,14 @@ impl Engine {
                 let result = answer
                     .and_then(|answer| answer.accepted(StoreError::RetainedQuota))
                     .and_then(|answer| engine.retained_changed(&topic, answer));
-                let Waiting { message, done } = next;
-                if seating == Seating::Taken && taken_at.elapsed() > SEAT_AGE / 2 && result.is_ok() {
-                    // It may have been looked for while it was not there yet.
-                    if let Some((principal, _)) = needs_seat(&message) {
-                        let seat = Seat::of_retained(principal, &topic, token);
-                        engine.take_seat(seat, u64::MAX, Box::new(|_| ()));
-                    }
+                if result.is_ok()
+                    && seating.is_late()
+                    && let Some((principal, _)) = needs_seat(&next.message)
+                {
+                    let seat = Seat::of_retained(principal, &topic, token);
+                    engine.take_seat(seat, u64::MAX, Box::new(|_| ()));
                 }
-                engine.order.complete(ticket, Box::new(move || done(result)));
+                engine.order.complete(ticket, Box::new(move || next.answer(&result)));
                 if seating != Seating::NotNeeded {
                     engine.go_on_in_line(&topic);
                 }
@@ -86,7 +84,7 @@ impl Engine {
         let record = match seat {
             _ if message.payload_slice().is_empty() => Vec::new(),
             Seating::NotNeeded => codec::message(message),
-            Seating::Needed | Seating::Taken => codec::seated(message),
+            Seating::Needed | Seating::Taken(_) => codec::seated(message),
         };
         let bytes = read(&self.counts.retained_bytes);
         RetainOp {
@@ -106,10 +104,11 @@ impl Engine {
         let Some((principal, seats_max)) = needs_seat(&next.message) else { return };
         let seat = Seat::of_retained(principal, &topic, token);
         let engine = Arc::clone(self);
+        let asked_at = Instant::now();
         let then = move |taken: Result<bool>| match taken {
-            Ok(true) => engine.try_retain(topic, next, Seating::Taken, token),
+            Ok(true) => engine.try_retain(topic, next, Seating::Taken(asked_at), token),
             refused => {
-                (next.done)(Err(refused.err().unwrap_or(StoreError::RetainedQuota)));
+                next.answer(&Err(refused.err().unwrap_or(StoreError::RetainedQuota)));
                 engine.go_on_in_line(&topic);
             }
         };
@@ -118,8 +117,8 @@ impl Engine {
 
     /// Retains what comes next in the line of a topic, up to what may need a seat.
     fn go_on_in_line(self: &Arc<Self>, topic: &[u8]) {
-        while let Some(next) = self.retain_lines.next(topic) {
-            self.waiting_bytes.fetch_sub(next.message.size() as u64, Ordering::SeqCst);
+        while let Some((next, bytes)) = self.retain_lines.next(topic) {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
             let ends = needs_seat(&next.message).is_some();
             self.retain_next(topic.to_vec(), next);
             if ends {
@@ -180,13 +179,6 @@ impl Engine {
         };
         self.runtime.spawn(async move { done(walk.run(cursor).await) });
     }
-}
-
-/// Whose seat a message needs, and how many there are of that kind; nothing if it needs none, as one that clears its topic.
-fn needs_seat(message: &Message) -> Option<(&Principal, u64)> {
-    let owner = message.owner().filter(|owner| !owner.principal.0.is_empty())?;
-    let messages_max = owner.messages_max.filter(|_| !message.payload_slice().is_empty())?;
-    Some((&owner.principal, messages_max))
 }
 
 /// The reading of one page.

@@ -1,7 +1,7 @@
 //! What a principal has of what it may have so many of: how a seat is called. What is done with seats: [`super::seats`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::keys::Bucket;
 use crate::Principal;
@@ -15,7 +15,15 @@ pub(super) const SEAT_AGE: Duration = Duration::from_secs(15);
 pub(super) enum Seating {
     NotNeeded,
     Needed,
-    Taken,
+    /// It was asked for then, and taken later.
+    Taken(Instant),
+}
+
+impl Seating {
+    /// Whether what is stored just now came so late that its seat may have been looked for while it was not there yet.
+    pub(super) fn is_late(self) -> bool {
+        matches!(self, Self::Taken(asked_at) if asked_at.elapsed() > SEAT_AGE / 2)
+    }
 }
 
 /// What a seat is for.

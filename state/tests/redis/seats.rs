@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use state::{Claim, RedisConfig, StoreError};
+use state::{Claim, RedisConfig, Store, StoreError};
 
-use crate::harness::{Calls, START, claim, principal};
+use crate::harness::{Calls, START, begin, claim, owned, principal, take, wait};
 use crate::servers::{Server, gate, until};
 use crate::stores::{config_for, connect_at};
 
@@ -83,4 +83,34 @@ fn seats_of_what_has_gone_are_swept_though_nobody_asks() {
         assert!(calls.due(START).is_empty());
         seats(&server) == 0
     });
+}
+
+/// Calls of functions that the server has carried out since `CONFIG RESETSTAT`.
+fn function_calls(server: &Server) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let calls = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_fcall:calls="));
+    calls.filter_map(|rest| rest.split(',').next()?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn who_retains_faster_than_redis_answers_has_a_few_calls_for_all_of_it() {
+    const MESSAGES: usize = 5_000;
+    let (server, config) = start();
+    let store = connect_at(config, START);
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let began: Vec<_> = (0..MESSAGES)
+        .map(|n| begin(|done| store.retain(owned("alice", 1, "t", &n.to_string()), done)))
+        .collect();
+    for retained in &began {
+        take(retained).expect("retained");
+    }
+    let calls = function_calls(&server);
+    // The library is looked for, and others look at what is due, meanwhile.
+    assert!((1..500).contains(&calls), "{calls} calls");
+    let calls = Calls(&store);
+    let page = wait(|done| store.retained("t", None, 10, START, done)).expect("a page");
+    let said: Vec<_> = page.messages.iter().map(|message| message.payload_slice()).collect();
+    assert_eq!(said, [b"4999"]);
+    assert_eq!(seats(&server), 1);
+    assert!(matches!(calls.retain_as("alice", 1, "u", "x"), Err(StoreError::RetainedQuota)));
 }
