@@ -21,9 +21,9 @@ use crate::run::{Board, Counters, Phase};
 
 const TURN: Duration = Duration::from_millis(5);
 /// What is due at the same time is done so many at a time, so that what arrives is not left lying.
-const DUE_PER_TURN: usize = 16;
+const DUE_PER_TURN: usize = 2;
 /// Connections served in a turn: so many handshakes that the thread of the pairs does not wait for long.
-const EVENTS_PER_TURN: usize = 4;
+const EVENTS_PER_TURN: usize = 8;
 const KEEP_ALIVE_S: u16 = 60;
 const PING_INTERVAL_NS: u64 = 45_000_000_000;
 /// Threads of devices give way to the thread of the pairs, whose latency would else be this tool's own; also after each turn, since a
