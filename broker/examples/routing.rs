@@ -1,5 +1,5 @@
 //! Nanoseconds per message through the worker alone: a publisher's frames in, a subscriber's frames out, in turns of 32
-//! messages of 256 bytes, without sockets. `cargo run --release -p tidegate-broker --example throughput`
+//! messages of 256 bytes, without sockets. `cargo run --release -p tidegate-broker --example routing`
 
 use std::hint::black_box;
 use std::sync::Arc;
