@@ -215,7 +215,7 @@ impl link::Upstream for Broker {
         let (hub, packet) = (Arc::clone(&self.hub), open.connect.clone());
         match claim::decode(&packet) {
             Ok(Some(connect)) => WorkerStream::open(hub, open, &connect, false),
-            _ => WorkerStream::malformed(hub, open.connection_id),
+            _ => WorkerStream::malformed(hub),
         }
     }
 }

@@ -8,22 +8,19 @@ use std::sync::Arc;
 use link::ConnectionId;
 use parking_lot::Mutex;
 
-use crate::directory::SessionHandle;
+use crate::directory::{Attachment, SessionHandle};
 
 use super::Cluster;
 
 /// Those of which it is not known yet: no more than there were connections here while the lease could not be renewed.
 #[derive(Default)]
-pub(super) struct Fenced(Mutex<HashMap<ConnectionId, Lost>>);
+pub(super) struct Fenced(Mutex<Attachments>);
 
-/// A session, and the epoch with which the connection had it.
-struct Lost {
-    session: Arc<SessionHandle>,
-    epoch: u64,
-}
+/// With the session of each.
+type Attachments = HashMap<Attachment, Arc<SessionHandle>>;
 
 /// Those that a renewal is to tell about.
-pub(super) struct Doubted(HashMap<ConnectionId, Lost>);
+pub(super) struct Doubted(Attachments);
 
 impl Fenced {
     /// Those that are there now: before the lease is asked for.
@@ -34,38 +31,35 @@ impl Fenced {
     /// The renewal has told nothing.
     pub(super) fn put_back(&self, doubted: Doubted) {
         let mut fenced = self.0.lock();
-        for (connection, lost) in doubted.0 {
-            fenced.entry(connection).or_insert(lost);
-        }
+        fenced.extend(doubted.0);
     }
 }
 
 impl Cluster {
-    /// The store has refused a write of `connection`, which had its session with this epoch, as not the owner's.
-    pub(crate) fn doubt(&self, session: &Arc<SessionHandle>, connection: ConnectionId, epoch: u64) {
-        let lost = Lost { session: Arc::clone(session), epoch };
-        self.fenced.0.lock().insert(connection, lost);
+    /// The store has refused a write of who had the session by this attachment, as not the owner's.
+    pub(crate) fn doubt(&self, session: &Arc<SessionHandle>, attachment: Attachment) {
+        self.fenced.0.lock().insert(attachment, Arc::clone(session));
         self.renew_soon.notify_one();
     }
 
     /// This worker was not taken for dead: others have the sessions of these connections, which are told.
     pub(super) fn end_doubted(&self, doubted: Doubted) {
-        for (connection, Lost { session, epoch }) in doubted.0 {
-            self.end_taken_over(&session, connection, Some(epoch));
+        for (attachment, session) in doubted.0 {
+            // The refusal may be of a stream that the connection has left.
+            if self.directory.evict_attached(&session, attachment) {
+                self.count_taken_over(&session);
+            }
         }
     }
 
-    /// Tells a connection that another has its session, unless it ended, or came back to this worker since it had the session
-    /// with this epoch.
-    pub(super) fn end_taken_over(
-        &self,
-        session: &Arc<SessionHandle>,
-        connection: ConnectionId,
-        epoch: Option<u64>,
-    ) {
-        if !self.directory.evict_connection(session, connection, epoch) {
-            return;
+    /// Tells a connection that another has its session, unless it ended.
+    pub(super) fn end_taken_over(&self, session: &Arc<SessionHandle>, connection: ConnectionId) {
+        if self.directory.evict_connection(session, connection) {
+            self.count_taken_over(session);
         }
+    }
+
+    fn count_taken_over(&self, session: &Arc<SessionHandle>) {
         self.host.taken_over.inc();
         if session.stored.is_none() {
             self.directory.drop_in_memory(session);
@@ -86,20 +80,19 @@ mod tests {
         Cluster::for_tests(MemoryCluster::new().worker("one"))
     }
 
-    /// A connection that has a session with this epoch.
-    fn session(cluster: &Cluster, epoch: u64) -> Arc<SessionHandle> {
+    /// A connection gets the session.
+    fn attach(cluster: &Cluster) -> (Arc<SessionHandle>, Attachment) {
         let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });
         let session = cluster.directory.stored_session(&stored);
-        session.own_routes(epoch);
-        cluster.directory.attach(&session, CONNECTION, &Arrival::default());
-        session
+        let attachment = cluster.directory.attach(&session, CONNECTION, &Arrival::default());
+        (session, attachment)
     }
 
     #[test]
     fn nobody_is_told_before_a_renewal_says_why() {
         let cluster = cluster();
-        let session = session(&cluster, 1);
-        cluster.doubt(&session, CONNECTION, 1);
+        let (session, attachment) = attach(&cluster);
+        cluster.doubt(&session, attachment);
         let doubted = cluster.fenced.take();
         assert!(cluster.fenced.take().0.is_empty());
         cluster.fenced.put_back(doubted);
@@ -113,8 +106,9 @@ mod tests {
     #[test]
     fn a_connection_that_came_back_meanwhile_stays() {
         let cluster = cluster();
-        cluster.doubt(&session(&cluster, 1), CONNECTION, 1);
-        let session = session(&cluster, 3);
+        let (session, before) = attach(&cluster);
+        cluster.doubt(&session, before);
+        attach(&cluster);
         cluster.end_doubted(cluster.fenced.take());
         assert!(session.is_owned_by(CONNECTION));
         assert_eq!(cluster.host.taken_over.get(), 0);

@@ -137,7 +137,7 @@ impl Cluster {
             Noted::TakenOver { client_id, connection_id } => {
                 self.note_lost(connection_id);
                 let Some(session) = self.directory.sessions().find(&client_id) else { return };
-                self.end_taken_over(&session, connection_id, None);
+                self.end_taken_over(&session, connection_id);
             }
         }
     }

@@ -21,7 +21,7 @@ use state::{Listener, Principal, RouteChange, StoredSession, Subscription, Subsc
 pub(crate) use self::index::{Group, Index, Matches, OtherWorker, Subscriber};
 pub(crate) use self::listening::{Listened, RouteSink};
 pub(crate) use self::session_handle::{
-    HEAVY_BYTES, Item, Posted, Readiness, SessionHandle, recycle, thin_out,
+    Attachment, HEAVY_BYTES, Item, Posted, Readiness, SessionHandle, recycle, thin_out,
 };
 
 use self::listening::ListeningGuard;
@@ -284,40 +284,48 @@ impl Directory {
 /// Who has a session.
 impl Directory {
     /// Makes `connection` the owner of a session.
-    pub(crate) fn attach(&self, session: &SessionHandle, connection: ConnectionId, arrival: &Arrival) {
+    pub(crate) fn attach(
+        &self,
+        session: &SessionHandle,
+        connection: ConnectionId,
+        arrival: &Arrival,
+    ) -> Attachment {
         let mut listening = self.listening();
         session.set_owned_since(arrival.lapses);
         session.set_listens_since(arrival.listens_since);
-        session.attach(connection, arrival.yields);
+        let attachment = session.attach(connection, arrival.yields);
         if let Some(listening) = &mut listening
             && !session.set_listens(true)
         {
             listening.add_all(session, &self.index.read());
         }
+        attachment
     }
 
-    /// Ends the ownership of `connection`, unless somebody else has the session by now. Answers what nobody has taken.
-    pub(crate) fn detach(&self, session: &SessionHandle, connection: ConnectionId) -> VecDeque<Item> {
+    /// Ends an attachment, unless there is another by now. Answers what nobody has taken.
+    pub(crate) fn detach(&self, session: &SessionHandle, attachment: Attachment) -> VecDeque<Item> {
         let mut listening = self.listening();
-        let (was_owner, items) = session.detach(connection);
+        let (was_owner, items) = session.detach(attachment);
         if was_owner {
             self.stop_listening(&mut listening, session);
         }
         items
     }
 
-    /// Takes a session away from this connection, unless another has it by now, or the same one came back to it since it had
-    /// it with `epoch`. Whether it had it.
-    pub(crate) fn evict_connection(
-        &self,
-        session: &SessionHandle,
-        connection: ConnectionId,
-        epoch: Option<u64>,
-    ) -> bool {
+    /// Takes a session away from this connection, unless another has it by now. Whether it had it.
+    pub(crate) fn evict_connection(&self, session: &SessionHandle, connection: ConnectionId) -> bool {
+        self.evict_if(session, || session.is_owned_by(connection))
+    }
+
+    /// The same for one attachment: the connection may have come back since.
+    pub(crate) fn evict_attached(&self, session: &SessionHandle, attachment: Attachment) -> bool {
+        self.evict_if(session, || session.is_attached(attachment))
+    }
+
+    fn evict_if(&self, session: &SessionHandle, is_meant: impl FnOnce() -> bool) -> bool {
         // Attaching holds it too: nobody comes between the look and what follows.
         let mut listening = self.listening();
-        let came_back = epoch.is_some_and(|epoch| session.came_back_since(epoch));
-        if came_back || !session.is_owned_by(connection) {
+        if !is_meant() {
             return false;
         }
         session.evict();

@@ -4,18 +4,18 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use link::ConnectionId;
 use mqtt::ReasonCode;
 use parking_lot::Mutex;
 use state::{Owned, ResumeRefusal, StoreError};
 use thiserror::Error;
 
 use super::Foreign;
-use super::session_handle::SessionHandle;
+use super::session_handle::{Attachment, SessionHandle};
 
 /// A session to serve.
 pub(crate) struct Granted {
     pub handle: Arc<SessionHandle>,
+    pub attachment: Attachment,
     /// `None`: the session is in memory alone.
     pub owned: Option<Owned>,
 }
@@ -55,7 +55,6 @@ impl From<Foreign> for NotGranted {
 /// A connection that may be gone when its session is granted.
 #[derive(Clone, Copy)]
 pub(crate) struct Unserved {
-    pub connection: ConnectionId,
     pub expiry_s: u32,
     /// It had its CONNACK from another worker.
     pub resume: bool,

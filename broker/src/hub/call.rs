@@ -24,16 +24,14 @@ impl Call {
 
     /// The store says that the session is not the asker's any more.
     fn refused(&self, hub: &Hub) {
-        if let (Some(cluster), Some((session, connection))) = (hub.cluster.shared(), &self.asker) {
-            cluster.doubt(session, *connection, self.fence.epoch);
+        if let (Some(cluster), Some((session, attachment))) = (hub.cluster.shared(), &self.asker) {
+            cluster.doubt(session, *attachment);
         }
     }
 
     fn answer(&self, item: Item) {
-        if let Some((session, connection)) = &self.asker
-            && !session.came_back_since(self.fence.epoch)
-        {
-            session.answer(*connection, item);
+        if let Some((session, attachment)) = &self.asker {
+            session.answer(*attachment, item);
         }
     }
 }

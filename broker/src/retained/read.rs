@@ -3,7 +3,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use link::ConnectionId;
 use mqtt::QoS;
 use parking_lot::Mutex;
 use state::{
@@ -11,7 +10,7 @@ use state::{
     UnixMs, Via,
 };
 
-use crate::directory::{Item, SessionHandle};
+use crate::directory::{Attachment, Item, SessionHandle};
 use crate::hub::Hub;
 use crate::hub::work::{PageRead, Ticket, Work};
 use crate::session::Session;
@@ -119,7 +118,7 @@ impl RetainedReader {
     pub(crate) fn next(
         &mut self,
         hub: &Arc<Hub>,
-        (handle, connection): (&Arc<SessionHandle>, ConnectionId),
+        (handle, attachment): (&Arc<SessionHandle>, Attachment),
         session: &Session,
         now: UnixMs,
     ) -> More {
@@ -148,7 +147,7 @@ impl RetainedReader {
             }
             reading.forgotten = session.forgotten();
             let filter = Arc::clone(&reading.filter);
-            let asker = (Arc::clone(handle), connection);
+            let asker = (Arc::clone(handle), attachment);
             match read_page(hub, PageRead { filter, cursor, asker }, now) {
                 Some(page) => self.take_page(page, session.forgotten()),
                 None => self.page_asked = PageAsked::Yes,
@@ -209,11 +208,11 @@ fn read_page(hub: &Arc<Hub>, read: PageRead, now: UnixMs) -> Option<Result<Retai
     }
     let slot = Arc::new(Mutex::new(PageSlot::Asking));
     let filled = Arc::clone(&slot);
-    hub.ask_page(None, read, now, move |(session, connection), page| {
+    hub.ask_page(None, read, now, move |(session, attachment), page| {
         let mut slot = filled.lock();
         if matches!(*slot, PageSlot::Later) {
             drop(slot);
-            session.answer(connection, Item::Retained(page));
+            session.answer(attachment, Item::Retained(page));
         } else {
             *slot = PageSlot::Here(page);
         }
@@ -228,8 +227,8 @@ fn read_page(hub: &Arc<Hub>, read: PageRead, now: UnixMs) -> Option<Result<Retai
 impl Hub {
     /// Asks the store for a page that it could not give before.
     pub(crate) fn run_page(self: &Arc<Self>, ticket: Ticket, read: PageRead) {
-        self.ask_page(Some(ticket), read, self.now(), |(session, connection), page| {
-            session.answer(connection, Item::Retained(page));
+        self.ask_page(Some(ticket), read, self.now(), |(session, attachment), page| {
+            session.answer(attachment, Item::Retained(page));
         });
     }
 
@@ -238,7 +237,7 @@ impl Hub {
         ticket: Option<Ticket>,
         read: PageRead,
         now: UnixMs,
-        tell: impl FnOnce((Arc<SessionHandle>, ConnectionId), Result<RetainedPage, StoreError>) + Send + 'static,
+        tell: impl FnOnce((Arc<SessionHandle>, Attachment), Result<RetainedPage, StoreError>) + Send + 'static,
     ) {
         let (hub, filter, cursor) = (Arc::clone(self), Arc::clone(&read.filter), read.cursor.clone());
         let done = move |page: Result<_, StoreError>| match page {
@@ -259,12 +258,12 @@ impl Hub {
     pub(crate) fn enqueue_retained(
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
-        connection: ConnectionId,
+        attachment: Attachment,
         delivery: Delivery,
     ) {
         debug_assert!(delivery.qos != QoS::AtMostOnce);
         let told = Arc::clone(session);
-        let then = Box::new(move || told.answer(connection, Item::RetainedQueued));
+        let then = Box::new(move || told.answer(attachment, Item::RetainedQueued));
         self.enqueue_for(session, delivery, then);
     }
 }

@@ -28,21 +28,19 @@ impl Hub {
         {
             then();
         }
-        let Some((session, connection, _)) = &latch.publisher else { return };
-        if latch.fence.as_ref().is_some_and(|fence| session.came_back_since(fence.epoch)) {
-            return;
-        }
+        let Some((session, attachment, _)) = &latch.publisher else { return };
         if let Some(cluster) = self.cluster.shared()
-            && let (Some(fence), Some(StoreError::Fenced | StoreError::NoSession)) = (&latch.fence, &failed)
+            && latch.fence.is_some()
+            && let Some(StoreError::Fenced | StoreError::NoSession) = failed
         {
-            return cluster.doubt(session, *connection, fence.epoch);
+            return cluster.doubt(session, *attachment);
         }
         let answer = match failed {
             None if latch.has_matched() => Ok(ReasonCode::Success),
             None => Ok(ReasonCode::NoMatchingSubscribers),
             Some(StoreError::RetainedQuota) => Ok(ReasonCode::QuotaExceeded),
             Some(StoreError::Fenced) => {
-                session.answer(*connection, Input::End(ReasonCode::SessionTakenOver).into());
+                session.answer(*attachment, Input::End(ReasonCode::SessionTakenOver).into());
                 return;
             }
             Some(error) => Err(error),

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Enqueued, Fence, Message, Origin, Publish, Published, PublishingSession, StoreError};
 
 use super::route::{Found, Sent};
 use crate::cluster::{LastTurn, NoteDone, Turn};
-use crate::directory::SessionHandle;
+use crate::directory::{Attachment, SessionHandle};
 use crate::hub::Hub;
 use crate::hub::work::latch::{Latch, Part, Then};
 use crate::hub::work::message::{Routed, Share, Unmatched};
@@ -19,7 +18,7 @@ use crate::session::DropReason;
 /// The connection that publishes.
 pub(crate) struct Publisher<'a> {
     pub session: &'a Arc<SessionHandle>,
-    pub connection: ConnectionId,
+    pub attachment: Attachment,
     /// Set when its session is stored.
     pub fence: Option<&'a Fence>,
 }
@@ -85,7 +84,7 @@ impl Hub {
         });
         let fence = publisher.as_ref().and_then(|p| p.fence.cloned());
         let begin = |matched, then| {
-            let waits = publisher.and_then(|p| Some((Arc::clone(p.session), p.connection, packet_id?)));
+            let waits = publisher.and_then(|p| Some((Arc::clone(p.session), p.attachment, packet_id?)));
             let mut latch = Latch::new(waits, message.qos()).and_then(then);
             latch.fence = fence.clone().filter(|_| self.cluster.is_shared());
             latch.identity = identity;
@@ -191,7 +190,7 @@ impl Hub {
             return self.hold(Some(ticket), Work::Match(unmatched));
         }
         let publisher = unmatched.part.publisher.as_ref();
-        if publisher.is_some_and(|(session, by, _)| !session.is_owned_by(*by)) {
+        if publisher.is_some_and(|(session, by, _)| !session.is_attached(*by)) {
             // It was not acknowledged and will come again, if the device comes again.
             return self.end_match(ticket, unmatched.part, Ok(()));
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use link::{ConnectionId, Effect, Open};
+use link::{Effect, Open};
 use mqtt::frame::Frame;
 use mqtt::{PacketType, ReasonCode};
 use tokio::sync::oneshot;
@@ -40,7 +40,7 @@ impl Serving {
 
     /// Whether this packet may be handed in: either nothing of it is asked about, or the answers are there. Otherwise they are asked
     /// for.
-    pub(crate) fn clears(&mut self, hub: &Arc<Hub>, connection: ConnectionId, packet: Frame<'_>) -> bool {
+    pub(crate) fn clears(&mut self, hub: &Arc<Hub>, packet: Frame<'_>) -> bool {
         if self.is_taken_over || !matches!(packet.packet_type(), PacketType::Publish | PacketType::Subscribe)
         {
             return true;
@@ -64,11 +64,11 @@ impl Serving {
         let (passports, passport) = (asking.passports, Arc::clone(self.session.authority.passport()));
         asking.under_way = open.len().min(QUESTIONS_MAX);
         for (topic, manner) in open.into_iter().take(QUESTIONS_MAX) {
-            let session = Arc::clone(&self.handle);
+            let (session, attachment) = (Arc::clone(&self.handle), self.attachment);
             let answered = Arc::clone(&topic);
             let reply = move |ruling| {
                 let answered = Answered { topic: answered, manner, ruling, passports };
-                session.answer(connection, Item::Answered(Box::new(answered)));
+                session.answer(attachment, Item::Answered(Box::new(answered)));
             };
             hub.ask_about(Question::new(Arc::clone(&passport), topic, manner), reply);
         }

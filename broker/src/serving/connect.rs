@@ -45,7 +45,7 @@ impl Hub {
         let (expiry_s, resume) = (wanted.expiry_s, wanted.resume);
         let (principal, passport) = (principal_of(&wanted.passport), Arc::clone(&wanted.passport));
         if let Err(foreign) = self.directory.check_principal(&client_id, &principal) {
-            let unserved = Unserved { connection, expiry_s, resume };
+            let unserved = Unserved { expiry_s, resume };
             return self.answer_claim(None, &slot, Err(foreign.into()), unserved);
         }
         let is_passing = wanted.clean_start && wanted.is_ephemeral();
@@ -96,8 +96,8 @@ impl Hub {
                     }
                     Err(error) => Err(error.into()),
                 };
-                let unserved = Unserved { connection, expiry_s, resume };
-                let Ok(Granted { handle, owned: Some(owned) }) = &granted else {
+                let unserved = Unserved { expiry_s, resume };
+                let Ok(Granted { handle, owned: Some(owned), .. }) = &granted else {
                     return hub.answer_claim(known.as_ref(), &slot, granted, unserved);
                 };
                 if handle.stored.is_some() || owned.subscriptions.is_empty() {
@@ -132,13 +132,13 @@ impl Hub {
     /// What had no CONNACK leaves no Will.
     pub(crate) fn let_go(self: &Arc<Self>, granted: &Granted, unserved: Unserved, grace_ms: u64) {
         self.give_back(granted, unserved, grace_ms);
-        self.let_next_begin(&granted.handle, unserved.connection);
+        self.let_next_begin(&granted.handle, granted.attachment);
     }
 
     /// The same for whoever lets the next one begin.
     pub(crate) fn give_back(self: &Arc<Self>, granted: &Granted, unserved: Unserved, grace_ms: u64) {
-        let Unserved { connection, expiry_s, resume } = unserved;
-        let untaken = self.directory.detach(&granted.handle, connection);
+        let Unserved { expiry_s, resume } = unserved;
+        let untaken = self.directory.detach(&granted.handle, granted.attachment);
         if granted.handle.stored.is_none() {
             self.directory.drop_in_memory(&granted.handle);
             self.share_again(left_to_others(untaken));
@@ -183,7 +183,7 @@ impl Hub {
         if cluster.is_some_and(|cluster| cluster.has_lost(connection)) {
             // A still newer connection elsewhere had told so before this one's answer came.
             self.metrics.sessions_taken_over.inc();
-            self.directory.evict_connection(&granted.handle, connection, None);
+            self.directory.evict_connection(&granted.handle, connection);
         }
         Ok(granted)
     }
@@ -208,11 +208,11 @@ impl Hub {
         if let Some(cluster) = self.cluster.shared() {
             cluster.own_routes(&handle, &owned);
         }
-        self.directory.attach(&handle, connection, arrival);
+        let attachment = self.directory.attach(&handle, connection, arrival);
         if owned.present {
             self.directory.restore_filters(&handle, &owned.subscriptions);
         }
-        Ok(Granted { handle, owned: Some(owned) })
+        Ok(Granted { handle, attachment, owned: Some(owned) })
     }
 
     fn serve_in_memory(
@@ -223,12 +223,12 @@ impl Hub {
     ) -> Result<Granted, NotGranted> {
         let handle = self.directory.make_session(client_id, None);
         handle.belongs_to(&arrival.principal);
-        self.directory.attach(&handle, connection, arrival);
+        let attachment = self.directory.attach(&handle, connection, arrival);
         if let Some(old) = self.directory.name_in_memory(&handle, &arrival.principal)? {
             self.metrics.sessions_taken_over.inc();
             self.directory.displace(&old);
         }
-        Ok(Granted { handle, owned: None })
+        Ok(Granted { handle, attachment, owned: None })
     }
 
     /// Lets go of a session that the store gave to who may not have its Client Identifier now: who has it came in between.

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
 use state::{Delivery, Fence, Number, Release, StoredSession, Will};
 
-use crate::directory::SessionHandle;
+use crate::directory::{Attachment, SessionHandle};
 use crate::hub::Hub;
 use crate::hub::housekeeping::claim_due;
 use crate::hub::work::Work;
@@ -17,8 +16,8 @@ use crate::session::{Closing, WillFate};
 
 /// How a connection leaves its session.
 pub(crate) struct Leaving<'a> {
-    /// Which connection.
-    pub connection: ConnectionId,
+    /// As which it had the session.
+    pub attachment: Attachment,
     /// Why and how.
     pub closing: &'a Closing,
     /// Messages below this number may have been sent.
@@ -39,9 +38,9 @@ impl Hub {
         rare: Option<Box<Rare>>,
         leaving: Leaving<'_>,
     ) {
-        let connection = leaving.connection;
+        let attachment = leaving.attachment;
         self.leave_session(handle, rare, leaving);
-        self.let_next_begin(handle, connection);
+        self.let_next_begin(handle, attachment);
     }
 
     fn leave_session(
@@ -50,9 +49,9 @@ impl Hub {
         rare: Option<Box<Rare>>,
         leaving: Leaving<'_>,
     ) {
-        let Leaving { connection, closing, sent, grace_ms, departure, mut shared } = leaving;
+        let Leaving { attachment, closing, sent, grace_ms, departure, mut shared } = leaving;
         let Rare { fence, will, backlog, .. } = rare.map(|rare| *rare).unwrap_or_default();
-        let untaken = self.directory.detach(handle, connection);
+        let untaken = self.directory.detach(handle, attachment);
         let finish = |departure: Option<Arc<Departure>>| {
             if let Some(departure) = departure {
                 departure.finish();

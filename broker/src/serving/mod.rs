@@ -10,12 +10,11 @@ pub(crate) mod succession;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use state::{Delivery, Fence, UnixMs, Will};
 
 use crate::authorize::bounds::Bound;
-use crate::directory::{Item, SessionHandle, thin_out};
+use crate::directory::{Attachment, Item, SessionHandle, thin_out};
 use crate::hub::Hub;
 use crate::hub::work::Work;
 use crate::hub::work::call::{Call, Op};
@@ -36,6 +35,8 @@ const FEW_BYTES: usize = 64 << 10;
 pub(crate) struct Serving {
     pub session: Session,
     pub handle: Arc<SessionHandle>,
+    /// As which the connection has it.
+    pub attachment: Attachment,
     /// QoS 1 and 2 publishes without an answer yet.
     pub awaiting_store: u32,
     /// What the store is busy with.
@@ -77,10 +78,16 @@ fn refuse_all(items: &mut [SubscribeItem]) {
 
 impl Serving {
     /// A session whose connection begins.
-    pub(crate) fn new(session: Session, handle: Arc<SessionHandle>, rare: Option<Box<Rare>>) -> Self {
+    pub(crate) fn new(
+        session: Session,
+        handle: Arc<SessionHandle>,
+        attachment: Attachment,
+        rare: Option<Box<Rare>>,
+    ) -> Self {
         Self {
             session,
             handle,
+            attachment,
             awaiting_store: 0,
             under_way: None,
             is_holding: false,
@@ -111,39 +118,38 @@ impl Serving {
     }
 
     /// Lets go of what was taken and need not be kept, if it is to.
-    pub(crate) fn shed(&mut self, hub: &Hub, connection: ConnectionId) {
+    pub(crate) fn shed(&mut self, hub: &Hub) {
         let Some(rare) = self.rare.as_mut().filter(|rare| !rare.backlog.0.is_empty()) else { return };
-        if !self.handle.take_shed(connection) {
+        if !self.handle.take_shed(self.attachment) {
             return;
         }
         let mut dropped = Vec::new();
         let left = thin_out(std::mem::take(&mut rare.backlog.0), &mut dropped);
         let bytes = left.iter().map(Item::bytes).sum();
         rare.backlog = (left, bytes);
-        self.handle.set_backlog(connection, bytes);
+        self.handle.set_backlog(self.attachment, bytes);
         for delivery in dropped {
             hub.metrics.drop_message(DropReason::OutOfMemory, delivery.qos);
         }
     }
 
     /// Asks the store on behalf of this session, if it is stored.
-    pub(crate) fn call(&self, hub: &Arc<Hub>, connection: ConnectionId, frame: u64, op: Op) {
+    pub(crate) fn call(&self, hub: &Arc<Hub>, frame: u64, op: Op) {
         let Some(fence) = self.fence().cloned() else { return };
-        let asker = Some((Arc::clone(&self.handle), connection));
+        let asker = Some((Arc::clone(&self.handle), self.attachment));
         hub.submit(Work::Call(Call { fence, asker, frame, op }));
     }
 
     pub(crate) fn publish(
         &mut self,
         hub: &Arc<Hub>,
-        connection: ConnectionId,
         packet_id: Option<PacketId>,
         message: &Arc<state::Message>,
         out: &mut Outputs<'_>,
     ) {
         let qos = message.qos();
         tally::received(qos, message.payload_slice().len());
-        let publisher = Publisher { session: &self.handle, connection, fence: self.fence() };
+        let publisher = Publisher { session: &self.handle, attachment: self.attachment, fence: self.fence() };
         let answer = hub.publish(Some(publisher), packet_id, message);
         let Some(packet_id) = packet_id else { return };
         match answer {
@@ -157,14 +163,7 @@ impl Serving {
 
     /// Every effect but publishing and closing. `frame` is that of the edge which is done when a call of the store is; 0 for
     /// none.
-    pub(crate) fn perform(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        frame: u64,
-        effect: Effect,
-        out: &mut Outputs<'_>,
-    ) {
+    pub(crate) fn perform(&mut self, hub: &Arc<Hub>, frame: u64, effect: Effect, out: &mut Outputs<'_>) {
         match effect {
             Effect::Request(packet_id, mut request) => {
                 if let Request::Subscribe(items) = &mut request
@@ -174,10 +173,10 @@ impl Serving {
                     hub.metrics.limit(Bound::Memory);
                     refuse_all(items);
                 }
-                self.request(hub, connection, packet_id, request, out);
+                self.request(hub, packet_id, request, out);
             }
-            Effect::MoreRetained(count) => self.more_retained(hub, connection, count, out),
-            Effect::Store(op) => self.call(hub, connection, frame, Op::Session(op)),
+            Effect::MoreRetained(count) => self.more_retained(hub, count, out),
+            Effect::Store(op) => self.call(hub, frame, Op::Session(op)),
             Effect::Dropped(reason, qos) => hub.metrics.drop_message(reason, qos),
             Effect::Limited(bound) => {
                 hub.metrics.limit(bound);
@@ -190,8 +189,8 @@ impl Serving {
 
     /// Ends the subscriptions, and the Will, that the passport does not cover, when it was renewed or the session is older than
     /// it.
-    pub(crate) fn revoke(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
-        if !self.handle.is_owned_by(connection) {
+    pub(crate) fn revoke(&mut self, hub: &Arc<Hub>) {
+        if !self.handle.is_attached(self.attachment) {
             return;
         }
         self.revoke_will(hub);
@@ -233,10 +232,10 @@ impl Serving {
     }
 
     /// The same once more, when the store has answered SUBSCRIBE packets that an earlier passport let through.
-    pub(crate) fn revoke_late(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
+    pub(crate) fn revoke_late(&mut self, hub: &Arc<Hub>) {
         let is_due = |rare: &Rare| rare.is_to_revoke && !rare.requests.iter().any(UnderWay::subscribes);
         if self.rare.as_deref().is_some_and(is_due) {
-            self.revoke(hub, connection);
+            self.revoke(hub);
         }
     }
 
@@ -246,13 +245,7 @@ impl Serving {
         will.is_none_or(|will| self.session.may_publish(&will.message))
     }
 
-    fn more_retained(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        count: usize,
-        out: &mut Outputs<'_>,
-    ) {
+    fn more_retained(&mut self, hub: &Arc<Hub>, count: usize, out: &mut Outputs<'_>) {
         let now = hub.now();
         let queueing = self.rare.as_ref().is_some_and(|rare| rare.retained.is_queueing());
         let mut bytes = 0;
@@ -264,10 +257,10 @@ impl Serving {
             if queueing || !self.session.has_room_for_retained(out.wire) {
                 return;
             }
-            match rare.retained.next(hub, (&self.handle, connection), &self.session, now) {
+            match rare.retained.next(hub, (&self.handle, self.attachment), &self.session, now) {
                 More::Message(delivery) => {
                     bytes += delivery.message.size();
-                    self.offer_retained(hub, connection, delivery, now, out);
+                    self.offer_retained(hub, delivery, now, out);
                 }
                 More::Later => return,
                 More::End => break,
@@ -280,29 +273,16 @@ impl Serving {
         }
     }
 
-    fn offer_retained(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        delivery: Delivery,
-        now: UnixMs,
-        out: &mut Outputs<'_>,
-    ) {
+    fn offer_retained(&mut self, hub: &Arc<Hub>, delivery: Delivery, now: UnixMs, out: &mut Outputs<'_>) {
         if delivery.qos != QoS::AtMostOnce && self.handle.stored.is_some() {
             self.rare().retained.queue();
-            hub.enqueue_retained(&self.handle, connection, delivery);
+            hub.enqueue_retained(&self.handle, self.attachment, delivery);
         } else {
             self.session.handle(Input::Retained(delivery), now, out);
         }
     }
 
-    pub(crate) fn take_item(
-        &mut self,
-        hub: &Arc<Hub>,
-        connection: ConnectionId,
-        item: Item,
-        mut out: Outputs<'_>,
-    ) {
+    pub(crate) fn take_item(&mut self, hub: &Arc<Hub>, item: Item, mut out: Outputs<'_>) {
         let now = hub.now();
         let out = &mut out;
         match item {
@@ -315,7 +295,7 @@ impl Serving {
                 self.session.handle(answer, now, out);
             }
             Item::Request(id, kind, result) => {
-                self.take_answer(hub, connection, id, kind, result.as_deref(), out);
+                self.take_answer(hub, id, kind, result.as_deref(), out);
             }
             Item::Retained(page) => {
                 let forgotten = self.session.forgotten();

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
 use mqtt::{PacketId, PacketType, ReasonCode, RetainHandling};
 use state::StoreError;
 
@@ -54,7 +53,6 @@ impl Serving {
     pub(crate) fn request(
         &mut self,
         hub: &Arc<Hub>,
-        connection: ConnectionId,
         packet_id: PacketId,
         request: Request,
         out: &mut Outputs<'_>,
@@ -73,7 +71,7 @@ impl Serving {
         let request = UnderWay { packet_id, request: Arc::new(request), is_asked };
         self.under_way = Some(request.kind());
         if is_asked {
-            self.call(hub, connection, 0, request.op());
+            self.call(hub, 0, request.op());
         }
         self.rare().requests.push(request);
     }
@@ -82,7 +80,6 @@ impl Serving {
     pub(crate) fn take_answer(
         &mut self,
         hub: &Arc<Hub>,
-        connection: ConnectionId,
         packet_id: PacketId,
         kind: RequestKind,
         result: Result<&[bool], &StoreError>,
@@ -95,17 +92,17 @@ impl Serving {
         self.respond(hub, packet_id, &request, result, out);
         // What waits is looked at again.
         self.is_holding = false;
-        self.ask_next(hub, connection);
+        self.ask_next(hub);
     }
 
     /// Asks the store with those that waited for one that was answered.
-    fn ask_next(&mut self, hub: &Arc<Hub>, connection: ConnectionId) {
+    fn ask_next(&mut self, hub: &Arc<Hub>) {
         let mut requests = std::mem::take(&mut self.rare().requests);
         self.under_way = requests.last().map(UnderWay::kind);
         for request in requests.iter_mut().filter(|request| !request.is_asked) {
             if !self.session.is_behind_request(request.packet_id) {
                 request.is_asked = true;
-                self.call(hub, connection, 0, request.op());
+                self.call(hub, 0, request.op());
             }
         }
         if !requests.is_empty() {

@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
-
-use crate::directory::SessionHandle;
 use crate::directory::succession::Successor;
+use crate::directory::{Attachment, SessionHandle};
 use crate::hub::Hub;
 
 impl Hub {
@@ -30,13 +28,13 @@ impl Hub {
     }
 
     /// A connection that had a session is over, or has been waited for long enough.
-    pub(crate) fn let_next_begin(self: &Arc<Self>, session: &SessionHandle, connection: ConnectionId) {
-        let mut next = session.take_successors(connection);
+    pub(crate) fn let_next_begin(self: &Arc<Self>, session: &SessionHandle, attachment: Attachment) {
+        let mut next = session.take_successors(attachment);
         // One after the other: many may have come and gone meanwhile.
         while let Some(Successor { slot, granted, unserved }) = next.pop() {
             if let Some((granted, grace_ms)) = slot.fill(Ok(granted)) {
                 self.give_back(&granted, unserved, grace_ms);
-                next.extend(granted.handle.take_successors(unserved.connection));
+                next.extend(granted.handle.take_successors(granted.attachment));
             }
         }
     }
@@ -46,6 +44,7 @@ impl Hub {
 mod tests {
     use std::task::{Context, Poll, Waker};
 
+    use link::ConnectionId;
     use prometheus_client::registry::Registry;
     use state::MemoryStore;
 
@@ -60,22 +59,50 @@ mod tests {
         matches!(slot.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(_)))
     }
 
-    #[test]
-    fn who_waits_for_one_that_was_never_served_is_answered_when_that_one_is_let_go() {
+    fn hub() -> Arc<Hub> {
         let metrics = Metrics::register(&mut Registry::default());
         let clock = Arc::new(Clock::new(state::clock::running_from(state::clock::wall())));
         let store = Arc::new(MemoryStore::new());
-        let hub = Arc::new(Hub::new(BrokerConfig::default(), store, metrics, Membership::alone(), clock));
-        let session = hub.directory.make_session(&"device".into(), None);
-        let granted = || Granted { handle: Arc::clone(&session), owned: None };
-        let unserved = |number| Unserved { connection: ConnectionId(number), expiry_s: 0, resume: false };
-        session.attach(ConnectionId(1), true);
-        session.attach(ConnectionId(2), true);
+        Arc::new(Hub::new(BrokerConfig::default(), store, metrics, Membership::alone(), clock))
+    }
+
+    const UNSERVED: Unserved = Unserved { expiry_s: 0, resume: false };
+
+    fn grant(session: &Arc<SessionHandle>, connection: u128) -> Granted {
+        let attachment = session.attach(ConnectionId(connection), true);
+        Granted { handle: Arc::clone(session), attachment, owned: None }
+    }
+
+    /// Has a connection wait for its turn.
+    fn wait(hub: &Arc<Hub>, granted: Granted) -> ClaimSlot {
         let slot = ClaimSlot::default();
-        let successor = Successor { slot: slot.clone(), granted: granted(), unserved: unserved(2) };
-        hub.answer_in_turn(None, successor);
+        hub.answer_in_turn(None, Successor { slot: slot.clone(), granted, unserved: UNSERVED });
+        slot
+    }
+
+    #[test]
+    fn who_waits_for_one_that_was_never_served_is_answered_when_that_one_is_let_go() {
+        let hub = hub();
+        let session = hub.directory.make_session(&"device".into(), None);
+        let (first, second) = (grant(&session, 1), grant(&session, 2));
+        let slot = wait(&hub, second);
         assert!(!is_answered(&slot));
-        hub.let_go(&granted(), unserved(1), 0);
+        hub.let_go(&first, UNSERVED, 0);
         assert!(is_answered(&slot));
+    }
+
+    // Its edge lost the link, and asked this worker once more for the same connection.
+    #[test]
+    fn a_claim_that_was_given_up_takes_nothing_from_the_next_of_its_connection() {
+        let hub = hub();
+        let session = hub.directory.make_session(&"device".into(), None);
+        let first = grant(&session, 1);
+        let given_up = wait(&hub, grant(&session, 2));
+        let next = grant(&session, 2);
+        let attachment = next.attachment;
+        let slot = wait(&hub, next);
+        assert!(given_up.abandon(0).is_none());
+        hub.let_go(&first, UNSERVED, 0);
+        assert!(is_answered(&slot) && session.is_attached(attachment));
     }
 }

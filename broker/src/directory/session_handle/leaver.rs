@@ -2,7 +2,7 @@
 
 use link::ConnectionId;
 
-use super::{Mailbox, SessionHandle};
+use super::{Attachment, Mailbox, SessionHandle};
 use crate::directory::succession::Successor;
 
 /// Those of one session, in the order in which they had it.
@@ -12,7 +12,7 @@ pub(super) struct Leavers {
 }
 
 struct Leaver {
-    connection: ConnectionId,
+    attachment: Attachment,
     waiting: Vec<Successor>,
 }
 
@@ -20,8 +20,8 @@ impl Mailbox {
     /// Whoever has the session loses it, unless it is `next` that had it.
     pub(super) fn lose(&mut self, next: Option<ConnectionId>) {
         let connection = self.connection.take().filter(|connection| Some(*connection) != next);
-        if let Some(connection) = connection.filter(|_| self.yields) {
-            let leaver = Leaver { connection, waiting: Vec::new() };
+        if connection.is_some() && self.yields {
+            let leaver = Leaver { attachment: self.attachment, waiting: Vec::new() };
             self.leavers.get_or_insert_default().all.push(leaver);
         }
     }
@@ -33,8 +33,8 @@ impl SessionHandle {
         let mut mailbox = self.mailbox.lock();
         let Some(leavers) = &mut mailbox.leavers else { return Some(successor) };
         // It may have lost the session by now, too.
-        let own = successor.unserved.connection;
-        match leavers.all.iter_mut().take_while(|leaver| leaver.connection != own).last() {
+        let own = successor.granted.attachment;
+        match leavers.all.iter_mut().take_while(|leaver| leaver.attachment != own).last() {
             Some(before) => before.waiting.push(successor),
             None => return Some(successor),
         }
@@ -42,10 +42,10 @@ impl SessionHandle {
     }
 
     /// A connection that has lost the session is waited for no more. Answers who did.
-    pub(crate) fn take_successors(&self, connection: ConnectionId) -> Vec<Successor> {
+    pub(crate) fn take_successors(&self, attachment: Attachment) -> Vec<Successor> {
         let mut mailbox = self.mailbox.lock();
         let Some(leavers) = &mut mailbox.leavers else { return Vec::new() };
-        let Some(at) = leavers.all.iter().position(|leaver| leaver.connection == connection) else {
+        let Some(at) = leavers.all.iter().position(|leaver| leaver.attachment == attachment) else {
             return Vec::new();
         };
         let leaver = leavers.all.remove(at);

@@ -113,9 +113,23 @@ pub(crate) struct SessionHandle {
     is_heavy: AtomicBool,
 }
 
+/// One time that a connection has a session here. A connection that comes back by another stream, after its edge gave the first up,
+/// has the session another time: what the stream before is answered, or says at its end, is not about that. Unique in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Attachment(u64);
+
+impl Attachment {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 #[derive(Default)]
 struct Mailbox {
     connection: Option<ConnectionId>,
+    /// That of `connection`, if it is there.
+    attachment: Attachment,
     items: VecDeque<Item>,
     bytes: usize,
     /// Taken, but not used yet.
@@ -179,22 +193,25 @@ impl SessionHandle {
 
     /// Makes `connection` the owner. A previous one notices when it looks; what waited for it is dropped: stored messages
     /// are read from the store. With `yields` the next one waits until this one is over.
-    pub(crate) fn attach(&self, connection: ConnectionId, yields: bool) {
-        let waker = {
+    pub(crate) fn attach(&self, connection: ConnectionId, yields: bool) -> Attachment {
+        let (waker, attachment) = {
             let mut mailbox = self.mailbox.lock();
             mailbox.lose(Some(connection));
             let (waker, noted, leavers) = (mailbox.waker.take(), mailbox.noted, mailbox.leavers.take());
-            *mailbox = Mailbox { connection: Some(connection), yields, leavers, ..Mailbox::default() };
+            let attachment = Attachment::next();
+            let connection = Some(connection);
+            *mailbox = Mailbox { connection, attachment, yields, leavers, ..Mailbox::default() };
             self.is_busy.store(false, Ordering::Relaxed);
             if noted > Number(0) {
                 // Another worker enqueued it after this one's claim, and its note was faster than the answer to the claim.
                 mailbox.push(Input::Missed(noted).into());
             }
-            waker
+            (waker, attachment)
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+        attachment
     }
 
     /// Whether `connection` owns the session.
@@ -202,11 +219,15 @@ impl SessionHandle {
         self.mailbox.lock().connection == Some(connection)
     }
 
-    /// Ends the ownership of `connection`, unless somebody else has the session by now. Answers whether it had it, and what
-    /// nobody has taken.
-    pub(crate) fn detach(&self, connection: ConnectionId) -> (bool, VecDeque<Item>) {
+    /// Whether the session is that of this attachment.
+    pub(crate) fn is_attached(&self, attachment: Attachment) -> bool {
+        self.mailbox.lock().has(attachment)
+    }
+
+    /// Ends an attachment, unless there is another by now. Answers whether there was not, and what nobody has taken.
+    pub(crate) fn detach(&self, attachment: Attachment) -> (bool, VecDeque<Item>) {
         let mut mailbox = self.mailbox.lock();
-        let was_owner = mailbox.connection == Some(connection);
+        let was_owner = mailbox.has(attachment);
         let items = match mailbox.connection {
             Some(_) if was_owner => {
                 let leavers = mailbox.leavers.take();
@@ -322,10 +343,10 @@ impl SessionHandle {
         }
     }
 
-    /// Posts an answer to the connection that asked, if it still owns the session.
-    pub(crate) fn answer(&self, connection: ConnectionId, item: Item) {
+    /// Posts an answer to who asked, if the session is still that one's.
+    pub(crate) fn answer(&self, attachment: Attachment, item: Item) {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.connection != Some(connection) {
+        if !mailbox.has(attachment) {
             return;
         }
         if let Item::Input(Input::End(reason)) = item {
@@ -341,26 +362,26 @@ impl SessionHandle {
 
     /// Asks whoever is connected to end, for `reason`; once. Answers whether it did.
     pub(crate) fn end(&self, reason: ReasonCode) -> bool {
-        let connection = {
+        let attached = {
             let mut mailbox = self.mailbox.lock();
             let is_ending = std::mem::replace(&mut mailbox.is_ending, true);
-            mailbox.connection.filter(|_| !is_ending)
+            mailbox.connection.filter(|_| !is_ending).map(|_| mailbox.attachment)
         };
-        if let Some(connection) = connection {
-            self.answer(connection, Input::End(reason).into());
+        if let Some(attachment) = attached {
+            self.answer(attachment, Input::End(reason).into());
         }
-        connection.is_some()
+        attached.is_some()
     }
 
-    /// Takes all that waits for `connection`, and how many bytes it has, or registers its task. What cannot be used at once
+    /// Takes all that waits for the connection, and how many bytes it has, or registers its task. What cannot be used at once
     /// is to be counted by [`SessionHandle::set_backlog`]. `Err`: the session has another owner.
     pub(crate) fn poll_take(
         &self,
-        connection: ConnectionId,
+        attachment: Attachment,
         cx: &mut Context<'_>,
     ) -> Result<Option<(VecDeque<Item>, usize)>, Evicted> {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.connection != Some(connection) {
+        if !mailbox.has(attachment) {
             return Err(Evicted);
         }
         if mailbox.items.is_empty() {
@@ -372,21 +393,21 @@ impl SessionHandle {
     }
 
     /// Of what was taken, so many bytes still wait: they count against the bounds as if they had not been taken.
-    pub(crate) fn set_backlog(&self, connection: ConnectionId, bytes: usize) {
+    pub(crate) fn set_backlog(&self, attachment: Attachment, bytes: usize) {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.connection == Some(connection) {
+        if mailbox.has(attachment) {
             mailbox.backlog_bytes = bytes;
         }
     }
 
-    /// Looks whether `connection` is to end, or registers its task for that alone. `Err`: the session has another owner.
+    /// Looks whether the connection is to end, or registers its task for that alone. `Err`: the session has another owner.
     pub(crate) fn poll_end(
         &self,
-        connection: ConnectionId,
+        attachment: Attachment,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ReasonCode, Evicted>> {
         let mut mailbox = self.mailbox.lock();
-        if mailbox.connection != Some(connection) {
+        if !mailbox.has(attachment) {
             return Poll::Ready(Err(Evicted));
         }
         if let Some(reason) = mailbox.end {
@@ -440,6 +461,10 @@ impl Mailbox {
         }
     }
 
+    fn has(&self, attachment: Attachment) -> bool {
+        self.connection.is_some() && self.attachment == attachment
+    }
+
     /// The task to wake because there is something to read.
     fn reader(&mut self) -> Option<Waker> {
         if self.awaits_end { None } else { self.waker.take() }
@@ -476,9 +501,24 @@ mod tests {
         let stored = Arc::new(StoredSession { client_id: "c".into(), incarnation: 1 });
         let session = SessionHandle::new(1, "c".into(), Some(stored));
         session.deliver_stored(Number(7), delivery("t", b"", QoS::AtLeastOnce), usize::MAX);
-        session.attach(ConnectionId(1), false);
+        let attachment = session.attach(ConnectionId(1), false);
         let mut cx = Context::from_waker(Waker::noop());
-        let (items, _) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
+        let (items, _) = session.poll_take(attachment, &mut cx).unwrap().unwrap();
         assert!(matches!(items.iter().collect::<Vec<_>>()[..], [Item::Input(Input::Missed(Number(7)))]));
+    }
+
+    // ARCHITECTURE, rule 3: a connection whose edge gave the first stream up comes back by another one.
+    #[test]
+    fn the_stream_that_a_connection_has_left_takes_nothing_from_the_next() {
+        let session = SessionHandle::new(1, "c".into(), None);
+        let mut cx = Context::from_waker(Waker::noop());
+        let [before, now] = [(); 2].map(|()| session.attach(ConnectionId(1), true));
+        session.deliver(delivery("t", b"", QoS::AtLeastOnce), usize::MAX);
+        assert!(session.poll_take(before, &mut cx).is_err());
+        session.answer(before, Item::RetainedQueued);
+        assert!(!session.detach(before).0 && session.is_attached(now));
+        let (items, _) = session.poll_take(now, &mut cx).unwrap().unwrap();
+        assert!(matches!(items.iter().collect::<Vec<_>>()[..], [Item::Input(Input::Deliver(_))]));
+        assert!(session.detach(now).0 && !session.is_attached(now));
     }
 }

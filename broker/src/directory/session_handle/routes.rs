@@ -97,13 +97,6 @@ impl SessionHandle {
         routes.is_own && routes.epoch == epoch
     }
 
-    /// Whether the session came back to this worker since a connection here owned it with this epoch: what was asked then is
-    /// answered to nobody. It may be the same connection, which goes on by another stream.
-    pub(crate) fn came_back_since(&self, epoch: u64) -> bool {
-        let routes = self.routes.lock();
-        routes.is_own && routes.epoch > epoch
-    }
-
     /// Whether a change that an owner with this epoch made says something new.
     pub(crate) fn admits_change(&self, epoch: u64) -> bool {
         let mut routes = self.routes.lock();

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use link::ConnectionId;
 use mqtt::QoS;
 use state::Delivery;
 
-use super::{Item, SessionHandle};
+use super::{Attachment, Item, SessionHandle};
 use crate::session::Input;
 
 /// With more bytes than this that wait for it a session is listed, so that nobody has to look for it.
@@ -84,10 +83,10 @@ impl SessionHandle {
         freed
     }
 
-    /// Whether what `connection` has taken and not used yet is to be thinned out; once.
-    pub(crate) fn take_shed(&self, connection: ConnectionId) -> bool {
+    /// Whether what the connection has taken and not used yet is to be thinned out; once.
+    pub(crate) fn take_shed(&self, attachment: Attachment) -> bool {
         let mut mailbox = self.mailbox.lock();
-        mailbox.connection == Some(connection) && std::mem::take(&mut mailbox.is_shed)
+        mailbox.has(attachment) && std::mem::take(&mut mailbox.is_shed)
     }
 }
 
@@ -95,6 +94,7 @@ impl SessionHandle {
 mod tests {
     use std::task::{Context, Waker};
 
+    use link::ConnectionId;
     use state::Number;
 
     use super::*;
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_need_not_be_kept_is_let_go_of() {
         let session = SessionHandle::new(1, "c".into(), None);
-        session.attach(ConnectionId(1), false);
+        let attachment = session.attach(ConnectionId(1), false);
         let of = |qos| delivery("t", &[b'x'; 100_000], qos);
         assert_eq!(session.deliver(of(QoS::AtMostOnce), usize::MAX), Posted::Yes);
         session.deliver_stored(Number(1), of(QoS::AtLeastOnce), usize::MAX);
@@ -115,14 +115,14 @@ mod tests {
         let freed = session.shed(&mut dropped);
         assert!(freed > 300_000 && dropped.len() == 1, "{freed} bytes");
         let mut cx = Context::from_waker(Waker::noop());
-        let (items, bytes) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
+        let (items, bytes) = session.poll_take(attachment, &mut cx).unwrap().unwrap();
         let items = items.into_iter().collect::<Vec<_>>();
         let [Item::Input(Input::Deliver(kept)), Item::Input(last)] = &items[..] else { panic!("{items:?}") };
         assert!(kept.qos == QoS::AtLeastOnce && matches!(last, Input::Missed(Number(2))));
         // What the task has taken it is to thin out itself, once.
-        session.set_backlog(ConnectionId(1), bytes);
-        assert!(!session.take_shed(ConnectionId(1)));
+        session.set_backlog(attachment, bytes);
+        assert!(!session.take_shed(attachment));
         assert_eq!((session.shed(&mut dropped), session.shed(&mut dropped)), (bytes, 0));
-        assert!(session.take_shed(ConnectionId(1)) && !session.take_shed(ConnectionId(1)));
+        assert!(session.take_shed(attachment) && !session.take_shed(attachment));
     }
 }

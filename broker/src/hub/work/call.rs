@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use link::ConnectionId;
 use mqtt::PacketId;
 use state::{Fence, Release, Will};
 
 use super::departure::Departure;
-use crate::directory::SessionHandle;
+use crate::directory::{Attachment, SessionHandle};
 use crate::session::{Request, StoreOp};
 
 /// A question to the store, with whom to tell the answer.
@@ -15,7 +14,7 @@ use crate::session::{Request, StoreOp};
 pub(crate) struct Call {
     pub fence: Fence,
     /// The connection that waits for the answer, if one does.
-    pub asker: Option<(Arc<SessionHandle>, ConnectionId)>,
+    pub asker: Option<(Arc<SessionHandle>, Attachment)>,
     /// The frame of the edge that caused it and is to be reported when it is done; 0 for none.
     pub frame: u64,
     pub op: Op,

@@ -5,19 +5,18 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use link::ConnectionId;
 use mqtt::{PacketId, QoS, ReasonCode};
 use parking_lot::Mutex;
 use state::{Fence, StoreError};
 use tokio::time::Instant;
 
-use crate::directory::{Item, SessionHandle};
+use crate::directory::{Attachment, Item, SessionHandle};
 use crate::session::Input;
 
 /// Who waits for the answer about one message, and how far the work for it is.
 pub(crate) struct Latch {
     /// `None`: nobody (QoS 0, the server's own messages).
-    pub(crate) publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>,
+    pub(crate) publisher: Option<(Arc<SessionHandle>, Attachment, PacketId)>,
     /// When the message came.
     pub(crate) since: Instant,
     /// The publisher's, if another worker can have its session.
@@ -45,7 +44,7 @@ pub(crate) struct Part {
 
 impl Latch {
     /// Of a message that `publisher` waits for; nothing has matched yet, and nothing runs when it is durable.
-    pub(crate) fn new(publisher: Option<(Arc<SessionHandle>, ConnectionId, PacketId)>, qos: QoS) -> Self {
+    pub(crate) fn new(publisher: Option<(Arc<SessionHandle>, Attachment, PacketId)>, qos: QoS) -> Self {
         Self {
             publisher,
             since: Instant::now(),
@@ -73,9 +72,9 @@ impl Latch {
 
     /// Tells the publisher, if one waits.
     pub(crate) fn tell(&self, answer: Result<ReasonCode, StoreError>) {
-        if let Some((session, connection, packet_id)) = &self.publisher {
+        if let Some((session, attachment, packet_id)) = &self.publisher {
             let answer = Input::Published(*packet_id, self.qos, answer);
-            session.answer(*connection, Item::Published(self.since, answer));
+            session.answer(*attachment, Item::Published(self.since, answer));
         }
     }
 
@@ -149,6 +148,8 @@ impl Deref for Part {
 mod tests {
     use std::task::{Context, Waker};
 
+    use link::ConnectionId;
+
     use super::*;
 
     #[test]
@@ -165,14 +166,14 @@ mod tests {
     #[test]
     fn a_part_that_nobody_does_has_failed() {
         let session = Arc::new(SessionHandle::new(1, "c".into(), None));
-        session.attach(ConnectionId(1), false);
-        let publisher = Some((Arc::clone(&session), ConnectionId(1), PacketId::MIN));
+        let attachment = session.attach(ConnectionId(1), false);
+        let publisher = Some((Arc::clone(&session), attachment, PacketId::MIN));
         let first = Latch::new(publisher, QoS::AtLeastOnce).begin();
         drop(first.another());
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(session.poll_take(ConnectionId(1), &mut cx), Ok(None)), "there is another");
+        assert!(matches!(session.poll_take(attachment, &mut cx), Ok(None)), "there is another");
         drop(first);
-        let (items, _) = session.poll_take(ConnectionId(1), &mut cx).unwrap().unwrap();
+        let (items, _) = session.poll_take(attachment, &mut cx).unwrap().unwrap();
         let refused = |item: &Item| matches!(item, Item::Published(_, Input::Published(_, _, Err(_))));
         assert!(items.len() == 1 && refused(&items[0]));
     }

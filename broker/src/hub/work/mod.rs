@@ -9,10 +9,9 @@ pub(crate) mod message;
 
 use std::sync::Arc;
 
-use link::ConnectionId;
 use state::{Cursor, Message, Origin};
 
-use crate::directory::SessionHandle;
+use crate::directory::{Attachment, SessionHandle};
 
 pub(crate) use super::line::Ticket;
 
@@ -38,7 +37,7 @@ pub(crate) enum Work {
 pub(crate) struct PageRead {
     pub filter: Arc<str>,
     pub cursor: Option<Cursor>,
-    pub asker: (Arc<SessionHandle>, ConnectionId),
+    pub asker: (Arc<SessionHandle>, Attachment),
 }
 
 impl Waits for Work {

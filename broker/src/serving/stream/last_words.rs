@@ -39,7 +39,7 @@ impl WorkerStream {
     /// They may still come, but the connection that has the session waits for them no longer.
     pub(crate) fn let_next_begin(&self) {
         if let State::Serving(serving) = &self.state {
-            self.hub.let_next_begin(&serving.handle, self.connection);
+            self.hub.let_next_begin(&serving.handle, serving.attachment);
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use link::{CloseCause, ConnectionId, Event, Open, Outgoing, Passport};
+use link::{CloseCause, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
 use state::{Delivery, Number, ResumeRefusal, StoreError};
@@ -22,7 +22,7 @@ use crate::authorize::authorizer::Ruling;
 use crate::authorize::bounds::Bound;
 use crate::authorize::principal::client_id_of;
 use crate::directory::succession::{ClaimSlot, Granted, NotGranted, Unserved};
-use crate::directory::{SessionHandle, recycle};
+use crate::directory::{Attachment, SessionHandle, recycle};
 use crate::hub::Hub;
 use crate::hub::work::claim::Wanted;
 use crate::hub::work::departure::Departure;
@@ -43,7 +43,6 @@ thread_local! {
 /// A device's stream. See [`link::Stream`].
 pub struct WorkerStream {
     hub: Arc<Hub>,
-    connection: ConnectionId,
     state: State,
     /// To be told when the session is let go.
     departure: Option<Arc<Departure>>,
@@ -73,8 +72,7 @@ struct Pending {
 impl Pending {
     /// Whom its session may be granted to, and who has gone.
     fn unserved(&self) -> Unserved {
-        let Open { connection_id, resume, .. } = &self.open;
-        Unserved { connection: *connection_id, expiry_s: self.terms.expiry_s, resume: resume.is_some() }
+        Unserved { expiry_s: self.terms.expiry_s, resume: self.open.resume.is_some() }
     }
 }
 
@@ -83,7 +81,6 @@ impl WorkerStream {
     /// waits for the device's last words, which its edge is to be asked for.
     pub(crate) fn open(hub: Arc<Hub>, open: Open, connect: &Connect<'_>, yields: bool) -> Self {
         hub.clock.tick();
-        let connection = open.connection_id;
         let terms = Terms::read(connect, &open.passport, &hub.config, hub.now());
         let wanted = Wanted::new(&open, connect.client_id, &terms, &hub.config, yields);
         let slot = ClaimSlot::default();
@@ -95,13 +92,13 @@ impl WorkerStream {
         }
         let pending = Pending { open, terms, wanted, slot, asked, refused, is_anothers: false };
         let takeover = if yields { Takeover::Asks } else { Takeover::Ends };
-        Self { hub, connection, state: State::AwaitingClaim(Box::new(pending)), departure: None, takeover }
+        Self { hub, state: State::AwaitingClaim(Box::new(pending)), departure: None, takeover }
     }
 
     /// One that is over: the edge should not have let its CONNECT pass.
-    pub(crate) fn malformed(hub: Arc<Hub>, connection: ConnectionId) -> Self {
+    pub(crate) fn malformed(hub: Arc<Hub>) -> Self {
         let state = State::Ended(ReasonCode::MalformedPacket);
-        Self { hub, connection, state, departure: None, takeover: Takeover::Ends }
+        Self { hub, state, departure: None, takeover: Takeover::Ends }
     }
 
     /// Opens the session once the store has granted it.
@@ -177,8 +174,8 @@ impl WorkerStream {
                 let connected = self.hub.metrics.sessions_connected.inc() + 1;
                 let connected = u64::try_from(connected).unwrap_or(0);
                 self.hub.connected_max.fetch_max(connected, Ordering::Relaxed);
-                let mut serving = Serving::new(session, granted.handle, rare);
-                serving.revoke(&self.hub, self.connection);
+                let mut serving = Serving::new(session, granted.handle, granted.attachment, rare);
+                serving.revoke(&self.hub);
                 self.state = State::Serving(serving);
                 self.run(effects, spare, out);
             }
@@ -189,7 +186,7 @@ impl WorkerStream {
                 let is_due = goes_on && terms.publication().is_some_and(|will| authority.may_publish(will));
                 let will = if is_due { WillFate::Publish } else { WillFate::Drop };
                 let closing = Closing { reason, will, expiry_s: terms.expiry_s };
-                self.leave(&granted.handle, rare, &closing, sent, 0, Vec::new());
+                self.leave((&granted.handle, granted.attachment), rare, &closing, sent, 0, Vec::new());
                 self.state = State::Ended(reason);
             }
         }
@@ -243,13 +240,13 @@ impl WorkerStream {
                 let mut outputs = Outputs { wire: out, effects: &mut next };
                 match effect {
                     Effect::Publish(packet_id, message) => {
-                        serving.publish(&self.hub, self.connection, packet_id, &message, &mut outputs);
+                        serving.publish(&self.hub, packet_id, &message, &mut outputs);
                     }
                     Effect::Close(closing) => self.end(&closing, 0),
                     effect => {
                         let done_by =
                             if effect.is_acknowledgement() { std::mem::take(&mut frame) } else { 0 };
-                        serving.perform(&self.hub, self.connection, done_by, effect, &mut outputs);
+                        serving.perform(&self.hub, done_by, effect, &mut outputs);
                     }
                 }
             }
@@ -272,12 +269,12 @@ impl WorkerStream {
         // The device's connection may have gone on at another worker, which the claim there has told.
         let goes_on = grace_ms > 0 || (self.hub.cluster.is_shared() && closing.will == WillFate::TakenOver);
         let shared = serving.session.take_shared(goes_on);
-        self.leave(&serving.handle, serving.rare, closing, sent, grace_ms, shared);
+        self.leave((&serving.handle, serving.attachment), serving.rare, closing, sent, grace_ms, shared);
     }
 
     fn leave(
         &mut self,
-        handle: &Arc<SessionHandle>,
+        (handle, attachment): (&Arc<SessionHandle>, Attachment),
         rare: Option<Box<Rare>>,
         closing: &Closing,
         sent: Number,
@@ -285,7 +282,7 @@ impl WorkerStream {
         shared: Vec<Delivery>,
     ) {
         let departure = self.departure.take();
-        let leaving = Leaving { connection: self.connection, closing, sent, grace_ms, departure, shared };
+        let leaving = Leaving { attachment, closing, sent, grace_ms, departure, shared };
         self.hub.leave(handle, rare, leaving);
     }
 
@@ -297,7 +294,7 @@ impl WorkerStream {
             let had_backlog = backlog.is_some();
             let (mut items, mut bytes) = match backlog {
                 Some(backlog) => backlog,
-                None => match serving.handle.poll_take(self.connection, cx) {
+                None => match serving.handle.poll_take(serving.attachment, cx) {
                     Ok(Some(items)) => items,
                     Ok(None) => return Poll::Pending,
                     Err(_) => {
@@ -310,8 +307,8 @@ impl WorkerStream {
             while let Some(item) = items.pop_front() {
                 bytes = bytes.saturating_sub(item.bytes());
                 let outputs = Outputs { wire: out, effects: &mut effects };
-                serving.take_item(&self.hub, self.connection, item, outputs);
-                serving.revoke_late(&self.hub, self.connection);
+                serving.take_item(&self.hub, item, outputs);
+                serving.revoke_late(&self.hub);
                 if out.len() >= budget {
                     break;
                 }
@@ -321,7 +318,7 @@ impl WorkerStream {
                 && (had_backlog || !items.is_empty())
             {
                 let left = if items.is_empty() { 0 } else { bytes };
-                serving.handle.set_backlog(self.connection, left);
+                serving.handle.set_backlog(serving.attachment, left);
             }
             if items.is_empty() {
                 recycle(items);
@@ -392,7 +389,7 @@ impl link::Stream for WorkerStream {
 
     fn clears(&mut self, packet: Frame<'_>) -> bool {
         match &mut self.state {
-            State::Serving(serving) => serving.clears(&self.hub, self.connection, packet),
+            State::Serving(serving) => serving.clears(&self.hub, packet),
             _ => true,
         }
     }
@@ -424,8 +421,8 @@ impl link::Stream for WorkerStream {
 
     fn poll_end(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<ReasonCode> {
         if let State::Serving(serving) = &mut self.state {
-            serving.shed(&self.hub, self.connection);
-            match serving.handle.poll_end(self.connection, cx) {
+            serving.shed(&self.hub);
+            match serving.handle.poll_end(serving.attachment, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(reason)) => self.drive(Input::End(reason), out),
                 Poll::Ready(Err(_)) => self.lose_session(out),
@@ -455,7 +452,7 @@ impl link::Stream for WorkerStream {
         self.drive(Input::Renewed(passport), &mut none);
         if let State::Serving(serving) = &mut self.state {
             serving.ask_anew();
-            serving.revoke(&self.hub, self.connection);
+            serving.revoke(&self.hub);
         }
     }
 
@@ -489,7 +486,7 @@ impl WorkerStream {
         match &mut self.state {
             State::AwaitingClaim(pending) => pending.is_anothers = true,
             State::Serving(serving) => {
-                serving.handle.answer(self.connection, Input::End(ReasonCode::NotAuthorized).into());
+                serving.handle.answer(serving.attachment, Input::End(ReasonCode::NotAuthorized).into());
             }
             State::Ended(_) => {}
         }
