@@ -23,8 +23,8 @@ use crate::store_metrics::StoreMetrics;
 use crate::upgrade::Arrival;
 use crate::watch::{Files, Watch};
 
-/// How long the store may take to let a worker leave the others.
-const LEAVE: Duration = Duration::from_secs(2);
+/// How long the store may take to let a worker tell the others what they wait for, and leave them.
+const LEAVE: Duration = Duration::from_secs(8);
 /// How long the store may take to answer what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
 /// Before Redis is tried again that could not be reached; doubled each time up to the second.
@@ -126,12 +126,12 @@ impl Runnable for Worker {
             );
         }
         drop(self.links);
-        self.broker.stop();
         if left == 0
             && let Ok(Err(error)) = tokio::time::timeout(LEAVE, self.broker.leave()).await
         {
             tracing::info!(%error, "the other workers will find out that this one is gone");
         }
+        self.broker.stop();
         let (closed, wait) = tokio::sync::oneshot::channel();
         self.store.close(Box::new(move |result| {
             // Nobody waits any more if it took too long.

@@ -95,6 +95,13 @@ impl Membership {
         self.shared().map_or(0, |cluster| cluster.begin_to_listen(moves))
     }
 
+    /// As [`Cluster::send_rest`].
+    pub(crate) async fn send_rest(&self) {
+        if let Some(cluster) = self.shared() {
+            cluster.send_rest().await;
+        }
+    }
+
     /// As [`Cluster::turn_of`].
     pub(crate) fn turn_of(&self, fence: &Fence) -> Turn<'_> {
         self.shared().map_or(Turn::Its, |cluster| cluster.turn_of(fence))

@@ -140,13 +140,19 @@ impl Cluster {
     /// The part of a worker that serves nobody, over this cluster.
     #[cfg(test)]
     pub(crate) fn for_tests(api: Arc<state::MemoryWorker>) -> Arc<Self> {
+        Self::for_tests_with(api, ClusterSettings::default())
+    }
+
+    /// The same, with these settings.
+    #[cfg(test)]
+    pub(crate) fn for_tests_with(api: Arc<state::MemoryWorker>, settings: ClusterSettings) -> Arc<Self> {
         let host = Host {
             store: Arc::new(api.store()),
             clock: Arc::new(Clock::new(state::clock::running_from(state::clock::wall()))),
             taken_over: Counter::default(),
             queue_bytes_max: usize::MAX,
         };
-        Arc::new(Self::new(api, ClusterSettings::default(), host, &mut Registry::default()))
+        Arc::new(Self::new(api, settings, host, &mut Registry::default()))
     }
 
     /// Whether a QoS 1 or 2 message may be matched now. To be asked while the index is locked.

@@ -1,9 +1,10 @@
 //! Notes for other workers on their way into their inboxes, in order, one call under way for each: what comes meanwhile
 //! goes with the next.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use link::mux::DEAD_AFTER;
 use mqtt::QoS;
@@ -11,6 +12,7 @@ use state::{
     Delivery, Heard, Message, Noted, Number, Previous, PublishingSession, Stamp, StoreError, StoredSession,
     WorkerId,
 };
+use tokio::time::{Instant, sleep};
 
 use super::Cluster;
 use super::peer::Peer;
@@ -21,6 +23,10 @@ pub(crate) type NoteDone = Box<dyn FnOnce(Result<bool, StoreError>) + Send>;
 /// Notes and bytes of one call.
 const NOTES_MAX: usize = 256;
 const BYTES_MAX: usize = 256 << 10;
+
+/// For so long a worker that leaves tries to get rid of what it has for others, and so often it looks.
+const REST_WITHIN: Duration = Duration::from_secs(5);
+const REST_LOOK: Duration = Duration::from_millis(10);
 
 /// What waits for one worker.
 #[derive(Default)]
@@ -33,6 +39,31 @@ pub(super) struct Outbox {
     is_stuck: bool,
     /// The worker is gone, and nobody tries again for it.
     is_gone: bool,
+    /// Hints at queues that came since those before were thinned out.
+    hints: usize,
+}
+
+impl Outbox {
+    fn is_owed(&self) -> bool {
+        !self.is_gone && self.notes.iter().any(|note| note.told.is_some())
+    }
+
+    /// Lets go of what need not wait, and answers it: hints at a queue that a later one comes after, which says how far the queue goes;
+    /// and of the first `count` notes messages that nobody waits for.
+    fn thin(&mut self, count: usize) -> Vec<Note> {
+        let (mut left, mut dropped) = (VecDeque::with_capacity(self.notes.len()), Vec::new());
+        let mut hinted = HashSet::new();
+        for (at, note) in std::mem::take(&mut self.notes).into_iter().enumerate().rev() {
+            let stays = match &note.noted {
+                Noted::Queued { session, .. } => hinted.insert(Arc::clone(session)),
+                Noted::Message { .. } | Noted::TakenOver { .. } => at >= count || note.told.is_some(),
+            };
+            if stays { left.push_front(note) } else { dropped.push(note) }
+        }
+        (self.notes, self.hints) = (left, 0);
+        self.bytes -= dropped.iter().map(|note| note.bytes).sum::<usize>();
+        dropped
+    }
 }
 
 struct Note {
@@ -99,7 +130,14 @@ impl Cluster {
                 None => self.count_dropped(&note),
             };
         }
-        let is_full = outbox.bytes + note.bytes > self.settings.notes_bytes_max;
+        let bytes_max = self.settings.notes_bytes_max;
+        if outbox.bytes + note.bytes > bytes_max
+            && outbox.asked.is_none()
+            && outbox.hints * 2 > outbox.notes.len()
+        {
+            outbox.thin(0).iter().for_each(|note| self.count_dropped(note));
+        }
+        let is_full = outbox.bytes + note.bytes > bytes_max;
         // A worker that has stood still for so long may have lost its publishers to others: what nobody holds back would
         // come late, behind newer messages.
         let is_late = outbox.is_stuck || self.lease.lapsed_for() + self.settings.lease() > DEAD_AFTER;
@@ -112,6 +150,7 @@ impl Cluster {
             stamp.number = self.notes.fetch_add(1, Ordering::Relaxed) + 1;
         }
         outbox.bytes += note.bytes;
+        outbox.hints += usize::from(matches!(note.noted, Noted::Queued { .. }));
         outbox.notes.push_back(note);
         drop(outbox);
         self.post(peer);
@@ -171,18 +210,7 @@ impl Cluster {
     /// The inbox could not take the first `count` notes: what may be left out is, the rest waits.
     fn keep(&self, mut outbox: parking_lot::MutexGuard<'_, Outbox>, count: usize) {
         outbox.is_stuck = true;
-        let rest = outbox.notes.split_off(count);
-        let (kept, dropped): (VecDeque<Note>, Vec<Note>) = {
-            let mut kept = VecDeque::new();
-            let mut dropped = Vec::new();
-            for note in std::mem::take(&mut outbox.notes) {
-                if note.told.is_some() { kept.push_back(note) } else { dropped.push(note) }
-            }
-            (kept, dropped)
-        };
-        outbox.bytes -= dropped.iter().map(|note| note.bytes).sum::<usize>();
-        outbox.notes = kept;
-        outbox.notes.extend(rest);
+        let dropped = outbox.thin(count);
         drop(outbox);
         dropped.iter().for_each(|note| self.count_dropped(note));
     }
@@ -194,6 +222,15 @@ impl Cluster {
             if was_stuck {
                 self.post(&peer);
             }
+        }
+    }
+
+    /// Returns when no note waits that somebody waits for, or after a while: who lost a session to this worker, which has no other
+    /// way to tell it, is told before the worker leaves.
+    pub(crate) async fn send_rest(&self) {
+        let until = Instant::now() + REST_WITHIN;
+        while self.all_peers().iter().any(|peer| peer.outbox.lock().is_owed()) && Instant::now() < until {
+            sleep(REST_LOOK).await;
         }
     }
 
@@ -237,6 +274,8 @@ mod tests {
     use state::{MemoryCluster, Message};
 
     use super::*;
+    use crate::cluster::ClusterSettings;
+    use crate::session::testing::delivery;
 
     fn message() -> Arc<Message> {
         Arc::new(Message::new("t", &[], b"", QoS::AtLeastOnce, false, 0))
@@ -267,5 +306,37 @@ mod tests {
             assert_eq!(gone.swap(0, Ordering::Relaxed), 2, "what was, and what comes later");
             assert!(peer.outbox.lock().notes.is_empty());
         }
+    }
+
+    // A hint that is lost altogether leaves a message in its queue until all queues are looked at.
+    #[test]
+    fn while_an_inbox_cannot_be_reached_the_last_hint_at_each_queue_waits() {
+        let settings = ClusterSettings { notes_bytes_max: 10_000, ..ClusterSettings::default() };
+        let cluster = Cluster::for_tests_with(MemoryCluster::new().worker("one"), settings);
+        let peer = cluster.peer(WorkerId(7));
+        let session = |name: &str| Arc::new(StoredSession { client_id: name.into(), incarnation: 1 });
+        let hint = |name: &str, number| {
+            let delivery = delivery("t", b"", QoS::AtLeastOnce);
+            cluster.note_queued(peer.worker, session(name), Number(number), delivery);
+        };
+        let hints = || -> Vec<(String, u64)> {
+            let hint = |note: &Note| match &note.noted {
+                Noted::Queued { session, number, .. } => (session.client_id.to_string(), number.0),
+                _ => ("message".to_owned(), 0),
+            };
+            peer.outbox.lock().notes.iter().map(hint).collect()
+        };
+        peer.outbox.lock().is_stuck = true;
+        cluster.note_message(peer.worker, &message(), None, (true, Vec::new()), Some(Box::new(|_| ())));
+        for number in 0..100 {
+            hint("a", number);
+            hint("b", number);
+        }
+        assert!(peer.outbox.lock().bytes <= 10_000);
+        let last = [("a", 99), ("b", 99)].map(|(name, number)| (name.to_owned(), number));
+        assert_eq!(hints()[hints().len() - 2..], last);
+        let count = peer.outbox.lock().notes.len();
+        cluster.keep(peer.outbox.lock(), count);
+        assert_eq!(hints(), [&[("message".to_owned(), 0)], &last[..]].concat());
     }
 }

@@ -1,6 +1,7 @@
 //! Messages from one worker to the subscribers of another.
 
 use mqtt::QoS;
+use state::StoreError;
 
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Device, Got, How};
@@ -131,11 +132,35 @@ async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
     one.memory.store().hold();
     publish(&mut publisher, "a", b"1").await;
     publish(&mut publisher, "a", b"2").await;
+    // The other worker, which still has the second, dies.
+    two.memory.store().fail_with(Some(StoreError::Closed));
     one.memory.store().let_go();
     assert_eq!(take(&mut subscriber).await, b"1");
     assert_eq!(within(&mut subscriber, 1000).await, []);
     cluster.memory.fail_over(0);
     assert_eq!(take(&mut subscriber).await, b"2");
+}
+
+// Nobody else would say that something is in the queue, before all queues are looked at.
+#[tokio::test(start_paused = true)]
+async fn what_an_inbox_had_no_room_for_comes_when_it_has() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut subscriber = one.join(&How::stored("subscriber")).await;
+    subscribe(&mut subscriber, "a", 1).await;
+    let mut publisher = two.join(&How::clean("publisher")).await;
+    cluster.memory.set_inbox_bytes_max(0);
+    one.memory.store().hold();
+    for payload in [b"1", b"2", b"3"] {
+        publish(&mut publisher, "a", payload).await;
+    }
+    one.memory.store().let_go();
+    let payload = |got| match got {
+        Got::Publish { payload, .. } => payload,
+        other => panic!("{other:?}"),
+    };
+    let came: Vec<_> = within(&mut subscriber, 2_000).await.into_iter().map(payload).collect();
+    assert_eq!(came, [b"1", b"2", b"3"]);
 }
 
 /// The payloads of what comes with QoS 0 within a while.
