@@ -30,6 +30,7 @@ fn connect(broker: &Broker, id: u128) -> (WorkerStream, Outgoing) {
 
 fn recv(stream: &mut WorkerStream, out: &mut Outgoing) {
     let mut cx = Context::from_waker(Waker::noop());
+    stream.begin_turn();
     while let Poll::Ready(event) = stream.poll_recv(&mut cx, out, 1 << 20) {
         assert_eq!(event, link::Event::Wrote);
         if out.len() >= 1 << 20 {

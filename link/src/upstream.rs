@@ -44,6 +44,10 @@ pub trait Upstream: Clone + Send + Sync + 'static {
 
 /// One device's conversation with a worker. Dropping it without [`Stream::close`] is an abnormal close.
 pub trait Stream: Send + Unpin + 'static {
+    /// A turn of the device begins: time may have passed, however long its process stood still. To be called before anything else of
+    /// the turn.
+    fn begin_turn(&mut self) {}
+
     /// Hands over one whole Control Packet (never CONNECT, PINGREQ or AUTH: those are the edge's). What can be answered
     /// at once is appended to `out`.
     ///

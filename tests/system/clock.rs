@@ -1,13 +1,15 @@
 //! The wall clock is set: while a process runs, between two runs of it, and at one of several workers. Delays, expiries and
 //! intervals go by what has passed, and nothing that is delivered says that it has longer to live than its publisher said.
 
+use std::time::Duration;
+
 use tempfile::TempDir;
 
 use crate::harness::bytes::{Connect, Publish, Will};
 use crate::harness::packet::Publish as Message;
 use crate::harness::property as p;
 use crate::harness::wall_clock::WallClock;
-use crate::harness::{Server, Target, Transport, unique};
+use crate::harness::{Server, Target, Transport, let_pass, unique};
 use crate::tiers::{Shape, Tiers, wait_until_ready};
 
 const DAY_S: i64 = 86_400;
@@ -106,6 +108,31 @@ fn a_clock_that_is_set_while_it_runs_hastens_and_delays_nothing() {
         clock.set_ahead_s(steps[1]);
         timers_go(at(&server), &[&absent]);
         absent.expect_all(at(&server));
+    }
+}
+
+/// How long a process stands still, longer than a message lives that comes meanwhile.
+const STANDS_STILL: Duration = Duration::from_millis(2_500);
+
+/// A message that waits in a socket while a process stands still is new to it when it goes on: its time begins then.
+fn stands_still(stopped: &Server, at: Target<'_>) {
+    let topic = unique("t");
+    let (mut subscriber, mut publisher) = (at.v5(), at.v5());
+    subscriber.subscribe(&topic, 1);
+    stopped.signal("STOP");
+    let brief = Publish::new(&topic, "brief").with(p::four(p::MESSAGE_EXPIRY, 1));
+    publisher.send(&brief.qos1(1).bytes());
+    let_pass(STANDS_STILL);
+    stopped.signal("CONT");
+    let message = subscriber.take();
+    assert_eq!((message.text(), message.properties.number(p::MESSAGE_EXPIRY)), ("brief", Some(1)));
+}
+
+#[test]
+fn what_comes_while_a_process_stands_still_has_all_of_its_time_when_it_goes_on() {
+    let server = Server::start("");
+    for _ in 0..3 {
+        stands_still(&server, at(&server));
     }
 }
 

@@ -203,6 +203,7 @@ impl Slot {
     fn try_serve(&mut self, end: &mut WorkerEnd, scratch: &mut Outgoing) -> Outcome {
         let waker = Waker::from(Arc::clone(&self.waker));
         let mut cx = Context::from_waker(&waker);
+        self.stream.begin_turn();
         if !self.is_open {
             match self.open(end, scratch, &mut cx) {
                 Outcome::Stays if self.is_open => {}

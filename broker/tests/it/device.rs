@@ -159,6 +159,7 @@ impl Device {
     pub(crate) fn turn(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         let stream = self.stream.as_mut().unwrap();
+        stream.begin_turn();
         let _polled = stream.poll_recv(&mut cx, &mut self.out, 64 << 10);
     }
 
@@ -166,6 +167,7 @@ impl Device {
     pub(crate) fn pump(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         while let (Some(stream), None) = (&mut self.stream, self.closed) {
+            stream.begin_turn();
             let polled = stream.poll_recv(&mut cx, &mut self.out, 64 << 10);
             self.take_out();
             match polled {

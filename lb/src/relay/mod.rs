@@ -237,6 +237,9 @@ where
                 tenancy.settle(self.slot);
             }
         }
+        if let Some(stream) = &mut self.stream {
+            stream.begin_turn();
+        }
         let now = self.shared().now_ms();
         if self.state.is_open()
             && let Some(reason) = self.tenancy.as_ref().and_then(Tenancy::revoked)

@@ -353,6 +353,10 @@ fn put_effects(effects: Vec<Effect>, spare: Vec<Effect>) {
 }
 
 impl link::Stream for WorkerStream {
+    fn begin_turn(&mut self) {
+        self.hub.clock.tick();
+    }
+
     fn send(&mut self, packet: Frame<'_>, out: &mut Outgoing) -> Result<(), ReasonCode> {
         self.drive(Input::Packet(packet), out);
         match &self.state {
@@ -395,7 +399,6 @@ impl link::Stream for WorkerStream {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, budget: usize) -> Poll<Event> {
-        self.hub.clock.tick();
         let before = out.len();
         std::task::ready!(self.poll_asked(cx));
         if let State::AwaitingClaim(pending) = &self.state {
@@ -471,6 +474,8 @@ impl WorkerStream {
     }
 
     fn lost(&mut self, grace_ms: u64) {
+        // A Will may be due so long after this.
+        self.hub.clock.tick();
         match &self.state {
             State::Serving(serving) => {
                 let closing = serving.session.connection_lost();
