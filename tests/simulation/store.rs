@@ -2,6 +2,7 @@
 //! nobody learns it. Calls of one kind keep their order.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ type Answer = Box<dyn FnOnce() + Send>;
 /// Carries a call out, or refuses it.
 type Call = Box<dyn FnOnce(bool) + Send>;
 
-/// What a call is about: each has a connection of its own.
+/// What a call is about: each has a connection of its own, to a server of its own.
 #[derive(Clone, Copy)]
 enum Lane {
     Sessions,
@@ -26,6 +27,9 @@ enum Lane {
     Log,
     Inbox,
 }
+
+/// How many they are.
+pub(super) const LANES: usize = 4;
 
 /// Clones are the same.
 #[derive(Clone)]
@@ -38,27 +42,31 @@ struct State {
     dice: Dice,
     round: u64,
     /// By lane: calls that were not carried out yet.
-    calls: [VecDeque<(u64, Call)>; 4],
+    calls: [VecDeque<(u64, Call)>; LANES],
     /// By lane: answers that were not given yet.
-    answers: [VecDeque<(u64, Answer)>; 4],
-    /// Refuses everything.
-    is_away: bool,
+    answers: [VecDeque<(u64, Answer)>; LANES],
+    /// By lane: refuses everything before that round.
+    away_until: [u64; LANES],
     /// The worker is dead.
     is_severed: bool,
-    /// Extra rounds that a call and its answer take each, at most.
-    delay_max: u64,
+    /// By lane: extra rounds that a call and its answer take each, at most.
+    delays_max: [u64; LANES],
     /// One answer in so many is lost; 0 for none.
     lost_one_in: u32,
 }
 
 impl State {
-    fn due(&mut self) -> u64 {
-        let delay_max = self.delay_max;
+    fn due(&mut self, lane: usize) -> u64 {
+        let delay_max = self.delays_max[lane];
         self.round + self.dice.random_range(0..=delay_max)
     }
 
+    fn is_away(&self, lane: usize) -> bool {
+        self.round < self.away_until[lane]
+    }
+
     fn put_answer(&mut self, lane: Lane, answer: Answer) {
-        let due = self.due();
+        let due = self.due(lane as usize);
         self.answers[lane as usize].push_back((due, answer));
     }
 
@@ -74,9 +82,9 @@ impl Road {
             round: 0,
             calls: Default::default(),
             answers: Default::default(),
-            is_away: false,
+            away_until: [0; LANES],
             is_severed: false,
-            delay_max: 1,
+            delays_max: [1; LANES],
             lost_one_in,
         };
         Self { inner, state: Arc::new(Mutex::new(state)) }
@@ -84,12 +92,9 @@ impl Road {
 
     /// Carries out calls that are due and gives answers that are due, within the process of the worker.
     pub(super) fn pass(&self) {
-        self.state.lock().round += 1;
-        let is_away = self.state.lock().is_away;
-        if !is_away {
-            self.carry_out();
-        }
-        for lane in 0..4 {
+        self.pass_without();
+        for lane in 0..LANES {
+            let is_away = self.state.lock().is_away(lane);
             loop {
                 let mut state = self.state.lock();
                 let round = state.round;
@@ -108,17 +113,11 @@ impl Road {
     /// The worker stands still, the world goes on.
     pub(super) fn pass_without(&self) {
         self.state.lock().round += 1;
-        if !self.state.lock().is_away {
-            self.carry_out();
-        }
-    }
-
-    fn carry_out(&self) {
-        for lane in 0..4 {
+        for lane in 0..LANES {
             loop {
                 let mut state = self.state.lock();
-                let round = state.round;
-                let call = state.calls[lane].pop_front_if(|(due, _)| *due <= round);
+                let (round, is_away) = (state.round, state.is_away(lane));
+                let call = state.calls[lane].pop_front_if(|(due, _)| !is_away && *due <= round);
                 drop(state);
                 let Some((_, call)) = call else { break };
                 call(false);
@@ -126,18 +125,21 @@ impl Road {
         }
     }
 
-    pub(super) fn set_away(&self, is_away: bool) {
-        self.state.lock().is_away = is_away;
+    /// What these lanes lead to is away for so many rounds.
+    pub(super) fn be_away(&self, lanes: Range<usize>, rounds: u64) {
+        let mut state = self.state.lock();
+        let until = state.round + rounds;
+        state.away_until[lanes].fill(until);
     }
 
-    pub(super) fn set_delay(&self, rounds_max: u64) {
-        self.state.lock().delay_max = rounds_max;
+    pub(super) fn set_delay(&self, lanes: Range<usize>, rounds_max: u64) {
+        self.state.lock().delays_max[lanes].fill(rounds_max);
     }
 
     /// No more faults.
     pub(super) fn calm(&self) {
         let mut state = self.state.lock();
-        (state.is_away, state.delay_max, state.lost_one_in) = (false, 0, 0);
+        (state.away_until, state.delays_max, state.lost_one_in) = ([0; LANES], [0; LANES], 0);
     }
 
     /// The worker is dead: some of its calls may have got to the store, and nothing else comes of it.
@@ -145,7 +147,7 @@ impl Road {
         let mut state = self.state.lock();
         state.is_severed = true;
         let mut carried = Vec::new();
-        for lane in 0..4 {
+        for lane in 0..LANES {
             let count = state.calls[lane].len();
             let arrived = state.dice.random_range(0..=count);
             carried.extend(state.calls[lane].drain(..).map(|(_, call)| call).take(arrived));
@@ -168,7 +170,7 @@ impl Road {
             return;
         }
         let (shared, inner) = (Arc::clone(&self.state), Arc::clone(&self.inner));
-        let due = state.due();
+        let due = state.due(lane as usize);
         let call = move |is_refused| {
             if is_refused {
                 return done(Err(unavailable()));

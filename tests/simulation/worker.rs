@@ -37,8 +37,6 @@ pub(super) struct Worker {
     has_left: Arc<AtomicBool>,
     /// Stands still, as by SIGSTOP, before that round.
     pub(super) stands_until: u64,
-    /// Has no store before that round.
-    pub(super) away_until: u64,
     pub(super) is_leaving: bool,
 }
 
@@ -80,7 +78,7 @@ impl Worker {
                 LinkServer::start_on(listener, config, broker.clone(), verifier, &mut registry).unwrap();
             *shared.lock() = Some(Served { broker, links: Some(links) });
         });
-        Self { process, road, served, has_left, stands_until: 0, away_until: 0, is_leaving: false }
+        Self { process, road, served, has_left, stands_until: 0, is_leaving: false }
     }
 
     /// Whether it has joined the others.
@@ -96,11 +94,11 @@ impl Worker {
         self.process.spawn(async move {
             let left = links.drain(within).await;
             drop(links);
-            broker.stop();
             if left == 0 {
                 // The others find out otherwise.
                 let _left = broker.leave().await;
             }
+            broker.stop();
             has_left.store(true, Ordering::Relaxed);
         });
     }

@@ -1,10 +1,12 @@
 //! What goes wrong.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::Rng;
 
 use super::{EDGES, WORKERS, World};
+use crate::store::LANES;
 
 impl World {
     pub(super) fn harm(&mut self) {
@@ -69,18 +71,27 @@ impl World {
     }
 
     fn be_away(&mut self, n: usize, rounds: u64) {
-        let now_ms = self.now();
-        let Some(worker) = &mut self.places[n].run else { return };
-        tracing::info!(n, rounds, now_ms, "store away");
-        worker.away_until = self.round + rounds;
+        let (now_ms, lanes) = (self.now(), self.some_lanes());
+        let Some(worker) = &self.places[n].run else { return };
+        tracing::info!(n, rounds, now_ms, ?lanes, "store away");
+        worker.road.be_away(lanes, rounds);
         self.counts[8] += 1;
     }
 
     fn be_slow(&mut self, n: usize) {
-        let rounds_max = self.dice.random_range(0..12);
+        let (rounds_max, lanes) = (self.dice.random_range(0..12), self.some_lanes());
         if let Some(worker) = &self.places[n].run {
-            worker.road.set_delay(rounds_max);
+            worker.road.set_delay(lanes, rounds_max);
         }
+    }
+
+    /// The whole store, or what one of its servers has.
+    fn some_lanes(&mut self) -> Range<usize> {
+        if self.dice.random_bool(0.4) {
+            return 0..LANES;
+        }
+        let lane = self.dice.random_range(0..LANES);
+        lane..lane + 1
     }
 
     /// Its devices lose their connections, and another one begins in its place.
@@ -107,7 +118,7 @@ impl World {
         for place in &mut self.places {
             place.start_at = 0;
             if let Some(worker) = &mut place.run {
-                (worker.stands_until, worker.away_until) = (0, 0);
+                worker.stands_until = 0;
                 worker.road.calm();
             }
         }

@@ -259,7 +259,6 @@ impl World {
                     devices.iter_mut().for_each(|device| device.take_turn(n, oracle, dice, now_ms));
                 });
             } else if let Some(worker) = &mut self.places[n - EDGES].run {
-                worker.road.set_away(self.round < worker.away_until);
                 if self.round < worker.stands_until {
                     worker.road.pass_without();
                     worker.process.stand(time);

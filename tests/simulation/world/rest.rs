@@ -8,11 +8,16 @@ use crate::worker::Worker;
 /// Turns within which everything has to have arrived.
 const TURNS_MAX: usize = 6_000;
 
+/// So long after everybody is there and idle what was acknowledged has come: sooner than a worker looks at all its queues for
+/// what nobody told it of.
+const TOLD_WITHIN_MS: u64 = 10_000;
+
 impl World {
     /// Ends all faults, lets everything come to rest, and looks whether it is as it should be.
     pub(crate) fn settle(&mut self) {
         self.calm();
         let mut unrest = None;
+        let mut idle_at = None;
         for turn in 0..TURNS_MAX {
             if turn % 50 == 0 {
                 self.calm();
@@ -24,10 +29,18 @@ impl World {
                 self.devices[n].client.insist();
             }
             self.turn();
+            if self.devices.iter().any(|device| !device.client.is_idle()) {
+                idle_at = None;
+            }
+            let idle_for_ms = self.now() - *idle_at.get_or_insert(self.now());
             if turn % 20 == 0 && turn > 60 {
                 unrest = self.unrest();
                 if unrest.is_none() {
                     break;
+                }
+                // Whoever enqueued something and died, or had no answer, has told nobody: that is found by a look at all queues.
+                if idle_for_ms > TOLD_WITHIN_MS && !self.setup.is_rough {
+                    assert_eq!(self.missing(), None, "what has not come within {TOLD_WITHIN_MS} ms of calm");
                 }
             }
         }
@@ -50,8 +63,12 @@ impl World {
                 return Some(format!("{name} has a connection that was not told of its end"));
             }
         }
-        let clients = || self.devices.iter().map(|device| &device.client);
-        self.oracle.missing(clients()).or_else(|| self.oracle.missing_will(&self.devices[0].client))
+        self.missing().or_else(|| self.oracle.missing_will(&self.devices[0].client))
+    }
+
+    /// An acknowledged message that a device lacks.
+    fn missing(&self) -> Option<String> {
+        self.oracle.missing(self.devices.iter().map(|device| &device.client))
     }
 
     pub(crate) fn check(&mut self) {
