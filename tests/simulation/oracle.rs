@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use mqtt::QoS;
 use testkit::client::{Client, ELSEWHERE, Message, Wish};
 
-use super::will::{LastWill, WILL_BIT, WILLS_AT};
+use super::will::{LastWill, SHARE_AT, WILL_BIT, WILLS_AT};
 
 /// A message, and who must or must not get it.
 struct Sent {
@@ -17,6 +17,8 @@ struct Sent {
     was_on: Vec<bool>,
     required: Vec<bool>,
     forbidden: Vec<bool>,
+    /// The share had a member.
+    is_shared: bool,
     /// Its publisher sent it behind a change of its own subscriptions that was not answered: on another connection it may come
     /// before that.
     is_behind: bool,
@@ -84,8 +86,15 @@ impl Oracle {
         clients: impl Iterator<Item = &'a Client>,
     ) {
         let (mut was_on, mut required, mut forbidden) = (Vec::new(), Vec::new(), Vec::new());
-        let mut is_behind = false;
+        let (mut is_behind, mut is_shared) = (false, false);
         for (n, client) in clients.enumerate() {
+            if is_member(client) {
+                is_shared |= client.wishes[SHARE_AT] == Wish::On;
+                was_on.push(false);
+                required.push(false);
+                forbidden.push(false);
+                continue;
+            }
             let is_on = |wishes: &[Wish]| matching(wishes, message.topic).any(|wish| wish == Wish::On);
             let is_off = |wishes: &[Wish]| matching(wishes, message.topic).all(|wish| wish == Wish::Off);
             let known = &client.wishes;
@@ -96,7 +105,16 @@ impl Oracle {
             forbidden.push(is_off(&wishes));
         }
         let is_acknowledged = false;
-        self.sent.push(Sent { publisher, message, is_acknowledged, was_on, required, forbidden, is_behind });
+        self.sent.push(Sent {
+            publisher,
+            message,
+            is_acknowledged,
+            was_on,
+            required,
+            forbidden,
+            is_shared,
+            is_behind,
+        });
     }
 
     pub(super) fn acknowledged(&mut self, index: u32) {
@@ -137,7 +155,11 @@ impl Oracle {
         self.forget_order(n);
         self.connections[connection].end.get_or_insert((end, now_ms));
         if !self.is_stored[n] {
-            self.sent.iter_mut().for_each(|sent| sent.required[n] = false);
+            for sent in &mut self.sent {
+                sent.required[n] = false;
+                // The first copy may have been for the session that has ended, and another come to the next.
+                sent.was_on[n] &= sent.is_acknowledged;
+            }
         }
     }
 
@@ -167,6 +189,32 @@ impl Oracle {
             }
         }
         None
+    }
+
+    /// An acknowledged message that no member of the share has.
+    pub(super) fn missing_share<'a>(&self, clients: impl Iterator<Item = &'a Client>) -> Option<String> {
+        let members: Vec<_> = clients.filter(|client| is_member(client)).map(got).collect();
+        let shared = self.sent.iter().filter(|sent| sent.is_acknowledged && sent.is_shared);
+        let is_missing = |sent: &&Sent| members.iter().all(|got| !got.contains(&sent.message.index));
+        let missing = shared.into_iter().find(is_missing)?;
+        let Message { index, qos, .. } = missing.message;
+        Some(format!("no member of the share has message {index} of c{}, {qos:?}", missing.publisher))
+    }
+
+    /// One member got each QoS 2 message for the share, and once.
+    pub(super) fn check_share<'a>(&self, clients: impl Iterator<Item = &'a Client>) {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        let members = clients.filter(|client| is_member(client));
+        for message in members.flat_map(|client| &client.got) {
+            *counts.entry(message.index).or_default() += 1;
+        }
+        for Sent { message: Message { index, qos, .. }, publisher, .. } in &self.sent {
+            let count = counts.get(index).copied().unwrap_or(0);
+            assert!(
+                count <= 1 || *qos != QoS::ExactlyOnce,
+                "the share has message {index} of c{publisher} {count} times"
+            );
+        }
     }
 
     /// What a device got is what it may have got, in order, and as often as it may.
@@ -286,6 +334,11 @@ impl Oracle {
             connection.will.map(|will| will.delay_s)
         )
     }
+}
+
+/// Whether a device is a member of the share and nothing else.
+fn is_member(client: &Client) -> bool {
+    client.wishes[SHARE_AT] != Wish::Off
 }
 
 /// The watcher of Wills is subscribed to them.

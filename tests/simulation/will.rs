@@ -4,10 +4,11 @@ use bytes::Bytes;
 use mqtt::{PropertiesBuf, Property, QoS, Will};
 use testkit::client::Client;
 
-/// The filters that devices subscribe to and withdraw from, and at the end the one that the watcher of Wills has.
-pub(super) const FILTERS: [&str; 4] = ["t/0", "t/1", "t/+", "w/+"];
-/// The place of that one.
+/// The filters that devices subscribe to and withdraw from, then the one that the watcher of Wills has, and that of a share.
+pub(super) const FILTERS: [&str; 5] = ["t/0", "t/1", "t/+", "w/+", "$share/g/t/+"];
+/// The places of these two.
 pub(super) const WILLS_AT: usize = 3;
+pub(super) const SHARE_AT: usize = 4;
 
 /// Set in what a Will says.
 pub(super) const WILL_BIT: u32 = 1 << 31;

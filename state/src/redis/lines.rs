@@ -106,25 +106,33 @@ mod tests {
         String::from_utf8_lossy(waiting.message.payload_slice()).into_owned()
     }
 
-    fn said(waiting: Option<Waiting>) -> Option<String> {
-        waiting.as_ref().map(text)
+    fn said(waiting: Option<&Waiting>) -> Option<String> {
+        waiting.map(text)
     }
 
     fn next_said(lines: &RetainLines) -> Option<String> {
-        said(lines.next(b"t").map(|(next, _)| next))
+        said(lines.next(b"t").map(|(next, _)| next).as_ref())
     }
 
     #[test]
     fn what_comes_behind_one_that_may_wait_comes_after_it() {
         let lines = RetainLines::default();
-        assert_eq!(said(lines.enter(b"t", waiting("0"), false)), Some("0".to_owned()), "nobody waits");
-        assert_eq!(said(lines.enter(b"t", waiting("1"), true)), Some("1".to_owned()));
+        assert_eq!(
+            said(lines.enter(b"t", waiting("0"), false).as_ref()),
+            Some("0".to_owned()),
+            "nobody waits"
+        );
+        assert_eq!(said(lines.enter(b"t", waiting("1"), true).as_ref()), Some("1".to_owned()));
         assert!(lines.enter(b"t", waiting("2"), false).is_none());
         assert!(lines.enter(b"t", waiting("3"), true).is_none());
-        assert_eq!(said(lines.enter(b"u", waiting("4"), false)), Some("4".to_owned()), "another topic");
+        assert_eq!(
+            said(lines.enter(b"u", waiting("4"), false).as_ref()),
+            Some("4".to_owned()),
+            "another topic"
+        );
         assert_eq!([next_said(&lines), next_said(&lines)], [Some("2".to_owned()), Some("3".to_owned())]);
         assert_eq!(next_said(&lines), None, "the line ends");
-        assert_eq!(said(lines.enter(b"t", waiting("5"), false)), Some("5".to_owned()));
+        assert_eq!(said(lines.enter(b"t", waiting("5"), false).as_ref()), Some("5".to_owned()));
     }
 
     #[test]

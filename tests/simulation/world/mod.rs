@@ -5,6 +5,7 @@ mod fault;
 mod rest;
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,15 +21,16 @@ use super::Dice;
 use super::edge::Edge;
 use super::network::Network;
 use super::oracle::Oracle;
-use super::will::{FILTERS, WILLS_AT};
+use super::will::{FILTERS, SHARE_AT, WILLS_AT};
 use super::worker::{Setup, Worker};
 use device::Device;
 
 const EDGES: usize = 2;
 const WORKERS: usize = 3;
-/// The watcher of Wills, then publishers, then subscribers.
-const PUBLISHERS: std::ops::Range<usize> = 1..3;
-const SUBSCRIBERS: std::ops::Range<usize> = 3..6;
+/// The watcher of Wills, then publishers, subscribers, and members of a share.
+const PUBLISHERS: Range<usize> = 1..3;
+const SUBSCRIBERS: Range<usize> = 3..6;
+const MEMBERS: Range<usize> = 6..8;
 
 /// Messages that a device may be sent at once, unacknowledged.
 const RECEIVE_MAXIMUM: u16 = 8;
@@ -120,11 +122,11 @@ impl World {
 
     /// Everybody but the last worker is there, and somebody is subscribed to Wills.
     fn begin(&mut self, is_kept: bool) {
-        let clients: Vec<Client> = (0..SUBSCRIBERS.end)
+        let clients: Vec<Client> = (0..MEMBERS.end)
             .map(|n| {
                 let is_v5 = self.dice.random_bool(0.6);
                 let version = if is_v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
-                let is_clean = n > 0 && self.dice.random_bool(0.35);
+                let is_clean = n > 0 && !MEMBERS.contains(&n) && self.dice.random_bool(0.35);
                 let bounds = (RECEIVE_MAXIMUM, self.dice.random_range(0..3));
                 Client::new(format!("c{n}"), version, is_clean, bounds, &FILTERS)
             })
@@ -154,6 +156,17 @@ impl World {
             }
             client.insist();
             self.turn();
+        }
+        for n in MEMBERS {
+            while self.devices[n].client.wishes[SHARE_AT] == Wish::Off {
+                if self.devices[n].line.is_none() {
+                    self.connect(n);
+                }
+                if self.devices[n].can_act() {
+                    self.devices[n].client.change(SHARE_AT, true);
+                }
+                self.turn();
+            }
         }
     }
 

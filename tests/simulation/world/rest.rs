@@ -68,7 +68,8 @@ impl World {
 
     /// An acknowledged message that a device lacks.
     fn missing(&self) -> Option<String> {
-        self.oracle.missing(self.devices.iter().map(|device| &device.client))
+        let clients = || self.devices.iter().map(|device| &device.client);
+        self.oracle.missing(clients()).or_else(|| self.oracle.missing_share(clients()))
     }
 
     pub(crate) fn check(&mut self) {
@@ -76,6 +77,7 @@ impl World {
             self.oracle.check_messages(n, &device.client);
             self.oracle.check_qos_0(&device.client);
         }
+        self.oracle.check_share(self.devices.iter().map(|device| &device.client));
         assert!(watches(&self.devices[0].client));
         let are_once = !self.setup.is_rough && self.counts[8] == 0;
         self.oracle.check_wills(&self.devices[0].client, are_once);

@@ -49,6 +49,7 @@ pub struct WorkerStream {
     takeover: Takeover,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all streams are served, most of the time")]
 enum State {
     /// The store has been asked for the session, or is when its Will was asked about.
     AwaitingClaim(Box<Pending>),
