@@ -1,3 +1,5 @@
+//! Lists of who has to go: what they say, tell and keep.
+
 use std::time::{Duration, Instant};
 
 use super::feed::Feed;

@@ -5,7 +5,6 @@ mod lease;
 mod membership;
 mod message;
 mod share;
-pub(crate) mod simulation;
 mod subscribe;
 mod succession;
 mod world;
