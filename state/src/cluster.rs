@@ -61,6 +61,9 @@ pub struct Lease {
     pub log_end: Position,
     /// Others bury this worker, or have done so: its sessions are let go, and it must join anew.
     pub is_expelled: bool,
+    /// The log may be another one than this worker has followed, with other entries in the same places, as its next read of it
+    /// will tell: it has no lease, and what it said it has applied counts for nothing.
+    pub is_elsewhere: bool,
     /// What the store's clock showed, microseconds: the same clock for all workers.
     pub now_us: u64,
 }

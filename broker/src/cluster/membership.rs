@@ -104,10 +104,12 @@ async fn keep_lease(cluster: Arc<Cluster>) {
         match timeout(lease * 4, renewed).await {
             // It explains whatever the store has refused.
             Ok(Ok(Lease { is_expelled: true, .. })) => expelled(&cluster).await,
-            Ok(Ok(Lease { members, log_end, now_us, .. })) => {
+            Ok(Ok(Lease { members, log_end, is_elsewhere, now_us, .. })) => {
                 cluster.clock.set(asked.at(), now_us);
                 cluster.host.clock.follow(now_us, asked.at().elapsed());
-                if cluster.lease.renew(&asked, lease - lease / CAUTION, log_end) {
+                if is_elsewhere {
+                    tracing::debug!("the log is another server's, and was not read there");
+                } else if cluster.lease.renew(&asked, lease - lease / CAUTION, log_end) {
                     tracing::info!("the route lease begins");
                 }
                 cluster.metrics.members.set(i64::try_from(members.len()).unwrap_or(i64::MAX));

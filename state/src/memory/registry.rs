@@ -1,6 +1,6 @@
 //! What the workers of a [`super::MemoryCluster`] have in common: registry, log, inboxes, and the reads that wait.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub(super) struct Registry {
     reads: Vec<Read>,
     /// Whose next read of the log, and of the inbox, is to tell of a gap.
     log_gaps: Vec<WorkerId>,
+    /// Who has not read the log again since its last entries were lost.
+    elsewhere: BTreeSet<WorkerId>,
     inbox_gaps: Vec<WorkerId>,
 }
 
@@ -106,16 +108,18 @@ impl Registry {
             renewed_at: self.now,
         };
         self.members.insert(id, entry);
+        self.elsewhere.remove(&id);
         self.inboxes.entry(id).or_default().is_open = true;
         Joined { log_end: self.log_end }
     }
 
     pub(super) fn renew(&mut self, id: WorkerId, applied: Option<Position>, lease_ms: u64) -> Lease {
         let now = self.now;
+        let is_elsewhere = self.elsewhere.contains(&id);
         let is_expelled = match self.members.get_mut(&id) {
             None => true,
             Some(entry) => {
-                entry.applied = applied;
+                entry.applied = if is_elsewhere { Some(Position(0)) } else { applied };
                 entry.lease_until = now + lease_ms;
                 entry.renewed_at = now;
                 false
@@ -128,7 +132,8 @@ impl Registry {
             is_live: entry.lease_until > now,
             silent_ms: now.saturating_sub(entry.renewed_at),
         });
-        Lease { members: members.collect(), log_end: self.log_end, is_expelled, now_us: now * 1000 }
+        let (members, log_end) = (members.collect(), self.log_end);
+        Lease { members, log_end, is_expelled, is_elsewhere, now_us: now * 1000 }
     }
 
     /// Takes a worker out, with all that it has here.
@@ -194,6 +199,8 @@ impl Registry {
             inbox.notes.extend(notes);
         }
         self.log_gaps = self.members.keys().copied().collect();
+        self.elsewhere = self.members.keys().copied().collect();
+        self.members.values_mut().for_each(|entry| entry.applied = Some(Position(0)));
         self.inbox_gaps.clone_from(&self.log_gaps);
     }
 
@@ -215,6 +222,10 @@ impl Registry {
         wait_ms: u64,
         done: Done<LogPage>,
     ) -> Option<(Done<LogPage>, LogPage)> {
+        if !self.log_gaps.contains(&id) {
+            // It was told, and has done what it has to.
+            self.elsewhere.remove(&id);
+        }
         if let Some(page) = self.log_page(id, after) {
             return Some((done, page));
         }

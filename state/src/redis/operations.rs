@@ -344,6 +344,7 @@ operations! {
         run: &'a str,
         applied: u64,
         lease_ms: u64,
+        server: &'a str,
     }
 
     /// See [`crate::Cluster::append`].

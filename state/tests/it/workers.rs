@@ -71,3 +71,31 @@ fn a_failover_is_told_once_to_each() {
     let inbox = begin(|done| a.read_inbox(Position(0), 0, done));
     assert!(inbox.recv().expect("an answer").expect("a page").has_gap);
 }
+
+#[test]
+fn after_a_failover_what_was_applied_counts_for_nothing_before_the_log_was_read_again() {
+    let cluster = MemoryCluster::new();
+    let (a, b) = (cluster.worker("a"), cluster.worker("b"));
+    for worker in [&a, &b] {
+        begin(|done| worker.join(done)).recv().expect("an answer").expect("joined");
+    }
+    let left = state::RouteChange::Left(a.id());
+    begin(|done| a.append(vec![left], done)).recv().expect("an answer").expect("appended");
+    let renew = |worker: &state::MemoryWorker| {
+        let lease = begin(|done| worker.renew(Some(Position(1)), 1000, done));
+        let lease = lease.recv().expect("an answer").expect("a lease");
+        let mut others = lease.members.iter().filter(|member| member.id != worker.id());
+        (lease.is_elsewhere, others.next().and_then(|member| member.applied))
+    };
+    renew(&a);
+    assert_eq!(renew(&b), (false, Some(Position(1))));
+    cluster.fail_over(0);
+    assert_eq!(renew(&b), (true, Some(Position(0))));
+    assert_eq!(renew(&a), (true, Some(Position(0))));
+    let read = |after| {
+        begin(|done| a.read_log(Position(after), 0, done)).recv().expect("an answer").expect("a page")
+    };
+    assert!(read(1).has_gap && renew(&a).0, "it may not have heard of it yet");
+    assert!(!read(0).has_gap && !renew(&a).0);
+    assert_eq!(renew(&b), (true, Some(Position(1))));
+}

@@ -50,6 +50,8 @@ pub(super) struct Follower {
     /// Asks where the stream ends.
     end: Cmd,
     state: Mutex<State>,
+    /// The run of the server with whose entries the caller is done, as far as it has read them.
+    followed: parking_lot::Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -90,7 +92,7 @@ struct StreamConnection {
 
 impl Follower {
     pub(super) fn new(source: Source, slot: u16, key: String, end: Cmd) -> Self {
-        Self { source, slot, key, end, state: Mutex::default() }
+        Self { source, slot, key, end, state: Mutex::default(), followed: parking_lot::Mutex::default() }
     }
 
     /// Connects, so that what happens to the server from here on shows as a gap.
@@ -104,6 +106,7 @@ impl Follower {
                     if let Some(stream) = &mut state.stream {
                         stream.end = None;
                     }
+                    self.note_followed(&state);
                     return Ok(());
                 }
                 Err(fault) => self.pause(engine, &mut state, deadline, fault).await?,
@@ -114,6 +117,7 @@ impl Follower {
     /// What comes after a place; waits for it.
     pub(super) async fn read(&self, engine: &Engine, after: u64, wait: Duration) -> Result<Entries> {
         let mut state = self.state.lock().await;
+        self.note_followed(&state);
         let deadline = Instant::now() + wait + PATIENCE;
         loop {
             match self.try_read(engine, &mut state, after, wait).await {
@@ -121,6 +125,18 @@ impl Follower {
                 Err(fault) => self.pause(engine, &mut state, deadline, fault).await?,
             }
         }
+    }
+
+    /// The caller has done what the last answer said, if that told of a gap.
+    fn note_followed(&self, state: &State) {
+        if !state.has_gap {
+            self.followed.lock().clone_from(&state.server);
+        }
+    }
+
+    /// The run of the server whose entries the caller has followed, and no other's; empty before it has begun.
+    pub(super) fn server(&self) -> String {
+        self.followed.lock().clone().unwrap_or_default()
     }
 
     async fn pause(&self, engine: &Engine, state: &mut State, deadline: Instant, fault: Fault) -> Result<()> {

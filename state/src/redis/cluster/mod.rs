@@ -130,7 +130,9 @@ impl Cluster for RedisCluster {
     fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
         let Some(done) = self.engine.admit_always(done) else { return };
         let applied = applied.map_or(LOADING, |applied| applied.0);
-        let op = RenewOp { run: &self.engine.run, applied, lease_ms }.on(&self.engine.keys.of_cluster());
+        let server = self.log.server();
+        let op = RenewOp { run: &self.engine.run, applied, lease_ms, server: &server }
+            .on(&self.engine.keys.of_cluster());
         self.engine.one_admitted(Bucket::Lease, op, done, |engine, answer| {
             let lease = read_lease(answer)?;
             let live = lease.members.iter().filter(|member| member.is_live).map(|member| member.id);
@@ -203,7 +205,7 @@ impl Cluster for RedisCluster {
 }
 
 fn read_lease(answer: Value) -> Result<Lease> {
-    let [is_expelled, log_end, members, now_us] = answer.tuple()?;
+    let [is_expelled, log_end, members, now_us, is_elsewhere] = answer.tuple()?;
     let read = |member: Value| {
         let [run, name, applied, is_live, silent_ms] = member.tuple()?;
         Ok(Member {
@@ -218,6 +220,7 @@ fn read_lease(answer: Value) -> Result<Lease> {
         members: members.list()?.into_iter().map(read).collect::<Result<_>>()?,
         log_end: Position(log_end.count()?),
         is_expelled: is_expelled.count()? == 1,
+        is_elsewhere: is_elsewhere.count()? == 1,
         now_us: now_us.count()?,
     })
 }

@@ -13,21 +13,30 @@ function ops.join(k, a)
   return tonumber(rcall('GET', k.log_end) or '0')
 end
 
+-- The run of this server. A log that another server has may have other entries in the same places.
+local own_server
+local function server()
+  own_server = own_server or string.match(rcall('INFO', 'server'), 'run_id:(%x+)')
+  return own_server
+end
+
 function ops.renew(k, a)
-  local now_us, expelled, members = time_us(), 1, {}
+  local now_us, expelled, members, own = time_us(), 1, {}, server()
   local now = math.floor(now_us / 1000)
   local mine = rcall('HGET', k.registry, a.run)
   if mine and rcall('HEXISTS', k.burials, a.run) == 0 then
     expelled = 0
     local name = cmsgpack.unpack(mine)[1]
-    rcall('HSET', k.registry, a.run, cmsgpack.pack({ name, tonumber(a.applied), now + tonumber(a.lease_ms), now }))
+    rcall('HSET', k.registry, a.run,
+      cmsgpack.pack({ name, tonumber(a.applied), now + tonumber(a.lease_ms), now, a.server }))
   end
   local all = rcall('HGETALL', k.registry)
   for at = 1, #all, 2 do
     local m = cmsgpack.unpack(all[at + 1])
-    members[#members + 1] = { all[at], m[1], m[2], m[3] > now and 1 or 0, math.max(0, now - m[4]) }
+    local applied = (m[5] or own) == own and m[2] or 0
+    members[#members + 1] = { all[at], m[1], applied, m[3] > now and 1 or 0, math.max(0, now - m[4]) }
   end
-  return { expelled, tonumber(rcall('GET', k.log_end) or '0'), members, now_us }
+  return { expelled, tonumber(rcall('GET', k.log_end) or '0'), members, now_us, a.server == own and 0 or 1 }
 end
 
 local function log(l, n, entries_max, bytes)
