@@ -293,8 +293,9 @@ impl Oracle {
         None
     }
 
-    /// No Will came that was not due, and none twice.
-    pub(super) fn check_wills(&self, watcher: &Client, are_once: bool) {
+    /// No Will came that was not due, and none twice. Where a worker was taken for dead that was not, what its devices said at their end may
+    /// not have counted.
+    pub(super) fn check_wills(&self, watcher: &Client, are_once: bool, has_buried: bool) {
         let mut counts: HashMap<u32, usize> = HashMap::new();
         for Message { index, .. } in watcher.got.iter().filter(|message| message.index & WILL_BIT != 0) {
             *counts.entry(index & !WILL_BIT).or_default() += 1;
@@ -307,7 +308,8 @@ impl Oracle {
             assert!(count <= 1 || may_repeat, "{what} came {count} times");
             let is_undue = match connection.end {
                 // A CONNECT that is carried out late takes over what came after it.
-                None | Some((End::Well, _)) => !connection.has_rival,
+                None => !connection.has_rival,
+                Some((End::Well, _)) => !connection.has_rival && !has_buried,
                 Some((End::Lost | End::TakenOver, at_ms)) => self.came_back(at, &will, at_ms),
                 Some((End::Unknown, _)) => false,
             };

@@ -1,7 +1,7 @@
 //! A worker's way to the store: calls are carried out late, answers come late, or the call is refused, or it was carried out and
 //! nobody learns it. Calls of one kind keep their order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,10 +31,18 @@ enum Lane {
 /// How many they are.
 pub(super) const LANES: usize = 4;
 
+/// Which workers are there, and whether one of them was taken for dead all the same.
+#[derive(Default)]
+pub(super) struct Living {
+    workers: HashSet<WorkerId>,
+    pub(super) has_buried: bool,
+}
+
 /// Clones are the same.
 #[derive(Clone)]
 pub(super) struct Road {
     inner: Arc<MemoryWorker>,
+    living: Arc<Mutex<Living>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -76,7 +84,13 @@ impl State {
 }
 
 impl Road {
-    pub(super) fn new(inner: Arc<MemoryWorker>, dice: Dice, lost_one_in: u32) -> Self {
+    pub(super) fn new(
+        inner: Arc<MemoryWorker>,
+        living: &Arc<Mutex<Living>>,
+        dice: Dice,
+        lost_one_in: u32,
+    ) -> Self {
+        living.lock().workers.insert(inner.id());
         let state = State {
             dice,
             round: 0,
@@ -87,7 +101,7 @@ impl Road {
             delays_max: [1; LANES],
             lost_one_in,
         };
-        Self { inner, state: Arc::new(Mutex::new(state)) }
+        Self { inner, living: Arc::clone(living), state: Arc::new(Mutex::new(state)) }
     }
 
     /// Carries out calls that are due and gives answers that are due, within the process of the worker.
@@ -144,6 +158,7 @@ impl Road {
 
     /// The worker is dead: some of its calls may have got to the store, and nothing else comes of it.
     pub(super) fn sever(&self) {
+        self.living.lock().workers.remove(&self.inner.id());
         let mut state = self.state.lock();
         state.is_severed = true;
         let mut carried = Vec::new();
@@ -255,6 +270,9 @@ impl Cluster for Road {
     }
 
     fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
+        let mut living = self.living.lock();
+        living.has_buried |= living.workers.contains(&worker);
+        drop(living);
         self.submit(Lane::Registry, done, move |own, done| own.bury(worker, grace_ms, now, done));
     }
 }

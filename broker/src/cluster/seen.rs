@@ -133,15 +133,14 @@ impl Seen {
     pub(crate) fn turn(&self, fence: &Fence, here: WorkerId) -> Turn<'_> {
         let publisher = Source::Session(fence.session.incarnation);
         let mut shard = self.shard(publisher).lock();
-        match shard.last_mut(publisher) {
-            Some(last) if fence.epoch < last.epoch => Turn::Over,
-            Some(last) if fence.epoch < last.owned => Turn::Last(LastTurn { _shard: shard }),
-            Some(last) if fence.epoch > last.epoch => {
-                *last = Last { epoch: fence.epoch, sender: here, number: 0, owned: last.owned };
-                Turn::Its
-            }
-            _ => Turn::Its,
+        let Some(last) = shard.last_mut(publisher) else { return Turn::Its };
+        if fence.epoch < last.epoch {
+            return Turn::Over;
         }
+        if fence.epoch > last.epoch {
+            *last = Last { epoch: fence.epoch, sender: here, number: 0, owned: last.owned };
+        }
+        if fence.epoch < last.owned { Turn::Last(LastTurn { _shard: shard }) } else { Turn::Its }
     }
 
     fn shard(&self, publisher: Source) -> &Mutex<SeenShard> {
@@ -282,6 +281,17 @@ mod tests {
         drop(last_turn);
         assert!(is_published(&seen, 2));
         assert!(!is_published(&seen, 1), "a newer one was delivered");
+    }
+
+    // ARCHITECTURE, rule 30.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_connection_said_last_goes_before_what_others_have_of_those_before_it() {
+        let seen = Seen::new();
+        (2..=3).for_each(|epoch| seen.own(&fence(epoch), HERE, US));
+        assert!(is_delivered(&seen, &stamp(2, 1, 7)), "nothing newer has come");
+        assert!(is_published(&seen, 2), "the last words of one that was taken over");
+        assert!(!is_delivered(&seen, &stamp(2, 1, 8)));
+        assert!(is_published(&seen, 2) && is_published(&seen, 3) && !is_published(&seen, 2));
     }
 
     #[tokio::test(start_paused = true)]

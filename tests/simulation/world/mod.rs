@@ -93,6 +93,7 @@ impl World {
         };
         let setup = Setup {
             cluster: MemoryCluster::new(),
+            living: Arc::default(),
             network: Network::new(Dice::seed_from_u64(dice.random())),
             time: Arc::new(move || EPOCH_MS + clock.load(Ordering::Relaxed)),
             settings,

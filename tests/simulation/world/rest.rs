@@ -80,7 +80,8 @@ impl World {
         self.oracle.check_share(self.devices.iter().map(|device| &device.client));
         assert!(watches(&self.devices[0].client));
         let are_once = !self.setup.is_rough && self.counts[8] == 0;
-        self.oracle.check_wills(&self.devices[0].client, are_once);
+        let has_buried = self.setup.living.lock().has_buried;
+        self.oracle.check_wills(&self.devices[0].client, are_once, has_buried);
         let wills = self.devices[0].client.got.iter().filter(|message| message.index & WILL_BIT != 0);
         self.counts[10] = wills.count();
     }
