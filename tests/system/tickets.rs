@@ -82,15 +82,19 @@ impl Edge {
     }
 }
 
-/// So many seconds that the clock of the machine is in the middle of a period then.
-fn to_the_middle_of_a_period() -> i64 {
-    let now = i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
-    ROTATE_S + ROTATE_S / 2 - now % ROTATE_S
+fn now_s() -> i64 {
+    i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap()
 }
 
-/// The wall clock, `periods` and `seconds` later than the middle of the first one; the second edge's is behind.
-fn set(edges: &[Edge; 2], periods: i64, seconds: i64) {
-    let ahead = to_the_middle_of_a_period() + periods * ROTATE_S + seconds;
+/// The middle of the period after this one, seconds since 1970.
+fn middle_of_the_next_period() -> i64 {
+    let now = now_s();
+    now - now % ROTATE_S + ROTATE_S + ROTATE_S / 2
+}
+
+/// The wall clock, `seconds` later than the middle of a period; the second edge's is behind.
+fn set(edges: &[Edge; 2], middle: i64, seconds: i64) {
+    let ahead = middle + seconds - now_s();
     edges[0].clock.set_ahead_s(ahead);
     edges[1].clock.set_ahead_s(ahead - APART_S);
 }
@@ -102,7 +106,10 @@ fn tickets_are_good_at_both_edges_while_keys_rotate_and_the_secret_is_replaced()
     let first = "one secret for both, of more than 32 bytes";
     let [one, other] = [0, 1].map(|_| Edge::new(tiers.edges.remove(0), first));
     let edges = [one, other];
-    set(&edges, 0, 0);
+    // Once: the machine's own clock goes on, perhaps into the next period.
+    let first_middle = middle_of_the_next_period();
+    let middle = |period| first_middle + period * ROTATE_S;
+    set(&edges, middle(0), 0);
     let full = |at: &Edge| {
         VERSIONS.map(|version| {
             let (is_resumed, ticket) = at.visit(version, None, keep.path());
@@ -134,9 +141,9 @@ fn tickets_are_good_at_both_edges_while_keys_rotate_and_the_secret_is_replaced()
     let half = ROTATE_S / 2;
     for period in 0..3 {
         // The first edge has the next key, the other one has not; then both have.
-        set(&edges, period, half + APART_S / 2);
+        set(&edges, middle(period), half + APART_S / 2);
         all_resume(&format!("between two rotations, {period}"));
-        set(&edges, period + 1, 0);
+        set(&edges, middle(period + 1), 0);
         all_resume(&format!("after rotation {period}"));
     }
     for (edge, tickets) in edges.iter().zip(&first_of_all) {
@@ -152,9 +159,9 @@ fn tickets_are_good_at_both_edges_while_keys_rotate_and_the_secret_is_replaced()
         all_resume(&format!("with a new secret at {} of 2", number + 1));
     }
     for period in 3..5 {
-        set(&edges, period, half + APART_S / 2);
+        set(&edges, middle(period), half + APART_S / 2);
         all_resume(&format!("with a new secret, between two rotations, {period}"));
-        set(&edges, period + 1, 0);
+        set(&edges, middle(period + 1), 0);
         all_resume(&format!("with a new secret, after rotation {period}"));
     }
 }
