@@ -109,6 +109,8 @@ async fn keep_lease(cluster: Arc<Cluster>) {
                 cluster.host.clock.follow(now_us, asked.at().elapsed());
                 if is_elsewhere {
                     tracing::debug!("the log is another server's, and was not read there");
+                    // As far as others had applied the log of the server before says nothing here.
+                    cluster.forget_passed();
                 } else if cluster.lease.renew(&asked, lease - lease / CAUTION, log_end) {
                     tracing::info!("the route lease begins");
                 }
