@@ -33,13 +33,18 @@ impl Workers for InMemory {
 
 cluster_behaviours!(InMemory);
 
-#[test]
-fn a_worker_that_is_cut_off_hears_nothing() {
-    let cluster = MemoryCluster::new();
-    let (a, b) = (cluster.worker("a"), cluster.worker("b"));
-    for worker in [&a, &b] {
+/// Two that have joined.
+fn two_workers(cluster: &MemoryCluster) -> [Arc<state::MemoryWorker>; 2] {
+    let workers = [cluster.worker("a"), cluster.worker("b")];
+    for worker in &workers {
         begin(|done| worker.join(done)).recv().expect("an answer").expect("joined");
     }
+    workers
+}
+
+#[test]
+fn a_worker_that_is_cut_off_hears_nothing() {
+    let [a, b] = two_workers(&MemoryCluster::new());
     let waiting = begin(|done| a.read_log(Position(0), 1000, done));
     a.store().fail_with(Some(StoreError::Closed));
     assert!(waiting.recv().expect("an answer").is_err());
@@ -75,10 +80,7 @@ fn a_failover_is_told_once_to_each() {
 #[test]
 fn after_a_failover_what_was_applied_counts_for_nothing_before_the_log_was_read_again() {
     let cluster = MemoryCluster::new();
-    let (a, b) = (cluster.worker("a"), cluster.worker("b"));
-    for worker in [&a, &b] {
-        begin(|done| worker.join(done)).recv().expect("an answer").expect("joined");
-    }
+    let [a, b] = two_workers(&cluster);
     let left = state::RouteChange::Left(a.id());
     begin(|done| a.append(vec![left], done)).recv().expect("an answer").expect("appended");
     let renew = |worker: &state::MemoryWorker| {

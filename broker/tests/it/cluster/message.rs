@@ -3,7 +3,7 @@
 use mqtt::QoS;
 use state::StoreError;
 
-use super::world::{Cluster, publish, subscribe, take, within};
+use super::world::{Cluster, Worker, publish, subscribe, take, within};
 use crate::device::{Device, Got, How};
 
 #[tokio::test(start_paused = true)]
@@ -119,19 +119,26 @@ async fn a_full_inbox_drops_qos_0_and_holds_what_no_queue_has() {
     assert_eq!(payloads(within(&mut stored, 35_000).await), (0..10).collect::<Vec<_>>());
 }
 
-// ARCHITECTURE, rule 24.
-#[tokio::test(start_paused = true)]
-async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
+/// A worker with a subscriber to `a` whose queue is stored, and with an inbox that has room for one note and that it does not read; and
+/// another worker, which has published these.
+async fn full_inbox(payloads: &[&[u8]]) -> (Cluster, [Worker; 2], Device) {
     let cluster = Cluster::new();
     let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
     let mut subscriber = one.join(&How::stored("subscriber")).await;
     subscribe(&mut subscriber, "a", 1).await;
     let mut publisher = two.join(&How::clean("publisher")).await;
-    // The inbox has room for one note, and nobody reads it.
     cluster.memory.set_inbox_bytes_max(0);
     one.memory.store().hold();
-    publish(&mut publisher, "a", b"1").await;
-    publish(&mut publisher, "a", b"2").await;
+    for payload in payloads {
+        publish(&mut publisher, "a", payload).await;
+    }
+    (cluster, [one, two], subscriber)
+}
+
+// ARCHITECTURE, rule 24.
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
+    let (cluster, [one, two], mut subscriber) = full_inbox(&[b"1", b"2"]).await;
     // The other worker, which still has the second, dies.
     two.memory.store().fail_with(Some(StoreError::Closed));
     one.memory.store().let_go();
@@ -144,16 +151,7 @@ async fn an_inbox_that_lost_notes_makes_its_worker_look_at_the_queues() {
 // Nobody else would say that something is in the queue, before all queues are looked at.
 #[tokio::test(start_paused = true)]
 async fn what_an_inbox_had_no_room_for_comes_when_it_has() {
-    let cluster = Cluster::new();
-    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
-    let mut subscriber = one.join(&How::stored("subscriber")).await;
-    subscribe(&mut subscriber, "a", 1).await;
-    let mut publisher = two.join(&How::clean("publisher")).await;
-    cluster.memory.set_inbox_bytes_max(0);
-    one.memory.store().hold();
-    for payload in [b"1", b"2", b"3"] {
-        publish(&mut publisher, "a", payload).await;
-    }
+    let (_cluster, [one, _two], mut subscriber) = full_inbox(&[b"1", b"2", b"3"]).await;
     one.memory.store().let_go();
     let payload = |got| match got {
         Got::Publish { payload, .. } => payload,
