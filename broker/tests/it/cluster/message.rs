@@ -1,6 +1,8 @@
 //! Messages from one worker to the subscribers of another.
 
-use mqtt::QoS;
+use std::time::Duration;
+
+use mqtt::{QoS, ReasonCode};
 use state::StoreError;
 
 use super::world::{Cluster, Worker, publish, subscribe, take, within};
@@ -159,6 +161,22 @@ async fn what_an_inbox_had_no_room_for_comes_when_it_has() {
     };
     let came: Vec<_> = within(&mut subscriber, 2_000).await.into_iter().map(payload).collect();
     assert_eq!(came, [b"1", b"2", b"3"]);
+}
+
+// ARCHITECTURE, rule 3: nobody else would tell it.
+#[tokio::test(start_paused = true)]
+async fn who_lost_a_session_is_told_before_the_worker_that_has_it_leaves() {
+    let (_cluster, [one, two], mut before) = full_inbox(&[b"1", b"2"]).await;
+    // It has gone on elsewhere by then.
+    two.join(&How::stored("subscriber")).await.lose();
+    let made_room = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        one.memory.store().let_go();
+    };
+    let (left, ()) = tokio::join!(two.broker.leave(), made_room);
+    left.unwrap();
+    within(&mut before, 500).await;
+    assert_eq!(before.closed, Some(ReasonCode::SessionTakenOver));
 }
 
 /// The payloads of what comes with QoS 0 within a while.
