@@ -417,7 +417,8 @@ pub trait Store: Send + Sync + 'static {
     fn claim(&self, claim: Claim, done: Done<Claimed>);
 
     /// Ends a connection's ownership and starts the timers. Of a connection that has lost its session it is the last word about
-    /// its Will, if that waits for it: dropped, or due at once. It is refused all the same.
+    /// its Will, if that waits for it: dropped, or due at once. It is refused all the same. Who was taken for dead
+    /// ([`crate::Cluster::bury`]) still lets go as it wants, as long as nobody has claimed the session since.
     fn release(&self, fence: &Fence, release: Release, done: Done<()>);
 
     /// The Will that was given at the claim is not to be published any more, whatever ends the connection.

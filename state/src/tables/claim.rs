@@ -303,6 +303,7 @@ impl Tables {
 
     /// See [`crate::Store::release`].
     pub(crate) fn release(&mut self, fence: &Fence, release: &Release) -> Result<(), StoreError> {
+        self.take_back(fence);
         if let Err(refused) = self.owned(fence) {
             self.take_last_word(fence, release.keep_will.then_some(release.now));
             return Err(refused);
@@ -317,6 +318,21 @@ impl Tables {
         }
         self.let_go(key, release.now, release.grace_ms);
         Ok(())
+    }
+
+    /// A session that others let go of, since they took its owner for dead, and that nobody has had since, is its owner's
+    /// again; a Will that somebody is publishing stays with them.
+    fn take_back(&mut self, fence: &Fence) {
+        let key = SessionKey(fence.session.incarnation);
+        let Some(session) = self.sessions.get_mut(&key).filter(|it| it.was_last_owned_by(fence)) else {
+            return;
+        };
+        if let Phase::Away { expires_at: Some(at) } = std::mem::replace(&mut session.phase, Phase::Connected) {
+            self.timers.disarm(at, key, TimerKind::Expiry);
+        }
+        if self.keep_will(key) {
+            self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
+        }
     }
 
     /// See [`crate::Store::drop_will`].

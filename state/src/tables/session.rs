@@ -135,8 +135,12 @@ impl Session {
     }
 
     pub(super) fn is_owned_by(&self, fence: &Fence) -> bool {
-        self.is_connected()
-            && self.epoch == fence.epoch
+        self.is_connected() && self.was_last_owned_by(fence)
+    }
+
+    /// Whether nobody has had it since this owner.
+    pub(super) fn was_last_owned_by(&self, fence: &Fence) -> bool {
+        self.epoch == fence.epoch
             && self.nonce == fence.nonce
             && self.identity.incarnation == fence.session.incarnation
     }

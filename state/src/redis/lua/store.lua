@@ -418,12 +418,27 @@ local function end_empty(k, a) -- as ops.release
   return { { 0, tonumber(have[6]), tonumber(have[7]), have[9], have[9] and have[10] }, false }
 end
 
+-- A session that others let go of, since they took its owner for dead, and that nobody has had since: its owner has a last word.
+-- A Will that somebody is publishing stays with them.
+local function take_back(k, a) -- as ops.release
+  local have = rcall('HMGET', k.session, 'i', 'e', 'n')
+  if have[1] ~= a.incarnation or have[2] ~= a.epoch or have[3] ~= a.nonce then return false end
+  local s = whole(k)
+  if s.A then
+    adopt(k.timers, k.orphans, a.client_id, s, s.A)
+    rcall('HDEL', k.session, 'W', 'D')
+  end
+  disarm(k.timers, a.client_id)
+  rcall('HDEL', k.session, 'x', 'U', 'A', 'K', 'H', 'z')
+  return true
+end
+
 function ops.release(k, a)
   local is_over = a.expiry_s == '0' and a.grace_ms == '0' and end_empty(k, a)
   if is_over then return is_over end
   local cid, expiry, keep_will, now, grace = a.client_id, a.expiry_s, a.keep_will == '1', moment(a.now), tonumber(a.grace_ms)
   local no = refusal(k.session, a.incarnation, a.epoch, a.nonce)
-  if no then
+  if no and not take_back(k, a) then
     take_last_word(k, a.incarnation, a.epoch .. ':' .. a.nonce, keep_will, now)
     return no
   end

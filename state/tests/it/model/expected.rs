@@ -92,6 +92,18 @@ impl Model {
         }
     }
 
+    /// Whether the last one who had a session is this owner, who may let go of it, even if it has done so before.
+    pub(super) fn take_back(&mut self, client: usize, of: &Fence) -> bool {
+        let Some(session) = self.sessions.get_mut(&client).filter(|it| it.fence.as_ref() == Some(of)) else {
+            return false;
+        };
+        if let Some((_, Some(due_at), true)) = session.will {
+            session.will = None;
+            self.adopt(client, due_at);
+        }
+        true
+    }
+
     /// Removes a session; true if its Will is to be published by the caller.
     pub(super) fn end(&mut self, client: usize) -> Option<bool> {
         let gone = self.sessions.remove(&client)?;

@@ -297,12 +297,10 @@ impl<B: Backend> Comparison<B> {
     }
 
     fn release(&mut self, client: usize, expiry_s: u32, keep_will: bool, grace_ms: u64) {
-        let Some(fence) = self.owner(client) else {
-            if let Some(stale) = self.fences.get(&client).cloned() {
-                self.last_word(&stale, keep_will);
-            }
-            return;
-        };
+        let Some(fence) = self.fences.get(&client).cloned() else { return };
+        if !self.model.take_back(client, &fence) {
+            return self.last_word(&fence, keep_will);
+        }
         let release = Release { expiry_s, keep_will, sent: Number(1), grace_ms, now: self.now };
         wait(|done| self.backend.store().release(&fence, release, done)).expect("released");
         if expiry_s == 0 && grace_ms == 0 {

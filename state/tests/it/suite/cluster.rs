@@ -393,6 +393,38 @@ pub(crate) fn what_a_dead_worker_owned_waits_for_its_connections<W: Workers>() {
     assert_eq!(connections(&a.read_inbox(0)), [9]);
 }
 
+// It may hold the DISCONNECT of a device that has not come back.
+pub(crate) fn who_was_taken_for_dead_has_a_last_word<W: Workers>() {
+    let mut workers = W::start();
+    let (a, b) = (workers.worker("a"), workers.worker("b"));
+    a.join();
+    b.join();
+    let (at_a, at_b) = (Calls(&*a.store), Calls(&*b.store));
+    let own = |name: &str, expiry_s: u32| {
+        at_a.own(Claim { expiry_s, will: Some(will("w", 0)), ..claim(name) }).fence
+    };
+    let (stays, clean, lost) = (own("stays", 60), own("clean", 0), own("lost", 60));
+    let found = at_a.own(claim("found")).fence;
+    at_b.publish(publish_to(&[&stays.session], &message("t", "1")));
+    b.bury(&a, 5000);
+    at_a.release(&stays, 600, false, START).expect("a last word");
+    at_a.release(&clean, 0, false, START).expect("a last word");
+    at_a.release(&lost, 60, true, START + 1000).expect("a last word");
+    let next = at_b.own(claim("found"));
+    assert!(matches!(at_a.release(&found, 0, false, START), Err(StoreError::Fenced)));
+    assert_eq!(next.tail, Number(1));
+    assert_eq!(at_b.due(START + 5000), ["will lost w"]);
+    assert!(matches!(at_a.release(&clean, 0, false, START), Err(StoreError::NoSession)), "it has ended");
+    // What is being published is not taken back.
+    at_a.release(&lost, 60, false, START + 5000).expect("once more");
+    assert_eq!(at_b.due(START + 35_000), ["will lost w"], "who was told of it has not finished");
+    assert!(at_b.due(START + 64_999).iter().all(|due| due.starts_with("will")), "not yet");
+    assert!(at_b.due(START + 65_000).contains(&"expired lost".to_owned()));
+    assert!(at_b.due(START + 599_999).iter().all(|due| due.starts_with("will")), "not yet");
+    assert!(at_b.due(START + 600_000).contains(&"expired stays".to_owned()));
+    at_b.acknowledge(&next.fence, 1).expect("the device that came back");
+}
+
 pub(crate) fn a_session_without_time_left_ends_with_its_worker<W: Workers>() {
     let mut workers = W::start();
     let (a, b) = (workers.worker("a"), workers.worker("b"));
@@ -463,6 +495,7 @@ macro_rules! cluster_behaviours {
             a_reader_that_is_too_far_behind_is_told
             a_session_at_another_worker_is_named
             what_a_dead_worker_owned_waits_for_its_connections
+            who_was_taken_for_dead_has_a_last_word
             a_session_without_time_left_ends_with_its_worker
             what_a_principal_has_is_counted_over_all_workers
         );
