@@ -327,7 +327,8 @@ impl Tables {
         let Some(session) = self.sessions.get_mut(&key).filter(|it| it.was_last_owned_by(fence)) else {
             return;
         };
-        if let Phase::Away { expires_at: Some(at) } = std::mem::replace(&mut session.phase, Phase::Connected) {
+        if let Phase::Away { expires_at: Some(at) } = std::mem::replace(&mut session.phase, Phase::Connected)
+        {
             self.timers.disarm(at, key, TimerKind::Expiry);
         }
         if self.keep_will(key) {
