@@ -44,6 +44,8 @@ enum PageAsked {
 struct Reading {
     filter: Arc<str>,
     options: SubscriptionOptions,
+    /// As [`Session::asked_at`] was then.
+    asked_at: u64,
     begun: bool,
     place: Place,
     /// What [`Session::forgotten`] was when the page was asked for.
@@ -71,17 +73,29 @@ pub(crate) enum More {
 impl RetainedReader {
     /// Lines up the retained messages of a new subscription, of which a session has at most `subscriptions_max`. Asking
     /// again and again for what has not begun does not make the line longer than twice that, nor than twice `bytes_max`.
-    pub(crate) fn begin(&mut self, subscription: &Subscription, subscriptions_max: usize, bytes_max: usize) {
+    pub(crate) fn begin(
+        &mut self,
+        subscription: &Subscription,
+        asked_at: u64,
+        (subscriptions_max, bytes_max): (usize, usize),
+    ) {
         let Subscription { filter, options } = subscription.clone();
         if self.waiting.len() >= subscriptions_max || self.bytes > bytes_max {
             let mut same = self.waiting.iter_mut().filter(|reading| !reading.begun);
             if let Some(same) = same.find(|reading| reading.filter == filter) {
-                same.options = options;
+                (same.options, same.asked_at) = (options, asked_at);
                 return;
             }
         }
         self.bytes += filter.len();
-        self.waiting.push_back(Reading { filter, options, begun: false, place: Place::Start, forgotten: 0 });
+        self.waiting.push_back(Reading {
+            filter,
+            options,
+            asked_at,
+            begun: false,
+            place: Place::Start,
+            forgotten: 0,
+        });
     }
 
     /// These are subscribed to no more.
@@ -125,7 +139,7 @@ impl RetainedReader {
         loop {
             let Some(reading) = self.waiting.front_mut() else { return More::End };
             if let Some(message) = self.page.pop_front() {
-                if session.has_newer(&message, reading.options.no_local) {
+                if session.has_newer(&message, reading.asked_at, reading.options.no_local) {
                     continue;
                 }
                 return More::Message(delivery(message, &reading.options));

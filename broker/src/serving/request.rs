@@ -153,8 +153,9 @@ impl Serving {
                 RetainHandling::DoNotSend => false,
             };
             if wanted {
-                let (max, bytes_max) = (hub.config.subscriptions_max, hub.config.session_bytes_max);
-                self.rare().retained.begin(subscription, max, bytes_max);
+                let bounds = (hub.config.subscriptions_max, hub.config.session_bytes_max);
+                let asked_at = self.session.asked_at();
+                self.rare().retained.begin(subscription, asked_at, bounds);
             }
             ReasonCode::granted(subscription.options.qos)
         };

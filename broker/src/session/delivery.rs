@@ -219,7 +219,7 @@ impl Session {
     /// Retained messages are asked for: what comes from now on outdates them.
     pub(crate) fn open_retained(&mut self, now: UnixMs) {
         self.retained_open = true;
-        self.outdated.get_or_insert_with(|| Box::new(Outdated::new(now)));
+        self.outdated.get_or_insert_with(|| Box::new(Outdated::new(now))).ask();
     }
 
     /// All retained messages that were asked for have been handed in.
@@ -227,9 +227,15 @@ impl Session {
         self.retained_open = false;
     }
 
-    /// Whether a retained message that is not handed in yet would come after a newer one. `no_local`: of its subscription.
-    pub(crate) fn has_newer(&self, retained: &Message, no_local: bool) -> bool {
-        self.outdated.as_ref().is_some_and(|outdated| outdated.has_newer(retained, no_local))
+    /// When retained messages were asked for last, for [`Session::has_newer`].
+    pub(crate) fn asked_at(&self) -> u64 {
+        self.outdated.as_ref().map_or(0, |outdated| outdated.asked_at())
+    }
+
+    /// Whether a retained message that was asked for then, and is not handed in yet, would come after a newer one. `no_local`: of its
+    /// subscription.
+    pub(crate) fn has_newer(&self, retained: &Message, asked_at: u64, no_local: bool) -> bool {
+        self.outdated.as_ref().is_some_and(|outdated| outdated.has_newer(retained, asked_at, no_local))
     }
 
     /// Changes when it was forgotten for some topics whether something newer has come.
@@ -256,7 +262,7 @@ impl Session {
     fn is_outdated(&mut self, delivery: &Delivery) -> bool {
         let Some(outdated) = &mut self.outdated else { return false };
         match delivery.via {
-            Via::Retained => outdated.has_newer(&delivery.message, false),
+            Via::Retained => outdated.has_newer(&delivery.message, outdated.asked_at(), false),
             Via::Subscription => outdated.takes_for_copy(delivery),
             Via::Share(_) => false,
         }

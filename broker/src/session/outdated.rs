@@ -3,7 +3,7 @@
 //!
 //! It is there while retained messages are read, and as long as some of them wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
@@ -22,9 +22,13 @@ const COPY_MS: u64 = 5000;
 pub(crate) struct Outdated {
     hasher: RandomState,
     began_at: UnixMs,
-    /// Hashes of topics, delivered or published by the client itself.
-    young: HashSet<u64, RandomState>,
-    old: HashSet<u64, RandomState>,
+    /// Topics that were noted.
+    noted: u64,
+    /// How many they were when retained messages were asked for last.
+    asked_at: u64,
+    /// Hashes of topics, delivered or published by the client itself, and the place of each among all that were noted.
+    young: HashMap<u64, u64, RandomState>,
+    old: HashMap<u64, u64, RandomState>,
     /// How often some were forgotten.
     forgotten: u64,
     /// Retained messages that were sent and are so new that they may come live, too.
@@ -45,8 +49,10 @@ impl Outdated {
         Self {
             hasher: RandomState::default(),
             began_at: now,
-            young: HashSet::default(),
-            old: HashSet::default(),
+            noted: 0,
+            asked_at: 0,
+            young: HashMap::default(),
+            old: HashMap::default(),
             forgotten: 0,
             copies: HashMap::default(),
             copied_at: 0,
@@ -67,9 +73,23 @@ impl Outdated {
         self.note(By::Own, message.topic());
     }
 
-    /// Whether a retained message would come after a newer one; without what the client published itself, or (`no_local`) with.
-    pub(crate) fn has_newer(&self, message: &Message, no_local: bool) -> bool {
-        self.knows(By::Delivery, message.topic()) || (no_local && self.knows(By::Own, message.topic()))
+    /// Retained messages are asked for: what came before outdates none of them, since whoever subscribes is given them whatever
+    /// it knows.
+    // v5 [MQTT-3.3.1-9]
+    pub(crate) fn ask(&mut self) {
+        self.asked_at = self.noted;
+    }
+
+    /// When retained messages were asked for last, as a place among what was noted.
+    pub(crate) fn asked_at(&self) -> u64 {
+        self.asked_at
+    }
+
+    /// Whether a retained message that was asked for at this place would come after a newer one; without what the client published
+    /// itself, or (`no_local`) with.
+    pub(crate) fn has_newer(&self, message: &Message, asked_at: u64, no_local: bool) -> bool {
+        let knows = |by| self.place_of(by, message.topic()).is_some_and(|place| place > asked_at);
+        knows(By::Delivery) || (no_local && knows(By::Own))
     }
 
     /// Whether a live message was sent as a retained one already; it is asked once.
@@ -97,19 +117,20 @@ impl Outdated {
 
     fn note(&mut self, by: By, topic: &str) {
         let hash = self.hasher.hash_one((by, topic));
-        if self.young.len() >= TOPICS_MAX && !self.young.contains(&hash) {
+        if self.young.len() >= TOPICS_MAX && !self.young.contains_key(&hash) {
             let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.forgotten += u64::from(!forgotten.is_empty());
         }
-        self.young.insert(hash);
+        self.noted += 1;
+        self.young.insert(hash, self.noted);
     }
 
-    fn knows(&self, by: By, topic: &str) -> bool {
+    fn place_of(&self, by: By, topic: &str) -> Option<u64> {
         if self.young.is_empty() && self.old.is_empty() {
-            return false;
+            return None;
         }
         let hash = self.hasher.hash_one((by, topic));
-        self.young.contains(&hash) || self.old.contains(&hash)
+        self.young.get(&hash).or_else(|| self.old.get(&hash)).copied()
     }
 
     fn await_copy(&mut self, delivery: &Delivery, now: UnixMs) {
@@ -155,9 +176,23 @@ mod tests {
         let mut outdated = Outdated::new(0);
         let old = delivery("t", b"old", 0, Via::Retained);
         outdated.note_own(&delivery("t", b"new", 1, Via::Subscription).message);
-        assert!(outdated.has_newer(&old.message, true) && !outdated.has_newer(&old.message, false));
+        assert!(outdated.has_newer(&old.message, 0, true) && !outdated.has_newer(&old.message, 0, false));
         outdated.note_sent(&delivery("t", b"new", 1, Via::Subscription), 2);
-        assert!(outdated.has_newer(&old.message, false));
+        assert!(outdated.has_newer(&old.message, 0, false));
+    }
+
+    #[test]
+    fn what_came_before_retained_messages_were_asked_for_outdates_none_of_them() {
+        let mut outdated = Outdated::new(0);
+        let old = delivery("t", b"old", 0, Via::Retained);
+        let first = outdated.asked_at();
+        outdated.note_sent(&delivery("t", b"new", 1, Via::Subscription), 2);
+        outdated.note_own(&old.message);
+        outdated.ask();
+        assert!(outdated.has_newer(&old.message, first, false));
+        assert!(!outdated.has_newer(&old.message, outdated.asked_at(), true));
+        outdated.note_sent(&delivery("t", b"newer", 3, Via::Subscription), 4);
+        assert!(outdated.has_newer(&old.message, outdated.asked_at(), false));
     }
 
     #[test]
@@ -185,7 +220,7 @@ mod tests {
             assert!(outdated.young.len() <= TOPICS_MAX && outdated.old.len() <= TOPICS_MAX);
             assert!(outdated.copies.len() <= TOPICS_MAX);
         }
-        let knows = |n: usize| outdated.knows(By::Delivery, &format!("t/{n}"));
+        let knows = |n: usize| outdated.place_of(By::Delivery, &format!("t/{n}")).is_some();
         assert!(knows(5 * TOPICS_MAX - 1) && knows(4 * TOPICS_MAX) && !knows(0));
         assert_eq!(outdated.forgotten(), 3);
     }
