@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use mqtt::QoS;
-use testkit::client::{Client, ELSEWHERE, Message, Wish};
+use testkit::client::{Client, ELSEWHERE, Message, RETAINED, Wish};
 
-use super::will::{LastWill, SHARE_AT, WILL_BIT, WILLS_AT};
+use super::will::{LastWill, RETAINED_AT, SHARE_AT, WILL_BIT, WILLS_AT};
 
 /// A message, and who must or must not get it.
 struct Sent {
@@ -60,8 +60,11 @@ pub(super) struct Oracle {
 }
 
 fn matching(wishes: &[Wish], topic: usize) -> impl Iterator<Item = Wish> {
-    let filters = wishes.iter().take(WILLS_AT).enumerate();
-    filters.filter(move |(at, _)| *at == topic || *at == WILLS_AT - 1).map(|(_, wish)| *wish)
+    let is_match = move |at: usize| match topic {
+        RETAINED.. => at == RETAINED_AT,
+        topic => at == topic || at == WILLS_AT - 1,
+    };
+    wishes.iter().enumerate().filter(move |(at, _)| is_match(*at)).map(|(_, wish)| *wish)
 }
 
 /// Which messages a client got.
@@ -89,7 +92,7 @@ impl Oracle {
         let (mut is_behind, mut is_shared) = (false, false);
         for (n, client) in clients.enumerate() {
             if is_member(client) {
-                is_shared |= client.wishes[SHARE_AT] == Wish::On;
+                is_shared |= client.wishes[SHARE_AT] == Wish::On && !message.is_retained();
                 was_on.push(false);
                 required.push(false);
                 forbidden.push(false);
@@ -102,7 +105,8 @@ impl Oracle {
             is_behind |= (is_on(&wishes), is_off(&wishes)) != (is_on(known), is_off(known));
             was_on.push(is_on(known));
             required.push(is_on(&wishes) && self.keeps[n]);
-            forbidden.push(is_off(&wishes));
+            // A later subscription brings what is retained.
+            forbidden.push(is_off(&wishes) && !message.is_retained());
         }
         let is_acknowledged = false;
         self.sent.push(Sent {
@@ -191,6 +195,30 @@ impl Oracle {
         None
     }
 
+    /// What is newest of a retained topic, as far as it is known to be: whoever asks for it gets that, or what was published later and
+    /// not acknowledged.
+    fn newest(&self, topic: usize) -> Option<u32> {
+        let of_topic = |sent: &&Sent| sent.message.topic == topic && sent.is_acknowledged;
+        self.sent.iter().rfind(of_topic).map(|sent| sent.message.index)
+    }
+
+    /// A retained topic of which a device, which was subscribed when it had got so much, does not have the newest message last.
+    pub(super) fn outdated(&self, client: &Client, from: usize) -> Option<String> {
+        let topics: HashSet<usize> = self.sent.iter().map(|sent| sent.message.topic).collect();
+        for topic in topics.into_iter().filter(|topic| *topic >= RETAINED) {
+            let last = client.got[from..].iter().rfind(|message| message.topic == topic);
+            let (last, newest) = (last.map(|message| message.index), self.newest(topic));
+            if last < newest {
+                return Some(format!(
+                    "{} has {last:?} of r/{}, not {newest:?}",
+                    client.name,
+                    topic - RETAINED
+                ));
+            }
+        }
+        None
+    }
+
     /// An acknowledged message that no member of the share has.
     pub(super) fn missing_share<'a>(&self, clients: impl Iterator<Item = &'a Client>) -> Option<String> {
         let members: Vec<_> = clients.filter(|client| is_member(client)).map(got).collect();
@@ -246,6 +274,9 @@ impl Oracle {
             assert!(!forbidden[n], "{what} came after UNSUBACK");
             let count = counts.entry(*index).or_default();
             *count += 1;
+            if message.is_retained() {
+                continue;
+            }
             // A session that moves may be handed by its next worker what the one before did, unless its queue is stored.
             let is_once = message.qos == QoS::ExactlyOnce && self.keeps[n];
             assert!(*count == 1 || !is_once, "{what} came again");
@@ -293,9 +324,8 @@ impl Oracle {
         None
     }
 
-    /// No Will came that was not due, and none twice. Where a worker was taken for dead that was not, what its devices said at their end may
-    /// not have counted.
-    pub(super) fn check_wills(&self, watcher: &Client, are_once: bool, has_buried: bool) {
+    /// No Will came that was not due, and none twice.
+    pub(super) fn check_wills(&self, watcher: &Client, are_once: bool) {
         let mut counts: HashMap<u32, usize> = HashMap::new();
         for Message { index, .. } in watcher.got.iter().filter(|message| message.index & WILL_BIT != 0) {
             *counts.entry(index & !WILL_BIT).or_default() += 1;
@@ -309,7 +339,7 @@ impl Oracle {
             let is_undue = match connection.end {
                 // A CONNECT that is carried out late takes over what came after it.
                 None => !connection.has_rival,
-                Some((End::Well, _)) => !connection.has_rival && !has_buried,
+                Some((End::Well, _)) => !connection.has_rival,
                 Some((End::Lost | End::TakenOver, at_ms)) => self.came_back(at, &will, at_ms),
                 Some((End::Unknown, _)) => false,
             };

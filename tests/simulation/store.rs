@@ -1,7 +1,7 @@
 //! A worker's way to the store: calls are carried out late, answers come late, or the call is refused, or it was carried out and
 //! nobody learns it. Calls of one kind keep their order.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,18 +31,10 @@ enum Lane {
 /// How many they are.
 pub(super) const LANES: usize = 4;
 
-/// Which workers are there, and whether one of them was taken for dead all the same.
-#[derive(Default)]
-pub(super) struct Living {
-    workers: HashSet<WorkerId>,
-    pub(super) has_buried: bool,
-}
-
 /// Clones are the same.
 #[derive(Clone)]
 pub(super) struct Road {
     inner: Arc<MemoryWorker>,
-    living: Arc<Mutex<Living>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -84,13 +76,7 @@ impl State {
 }
 
 impl Road {
-    pub(super) fn new(
-        inner: Arc<MemoryWorker>,
-        living: &Arc<Mutex<Living>>,
-        dice: Dice,
-        lost_one_in: u32,
-    ) -> Self {
-        living.lock().workers.insert(inner.id());
+    pub(super) fn new(inner: Arc<MemoryWorker>, dice: Dice, lost_one_in: u32) -> Self {
         let state = State {
             dice,
             round: 0,
@@ -101,7 +87,7 @@ impl Road {
             delays_max: [1; LANES],
             lost_one_in,
         };
-        Self { inner, living: Arc::clone(living), state: Arc::new(Mutex::new(state)) }
+        Self { inner, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Carries out calls that are due and gives answers that are due, within the process of the worker.
@@ -158,7 +144,6 @@ impl Road {
 
     /// The worker is dead: some of its calls may have got to the store, and nothing else comes of it.
     pub(super) fn sever(&self) {
-        self.living.lock().workers.remove(&self.inner.id());
         let mut state = self.state.lock();
         state.is_severed = true;
         let mut carried = Vec::new();
@@ -179,6 +164,16 @@ impl Road {
         done: Done<T>,
         carry_out: impl FnOnce(&MemoryWorker, Done<T>) + Send + 'static,
     ) {
+        self.submit_to(lane, matches!(lane, Lane::Sessions | Lane::Registry), done, carry_out);
+    }
+
+    fn submit_to<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        may_lose: bool,
+        done: Done<T>,
+        carry_out: impl FnOnce(&MemoryWorker, Done<T>) + Send + 'static,
+    ) {
         let mut state = self.state.lock();
         if state.is_severed {
             drop(state);
@@ -195,7 +190,7 @@ impl Road {
                 if state.is_severed {
                     return;
                 }
-                let is_lost = matches!(lane, Lane::Sessions | Lane::Registry) && state.loses();
+                let is_lost = may_lose && state.loses();
                 let answer = if is_lost { answer.and(Err(unavailable())) } else { answer };
                 state.put_answer(lane, Box::new(move || done(answer)));
             };
@@ -210,12 +205,14 @@ impl Way for Road {
 
     fn call<T: Send + 'static>(
         &self,
-        _: Asked,
+        asked: Asked,
         _: Option<&str>,
         done: Done<T>,
         carry_out: impl FnOnce(&MemoryStore, Done<T>) + Send + 'static,
     ) {
-        self.submit(Lane::Sessions, done, |worker, done| carry_out(&worker.store(), done));
+        // A store that cannot say what became of a message to be retained says so of those behind it, too.
+        let may_lose = asked != Asked::Retain;
+        self.submit_to(Lane::Sessions, may_lose, done, |worker, done| carry_out(&worker.store(), done));
     }
 
     fn stats(&self) -> StoreStats {
@@ -270,9 +267,6 @@ impl Cluster for Road {
     }
 
     fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
-        let mut living = self.living.lock();
-        living.has_buried |= living.workers.contains(&worker);
-        drop(living);
         self.submit(Lane::Registry, done, move |own, done| own.bury(worker, grace_ms, now, done));
     }
 }

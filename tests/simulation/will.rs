@@ -4,11 +4,13 @@ use bytes::Bytes;
 use mqtt::{PropertiesBuf, Property, QoS, Will};
 use testkit::client::Client;
 
-/// The filters that devices subscribe to and withdraw from, then the one that the watcher of Wills has, and that of a share.
-pub(super) const FILTERS: [&str; 5] = ["t/0", "t/1", "t/+", "w/+", "$share/g/t/+"];
-/// The places of these two.
+/// The filters that devices subscribe to and withdraw from, then the one that the watcher of Wills has, that of a share, and that
+/// of retained messages.
+pub(super) const FILTERS: [&str; 6] = ["t/0", "t/1", "t/+", "w/+", "$share/g/t/+", "r/+"];
+/// The places of these three.
 pub(super) const WILLS_AT: usize = 3;
 pub(super) const SHARE_AT: usize = 4;
+pub(super) const RETAINED_AT: usize = 5;
 
 /// Set in what a Will says.
 pub(super) const WILL_BIT: u32 = 1 << 31;

@@ -14,14 +14,13 @@ use testkit::front::Front;
 
 use super::network::Network;
 use super::process::Process;
-use super::store::{Living, Road};
+use super::store::Road;
 use super::{Dice, KEYS};
 
 /// What a worker is started with.
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) cluster: MemoryCluster,
-    pub(super) living: Arc<Mutex<Living>>,
     pub(super) network: Network,
     pub(super) time: TimeSource,
     pub(super) settings: ClusterSettings,
@@ -51,7 +50,7 @@ impl Worker {
     /// Starts one, which then joins the others in its own time.
     pub(super) fn start(setup: &Setup, name: &str, address: SocketAddr, dice: Dice) -> Self {
         let memory = setup.cluster.worker(name);
-        let road = Road::new(memory, &setup.living, dice, if setup.is_rough { 60 } else { 0 });
+        let road = Road::new(memory, dice, if setup.is_rough { 60 } else { 0 });
         let process = Process::new();
         let served: Arc<Mutex<Option<Served>>> = Arc::default();
         let has_left: Arc<AtomicBool> = Arc::default();

@@ -45,6 +45,11 @@ impl Hub {
         }
     }
 
+    /// The place of a message that the store is asked about at once; none if it has to wait behind others.
+    pub(crate) fn place(&self) -> Option<Ticket> {
+        self.line.lock().place()
+    }
+
     /// Whether a message waits for the store, or what has a place among messages.
     pub(crate) fn holds_work(&self) -> bool {
         !self.line.lock().is_idle()
@@ -96,7 +101,7 @@ impl Hub {
 
     fn run(self: &Arc<Self>, ticket: Ticket, work: Work) {
         match work {
-            Work::Retain(message, part) => self.retain(Some(ticket), message, part),
+            Work::Retain(message, part) => self.run_retain(ticket, message, part),
             Work::Enqueue(message, origin, routed, part) => {
                 self.run_enqueue(ticket, message, origin, routed, part);
             }

@@ -26,6 +26,11 @@ impl Ticket {
     pub(crate) fn parts(self) -> impl Iterator<Item = Self> {
         (self.1..).map(move |part| Self(self.0, part))
     }
+
+    /// The place of its retained message, which is set beside them.
+    pub(crate) fn of_retained(self) -> Self {
+        Self(self.0, u32::MAX)
+    }
 }
 
 /// What work does with a session.
@@ -172,6 +177,11 @@ impl<W: Waits> Line<W> {
             self.in_line.extend(work.publisher().map(|publisher| (publisher, ticket)));
         }
         Some((ticket, work))
+    }
+
+    /// The place of a message that is asked about now; none if something older waits that it must not overtake.
+    pub(super) fn place(&mut self) -> Option<Ticket> {
+        self.is_idle().then(|| self.take_ticket())
     }
 
     /// Takes back what the store could not take: it is tried again, in its place. Without a ticket it was not asked in any order.

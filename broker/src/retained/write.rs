@@ -47,8 +47,32 @@ impl Hub {
         }
     }
 
+    /// Sets the retained message in its place. One that waited may have come again elsewhere, and newer ones after it: so it is set
+    /// only while its publisher is connected here, and the store is asked first whose the session is if that is not certain.
+    pub(crate) fn run_retain(self: &Arc<Self>, ticket: Ticket, message: Arc<Message>, part: Part) {
+        let Some((session, attachment, _)) = part.publisher.clone() else {
+            return self.retain(ticket, message, part);
+        };
+        if !session.is_attached(attachment) {
+            return self.part_done(part, Ok(()));
+        }
+        let Some(fence) = part.fence.clone().filter(|_| !self.cluster.is_certainly_ours(&session)) else {
+            return self.retain(ticket, message, part);
+        };
+        let (hub, lapses) = (Arc::clone(self), self.cluster.lapses());
+        let done = move |answer: Result<(), StoreError>| match answer {
+            Ok(()) => {
+                session.set_owned_since(lapses);
+                hub.retain(ticket, message, part);
+            }
+            Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Retain(message, part)),
+            Err(error) => hub.part_done(part, Err(error)),
+        };
+        self.store.confirm(&fence, Box::new(done));
+    }
+
     /// Sets the retained message; the answer is one part of what is waited for.
-    pub(crate) fn retain(self: &Arc<Self>, ticket: Option<Ticket>, message: Arc<Message>, part: Part) {
+    pub(crate) fn retain(self: &Arc<Self>, ticket: Ticket, message: Arc<Message>, part: Part) {
         let (hub, retained) = (Arc::clone(self), Arc::clone(&message));
         let done = move |result| hub.retain_done(ticket, retained, part, result);
         self.store.retain(message, Box::new(done));
@@ -56,9 +80,7 @@ impl Hub {
 
     /// Sets the retained message, and learns only later who waits for the answer.
     pub(crate) fn retain_begun(self: &Arc<Self>, message: &Arc<Message>) -> RetainBegun {
-        if self.holds_work() {
-            return RetainBegun { slot: None };
-        }
+        let Some(ticket) = self.place() else { return RetainBegun { slot: None } };
         let slot = Arc::new(Mutex::new(RetainSlot::Open));
         let filled = Arc::clone(&slot);
         let hub = Arc::clone(self);
@@ -70,25 +92,19 @@ impl Hub {
                 match std::mem::replace(&mut *slot, RetainSlot::Done(Ok(()))) {
                     RetainSlot::Waited(part) => {
                         drop(slot);
-                        hub.retain_done(None, retained, part, result);
+                        hub.retain_done(ticket, retained, part, result);
                     }
                     _ => *slot = RetainSlot::Done(result),
                 }
             }),
         );
-        RetainBegun { slot: Some(slot) }
+        RetainBegun { slot: Some((ticket, slot)) }
     }
 
-    fn retain_done(
-        &self,
-        ticket: Option<Ticket>,
-        message: Arc<Message>,
-        part: Part,
-        result: Result<(), StoreError>,
-    ) {
+    fn retain_done(&self, ticket: Ticket, message: Arc<Message>, part: Part, result: Result<(), StoreError>) {
         match result {
             Err(error) if error.is_retryable() => {
-                self.hold(ticket, Work::Retain(message, part));
+                self.hold(Some(ticket), Work::Retain(message, part));
             }
             result => self.part_done(part, result),
         }
@@ -98,7 +114,7 @@ impl Hub {
 /// A write of the retained store that began before matching; who waits for it is known only after.
 pub(crate) struct RetainBegun {
     /// `None`: it has to queue behind work that is held.
-    slot: Option<Arc<Mutex<RetainSlot>>>,
+    slot: Option<(Ticket, Arc<Mutex<RetainSlot>>)>,
 }
 
 enum RetainSlot {
@@ -109,7 +125,7 @@ enum RetainSlot {
 
 impl RetainBegun {
     pub(crate) fn continue_with(self, hub: &Arc<Hub>, message: &Arc<Message>, part: Part) {
-        let Some(slot) = self.slot else {
+        let Some((ticket, slot)) = self.slot else {
             hub.submit(Work::Retain(Arc::clone(message), part));
             return;
         };
@@ -117,7 +133,7 @@ impl RetainBegun {
         match std::mem::replace(&mut *slot, RetainSlot::Open) {
             RetainSlot::Done(result) => {
                 drop(slot);
-                hub.retain_done(None, Arc::clone(message), part, result);
+                hub.retain_done(ticket, Arc::clone(message), part, result);
             }
             _ => *slot = RetainSlot::Waited(part),
         }

@@ -100,7 +100,8 @@ impl Hub {
             }
             let message = Arc::clone(message);
             let retains = retain_waits && has_to_wait;
-            self.match_later(Unmatched { message, by, fence, origin, retains, share: None, part });
+            let (is_routed, share) = (false, None);
+            self.match_later(Unmatched { message, by, fence, origin, retains, is_routed, share, part });
             return None;
         };
         let stored = self.split(found.stored, origin.is_some());
@@ -122,6 +123,31 @@ impl Hub {
         }
         self.part_done(part, Ok(()));
         None
+    }
+
+    /// Retains a message that its publisher sends again, and that was routed when it came before. The answer comes as that of
+    /// [`Hub::publish`].
+    pub(crate) fn retain_again(
+        self: &Arc<Self>,
+        publisher: &Publisher<'_>,
+        packet_id: PacketId,
+        message: &Arc<Message>,
+    ) {
+        let waits = Some((Arc::clone(publisher.session), publisher.attachment, packet_id));
+        let fence = publisher.fence.cloned();
+        let mut latch = Latch::new(waits, message.qos());
+        latch.fence = fence.clone().filter(|_| self.cluster.is_shared());
+        latch.set_matched(true);
+        let (part, message) = (latch.begin(), Arc::clone(message));
+        if crate::hub::sys::is_own(message.topic()) {
+            self.part_done(part, Ok(()));
+        } else if self.may_match() && self.is_certainly_ours(publisher) {
+            self.submit(Work::Retain(message, part));
+        } else {
+            let (by, origin, share) = (None, None, None);
+            let (retains, is_routed) = (true, true);
+            self.match_later(Unmatched { message, by, fence, origin, retains, is_routed, share, part });
+        }
     }
 
     /// Whether the publisher's session cannot be another worker's. After the route lease has lapsed it may be: this worker may
@@ -155,8 +181,9 @@ impl Hub {
 
     /// The same for a message for the members of one share, whose publisher does not wait.
     pub(crate) fn match_share_later(self: &Arc<Self>, share: Arc<str>, message: Arc<Message>, part: Part) {
-        let (by, fence, origin, retains, share) = (None, None, None, false, Some(share));
-        self.match_later(Unmatched { message, by, fence, origin, retains, share, part });
+        let (by, fence, origin, share) = (None, None, None, Some(share));
+        let (retains, is_routed) = (false, false);
+        self.match_later(Unmatched { message, by, fence, origin, retains, is_routed, share, part });
     }
 
     /// Matches a message that had to wait, in its place; or lets it wait on. Its publisher may have gone on at another worker
@@ -201,7 +228,8 @@ impl Hub {
         };
         if unmatched.retains && may_match(&unmatched) {
             unmatched.retains = false;
-            self.retain(None, Arc::clone(&unmatched.message), unmatched.part.another());
+            let message = Arc::clone(&unmatched.message);
+            self.retain(ticket.of_retained(), message, unmatched.part.another());
         }
         let mut found = Found::default();
         {
@@ -212,6 +240,7 @@ impl Hub {
             }
             let message = &unmatched.message;
             let matched = match &unmatched.share {
+                _ if unmatched.is_routed => true,
                 Some(share) => self.route_to_share(&index, message, share, &mut found),
                 None => self.route(&index.matches(message.topic()), message, unmatched.by, &mut found),
             };

@@ -183,6 +183,11 @@ impl Serving {
                 let (client_id, limit) = (&*self.handle.client_id, bound.label());
                 tracing::debug!(client_id, limit, "a client is refused what is beyond its bounds");
             }
+            Effect::RetainAgain(packet_id, message) => {
+                let (session, attachment, fence) = (&self.handle, self.attachment, self.fence());
+                hub.retain_again(&Publisher { session, attachment, fence }, packet_id, &message);
+                self.awaiting_store += 1;
+            }
             Effect::Publish(..) | Effect::Close(_) => {}
         }
     }

@@ -88,6 +88,17 @@ impl Inbound {
         self.received.insert(id, Received { receipt: Receipt::AwaitingPubrel, counts: false });
     }
 
+    /// A message that came on an earlier connection came again: PUBREC is owed for it. Answers whether that is so; otherwise
+    /// nothing changes.
+    pub(crate) fn begin_again(&mut self, id: PacketId) -> bool {
+        let Some(received) = self.received.get_mut(&id).filter(|received| !received.counts) else {
+            return false;
+        };
+        received.receipt = Receipt::Publishing;
+        self.owe(id, QoS::ExactlyOnce, None);
+        true
+    }
+
     /// Identifiers of flows that began on an earlier connection, or that nobody knows.
     pub(crate) fn restored(&self) -> usize {
         self.received.values().filter(|received| !received.counts).count()

@@ -54,6 +54,9 @@ pub(crate) enum Effect {
     /// be; the packet identifier is the publisher's. For QoS 2 of a stored session the driver has the store remember the
     /// identifier in the same commit.
     Publish(Option<PacketId>, Arc<Message>),
+    /// Retain a QoS 2 message that was routed when it came on an earlier connection: it may not have been retained then, or something
+    /// that is sent again before it is retained now. It is answered as by [`Effect::Publish`].
+    RetainAgain(PacketId, Arc<Message>),
     /// Carry this out. The answer is [`Input::Responded`] with the codes of *all* the packet's filters.
     Request(PacketId, Request),
     /// There is room: hand in about this many retained messages, if any wait.

@@ -205,6 +205,7 @@ fn name(effect: &Effect) -> String {
         Effect::Publish(id, message) => {
             format!("publish {} {}", id.map_or(0, PacketId::as_u16), message.topic())
         }
+        Effect::RetainAgain(id, message) => format!("retain {id} {}", message.topic()),
         Effect::Request(id, Request::Subscribe(items)) => {
             let item = |item: &super::SubscribeItem| match &item.subscription {
                 Ok(subscription) => subscription.filter.to_string(),

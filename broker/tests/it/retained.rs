@@ -182,6 +182,55 @@ async fn a_retained_message_that_was_replaced_does_not_follow_the_new_one() {
     assert_eq!((last.len(), old), (200, 0));
 }
 
+// The older one is refused when the newer one waits already.
+#[tokio::test]
+async fn what_an_overloaded_store_refuses_late_is_not_retained_over_what_came_after_it() {
+    let inner = MemoryStore::new();
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    let (store, first) = Moody::keeping(inner.clone(), move |asked, _| {
+        let is_kept = asked == Asked::Retain && is_first.swap(false, std::sync::atomic::Ordering::Relaxed);
+        is_kept.then_some(Kept::Call)
+    });
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let mut publisher = world.connect(&How::clean("publisher"));
+    publisher.drain();
+    publisher.publish("r", b"old", QoS::AtLeastOnce, true);
+    world.store.fail_with(Some(testkit::front::unavailable()));
+    publisher.publish("r", b"new", QoS::AtLeastOnce, true);
+    assert!(publisher.drain().is_empty());
+    assert_eq!(first.let_go(), 1);
+    world.store.fail_with(None);
+    for _ in 0..2 {
+        assert!(matches!(publisher.wait().await, Got::Other { first_byte: 0x40, .. }));
+    }
+    let mut subscriber = world.connect(&How::clean("subscriber"));
+    subscriber.subscribe("r", 1);
+    assert_eq!(subscriber.payloads(), [b"new"]);
+}
+
+// v5 [MQTT-3.3.1-9]: whatever it was given before by another subscription.
+#[tokio::test]
+async fn who_subscribes_is_given_what_it_has_live_already() {
+    for how in [How::clean("memory"), How::stored("stored")] {
+        for qos in 0..3 {
+            let world = World::new().await;
+            let mut publisher = world.connect(&How::clean("publisher"));
+            publisher.publish("r/old", b"v", QoS::AtLeastOnce, true);
+            let mut subscriber = world.connect(&how);
+            subscriber.subscribe("r/+", qos);
+            take_all(&mut subscriber);
+            publisher.publish("r/t", b"v", QoS::ExactlyOnce, true);
+            assert_eq!(take_all(&mut subscriber).len(), 1, "live");
+            for filter in ["r/t", "r/t", "+/t"] {
+                subscriber.subscribe(filter, qos);
+                let expected = [("r/t".to_owned(), b"v".to_vec())];
+                assert_eq!(take_all(&mut subscriber), expected, "{}, QoS {qos}, {filter}", how.client_id);
+            }
+        }
+    }
+}
+
 // ARCHITECTURE, rule 17.
 #[tokio::test]
 async fn who_subscribes_while_a_message_is_retained_gets_it() {

@@ -2,13 +2,16 @@
 
 use mqtt::QoS;
 
+/// Topics from here on are `r/0` and so on, and their messages are retained.
+pub const RETAINED: usize = 8;
+
 /// The topic of what nobody published under one of ours: a Will.
 pub const ELSEWHERE: usize = usize::MAX;
 
 /// One message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Message {
-    /// By number: `t/0` and so on.
+    /// By number: `t/0` and so on, `r/0` and so on from [`RETAINED`].
     pub topic: usize,
     /// With which it is published, or came.
     pub qos: QoS,
@@ -21,7 +24,15 @@ pub struct Message {
 impl Message {
     /// Its topic.
     pub fn topic_name(self) -> String {
-        format!("t/{}", self.topic)
+        match self.topic.checked_sub(RETAINED) {
+            Some(retained) => format!("r/{retained}"),
+            None => format!("t/{}", self.topic),
+        }
+    }
+
+    /// Whether it is retained.
+    pub fn is_retained(self) -> bool {
+        (RETAINED..ELSEWHERE).contains(&self.topic)
     }
 
     /// Its payload, which begins with its index.
@@ -37,7 +48,10 @@ impl Message {
     /// When the payload is not of ours.
     pub fn read(topic: &str, qos: QoS, payload: &[u8]) -> Self {
         let index = u32::from_be_bytes(payload[..4].try_into().unwrap());
-        let topic = topic.strip_prefix("t/").and_then(|topic| topic.parse().ok()).unwrap_or(ELSEWHERE);
+        let number = |topic: &str| topic.parse::<usize>().ok();
+        let live = topic.strip_prefix("t/").and_then(number);
+        let retained = || topic.strip_prefix("r/").and_then(number).map(|number| RETAINED + number);
+        let topic = live.or_else(retained).unwrap_or(ELSEWHERE);
         Self { topic, qos, index, size: payload.len() }
     }
 }

@@ -12,7 +12,7 @@ use mqtt::{
     QoS, ReasonCode, Receiver, Will,
 };
 
-pub use self::message::{ELSEWHERE, Message};
+pub use self::message::{ELSEWHERE, Message, RETAINED};
 pub use self::subscription::Wish;
 
 use crate::connection::{bytes_of, connect};
@@ -272,7 +272,7 @@ impl Client {
         let packet = Publish {
             dup,
             qos: message.qos,
-            retain: false,
+            retain: message.is_retained(),
             topic: named,
             packet_id,
             properties: properties.as_properties(),
@@ -370,7 +370,9 @@ impl Client {
         {
             let is_same = before.index == index;
             assert!(is_same || before.is_done, "{}: identifier {id:?} is that of {before:?}", self.name);
-            assert!(dup || !is_same, "{}: {index} again without DUP", self.name);
+            // A retained message comes with each subscription anew.
+            let is_anew = message.is_retained() && before.is_done;
+            assert!(dup || !is_same || is_anew, "{}: {index} again without DUP", self.name);
         }
         let is_new = publish.qos == QoS::AtLeastOnce || self.received.insert(id);
         if is_new {

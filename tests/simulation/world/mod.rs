@@ -15,22 +15,23 @@ use mqtt::{ProtocolVersion, QoS};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use state::MemoryCluster;
-use testkit::client::{Client, Message, Phase, Wish};
+use testkit::client::{Client, Message, Phase, RETAINED, Wish};
 
 use super::Dice;
 use super::edge::Edge;
 use super::network::Network;
 use super::oracle::Oracle;
-use super::will::{FILTERS, SHARE_AT, WILLS_AT};
+use super::will::{FILTERS, RETAINED_AT, SHARE_AT, WILLS_AT};
 use super::worker::{Setup, Worker};
 use device::Device;
 
 const EDGES: usize = 2;
 const WORKERS: usize = 3;
-/// The watcher of Wills, then publishers, subscribers, and members of a share.
+/// The watcher of Wills, then publishers, subscribers, members of a share, and readers of retained messages.
 const PUBLISHERS: Range<usize> = 1..3;
 const SUBSCRIBERS: Range<usize> = 3..6;
 const MEMBERS: Range<usize> = 6..8;
+const READERS: Range<usize> = 8..10;
 
 /// Messages that a device may be sent at once, unacknowledged.
 const RECEIVE_MAXIMUM: u16 = 8;
@@ -93,7 +94,6 @@ impl World {
         };
         let setup = Setup {
             cluster: MemoryCluster::new(),
-            living: Arc::default(),
             network: Network::new(Dice::seed_from_u64(dice.random())),
             time: Arc::new(move || EPOCH_MS + clock.load(Ordering::Relaxed)),
             settings,
@@ -123,7 +123,7 @@ impl World {
 
     /// Everybody but the last worker is there, and somebody is subscribed to Wills.
     fn begin(&mut self, is_kept: bool) {
-        let clients: Vec<Client> = (0..MEMBERS.end)
+        let clients: Vec<Client> = (0..READERS.end)
             .map(|n| {
                 let is_v5 = self.dice.random_bool(0.6);
                 let version = if is_v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
@@ -203,7 +203,8 @@ impl World {
 
     fn publish(&mut self) {
         let n = self.dice.random_range(PUBLISHERS);
-        let topic = self.dice.random_range(0..3);
+        // Of a retained topic there is one publisher: what is last is known.
+        let topic = if self.dice.random_ratio(1, 5) { RETAINED + n } else { self.dice.random_range(0..3) };
         self.publish_by(n, topic);
     }
 
@@ -213,6 +214,7 @@ impl World {
         }
         let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]
             [self.dice.random_range(0..5_usize).div_ceil(2)];
+        let qos = if topic >= RETAINED { qos.max(QoS::AtLeastOnce) } else { qos };
         let size = if self.dice.random_ratio(1, 8) { self.dice.random_range(4..3000) } else { 4 };
         let message = Message { index: self.oracle.messages(), topic, qos, size };
         self.oracle.publish(n, message, self.devices.iter().map(|device| &device.client));
@@ -222,10 +224,15 @@ impl World {
     }
 
     fn resubscribe(&mut self) {
-        let n = self.dice.random_range(SUBSCRIBERS);
-        if self.devices[n].can_act() {
-            self.change_by(n);
+        let n = self.dice.random_range(SUBSCRIBERS.start..READERS.end);
+        if MEMBERS.contains(&n) || !self.devices[n].can_act() {
+            return;
         }
+        if READERS.contains(&n) {
+            let is_on = !self.dice.random_ratio(1, 3);
+            return self.change(n, RETAINED_AT, is_on);
+        }
+        self.change_by(n);
     }
 
     /// A device changes a subscription and publishes to itself, all in one go.
@@ -244,10 +251,14 @@ impl World {
     /// Answers the filter, which is as good as a topic.
     fn change_by(&mut self, n: usize) -> usize {
         let (filter, is_on) = (self.dice.random_range(0..3), !self.dice.random_ratio(1, 3));
+        self.change(n, filter, is_on);
+        filter
+    }
+
+    fn change(&mut self, n: usize, filter: usize, is_on: bool) {
         self.oracle.change(n, is_on);
         self.devices[n].client.insist();
         self.devices[n].client.change(filter, is_on);
-        filter
     }
 
     /// A few milliseconds pass.

@@ -1,8 +1,8 @@
 //! The end of a simulation: without faults everything arrives, and with the devices everything that was kept for them goes.
 
-use super::{COUNTED, EDGES, World};
+use super::{COUNTED, EDGES, READERS, World};
 use crate::oracle::watches;
-use crate::will::WILL_BIT;
+use crate::will::{RETAINED_AT, WILL_BIT};
 use crate::worker::Worker;
 
 /// Turns within which everything has to have arrived.
@@ -45,9 +45,15 @@ impl World {
             }
         }
         assert_eq!(unrest, None, "what has not come to rest");
+        // Who asks now is given what is newest.
+        let from = READERS.map(|n| (n, self.devices[n].client.got.len())).collect::<Vec<_>>();
+        READERS.for_each(|n| self.change(n, RETAINED_AT, true));
         // What should not come has its chance.
         for _ in 0..60 {
             self.turn();
+        }
+        for (n, from) in from {
+            assert_eq!(self.oracle.outdated(&self.devices[n].client, from), None, "what is retained");
         }
     }
 
@@ -80,8 +86,7 @@ impl World {
         self.oracle.check_share(self.devices.iter().map(|device| &device.client));
         assert!(watches(&self.devices[0].client));
         let are_once = !self.setup.is_rough && self.counts[8] == 0;
-        let has_buried = self.setup.living.lock().has_buried;
-        self.oracle.check_wills(&self.devices[0].client, are_once, has_buried);
+        self.oracle.check_wills(&self.devices[0].client, are_once);
         let wills = self.devices[0].client.got.iter().filter(|message| message.index & WILL_BIT != 0);
         self.counts[10] = wills.count();
     }

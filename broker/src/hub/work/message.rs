@@ -17,6 +17,8 @@ pub(crate) struct Unmatched {
     pub origin: Option<Origin>,
     /// Whether it is to be retained before it is matched.
     pub retains: bool,
+    /// It was routed when it came before, and is to be retained alone.
+    pub is_routed: bool,
     /// It is for the members of this share alone.
     pub share: Option<Arc<str>>,
     pub part: Part,

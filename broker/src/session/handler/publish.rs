@@ -9,7 +9,7 @@ use state::{Delivery, Message, StoreError, UnixMs};
 use crate::authorize::Publication;
 use crate::authorize::authorizer::{AskedAction, Verdict};
 use crate::authorize::bounds::Bound;
-use crate::session::{AliasUse, DropReason, Effect, Fault, Manner, Outputs, Receipt, Session};
+use crate::session::{AliasUse, DropReason, Effect, Fault, Manner, Outputs, Receipt, Session, StoreOp};
 
 /// Why a message is not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,17 @@ enum Refusal {
     Drop(DropReason, ReasonCode),
     /// It is beyond this.
     Bound(Bound),
+}
+
+/// What is to be done with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepted {
+    /// It is published.
+    New,
+    /// It came on an earlier connection and was routed: it is retained once more, in its place among what is sent again.
+    Again,
+    /// It came before, or may not come, and is acknowledged without being published.
+    No,
 }
 
 /// Acknowledgements that may be owed to a client of MQTT 3, which knows no Receive Maximum.
@@ -74,9 +85,13 @@ impl Session {
             (Some(id), None) => {
                 // Built before the session changes, since the topic may be one of its aliases.
                 let message = message();
-                if self.accept(id, publish.qos, out)? {
-                    self.note_own(&message);
-                    out.effects.push(Effect::Publish(Some(id), message));
+                match self.accept(id, publish, out)? {
+                    Accepted::New => {
+                        self.note_own(&message);
+                        out.effects.push(Effect::Publish(Some(id), message));
+                    }
+                    Accepted::Again => out.effects.push(Effect::RetainAgain(id, message)),
+                    Accepted::No => {}
                 }
             }
             (Some(id), Some(Refusal::Drop(_, code))) => self.reject(id, publish.qos, code, out)?,
@@ -105,6 +120,10 @@ impl Session {
             // Not acknowledged: the client keeps it.
             Err(error) => return self.store_failed(&error, out),
         };
+        if qos == QoS::ExactlyOnce && code.is_error() && self.keeps_received && self.version.is_v5() {
+            // The client may use the identifier for another message at once, and the store may have it by now. v5 [MQTT-4.3.3-9]
+            out.effects.push(Effect::Store(StoreOp::ForgetReceived(id)));
+        }
         if let Some(inbound) = &mut self.inbound {
             inbound.answer(id, qos, code);
             self.put_owed(out);
@@ -203,28 +222,38 @@ impl Session {
         }
     }
 
-    /// Takes a Packet Identifier in use. `false`: the message came before, or may not come, and is acknowledged without
-    /// being published.
-    fn accept(&mut self, id: PacketId, qos: QoS, out: &mut Outputs<'_>) -> Result<bool, Fault> {
+    /// Takes a Packet Identifier in use.
+    fn accept(
+        &mut self,
+        id: PacketId,
+        publish: &Publish<'_>,
+        out: &mut Outputs<'_>,
+    ) -> Result<Accepted, Fault> {
+        let qos = publish.qos;
         let is_v5 = self.version.is_v5();
         let request = self.filters.as_ref().is_some_and(|filters| filters.uses(id));
         let receive_maximum = if is_v5 { usize::from(self.receive_maximum) } else { OWED_MAX };
         let inbound = self.inbound();
         match inbound.receipt(id) {
             // v5 [MQTT-4.3.3-10]; PUBREC is on its way and answers both.
-            Some(Receipt::Publishing) if qos == QoS::ExactlyOnce => return Ok(false),
+            Some(Receipt::Publishing) if qos == QoS::ExactlyOnce => return Ok(Accepted::No),
+            Some(Receipt::AwaitingPubrel)
+                if qos == QoS::ExactlyOnce && publish.retain && inbound.begin_again(id) =>
+            {
+                return Ok(Accepted::Again);
+            }
             // At once: behind others it could come after PUBCOMP, and be taken for the answer to a new message.
             Some(Receipt::AwaitingPubrel) if qos == QoS::ExactlyOnce => {
                 self.put_ack(AckKind::PubRec, id, ReasonCode::Success, out);
-                return Ok(false);
+                return Ok(Accepted::No);
             }
             Some(_) => {
                 self.reject(id, qos, ReasonCode::PacketIdentifierInUse, out)?;
-                return Ok(false);
+                return Ok(Accepted::No);
             }
             None if request => {
                 self.reject(id, qos, ReasonCode::PacketIdentifierInUse, out)?;
-                return Ok(false);
+                return Ok(Accepted::No);
             }
             None => {}
         }
@@ -236,7 +265,7 @@ impl Session {
             inbound.begin(id);
         }
         inbound.owe(id, qos, None);
-        Ok(true)
+        Ok(Accepted::New)
     }
 
     /// Acknowledges a message that is not published: with its Reason Code, or without a word before MQTT 5, which has none

@@ -358,6 +358,9 @@ impl World {
         };
         match (effect, fence) {
             (Effect::Publish(id, message), fence) => self.route(id, &message, fence, post),
+            (Effect::RetainAgain(id, message), _) => {
+                post(Event::Input(Input::Published(id, message.qos(), Ok(ReasonCode::Success))));
+            }
             (Effect::Store(StoreOp::ReadQueue(from, max)), Some(fence)) => {
                 // Small pages, so that there are many.
                 let done = Box::new(move |page| post(Event::Input(Input::Queue(page))));
