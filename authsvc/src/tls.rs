@@ -32,14 +32,15 @@ impl<'a> Named<'a> {
         AuthError::Section { section: self.section, key: self.key, problem }
     }
 
-    fn sections(self, found: &Snapshot, kind: Kind) -> Result<Vec<Section>, AuthError> {
-        let bytes = found.bytes(self.path).map_err(|error| self.unusable(&error))?;
-        pem::sections(bytes, kind).map_err(|error| self.unusable(&error))
+    /// What is in it.
+    pub(crate) fn bytes(self, found: &Snapshot) -> Result<&[u8], AuthError> {
+        found.bytes(self.path).map_err(|error| self.unusable(&error))
     }
 
     /// The certificates in it, at least one.
     pub(crate) fn certificates(self, found: &Snapshot) -> Result<Vec<CertificateDer<'static>>, AuthError> {
-        let sections = self.sections(found, Kind::Certificate)?;
+        let sections = pem::sections(self.bytes(found)?, Kind::Certificate);
+        let sections = sections.map_err(|error| self.unusable(&error))?;
         Ok(sections.into_iter().map(|section| section.der.into()).collect())
     }
 
@@ -54,12 +55,7 @@ impl<'a> Named<'a> {
 
     /// The first private key in it.
     pub(crate) fn private_key(self, found: &Snapshot) -> Result<PrivateKeyDer<'static>, AuthError> {
-        let section = self.sections(found, Kind::PrivateKey)?.into_iter().next();
-        let section = section.ok_or_else(|| self.unusable(&"is empty"))?;
-        Ok(match section.label.as_str() {
-            "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(section.der.into()),
-            "EC PRIVATE KEY" => PrivateKeyDer::Sec1(section.der.into()),
-            _ => PrivateKeyDer::Pkcs8(section.der.into()),
-        })
+        let first = pem::first(self.bytes(found)?, Kind::PrivateKey);
+        first.map(Section::into_private_key).map_err(|error| self.unusable(&error))
     }
 }

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use rustls_pki_types::PrivateKeyDer;
 
 /// As lenient about padding as other readers are.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -20,6 +21,17 @@ pub struct Section {
     pub line: usize,
     /// What it holds.
     pub der: Vec<u8>,
+}
+
+impl Section {
+    /// A section of [`Kind::PrivateKey`], as what its label says.
+    pub fn into_private_key(self) -> PrivateKeyDer<'static> {
+        match self.label.as_str() {
+            "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(self.der.into()),
+            "EC PRIVATE KEY" => PrivateKeyDer::Sec1(self.der.into()),
+            _ => PrivateKeyDer::Pkcs8(self.der.into()),
+        }
+    }
 }
 
 /// Why a file holds nothing that can be used. The text goes on from the name of the file.
@@ -114,6 +126,14 @@ pub fn sections(bytes: &[u8], kind: Kind) -> Result<Vec<Section>, PemError> {
         return Err(PemError::Nothing { wanted: kind.name(), found });
     }
     Ok(wanted)
+}
+
+/// The first section of a kind.
+///
+/// # Errors
+/// As [`sections`].
+pub fn first(bytes: &[u8], kind: Kind) -> Result<Section, PemError> {
+    sections(bytes, kind)?.into_iter().next().ok_or(PemError::Empty)
 }
 
 fn encrypted(line: usize) -> PemError {

@@ -79,13 +79,9 @@ fn unusable(key: &'static str, path: &Path, problem: impl Into<String>) -> LinkT
     LinkTlsError::Unusable { key, path: path.to_owned(), problem: problem.into() }
 }
 
-fn sections(
-    key: &'static str,
-    path: &Path,
-    kind: Kind,
-    found: &Snapshot,
-) -> Result<Vec<Section>, LinkTlsError> {
-    pem::sections(read(key, path, found)?, kind).map_err(|error| unusable(key, path, error.to_string()))
+fn certificates(key: &'static str, path: &Path, found: &Snapshot) -> Result<Vec<Section>, LinkTlsError> {
+    let sections = pem::sections(read(key, path, found)?, Kind::Certificate);
+    sections.map_err(|error| unusable(key, path, error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -150,7 +146,7 @@ impl LinkTlsConfig {
 
     fn authorities(&self, found: &Snapshot) -> Result<RootCertStore, LinkTlsError> {
         let mut roots = RootCertStore::empty();
-        for Section { line, der, .. } in sections("ca_file", &self.ca_file, Kind::Certificate, found)? {
+        for Section { line, der, .. } in certificates("ca_file", &self.ca_file, found)? {
             roots.add(der.into()).map_err(|error| {
                 let problem = format!("line {line}: the certificate cannot be used as an authority: {error}");
                 unusable("ca_file", &self.ca_file, problem)
@@ -160,20 +156,14 @@ impl LinkTlsConfig {
     }
 
     fn chain(&self, found: &Snapshot) -> Result<Vec<CertificateDer<'static>>, LinkTlsError> {
-        let sections = sections("certificate_file", &self.certificate_file, Kind::Certificate, found)?;
-        Ok(sections.into_iter().map(|section| section.der.into()).collect())
+        let certificates = certificates("certificate_file", &self.certificate_file, found)?;
+        Ok(certificates.into_iter().map(|section| section.der.into()).collect())
     }
 
     fn key(&self, found: &Snapshot) -> Result<PrivateKeyDer<'static>, LinkTlsError> {
-        let found = sections("key_file", &self.key_file, Kind::PrivateKey, found)?.into_iter().next();
-        let Some(Section { label, der, .. }) = found else {
-            return Err(unusable("key_file", &self.key_file, "is empty"));
-        };
-        Ok(match label.as_str() {
-            "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
-            "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
-            _ => PrivateKeyDer::Pkcs8(der.into()),
-        })
+        let (key, path) = ("key_file", &self.key_file);
+        let first = pem::first(read(key, path, found)?, Kind::PrivateKey);
+        first.map(Section::into_private_key).map_err(|error| unusable(key, path, error.to_string()))
     }
 
     fn of_pair(&self, error: &rustls::Error) -> LinkTlsError {

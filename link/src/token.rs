@@ -200,7 +200,7 @@ impl PassportSigner {
     /// # Errors
     /// There is none.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
-        let key = pem::sections(pem, Kind::Pkcs8)?.into_iter().next().ok_or(KeyError::NotPrivate)?;
+        let key = pem::first(pem, Kind::Pkcs8)?;
         let der = key.der.as_slice();
         let (algorithm, key, public) = if let Ok(pair) = Ed25519KeyPair::from_pkcs8(der) {
             let public = PublicKey::new(Curve::Ed25519, pair.public_key().as_ref());

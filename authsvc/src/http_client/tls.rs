@@ -47,7 +47,7 @@ impl TlsFiles<'_> {
 
 fn of_file(file: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for Section { line, der, .. } in sections(file, Kind::Certificate)? {
+    for Section { line, der, .. } in certificates(file)? {
         roots.add(der.into()).map_err(|error| {
             format!("line {line}: the certificate cannot be used as an authority: {error}")
         })?;
@@ -67,22 +67,18 @@ fn of_system(section: &'static str) -> RootCertStore {
 }
 
 fn chain_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    Ok(sections(file, Kind::Certificate)?.into_iter().map(|section| section.der.into()).collect())
+    Ok(certificates(file)?.into_iter().map(|section| section.der.into()).collect())
 }
 
 fn key_of(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let found = sections(file, Kind::PrivateKey)?.into_iter().next();
-    let Some(Section { label, der, .. }) = found else {
-        return Err("is empty".to_owned());
-    };
-    Ok(match label.as_str() {
-        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
-        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
-        _ => PrivateKeyDer::Pkcs8(der.into()),
-    })
+    let first = pem::first(&read(file)?, Kind::PrivateKey);
+    first.map(Section::into_private_key).map_err(|error| error.to_string())
 }
 
-fn sections(file: &Path, kind: Kind) -> Result<Vec<Section>, String> {
-    let bytes = std::fs::read(file).map_err(|error| format!("cannot be read: {error}"))?;
-    pem::sections(&bytes, kind).map_err(|error| error.to_string())
+fn certificates(file: &Path) -> Result<Vec<Section>, String> {
+    pem::sections(&read(file)?, Kind::Certificate).map_err(|error| error.to_string())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(file).map_err(|error| format!("cannot be read: {error}"))
 }

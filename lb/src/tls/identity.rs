@@ -11,7 +11,7 @@ use files::pem::{self, Kind, PemError, Section};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 
 use super::config::CertificateFiles;
 use super::error::TlsConfigError;
@@ -200,25 +200,12 @@ fn load_key(
     found: &Snapshot,
 ) -> Result<Arc<dyn SigningKey>, TlsConfigError> {
     let path = &entry.key_file;
-    let Some(Section { label, line, der }) =
-        read_sections(PRIVATE_KEY_KEY, path, found, Kind::PrivateKey)?.into_iter().next()
-    else {
-        return Err(TlsConfigError::Unusable {
-            key: PRIVATE_KEY_KEY,
-            path: path.clone(),
-            problem: "is empty".to_owned(),
-        });
-    };
-    let der = match label.as_str() {
-        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
-        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
-        _ => PrivateKeyDer::Pkcs8(der.into()),
-    };
-    provider.key_provider.load_private_key(der).map_err(|error| TlsConfigError::Unusable {
-        key: PRIVATE_KEY_KEY,
-        path: path.clone(),
-        problem: format!("line {line}: the private key cannot be used: {error}"),
-    })
+    let unusable = |problem| TlsConfigError::Unusable { key: PRIVATE_KEY_KEY, path: path.clone(), problem };
+    let first = read_sections(PRIVATE_KEY_KEY, path, found, Kind::PrivateKey)?.into_iter().next();
+    let Some(section) = first else { return Err(unusable("is empty".to_owned())) };
+    let line = section.line;
+    let loaded = provider.key_provider.load_private_key(section.into_private_key());
+    loaded.map_err(|error| unusable(format!("line {line}: the private key cannot be used: {error}")))
 }
 
 /// All sections of a kind in a PEM file; there is at least one.

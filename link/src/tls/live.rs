@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use files::pem::{self, Kind};
 use files::validity::{Validity, date, unix_s};
 use files::{Look, Settling, Snapshot};
 use parking_lot::{Mutex, RwLock};
@@ -180,9 +179,8 @@ impl State {
 impl LinkTerms {
     fn read(config: &LinkTlsConfig, found: &Snapshot) -> Result<Self, LinkTlsError> {
         let all = |key, path| -> Result<Vec<Validity>, LinkTlsError> {
-            let sections = pem::sections(super::read(key, path, found)?, Kind::Certificate)
-                .map_err(|error| super::unusable(key, path, error.to_string()))?;
-            let read = sections.iter().map(|section| Validity::of_certificate(&section.der));
+            let certificates = super::certificates(key, path, found)?;
+            let read = certificates.iter().map(|section| Validity::of_certificate(&section.der));
             read.collect::<Option<_>>()
                 .ok_or_else(|| super::unusable(key, path, "holds a certificate that cannot be parsed"))
         };
