@@ -1,4 +1,5 @@
-//! Files of the service, and of its client, that are read again when they have changed and settled. What cannot be used leaves in force what was.
+//! Files that are read again when they have changed and settled: of the service, of its client, and the keys of tokens. What cannot
+//! be used leaves in force what was.
 
 use std::path::PathBuf;
 use std::sync::Arc;

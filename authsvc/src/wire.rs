@@ -24,6 +24,9 @@ pub(crate) const KEYS_PATH: &str = "/.well-known/jwks.json";
 /// Whether it is alive.
 pub(crate) const LIVE_PATH: &str = "/livez";
 
+/// What a connection with TLS may speak, the best first.
+pub(crate) const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
 /// Bytes, in base64 (RFC 4648 section 4).
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Base64(pub(crate) Bytes);

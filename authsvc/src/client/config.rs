@@ -138,7 +138,7 @@ impl Endpoint {
     }
 }
 
-pub(super) fn wrong(key: &'static str, problem: &str) -> AuthError {
+fn wrong(key: &'static str, problem: &str) -> AuthError {
     AuthError::Section { section: "authsvc", key, problem: problem.to_owned() }
 }
 

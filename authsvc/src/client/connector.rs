@@ -23,8 +23,9 @@ use tower_service::Service;
 
 use super::config::ClientConfig;
 use crate::AuthError;
-use crate::tls::{Named, PROTOCOLS};
+use crate::named::Named;
 use crate::watched::Watched;
+use crate::wire::PROTOCOLS;
 
 /// What edges do TLS with, if they do.
 pub(super) type Tls = Arc<Watched<Arc<TlsConfig>>>;

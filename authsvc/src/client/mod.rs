@@ -40,6 +40,7 @@ use self::cache::{Asked, DecisionCache};
 use self::connector::Tls;
 use self::metrics::ClientMetrics;
 use crate::action::{Action, ActionRuling, WrittenRuling};
+use crate::named::Named;
 use crate::revocation::{Bearer, Revocations};
 use crate::watched::Watched;
 use crate::wire::{AUTHENTICATE_PATH, AUTHORIZE_PATH, Allowed, Answer, Question};
@@ -417,13 +418,10 @@ fn open_secret(config: &ClientConfig) -> Result<Option<Watched<ShownSecret>>, Au
     let Some(path) = config.secret_file.clone() else { return Ok(None) };
     let paths = [path.clone()];
     let parse = move |found: &files::Snapshot, _: Option<&ShownSecret>| {
-        let wrong = |problem: &dyn std::fmt::Display| {
-            config::wrong("secret_file", &format!("{}: {problem}", path.display()))
-        };
-        let bytes = found.bytes(&path).map_err(|error| wrong(&error))?;
-        let secret = str::from_utf8(bytes).map_err(|_| wrong(&"a secret is text"))?.trim();
-        let mut value = HeaderValue::from_str(&format!("Bearer {secret}"))
-            .map_err(|_| wrong(&"a secret is one line of visible characters"))?;
+        let file = Named::new("authsvc", "secret_file", &path);
+        let secret = str::from_utf8(file.bytes(found)?).map_err(|_| file.unusable(&"a secret is text"))?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.trim()))
+            .map_err(|_| file.unusable(&"a secret is one line of visible characters"))?;
         value.set_sensitive(true);
         Ok(ShownSecret(value))
     };

@@ -14,8 +14,9 @@ use subtle::ConstantTimeEq as _;
 
 use super::config::ServiceTlsConfig;
 use crate::AuthError;
-use crate::tls::{Named, PROTOCOLS};
+use crate::named::Named;
 use crate::watched::Watched;
+use crate::wire::PROTOCOLS;
 
 /// Shortest secret, bytes.
 const SECRET_BYTES_MIN: usize = 16;
@@ -29,8 +30,8 @@ impl Secret {
         let path = path.to_owned();
         let paths = [path.clone()];
         Watched::open("the callers' secret", &paths, move |found, _| {
-            let bytes = found.bytes(&path).map_err(|error| unusable(&path, &error))?;
-            Self::new(bytes).ok_or_else(|| unusable(&path, &"a secret has 16 bytes or more"))
+            let file = Named::new("service", "secret_file", &path);
+            Self::new(file.bytes(found)?).ok_or_else(|| file.unusable(&"a secret has 16 bytes or more"))
         })
     }
 
@@ -88,11 +89,6 @@ fn tls(config: &ServiceTlsConfig, found: &Snapshot) -> Result<Arc<ServerConfig>,
         .map_err(|error| certificate.unusable(&error))?;
     server.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(Arc::new(server))
-}
-
-/// What is wrong with the secret's file.
-fn unusable(path: &Path, problem: &dyn std::fmt::Display) -> AuthError {
-    Named::new("service", "secret_file", path).unusable(problem)
 }
 
 #[cfg(test)]

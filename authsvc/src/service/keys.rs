@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::seal::Sealer;
 use crate::AuthError;
+use crate::named::Named;
 use crate::watched::Watched;
+
+/// Where the keys are.
+const SECTION: &str = "passport";
 
 link::settings! {
     /// `[passport]` of the service: how passports are signed, and how long they are good.
@@ -46,13 +50,12 @@ impl SigningConfig {
     /// # Errors
     /// A setting is out of bounds, or a file holds no such key.
     pub(super) fn open(&self) -> Result<Watched<Keys>, AuthError> {
-        let wrong =
-            |key, problem: &str| AuthError::Section { section: "passport", key, problem: problem.to_owned() };
-        self.check_bounds("passport")?;
+        self.check_bounds(SECTION)?;
         let Some(signing) = self.signing_key_file.clone() else {
             let problem =
                 "is needed: the private key that passports are signed with (tidegate certs DIR makes a pair)";
-            return Err(wrong("signing_key_file", problem));
+            let (key, problem) = ("signing_key_file", problem.to_owned());
+            return Err(AuthError::Section { section: SECTION, key, problem });
         };
         let also: Vec<_> = [("next_key_files", &self.next_key_files), ("old_key_files", &self.old_key_files)]
             .into_iter()
@@ -72,19 +75,20 @@ impl Keys {
         found: &Snapshot,
         before: Option<&Self>,
     ) -> Result<Self, AuthError> {
-        let key = "signing_key_file";
-        let signer =
-            Arc::new(PassportSigner::from_pem(bytes(key, signing, found)?).map_err(of(key, signing))?);
+        let file = Named::new(SECTION, "signing_key_file", signing);
+        let signer = PassportSigner::from_pem(file.bytes(found)?).map_err(|error| file.unusable(&error))?;
+        let signer = Arc::new(signer);
         let own = Sealer::new(&signer).map(Arc::new);
         let mut sealers: Vec<_> = own.into_iter().collect();
         let mut public = vec![signer.public_key().clone()];
         for (key, path) in also {
-            let pem = bytes(key, path, found)?;
+            let file = Named::new(SECTION, key, path);
+            let pem = file.bytes(found)?;
             if let Ok(other) = PassportSigner::from_pem(pem) {
                 sealers.extend(Sealer::new(&other).map(Arc::new));
                 public.push(other.public_key().clone());
             } else {
-                public.extend(PublicKey::from_pem(pem).map_err(of(key, path))?);
+                public.extend(PublicKey::from_pem(pem).map_err(|error| file.unusable(&error))?);
             }
         }
         // What was sealed just before the key was replaced.
@@ -103,17 +107,5 @@ impl Keys {
     /// Everything that may open a state.
     pub(crate) fn sealers(&self) -> impl Iterator<Item = &Sealer> {
         self.sealers.iter().map(|sealer| &**sealer)
-    }
-}
-
-fn bytes<'a>(key: &'static str, path: &Path, found: &'a Snapshot) -> Result<&'a [u8], AuthError> {
-    found.bytes(path).map_err(of(key, path))
-}
-
-fn of<E: std::fmt::Display>(key: &'static str, path: &Path) -> impl Fn(E) -> AuthError {
-    let path = path.to_owned();
-    move |error| {
-        let problem = format!("{}: {error}", path.display());
-        AuthError::Section { section: "passport", key, problem }
     }
 }

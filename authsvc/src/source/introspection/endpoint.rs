@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::config::{ClientAuthentication, IntrospectionConfig, SECTION};
 use crate::AuthError;
 use crate::http_client::{HttpClient, HttpError};
+use crate::named::Named;
 
 /// Where tokens are asked about, and as whom. Holds the client's secret: not for logs.
 pub(super) struct IntrospectionEndpoint {
@@ -41,21 +42,19 @@ enum AskProblem {
 impl IntrospectionEndpoint {
     /// Reads the client's secret.
     pub(super) fn new(config: &IntrospectionConfig) -> Result<Self, AuthError> {
-        const KEY: &str = "client_secret_file";
         let path = &config.client_secret_file;
-        let wrong = |problem: String| AuthError::Section { section: SECTION, key: KEY, problem };
-        let secret =
-            std::fs::read_to_string(path).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+        let file = Named::new(SECTION, "client_secret_file", path);
+        let secret = std::fs::read_to_string(path).map_err(|error| file.unusable(&error))?;
         let secret = secret.trim_end_matches(['\r', '\n']).to_owned();
         if secret.is_empty() {
-            return Err(wrong(format!("{}: is empty", path.display())));
+            return Err(file.unusable(&"is empty"));
         }
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let (authorization, credentials) = match config.client_authentication {
             ClientAuthentication::Basic => {
                 let both = format!("{}:{}", encode(&config.client_id), encode(&secret));
                 let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64.encode(both)))
-                    .map_err(|_| wrong("cannot be sent".to_owned()))?;
+                    .map_err(|_| file.unusable(&"cannot be sent"))?;
                 value.set_sensitive(true);
                 (Some(value), None)
             }

@@ -18,7 +18,6 @@ use serde_json::{Map, Value};
 
 pub use config::{JwtConfig, SecretEncoding};
 use key::Key;
-use key_files::KeyFiles;
 use key_url::KeyUrl;
 use token::Header;
 
@@ -29,6 +28,7 @@ use crate::config::CertificateIdentity;
 use crate::metrics::Metrics;
 use crate::token_problem::TokenProblem;
 use crate::verdict::{Grant, Verdict, WhenAway};
+use crate::watched::Watched;
 use crate::{AuthError, DenyReason, Request};
 
 /// Keys that one token is tried with: those of a set without names.
@@ -41,7 +41,7 @@ pub(crate) struct JwtSource {
     config: JwtConfig,
     /// What is asked of a token, by its algorithm; no others are accepted.
     validations: HashMap<Algorithm, Validation>,
-    files: KeyFiles,
+    files: Watched<Vec<Key>>,
     url: Option<KeyUrl>,
     metrics: Metrics,
 }
@@ -52,7 +52,7 @@ impl JwtSource {
         config.check()?;
         Ok(Self {
             validations: validations(config),
-            files: KeyFiles::open(config)?,
+            files: key_files::open(config)?,
             url: KeyUrl::start(config)?,
             metrics: context.metrics.clone(),
             config: config.clone(),
@@ -62,7 +62,7 @@ impl JwtSource {
     /// Checks `config` as [`JwtSource::start`] would, and starts nothing.
     pub(crate) fn check(config: &JwtConfig) -> Result<(), AuthError> {
         config.check()?;
-        KeyFiles::open(config)?;
+        key_files::open(config)?;
         KeyUrl::check(config)
     }
 

@@ -1,4 +1,4 @@
-//! Certificates and keys of HTTP with TLS, out of the files that settings name.
+//! A file that a setting names: what is in it, certificates and keys above all, or what is wrong with it. Read by who calls.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -9,9 +9,6 @@ use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::AuthError;
-
-/// What a connection with TLS may speak, the best first.
-pub(crate) const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// A file, and the setting that names it.
 #[derive(Clone, Copy)]
