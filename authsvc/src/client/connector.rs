@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use files::Snapshot;
 use hyper::Uri;
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig as TlsConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -64,6 +63,9 @@ fn tls(
     Ok(Arc::new(config))
 }
 
+/// A connection, with TLS or without.
+type Socket = MaybeHttpsStream<TokioIo<TcpStream>>;
+
 /// Connects to one address, whatever a request names.
 #[derive(Clone)]
 pub(super) struct ServiceConnector {
@@ -77,19 +79,17 @@ impl ServiceConnector {
     async fn connect(self) -> io::Result<Socket> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let Some((tls, name)) = self.tls else {
-            return Ok(Socket { io: Box::new(stream), is_h2: false });
-        };
-        let stream = TlsConnector::from((*tls.current()).clone()).connect(name, stream).await?;
-        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(PROTOCOLS[0]);
-        Ok(Socket { io: Box::new(stream), is_h2 })
+        let stream = TokioIo::new(stream);
+        let Some((tls, name)) = self.tls else { return Ok(stream.into()) };
+        let connector = TlsConnector::from((*tls.current()).clone());
+        Ok(connector.connect(name, TokioIo::new(stream)).await?.into())
     }
 }
 
 impl Service<Uri> for ServiceConnector {
-    type Response = TokioIo<Socket>;
+    type Response = Socket;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Socket>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -99,50 +99,8 @@ impl Service<Uri> for ServiceConnector {
         let connector = self.clone();
         Box::pin(async move {
             let within = connector.timeout;
-            match tokio::time::timeout(within, connector.connect()).await {
-                Ok(connected) => connected.map(TokioIo::new),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            }
+            let connected = tokio::time::timeout(within, connector.connect()).await;
+            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         })
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// A connection, with TLS or without.
-pub(super) struct Socket {
-    io: Box<dyn Stream>,
-    is_h2: bool,
-}
-
-impl Connection for Socket {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new();
-        if self.is_h2 { connected.negotiated_h2() } else { connected }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
