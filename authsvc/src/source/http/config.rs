@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hyper::Method;
 use hyper::header::HeaderName;
+use hyper::{Method, Uri};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -210,6 +210,18 @@ impl HttpConfig {
             queue: &self.queue,
             breaker: &self.breaker,
         }
+    }
+
+    /// A URL that is asked only if it is set.
+    ///
+    /// # Errors
+    /// As [`HttpClientConfig::url`].
+    pub(super) fn url_if_set(
+        &self,
+        key: &'static str,
+        url: &Option<String>,
+    ) -> Result<Option<Uri>, AuthError> {
+        url.as_deref().map(|url| self.client.url(SECTION, key, url)).transpose()
     }
 
     /// Refuses keys that the contract would not look at.

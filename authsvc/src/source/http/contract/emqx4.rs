@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answered::{ALLOWED, Ruled, malformed, send};
-use super::request::{About, Encoding, Parts, RequestTemplate};
+use super::request::{About, Parts, RequestTemplate};
 use crate::action::ActionVerdict;
 use crate::http_client::HttpClient;
 use crate::inquiry::{Fault, Reply};
@@ -27,33 +27,20 @@ pub(in crate::source::http) struct Emqx4 {
 
 impl Emqx4 {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
-        let template = |url, body| {
-            let parts = Parts {
-                about: About::Connect,
-                method: config.method.unwrap_or_default(),
-                url,
-                headers: ("headers", &config.headers),
-                body,
-                syntax: Syntax::Percent,
-                encoding: Encoding::Form,
-            };
-            RequestTemplate::new(parts, &config.client)
+        let syntax = Syntax::Percent;
+        let template = |url, body, default| {
+            RequestTemplate::new(config, About::Connect, Parts { url, body, default, syntax })
         };
-        let body = config
-            .body
-            .clone()
-            .map_or_else(|| json!({"clientid": "%c", "username": "%u", "password": "%P"}), Value::Object);
-        let superuser_body = config
-            .superuser_body
-            .clone()
-            .map_or_else(|| json!({"clientid": "%c", "username": "%u"}), Value::Object);
-        let superuser = config.superuser_url.as_deref();
-        let superuser =
-            superuser.map(|url| template(("superuser_url", url), ("superuser_body", superuser_body)));
+        let default = json!({"clientid": "%c", "username": "%u", "password": "%P"});
+        let of_superuser = json!({"clientid": "%c", "username": "%u"});
+        let of_action = json!({"access": "%A", "username": "%u", "clientid": "%c", "ipaddr": "%a", "topic": "%t", "mountpoint": "%m"});
+        let superuser = config.superuser_url.as_deref().map(|url| {
+            template(("superuser_url", url), ("superuser_body", &config.superuser_body), of_superuser)
+        });
         Ok(Self {
-            request: template(("url", &config.url), ("body", body))?,
+            request: template(("url", &config.url), ("body", &config.body), default)?,
             superuser: superuser.transpose()?,
-            acl: config.acl_url.as_deref().map(|url| acl_of(config, url)).transpose()?,
+            acl: RequestTemplate::about_actions(config, of_action, syntax)?,
         })
     }
 
@@ -100,20 +87,6 @@ impl Emqx4 {
             Err(_) => Reply { verdict, lifetime: Some(Duration::ZERO) },
         })
     }
-}
-
-fn acl_of(config: &HttpConfig, url: &str) -> Result<RequestTemplate, AuthError> {
-    let default = || json!({"access": "%A", "username": "%u", "clientid": "%c", "ipaddr": "%a", "topic": "%t", "mountpoint": "%m"});
-    let parts = Parts {
-        about: About::Action,
-        method: config.acl_method.or(config.method).unwrap_or_default(),
-        url: ("acl_url", url),
-        headers: ("acl_headers", &config.acl_headers),
-        body: ("acl_body", config.acl_body.clone().map_or_else(default, Value::Object)),
-        syntax: Syntax::Percent,
-        encoding: Encoding::Form,
-    };
-    RequestTemplate::new(parts, &config.client)
 }
 
 fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Verdict, Fault> {

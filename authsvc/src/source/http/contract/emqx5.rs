@@ -12,7 +12,7 @@ use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::answered::{ALLOWED, Ruled, malformed, send, warn_seldom};
-use super::request::{About, Encoding, Parts, RequestTemplate};
+use super::request::{About, Parts, RequestTemplate};
 use crate::action::ActionVerdict;
 use crate::authorization::read_limits;
 use crate::http_client::HttpClient;
@@ -35,31 +35,14 @@ pub(in crate::source::http) struct Emqx5 {
 
 impl Emqx5 {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
+        let syntax = Syntax::Braces;
         let default = json!({"username": "${username}", "password": "${password}"});
-        let parts = Parts {
-            about: About::Connect,
-            method: config.method.unwrap_or_default(),
-            url: ("url", &config.url),
-            headers: ("headers", &config.headers),
-            body: ("body", config.body.clone().map_or(default, Value::Object)),
-            syntax: Syntax::Braces,
-            encoding: Encoding::Json,
-        };
-        let request = RequestTemplate::new(parts, &config.client)?;
-        let default = json!({"username": "${username}", "topic": "${topic}", "action": "${action}"});
-        let acl = config.acl_url.as_deref().map(|url| {
-            let parts = Parts {
-                about: About::Action,
-                method: config.acl_method.or(config.method).unwrap_or_default(),
-                url: ("acl_url", url),
-                headers: ("acl_headers", &config.acl_headers),
-                body: ("acl_body", config.acl_body.clone().map_or(default, Value::Object)),
-                syntax: Syntax::Braces,
-                encoding: Encoding::Json,
-            };
-            RequestTemplate::new(parts, &config.client)
-        });
-        Ok(Self { request, acl: acl.transpose()? })
+        let of_action = json!({"username": "${username}", "topic": "${topic}", "action": "${action}"});
+        let parts = Parts { url: ("url", &config.url), body: ("body", &config.body), default, syntax };
+        Ok(Self {
+            request: RequestTemplate::new(config, About::Connect, parts)?,
+            acl: RequestTemplate::about_actions(config, of_action, syntax)?,
+        })
     }
 
     pub(super) fn action_uses(&self, variable: Variable) -> bool {

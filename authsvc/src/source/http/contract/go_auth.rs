@@ -43,17 +43,10 @@ struct JsonAnswer {
 
 impl GoAuth {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
-        let superuser_url = config.superuser_url.as_deref();
         Ok(Self {
             user_url: config.client.url(SECTION, "url", &config.url)?,
-            superuser_url: superuser_url
-                .map(|url| config.client.url(SECTION, "superuser_url", url))
-                .transpose()?,
-            acl_url: config
-                .acl_url
-                .as_deref()
-                .map(|url| config.client.url(SECTION, "acl_url", url))
-                .transpose()?,
+            superuser_url: config.url_if_set("superuser_url", &config.superuser_url)?,
+            acl_url: config.url_if_set("acl_url", &config.acl_url)?,
             method: config.method.unwrap_or_default().into(),
             encoding: match config.params.unwrap_or_default() {
                 ParamsMode::Json => Encoding::Json,

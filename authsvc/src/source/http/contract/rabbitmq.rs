@@ -31,15 +31,10 @@ pub(in crate::source::http) struct RabbitMq {
 
 impl RabbitMq {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
-        let vhost_url = config.vhost_url.as_deref();
         Ok(Self {
             user_url: config.client.url(SECTION, "url", &config.url)?,
-            vhost_url: vhost_url.map(|url| config.client.url(SECTION, "vhost_url", url)).transpose()?,
-            topic_url: config
-                .acl_url
-                .as_deref()
-                .map(|url| config.client.url(SECTION, "acl_url", url))
-                .transpose()?,
+            vhost_url: config.url_if_set("vhost_url", &config.vhost_url)?,
+            topic_url: config.url_if_set("acl_url", &config.acl_url)?,
             vhost: config.vhost.clone().unwrap_or_else(|| "/".to_owned()),
             method: config.method.unwrap_or_default().into(),
         })

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
+use serde_json::{Map, Value};
 
 use crate::AuthError;
-use crate::http_client::HttpClientConfig;
-use crate::source::http::config::{HeaderConfig, MethodName, SECTION};
+use crate::source::http::config::{HttpConfig, MethodName, SECTION};
 use crate::source::http::facts::{Facts, Variable};
 use crate::source::http::template::{Body, Syntax, Template, UrlTemplate, ValuePlace};
 
@@ -38,36 +38,56 @@ pub(super) enum About {
     Action,
 }
 
-/// What it is made of, and the key that each part comes from.
+/// What it is made of beside the method and the headers, and the key that each part comes from.
 pub(super) struct Parts<'a> {
-    pub(super) about: About,
-    pub(super) method: MethodName,
     pub(super) url: (&'static str, &'a str),
-    pub(super) headers: (&'static str, &'a HeaderConfig),
-    pub(super) body: (&'static str, serde_json::Value),
+    pub(super) body: (&'static str, &'a Option<Map<String, Value>>),
+    /// The body where none is set.
+    pub(super) default: Value,
     pub(super) syntax: Syntax,
-    /// Where no header says it.
-    pub(super) encoding: Encoding,
 }
 
 impl RequestTemplate {
+    /// About actions, if they are asked about.
+    ///
+    /// # Errors
+    /// A part that is not as it should be.
+    pub(super) fn about_actions(
+        config: &HttpConfig,
+        default: Value,
+        syntax: Syntax,
+    ) -> Result<Option<Self>, AuthError> {
+        let template = |url| {
+            let parts =
+                Parts { url: ("acl_url", url), body: ("acl_body", &config.acl_body), default, syntax };
+            Self::new(config, About::Action, parts)
+        };
+        config.acl_url.as_deref().map(template).transpose()
+    }
+
     /// Reads its parts.
     ///
     /// # Errors
     /// A part that is not as it should be.
-    pub(super) fn new(parts: Parts<'_>, client: &HttpClientConfig) -> Result<Self, AuthError> {
-        let Parts { about, method, url: (url_key, url), headers, body: (body_key, body), syntax, encoding } =
-            parts;
-        let (headers_key, headers) = headers;
+    pub(super) fn new(config: &HttpConfig, about: About, parts: Parts<'_>) -> Result<Self, AuthError> {
+        let Parts { url: (url_key, url), body: (body_key, body), default, syntax } = parts;
+        let (method, headers_key, headers) = match about {
+            About::Connect => (config.method, "headers", &config.headers),
+            About::Action => (config.acl_method.or(config.method), "acl_headers", &config.acl_headers),
+        };
+        let method = method.unwrap_or_default();
         let wrong =
             |key: &'static str, problem: String| AuthError::Section { section: SECTION, key, problem };
         let target = UrlTemplate::parse(url, syntax).map_err(|problem| wrong(url_key, problem))?;
         // With values in it, as it will be sent.
         let filled = target.render(&Facts::nobody(), b"");
-        client.url(SECTION, url_key, &String::from_utf8_lossy(&filled))?;
+        config.client.url(SECTION, url_key, &String::from_utf8_lossy(&filled))?;
         let headers = headers.read(syntax).map_err(|problem| wrong(headers_key, problem))?;
+        // Where no header says it: as EMQX 5 and EMQX 4 do.
+        let encoding = if syntax == Syntax::Braces { Encoding::Json } else { Encoding::Form };
         let encoding =
             encoding_of(&headers, encoding).map_err(|problem| wrong(headers_key, problem.to_owned()))?;
+        let body = body.clone().map_or(default, Value::Object);
         let body = Body::parse(&body, syntax).map_err(|problem| wrong(body_key, problem))?;
         if (encoding == Encoding::Form || method == MethodName::Get) && !body.is_flat() {
             return Err(wrong(body_key, "has values within values, which only JSON can have".to_owned()));

@@ -93,10 +93,9 @@ struct Registered {
 
 impl VerneMq {
     pub(super) fn new(config: &HttpConfig) -> Result<Self, AuthError> {
-        let acl_url = config.acl_url.as_deref();
         Ok(Self {
             url: config.client.url(SECTION, "url", &config.url)?,
-            acl_url: acl_url.map(|url| config.client.url(SECTION, "acl_url", url)).transpose()?,
+            acl_url: config.url_if_set("acl_url", &config.acl_url)?,
         })
     }
 
