@@ -153,24 +153,6 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// A listener with every other key at its default.
-    pub fn new(bind: impl Into<Bind>, kind: ListenerKind) -> Self {
-        Self {
-            bind: bind.into(),
-            kind,
-            path: default_path(),
-            origins: Vec::new(),
-            tls: None,
-            proxy_protocol: ProxyProtocol::Off,
-            trusted: Vec::new(),
-            reuse_port: false,
-            connections_per_s: 0,
-            backlog: default_backlog(),
-        }
-    }
-}
-
-impl ListenerConfig {
     /// How often it lets one in, if there is a limit.
     pub(crate) fn rate(&self) -> Option<DefaultDirectRateLimiter> {
         NonZeroU32::new(self.connections_per_s).map(|rate| RateLimiter::direct(Quota::per_second(rate)))

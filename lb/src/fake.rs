@@ -12,6 +12,8 @@ use link::{CloseCause, Event, Open, Outgoing, Passport, Stream, Upstream};
 use mqtt::{ConnAck, Connect, Frame, PacketType, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use serde::de::value::MapDeserializer;
 
 use crate::admission::Admitted;
 use crate::config::{EdgeConfig, ListenerConfig, ListenerKind};
@@ -284,6 +286,15 @@ impl Exchange for TwoStep {
             }
             _ => Step::Deny(DenyReason::NotAuthorized),
         }
+    }
+}
+
+impl ListenerConfig {
+    /// A listener with every other key at its default.
+    pub(crate) fn new(bind: SocketAddr, kind: ListenerKind) -> Self {
+        let given = [("bind", bind.to_string()), ("kind", "mqtt".to_owned())];
+        let given = MapDeserializer::<_, serde::de::value::Error>::new(given.into_iter());
+        Self { kind, ..Self::deserialize(given).expect("what must be given") }
     }
 }
 

@@ -40,21 +40,21 @@ impl Wire for TcpStream {
 
 impl<IO: Wire> Wire for TlsStream<IO> {
     fn has_unread(&self) -> bool {
-        self.io().has_unread()
+        self.get_ref().has_unread()
     }
 
     fn has_gone(&self) -> bool {
-        self.io().has_gone()
+        self.get_ref().has_gone()
     }
 }
 
 impl<IO: Wire> Wire for WsStream<IO> {
     fn has_unread(&self) -> bool {
-        self.io().has_unread()
+        self.get_ref().has_unread()
     }
 
     fn has_gone(&self) -> bool {
-        self.io().has_gone()
+        self.get_ref().has_gone()
     }
 }
 

@@ -70,11 +70,6 @@ impl<IO> TlsStream<IO> {
         Ok(TlsStream { io: exchange(self.io)?, session: self.session, writer: AwaitingWriter::default() })
     }
 
-    /// What is under it.
-    pub(crate) fn io(&self) -> &IO {
-        &self.io
-    }
-
     pub(super) fn session(&mut self) -> &mut Session {
         &mut self.session
     }

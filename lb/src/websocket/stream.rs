@@ -101,11 +101,6 @@ impl<IO> WsStream<IO> {
         })
     }
 
-    /// What is under it.
-    pub(crate) fn io(&self) -> &IO {
-        &self.io
-    }
-
     fn waiting(&mut self) -> &mut Backlogged {
         self.waiting.get_or_insert_default()
     }
