@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -40,6 +40,7 @@ use self::cache::{Asked, DecisionCache};
 use self::connector::Tls;
 use self::metrics::ClientMetrics;
 use crate::action::{Action, ActionRuling, WrittenRuling};
+use crate::clock::now_s;
 use crate::named::Named;
 use crate::revocation::{Bearer, Revocations};
 use crate::watched::Watched;
@@ -426,8 +427,4 @@ fn open_secret(config: &ClientConfig) -> Result<Option<Watched<ShownSecret>>, Au
         Ok(ShownSecret(value))
     };
     Watched::open("the secret for the service of authentication", &paths, parse).map(Some)
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

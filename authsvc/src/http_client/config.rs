@@ -37,14 +37,6 @@ link::settings! {
 }
 
 impl HttpClientConfig {
-    /// Checks the bounds; `section` is where it was flattened into.
-    ///
-    /// # Errors
-    /// The first setting that is out of bounds.
-    pub(crate) fn check(&self, section: &'static str) -> Result<(), AuthError> {
-        Ok(self.check_bounds(section)?)
-    }
-
     /// Checks a URL that requests may be sent to, and takes it apart.
     ///
     /// # Errors
@@ -129,7 +121,7 @@ mod tests {
     #[test]
     fn what_is_out_of_bounds_is_named() {
         let config = HttpClientConfig { timeout_ms: 0, ..HttpClientConfig::default() };
-        let error = config.check("auth.http").unwrap_err().to_string();
+        let error = config.check_bounds("auth.http").unwrap_err().to_string();
         assert_eq!(error, "auth.http.timeout_ms = 0: must be 1 to 300000");
         let config =
             HttpClientConfig { certificate_file: Some("a.pem".into()), ..HttpClientConfig::default() };

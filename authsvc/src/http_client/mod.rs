@@ -78,7 +78,7 @@ impl HttpClient {
     /// # Errors
     /// A setting is out of bounds, or a file cannot be used.
     pub(crate) fn new(section: &'static str, config: &HttpClientConfig) -> Result<Self, AuthError> {
-        config.check(section)?;
+        config.check_bounds(section)?;
         let connector = Connector::new(config.tls().client_config(section)?, config.connect_timeout());
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())

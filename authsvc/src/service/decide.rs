@@ -1,12 +1,13 @@
 //! From a question to its answer: asks [`crate::Local`], signs the passport, seals what an exchange has to remember.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use link::Passport;
 
 use super::ServiceCore;
 use super::seal::Sealer;
+use crate::clock::now_s;
 use crate::revocation::Bearer;
 use crate::wire::{Allowed, Answer, Base64, Question};
 use crate::{Authenticator as _, Decision, DenyReason, Exchange as _, Request, Step};
@@ -84,8 +85,4 @@ impl ServiceCore {
 
 fn deny(reason: DenyReason) -> Answer {
     Answer::Deny { reason: reason.into() }
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

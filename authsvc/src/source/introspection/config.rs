@@ -90,6 +90,6 @@ impl IntrospectionConfig {
         }
         self.check_bounds(SECTION)?;
         self.claims.check(SECTION)?;
-        self.http.check(SECTION)
+        Ok(self.http.check_bounds(SECTION)?)
     }
 }

@@ -131,7 +131,7 @@ impl JwtConfig {
         }
         self.check_bounds(SECTION)?;
         self.claims.check(SECTION)?;
-        self.http.check(SECTION)
+        Ok(self.http.check_bounds(SECTION)?)
     }
 
     /// Who may have issued a token; empty for anybody.
