@@ -309,6 +309,41 @@ fn a_message_that_comes_again_under_its_identity_is_there_already() {
     assert_eq!(calls.queue(&second).len(), 2);
 }
 
+// What a worker that stood still had under way comes after as much as the others did meanwhile.
+#[test]
+fn an_identity_is_known_for_a_minute_however_many_come_after_it() {
+    gate();
+    let server = Server::start(&[]);
+    let redis = InRedis::open(config_for(vec![server.url()]));
+    let calls = Calls(redis.store());
+    let owner = calls.own(claim("s")).fence;
+    let mut next = 0;
+    let mut publish = |identity: u128| {
+        let publish = publish_to(&[&owner.session], &message("t", "x"));
+        let identity = Some(identity.to_le_bytes());
+        let targets = calls.publish(Publish { identity, ..publish }).targets;
+        let [Enqueued::At(number)] = targets[..] else { panic!("{targets:?}") };
+        let is_new = number.0 > next;
+        if is_new {
+            next = number.0;
+            calls.acknowledge(&owner, next).expect("acknowledged");
+        }
+        is_new
+    };
+    for identity in 0..6000 {
+        assert!(publish(identity), "{identity}");
+    }
+    assert!(!publish(0), "it is known");
+    let keys = identity_keys(&server, &redis.config);
+    let age = "for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZINCRBY', KEYS[1], -61000, name) end";
+    server.cli(&["eval", age, "1", &keys[1]]);
+    for identity in 10_000..10_200 {
+        assert!(publish(identity), "{identity}");
+    }
+    assert_eq!(server.cli(&["zcard", &keys[1]]), "4096", "the oldest go");
+    assert_eq!(server.cli(&["hlen", &keys[0]]), "4096");
+}
+
 /// The keys of a bucket's identities, found by looking.
 fn identity_keys(server: &Server, config: &RedisConfig) -> Vec<String> {
     let keys = ["s", "e"].map(|kind| {

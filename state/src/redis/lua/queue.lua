@@ -2,7 +2,10 @@
 -- written once, and each command on its queue is for all messages. To those who ask it is as if one had come after the other.
 
 local IDENTITY_MS = 300000
+-- Beyond so many, the oldest are remembered for less: longer than a worker stands still before others bury it and what it still
+-- had to send comes, however fast messages come meanwhile.
 local IDENTITIES_MAX = 4096
+local IDENTITY_MIN_MS = 60000
 local IDENTITIES_TRIMMED = 16
 local MARKER = '\1\0\0\0\0\1'
 
@@ -19,7 +22,9 @@ local function remember(s, e, fresh)
   local most = IDENTITIES_TRIMMED + #fields / 2
   local old = rcall('ZRANGEBYSCORE', e, '-inf', text(now - IDENTITY_MS), 'LIMIT', 0, most)
   local over = rcall('ZCARD', e) - IDENTITIES_MAX
-  if #old == 0 and over > 0 then old = rcall('ZRANGE', e, 0, math.min(over, most) - 1) end
+  if #old == 0 and over > 0 then
+    old = rcall('ZRANGEBYSCORE', e, '-inf', text(now - IDENTITY_MIN_MS), 'LIMIT', 0, math.min(over, most))
+  end
   if #old > 0 then
     rcall('HDEL', s, unpack(old))
     rcall('ZREM', e, unpack(old))
