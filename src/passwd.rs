@@ -33,17 +33,24 @@ pub(crate) struct Passwd {
 
 /// Does what `arguments` say.
 pub(crate) fn run(arguments: &Passwd) -> Result<(), Failure> {
-    let mut editor = Editor::open(&arguments.file).map_err(failure)?;
+    let open = || Editor::open(&arguments.file).map_err(failure);
+    let password = if arguments.delete {
+        None
+    } else {
+        // Nobody is asked for a password that could not be written, and nobody else waits for one who is asked.
+        drop(open()?);
+        Some(password(&arguments.user)?)
+    };
+    let mut editor = open()?;
     let known = editor.contains(&arguments.user);
-    if arguments.delete {
+    if let Some(password) = password {
+        let iterations = (!arguments.no_scram).then_some(arguments.scram_iterations);
+        editor.set(&arguments.user, password.as_bytes(), iterations).map_err(failure)?;
+    } else {
         if !editor.remove(&arguments.user) {
             let (user, file) = (&arguments.user, arguments.file.display());
             return Err(Failure::usage(format!("{file} has no user {user:?}")));
         }
-    } else {
-        let password = password(&arguments.user)?;
-        let iterations = (!arguments.no_scram).then_some(arguments.scram_iterations);
-        editor.set(&arguments.user, password.as_bytes(), iterations).map_err(failure)?;
     }
     editor.save().map_err(failure)?;
     let did = match (arguments.delete, known) {

@@ -74,8 +74,8 @@ fn tighten_one(_path: &Path, _left: &mut Vec<PathBuf>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Replaces `path` by what `write` writes, whole or not at all: nobody sees half of it, and it is on disk when this
-/// returns.
+/// Replaces `path`, or the file to which it is a symbolic link, by what `write` writes, whole or not at all: nobody sees half of it,
+/// and it is on disk when this returns.
 ///
 /// # Errors
 /// What the system, or `write`, says. The file is then what it was.
@@ -84,6 +84,8 @@ pub fn replace(
     readers: Readers,
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
+    // One that is not there yet is no link.
+    let path = &*fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let next = path.with_file_name(name);
@@ -99,6 +101,20 @@ pub fn replace(
     }
     written?;
     sync_folder(path)
+}
+
+/// Keeps everybody else who asks for it from changing `path` until what is answered is dropped; waits for those who do. It holds
+/// for the folder, since the file itself is replaced.
+///
+/// # Errors
+/// What the system says. Where it knows no locks nobody waits.
+pub fn lock(path: &Path) -> io::Result<File> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = open_folder(&path)?;
+    match folder.lock() {
+        Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(error),
+        _ => Ok(folder),
+    }
 }
 
 fn write_next(
@@ -154,8 +170,12 @@ fn keep_owner(_file: &File, _old: &fs::Metadata) -> io::Result<()> {
 
 /// The name is on disk too.
 fn sync_folder(path: &Path) -> io::Result<()> {
+    open_folder(path)?.sync_all()
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder.unwrap_or(Path::new(".")))
 }
 
 #[cfg(test)]
@@ -221,5 +241,32 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_replaced_behind_a_symbolic_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "one").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        replace(&link, Readers::Kept, |file| file.write_all(b"two")).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn who_locks_a_file_waits_for_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let first = lock(&path).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let second = std::thread::spawn(move || {
+            let _second = lock(&path).unwrap();
+            tell.send(()).unwrap();
+        });
+        assert!(told.recv_timeout(std::time::Duration::from_millis(50)).is_err());
+        drop(first);
+        told.recv().unwrap();
+        second.join().unwrap();
     }
 }

@@ -53,11 +53,12 @@ impl RevokeOrder {
 
     fn read(self) -> Result<(Target, Duration), String> {
         let order = self;
+        let certificate = order.certificate.as_deref().map(fingerprint).transpose()?;
         let named: Vec<_> = [
             order.user.map(Target::User),
             order.client_id.map(Target::ClientId),
             order.token.map(Target::Token),
-            order.certificate.map(|print| Target::Certificate(print.to_ascii_lowercase().into())),
+            certificate.map(Target::Certificate),
         ]
         .into_iter()
         .flatten()
@@ -73,4 +74,13 @@ impl RevokeOrder {
         }
         Ok((target.clone(), Duration::from_secs(order.lasts_s)))
     }
+}
+
+/// A fingerprint as certificates are compared by it, of one that may be written as OpenSSL does, with colons and in upper case.
+fn fingerprint(written: &str) -> Result<Arc<str>, String> {
+    let digits: String = written.chars().filter(|sign| *sign != ':').collect();
+    if digits.len() != 64 || !digits.bytes().all(|sign| sign.is_ascii_hexdigit()) {
+        return Err("certificate is not the SHA-256 fingerprint of one: 64 hexadecimal digits".to_owned());
+    }
+    Ok(digits.to_ascii_lowercase().into())
 }

@@ -7,8 +7,12 @@ use super::file::LastingEntry;
 use super::list::{ENTRIES_MAX, TOLD_MAX};
 use super::*;
 
+const FINGERPRINT: &str = "00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff";
+const WRITTEN_BY_OPENSSL: &str =
+    "00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF:00:FF";
+
 fn bearer<'a>(user: &'a str, client_id: &'a str) -> Bearer<'a> {
-    Bearer { user, client_id, token_id: Some("t"), certificate: Some("00ff") }
+    Bearer { user, client_id, token_id: Some("t"), certificate: Some(FINGERPRINT) }
 }
 
 #[test]
@@ -27,7 +31,7 @@ fn an_entry_is_about_those_that_it_names_and_came_before() {
 fn nobody_new_comes_while_an_entry_lasts() {
     for target in ["user", "client_id", "token", "certificate"] {
         let list = Revocations::default();
-        let name = if target == "certificate" { "00FF" } else { "t" };
+        let name = if target == "certificate" { WRITTEN_BY_OPENSSL } else { "t" };
         let order = format!(r#"{{"{target}":"{name}","lasts_s":60}}"#);
         RevokeOrder::carry_out(order.as_bytes(), &list).unwrap();
         let later = Instant::now() + Duration::from_secs(1);
@@ -46,6 +50,8 @@ fn orders_are_refused_that_name_nothing_or_two() {
         r#"{"user":"a","client_id":"b"}"#,
         r#"{"user":""}"#,
         r#"{"usr":"a"}"#,
+        r#"{"certificate":"00ff"}"#,
+        r#"{"certificate":"not the fingerprint of a certificate, though as long as one is, 64"}"#,
         r#"{"user":"a","lasts_s":-1}"#,
         r#"{"user":"a","lasts_s":31536001}"#,
     ] {

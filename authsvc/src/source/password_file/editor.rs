@@ -15,22 +15,25 @@ use super::record::argon2;
 use crate::AuthError;
 use crate::scram::Verifier;
 
-/// A password file being changed. Comments and the order of lines are kept.
+/// A password file being changed, by nobody else meanwhile. Comments and the order of lines are kept.
 pub struct Editor {
+    _lock: File,
     path: PathBuf,
     lines: Vec<String>,
 }
 
 impl Editor {
-    /// Opens `path`, or begins a new file if there is none.
+    /// Opens `path`, or begins a new file if there is none. Waits until nobody else changes it.
     ///
     /// # Errors
     /// The file cannot be read, or is not a password file.
     pub fn open(path: &Path) -> Result<Self, AuthError> {
+        let failed = |source| AuthError::Read { path: path.to_owned(), source };
+        let lock = private::lock(path).map_err(failed)?;
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(AuthError::Read { path: path.to_owned(), source }),
+            Err(source) => return Err(failed(source)),
         };
         PasswordFile::parse(&text, path)?;
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -38,7 +41,7 @@ impl Editor {
             let key: [u8; 32] = rand::random();
             lines.insert(0, format!("{FAKE_SALT_PREFIX}{}", BASE64.encode(key)));
         }
-        Ok(Self { path: path.to_owned(), lines })
+        Ok(Self { _lock: lock, path: path.to_owned(), lines })
     }
 
     /// Whether `user` has a record.
@@ -83,7 +86,7 @@ impl Editor {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save(&self) -> Result<(), AuthError> {
+    pub fn save(self) -> Result<(), AuthError> {
         private::replace(&self.path, Readers::Kept, |file| self.write_to(file))
             .map_err(|source| AuthError::Write { path: self.path.clone(), source })
     }
@@ -145,6 +148,23 @@ mod tests {
         assert!(verify(file.user("alice").unwrap().password.as_ref().unwrap(), b"three"));
         assert!(file.user("alice").unwrap().scram.is_none());
         assert_eq!(text.lines().last(), changed.lines().last(), "bob is untouched");
+    }
+
+    #[test]
+    fn what_several_change_at_once_is_all_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        std::thread::scope(|threads| {
+            for n in 0..8 {
+                let path = &path;
+                threads.spawn(move || {
+                    let mut editor = Editor::open(path).unwrap();
+                    editor.set(&format!("user{n}"), b"secret", None).unwrap();
+                    editor.save().unwrap();
+                });
+            }
+        });
+        assert_eq!(read(&path).len(), 8);
     }
 
     #[test]

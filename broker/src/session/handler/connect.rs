@@ -210,11 +210,10 @@ impl Session {
             promise(&Told::of(opening), terms, &self.config, &mut properties);
         }
         let needed = properties.clone();
-        if self.version.is_v5() && terms.wants_response_information {
-            // v5 [MQTT-3.1.2-28]; a prefix that no other client has, by convention. It grants nothing: the passport's
-            // rules decide.
-            let prefix = format!("response/{}", opening.client_id);
-            properties.push(Property::ResponseInformation(&prefix));
+        let wants_prefix = self.version.is_v5() && terms.wants_response_information;
+        let prefix = Some(&opening.client_id).filter(|_| wants_prefix).and_then(|id| response_prefix(id));
+        if let Some(prefix) = &prefix {
+            properties.push(Property::ResponseInformation(prefix));
         }
         for properties in [&properties, &needed] {
             let properties = properties.as_properties();
@@ -226,6 +225,13 @@ impl Session {
         }
         Err(ReasonCode::PacketTooLarge)
     }
+}
+
+/// What the topics may begin with by which a client is answered: no other client has that, by convention. It grants nothing: the
+/// passport's rules decide. What has a wildcard can be no part of a Topic Name.
+// v5 [MQTT-3.1.2-28]
+pub(super) fn response_prefix(client_id: &str) -> Option<String> {
+    (!client_id.contains(['+', '#'])).then(|| format!("response/{client_id}"))
 }
 
 /// What differs from the defaults of section 3.2.2.3.

@@ -5,6 +5,7 @@ use link::{Action, AuthenticationOutcome, Effect};
 use mqtt::{ConnAck, Packet, Property, PropertyId, ProtocolVersion, QoS, ReasonCode, Receiver};
 
 use super::{plan, rule};
+use crate::session::handler::connect::response_prefix;
 use crate::session::testing::{Plan, delivery};
 
 fn connack(bytes: &[u8], version: ProtocolVersion) -> ConnAck<'_> {
@@ -104,6 +105,9 @@ fn response_information_comes_only_when_it_was_asked_for() {
         let bytes = plan().with(Property::RequestResponseInformation(asked)).try_open().1;
         let properties = connack(&bytes, ProtocolVersion::V5).properties;
         assert_eq!(properties.find(PropertyId::ResponseInformation), told);
+    }
+    for client_id in ["#", "+", "a/+/b"] {
+        assert_eq!(response_prefix(client_id), None, "{client_id} is no part of a topic");
     }
 }
 
