@@ -1,7 +1,7 @@
 //! Seeded simulation of everything behind devices' sockets: two edges, three workers and a store, each with its own tasks and clock,
-//! and devices that publish, subscribe, share, move, come back and take each other over, while workers are killed, stand still and leave,
+//! and devices that publish, retain, subscribe, share, move, come back and take each other over, while workers are killed, stand still and leave,
 //! edges are killed, links are cut and stall, and the store, or one of its servers, is slow or away. It holds P1, P2, P3 and P5 of
-//! ARCHITECTURE.md, QoS 2 and Wills once, one owner, and that nothing is left in the end; rules 1, 3 to 8, 10 to 12, 14 to 16, 18, 21,
+//! ARCHITECTURE.md, QoS 2 and Wills once, one owner, and that nothing is left in the end; rules 1, 3 to 8, 10 to 12, 14 to 18, 21,
 //! 26 and 30.
 //! `TIDEGATE_SEED=n` replays one seed (`RUST_LOG=debug` tells what happens), `TIDEGATE_SEEDS=n` tries so many.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a simulation that meets the unexpected stops at once")]

@@ -164,6 +164,47 @@ fn identifiers_of_an_earlier_connection_are_known() {
     assert_eq!(rig.publish("a", QOS1, 1).effect_names(), ["publish 1 a"]);
 }
 
+/// A stored session that has `5` from an earlier connection.
+fn with_received() -> Rig {
+    let mut stored = plan().stored(1, 1, 1);
+    if let Some(owned) = &mut stored.stored {
+        owned.received = vec![id(5)];
+    }
+    stored.open()
+}
+
+// What is sent again before it is retained before it; and that it was is not known.
+#[test]
+fn a_message_of_an_earlier_connection_is_retained_again_in_its_place() {
+    let mut rig = with_received();
+    let retained = |qos, packet_id| {
+        let publish = testkit::connection::publish("a", b"x", qos, packet_id);
+        mqtt::Packet::Publish(mqtt::Publish { retain: true, dup: true, ..publish })
+    };
+    rig.packet(&retained(QOS1, 4)).packet(&retained(QOS2, 5)).packet(&retained(QOS2, 5));
+    assert_eq!(rig.effect_names(), ["publish 4 a", "retain 5 a"]);
+    assert!(rig.published(5, QOS2).sent().is_empty(), "the first was not acknowledged");
+    assert_eq!(rig.published(4, QOS1).sent(), [0x40, 2, 0, 4, 0x50, 2, 0, 5]);
+    rig.bytes(&[0x62, 2, 0, 5]);
+    assert_eq!(rig.effect_names(), ["forget 5"]);
+}
+
+// v5 [MQTT-4.3.3-9]: the store may have it by the time that a part is refused.
+#[test]
+fn the_identifier_of_a_refused_qos_2_message_is_forgotten_by_the_store() {
+    for mut rig in [with_received(), plan().stored(1, 1, 1).open()] {
+        let publish = testkit::connection::publish("a", b"x", QOS2, 5);
+        rig.packet(&mqtt::Packet::Publish(mqtt::Publish { retain: true, ..publish }));
+        rig.effects();
+        rig.input(Input::Published(id(5), QOS2, Err(StoreError::RetainedQuota)));
+        assert_eq!(rig.effect_names(), ["forget 5"]);
+        assert_eq!(rig.sent(), [0x50, 3, 0, 5, 0x97]);
+        assert_eq!(rig.publish("b", QOS2, 5).effect_names(), ["publish 5 b"]);
+        rig.input(Input::Forgotten(id(5), Ok(())));
+        assert_eq!(rig.published(5, QOS2).sent(), [0x50, 2, 0, 5]);
+    }
+}
+
 // v5 [MQTT-3.3.4-7]
 #[test]
 fn more_than_the_receive_maximum_ends_the_connection() {
