@@ -1,5 +1,6 @@
 //! The database: opening it, writing batches, and reading queue records that are not in memory.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,12 @@ impl Disk {
 
     /// Writes a batch whole or not at all. Without `sync` it is safe from the end of the process only.
     pub(super) fn commit(&mut self, puts: &[Put], sync: bool) -> fjall::Result<()> {
+        // What is written to a file that was deleted is gone with the process, and no write says so.
+        if !self.directory.database.exists() {
+            return Err(
+                std::io::Error::new(ErrorKind::NotFound, "the directory of the database is gone").into()
+            );
+        }
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut mark = self.mark;
         mark.answered += 1;

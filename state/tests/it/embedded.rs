@@ -418,6 +418,17 @@ fn an_answer_may_call_the_store() {
 }
 
 #[test]
+fn nothing_is_answered_whose_directory_was_deleted() {
+    let backend = Embedded::with(|_| {});
+    let calls = Calls(backend.embedded());
+    calls.own(claim("a"));
+    std::fs::remove_dir_all(&backend.config.dir).expect("deleted");
+    let waiting = begin(|done| backend.embedded().claim(claim("b"), done));
+    let answer = waiting.recv_timeout(std::time::Duration::from_millis(500));
+    assert!(!matches!(answer, Ok(Ok(_))), "it would be gone after a restart");
+}
+
+#[test]
 fn opening_finds_what_is_live_among_what_is_dead() {
     const SESSIONS: u64 = 12;
     const MESSAGES: u64 = 60;
