@@ -71,10 +71,12 @@ enum Command {
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
-    match run_with(std::env::args_os()) {
+    let code = match run_with(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    logging::finish();
+    code
 }
 
 fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
@@ -103,7 +105,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
     if cli.check {
         return print(&config.shown().map_err(Failure::software)?);
     }
-    logging::start(config.log());
+    logging::start(config.log())?;
     match config {
         Config::Standalone(config) => process::run::<Standalone>(&config, &config.process),
         Config::Edge(config) => process::run::<EdgeTier>(&config, &config.process),

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::logging;
+
 /// An end that is not a success.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -44,7 +46,7 @@ impl Failure {
     /// Says so and answers the code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.line.is_empty() {
-            eprintln!("tidegate: {}", self.line);
+            logging::say(&format!("tidegate: {}", self.line));
         }
         ExitCode::from(self.code)
     }

@@ -19,7 +19,7 @@ use crate::memory::{MemoryWatch, Relief};
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
 use crate::upgrade::{Arrival, Sockets, Successor, Successors, Upgrades, Way, duplicate};
-use crate::{addresses, descriptors, output};
+use crate::{addresses, descriptors, logging, output};
 
 /// So many turns of devices a thread may take before it looks which others have something to read: where some always have, that is
 /// how long others wait.
@@ -191,6 +191,11 @@ impl<T: Runnable> Life<T> {
         registry.register_collector(Box::new(ProcessMetrics));
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("tidegate_build", "Version of the process", build);
+        registry.register(
+            "tidegate_log_lines_lost",
+            "Log lines that standard error did not take",
+            logging::lost(),
+        );
         let upgrades = Upgrades::register(&mut registry);
         let mut tier = tokio::select! {
             tier = T::start(config, &mut registry, &mut arrival) => tier?,
@@ -330,7 +335,13 @@ fn announce<T: Runnable>(
             Failure::io(format!("runtime.addresses_file = \"{path}\": cannot write: {error}"))
         })?;
     }
-    output::print(&tier.welcome(config, admin[0]))?;
+    let welcome = tier.welcome(config, admin[0]);
+    // It may stand still where nobody reads it, which is no reason not to serve.
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = output::write(&welcome) {
+            tracing::warn!(%error, "the welcome cannot be written to standard output");
+        }
+    });
     tracing::info!(admin = %admin[0], "ready");
     Ok(())
 }

@@ -5,6 +5,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::logging;
+
 /// Exit code of an end that was cut short by a second signal.
 const INTERRUPTED: i32 = 130;
 
@@ -59,6 +61,7 @@ impl Signals {
     pub(crate) async fn exit_on_next_stop(mut self) {
         while self.next().await != Asked::Stop {}
         tracing::warn!("second signal, ending at once");
+        logging::finish();
         std::process::exit(INTERRUPTED);
     }
 }
