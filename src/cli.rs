@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use files::private::Readers;
 
 use crate::authsvc::Authsvc;
-use crate::config::{Config, Tier};
+use crate::config::{self, Config, Tier};
 use crate::edge::EdgeTier;
 use crate::exit::Failure;
 use crate::init::{Init, Welcome};
@@ -115,18 +115,14 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
 }
 
 fn load(cli: &Cli, tier: Tier) -> Result<Config, Failure> {
-    Config::load(tier, cli.config.as_deref(), environment()).map_err(Failure::usage)
+    let environment = config::environment(std::env::vars_os()).map_err(Failure::usage)?;
+    Config::load(tier, cli.config.as_deref(), environment).map_err(Failure::usage)
 }
 
 fn healthcheck(cli: &Cli, tier: Tier) -> Result<(), Failure> {
-    let listen = Config::admin_address(tier, cli.config.as_deref(), environment()).map_err(Failure::usage)?;
+    let environment = config::environment(std::env::vars_os()).map_err(Failure::usage)?;
+    let listen = Config::admin_address(tier, cli.config.as_deref(), environment).map_err(Failure::usage)?;
     healthcheck::run(&listen)
-}
-
-/// A name or value that is not Unicode is none of ours, or will be missed where it is needed.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Takes the command that runs a tier.

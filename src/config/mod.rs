@@ -3,6 +3,7 @@
 
 mod authsvc;
 mod edge;
+mod environment;
 mod front;
 mod listeners;
 mod problem;
@@ -19,6 +20,7 @@ use link::Bind;
 
 pub(crate) use self::authsvc::AuthsvcConfig;
 pub(crate) use edge::EdgeTierConfig;
+pub(crate) use environment::environment;
 pub(crate) use front::Front;
 pub(crate) use problem::Problem;
 pub(crate) use process::{AdminConfig, LogConfig, LogFormat, MetricsAccess, ProcessConfig};

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use super::Problem;
 
 /// Begins the name of every environment variable that is a setting.
-const PREFIX: &str = "TIDEGATE__";
+pub(super) const PREFIX: &str = "TIDEGATE__";
 
 /// Keys that had another name: how their path ended, and their last part now.
 const RENAMED: [(&str, &str); 2] =

@@ -1,6 +1,8 @@
 //! Commands that end by themselves: what they say, where, and with which exit code.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Stdio};
 
 fn tidegate(arguments: &[&str]) -> Command {
@@ -38,5 +40,16 @@ fn output_that_cannot_be_written_is_named() {
         assert_eq!(code, 74);
         assert!(line.starts_with("tidegate: cannot write to standard output: "), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_setting_of_the_environment_that_is_not_utf8_is_named() {
+    let value = OsStr::from_bytes(b"/etc/caf\xe9");
+    for arguments in [&["--check"][..], &["healthcheck"]] {
+        let told = run(tidegate(arguments).env("TIDEGATE__AUTHORIZATION__ACL_FILE", value));
+        let line =
+            "tidegate: environment variable TIDEGATE__AUTHORIZATION__ACL_FILE: its value is not UTF-8\n";
+        assert_eq!(told, (64, line.to_owned()));
     }
 }
