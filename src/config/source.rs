@@ -1,6 +1,6 @@
 //! Where settings come from: a TOML file, and over it the environment. Remembers which setting came from where.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use link::SettingError;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::Problem;
+use super::{Problem, shown};
 
 /// Begins the name of every environment variable that is a setting.
 pub(super) const PREFIX: &str = "TIDEGATE__";
@@ -21,8 +21,8 @@ const RENAMED: [(&str, &str); 2] =
 pub(crate) struct Source {
     table: Table,
     file: String,
-    /// Keys (with dots) that the environment set.
-    from_environment: BTreeSet<String>,
+    /// Keys (with dots) that the environment set, and the text that stands there.
+    from_environment: BTreeMap<String, String>,
 }
 
 impl Source {
@@ -33,7 +33,7 @@ impl Source {
     ) -> Result<Self, Problem> {
         let name = file.map_or_else(|| "configuration".to_owned(), |file| file.display().to_string());
         let table = file.map_or_else(|| Ok(Table::new()), |file| read_file(file, &name))?;
-        let mut source = Self { table, file: name, from_environment: BTreeSet::new() };
+        let mut source = Self { table, file: name, from_environment: BTreeMap::new() };
         for (variable, value) in environment {
             if let Some(path) = variable.strip_prefix(PREFIX) {
                 source.overlay(&variable, path, &value)?;
@@ -63,7 +63,7 @@ impl Source {
             table = next;
         }
         table.insert(keys[keys.len() - 1].clone(), parse_value(value));
-        self.from_environment.insert(keys.join("."));
+        self.from_environment.insert(keys.join("."), value.to_owned());
         Ok(())
     }
 
@@ -83,10 +83,10 @@ impl Source {
         })
     }
 
-    /// What is wrong with `key`, with its value and where it came from.
+    /// What is wrong with `key`, with its value, if that is no secret, and where it came from.
     pub(crate) fn problem(&self, key: &str, advice: impl Display) -> Problem {
-        let value = self.value(key).filter(|value| !value.is_table()).map(ToString::to_string);
-        self.problem_with(key, value, advice.to_string())
+        let value = self.value(key).and_then(|value| shown::told(key, value));
+        self.problem_with(key, value, shown::without_users(key, &advice.to_string()))
     }
 
     /// What is wrong with a setting, as its section says it.
@@ -101,7 +101,7 @@ impl Source {
 
     fn problem_with(&self, key: &str, value: Option<String>, advice: String) -> Problem {
         let from_environment = |set: &&String| *set == key || set.starts_with(&format!("{key}."));
-        let variable = self.from_environment.iter().find(from_environment);
+        let variable = self.from_environment.keys().find(from_environment);
         let origin = variable.map_or_else(
             || self.file.clone(),
             |key| format!("environment variable {PREFIX}{}", key.replace('.', "__").to_uppercase()),
@@ -122,19 +122,45 @@ impl Source {
 
     /// A section as `T`, the default if it was not given; an unknown key is answered with the nearest known one.
     pub(crate) fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Problem> {
-        let value = self.table.get(section).cloned().unwrap_or_else(|| Value::Table(Table::new()));
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = match error.path().to_string().as_str() {
-                "." => section.to_owned(),
-                path => format!("{section}.{path}"),
+        let mut value = self.table.get(section).cloned().unwrap_or_else(|| Value::Table(Table::new()));
+        loop {
+            let error = match serde_path_to_error::deserialize(value.clone()) {
+                Ok(read) => return Ok(read),
+                Err(error) => error,
             };
-            let message = error.inner().message().to_owned();
-            match UnknownField::parse(&message) {
-                Some(unknown) => self.unknown(&unknown.within(&path), unknown.advice(&path)),
-                None => self.problem(&path, message),
+            let below = error.path().to_string();
+            let path = if below == "." { section.to_owned() } else { format!("{section}.{below}") };
+            let message = error.inner().message();
+            if let Some(text) = self.from_environment.get(&path)
+                && expects_text(message)
+                && let Some(parsed) = at(&mut value, &below).filter(|parsed| !parsed.is_str())
+            {
+                // A password of digits is no number.
+                *parsed = Value::String(text.clone());
+                continue;
             }
-        })
+            return Err(match UnknownField::parse(message) {
+                Some(unknown) => self.unknown(&unknown.within(&path), unknown.advice(&path)),
+                None if shown::is_secret(&path) => self.problem(&path, expectation(message)),
+                None => self.problem(&path, message),
+            });
+        }
     }
+}
+
+/// The value at `path` below `value`.
+fn at<'v>(value: &'v mut Value, path: &str) -> Option<&'v mut Value> {
+    path.split('.').try_fold(value, |value, part| value.as_table_mut()?.get_mut(part))
+}
+
+/// Whether serde found something else where a text belongs.
+fn expects_text(message: &str) -> bool {
+    message.ends_with("expected a string") || message.ends_with("expected path string")
+}
+
+/// What serde says that it wants, without what it found.
+fn expectation(message: &str) -> &str {
+    message.rfind("expected ").map_or("cannot be read", |wanted| &message[wanted..])
 }
 
 fn read_file(file: &Path, name: &str) -> Result<Table, Problem> {

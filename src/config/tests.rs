@@ -216,6 +216,43 @@ fn what_is_wrong_in_the_environment_names_the_variable() {
 }
 
 #[test]
+fn a_text_of_the_environment_may_look_like_something_else() {
+    let same = |text| (text, text);
+    let others = ["12345", "1.5", "true", "1979-05-27", "[x]", "{}", "tru"].map(same);
+    for (text, path) in others.into_iter().chain([("'quoted'", "quoted")]) {
+        let config = load("", &[("TIDEGATE__DATA__DIR", text)]);
+        assert_eq!(config.unwrap().data.dir, Path::new(path), "{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let text = worker_text(dir.path(), "");
+    let numbers = [("TIDEGATE__REDIS__PASSWORD", "12345"), ("TIDEGATE__REDIS__USERNAME", "true")];
+    load_as(Tier::Worker, &text, &numbers).unwrap();
+}
+
+#[test]
+fn an_error_line_tells_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |extra: &str, environment: &[(&str, &str)]| {
+        load_as(Tier::Worker, &worker_text(dir.path(), extra), environment).unwrap_err()
+    };
+    assert_eq!(line("[redis]\npassword = 12345\n", &[]), "/tidegate.toml: redis.password: expected a string");
+    let nodes = ("TIDEGATE__REDIS__NODES", "['http://:tg-secret-1@a']");
+    let rule = "must be URLs, redis:// or rediss://, such as redis://127.0.0.1:6379";
+    assert_eq!(
+        line("", &[nodes]),
+        format!("environment variable TIDEGATE__REDIS__NODES: redis.nodes: {rule}")
+    );
+    let node = ("TIDEGATE__REDIS__NODES", "redis://:tg-secret-1@a:6379");
+    assert!(!line("", &[node]).contains("tg-secret-1"), "{}", line("", &[node]));
+    let headers = "[auth.http]\ncontract = 'emqx5'\nurl = 'https://a'\nheaders = { x-key = 54321 }\n";
+    let told = load(headers, &[]).unwrap_err();
+    assert!(told.contains("auth.http.headers") && !told.contains("54321"), "{told}");
+    let url = "[auth.http]\ncontract = 'emqx5'\nurl = 'https://user:tg-secret-1@a/'\n";
+    let told = load(url, &[]).unwrap_err();
+    assert!(told.contains("auth.http.url = \"https://(hidden)@a/\": must be"), "{told}");
+}
+
+#[test]
 fn by_default_everything_listens_on_loopback_with_development_certificates() {
     let config = load("", &[]).unwrap();
     let bound: Vec<_> = addresses(&config).into_iter().map(|(_, address)| address).collect();
