@@ -143,11 +143,12 @@ fn certs(dir: &std::path::Path) -> Result<(), Failure> {
     print(&text)
 }
 
-/// The first line of clap's message, which says what is wrong; the rest is help.
+/// The first paragraph of clap's message, which says what is wrong with which arguments, as one line; the rest is help.
 fn usage_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    format!("{} (see tidegate --help)", line.strip_prefix("error: ").unwrap_or(line))
+    let paragraph = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = paragraph.collect::<Vec<_>>().join(" ");
+    format!("{} (see tidegate --help)", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 #[cfg(test)]
@@ -171,8 +172,20 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_is_one_line() {
-        let error = run_with(["tidegate", "standalnoe"].map(OsString::from)).unwrap_err();
-        let expected = Failure::usage("unrecognized subcommand 'standalnoe' (see tidegate --help)");
-        assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+        let line = |arguments: &[&str]| {
+            let error = Cli::try_parse_from(["tidegate"].iter().chain(arguments)).unwrap_err();
+            usage_line(&error)
+        };
+        for (arguments, says) in [
+            (&["standalnoe"][..], "unrecognized subcommand 'standalnoe'"),
+            (&["certs"], "the following required arguments were not provided: <DIR>"),
+            (&["passwd"], "the following required arguments were not provided: <FILE> <USER>"),
+            (
+                &["healthcheck", "foo"],
+                "invalid value 'foo' for '[COMMAND]' [possible values: standalone, lb, broker, authsvc]",
+            ),
+        ] {
+            assert_eq!(line(arguments), format!("{says} (see tidegate --help)"));
+        }
     }
 }
