@@ -1,6 +1,6 @@
 //! `tidegate passwd`: sets or deletes one user of a password file.
 
-use std::io::{BufRead, IsTerminal as _};
+use std::io::{BufRead, ErrorKind, IsTerminal as _};
 use std::path::PathBuf;
 
 use authsvc::{AuthError, Editor};
@@ -11,6 +11,9 @@ use crate::output::print;
 
 /// The longest password that CONNECT can carry, bytes.
 const PASSWORD_BYTES_MAX: u64 = 65_535;
+
+/// What is said of a password that is no text.
+const NOT_UTF8: &str = "the password is not UTF-8; nothing was changed";
 
 /// Arguments of `passwd`. The password is asked for on a terminal, or read from the first line of standard input.
 #[derive(Debug, Args)]
@@ -73,29 +76,37 @@ fn password(user: &str) -> Result<String, Failure> {
     if !input.is_terminal() {
         return first_line(input.lock());
     }
-    let ask = |prompt: String| rpassword::prompt_password(prompt).map_err(Failure::io);
+    let ask = |prompt: String| {
+        rpassword::prompt_password(prompt).map_err(|error| match error.kind() {
+            ErrorKind::InvalidData => Failure::usage(NOT_UTF8),
+            _ => Failure::io(format!("cannot read the password from the terminal: {error}")),
+        })
+    };
     let first = ask(format!("Password for {user}: "))?;
     if first != ask("Again: ".to_owned())? {
         return Err(Failure::usage("the two passwords differ; nothing was changed"));
     }
-    check(first)
+    check(first.into_bytes())
 }
 
 fn first_line(input: impl BufRead) -> Result<String, Failure> {
-    let mut line = String::new();
-    input.take(PASSWORD_BYTES_MAX + 2).read_line(&mut line).map_err(Failure::io)?;
-    let line = line.strip_suffix('\n').unwrap_or(&line);
-    check(line.strip_suffix('\r').unwrap_or(line).to_owned())
+    let mut line = Vec::new();
+    input
+        .take(PASSWORD_BYTES_MAX + 2)
+        .read_until(b'\n', &mut line)
+        .map_err(|error| Failure::io(format!("cannot read the password from standard input: {error}")))?;
+    let line = line.strip_suffix(b"\n").unwrap_or(&line);
+    check(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
 }
 
-fn check(password: String) -> Result<String, Failure> {
+fn check(password: Vec<u8>) -> Result<String, Failure> {
     if password.is_empty() {
         return Err(Failure::usage("the password is empty; nothing was changed"));
     }
     if password.len() as u64 > PASSWORD_BYTES_MAX {
         return Err(Failure::usage("the password is longer than the 65535 bytes that CONNECT can carry"));
     }
-    Ok(password)
+    String::from_utf8(password).map_err(|_| Failure::usage(NOT_UTF8))
 }
 
 #[cfg(test)]
@@ -108,6 +119,13 @@ mod tests {
             assert_eq!(first_line(input.as_bytes()).unwrap(), "secret", "{input:?}");
         }
         assert_eq!(first_line(" with blanks \n".as_bytes()).unwrap(), " with blanks ");
+    }
+
+    #[test]
+    fn a_password_that_is_no_text_is_refused_as_such() {
+        let refused = first_line(&b"caf\xe9\n"[..]).unwrap_err();
+        assert_eq!(format!("{refused:?}"), format!("{:?}", Failure::usage(NOT_UTF8)));
+        assert_eq!(first_line(&b"secret\n\xff"[..]).unwrap(), "secret");
     }
 
     #[test]
