@@ -49,11 +49,9 @@ pub(crate) fn run(arguments: &Passwd) -> Result<(), Failure> {
     if let Some(password) = password {
         let iterations = (!arguments.no_scram).then_some(arguments.scram_iterations);
         editor.set(&arguments.user, password.as_bytes(), iterations).map_err(failure)?;
-    } else {
-        if !editor.remove(&arguments.user) {
-            let (user, file) = (&arguments.user, arguments.file.display());
-            return Err(Failure::usage(format!("{file} has no user {user:?}")));
-        }
+    } else if !editor.remove(&arguments.user) {
+        let (user, file) = (&arguments.user, arguments.file.display());
+        return Err(Failure::usage(format!("{file} has no user {user:?}")));
     }
     editor.save().map_err(failure)?;
     let did = match (arguments.delete, known) {
