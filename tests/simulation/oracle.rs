@@ -104,7 +104,7 @@ impl Oracle {
             let wishes = if n == publisher { client.wishes_in_order() } else { known.clone() };
             is_behind |= (is_on(&wishes), is_off(&wishes)) != (is_on(known), is_off(known));
             was_on.push(is_on(known));
-            required.push(is_on(&wishes) && self.keeps[n]);
+            required.push(is_on(&wishes) && self.keeps[n] && !message.clears());
             // A later subscription brings what is retained.
             forbidden.push(is_off(&wishes) && !message.is_retained());
         }
@@ -197,9 +197,15 @@ impl Oracle {
 
     /// What is newest of a retained topic, as far as it is known to be: whoever asks for it gets that, or what was published later and
     /// not acknowledged.
-    fn newest(&self, topic: usize) -> Option<u32> {
+    fn newest(&self, topic: usize) -> Option<Message> {
         let of_topic = |sent: &&Sent| sent.message.topic == topic && sent.is_acknowledged;
-        self.sent.iter().rfind(of_topic).map(|sent| sent.message.index)
+        self.sent.iter().rfind(of_topic).map(|sent| sent.message)
+    }
+
+    /// Whether what was published after it, and not acknowledged, may have cleared it.
+    fn may_be_cleared(&self, newest: Message) -> bool {
+        let mut later = self.sent.iter().map(|sent| sent.message).filter(|later| later.index > newest.index);
+        later.any(|later| later.topic == newest.topic && later.clears())
     }
 
     /// A retained topic of which a device, which was subscribed when it had got so much, does not have the newest message last.
@@ -208,7 +214,11 @@ impl Oracle {
         for topic in topics.into_iter().filter(|topic| *topic >= RETAINED) {
             let last = client.got[from..].iter().rfind(|message| message.topic == topic);
             let (last, newest) = (last.map(|message| message.index), self.newest(topic));
-            if last < newest {
+            let is_old = newest.is_some_and(|newest| match last {
+                None => !newest.clears() && !self.may_be_cleared(newest),
+                Some(last) => last < newest.index,
+            });
+            if is_old {
                 return Some(format!(
                     "{} has {last:?} of r/{}, not {newest:?}",
                     client.name,

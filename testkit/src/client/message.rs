@@ -17,7 +17,7 @@ pub struct Message {
     pub qos: QoS,
     /// Which one it is. What is published later has a higher one.
     pub index: u32,
-    /// Bytes of its payload, at least 4.
+    /// Bytes of its payload, at least 4; none if it clears what is retained.
     pub size: usize,
 }
 
@@ -37,17 +37,25 @@ impl Message {
 
     /// Its payload, which begins with its index.
     pub fn payload(self) -> Vec<u8> {
+        if self.clears() {
+            return Vec::new();
+        }
         let mut payload = self.index.to_be_bytes().to_vec();
         payload.resize(self.size.max(4), 7);
         payload
     }
 
+    /// Whether nothing is retained after it. Which one it is its payload does not say then.
+    pub fn clears(self) -> bool {
+        self.is_retained() && self.size == 0
+    }
+
     /// The message that came so.
     ///
     /// # Panics
-    /// When the payload is not of ours.
+    /// When the payload is not of ours: neither empty nor one that says which it is.
     pub fn read(topic: &str, qos: QoS, payload: &[u8]) -> Self {
-        let index = u32::from_be_bytes(payload[..4].try_into().unwrap());
+        let index = if payload.is_empty() { 0 } else { u32::from_be_bytes(payload[..4].try_into().unwrap()) };
         let number = |topic: &str| topic.parse::<usize>().ok();
         let live = topic.strip_prefix("t/").and_then(number);
         let retained = || topic.strip_prefix("r/").and_then(number).map(|number| RETAINED + number);

@@ -363,7 +363,7 @@ impl Client {
         let bound = usize::from(self.receive_maximum);
         assert!(self.unacknowledged.len() <= bound, "{}: more than {bound} unacknowledged", self.name);
         // v5 [MQTT-4.4.0-1], v5 [MQTT-3.3.1-1]
-        let is_fresh = message.topic != ELSEWHERE && index >= self.fresh_from;
+        let is_fresh = message.topic != ELSEWHERE && index >= self.fresh_from && !message.clears();
         assert!(!dup || !is_fresh, "{}: DUP on a connection that did not break", self.name);
         if let Some(before) = self.came.insert(id, Came { index, by: self.connections, is_done: false })
             && before.by < self.connections
@@ -371,11 +371,11 @@ impl Client {
             let is_same = before.index == index;
             assert!(is_same || before.is_done, "{}: identifier {id:?} is that of {before:?}", self.name);
             // A retained message comes with each subscription anew.
-            let is_anew = message.is_retained() && before.is_done;
+            let is_anew = message.clears() || (message.is_retained() && before.is_done);
             assert!(dup || !is_same || is_anew, "{}: {index} again without DUP", self.name);
         }
         let is_new = publish.qos == QoS::AtLeastOnce || self.received.insert(id);
-        if is_new {
+        if is_new && !message.clears() {
             self.got.push(message);
         }
         let kind = if publish.qos == QoS::AtLeastOnce { AckKind::PubAck } else { AckKind::PubRec };

@@ -215,7 +215,14 @@ impl World {
         let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]
             [self.dice.random_range(0..5_usize).div_ceil(2)];
         let qos = if topic >= RETAINED { qos.max(QoS::AtLeastOnce) } else { qos };
-        let size = if self.dice.random_ratio(1, 8) { self.dice.random_range(4..3000) } else { 4 };
+        let clears = topic >= RETAINED && self.dice.random_ratio(1, 5);
+        let size = if clears {
+            0
+        } else if self.dice.random_ratio(1, 8) {
+            self.dice.random_range(4..3000)
+        } else {
+            4
+        };
         let message = Message { index: self.oracle.messages(), topic, qos, size };
         self.oracle.publish(n, message, self.devices.iter().map(|device| &device.client));
         let alias = self.dice.random_range(0..3);
