@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::http::uri::{Authority, PathAndQuery};
 use link::{Bind, SettingError, settings};
 use serde::{Deserialize, Serialize};
 
@@ -123,11 +124,11 @@ pub struct ListenerConfig {
     pub bind: Bind,
     /// What is spoken there.
     pub kind: ListenerKind,
-    /// The path of the WebSocket, for `ws` and `wss`. Default `/mqtt`; starts with `/`.
+    /// The path of the WebSocket, for `ws` and `wss`. Default `/mqtt`; starts with `/` and has no query.
     #[serde(default = "default_path")]
     pub path: String,
-    /// Origins (`https://example.com`) that browsers may connect from, for `ws` and `wss`; `loopback` stands for pages
-    /// served by this machine. Default: none, which is any.
+    /// Origins (`https://example.com`), as browsers write them, that browsers may connect from, for `ws` and `wss`; `loopback`
+    /// stands for pages served by this machine. Default: none, which is any.
     #[serde(default)]
     pub origins: Vec<String>,
     /// TLS for `mqtts` and `wss`. Default: `edge.tls`.
@@ -221,8 +222,14 @@ impl EdgeConfig {
             return Err(SettingError::new(SECTION, "receive_buffer_bytes_max", problem));
         }
         self.validate_drain()?;
-        for (name, listener) in &self.listeners {
+        for (n, (name, listener)) in self.listeners.iter().enumerate() {
             listener.validate(name)?;
+            if let Some((other, _)) =
+                self.listeners.iter().take(n).find(|(_, other)| listener.is_in_way_of(other))
+            {
+                let problem = format!("is the address of listeners.{other} too");
+                return Err(SettingError::new(&format!("listeners.{name}"), "bind", &problem));
+            }
             if listener.kind.is_tls() && listener.tls.is_none() && self.tls.is_none() {
                 let section = format!("listeners.{name}");
                 return Err(SettingError::new(&section, "tls", "is needed, or edge.tls"));
@@ -279,7 +286,42 @@ impl EdgeConfig {
     }
 }
 
+/// What is said of an origin that no browser sends.
+const ORIGINS_RULE: &str = "must be \"loopback\", \"null\" or origins as browsers write them: scheme and host in lower case, a port \
+                            only where it is not the scheme's own, and nothing behind it, such as https://example.com";
+
+/// Whether a request can have this path.
+fn is_path(text: &str) -> bool {
+    text.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == text && parsed.query().is_none())
+}
+
+/// Whether the header `Origin` can be this, or it stands for some. RFC 6454 section 6.2.
+fn is_origin(text: &str) -> bool {
+    if matches!(text, "loopback" | "null") {
+        return true;
+    }
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'));
+    let is_own_port = match scheme {
+        "http" | "ws" => host.ends_with(":80"),
+        "https" | "wss" => host.ends_with(":443"),
+        _ => false,
+    };
+    // User names are left out by browsers, and names that are not ASCII are written in it.
+    let is_authority = host.parse::<Authority>().is_ok_and(|parsed| parsed.as_str() == host)
+        && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@' && !byte.is_ascii_uppercase());
+    is_scheme && is_authority && !is_own_port
+}
+
 impl ListenerConfig {
+    /// Whether both cannot be listened on: an address is shared, and it is not meant to be.
+    fn is_in_way_of(&self, other: &Self) -> bool {
+        let is_meant = self.reuse_port && other.reuse_port && self.kind == other.kind;
+        let mut own = self.bind.addresses().iter().filter(|address| address.port() != 0);
+        !is_meant && own.any(|address| other.bind.addresses().contains(address))
+    }
+
     fn validate(&self, name: &str) -> Result<(), SettingError> {
         if name.is_empty() || name.len() > 64 {
             return Err(SettingError::new("listeners", name, "a name has 1 to 64 bytes"));
@@ -288,6 +330,20 @@ impl ListenerConfig {
         let wrong = |key, problem| Err(SettingError::new(&section, key, problem));
         if !self.path.starts_with('/') {
             return wrong("path", "must start with /");
+        }
+        if !is_path(&self.path) {
+            return wrong("path", "must be a path as requests have it, without blanks, ? and #");
+        }
+        if !self.kind.is_websocket() {
+            if self.path != default_path() {
+                return wrong("path", "is for ws and wss only");
+            }
+            if !self.origins.is_empty() {
+                return wrong("origins", "is for ws and wss only");
+            }
+        }
+        if !self.origins.iter().all(|origin| is_origin(origin)) {
+            return wrong("origins", ORIGINS_RULE);
         }
         if self.proxy_protocol == ProxyProtocol::V1v2 && self.trusted.is_empty() {
             return wrong("trusted", "must name at least one prefix when proxy_protocol is on");
@@ -319,6 +375,67 @@ mod tests {
         config.listeners.insert("browser".into(), listener);
         let error = config.validate().expect_err("a relative path");
         assert_eq!(error.to_string(), "listeners.browser.path: must start with /");
+    }
+
+    #[test]
+    fn what_no_request_can_have_is_refused() {
+        let listener = |kind| ListenerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), kind);
+        let path = |path: &str| ListenerConfig { path: path.into(), ..listener(ListenerKind::Wss) };
+        for (text, is_good) in [
+            ("/mqtt", true),
+            ("/", true),
+            ("/a%20b/~c", true),
+            ("/a b", false),
+            ("/a?b", false),
+            ("/a?", false),
+            ("/a#b", false),
+        ] {
+            assert_eq!(path(text).validate("x").is_ok(), is_good, "{text}");
+        }
+        for (text, is_good) in [
+            ("loopback", true),
+            ("null", true),
+            ("https://example.com", true),
+            ("http://[::1]:8080", true),
+            ("capacitor://localhost", true),
+            ("example.com", false),
+            ("*", false),
+            ("https://", false),
+            ("https://example.com/", false),
+            ("https://example.com:443", false),
+            ("https://Example.com", false),
+            ("HTTPS://example.com", false),
+            ("https://me@example.com", false),
+            ("https://example.com?x", false),
+        ] {
+            let origins = vec!["https://a.example".to_owned(), text.to_owned()];
+            let listener = ListenerConfig { origins, ..listener(ListenerKind::Ws) };
+            assert_eq!(listener.validate("x").is_ok(), is_good, "{text}");
+        }
+        let mqtt = ListenerConfig { path: "/x".into(), ..listener(ListenerKind::Mqtt) };
+        assert_eq!(mqtt.validate("x").expect_err("no path").key, "listeners.x.path");
+        let mqtts = ListenerConfig { origins: vec!["loopback".into()], ..listener(ListenerKind::Mqtts) };
+        assert_eq!(mqtts.validate("x").expect_err("no origins").key, "listeners.x.origins");
+    }
+
+    #[test]
+    fn two_listeners_have_two_addresses() {
+        let at = |port: u16, kind, reuse_port| {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            ListenerConfig { reuse_port, ..ListenerConfig::new(address, kind) }
+        };
+        let check = |a: ListenerConfig, b: ListenerConfig| {
+            let listeners = BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+            EdgeConfig { listeners, ..EdgeConfig::default() }.validate().map_err(|error| error.to_string())
+        };
+        let (mqtt, ws) = (ListenerKind::Mqtt, ListenerKind::Ws);
+        let twice = Err("listeners.b.bind: is the address of listeners.a too".to_owned());
+        assert_eq!(check(at(1883, mqtt, false), at(1883, ws, false)), twice);
+        assert_eq!(check(at(1883, mqtt, true), at(1883, ws, true)), twice);
+        assert_eq!(check(at(1883, mqtt, true), at(1883, mqtt, false)), twice);
+        assert_eq!(check(at(1883, mqtt, true), at(1883, mqtt, true)), Ok(()));
+        assert_eq!(check(at(1883, mqtt, false), at(1884, ws, false)), Ok(()));
+        assert_eq!(check(at(0, mqtt, false), at(0, mqtt, false)), Ok(()));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Front {
         let trusts_this_machine =
             !self.asks_elsewhere && self.auth.anonymous_in_force() == Anonymous::Loopback;
         for listener in listeners.values_mut() {
-            if trusts_this_machine && listener.origins.is_empty() {
+            if trusts_this_machine && listener.kind.is_websocket() && listener.origins.is_empty() {
                 listener.origins.push("loopback".to_owned());
             }
             listener.tls = listener.tls.as_ref().map(|tls| Self::with_certificates(tls, development));
