@@ -18,7 +18,7 @@ use crate::passwd::Passwd;
 use crate::rules_check::RulesCheck;
 use crate::standalone::Standalone;
 use crate::worker::Worker;
-use crate::{dev_certs, healthcheck, init, logging, passwd, process, shutdown, upgrade};
+use crate::{dev_certs, healthcheck, init, logging, passwd, process, shutdown, stderr, upgrade};
 
 /// An MQTT 3.1, 3.1.1 and 5 broker over TCP, TLS, WebSocket and WSS. Without a command it runs standalone.
 ///
@@ -75,7 +75,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     };
-    logging::finish();
+    stderr::finish();
     code
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use crate::logging;
+use crate::stderr;
 
 /// An end that is not a success.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Failure {
     /// Says so and answers the code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.line.is_empty() {
-            logging::say(&format!("tidegate: {}", self.line));
+            stderr::say(&format!("tidegate: {}", self.line));
         }
         ExitCode::from(self.code)
     }

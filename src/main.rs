@@ -25,6 +25,7 @@ mod process_metrics;
 mod rules_check;
 mod shutdown;
 mod standalone;
+mod stderr;
 mod store_metrics;
 mod threads;
 mod upgrade;

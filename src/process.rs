@@ -19,7 +19,7 @@ use crate::memory::{MemoryWatch, Relief};
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
 use crate::upgrade::{Arrival, Sockets, Successor, Successors, Upgrades, Way, duplicate};
-use crate::{addresses, descriptors, logging, output};
+use crate::{addresses, descriptors, output, stderr};
 
 /// So many turns of devices a thread may take before it looks which others have something to read: where some always have, that is
 /// how long others wait.
@@ -194,7 +194,7 @@ impl<T: Runnable> Life<T> {
         registry.register(
             "tidegate_log_lines_lost",
             "Log lines that standard error did not take",
-            logging::lost(),
+            stderr::lost(),
         );
         let upgrades = Upgrades::register(&mut registry);
         let mut tier = tokio::select! {

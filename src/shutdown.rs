@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::logging;
+use crate::stderr;
 
 /// Exit code of an end that was cut short by a second signal.
 const INTERRUPTED: i32 = 130;
@@ -61,7 +61,7 @@ impl Signals {
     pub(crate) async fn exit_on_next_stop(mut self) {
         while self.next().await != Asked::Stop {}
         tracing::warn!("second signal, ending at once");
-        logging::finish();
+        stderr::finish();
         std::process::exit(INTERRUPTED);
     }
 }

@@ -3,9 +3,9 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +21,39 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often somebody who waits for room in the queue looks.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// How long the process waits at its end for lines to be written.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// The lines of this process, once it logs.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Starts the thread that writes the lines of this process; a second start changes nothing.
+pub(crate) fn start() -> io::Result<&'static Lines> {
+    let lines = Lines::start(io::stderr())?;
+    Ok(LINES.get_or_init(|| lines))
+}
+
+/// Lines that could not be written, or that nobody read in time.
+pub(crate) fn lost() -> Counter {
+    LINES.get().map(|lines| lines.lost.clone()).unwrap_or_default()
+}
+
+/// Writes a line that is no part of the log, after everything that was logged before. Where it cannot be written, nobody can be told.
+pub(crate) fn say(line: &str) {
+    let line = format!("{line}\n").into_bytes();
+    match LINES.get() {
+        Some(lines) => lines.push_until(Instant::now() + END_WAIT, line),
+        None => drop(io::stderr().write_all(&line)),
+    }
+}
+
+/// Waits a moment until what was logged is written; to be called before the process ends.
+pub(crate) fn finish() {
+    if let Some(lines) = LINES.get() {
+        lines.flush_until(Instant::now() + END_WAIT);
+    }
+}
+
 enum Entry {
     Line(Vec<u8>),
     /// Everything before it was written.
@@ -29,7 +62,7 @@ enum Entry {
 
 /// The near end of the queue.
 #[derive(Clone)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     queue: SyncSender<Entry>,
     waiting_bytes: Arc<AtomicUsize>,
     lost: Counter,
@@ -37,7 +70,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Starts the thread that writes to `to`.
-    pub(super) fn start(to: impl Write + AsFd + Send + 'static) -> io::Result<Self> {
+    fn start(to: impl Write + AsFd + Send + 'static) -> io::Result<Self> {
         let (queue, entries) = sync_channel(LINES_MAX);
         let lines = Self { queue, waiting_bytes: Arc::default(), lost: Counter::default() };
         let (waiting_bytes, lost) = (lines.waiting_bytes.clone(), lines.lost.clone());
@@ -47,18 +80,13 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Lines that nobody will see.
-    pub(super) fn lost(&self) -> &Counter {
-        &self.lost
-    }
-
     /// Hands a line over, with its line feed.
-    pub(super) fn push(&self, line: Vec<u8>) {
+    pub(crate) fn push(&self, line: Vec<u8>) {
         self.push_until(Instant::now(), line);
     }
 
     /// The same, and waits for room until `deadline`.
-    pub(super) fn push_until(&self, deadline: Instant, line: Vec<u8>) {
+    fn push_until(&self, deadline: Instant, line: Vec<u8>) {
         let bytes = line.len();
         let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if waiting + bytes > BYTES_MAX || !self.send_until(deadline, Entry::Line(line)) {
@@ -68,7 +96,7 @@ impl Lines {
     }
 
     /// Waits until what was handed over before is written, but not longer than `deadline`.
-    pub(super) fn flush_until(&self, deadline: Instant) {
+    pub(crate) fn flush_until(&self, deadline: Instant) {
         let (reached, written) = sync_channel(1);
         if self.send_until(deadline, Entry::Marker(reached)) {
             let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -88,7 +116,7 @@ impl Lines {
 }
 
 /// Writes one line.
-pub(super) struct Pen<'a>(&'a Lines);
+pub(crate) struct Pen<'a>(&'a Lines);
 
 impl Write for Pen<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -196,7 +224,7 @@ mod tests {
         let lines = Lines::start(full).unwrap();
         (0..3).for_each(|_| lines.push(b"lost\n".to_vec()));
         lines.flush_until(Instant::now() + SOON);
-        assert_eq!(lines.lost().get(), 3);
+        assert_eq!(lines.lost.get(), 3);
     }
 
     #[test]
@@ -206,7 +234,7 @@ mod tests {
         let line = [[b'x'; 1023].as_slice(), b"\n"].concat();
         let pushed = 3 * LINES_MAX;
         (0..pushed).for_each(|_| lines.push(line.clone()));
-        let lost = usize::try_from(lines.lost().get()).unwrap();
+        let lost = usize::try_from(lines.lost.get()).unwrap();
         assert!(lost > LINES_MAX && (pushed - lost) * 1024 <= BYTES_MAX + 128 * 1024, "{lost}");
         lines.flush_until(Instant::now() + Duration::from_millis(20));
         drop(lines);
@@ -222,7 +250,7 @@ mod tests {
         let lines = Lines::start(writer).unwrap();
         let line = [[b'x'; 9999].as_slice(), b"\n"].concat();
         (0..100).for_each(|_| lines.push(line.clone()));
-        assert_eq!(lines.lost().get(), 0);
+        assert_eq!(lines.lost.get(), 0);
         drop(lines);
         let mut text = Vec::new();
         reader.read_to_end(&mut text).unwrap();

@@ -1,31 +1,21 @@
 //! Logs to standard error: readable on a terminal, one JSON object a line elsewhere. A standard error that cannot be written, or
-//! that nobody reads, is no reason to end or to wait; see [`lines`].
+//! that nobody reads, is no reason to end or to wait; see [`stderr`].
 
-mod lines;
-
-use std::io::{IsTerminal as _, Write as _};
-use std::sync::OnceLock;
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::EnvFilter;
 
-use self::lines::Lines;
 use crate::config::{LogConfig, LogFormat};
 use crate::exit::Failure;
+use crate::stderr;
 
 /// What the store's library tells, and what rustls warns of when a client is at fault, is of no use to an operator.
 /// Before the configured level, so that it can say otherwise.
 const QUIET_LIBRARIES: &str = "fjall=warn,lsm_tree=warn,rustls=error";
 
-/// How long the process waits at its end for lines to be written.
-const END_WAIT: Duration = Duration::from_secs(1);
-
 /// How long a thread that panicked waits for its line to be written: the process may be gone right after.
 const PANIC_WAIT: Duration = Duration::from_millis(200);
-
-/// Where lines go once logging was started.
-static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Starts logging. `RUST_LOG` takes precedence over the configured level.
 pub(crate) fn start(config: &LogConfig) -> Result<(), Failure> {
@@ -37,10 +27,9 @@ pub(crate) fn start(config: &LogConfig) -> Result<(), Failure> {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let lines = Lines::start(std::io::stderr()).map_err(|error| {
+    let lines = stderr::start().map_err(|error| {
         Failure::unavailable(format!("cannot start the thread that writes the log: {error}"))
     })?;
-    let lines = LINES.get_or_init(|| lines);
     let shape = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(lines.clone())
@@ -63,26 +52,4 @@ pub(crate) fn start(config: &LogConfig) -> Result<(), Failure> {
         lines.flush_until(Instant::now() + PANIC_WAIT);
     }));
     Ok(())
-}
-
-/// Log lines that could not be written, or that nobody read in time.
-pub(crate) fn lost() -> Counter {
-    LINES.get().map(|lines| lines.lost().clone()).unwrap_or_default()
-}
-
-/// Writes a line that is no part of the log to standard error, after everything that was logged before. Where that cannot be
-/// written, nobody can be told.
-pub(crate) fn say(line: &str) {
-    let line = format!("{line}\n").into_bytes();
-    match LINES.get() {
-        Some(lines) => lines.push_until(Instant::now() + END_WAIT, line),
-        None => drop(std::io::stderr().write_all(&line)),
-    }
-}
-
-/// Waits a moment until what was logged is written; to be called before the process ends.
-pub(crate) fn finish() {
-    if let Some(lines) = LINES.get() {
-        lines.flush_until(Instant::now() + END_WAIT);
-    }
 }
