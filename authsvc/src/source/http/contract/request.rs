@@ -81,6 +81,9 @@ impl RequestTemplate {
         let target = UrlTemplate::parse(url, syntax).map_err(|problem| wrong(url_key, problem))?;
         // With values in it, as it will be sent.
         let filled = target.render(&Facts::nobody(), b"");
+        if has_dot_segment(&filled) {
+            return Err(wrong(url_key, "has . or .. between two / of its path".to_owned()));
+        }
         config.client.url(SECTION, url_key, &String::from_utf8_lossy(&filled))?;
         let headers = headers.read(syntax).map_err(|problem| wrong(headers_key, problem))?;
         // Where no header says it: as EMQX 5 and EMQX 4 do.
@@ -124,11 +127,16 @@ impl RequestTemplate {
             || self.headers.iter().any(|(_, value)| value.uses(variable))
     }
 
-    /// The request for a client; `None` if it cannot say a value of it, such as a password that is no text in JSON.
+    /// The request for a client; `None` if it cannot say a value of it, such as a password that is no text in JSON, or a name by which
+    /// the path would lead elsewhere.
     pub(super) fn make(&self, facts: &Facts) -> Option<Request<Bytes>> {
         let is_get = self.method == Method::GET;
         let query = if is_get { self.body.form(facts) } else { Vec::new() };
-        let url = Uri::try_from(self.target.render(facts, &query)).ok()?;
+        let url = self.target.render(facts, &query);
+        if has_dot_segment(&url) {
+            return None;
+        }
+        let url = Uri::try_from(url).ok()?;
         let body = match self.encoding {
             _ if is_get => Vec::new(),
             Encoding::Json => serde_json::to_vec(&self.body.json(facts)?).ok()?,
@@ -141,6 +149,13 @@ impl RequestTemplate {
         }
         Some(request)
     }
+}
+
+/// Whether the path of a URL leads out of where it stands, however its dots are written: RFC 3986 section 5.2.4 removes such
+/// segments, and no encoding keeps everybody from doing so.
+fn has_dot_segment(url: &[u8]) -> bool {
+    let path = url.split(|byte| *byte == b'?').next().unwrap_or_default();
+    path.split(|byte| *byte == b'/').any(|segment| matches!(segment, b"." | b".."))
 }
 
 /// A request with the headers that each has.

@@ -28,6 +28,19 @@ async fn names_are_encoded_for_where_they_stand() {
     }
 }
 
+// RFC 3986 section 5.2.4: an endpoint would answer for another resource.
+#[tokio::test]
+async fn nobody_is_asked_about_whose_name_would_lead_elsewhere() {
+    for name in [".", ".."] {
+        for settings in
+            ["contract = 'emqx5'\nurl = 'BASE/u/${username}/may'", "contract = 'emqx4'\nurl = 'BASE/u/%u'"]
+        {
+            let facts = Facts { username: Some(name.into()), ..Facts::sample() };
+            sends(settings, &facts, &[], &[]).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn emqx_is_asked_by_other_methods_and_in_other_encodings() {
     let nested = "contract = 'emqx5'\nurl = 'BASE/auth'\nheaders = { X-Request-Source = '${clientid}' }\n\
