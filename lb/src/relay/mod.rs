@@ -469,6 +469,10 @@ where
                     self.close(CloseReason::BadPacket(ReasonCode::PacketTooLarge), out, now);
                 }
             }
+            // Before it is told that it has succeeded: a worker would not go on with a passport of somebody else.
+            Poll::Ready(Outcome::Renewed(passport, _)) if !is_of(self.tenancy.as_ref(), &passport) => {
+                self.close(CloseReason::ReAuthentication, out, now);
+            }
             Poll::Ready(Outcome::Renewed(passport, data)) => {
                 if !enhanced.put(out, |method, out| reply::auth_success(method, data.as_deref(), out)) {
                     return self.close(CloseReason::BadPacket(ReasonCode::PacketTooLarge), out, now);
@@ -569,6 +573,11 @@ impl<T, S: Stream, A: Authenticator> Relay<T, S, A> {
     fn has_told_unsent(&self) -> bool {
         self.leftover.as_ref().is_some_and(|leftover| leftover.told_steps > 0)
     }
+}
+
+/// Whether a passport is of the user whose connection it is.
+fn is_of(tenancy: Option<&Tenancy>, passport: &Passport) -> bool {
+    tenancy.is_none_or(|tenancy| tenancy.holder().subject == passport.subject)
 }
 
 impl<T, S, A> Future for Relay<T, S, A>

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::config::EdgeConfig;
+use crate::connections::Holder;
 use crate::fake::{self, FakeSession, FakeWorker, eventually};
 use crate::relay::{Enhanced, Handover, Relay, Terms};
 
@@ -136,9 +137,8 @@ async fn start(clerk: &Arc<Clerk>, config: EdgeConfig, version: ProtocolVersion,
     let tenure = Tenure::new(&open.passport, clerk, (!method).then_some(asker), 0, &shared);
     let stream = worker.open(open);
     let session = worker.session(0).await;
-    let tenancy =
-        crate::connections::Tenancy::begin(&shared.successions, crate::connections::Holder::of("a"))
-            .expect("the first");
+    let holder = Holder { subject: "alice".into(), ..Holder::of("a") };
+    let tenancy = crate::connections::Tenancy::begin(&shared.successions, holder).expect("the first");
     let handover = Handover {
         admitted,
         tenancy,

@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::*;
 use crate::config::EdgeConfig;
+use crate::connections::Holder;
 use crate::fake::{self, FakeAuthenticator, FakeSession, FakeStream, FakeWorker, eventually};
 
 const PINGREQ: &[u8] = b"\xC0\0";
@@ -30,6 +31,7 @@ struct Setup {
     keep_alive_s: u16,
     pipelined: &'static [u8],
     enhanced: bool,
+    user: &'static str,
     pipe_bytes: usize,
     worker: FakeWorker,
 }
@@ -42,6 +44,7 @@ impl Default for Setup {
             keep_alive_s: 0,
             pipelined: b"",
             enhanced: false,
+            user: "someone",
             pipe_bytes: 1 << 16,
             worker: FakeWorker::default(),
         }
@@ -85,8 +88,8 @@ impl Setup {
         let (device, io) = tokio::io::duplex(self.pipe_bytes);
         let stream = self.worker.open(open(1, "a", bytes_of(&connect(self.version, "a"))));
         let session = self.worker.session(0).await;
-        let tenancy =
-            Tenancy::begin(&shared.successions, crate::connections::Holder::of("a")).expect("the first");
+        let holder = Holder { subject: self.user.into(), ..Holder::of("a") };
+        let tenancy = Tenancy::begin(&shared.successions, holder).expect("the first");
         let handover = Handover {
             admitted,
             tenancy,
@@ -375,6 +378,17 @@ async fn re_authentication_renews_the_passport_while_packets_flow() {
         assert_eq!(running.session.renewed(), round);
     }
     assert!(running.session.packets().is_empty(), "AUTH ends at the edge");
+}
+
+// It is not told that it has succeeded. v5 [MQTT-4.12.1-2]
+#[tokio::test(start_paused = true)]
+async fn who_authenticates_anew_as_another_user_has_failed() {
+    let mut running = Setup { enhanced: true, user: "another", ..Setup::default() }.start().await;
+    running.send(&auth(0x19, "TWO-STEP", "hello")).await;
+    running.expect(&auth(0x18, "TWO-STEP", "really?")).await;
+    running.send(&auth(0x18, "TWO-STEP", "yes")).await;
+    let session = running.expect_end(&[0xE0, 0x01, 0x87]).await;
+    assert_eq!(session.renewed(), 0);
 }
 
 #[tokio::test(start_paused = true)]
