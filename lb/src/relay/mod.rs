@@ -10,6 +10,7 @@ mod enhanced;
 mod giving_way;
 mod pace;
 mod packet;
+mod renewal;
 mod scratch;
 mod tenure;
 mod terms;
@@ -19,21 +20,18 @@ mod time;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use authsvc::Authenticator;
 use bytes::Bytes;
-use link::{Event, Outgoing, Passport, Stream};
-use mqtt::{FrameBuffer, ProtocolVersion, ReasonCode};
+use link::{Event, Outgoing, Stream};
+use mqtt::{FrameBuffer, ProtocolVersion};
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
 pub(crate) use self::enhanced::Enhanced;
-use self::enhanced::Outcome;
 pub(crate) use self::pace::Pace;
 use self::scratch::{READ_BYTES, Scratch};
-use self::tenure::Verdict;
 pub(crate) use self::tenure::{Asker, Tenure};
 pub(crate) use self::terms::{Terms, asks_for_expiry};
 use crate::admission::{Admitted, Opening};
@@ -42,7 +40,6 @@ use crate::connections::Tenancy;
 use crate::io::poll_write_all;
 use crate::listener::Listener;
 use crate::reason::CloseReason;
-use crate::reply;
 use crate::shared::{Phase, Shared};
 use crate::transport::Wire;
 
@@ -460,52 +457,6 @@ where
         }
     }
 
-    fn re_authenticate(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
-        let Some(enhanced) = &mut self.enhanced else { return };
-        match enhanced.poll(cx) {
-            Poll::Pending => {}
-            Poll::Ready(Outcome::Continue(data)) => {
-                if !enhanced.put(out, |method, out| reply::auth_continue(method, &data, out)) {
-                    self.close(CloseReason::BadPacket(ReasonCode::PacketTooLarge), out, now);
-                }
-            }
-            // Before it is told that it has succeeded: a worker would not go on with a passport of somebody else.
-            Poll::Ready(Outcome::Renewed(passport, _)) if !is_of(self.tenancy.as_ref(), &passport) => {
-                self.close(CloseReason::ReAuthentication, out, now);
-            }
-            Poll::Ready(Outcome::Renewed(passport, data)) => {
-                if !enhanced.put(out, |method, out| reply::auth_success(method, data.as_deref(), out)) {
-                    return self.close(CloseReason::BadPacket(ReasonCode::PacketTooLarge), out, now);
-                }
-                if self.tenure.is_none() {
-                    let authenticator = enhanced.authenticator();
-                    self.tenure = Tenure::new(&passport, authenticator, None, 0, self.admitted.shared());
-                }
-                self.renew(passport, now);
-            }
-            Poll::Ready(Outcome::Failed) => self.close(CloseReason::ReAuthentication, out, now),
-        }
-    }
-
-    /// Renews the passport when it is time, and ends the connection of a device that may not stay.
-    fn check_tenure(&mut self, cx: &mut Context<'_>, out: &mut Outgoing, now: u32) {
-        let Some(tenure) = &mut self.tenure else { return };
-        match tenure.poll(cx, self.admitted.shared(), self.slot, now) {
-            Poll::Pending => {}
-            Poll::Ready(Verdict::Renewed(passport)) => self.renew(passport, now),
-            Poll::Ready(Verdict::Denied) => self.close(CloseReason::PassportDenied, out, now),
-            Poll::Ready(Verdict::Expired) => self.close(CloseReason::PassportExpired, out, now),
-        }
-    }
-
-    fn renew(&mut self, passport: Arc<Passport>, now: u32) {
-        self.keep_pace_with(&passport, now);
-        self.tenure.take_if(|tenure| !tenure.extend(&passport, self.admitted.shared()));
-        if let Some(stream) = &mut self.stream {
-            stream.renew(passport);
-        }
-    }
-
     /// Whether the device has not taken all that was meant for it.
     fn is_unsent(&self) -> bool {
         self.leftover.is_some() || self.is_unflushed
@@ -573,11 +524,6 @@ impl<T, S: Stream, A: Authenticator> Relay<T, S, A> {
     fn has_told_unsent(&self) -> bool {
         self.leftover.as_ref().is_some_and(|leftover| leftover.told_steps > 0)
     }
-}
-
-/// Whether a passport is of the user whose connection it is.
-fn is_of(tenancy: Option<&Tenancy>, passport: &Passport) -> bool {
-    tenancy.is_none_or(|tenancy| tenancy.holder().subject == passport.subject)
 }
 
 impl<T, S, A> Future for Relay<T, S, A>
