@@ -59,16 +59,12 @@ impl Hub {
         let Some(fence) = part.fence.clone().filter(|_| !self.cluster.is_certainly_ours(&session)) else {
             return self.retain(ticket, message, part);
         };
-        let (hub, lapses) = (Arc::clone(self), self.cluster.lapses());
-        let done = move |answer: Result<(), StoreError>| match answer {
-            Ok(()) => {
-                session.set_owned_since(lapses);
-                hub.retain(ticket, message, part);
-            }
+        let hub = Arc::clone(self);
+        self.confirm_ours(&fence, Some(session), move |answer| match answer {
+            Ok(()) => hub.retain(ticket, message, part),
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Retain(message, part)),
             Err(error) => hub.part_done(part, Err(error)),
-        };
-        self.store.confirm(&fence, Box::new(done));
+        });
     }
 
     /// Sets the retained message; the answer is one part of what is waited for.

@@ -100,8 +100,7 @@ impl Hub {
             }
             let message = Arc::clone(message);
             let retains = retain_waits && has_to_wait;
-            let (is_routed, share) = (false, None);
-            self.match_later(Unmatched { message, by, fence, origin, retains, is_routed, share, part });
+            self.match_later(Unmatched { by, fence, origin, retains, ..Unmatched::new(message, part) });
             return None;
         };
         let stored = self.split(found.stored, origin.is_some());
@@ -144,9 +143,8 @@ impl Hub {
         } else if self.may_match() && self.is_certainly_ours(publisher) {
             self.submit(Work::Retain(message, part));
         } else {
-            let (by, origin, share) = (None, None, None);
             let (retains, is_routed) = (true, true);
-            self.match_later(Unmatched { message, by, fence, origin, retains, is_routed, share, part });
+            self.match_later(Unmatched { fence, retains, is_routed, ..Unmatched::new(message, part) });
         }
     }
 
@@ -181,9 +179,7 @@ impl Hub {
 
     /// The same for a message for the members of one share, whose publisher does not wait.
     pub(crate) fn match_share_later(self: &Arc<Self>, share: Arc<str>, message: Arc<Message>, part: Part) {
-        let (by, fence, origin, share) = (None, None, None, Some(share));
-        let (retains, is_routed) = (false, false);
-        self.match_later(Unmatched { message, by, fence, origin, retains, is_routed, share, part });
+        self.match_later(Unmatched { share: Some(share), ..Unmatched::new(message, part) });
     }
 
     /// Matches a message that had to wait, in its place; or lets it wait on. Its publisher may have gone on at another worker
@@ -191,25 +187,36 @@ impl Hub {
     /// since the last lapse. In one turn that is one question for each publisher, however much of it waits.
     pub(crate) fn run_match(self: &Arc<Self>, ticket: Ticket, unmatched: Unmatched) {
         let Some(fence) = unmatched.fence.clone() else { return self.match_held(ticket, unmatched) };
-        let hub = Arc::clone(self);
-        let lapses = self.cluster.lapses();
-        if let Some((session, ..)) = &unmatched.part.publisher
-            && session.owned_since() == lapses
+        let publisher = unmatched.part.publisher.as_ref().map(|(session, ..)| Arc::clone(session));
+        if let Some(session) = &publisher
+            && self.cluster.is_certainly_ours(session)
             && !self.holds_older(session.id, ticket)
         {
             return self.match_held(ticket, unmatched);
         }
-        let done = move |answer: Result<(), StoreError>| match answer {
-            Ok(_) => {
-                if let Some((session, ..)) = &unmatched.part.publisher {
-                    session.set_owned_since(lapses);
-                }
-                hub.match_held(ticket, unmatched);
-            }
+        let hub = Arc::clone(self);
+        self.confirm_ours(&fence, publisher, move |answer| match answer {
+            Ok(()) => hub.match_held(ticket, unmatched),
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Match(unmatched)),
             Err(error) => hub.end_match(ticket, unmatched.part, Err(error)),
+        });
+    }
+
+    /// Asks the store whether the session of a publisher is this worker's, which is certain then until the route lease lapses again.
+    pub(crate) fn confirm_ours(
+        &self,
+        fence: &Fence,
+        publisher: Option<Arc<SessionHandle>>,
+        then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        let lapses = self.cluster.lapses();
+        let done = move |answer: Result<(), StoreError>| {
+            if let (Ok(()), Some(session)) = (&answer, publisher) {
+                session.set_owned_since(lapses);
+            }
+            then(answer);
         };
-        self.store.confirm(&fence, Box::new(done));
+        self.store.confirm(fence, Box::new(done));
     }
 
     fn match_held(self: &Arc<Self>, ticket: Ticket, mut unmatched: Unmatched) {
@@ -339,17 +346,11 @@ impl Hub {
             return self.part_done(part, Ok(()));
         };
         let hub = Arc::clone(self);
-        let lapses = self.cluster.lapses();
-        let done = move |answer: Result<(), StoreError>| match answer {
+        let publisher = part.publisher.as_ref().map(|(session, ..)| Arc::clone(session));
+        self.confirm_ours(&fence, publisher, move |answer| match answer {
             Err(error) if error.is_retryable() => hub.hold(Some(ticket), Work::Confirm(part)),
-            answer => {
-                if let (Ok(_), Some((session, ..))) = (&answer, &part.publisher) {
-                    session.set_owned_since(lapses);
-                }
-                hub.part_done(part, answer);
-            }
-        };
-        self.store.confirm(&fence, Box::new(done));
+            answer => hub.part_done(part, answer),
+        });
     }
 
     /// Enqueues and sends what was chosen in place of members that are gone.

@@ -25,6 +25,12 @@ pub(crate) struct Unmatched {
 }
 
 impl Unmatched {
+    /// A message of nobody, for all who subscribe.
+    pub(crate) fn new(message: Arc<Message>, part: Part) -> Self {
+        let (by, fence, origin, share) = (None, None, None, None);
+        Self { message, by, fence, origin, retains: false, is_routed: false, share, part }
+    }
+
     /// The session that publishes it.
     pub(crate) fn publisher(&self) -> Option<u64> {
         self.part.publisher()
