@@ -44,7 +44,7 @@ enum PageAsked {
 struct Reading {
     filter: Arc<str>,
     options: SubscriptionOptions,
-    /// As [`Session::asked_at`] was then.
+    /// What [`Session::open_retained`] said then.
     asked_at: u64,
     begun: bool,
     place: Place,
@@ -62,8 +62,8 @@ enum Place {
 
 /// What asking for more gave.
 pub(crate) enum More {
-    /// One to hand to the session.
-    Message(Delivery),
+    /// One to hand to the session, asked for at this place.
+    Message { delivery: Delivery, asked_at: u64 },
     /// The store will answer with an [`Item::Retained`].
     Later,
     /// There are none.
@@ -142,7 +142,8 @@ impl RetainedReader {
                 if session.has_newer(&message, reading.asked_at, reading.options.no_local) {
                     continue;
                 }
-                return More::Message(delivery(message, &reading.options));
+                let delivery = delivery(message, &reading.options);
+                return More::Message { delivery, asked_at: reading.asked_at };
             }
             if self.page_asked != PageAsked::No {
                 return More::Later;

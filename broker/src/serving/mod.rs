@@ -263,8 +263,9 @@ impl Serving {
                 return;
             }
             match rare.retained.next(hub, (&self.handle, self.attachment), &self.session, now) {
-                More::Message(delivery) => {
+                More::Message { delivery, asked_at } => {
                     bytes += delivery.message.size();
+                    self.session.hand_in(&delivery, asked_at);
                     self.offer_retained(hub, delivery, now, out);
                 }
                 More::Later => return,

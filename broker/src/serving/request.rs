@@ -138,7 +138,7 @@ impl Serving {
             Err(StoreError::SubscriptionQuota) => ([].iter(), Some(ReasonCode::QuotaExceeded)),
             Err(_) => ([].iter(), Some(ReasonCode::UnspecifiedError)),
         };
-        let code = |SubscribeItem { subscription, retain_handling }: &SubscribeItem| {
+        let code = |SubscribeItem { subscription, retain_handling, asked_at }: &SubscribeItem| {
             let subscription = match (subscription, failed) {
                 (Ok(subscription), None) => subscription,
                 (Ok(_), Some(code)) | (&Err(code), _) => return code,
@@ -154,8 +154,7 @@ impl Serving {
             };
             if wanted {
                 let bounds = (hub.config.subscriptions_max, hub.config.session_bytes_max);
-                let asked_at = self.session.asked_at();
-                self.rare().retained.begin(subscription, asked_at, bounds);
+                self.rare().retained.begin(subscription, *asked_at, bounds);
             }
             ReasonCode::granted(subscription.options.qos)
         };

@@ -216,10 +216,11 @@ impl Session {
         all.filter(is_left).map(|(_, delivery)| delivery).collect()
     }
 
-    /// Retained messages are asked for: what comes from now on outdates them.
-    pub(crate) fn open_retained(&mut self, now: UnixMs) {
+    /// Retained messages are asked for: what comes from now on outdates them. Returns the place of this request for
+    /// [`Session::has_newer`].
+    pub(crate) fn open_retained(&mut self, now: UnixMs) -> u64 {
         self.retained_open = true;
-        self.outdated.get_or_insert_with(|| Box::new(Outdated::new(now))).ask();
+        self.outdated.get_or_insert_with(|| Box::new(Outdated::new(now))).place()
     }
 
     /// All retained messages that were asked for have been handed in.
@@ -227,13 +228,15 @@ impl Session {
         self.retained_open = false;
     }
 
-    /// When retained messages were asked for last, for [`Session::has_newer`].
-    pub(crate) fn asked_at(&self) -> u64 {
-        self.outdated.as_ref().map_or(0, |outdated| outdated.asked_at())
+    /// A retained message that was asked for at this place is handed in, or is on its way into the session's stored queue.
+    pub(crate) fn hand_in(&mut self, retained: &Delivery, asked_at: u64) {
+        if let Some(outdated) = &mut self.outdated {
+            outdated.hand_in(retained, asked_at);
+        }
     }
 
-    /// Whether a retained message that was asked for then, and is not handed in yet, would come after a newer one. `no_local`: of its
-    /// subscription.
+    /// Whether a retained message that was asked for at this place, and is not handed in yet, would come after a newer one. `no_local`:
+    /// of its subscription.
     pub(crate) fn has_newer(&self, retained: &Message, asked_at: u64, no_local: bool) -> bool {
         self.outdated.as_ref().is_some_and(|outdated| outdated.has_newer(retained, asked_at, no_local))
     }
@@ -262,7 +265,7 @@ impl Session {
     fn is_outdated(&mut self, delivery: &Delivery) -> bool {
         let Some(outdated) = &mut self.outdated else { return false };
         match delivery.via {
-            Via::Retained => outdated.has_newer(&delivery.message, outdated.asked_at(), false),
+            Via::Retained => outdated.is_overtaken(delivery),
             Via::Subscription => outdated.takes_for_copy(delivery),
             Via::Share(_) => false,
         }

@@ -125,8 +125,12 @@ pub(crate) enum RequestKind {
 pub(crate) struct SubscribeItem {
     /// What to subscribe, or the Reason Code with which this one is refused.
     pub subscription: Result<Subscription, ReasonCode>,
-    /// Retain Handling; `Never` for Shared Subscriptions.
+    /// Retain Handling; `DoNotSend` for Shared Subscriptions.
     pub retain_handling: mqtt::RetainHandling,
+    /// Its place among what outdates retained messages, as [`Session::open_retained`] says.
+    ///
+    /// [`Session::open_retained`]: super::Session::open_retained
+    pub asked_at: u64,
 }
 
 /// Why and how a connection ends.

@@ -24,13 +24,13 @@ pub(crate) struct Outdated {
     began_at: UnixMs,
     /// Topics that were noted.
     noted: u64,
-    /// How many they were when retained messages were asked for last.
-    asked_at: u64,
     /// Hashes of topics, delivered or published by the client itself, and the place of each among all that were noted.
     young: HashMap<u64, u64, RandomState>,
     old: HashMap<u64, u64, RandomState>,
     /// How often some were forgotten.
     forgotten: u64,
+    /// Retained messages that were handed in and wait to be sent, as [`Outdated::hash_of_copy`], and when they were asked for.
+    handed_in: HashMap<u64, u64, RandomState>,
     /// Retained messages that were sent and are so new that they may come live, too.
     copies: HashMap<u64, QoS, RandomState>,
     copied_at: UnixMs,
@@ -50,10 +50,10 @@ impl Outdated {
             hasher: RandomState::default(),
             began_at: now,
             noted: 0,
-            asked_at: 0,
             young: HashMap::default(),
             old: HashMap::default(),
             forgotten: 0,
+            handed_in: HashMap::default(),
             copies: HashMap::default(),
             copied_at: 0,
         }
@@ -73,16 +73,30 @@ impl Outdated {
         self.note(By::Own, message.topic());
     }
 
-    /// Retained messages are asked for: what came before outdates none of them, since whoever subscribes is given them whatever
-    /// it knows.
+    /// The place, among all that is noted, of a request for retained messages that comes now. What was noted before outdates none
+    /// of them, since whoever subscribes is given them whatever it knows.
     // v5 [MQTT-3.3.1-9]
-    pub(crate) fn ask(&mut self) {
-        self.asked_at = self.noted;
+    pub(crate) fn place(&self) -> u64 {
+        self.noted
     }
 
-    /// When retained messages were asked for last, as a place among what was noted.
-    pub(crate) fn asked_at(&self) -> u64 {
-        self.asked_at
+    /// A retained message that was asked for at this place is handed in, to be sent when its turn comes.
+    pub(crate) fn hand_in(&mut self, delivery: &Delivery, asked_at: u64) {
+        if self.handed_in.len() >= TOPICS_MAX {
+            // They went another way: into a queue that was full, or to nobody.
+            self.handed_in.clear();
+        }
+        self.handed_in.insert(self.hash_of_copy(delivery), asked_at);
+    }
+
+    /// Whether a retained message that comes to its turn would follow a newer one; it is asked once. One that nobody handed in was left
+    /// in the queue by the connection before, and asked for before anything that is noted here.
+    pub(crate) fn is_overtaken(&mut self, delivery: &Delivery) -> bool {
+        let asked_at = match self.handed_in.is_empty() {
+            true => None,
+            false => self.handed_in.remove(&self.hash_of_copy(delivery)),
+        };
+        self.has_newer(&delivery.message, asked_at.unwrap_or(0), false)
     }
 
     /// Whether a retained message that was asked for at this place would come after a newer one; without what the client published
@@ -185,14 +199,14 @@ mod tests {
     fn what_came_before_retained_messages_were_asked_for_outdates_none_of_them() {
         let mut outdated = Outdated::new(0);
         let old = delivery("t", b"old", 0, Via::Retained);
-        let first = outdated.asked_at();
+        let first = outdated.place();
         outdated.note_sent(&delivery("t", b"new", 1, Via::Subscription), 2);
         outdated.note_own(&old.message);
-        outdated.ask();
+        let second = outdated.place();
         assert!(outdated.has_newer(&old.message, first, false));
-        assert!(!outdated.has_newer(&old.message, outdated.asked_at(), true));
+        assert!(!outdated.has_newer(&old.message, second, true));
         outdated.note_sent(&delivery("t", b"newer", 3, Via::Subscription), 4);
-        assert!(outdated.has_newer(&old.message, outdated.asked_at(), false));
+        assert!(outdated.has_newer(&old.message, second, false));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Session {
             // v5 section 4.8.2: Shared Subscriptions get no retained messages.
             let retain_handling =
                 if topic::is_shared(filter) { RetainHandling::DoNotSend } else { options.retain_handling };
-            items.push(SubscribeItem { subscription, retain_handling });
+            items.push(SubscribeItem { subscription, retain_handling, asked_at: 0 });
         }
         if added.is_empty() {
             let codes =
@@ -81,7 +81,8 @@ impl Session {
             return;
         }
         if items.iter().any(|item| item.retain_handling != RetainHandling::DoNotSend) {
-            self.open_retained(now);
+            let asked_at = self.open_retained(now);
+            items.iter_mut().for_each(|item| item.asked_at = asked_at);
         }
         self.begin_request(id, RequestKind::Subscribe, filters);
         out.effects.push(Effect::Request(id, Request::Subscribe(items)));

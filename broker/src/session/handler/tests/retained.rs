@@ -117,6 +117,24 @@ fn a_retained_message_in_flight_is_sent_again() {
     assert_eq!(payloads(&mut rig), b"ab");
 }
 
+// Another SUBSCRIBE comes while the retained message of the first one is on its way into the stored queue, behind the live copy.
+#[test]
+fn a_later_subscribe_lets_no_retained_message_of_an_earlier_one_come_twice() {
+    let mut rig = plan().stored(1, 1, 1).open();
+    subscribe(&mut rig);
+    let (live, retained) = (live(b"a", QOS1), retained(b"a", QOS1));
+    rig.session.hand_in(&retained, 0);
+    rig.input(Input::DeliverStored(Number(1), live));
+    assert_eq!(payloads(&mut rig), b"a");
+    subscribe(&mut rig);
+    rig.input(Input::DeliverStored(Number(2), retained.clone()));
+    assert!(payloads(&mut rig).is_empty());
+    // v5 [MQTT-3.3.1-9]: what the second one asked for comes.
+    rig.session.hand_in(&retained, 1);
+    rig.input(Input::DeliverStored(Number(3), retained));
+    assert_eq!(payloads(&mut rig), b"a");
+}
+
 #[test]
 fn nothing_is_remembered_when_no_retained_message_is_awaited() {
     let mut rig = v5();

@@ -46,7 +46,7 @@ fn options_and_the_identifier_are_handed_on() {
     let Some(Effect::Request(_, Request::Subscribe(items))) = rig.effects().pop() else {
         panic!("no subscribe")
     };
-    let SubscribeItem { subscription, retain_handling } = &items[0];
+    let SubscribeItem { subscription, retain_handling, .. } = &items[0];
     let subscription = subscription.as_ref().unwrap();
     assert_eq!(*retain_handling, RetainHandling::SendIfNew);
     let expected = state::SubscriptionOptions {
