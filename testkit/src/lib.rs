@@ -15,4 +15,5 @@ pub mod dice;
 pub mod directory;
 pub mod front;
 pub mod metrics;
+pub mod nobody;
 pub mod seeds;

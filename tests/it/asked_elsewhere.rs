@@ -1,8 +1,7 @@
 //! Users who are known elsewhere, to an HTTP endpoint or a directory: who comes in, and what they may do then, in both versions.
 
-use std::net::TcpListener;
-
 use tempfile::TempDir;
+use testkit::nobody::Nobody;
 
 use crate::harness::bytes::{Connect, Publish, Will};
 use crate::harness::directory::directory;
@@ -116,11 +115,11 @@ fn tags_of_a_rabbitmq_endpoint_are_groups_of_rules() {
 
 #[test]
 fn an_endpoint_that_is_away_refuses_as_unavailable_or_leaves_it_to_the_password_file() {
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = Nobody::here();
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("passwords");
     crate::harness::users::passwd(&file, "anna", &[]);
-    let http = format!("[auth.http]\ncontract = 'emqx4'\nurl = 'http://{unused}/auth'\n");
+    let http = format!("[auth.http]\ncontract = 'emqx4'\nurl = 'http://{}/auth'\n", nobody.address());
     let server = Server::start(&http);
     for (version, unavailable) in [(4, 3), (5, 0x88)] {
         let connect = Connect::new(version, &unique("c")).user("anna", PASSWORD);

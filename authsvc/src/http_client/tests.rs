@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hyper::Version;
+use testkit::nobody::Nobody;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
@@ -155,9 +156,9 @@ async fn nothing_leaves_the_machine_in_the_clear() {
 
 #[tokio::test]
 async fn nobody_there_is_told_from_an_answer_that_does_not_come() {
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error =
-        client(&HttpClientConfig::default()).send(get(&format!("http://{unused}/"))).await.unwrap_err();
+    let nobody = Nobody::here();
+    let url = format!("http://{}/", nobody.address());
+    let error = client(&HttpClientConfig::default()).send(get(&url)).await.unwrap_err();
     assert!(matches!(error, HttpError::Connect(_)) && error.is_retryable(), "{error:?}");
     assert!(!HttpError::Timeout.is_retryable());
 }
