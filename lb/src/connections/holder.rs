@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use authsvc::{Bearer, Certificate};
+use parking_lot::Mutex;
 
 use crate::tls::Shown;
 
 /// Who a connection is, as far as it can be revoked, and since when.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Holder {
     pub(crate) client_id: Arc<str>,
     pub(crate) subject: Arc<str>,
-    pub(crate) token_id: Option<Arc<str>>,
+    /// Of the token that it has shown last: it may authenticate anew with another one.
+    pub(crate) token_id: Mutex<Option<Arc<str>>>,
     pub(crate) certificate: Option<Arc<Certificate>>,
     /// What it has shown that may come to be distrusted.
     pub(crate) shown: Option<Arc<Shown>>,
@@ -31,7 +33,7 @@ impl Holder {
         Self {
             client_id: client_id.into(),
             subject,
-            token_id: None,
+            token_id: Mutex::default(),
             certificate: None,
             shown: None,
             peer,
@@ -43,12 +45,14 @@ impl Holder {
         self.shown.as_ref().is_some_and(|shown| shown.is_distrusted())
     }
 
-    pub(crate) fn bearer(&self) -> Bearer<'_> {
-        Bearer {
+    /// Asks about what it is now.
+    pub(crate) fn ask<T>(&self, about: impl FnOnce(&Bearer<'_>) -> T) -> T {
+        let token_id = self.token_id.lock().clone();
+        about(&Bearer {
             user: &self.subject,
             client_id: &self.client_id,
-            token_id: self.token_id.as_deref(),
+            token_id: token_id.as_deref(),
             certificate: self.certificate.as_ref().map(|certificate| &*certificate.fingerprint),
-        }
+        })
     }
 }

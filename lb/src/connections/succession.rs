@@ -60,7 +60,8 @@ impl Successions {
         if holder.is_distrusted() {
             return Some(RevokeReason::CredentialsChanged);
         }
-        self.revocations.get()?.verdict(&holder.bearer(), holder.since)
+        let revocations = self.revocations.get()?;
+        holder.ask(|bearer| revocations.verdict(bearer, holder.since))
     }
 
     /// Has those connections ended that began before one of these entries and are meant by it. Looks at all connections, unless
@@ -125,12 +126,13 @@ impl<'a> Named<'a> {
     }
 
     fn reason_for(&self, holder: &Holder) -> Option<RevokeReason> {
-        let bearer = holder.bearer();
-        let user = self.users.get(bearer.user).filter(|_| !bearer.user.is_empty());
-        let token = bearer.token_id.and_then(|id| self.tokens.get(id));
-        let certificate = bearer.certificate.and_then(|print| self.certificates.get(print));
-        let found = [user, token, certificate].into_iter().flatten().find(|entry| holder.since <= entry.at);
-        found.map(|entry| entry.reason)
+        holder.ask(|bearer| {
+            let user = self.users.get(bearer.user).filter(|_| !bearer.user.is_empty());
+            let token = bearer.token_id.and_then(|id| self.tokens.get(id));
+            let certificate = bearer.certificate.and_then(|print| self.certificates.get(print));
+            let mut named = [user, token, certificate].into_iter().flatten();
+            named.find(|entry| holder.since <= entry.at).map(|entry| entry.reason)
+        })
     }
 }
 
@@ -248,11 +250,28 @@ impl Tenancy {
             last.insert(Arc::clone(&place.holder.client_id), Arc::clone(&place));
             place
         };
-        // What was revoked before it had its place, nobody else tells it.
-        if let Some(reason) = successions.revoked(&place.holder) {
-            place.revoke(reason, &successions.relays);
+        let tenancy = Self { place, successions: Arc::clone(successions) };
+        tenancy.look_up();
+        Some(tenancy)
+    }
+
+    /// What was revoked before it was known by this name, nobody else tells it.
+    fn look_up(&self) {
+        if let Some(reason) = self.successions.revoked(&self.place.holder) {
+            self.place.revoke(reason, &self.successions.relays);
         }
-        Some(Self { place, successions: Arc::clone(successions) })
+    }
+
+    /// It is here by this token from now on.
+    pub(crate) fn renew(&self, token_id: Option<&Arc<str>>) {
+        {
+            let mut shown = self.place.holder.token_id.lock();
+            if shown.as_ref() == token_id {
+                return;
+            }
+            *shown = token_id.cloned();
+        }
+        self.look_up();
     }
 
     /// Whether it has to wait for another one.
@@ -384,7 +403,7 @@ mod tests {
             Some(Arc::new(Certificate { subject, distinguished_name, alternative_names, fingerprint }))
         };
         let begin = |client_id: &str, subject: &str, token: &str| {
-            let (subject, token_id) = (subject.into(), Some(token.into()));
+            let (subject, token_id) = (subject.into(), Mutex::new(Some(token.into())));
             let certificate = certificate(&format!("{client_id}{client_id}"));
             let holder = Holder { subject, token_id, certificate, ..holder(client_id) };
             Tenancy::begin(&successions, holder).expect("the last")
@@ -423,6 +442,37 @@ mod tests {
         list.revoke(Target::ClientId("a".into()), RevokeReason::Administrative, Duration::ZERO);
         let tenancy = Tenancy::begin(&successions, early).expect("the last");
         assert_eq!(tenancy.revoked(), Some(RevokeReason::Administrative));
+    }
+
+    #[test]
+    fn who_shows_another_token_goes_with_that_one() {
+        let successions = successions(&EdgeConfig::default());
+        let list = Revocations::default();
+        let _ = successions.revocations.set(list.clone());
+        let begin = |client_id: &str| {
+            let token_id = Mutex::new(Some("first".into()));
+            let tenancy = Tenancy::begin(&successions, Holder { token_id, ..holder(client_id) });
+            tenancy.expect("the last")
+        };
+        let (stays, goes) = (begin("a"), begin("b"));
+        let second = Arc::from("second");
+        goes.renew(Some(&second));
+        let revoke = |name: &str| {
+            let target = Target::Token(name.into());
+            list.revoke(target.clone(), RevokeReason::Administrative, Duration::from_secs(60));
+            let at = std::time::Instant::now();
+            let entry = Revocation { id: 1, target, reason: RevokeReason::Administrative, at, until: at };
+            successions.revoke(&[entry]);
+        };
+        revoke("second");
+        assert_eq!([stays.revoked(), goes.revoked()], [None, Some(RevokeReason::Administrative)]);
+        // It was revoked while it was looked at.
+        stays.renew(Some(&second));
+        assert_eq!(stays.revoked(), Some(RevokeReason::Administrative));
+        let left = begin("c");
+        left.renew(None);
+        revoke("first");
+        assert_eq!(left.revoked(), None, "that token is not what it is here by");
     }
 
     fn begin(successions: &Arc<Successions>, client_id: &str) -> Tenancy {
@@ -473,12 +523,12 @@ mod tests {
 
     #[test]
     fn one_that_was_accepted_earlier_takes_nothing_over() {
-        let successions = successions(&EdgeConfig::default());
-        let early = holder("a");
+        let (successions, since) = (successions(&EdgeConfig::default()), std::time::Instant::now());
+        let early = || Holder { since, ..holder("a") };
         let late = begin(&successions, "a");
-        assert!(Tenancy::begin(&successions, early.clone()).is_none());
+        assert!(Tenancy::begin(&successions, early()).is_none());
         drop(late);
-        assert!(Tenancy::begin(&successions, early).is_some());
+        assert!(Tenancy::begin(&successions, early()).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use authsvc::{Authenticator, Certificate, Request};
 use bytes::{Bytes, BytesMut};
 use link::{ConnectionId, Open, Passport, Peer, Upstream};
 use mqtt::{Connect, OwnedFrame, PacketType, ProtocolVersion, ReasonCode};
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
@@ -496,7 +497,7 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         Holder {
             client_id: passport.client_id.clone(),
             subject: passport.subject.clone(),
-            token_id: passport.token_id.clone(),
+            token_id: Mutex::new(passport.token_id.clone()),
             certificate: self.certificate.clone(),
             peer: self.peer,
             shown: self.shown.clone(),

@@ -61,6 +61,9 @@ where
 
     fn renew(&mut self, passport: Arc<Passport>, now: u32) {
         self.keep_pace_with(&passport, now);
+        if let Some(tenancy) = &self.tenancy {
+            tenancy.renew(passport.token_id.as_ref());
+        }
         self.tenure.take_if(|tenure| !tenure.extend(&passport, self.admitted.shared()));
         if let Some(stream) = &mut self.stream {
             stream.renew(passport);
