@@ -99,6 +99,8 @@ pub(crate) enum CloseReason {
     OutOfMemory,
     /// Re-authentication failed.
     ReAuthentication,
+    /// Nobody could say whether it has succeeded.
+    ReAuthenticationUndecided,
     /// Its passport was not renewed: who it is, or that it may connect, is not so any more.
     PassportDenied,
     /// Its passport ended before it could be renewed.
@@ -125,6 +127,7 @@ impl CloseReason {
             Self::ReAuthentication | Self::PassportDenied | Self::PassportExpired => {
                 Some(ReasonCode::NotAuthorized)
             }
+            Self::ReAuthenticationUndecided => Some(ReasonCode::ServerBusy),
             Self::Revoked(reason) => Some(reason.reason_code()),
             Self::TakenOver => Some(ReasonCode::SessionTakenOver),
             Self::Shutdown => Some(ReasonCode::ServerShuttingDown),
@@ -147,6 +150,7 @@ impl CloseReason {
             Self::ReceiveBufferFull => "receive_buffer_full",
             Self::OutOfMemory => "out_of_memory",
             Self::ReAuthentication => "re_authentication",
+            Self::ReAuthenticationUndecided => "re_authentication_undecided",
             Self::PassportDenied => "passport_denied",
             Self::PassportExpired => "passport_expired",
             Self::Revoked(RevokeReason::Administrative) => "revoked",

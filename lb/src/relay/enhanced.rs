@@ -9,7 +9,9 @@ use authsvc::{Authenticator, Exchange, Request, Step};
 use bytes::Bytes;
 use link::{Outgoing, Passport};
 use mqtt::{Frame, ReasonCode};
+use tokio::time::sleep;
 
+use super::tenure::{backoff, is_undecided};
 use crate::reply;
 
 /// An exchange while it decides; it comes back with its decision.
@@ -39,8 +41,10 @@ pub(super) enum Outcome {
     Continue(Bytes),
     /// AUTH 0x00 with this data is due, and the passport is new.
     Renewed(Arc<Passport>, Option<Bytes>),
-    /// The connection ends. v5 [MQTT-4.12.1-2]
+    /// The device is not who it was; the connection ends. v5 [MQTT-4.12.1-2]
     Failed,
+    /// Nobody could say whether it is, in the midst of an exchange; the connection ends, too.
+    Undecided,
 }
 
 impl<A: Authenticator> Enhanced<A> {
@@ -77,17 +81,25 @@ impl<A: Authenticator> Enhanced<A> {
         if auth.method != &*self.method {
             return Err(ReasonCode::ProtocolError);
         }
-        let exchange = match (auth.reason, std::mem::replace(&mut self.run, Run::None)) {
-            (ReasonCode::ReAuthenticate, Run::None) => self
-                .authenticator
-                .begin(&self.method, self.request.clone())
-                .ok_or(ReasonCode::NotAuthorized)?,
-            (ReasonCode::ContinueAuthentication, Run::AwaitingClient(exchange)) => exchange,
+        let data = auth.data.map(Bytes::copy_from_slice);
+        self.run = match (auth.reason, std::mem::replace(&mut self.run, Run::None)) {
+            (ReasonCode::ReAuthenticate, Run::None) => {
+                let begin = self.beginning();
+                let exchange = begin().ok_or(ReasonCode::NotAuthorized)?;
+                Run::Deciding(Box::pin(decide_first(exchange, begin, data)))
+            }
+            (ReasonCode::ContinueAuthentication, Run::AwaitingClient(exchange)) => {
+                Run::Deciding(Box::pin(decide(exchange, data)))
+            }
             _ => return Err(ReasonCode::ProtocolError),
         };
-        let data = auth.data.map(Bytes::copy_from_slice);
-        self.run = Run::Deciding(Box::pin(decide(exchange, data)));
         Ok(())
+    }
+
+    fn beginning(&self) -> impl Fn() -> Option<A::Exchange> + Send + use<A> {
+        let (authenticator, method) = (self.authenticator.clone(), self.method.clone());
+        let request = self.request.clone();
+        move || authenticator.begin(&method, request.clone())
     }
 
     /// Pending while there is nothing to decide, too.
@@ -101,8 +113,28 @@ impl<A: Authenticator> Enhanced<A> {
                 Outcome::Continue(data)
             }
             Step::Done(passport, data) => Outcome::Renewed(passport, data),
+            Step::Deny(reason) if is_undecided(reason) => Outcome::Undecided,
             Step::Deny(_) => Outcome::Failed,
         })
+    }
+}
+
+/// Asks again as long as nobody can say: the device is here by the passport that it has, and goes when that ends.
+async fn decide_first<E: Exchange>(
+    mut exchange: E,
+    begin: impl Fn() -> Option<E>,
+    data: Option<Bytes>,
+) -> (E, Step) {
+    let mut failures = 0;
+    loop {
+        let (last, step) = decide(exchange, data.clone()).await;
+        if !matches!(step, Step::Deny(reason) if is_undecided(reason)) {
+            return (last, step);
+        }
+        sleep(backoff(failures)).await;
+        failures += 1;
+        let Some(next) = begin() else { return (last, step) };
+        exchange = next;
     }
 }
 

@@ -45,6 +45,7 @@ where
                 self.renew(passport, now);
             }
             Poll::Ready(Outcome::Failed) => self.close(CloseReason::ReAuthentication, out, now),
+            Poll::Ready(Outcome::Undecided) => self.close(CloseReason::ReAuthenticationUndecided, out, now),
         }
     }
 

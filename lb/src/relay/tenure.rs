@@ -196,8 +196,7 @@ impl<A: Authenticator> Tenure<A> {
                 shared.metrics.passport_renewals.count(("renewed",));
                 Poll::Ready(Verdict::Renewed(passport))
             }
-            // Somebody else's wrong passwords may slow this device down; that says nothing about it.
-            Decision::Deny(DenyReason::Unavailable | DenyReason::SlowedDown) => {
+            Decision::Deny(reason) if is_undecided(reason) => {
                 shared.metrics.passport_renewals.count(("unavailable",));
                 let now = Instant::now();
                 self.renew_at = now + backoff(self.failures.into());
@@ -232,6 +231,11 @@ impl<A: Authenticator> Tenure<A> {
     }
 }
 
+/// Whether nothing was said about the device. Somebody else's wrong passwords may slow it down.
+pub(super) fn is_undecided(reason: DenyReason) -> bool {
+    matches!(reason, DenyReason::Unavailable | DenyReason::SlowedDown)
+}
+
 /// Asks once more, when it is this connection's turn.
 async fn renew<A: Authenticator>(
     authenticator: Arc<A>,
@@ -246,7 +250,7 @@ async fn renew<A: Authenticator>(
 }
 
 /// How long to wait before it is tried again, the second half of it up to chance.
-fn backoff(failures: u32) -> Duration {
+pub(super) fn backoff(failures: u32) -> Duration {
     let whole = BACKOFF_MS.saturating_mul(1 << failures.min(16)).min(BACKOFF_MS_MAX);
     Duration::from_millis(rand::rng().random_range(whole / 2..=whole))
 }

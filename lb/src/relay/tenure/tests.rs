@@ -28,6 +28,8 @@ struct Clerk {
     holds: Option<Notify>,
     /// Passports never end, and rules may become others.
     is_lasting: bool,
+    /// An Authentication Method has two steps.
+    asks_back: bool,
 }
 
 impl Clerk {
@@ -64,17 +66,25 @@ impl Authenticator for Clerk {
         self.is_lasting
     }
 
-    fn begin(&self, _method: &str, _request: Request) -> Option<Word> {
-        Some(Word)
+    fn begin(&self, _method: &str, request: Request) -> Option<Word> {
+        self.asked.lock().push((Instant::now(), request));
+        let last = match self.answers.lock().pop_front() {
+            Some(reason) => Step::Deny(reason),
+            None => Step::Done(Arc::new(passport("a")), None),
+        };
+        let first = self.asks_back.then_some(Step::Continue(Bytes::from_static(b"?")));
+        Some(Word { answers: first.into_iter().chain([last]).collect() })
     }
 }
 
-/// An Authentication Method of one step.
-struct Word;
+/// An Authentication Method that goes on as it was told.
+struct Word {
+    answers: VecDeque<Step>,
+}
 
 impl authsvc::Exchange for Word {
     async fn step(&mut self, _data: Option<&[u8]>) -> Step {
-        Step::Done(Arc::new(passport("a")), None)
+        self.answers.pop_front().expect("an answer")
     }
 }
 
@@ -359,7 +369,39 @@ async fn a_device_with_an_authentication_method_renews_its_passport_itself_or_go
     let (rest, after_s) = running.end().await;
     assert_eq!(rest, b"\xF0\x09\0\x07\x15\0\x04WORD\xE0\x01\x87");
     assert!((LIFE_S * 3 / 2 - 2..=LIFE_S * 3 / 2 + 1).contains(&after_s), "{after_s}");
-    assert!(running.clerk.times().is_empty(), "nothing was asked behind its back");
+    assert_eq!(running.clerk.times().len(), 1, "nothing was asked behind its back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_authenticates_anew_while_nobody_can_say_waits_and_goes_on() {
+    let away = [DenyReason::Unavailable, DenyReason::SlowedDown, DenyReason::Unavailable];
+    let clerk = Arc::new(Clerk::denies(&away));
+    let mut running = start(&clerk, EdgeConfig::default(), ProtocolVersion::V5, true).await;
+    running.device.write_all(b"\xF0\x09\x19\x07\x15\0\x04WORD\xC0\0").await.expect("written");
+    eventually("it is renewed", || running.session.renewed() == 1).await;
+    assert_eq!(clerk.times().len(), 4);
+    let mut rest = [0; 13];
+    running.device.read_exact(&mut rest).await.expect("AUTH");
+    assert_eq!(rest, *b"\xD0\0\xF0\x09\0\x07\x15\0\x04WORD", "what follows AUTH does not wait");
+    assert_eq!(running.session.closed(), None);
+
+    // For ever, it goes with its passport.
+    let clerk = Arc::new(Clerk::denies(&[DenyReason::Unavailable; 10_000]));
+    let mut running = start(&clerk, EdgeConfig::default(), ProtocolVersion::V5, true).await;
+    running.device.write_all(b"\xF0\x09\x19\x07\x15\0\x04WORD").await.expect("written");
+    let (rest, after_s) = running.end().await;
+    assert_eq!(rest, b"\xE0\x01\x87");
+    assert!((LIFE_S - 2..=LIFE_S + 1).contains(&after_s), "{after_s}");
+
+    // In the midst of an exchange the device has to begin again.
+    let clerk = Arc::new(Clerk { asks_back: true, ..Clerk::denies(&[DenyReason::Unavailable]) });
+    let mut running = start(&clerk, EdgeConfig::default(), ProtocolVersion::V5, true).await;
+    running.device.write_all(b"\xF0\x09\x19\x07\x15\0\x04WORD").await.expect("written");
+    let mut asked = [0; 15];
+    running.device.read_exact(&mut asked).await.expect("AUTH");
+    assert_eq!(asked, *b"\xF0\x0d\x18\x0b\x15\0\x04WORD\x16\0\x01?");
+    running.device.write_all(b"\xF0\x09\x18\x07\x15\0\x04WORD").await.expect("written");
+    assert_eq!(running.end().await.0, b"\xE0\x01\x89");
 }
 
 #[tokio::test(start_paused = true)]
