@@ -16,6 +16,7 @@ use crate::harness::scram::{METHOD, Scram};
 use crate::harness::server::addresses_file;
 use crate::harness::transport::tcp;
 use crate::harness::users::{PASSWORD, passwd};
+use crate::harness::wall_clock::WallClock;
 use crate::harness::{Client, Server, Target, Transport, unique};
 use crate::servers::free_port;
 use crate::tiers::{Shape, Tiers, metric, wait_until_ready, within};
@@ -212,6 +213,14 @@ fn devices_come_and_stay_whatever_becomes_of_a_service() {
     services.servers[0].wait_until_up();
     see(&tiers, 2);
     all_come_in(&tiers, "both are back");
+
+    let clock = WallClock::new();
+    clock.set_ahead_s(60);
+    services.servers[1].restart_with(clock.env());
+    see(&tiers, 2);
+    all_come_in(&tiers, "the clock of one is wrong");
+    services.servers[1].restart_with(Vec::new());
+    see(&tiers, 2);
 
     services.replace_key();
     after_another_key(&mut tiers, &mut devices);

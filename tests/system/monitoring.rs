@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,14 +15,18 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use self::prometheus::Prometheus;
 use crate::harness::bytes::{self, Connect};
 use crate::harness::server::addresses_file;
 use crate::harness::transport::tcp;
 use crate::harness::users::{PASSWORD, passwd};
+use crate::harness::wall_clock::WallClock;
 use crate::harness::{Client, Server, Target, Transport, let_pass, unique};
 use crate::interop::{libraries, text};
 use crate::servers::{Server as RedisServer, free_port, until};
 use crate::tiers::{Shape, Tiers, metric, wait_until_ready, within};
+
+mod prometheus;
 
 /// By how much time passes faster for rules than for an operator.
 const FASTER: u32 = 30;
@@ -103,115 +107,6 @@ fn boards_are_what_grafana_takes_for_boards() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// A running Prometheus, ended with its handle or with the test.
-struct Prometheus {
-    watcher: Child,
-    port: u16,
-    _dir: TempDir,
-}
-
-impl Prometheus {
-    /// Watches these processes of each job, by the deployed configuration but for where they are and how often.
-    fn start(jobs: &[(&str, Vec<&Server>)]) -> Self {
-        const WATCH: &str = "prometheus \"$@\" </dev/null >&2 & cat >/dev/null; kill -9 $!";
-        let dir = TempDir::new().unwrap();
-        let mut config = fs::read_to_string(deployed("prometheus.yml")).unwrap();
-        for (job, servers) in jobs {
-            let targets: Vec<String> =
-                servers.iter().map(|server| server.address_of("admin").to_string()).collect();
-            let lines = config.lines().map(|line| match line.trim_start().strip_prefix("dns_sd_configs:") {
-                Some(rest) if rest.contains(&format!("[{job}]")) => {
-                    format!("    static_configs: [{{ targets: {targets:?} }}]")
-                }
-                _ => line.to_owned(),
-            });
-            config = lines.collect::<Vec<_>>().join("\n");
-        }
-        assert!(!config.contains("dns_sd_configs"), "a job without processes:\n{config}");
-        let often = config.lines().map(|line| match line.trim().split_once(": ") {
-            Some((key @ ("scrape_interval" | "evaluation_interval" | "scrape_timeout"), _)) => {
-                format!("  {key}: {INTERVAL}")
-            }
-            _ => line.to_owned(),
-        });
-        let config = often.collect::<Vec<_>>().join("\n");
-        fs::write(dir.path().join("prometheus.yml"), config).unwrap();
-        let rules = fs::read_to_string(deployed("alerts.yml")).unwrap();
-        fs::write(dir.path().join("alerts.yml"), hasten(&rules)).unwrap();
-        let port = free_port();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let watcher = Command::new("sh")
-            .args(["-c", WATCH, "watch", "--log.level=warn"])
-            .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdin(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let prometheus = Self { watcher, port, _dir: dir };
-        until("Prometheus is ready", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok() && prometheus.get("/-/ready").0 == 200
-        });
-        prometheus
-    }
-
-    /// Status and body.
-    fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (status.expect("a status"), body.to_owned())
-    }
-
-    /// What an expression is now: labels and value of each series.
-    fn query(&self, expression: &str) -> Vec<Value> {
-        let mut path = String::new();
-        for byte in expression.bytes() {
-            path.push_str(&format!("%{byte:02x}"));
-        }
-        let (_, body) = self.get(&format!("/api/v1/query?query={path}"));
-        let answer: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
-        let result = answer["data"]["result"].as_array();
-        result.unwrap_or_else(|| panic!("{expression}: {answer}")).clone()
-    }
-
-    /// The alerts that fire, with what they are about.
-    fn firing(&self) -> BTreeMap<String, Value> {
-        let firing = self.query("ALERTS{alertstate=\"firing\"}");
-        firing
-            .into_iter()
-            .map(|one| (one["metric"]["alertname"].as_str().unwrap().to_owned(), one["metric"].clone()))
-            .collect()
-    }
-
-    /// Waits until all of these fire.
-    fn expect(&self, alerts: &[&str], seen: &mut BTreeSet<String>) {
-        let began = Instant::now();
-        let mut missing: Vec<&str> = alerts.to_vec();
-        while !missing.is_empty() {
-            let firing = self.firing();
-            for alert in missing.extract_if(.., |alert| firing.contains_key(*alert)) {
-                println!("{alert} fires after {:.1} s", began.elapsed().as_secs_f64());
-                seen.insert(alert.to_owned());
-            }
-            let all = || self.query("ALERTS");
-            assert!(began.elapsed() < FIRES_WITHIN, "{missing:?} do not fire, others do: {:#?}", all());
-            let_pass(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        drop(self.watcher.stdin.take());
-        let _ = self.watcher.wait();
-    }
-}
-
 /// An endpoint in the manner of EMQX that lets everybody in after [`SLOW`], or fails at once. Answers where it is; its thread ends with the
 /// test.
 fn slow_endpoint(fails: Arc<AtomicBool>) -> String {
@@ -251,6 +146,7 @@ struct Watched {
     prometheus: Prometheus,
     tiers: Tiers,
     authsvc: Server,
+    authsvc_clock: WallClock,
     endpoint_fails: Arc<AtomicBool>,
     replica: RedisServer,
     _dir: TempDir,
@@ -260,7 +156,9 @@ impl Watched {
     fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let endpoint_fails = Arc::new(AtomicBool::new(false));
-        let authsvc = start_authsvc(dir.path(), &slow_endpoint(endpoint_fails.clone()));
+        let authsvc_clock = WallClock::new();
+        let mut authsvc = start_authsvc(dir.path(), &slow_endpoint(endpoint_fails.clone()));
+        authsvc.restart_with(authsvc_clock.env());
         let keys = dir.path().join("keys");
         let keys = keys.display();
         let service = format!("https://{}", authsvc.address_of("service"));
@@ -291,7 +189,7 @@ impl Watched {
             ("authsvc", vec![&authsvc]),
         ];
         let prometheus = Prometheus::start(&jobs);
-        Self { prometheus, tiers, authsvc, endpoint_fails, replica, _dir: dir }
+        Self { prometheus, tiers, authsvc, authsvc_clock, endpoint_fails, replica, _dir: dir }
     }
 
     fn edge(&self) -> &Server {
@@ -552,6 +450,13 @@ fn a_certificate_ends(watched: &Watched, seen: &mut BTreeSet<String>) {
     watched.prometheus.expect(&["TidegateCertificateEnds"], seen);
 }
 
+/// The service of authentication has another time than the edge.
+fn a_clock_is_wrong(watched: &Watched, seen: &mut BTreeSet<String>) {
+    watched.authsvc_clock.set_ahead_s(60);
+    watched.prometheus.expect(&["TidegateAuthClock"], seen);
+    watched.authsvc_clock.set_ahead_s(0);
+}
+
 /// Every query of every board, over the whole run.
 fn boards_have_data(prometheus: &Prometheus) {
     let mut empty = Vec::new();
@@ -594,6 +499,7 @@ fn alerts_fire_for_their_faults_alone_and_boards_have_data() {
     redis_is_slow(&watched, &mut seen);
     replica_is_behind_and_dies(&watched, &mut seen);
     a_certificate_ends(&watched, &mut seen);
+    a_clock_is_wrong(&watched, &mut seen);
     let rules = fs::read_to_string(deployed("alerts.yml")).unwrap();
     let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     assert_eq!(alerts.map(str::to_owned).collect::<BTreeSet<_>>(), seen, "each alert has its fault");

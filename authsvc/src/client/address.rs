@@ -3,15 +3,18 @@
 //! An answer that is slow says nothing about whether the process is alive, since hashing takes its time in a storm. So it is
 //! looked after apart, by a small question of its own; an address that does not answer that is passed over (the breaker is
 //! open) until it does.
+//!
+//! What it issues bears the time of its clock, and workers do not believe what is from the future, or over. Where that clock is not
+//! right, others are asked first.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -35,6 +38,13 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Looks without an answer after which an address is passed over.
 const FAILURES_MAX: u32 = 2;
+
+/// By how much its clock may differ: workers take a second more.
+const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(4);
+
+/// So much behind a `Date` may be: it is of whole seconds, and not made anew for each answer.
+// RFC 9110, section 6.6.1
+const DATE_BEHIND_MAX: Duration = Duration::from_secs(2);
 
 /// How often an HTTP/2 connection is asked whether it is alive, and how long that may take.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -73,6 +83,8 @@ pub(super) struct Address {
     is_up: watch::Sender<bool>,
     /// It was told that it refuses questions.
     is_refusing: AtomicBool,
+    /// Its clock and this one do not agree.
+    is_untimely: AtomicBool,
     tasks: parking_lot::Mutex<Vec<AbortHandle>>,
 }
 
@@ -108,6 +120,7 @@ impl Address {
             // Until it is known better: a question finds out.
             is_up: watch::Sender::new(true),
             is_refusing: AtomicBool::new(false),
+            is_untimely: AtomicBool::new(false),
             tasks: parking_lot::Mutex::default(),
         })
     }
@@ -119,6 +132,33 @@ impl Address {
 
     pub(super) fn is_up(&self) -> bool {
         *self.is_up.borrow()
+    }
+
+    /// Whether its clock and this one do not agree, as far as its answers say.
+    pub(super) fn is_untimely(&self) -> bool {
+        self.is_untimely.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the clock of an answer to what was asked so long ago.
+    fn see_date(&self, date: Option<&HeaderValue>, asked: Duration, shared: &RemoteCore) {
+        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let Some(date) = date else { return };
+        let now = SystemTime::now();
+        let (ahead, behind) = match date.duration_since(now) {
+            Ok(ahead) => (ahead, Duration::ZERO),
+            Err(behind) => (Duration::ZERO, behind.duration().saturating_sub(asked + DATE_BEHIND_MAX)),
+        };
+        let ahead_s = ahead.as_secs() as i64 - behind.as_secs() as i64;
+        shared.metrics.clock_ahead_seconds.of((self.socket.to_string(),)).set(ahead_s);
+        let is_untimely = ahead.max(behind) > CLOCK_DIFFERENCE_MAX;
+        if is_untimely != self.is_untimely.swap(is_untimely, Ordering::Relaxed) {
+            let address = self.socket;
+            if is_untimely {
+                tracing::error!(%address, ahead_s, "the clock of a service of authentication is not that of this edge: others are asked first");
+            } else {
+                tracing::info!(%address, "the clock of a service of authentication agrees with that of this edge");
+            }
+        }
     }
 
     /// Questions that wait here.
@@ -189,10 +229,12 @@ impl Address {
             request = request.header(AUTHORIZATION, secret.current().0.clone());
         }
         let request = request.body(Full::new(body)).map_err(|_| CallFault::Broken)?;
+        let asked_at = Instant::now();
         let answer: Response<_> = self.client.request(request).await.map_err(|error| {
             tracing::debug!(address = %self.socket, error = ?error, "no answer of the service of authentication");
             if error.is_connect() { CallFault::Connect } else { CallFault::Broken }
         })?;
+        self.see_date(answer.headers().get(DATE), asked_at.elapsed(), shared);
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok((status, body.map_err(|_| CallFault::Broken)?.to_bytes()))

@@ -14,6 +14,8 @@ link::metrics! {
         pub(super) answers: Counter[from: &'static str];
         /// Whether an address of the service answers.
         pub(super) up: Gauge[address: String];
+        /// By how many seconds the clock of an address of the service is ahead of this one, as near as its answers say it.
+        pub(super) clock_ahead_seconds: Gauge[address: String];
         /// Questions that wait for their answer.
         pub(super) waiting: Gauge;
         /// Answers that are remembered.

@@ -315,15 +315,24 @@ impl RemoteCore {
         })
     }
 
-    /// Puts a request to one service after the other, until one answers.
+    /// Puts a request to one service after the other, until one answers whose clock is right; or else one whose clock is not.
     async fn put(&self, ask: &Ask) -> Result<Bytes, NoAnswer> {
-        let mut asked: Vec<SocketAddr> = Vec::new();
+        let (mut asked, mut untimely) = (Vec::new(), None);
         for _ in 0..ATTEMPTS_MAX {
             let Some(address) = self.choose(&asked) else { break };
             let fault = match address.ask(ask, self).await {
                 Ok(body) => {
                     self.metrics.requests.count(("answered",));
-                    return Ok(body);
+                    if !address.is_untimely() {
+                        return Ok(body);
+                    }
+                    untimely = Some(body);
+                    asked.push(address.socket);
+                    // Where all agree with each other it is this edge's clock that is not right.
+                    if self.choose(&asked).is_some_and(|next| !next.is_untimely()) {
+                        continue;
+                    }
+                    break;
                 }
                 Err(fault) => fault,
             };
@@ -341,16 +350,19 @@ impl RemoteCore {
         if asked.is_empty() {
             self.metrics.requests.count(("none_up",));
         }
-        Err(NoAnswer)
+        untimely.ok_or(NoAnswer)
     }
 
-    /// Of two that answer, the one where fewer wait.
+    /// Of two that answer, the one where fewer wait. One whose clock is not right only where no other answers.
     fn choose(&self, passed_over: &[SocketAddr]) -> Option<Arc<Address>> {
         let addresses = self.addresses.load();
-        let good: Vec<_> = addresses
+        let mut good: Vec<_> = addresses
             .iter()
             .filter(|address| address.is_up() && !passed_over.contains(&address.socket))
             .collect();
+        if good.iter().any(|address| !address.is_untimely()) {
+            good.retain(|address| !address.is_untimely());
+        }
         if good.is_empty() {
             return None;
         }

@@ -66,10 +66,16 @@ impl Drop for Canned {
 }
 
 async fn canned(status: u16, body: &'static str, delay: Duration) -> Canned {
+    canned_at(status, body, delay, Duration::ZERO).await
+}
+
+/// The same, whose clock is ahead.
+async fn canned_at(status: u16, body: &'static str, delay: Duration, ahead: Duration) -> Canned {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, questions) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let counted = questions.clone();
     let serving = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let counted = counted.clone();
@@ -84,11 +90,13 @@ async fn canned(status: u16, body: &'static str, delay: Duration) -> Canned {
                     let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
                     let status = if is_question { status } else { 404 };
                     *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+                    let date = httpdate::fmt_http_date(std::time::SystemTime::now() + ahead);
+                    answer.headers_mut().insert(hyper::header::DATE, date.parse().unwrap());
                     Ok::<_, Infallible>(answer)
                 }
             });
             let http = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+            connections.spawn(http.serve_connection(TokioIo::new(stream), service));
         }
     });
     Canned { address, questions, serving }
@@ -142,6 +150,31 @@ async fn a_dead_or_silent_service_is_passed_over_until_it_answers() {
         }
     });
     until("the first is up", async || is_up(addresses[0])).await;
+}
+
+#[tokio::test]
+async fn a_service_whose_clock_is_not_right_is_asked_when_no_other_answers() {
+    let [fast, right] = [
+        r#"{"result":"allow","subject":"fast","rules":[]}"#,
+        r#"{"result":"allow","subject":"right","rules":[]}"#,
+    ];
+    let fast = canned_at(200, fast, Duration::ZERO, Duration::from_secs(20)).await;
+    let right = canned_at(200, right, Duration::ZERO, Duration::from_secs(1)).await;
+    let remote = remote(ClientConfig { allowed_ttl_ms: 0, ..config(&[fast.address, right.address]) }).await;
+    let ask = async |n: u32| {
+        let decision = remote.authenticate(request("alice", &n.to_string())).await;
+        subject(&decision).map(str::to_owned)
+    };
+    for n in 0..20 {
+        assert_eq!(ask(n).await.as_deref(), Ok("right"), "{n}");
+    }
+    assert!(fast.questions.load(Ordering::SeqCst) <= 1, "it is known by then");
+    let address = right.address;
+    drop(right);
+    let is_up =
+        || remote.shared.addresses.load().iter().any(|known| known.socket == address && known.is_up());
+    until("the other is down", async || !is_up()).await;
+    assert_eq!(ask(20).await.as_deref(), Ok("fast"));
 }
 
 #[tokio::test]
