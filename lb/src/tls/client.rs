@@ -133,6 +133,17 @@ impl Read {
                         path: path.clone(),
                         problem: format!("line {line}: the revocation list cannot be parsed: {error}"),
                     })?;
+                // RFC 5280, section 5.1.2.1
+                if list.version().is_none() {
+                    return Err(TlsConfigError::Unusable {
+                        key: CRL_KEY,
+                        path: path.clone(),
+                        problem: format!(
+                            "line {line}: the revocation list is of version 1, and must be of version 2 (`openssl ca -gencrl` makes \
+                             it with crl_extensions in its configuration)"
+                        ),
+                    });
+                }
                 self.listing.add(&list);
                 self.terms.push(term_of_list(&terms, &list));
                 absorb(inputs, &der);

@@ -86,6 +86,27 @@ async fn revoked_certificate_is_refused_and_others_are_not() {
     connect(&fixture.server().acceptor(), client.config()).await.unwrap();
 }
 
+/// What `openssl ca -gencrl` makes without `crl_extensions`.
+const LIST_OF_VERSION_1: &str = "\
+-----BEGIN X509 CRL-----
+MIGTMDswCgYIKoZIzj0EAwIwDTELMAkGA1UEAwwCY2EXDTI2MTIwMTAyMzYzNVoY
+DzIxMjYxMTA3MDIzNjM1WjAKBggqhkjOPQQDAgNIADBFAiEAtHOOmlz937TSx6o1
+zcGKgCtZ/DXdVdyGTC0uHeZ/rKgCIAPH0J7wsi5aspXN2NQF+IHMu9UEjCRV5tkw
+ZWwksNhk
+-----END X509 CRL-----
+";
+
+#[test]
+fn a_revocation_list_of_version_1_is_told_from_one_that_is_none() {
+    let mut fixture = asking(ClientCertificateMode::Required);
+    let list = fixture.authority.revoke(&[]);
+    fixture.config.client_certificates.crl_files = vec![list.clone()];
+    let server = fixture.server();
+    std::fs::write(&list, LIST_OF_VERSION_1).unwrap();
+    let told = reload(&server).unwrap_err().to_string();
+    assert!(told.contains("line 1") && told.contains("version 1"), "{told}");
+}
+
 #[tokio::test]
 async fn revocation_ends_the_tickets_that_stand_for_it() {
     let mut fixture = asking(ClientCertificateMode::Required);
