@@ -17,7 +17,7 @@ use crate::verdict::{Grant, is_subject};
 use crate::{AuthError, Request, RuleConfig};
 
 /// Where RFC 8705 binds a token to a client certificate.
-pub(super) const BOUND_CLAIM: &str = "cnf.x5t#S256";
+const BOUND_CLAIM: &str = "cnf.x5t#S256";
 
 /// Longest `jti` that can be revoked by its name, bytes.
 const TOKEN_ID_BYTES_MAX: usize = 256;
@@ -177,6 +177,13 @@ pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a
     }
     name.match_indices('.')
         .find_map(|(dot, _)| find(claims.get(&name[..dot])?.as_object()?, &name[dot + 1..]))
+}
+
+/// What binds the token to a client certificate, if something does. What cannot be read binds it to none that there is.
+// RFC 7800, section 3.1; RFC 8705, section 3.1
+pub(super) fn binding(claims: &Map<String, Value>) -> Option<&Value> {
+    let is_unread = claims.get("cnf").is_some_and(|cnf| !cnf.is_object() && !cnf.is_null());
+    if is_unread { Some(&Value::Null) } else { find(claims, BOUND_CLAIM) }
 }
 
 /// Whether `claim` is what `identity` means of the certificate that the client shows. A fingerprint may be in base64url.

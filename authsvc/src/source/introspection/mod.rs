@@ -18,7 +18,7 @@ use cache::{TokenCache, TokenHash};
 pub use config::{ClientAuthentication, IntrospectionConfig, WhenInactive};
 use endpoint::IntrospectionEndpoint;
 
-use super::claims::{self, BOUND_CLAIM};
+use super::claims;
 use super::context::SourceContext;
 use crate::clock::now_s;
 use crate::config::CertificateIdentity;
@@ -227,7 +227,7 @@ impl Introspection {
             return Err(TokenProblem::Audience);
         }
         let grant = self.config.claims.grant(answer, time("exp"))?;
-        Ok(GoodToken { grant, bound: claims::find(answer, BOUND_CLAIM).cloned() })
+        Ok(GoodToken { grant, bound: claims::binding(answer).cloned() })
     }
 }
 

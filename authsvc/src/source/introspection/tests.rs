@@ -206,6 +206,7 @@ async fn an_answer_that_lets_nobody_in_is_a_denial() {
         ("for nobody", json!({"aud": null}), false),
         ("nameless", json!({"sub": ""}), false),
         ("bound", json!({"cnf": bound}), false),
+        ("bound somehow", json!({"cnf": "AP8"}), false),
         ("for us", json!({"aud": "mqtt"}), true),
         ("without end", json!({"exp": null}), true),
     ];

@@ -21,7 +21,7 @@ use key::Key;
 use key_url::KeyUrl;
 use token::Header;
 
-use super::claims::{self, BOUND_CLAIM};
+use super::claims;
 use super::context::SourceContext;
 use crate::clock::now_s;
 use crate::config::CertificateIdentity;
@@ -109,6 +109,10 @@ impl JwtSource {
         let algorithm = header.algorithm()?;
         let validation = self.validations.get(&algorithm).ok_or(TokenProblem::Algorithm)?;
         let claims = self.verify(token, header.kid.as_deref(), algorithm, validation).await?;
+        // RFC 7519, section 4.1.1; the library takes a list of several, too.
+        if validation.iss.is_some() && !claims.get("iss").is_some_and(Value::is_string) {
+            return Err(TokenProblem::Issuer);
+        }
         let expires_at_s = self.end_of(&claims)?;
         self.check_certificate(&claims, request)?;
         let grant = self.config.claims.grant(&claims, Some(expires_at_s))?;
@@ -153,7 +157,7 @@ impl JwtSource {
 
     /// Whether the client shows the certificate that the token is bound to.
     fn check_certificate(&self, claims: &Claims, request: &Request) -> Result<(), TokenProblem> {
-        if let Some(bound) = claims::find(claims, BOUND_CLAIM) {
+        if let Some(bound) = claims::binding(claims) {
             claims::check_certificate(bound, CertificateIdentity::Fingerprint, request)?;
         }
         if !self.config.require_certificate {

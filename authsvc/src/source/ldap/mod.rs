@@ -226,8 +226,9 @@ impl LdapSource {
         for name in &self.attributes {
             let Some(value) = first_of(&entry, name) else { continue };
             if value.len() > ATTRIBUTE_BYTES_MAX {
+                // Of this user alone: it is no fault of the directory.
                 tracing::warn!(attribute = name, "an entry of the directory has a value that is too long");
-                return Err(Fault::Malformed);
+                return Ok(Verdict::Deny(DenyReason::NotAuthorized));
             }
             attributes.insert(Arc::from(name.as_str()), Arc::from(value));
         }
@@ -236,7 +237,7 @@ impl LdapSource {
             tracing::warn!(
                 "a user of the directory has too many groups; narrow them by auth.ldap.group_base"
             );
-            return Err(Fault::Malformed);
+            return Ok(Verdict::Deny(DenyReason::NotAuthorized));
         }
         Ok(Verdict::Allow(Grant { attributes, groups, ..Grant::of(subject.into()) }))
     }

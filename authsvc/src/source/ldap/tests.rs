@@ -89,7 +89,13 @@ fn start() -> Directory {
          access to * by self read by dn.exact=\"cn=service,{SUFFIX}\" read by * none\n"
     );
     let modules = "moduleload memberof\n";
-    Directory::start(Contents { suffix: SUFFIX, entries: ENTRIES, modules, rules: &rules })
+    let wordy = format!(
+        "dn: uid=wordy,ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: wordy\ncn: Wordy\nsn: W\nuserPassword: right\n\
+         description: {}\n",
+        "x".repeat(ATTRIBUTE_BYTES_MAX + 1)
+    );
+    let entries = &format!("{ENTRIES}\n{wordy}");
+    Directory::start(Contents { suffix: SUFFIX, entries, modules, rules: &rules })
 }
 
 fn ldap(directory: &Directory) -> String {
@@ -158,6 +164,17 @@ async fn who_can_bind_is_let_in() {
     assert_eq!(decide(&searching, "alice", "wrong").await, WRONG);
     assert_eq!(decide(&searching, "nobody", "right").await, Verdict::Ignore);
     assert_eq!(decide(&searching, "twin", "right").await, Verdict::Deny(DenyReason::NotAuthorized));
+}
+
+// The directory answers; what is wrong with one of its users holds up no other.
+#[tokio::test]
+async fn a_user_of_whom_it_says_too_much_is_refused_alone() {
+    let directory = start();
+    let source = source(&searching(&directory, &format!("attributes = ['description']\n{NO_CACHE}")));
+    for _ in 0..20 {
+        assert_eq!(decide(&source, "wordy", "right").await, Verdict::Deny(DenyReason::NotAuthorized));
+    }
+    assert_eq!(decide(&source, "alice", "right").await, grant("alice", &[]));
 }
 
 #[tokio::test]

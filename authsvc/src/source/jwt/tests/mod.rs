@@ -195,6 +195,7 @@ async fn a_token_that_is_not_as_it_has_to_be_is_refused() {
         ("other audiences", changed(&json!({"aud": ["mail", "web"]})), TokenProblem::Audience),
         ("no audience", changed(&json!({"aud": null})), missing("aud")),
         ("another issuer", changed(&json!({"iss": "https://id.example/"})), TokenProblem::Issuer),
+        ("one issuer of several", changed(&json!({"iss": ["https://id.example"]})), TokenProblem::Issuer),
         ("no issuer", changed(&json!({"iss": null})), missing("iss")),
         ("no user", changed(&json!({"sub": null})), TokenProblem::claim("sub", "is no user name")),
         ("not signed", none("none"), TokenProblem::Unsigned),
@@ -313,12 +314,15 @@ async fn a_token_bound_to_a_certificate_needs_it() {
     let (bound, free) = (json!({"cnf": {"x5t#S256": base64}}), json!({}));
     let in_hex = json!({"cnf": {"x5t#S256": hex}});
     let odd = json!({"cnf": {"x5t#S256": 7}});
+    let (odder, by_another_way) = (json!({"cnf": base64}), json!({"cnf": {"jkt": base64}}));
     let cases = [
         ("bound", &lax, &bound, Some(&mine), true),
         ("bound, in hex", &lax, &in_hex, Some(&mine), true),
         ("bound, without", &lax, &bound, None, false),
         ("bound to another", &lax, &bound, Some(&other), false),
         ("bound to what cannot be read", &lax, &odd, Some(&mine), false),
+        ("bound somehow", &lax, &odder, Some(&mine), false),
+        ("bound by another way", &lax, &by_another_way, Some(&mine), true),
         ("free", &lax, &free, Some(&other), true),
         ("free, without", &lax, &free, None, true),
         ("free, where it must be bound", &strict, &free, Some(&mine), false),
