@@ -23,7 +23,7 @@ pub(crate) use edge::EdgeTierConfig;
 pub(crate) use environment::environment;
 pub(crate) use front::Front;
 pub(crate) use problem::Problem;
-pub(crate) use process::{AdminConfig, LogConfig, LogFormat, MetricsAccess, ProcessConfig};
+pub(crate) use process::{AdminConfig, LOG_LEVELS, LogConfig, LogFormat, MetricsAccess, ProcessConfig};
 use source::Source;
 pub(crate) use standalone::StandaloneConfig;
 pub(crate) use worker::WorkerConfig;

@@ -19,6 +19,9 @@ const TOKEN_BYTES_MIN: usize = 16;
 /// The least memory that a process may be given.
 const MEMORY_MIN_BYTES: u64 = 64 << 20;
 
+/// What levels are, for who wrote something else.
+pub(crate) const LOG_LEVELS: &str = "error, warn, info, debug, trace or directives such as info,lb=debug";
+
 /// What every process has, whatever it runs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProcessConfig {
@@ -56,8 +59,7 @@ impl ProcessConfig {
         }
         self.admin.token().map_err(|problem| source.problem("admin.token_file", problem))?;
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
-            let levels = "expected error, warn, info, debug, trace or directives such as info,lb=debug";
-            return Err(source.problem("log.level", levels));
+            return Err(source.problem("log.level", format!("expected {}", LOG_LEVELS)));
         }
         Ok(())
     }
