@@ -18,7 +18,7 @@ use crate::exit::Failure;
 use crate::memory::{MemoryWatch, Relief};
 use crate::process_metrics::ProcessMetrics;
 use crate::shutdown::{Asked, Signals};
-use crate::upgrade::{Arrival, Sockets, Successor, Successors, Upgrades, Way, duplicate};
+use crate::upgrade::{Arrival, Door, Sockets, Successor, Successors, Upgrades, Way, duplicate};
 use crate::{addresses, descriptors, output, stderr};
 
 /// So many turns of devices a thread may take before it looks which others have something to read: where some always have, that is
@@ -126,18 +126,22 @@ async fn serve<T: Runnable>(config: &T::Config, process: &ProcessConfig) -> Resu
     let mut listened = T::listened(config);
     listened.push(("admin".to_owned(), &process.admin.listen));
     let mut arrival = Arrival::come(upgrade_socket, T::COMMAND, &listened).await?;
+    // Where it was found before it begins again: somebody who finds nobody would take what it has for another's.
+    let mut door = None;
     loop {
         let Some(life) = Life::<T>::begin(config, process, &mut signals, arrival).await? else {
             return Ok(());
         };
+        drop(door.take());
         match life.go_on(process, &mut signals).await {
             End::Asked(life) => return life.end(process, signals).await,
             End::Followed(life, successor) => return life.end_beside(process, signals, successor).await,
             End::Replaced(life, successor) => {
-                let Some(sockets) = life.give_place(process, &mut signals, successor).await? else {
+                let Some((sockets, held)) = life.give_place(process, &mut signals, successor).await? else {
                     return Ok(());
                 };
                 arrival = Arrival::again(sockets, upgrade_socket)?;
+                door = held;
             }
         }
     }
@@ -278,13 +282,13 @@ impl<T: Runnable> Life<T> {
     }
 
     /// Ends so that another process can serve, and waits until it does. `None` when it does, or this one was told to end; the
-    /// sockets if the other has gone, and this one has to go on.
+    /// sockets and the door if the other has gone, and this one has to go on.
     async fn give_place(
         self,
         process: &ProcessConfig,
         signals: &mut Signals,
         mut successor: Successor,
-    ) -> Result<Option<Sockets>, Failure> {
+    ) -> Result<Option<(Sockets, Option<Arc<Door>>)>, Failure> {
         let pid = successor.pid();
         tracing::info!(pid, "makes room for another process");
         self.readiness.enter(Phase::Draining);
@@ -302,9 +306,10 @@ impl<T: Runnable> Life<T> {
             return Ok(None);
         }
         drop(successor);
-        self.successors.close().await;
+        let door = self.successors.close().await;
         tracing::warn!(pid, "the other process has gone; this one begins again");
-        duplicate(&self.sockets).map(Some).map_err(Failure::unavailable)
+        let sockets = duplicate(&self.sockets).map_err(Failure::unavailable)?;
+        Ok(Some((sockets, door)))
     }
 }
 

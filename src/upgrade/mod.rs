@@ -16,7 +16,7 @@ use std::net::TcpListener;
 use prometheus_client::metrics::counter::Counter;
 
 pub(crate) use self::arrival::Arrival;
-pub(crate) use self::successor::{Successor, Successors, Way};
+pub(crate) use self::successor::{Door, Successor, Successors, Way};
 pub(crate) use self::systemd::receive;
 
 /// Listening sockets by name.

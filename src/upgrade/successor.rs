@@ -100,7 +100,7 @@ struct Post {
 /// Waits for a process that is to take this one's place.
 pub(crate) struct Successors {
     found: mpsc::Receiver<Successor>,
-    waiting: Option<JoinHandle<()>>,
+    waiting: Option<(Arc<Door>, JoinHandle<()>)>,
 }
 
 impl Successors {
@@ -124,7 +124,9 @@ impl Successors {
         }
         let (sender, found) = mpsc::channel(1);
         let post = Post { command, way, sockets, upgrades, at_it: AtomicU32::new(0), found: sender };
-        Self { found, waiting: Some(tokio::spawn(accept(door, Arc::new(post)))) }
+        let door = Arc::new(door);
+        let waiting = tokio::spawn(accept(door.clone(), Arc::new(post)));
+        Self { found, waiting: Some((door, waiting)) }
     }
 
     /// The next process that is to have this one's place: with [`Way::Beside`] it serves, with [`Way::Instead`] it is ready to.
@@ -136,17 +138,18 @@ impl Successors {
         }
     }
 
-    /// Lets nobody in any more, and lets go of the sockets.
-    pub(crate) async fn close(self) {
-        if let Some(waiting) = self.waiting {
-            waiting.abort();
-            // An error says that it was aborted.
-            let _ = waiting.await;
-        }
+    /// Lets nobody in any more, and lets go of the sockets. As long as the answer is there, whoever comes waits for it to go, and tries
+    /// again then.
+    pub(crate) async fn close(self) -> Option<Arc<Door>> {
+        let (door, waiting) = self.waiting?;
+        waiting.abort();
+        // An error says that it was aborted.
+        let _ = waiting.await;
+        Some(door)
     }
 }
 
-async fn accept(door: Door, post: Arc<Post>) {
+async fn accept(door: Arc<Door>, post: Arc<Post>) {
     let mut candidates = JoinSet::new();
     loop {
         let next = door.listener.accept();
