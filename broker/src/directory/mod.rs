@@ -7,6 +7,7 @@ mod listening;
 mod session_handle;
 mod sessions;
 pub(crate) mod succession;
+mod sweep;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ pub(crate) use self::session_handle::{
 
 use self::listening::ListeningGuard;
 use self::sessions::Sessions;
+use self::sweep::Sweep;
 
 /// The sessions and the subscriptions that one worker knows.
 pub(crate) struct Directory {
@@ -42,6 +44,8 @@ pub(crate) struct Directory {
     workers: Mutex<BTreeMap<WorkerId, WorkerRoutes>>,
     /// Sessions of which much waits.
     heavy: Mutex<Vec<Weak<SessionHandle>>>,
+    /// Taken before the registry and the strays.
+    sweep: Mutex<Sweep>,
     /// The number of the next session, or of the next other worker.
     next_id: AtomicU64,
 }
@@ -83,6 +87,7 @@ impl Directory {
             naming: Mutex::default(),
             workers: Mutex::default(),
             heavy: Mutex::default(),
+            sweep: Mutex::default(),
             next_id: AtomicU64::new(1),
         }
     }
@@ -517,7 +522,7 @@ impl Directory {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -530,10 +535,15 @@ mod tests {
         fn write(self: Arc<Self>) {}
     }
 
+    /// That of a worker which shares its store with others.
+    pub(crate) fn shared() -> Directory {
+        Directory::new(Some(Arc::new(Listened::new(WorkerId(1), Arc::new(Nobody)))))
+    }
+
     // The log may speak of a session while a connection here gets it.
     #[test]
     fn a_session_is_made_once_whoever_speaks_of_it_first() {
-        let directory = Directory::new(Some(Arc::new(Listened::new(WorkerId(1), Arc::new(Nobody)))));
+        let directory = shared();
         for is_claimed in [false, true] {
             let name = if is_claimed { "claimed" } else { "routed" };
             let stored = Arc::new(StoredSession { client_id: name.into(), incarnation: 1 });

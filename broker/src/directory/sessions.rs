@@ -6,13 +6,16 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::fast::{FixedState, RandomState};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::directory::session_handle::SessionHandle;
 
-const SHARDS: usize = 64;
+/// Parts of the registry.
+pub(super) const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<Arc<str>, Arc<SessionHandle>, RandomState>>;
+type ByClient = HashMap<Arc<str>, Arc<SessionHandle>, RandomState>;
+
+type Shard = Mutex<ByClient>;
 
 /// A map in shards, so that connects on different cores seldom meet.
 pub(crate) struct Sessions {
@@ -83,6 +86,11 @@ impl Sessions {
             sessions.sort_unstable_by_key(|session| session.id);
             sessions.iter().for_each(&mut visit);
         }
+    }
+
+    /// A shard by its number.
+    pub(super) fn lock_shard(&self, number: usize) -> MutexGuard<'_, ByClient> {
+        self.shards[number].lock()
     }
 
     fn shard(&self, client_id: &str) -> &Shard {

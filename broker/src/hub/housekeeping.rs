@@ -36,6 +36,7 @@ pub(crate) async fn run(hub: Arc<Hub>) {
             // So that a run can be repeated; each is due now and then only.
             biased;
             _ = due.tick() => {
+                hub.directory.sweep();
                 if !is_asking.swap(true, Ordering::AcqRel) {
                     let is_asking = Arc::clone(&is_asking);
                     let answered = move || is_asking.store(false, Ordering::Release);

@@ -61,7 +61,7 @@ impl Serving {
             let existed: Vec<bool> = match &request {
                 Request::Subscribe(_) => Vec::new(),
                 // No new message for them from here on: v5 [MQTT-3.10.4-2].
-                Request::Unsubscribe(filters) => {
+                Request::Unsubscribe(filters, _) => {
                     filters.iter().map(|filter| hub.directory.unsubscribe(&self.handle, filter)).collect()
                 }
             };
@@ -122,7 +122,7 @@ impl Serving {
     ) {
         let codes = match request {
             Request::Subscribe(items) => self.subscribed(hub, items, result),
-            Request::Unsubscribe(filters) => self.unsubscribed(filters, result),
+            &Request::Unsubscribe(ref filters, is_again) => self.unsubscribed(filters, is_again, result),
         };
         self.session.handle(Input::Responded(packet_id, request.kind(), codes), hub.now(), out);
     }
@@ -164,6 +164,7 @@ impl Serving {
     fn unsubscribed(
         &mut self,
         filters: &[Arc<str>],
+        is_again: bool,
         result: Result<&[bool], &StoreError>,
     ) -> Vec<ReasonCode> {
         let Ok(existed) = result else { return vec![ReasonCode::UnspecifiedError; filters.len()] };
@@ -171,7 +172,7 @@ impl Serving {
             rare.retained.forget(filters);
         }
         let code = |&existed: &bool| {
-            if existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
+            if existed || is_again { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted }
         };
         existed.iter().map(code).collect()
     }

@@ -3,7 +3,8 @@
 //!
 //! It is there while retained messages are read, and as long as some of them wait.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
@@ -30,7 +31,8 @@ pub(crate) struct Outdated {
     /// How often some were forgotten.
     forgotten: u64,
     /// Retained messages that were handed in and wait to be sent, as [`Outdated::hash_of_copy`], and when they were asked for.
-    handed_in: HashMap<u64, u64, RandomState>,
+    /// Two may be equal in all of that, since their subscriptions are.
+    handed_in: HashMap<u64, VecDeque<u64>, RandomState>,
     /// Retained messages that were sent and are so new that they may come live, too.
     copies: HashMap<u64, QoS, RandomState>,
     copied_at: UnixMs,
@@ -86,17 +88,25 @@ impl Outdated {
             // They went another way: into a queue that was full, or to nobody.
             self.handed_in.clear();
         }
-        self.handed_in.insert(self.hash_of_copy(delivery), asked_at);
+        self.handed_in.entry(self.hash_of_copy(delivery)).or_default().push_back(asked_at);
     }
 
     /// Whether a retained message that comes to its turn would follow a newer one; it is asked once. One that nobody handed in was left
     /// in the queue by the connection before, and asked for before anything that is noted here.
     pub(crate) fn is_overtaken(&mut self, delivery: &Delivery) -> bool {
-        let asked_at = match self.handed_in.is_empty() {
-            true => None,
-            false => self.handed_in.remove(&self.hash_of_copy(delivery)),
+        let asked_at = if self.handed_in.is_empty() { 0 } else { self.take_handed_in(delivery).unwrap_or(0) };
+        self.has_newer(&delivery.message, asked_at, false)
+    }
+
+    fn take_handed_in(&mut self, delivery: &Delivery) -> Option<u64> {
+        let Entry::Occupied(mut equal) = self.handed_in.entry(self.hash_of_copy(delivery)) else {
+            return None;
         };
-        self.has_newer(&delivery.message, asked_at.unwrap_or(0), false)
+        let first = equal.get_mut().pop_front();
+        if equal.get().is_empty() {
+            equal.remove();
+        }
+        first
     }
 
     /// Whether a retained message that was asked for at this place would come after a newer one; without what the client published

@@ -22,6 +22,7 @@ pub(crate) struct Plan {
     pub(crate) config: BrokerConfig,
     pub(crate) rules: Option<Vec<Rule>>,
     pub(crate) stored: Option<Owned>,
+    pub(crate) resume: Option<Box<link::Resume>>,
     pub(crate) will_topic: Option<&'static str>,
     pub(crate) assigned: bool,
     pub(crate) server_keep_alive_s: Option<u16>,
@@ -47,6 +48,7 @@ impl Plan {
             config: BrokerConfig::default(),
             rules: None,
             stored: None,
+            resume: None,
             will_topic: None,
             assigned: false,
             server_keep_alive_s: None,
@@ -73,6 +75,14 @@ impl Plan {
         self
     }
 
+    /// On a connection that was another worker's, which has kept so many packets that had no answer.
+    pub(crate) fn resumed(mut self, backlog: u32) -> Self {
+        let connack = bytes::Bytes::from_static(&[0x20, 3, 0, 0, 0]);
+        let (flows, inbound_qos2, topic_aliases) = (Vec::new(), Vec::new(), Vec::new());
+        self.resume = Some(Box::new(link::Resume { connack, backlog, flows, inbound_qos2, topic_aliases }));
+        self
+    }
+
     /// Opens it and leaves what CONNACK said and what happened.
     pub(crate) fn try_open(self) -> (Result<Rig, ReasonCode>, Vec<u8>, Vec<Effect>) {
         let passport = match self.rules {
@@ -87,7 +97,7 @@ impl Plan {
             authentication: self.authentication,
             stored: self.stored,
             memory_queue: false,
-            resume: None,
+            resume: self.resume,
             now: 1_000_000,
         };
         let will = self.will_topic.map(|topic| mqtt::Will {
@@ -213,7 +223,7 @@ fn name(effect: &Effect) -> String {
             };
             format!("subscribe {id} {}", items.iter().map(item).collect::<Vec<_>>().join(" "))
         }
-        Effect::Request(id, Request::Unsubscribe(filters)) => {
+        Effect::Request(id, Request::Unsubscribe(filters, _)) => {
             format!("unsubscribe {id} {}", filters.join(" "))
         }
         Effect::MoreRetained(count) => format!("retained {count}"),

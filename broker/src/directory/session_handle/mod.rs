@@ -265,6 +265,17 @@ impl SessionHandle {
         self.is_connected() && self.principal.get().is_some_and(|whose| whose != principal)
     }
 
+    /// The epoch that its last change had, if it is a stored one that has nothing here: neither a connection, nor something that waits
+    /// for one, nor a filter.
+    pub(crate) fn blank_since(&self) -> Option<u64> {
+        self.stored.as_ref()?;
+        let has_nobody = {
+            let mailbox = self.mailbox.lock();
+            mailbox.connection.is_none() && mailbox.items.is_empty() && mailbox.leavers.is_none()
+        };
+        if has_nobody { self.routes.lock().blank_since() } else { None }
+    }
+
     /// Whether a device is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.mailbox.lock().connection.is_some()

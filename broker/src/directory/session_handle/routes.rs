@@ -25,6 +25,13 @@ pub(super) struct Routes {
     logged_by: Position,
 }
 
+impl Routes {
+    /// The epoch of the last change, if there is no filter and no change under way.
+    pub(super) fn blank_since(&self) -> Option<u64> {
+        (self.filters.is_empty() && self.unwritten == 0).then_some(self.epoch)
+    }
+}
+
 impl SessionHandle {
     /// Notes a Topic Filter as this session's.
     pub(crate) fn add_filter(&self, filter: Arc<str>) {

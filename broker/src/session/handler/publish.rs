@@ -318,9 +318,9 @@ impl Session {
     ) -> bool {
         let message = &*delivery.message;
         let topic = message.topic();
-        let alias = self.plan_alias(topic);
+        let mut alias = self.plan_alias(topic);
         let payload = message.payload_slice();
-        let head = PublishHead {
+        let mut head = PublishHead {
             dup,
             qos: delivery.qos,
             retain: delivery.retain,
@@ -333,7 +333,14 @@ impl Session {
             payload_len: payload.len(),
         };
         if self.packet_bytes_max != u32::MAX && !self.fits(head.encoded_len(self.version)) {
-            return false;
+            if alias.alias.is_none() || alias.known {
+                return false;
+            }
+            // To introduce an alias takes bytes that the message itself does not need.
+            (alias, head.alias) = (AliasUse::NONE, None);
+            if !self.fits(head.encoded_len(self.version)) {
+                return false;
+            }
         }
         if !head.encode_into(self.version, out.wire.buffer()) {
             return false;

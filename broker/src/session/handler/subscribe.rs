@@ -70,8 +70,12 @@ impl Session {
                 }
             };
             // v5 section 4.8.2: Shared Subscriptions get no retained messages.
-            let retain_handling =
-                if topic::is_shared(filter) { RetainHandling::DoNotSend } else { options.retain_handling };
+            let retain_handling = match options.retain_handling {
+                _ if topic::is_shared(filter) => RetainHandling::DoNotSend,
+                // It was not answered, so nothing was sent; another worker may have carried it out all the same.
+                RetainHandling::SendIfNew if self.is_in_backlog() => RetainHandling::Send,
+                handling => handling,
+            };
             items.push(SubscribeItem { subscription, retain_handling, asked_at: 0 });
         }
         if added.is_empty() {

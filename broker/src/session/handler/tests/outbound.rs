@@ -211,6 +211,22 @@ fn an_alias_is_not_taken_by_a_message_that_is_too_large() {
     assert_eq!(rig.sent(), [0x30, 12, 0, 5, b't', b'o', b'p', b'i', b'c', 3, 0x23, 0, 1, b'1']);
 }
 
+// v5 [MQTT-3.1.2-25] is about what the message itself needs.
+#[test]
+fn a_message_is_not_too_large_for_an_alias_that_it_does_not_need() {
+    let plan = plan().with(Property::TopicAliasMaximum(1)).with(Property::MaximumPacketSize(20));
+    let mut rig = plan.open();
+    rig.input(Input::Deliver(delivery("topic", &[7; 10], QOS0)));
+    let sent = rig.sent();
+    assert_eq!((sent.len(), &sent[..10]), (20, &[0x30, 18, 0, 5, b't', b'o', b'p', b'i', b'c', 0][..]));
+    rig.input(Input::Deliver(delivery("topic", &[7; 7], QOS0)));
+    assert_eq!(rig.sent()[9..13], [3, 0x23, 0, 1], "there is room for it");
+    rig.input(Input::Deliver(delivery("topic", &[7; 11], QOS0)));
+    assert_eq!(rig.sent()[..4], [0x30, 17, 0, 0], "it is shorter by the alias");
+    rig.input(Input::Deliver(delivery("topic", &[7; 15], QOS0)));
+    assert_eq!(rig.effect_names(), ["dropped TooLarge 0"]);
+}
+
 #[test]
 fn large_payloads_are_shared_and_small_ones_copied() {
     let mut rig = v5();

@@ -58,6 +58,29 @@ fn options_and_the_identifier_are_handed_on() {
     assert_eq!((&*subscription.filter, subscription.options), ("a", expected));
 }
 
+// Another worker may have carried them out, and told nobody.
+// v5 [MQTT-3.3.1-10], v5 section 3.11.3
+#[test]
+fn requests_that_are_said_again_are_taken_for_new_ones() {
+    let mut rig = plan().stored(1, 1, 1).resumed(2).open();
+    let mut requests = |expected: bool| {
+        rig.bytes(&[0x82, 7, 0, 1, 0, 0, 1, b'a', 0b01_0000]).bytes(&[0xa2, 6, 0, 2, 0, 0, 1, b'a']);
+        let mut again = rig.effects().into_iter().filter_map(|effect| match effect {
+            Effect::Request(_, Request::Subscribe(items)) => {
+                Some(items[0].retain_handling == RetainHandling::Send)
+            }
+            Effect::Request(_, Request::Unsubscribe(_, is_again)) => Some(is_again),
+            _ => None,
+        });
+        assert_eq!((again.next(), again.next()), (Some(expected), Some(expected)));
+        for (packet, kind) in [(1, RequestKind::Subscribe), (2, RequestKind::Unsubscribe)] {
+            rig.input(Input::Responded(id(packet), kind, vec![ReasonCode::Success]));
+        }
+    };
+    requests(true);
+    requests(false);
+}
+
 #[test]
 fn filters_that_are_not_allowed_are_refused_one_by_one() {
     let open = |version| {
