@@ -118,6 +118,8 @@ async fn keep_lease(cluster: Arc<Cluster>) {
                 let lag = log_end.0.saturating_sub(cluster.lease.applied().0);
                 cluster.metrics.route_lag_entries.set(i64::try_from(lag).unwrap_or(i64::MAX));
                 cluster.pass(call, &members, log_end);
+                let is_live = |id| members.iter().any(|member| member.id == id && member.is_live);
+                cluster.directory.note_silent(|worker| !is_live(worker));
                 cluster.end_doubted(doubted);
                 bury_silent(&cluster, &members, &burying);
             }

@@ -10,7 +10,7 @@ pub(crate) mod succession;
 mod sweep;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
@@ -479,7 +479,8 @@ impl Directory {
             routes.filters.insert(Arc::clone(filter));
             let same = routes.others.iter().find(|other| other.wants == wants).cloned();
             same.unwrap_or_else(|| {
-                let other = Arc::new(OtherWorker { id: routes.id, worker, wants });
+                let is_silent = AtomicBool::new(false);
+                let other = Arc::new(OtherWorker { id: routes.id, worker, wants, is_silent });
                 routes.others.push(Arc::clone(&other));
                 other
             })
@@ -496,6 +497,14 @@ impl Directory {
             routes.id
         };
         self.index.write().remove(filter, id);
+    }
+
+    /// Notes which other workers are silent.
+    pub(crate) fn note_silent(&self, is_silent: impl Fn(WorkerId) -> bool) {
+        for (worker, routes) in self.workers.lock().iter() {
+            let is_silent = is_silent(*worker);
+            routes.others.iter().for_each(|other| other.is_silent.store(is_silent, Ordering::Relaxed));
+        }
     }
 
     /// Forgets a worker that is gone, with all that it listened to.

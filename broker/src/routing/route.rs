@@ -1,6 +1,7 @@
 //! Which sessions get a message, and how: matched against the index, merged per session, one member per share.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use mqtt::QoS;
 use smallvec::{SmallVec, smallvec};
@@ -12,6 +13,9 @@ use crate::directory::{Group, Index, Matches, OtherWorker, Posted, Readiness, Se
 use crate::hub::Hub;
 use crate::hub::work::message::{Routed, Share};
 use crate::session::DropReason;
+
+/// Behind whoever may take a message of a share.
+const RANK_SILENT: u8 = Readiness::Away as u8 + 2;
 
 /// Another worker that gets the message, for sessions that are connected there.
 pub(crate) struct Sent {
@@ -34,7 +38,7 @@ pub(crate) struct Found {
 
 impl Found {
     fn sent_to(&mut self, other: &OtherWorker, qos: QoS) -> &mut Sent {
-        let OtherWorker { id, worker, .. } = *other;
+        let &OtherWorker { id, worker, .. } = other;
         let position = self.sent.iter().position(|sent| sent.id == id).unwrap_or_else(|| {
             self.sent.push(Sent { id, worker, qos, is_plain: false, shares: Vec::new() });
             self.sent.len() - 1
@@ -186,6 +190,10 @@ impl Hub {
     fn rank(&self, group: &Group, member: &Subscriber, qos: QoS) -> Option<u8> {
         let session = match member {
             Subscriber::Session(session, _) => session,
+            // What it is sent goes with it if it is dead.
+            Subscriber::Worker(other) if other.is_silent.load(Ordering::Relaxed) => {
+                return (other.wants != Wants::Qos0Only || qos == QoS::AtMostOnce).then_some(RANK_SILENT);
+            }
             Subscriber::Worker(other) => {
                 return match other.wants {
                     _ if qos == QoS::AtMostOnce => Some(0),

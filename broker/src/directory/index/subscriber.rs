@@ -1,6 +1,7 @@
 //! Who may be subscribed at a filter: a session of this worker, or another worker for the sessions that are connected there.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use state::{SubscriptionOptions, Wants, WorkerId};
 
@@ -48,7 +49,7 @@ impl Subscriber {
 }
 
 /// Another worker, with what it gets of a filter: one for all filters of which it gets the same.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct OtherWorker {
     /// The number of the worker, unique in this process also among sessions.
     pub id: u64,
@@ -56,4 +57,6 @@ pub(crate) struct OtherWorker {
     pub worker: WorkerId,
     /// What it gets.
     pub wants: Wants,
+    /// Its lease has ended: it stands still, or is dead and not buried yet.
+    pub is_silent: AtomicBool,
 }

@@ -107,6 +107,28 @@ async fn what_comes_to_a_worker_whose_members_are_gone_goes_on_to_others() {
     assert_eq!(publishes(&within(&mut here, 200).await), 20);
 }
 
+// What is sent to a dead worker goes with it, however many others would take it.
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_lease_has_ended_is_chosen_when_no_other_member_is_there() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut there = two.join(&How::clean("there")).await;
+    subscribe(&mut there, "$share/g/t", 1).await;
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    two.cut_off();
+    sleep(Duration::from_secs(3)).await;
+    publish(&mut publisher, "t", b"nobody else").await;
+    for how in [How::clean("clean"), How::stored("stored")] {
+        let mut here = one.join(&how).await;
+        subscribe(&mut here, "$share/g/t", 1).await;
+        for n in 0..20 {
+            publish(&mut publisher, "t", &[n]).await;
+        }
+        assert_eq!(publishes(&within(&mut here, 200).await), 20, "{}", how.client_id);
+        here.send(&[0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0]);
+    }
+}
+
 // HAZARDS 40
 #[tokio::test(start_paused = true)]
 async fn what_a_member_left_at_another_worker_goes_to_those_here() {
