@@ -59,7 +59,7 @@ impl Runnable for EdgeTier {
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
             .map_err(|error| Failure::usage(chain(&error)))?;
         if arrival.is_replacing() {
-            reach(&workers).await?;
+            reach(&workers, &arrival).await?;
         }
         arrival.take_over().await?;
         let edge =
@@ -125,10 +125,11 @@ impl Runnable for EdgeTier {
     }
 }
 
-/// Waits until a worker can be reached: the edge that serves meanwhile goes on until this one can.
-async fn reach(workers: &Workers) -> Result<(), Failure> {
+/// Waits until a worker can be reached: the edge that serves meanwhile goes on until this one can. When that one has gone nobody else
+/// has the sockets, and this one serves as one that comes first does.
+async fn reach(workers: &Workers, arrival: &Arrival) -> Result<(), Failure> {
     let reached = async {
-        while !workers.is_ready() {
+        while !workers.is_ready() && arrival.is_replacing() {
             tokio::time::sleep(REACH_LOOK).await;
         }
     };

@@ -66,7 +66,7 @@ impl Arrival {
 
     /// Whether another process serves meanwhile.
     pub(crate) fn is_replacing(&self) -> bool {
-        self.predecessor.is_some()
+        self.predecessor.as_ref().is_some_and(|predecessor| !predecessor.has_gone())
     }
 
     /// Whether what is taken now may be free in a moment.

@@ -91,6 +91,11 @@ impl Predecessor {
         }
     }
 
+    /// Whether it has ended meanwhile.
+    pub(super) fn has_gone(&self) -> bool {
+        self.channel.has_gone()
+    }
+
     /// Waits until it has made room. Whatever it held alone can be taken then.
     pub(super) async fn take_over(&mut self) -> Result<(), Failure> {
         let given = async {

@@ -296,11 +296,7 @@ fn a_new_edge_that_fails_leaves_the_old_one_serving() {
     });
     expect_failure(&late, 69, "cannot listen");
     // One that never gets ready, so that it can be killed on its way; meanwhile no other is let.
-    let unready = edge.begin_beside(&dir("unready"), |config| {
-        let at = config.find("workers.addresses").unwrap();
-        let end = at + config[at..].find('\n').unwrap();
-        format!("{}workers.addresses = [\"127.0.0.1:{}\"]{}", &config[..at], free_port(), &config[end..])
-    });
+    let unready = edge.begin_beside(&dir("unready"), without_workers);
     within("it is on its way", END, || edge.log().contains("prepares to take over").then_some(()));
     within("it has the sockets", END, || unready.log().contains("is to be replaced").then_some(()));
     let second = edge.begin_beside(&dir("second"), |config| config);
@@ -328,8 +324,22 @@ fn a_new_edge_that_fails_leaves_the_old_one_serving() {
     edge.signal("CONT");
     device.expect_alive();
     drop(tcp(edge).v5());
-    let last = replace(edge, &dir("last"));
+    let mut last = replace(edge, &dir("last"));
     drop(tcp(&last).v5());
+    // Nobody else has the sockets when the old one is not there any more.
+    let mut heir = last.begin_beside(&dir("heir"), without_workers);
+    within("it has the sockets", END, || heir.log().contains("is to be replaced").then_some(()));
+    last.kill();
+    heir.wait_until_up();
+    assert_eq!(ask(&heir, "/readyz").0, 503);
+    drop(Client::open(&heir, Transport::Tls));
+}
+
+/// The configuration of an edge, with a worker that is not there.
+fn without_workers(config: String) -> String {
+    let at = config.find("workers.addresses").unwrap();
+    let end = at + config[at..].find('\n').unwrap();
+    format!("{}workers.addresses = [\"127.0.0.1:{}\"]{}", &config[..at], free_port(), &config[end..])
 }
 
 #[test]
