@@ -25,9 +25,9 @@ pub(crate) struct Outdated {
     began_at: UnixMs,
     /// Topics that were noted.
     noted: u64,
-    /// Hashes of topics, delivered or published by the client itself, and the place of each among all that were noted.
-    young: HashMap<u64, u64, RandomState>,
-    old: HashMap<u64, u64, RandomState>,
+    /// Hashes of topics, delivered or published by the client itself.
+    young: HashMap<u64, Newest, RandomState>,
+    old: HashMap<u64, Newest, RandomState>,
     /// How often some were forgotten.
     forgotten: u64,
     /// Retained messages that were handed in and wait to be sent, as [`Outdated::hash_of_copy`], and when they were asked for.
@@ -36,6 +36,15 @@ pub(crate) struct Outdated {
     /// Retained messages that were sent and are so new that they may come live, too.
     copies: HashMap<u64, QoS, RandomState>,
     copied_at: UnixMs,
+}
+
+/// What has come of a topic.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    /// The place of the last message among all that were noted. It may have waited behind others for long.
+    place: u64,
+    /// When the newest of them was published.
+    at: UnixMs,
 }
 
 /// Why a topic's retained message is outdated.
@@ -66,13 +75,13 @@ impl Outdated {
         if delivery.via == Via::Retained {
             self.await_copy(delivery, now);
         } else if delivery.message.retain() {
-            self.note(By::Delivery, delivery.message.topic());
+            self.note(By::Delivery, &delivery.message);
         }
     }
 
     /// The client itself has published this retained message.
     pub(crate) fn note_own(&mut self, message: &Message) {
-        self.note(By::Own, message.topic());
+        self.note(By::Own, message);
     }
 
     /// The place, among all that is noted, of a request for retained messages that comes now. What was noted before outdates none
@@ -92,10 +101,17 @@ impl Outdated {
     }
 
     /// Whether a retained message that comes to its turn would follow a newer one; it is asked once. One that nobody handed in was left
-    /// in the queue by the connection before, and asked for before anything that is noted here.
+    /// in the queue by the connection before. When that asked for it is not known, and what stood before it in the queue may be older,
+    /// so that it goes unsent only behind what was surely published later.
     pub(crate) fn is_overtaken(&mut self, delivery: &Delivery) -> bool {
-        let asked_at = if self.handed_in.is_empty() { 0 } else { self.take_handed_in(delivery).unwrap_or(0) };
-        self.has_newer(&delivery.message, asked_at, false)
+        let handed_in = if self.handed_in.is_empty() { None } else { self.take_handed_in(delivery) };
+        match handed_in {
+            Some(asked_at) => self.has_newer(&delivery.message, asked_at, false),
+            None => {
+                let newest = self.newest_of(By::Delivery, delivery.message.topic());
+                newest.is_some_and(|newest| newest.at > delivery.message.published_at())
+            }
+        }
     }
 
     fn take_handed_in(&mut self, delivery: &Delivery) -> Option<u64> {
@@ -112,7 +128,8 @@ impl Outdated {
     /// Whether a retained message that was asked for at this place would come after a newer one; without what the client published
     /// itself, or (`no_local`) with.
     pub(crate) fn has_newer(&self, message: &Message, asked_at: u64, no_local: bool) -> bool {
-        let knows = |by| self.place_of(by, message.topic()).is_some_and(|place| place > asked_at);
+        let is_later = |newest: Newest| newest.place > asked_at && newest.at >= message.published_at();
+        let knows = |by| self.newest_of(by, message.topic()).is_some_and(is_later);
         knows(By::Delivery) || (no_local && knows(By::Own))
     }
 
@@ -139,17 +156,18 @@ impl Outdated {
         self.copies.is_empty() || now > self.copied_at.saturating_add(COPY_MS)
     }
 
-    fn note(&mut self, by: By, topic: &str) {
-        let hash = self.hasher.hash_one((by, topic));
+    fn note(&mut self, by: By, message: &Message) {
+        let hash = self.hasher.hash_one((by, message.topic()));
         if self.young.len() >= TOPICS_MAX && !self.young.contains_key(&hash) {
             let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             self.forgotten += u64::from(!forgotten.is_empty());
         }
         self.noted += 1;
-        self.young.insert(hash, self.noted);
+        let before = self.young.get(&hash).or_else(|| self.old.get(&hash)).map_or(0, |newest| newest.at);
+        self.young.insert(hash, Newest { place: self.noted, at: message.published_at().max(before) });
     }
 
-    fn place_of(&self, by: By, topic: &str) -> Option<u64> {
+    fn newest_of(&self, by: By, topic: &str) -> Option<Newest> {
         if self.young.is_empty() && self.old.is_empty() {
             return None;
         }
@@ -244,7 +262,7 @@ mod tests {
             assert!(outdated.young.len() <= TOPICS_MAX && outdated.old.len() <= TOPICS_MAX);
             assert!(outdated.copies.len() <= TOPICS_MAX);
         }
-        let knows = |n: usize| outdated.place_of(By::Delivery, &format!("t/{n}")).is_some();
+        let knows = |n: usize| outdated.newest_of(By::Delivery, &format!("t/{n}")).is_some();
         assert!(knows(5 * TOPICS_MAX - 1) && knows(4 * TOPICS_MAX) && !knows(0));
         assert_eq!(outdated.forgotten(), 3);
     }

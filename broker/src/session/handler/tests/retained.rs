@@ -14,7 +14,11 @@ const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
 
 fn delivery(payload: &[u8], qos: QoS, via: Via) -> Delivery {
-    let message = Arc::new(Message::new("t", &[], payload, QOS2, true, 1_000_000));
+    published(1_000_000, payload, qos, via)
+}
+
+fn published(at: u64, payload: &[u8], qos: QoS, via: Via) -> Delivery {
+    let message = Arc::new(Message::new("t", &[], payload, QOS2, true, at));
     Delivery { message, qos, retain: via == Via::Retained, subscription_ids: SubscriptionIds::NONE, via }
 }
 
@@ -51,7 +55,9 @@ fn a_retained_message_that_waits_is_outdated_by_one_that_overtakes_it() {
     let mut rig = plan().with(Property::ReceiveMaximum(1)).open();
     subscribe(&mut rig);
     for payload in *b"ab" {
-        rig.input(Input::Retained(retained(&[payload], QOS1)));
+        let retained = retained(&[payload], QOS1);
+        rig.session.hand_in(&retained, 0);
+        rig.input(Input::Retained(retained));
     }
     rig.input(Input::Deliver(live(b"c", QOS0)));
     assert_eq!(payloads(&mut rig), b"ac");
@@ -65,6 +71,7 @@ fn a_retained_message_that_waits_is_outdated_by_one_that_overtakes_it() {
 fn a_retained_message_that_is_behind_a_newer_one_in_the_stored_queue_goes_unsent() {
     let mut rig = plan().stored(1, 1, 1).open();
     subscribe(&mut rig);
+    rig.session.hand_in(&retained(b"a", QOS1), 0);
     rig.input(Input::DeliverStored(Number(2), retained(b"a", QOS1)));
     assert_eq!(rig.effect_names(), ["read 1 512"]);
     let record = |number, delivery| Queued { number: Number(number), record: Record::Message(delivery) };
@@ -80,10 +87,40 @@ fn a_later_connection_does_not_get_a_retained_message_behind_a_newer_one() {
     let mut rig = plan().stored(1, 1, 3).open();
     rig.effects();
     let record = |number, delivery| Queued { number: Number(number), record: Record::Message(delivery) };
-    let records = vec![record(1, live(b"b", QOS1)), record(2, retained(b"a", QOS1))];
+    let records = vec![
+        record(1, published(1_000_001, b"b", QOS1, Via::Subscription)),
+        record(2, published(1_000_000, b"a", QOS1, Via::Retained)),
+    ];
     rig.input(Input::Queue(Ok(QueuePage { records, next: Number(3) })));
     assert_eq!(payloads(&mut rig), b"b");
     assert!(rig.session.outdated.is_none(), "it is forgotten when nothing is left to be outdated");
+}
+
+// What is sent late is not what is new.
+// v5 [MQTT-3.3.1-9]
+#[test]
+fn a_retained_message_is_not_outdated_by_an_older_one_that_waited_before_it() {
+    let (older, newer) =
+        (published(1, b"a", QOS1, Via::Subscription), published(2, b"b", QOS1, Via::Retained));
+    let record = |number, delivery| Queued { number: Number(number), record: Record::Message(delivery) };
+    for sent in [1, 2] {
+        // Left in the queue by the connection before; the first one perhaps sent.
+        let mut rig = plan().stored(1, sent, 3).open();
+        rig.effects();
+        let records = vec![record(1, older.clone()), record(2, newer.clone())];
+        rig.input(Input::Queue(Ok(QueuePage { records, next: Number(3) })));
+        assert_eq!(payloads(&mut rig), b"ab", "{sent}");
+    }
+    // On one connection.
+    let mut rig = plan().with(Property::ReceiveMaximum(1)).open();
+    subscribe(&mut rig);
+    let first = published(1, b"0", QOS1, Via::Subscription);
+    rig.input(Input::Deliver(first)).input(Input::Deliver(older));
+    subscribe(&mut rig);
+    rig.session.hand_in(&newer, 0);
+    rig.input(Input::Retained(newer));
+    rig.bytes(&[0x40, 2, 0, 1]).bytes(&[0x40, 2, 0, 2]);
+    assert_eq!(payloads(&mut rig), b"ab");
 }
 
 #[test]
