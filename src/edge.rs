@@ -59,7 +59,7 @@ impl Runnable for EdgeTier {
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
             .map_err(|error| Failure::usage(chain(&error)))?;
         if arrival.is_replacing() {
-            reach(&workers, &arrival).await?;
+            reach(&workers, arrival).await?;
         }
         arrival.take_over().await?;
         let edge =

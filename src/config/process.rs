@@ -59,7 +59,7 @@ impl ProcessConfig {
         }
         self.admin.token().map_err(|problem| source.problem("admin.token_file", problem))?;
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
-            return Err(source.problem("log.level", format!("expected {}", LOG_LEVELS)));
+            return Err(source.problem("log.level", format!("expected {LOG_LEVELS}")));
         }
         Ok(())
     }

@@ -296,7 +296,7 @@ fn a_new_edge_that_fails_leaves_the_old_one_serving() {
     });
     expect_failure(&late, 69, "cannot listen");
     // One that never gets ready, so that it can be killed on its way; meanwhile no other is let.
-    let unready = edge.begin_beside(&dir("unready"), without_workers);
+    let unready = edge.begin_beside(&dir("unready"), |config| without_workers(&config));
     within("it is on its way", END, || edge.log().contains("prepares to take over").then_some(()));
     within("it has the sockets", END, || unready.log().contains("is to be replaced").then_some(()));
     let second = edge.begin_beside(&dir("second"), |config| config);
@@ -327,7 +327,7 @@ fn a_new_edge_that_fails_leaves_the_old_one_serving() {
     let mut last = replace(edge, &dir("last"));
     drop(tcp(&last).v5());
     // Nobody else has the sockets when the old one is not there any more.
-    let mut heir = last.begin_beside(&dir("heir"), without_workers);
+    let mut heir = last.begin_beside(&dir("heir"), |config| without_workers(&config));
     within("it has the sockets", END, || heir.log().contains("is to be replaced").then_some(()));
     last.kill();
     heir.wait_until_up();
@@ -336,7 +336,7 @@ fn a_new_edge_that_fails_leaves_the_old_one_serving() {
 }
 
 /// The configuration of an edge, with a worker that is not there.
-fn without_workers(config: String) -> String {
+fn without_workers(config: &str) -> String {
     let at = config.find("workers.addresses").unwrap();
     let end = at + config[at..].find('\n').unwrap();
     format!("{}workers.addresses = [\"127.0.0.1:{}\"]{}", &config[..at], free_port(), &config[end..])
