@@ -9,7 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -39,8 +39,8 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Looks without an answer after which an address is passed over.
 const FAILURES_MAX: u32 = 2;
 
-/// By how much its clock may differ: workers take a second more.
-const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(4);
+/// By how many seconds its clock may differ: workers take one more.
+const CLOCK_DIFFERENCE_S_MAX: u64 = 4;
 
 /// So much behind a `Date` may be: it is of whole seconds, and not made anew for each answer.
 // RFC 9110, section 6.6.1
@@ -83,8 +83,8 @@ pub(super) struct Address {
     is_up: watch::Sender<bool>,
     /// It was told that it refuses questions.
     is_refusing: AtomicBool,
-    /// Its clock and this one do not agree.
-    is_untimely: AtomicBool,
+    /// By how many seconds its clock is ahead of this one, as far as its answers say.
+    clock_ahead_s: AtomicI64,
     tasks: parking_lot::Mutex<Vec<AbortHandle>>,
 }
 
@@ -101,6 +101,7 @@ impl Address {
             (Some(tls), true) => Some((tls.clone(), ServerName::try_from(endpoint.host.clone()).ok()?)),
             _ => None,
         };
+        shared.metrics.clock_ahead_seconds.of((socket.to_string(),)).set(0);
         let connector = ServiceConnector { address: socket, tls, timeout: shared.config.connect_timeout() };
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -120,7 +121,7 @@ impl Address {
             // Until it is known better: a question finds out.
             is_up: watch::Sender::new(true),
             is_refusing: AtomicBool::new(false),
-            is_untimely: AtomicBool::new(false),
+            clock_ahead_s: AtomicI64::new(0),
             tasks: parking_lot::Mutex::default(),
         })
     }
@@ -136,7 +137,7 @@ impl Address {
 
     /// Whether its clock and this one do not agree, as far as its answers say.
     pub(super) fn is_untimely(&self) -> bool {
-        self.is_untimely.load(Ordering::Relaxed)
+        is_untimely(self.clock_ahead_s.load(Ordering::Relaxed))
     }
 
     /// Looks at the clock of an answer to what was asked so long ago.
@@ -149,11 +150,14 @@ impl Address {
             Err(behind) => (Duration::ZERO, behind.duration().saturating_sub(asked + DATE_BEHIND_MAX)),
         };
         let ahead_s = ahead.as_secs() as i64 - behind.as_secs() as i64;
-        shared.metrics.clock_ahead_seconds.of((self.socket.to_string(),)).set(ahead_s);
-        let is_untimely = ahead.max(behind) > CLOCK_DIFFERENCE_MAX;
-        if is_untimely != self.is_untimely.swap(is_untimely, Ordering::Relaxed) {
-            let address = self.socket;
-            if is_untimely {
+        let before_s = self.clock_ahead_s.swap(ahead_s, Ordering::Relaxed);
+        if ahead_s == before_s {
+            return;
+        }
+        let address = self.socket;
+        shared.metrics.clock_ahead_seconds.of((address.to_string(),)).set(ahead_s);
+        if is_untimely(ahead_s) != is_untimely(before_s) {
+            if is_untimely(ahead_s) {
                 tracing::error!(%address, ahead_s, "the clock of a service of authentication is not that of this edge: others are asked first");
             } else {
                 tracing::info!(%address, "the clock of a service of authentication agrees with that of this edge");
@@ -239,6 +243,10 @@ impl Address {
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok((status, body.map_err(|_| CallFault::Broken)?.to_bytes()))
     }
+}
+
+fn is_untimely(ahead_s: i64) -> bool {
+    ahead_s.unsigned_abs() > CLOCK_DIFFERENCE_S_MAX
 }
 
 /// A request.

@@ -66,7 +66,7 @@ impl Hub {
                 let done = self.tell(ticket, call, move |result| Item::Request(id, kind, result));
                 match &*request {
                     Request::Subscribe(items) => store.subscribe(&fence, accepted(items), done),
-                    Request::Unsubscribe(filters, _) => store.unsubscribe(&fence, filters.clone(), done),
+                    Request::Unsubscribe { filters, .. } => store.unsubscribe(&fence, filters.clone(), done),
                 }
             }
             Op::Revoke(filters) => {
@@ -108,7 +108,9 @@ impl Hub {
         let (epoch, then) = (call.fence.epoch, Box::new(move || then(&call)));
         match &*request {
             Request::Subscribe(items) => self.cluster.announce(&session, epoch, &accepted(items), then),
-            Request::Unsubscribe(filters, _) => self.cluster.withdraw(&session, epoch, filters.clone(), then),
+            Request::Unsubscribe { filters, .. } => {
+                self.cluster.withdraw(&session, epoch, filters.clone(), then);
+            }
         }
     }
 

@@ -61,7 +61,7 @@ impl Serving {
             let existed: Vec<bool> = match &request {
                 Request::Subscribe(_) => Vec::new(),
                 // No new message for them from here on: v5 [MQTT-3.10.4-2].
-                Request::Unsubscribe(filters, _) => {
+                Request::Unsubscribe { filters, .. } => {
                     filters.iter().map(|filter| hub.directory.unsubscribe(&self.handle, filter)).collect()
                 }
             };
@@ -122,7 +122,7 @@ impl Serving {
     ) {
         let codes = match request {
             Request::Subscribe(items) => self.subscribed(hub, items, result),
-            &Request::Unsubscribe(ref filters, is_again) => self.unsubscribed(filters, is_again, result),
+            Request::Unsubscribe { filters, is_again } => self.unsubscribed(filters, *is_again, result),
         };
         self.session.handle(Input::Responded(packet_id, request.kind(), codes), hub.now(), out);
     }

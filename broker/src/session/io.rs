@@ -98,15 +98,20 @@ pub(crate) enum Request {
     /// Add or replace these subscriptions, all authorised and valid; the driver deals with retained messages according to
     /// `retain_handling`, after SUBACK. Refused ones are in here with their code.
     Subscribe(Vec<SubscribeItem>),
-    /// Remove these. With the second, another worker may have done so, and nobody have been told.
-    Unsubscribe(Vec<Arc<str>>, bool),
+    /// Remove these.
+    Unsubscribe {
+        /// Which.
+        filters: Vec<Arc<str>>,
+        /// Another worker may have done so, and nobody have been told.
+        is_again: bool,
+    },
 }
 
 impl Request {
     pub(crate) fn kind(&self) -> RequestKind {
         match self {
             Self::Subscribe(_) => RequestKind::Subscribe,
-            Self::Unsubscribe(..) => RequestKind::Unsubscribe,
+            Self::Unsubscribe { .. } => RequestKind::Unsubscribe,
         }
     }
 }

@@ -223,7 +223,7 @@ fn name(effect: &Effect) -> String {
             };
             format!("subscribe {id} {}", items.iter().map(item).collect::<Vec<_>>().join(" "))
         }
-        Effect::Request(id, Request::Unsubscribe(filters, _)) => {
+        Effect::Request(id, Request::Unsubscribe { filters, .. }) => {
             format!("unsubscribe {id} {}", filters.join(" "))
         }
         Effect::MoreRetained(count) => format!("retained {count}"),

@@ -31,7 +31,8 @@ impl Session {
                 let noted = self.filters.get_or_insert_default();
                 let noted = filters.iter().map(|filter| noted.note(filter)).collect();
                 self.begin_request(id, RequestKind::Unsubscribe, noted);
-                out.effects.push(Effect::Request(id, Request::Unsubscribe(filters, self.is_in_backlog())));
+                let is_again = self.is_in_backlog();
+                out.effects.push(Effect::Request(id, Request::Unsubscribe { filters, is_again }));
             }
         }
         Ok(())

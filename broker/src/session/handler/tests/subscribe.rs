@@ -69,7 +69,7 @@ fn requests_that_are_said_again_are_taken_for_new_ones() {
             Effect::Request(_, Request::Subscribe(items)) => {
                 Some(items[0].retain_handling == RetainHandling::Send)
             }
-            Effect::Request(_, Request::Unsubscribe(_, is_again)) => Some(is_again),
+            Effect::Request(_, Request::Unsubscribe { is_again, .. }) => Some(is_again),
             _ => None,
         });
         assert_eq!((again.next(), again.next()), (Some(expected), Some(expected)));
