@@ -74,6 +74,8 @@ pub(crate) struct Session {
     pub(crate) packet_bytes_max: u32,
     /// The Session Expiry Interval in force, seconds.
     pub(crate) expiry_s: u32,
+    /// CONNECT asked for none: DISCONNECT must not ask for more.
+    pub(crate) wanted_no_expiry: bool,
     /// What may be in flight to the client: its Receive Maximum within our own bound.
     pub(crate) window: u16,
     /// The client's Topic Alias Maximum within our own bound.
@@ -138,6 +140,7 @@ impl Session {
             server_aliases: None,
             packet_bytes_max: terms.packet_bytes_max,
             expiry_s: terms.expiry_s,
+            wanted_no_expiry: terms.expiry_wanted_s == Some(0),
             window: terms.receive_maximum.min(config.inflight_max),
             alias_max: terms.topic_alias_max.min(config.outgoing_topic_alias_max),
             receive_maximum: config.receive_maximum,

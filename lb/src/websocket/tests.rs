@@ -421,7 +421,9 @@ async fn what_cannot_be_upgraded_is_refused() {
         ("mqttv3.1, mqtt", "MQTT, amqp", Refusal::Subprotocol),
         ("Sec-WebSocket-Protocol: mqttv3.1, mqtt\r\n", "", Refusal::Subprotocol),
         ("https://example.com", "https://evil.example", Refusal::Origin),
-        ("Host: localhost", "Content-Length: 5", Refusal::Request),
+        ("Origin:", "Content-Length: 5\r\nOrigin:", Refusal::Request),
+        ("Host: localhost\r\n", "", Refusal::Request),
+        ("Host: localhost\r\n", "Host: localhost\r\nHost: localhost\r\n", Refusal::Request),
     ];
     for (old, new, expected) in table {
         let text = REQUEST.replacen(old, new, 1);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::server::conn::http1;
@@ -117,7 +117,9 @@ fn judge<B: Body>(request: &Request<B>, config: &WebSocketConfig) -> Result<Agre
     if request.method() != Method::GET {
         return Err(Refusal::Method);
     }
-    if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
+    // RFC 9112 section 3.2: exactly one Host.
+    let hosts = headers.get_all(HOST).iter().count();
+    if request.version() != Version::HTTP_11 || hosts != 1 || !request.body().is_end_stream() {
         return Err(Refusal::Request);
     }
     if !tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket"))

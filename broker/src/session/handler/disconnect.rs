@@ -12,7 +12,7 @@ impl Session {
     ) -> Result<(), Fault> {
         let expiry = disconnect.properties.find(PropertyId::SessionExpiryInterval);
         if let Some(Property::SessionExpiryInterval(expiry_s)) = expiry {
-            if self.expiry_s == 0 && expiry_s != 0 {
+            if self.wanted_no_expiry && expiry_s != 0 {
                 // v5 section 3.14.2.2.2
                 let text = "Session Expiry Interval on DISCONNECT after none on CONNECT";
                 return Err(Fault::Violation(ReasonCode::ProtocolError, text));

@@ -48,6 +48,11 @@ fn a_session_without_expiry_cannot_get_one_on_disconnect() {
     rig.bytes(&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
     assert_eq!(rig.closing(), closing(ReasonCode::ProtocolError, WillFate::Publish));
     assert_eq!(rig.sent(), [0xE0, 1, 0x82]);
+    // What counts is what CONNECT said, not what the server made of it.
+    let mut rig =
+        plan().with(Property::SessionExpiryInterval(5)).configure(|c| c.session_expiry_max_s = 0).open();
+    rig.bytes(&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
+    assert_eq!(rig.closing(), closing(ReasonCode::Success, WillFate::Drop));
 }
 
 // v5 [MQTT-4.13.1-1], v5 [MQTT-3.1.2-29]
