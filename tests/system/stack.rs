@@ -18,8 +18,8 @@ const DEVICES: usize = 300;
 /// Each device publishes to two others; everything shares the machine with the stack.
 const INTERVAL: Duration = Duration::from_secs(3);
 const PING: Duration = Duration::from_secs(5);
-const READY: Duration = Duration::from_secs(120);
-const SETTLE: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(240);
+const SETTLE: Duration = Duration::from_secs(180);
 
 fn start_fleet(edges: &str) -> Fleet {
     let servers: Vec<Server> = edges.split(':').map(|file| Server::running(Path::new(file))).collect();
