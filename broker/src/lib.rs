@@ -195,6 +195,7 @@ impl Broker {
     /// # Errors
     /// What the store answers; the others find out then.
     pub async fn leave(&self) -> Result<(), StoreError> {
+        self.hub.due.finish().await;
         self.hub.cluster.send_rest().await;
         self.stop();
         self.hub.cluster.leave().await

@@ -57,8 +57,12 @@ pub(crate) fn claim_due(hub: &Arc<Hub>, now: UnixMs) {
     claim_due_then(hub, now, Box::new(|| ()));
 }
 
-/// The same, then `then`: when the store has handed out all that is due.
+/// The same, then `then`: when the store has handed out all that is due. Of a worker that leaves nothing is asked.
 fn claim_due_then(hub: &Arc<Hub>, now: UnixMs, then: Box<dyn FnOnce() + Send>) {
+    if hub.due.is_leaving() {
+        return then();
+    }
+    let at_hand = hub.due.take();
     let answered = Arc::clone(hub);
     hub.store.claim_due(
         now,
@@ -67,6 +71,7 @@ fn claim_due_then(hub: &Arc<Hub>, now: UnixMs, then: Box<dyn FnOnce() + Send>) {
             Ok(due) => {
                 let full = due.len() >= DUE_MAX;
                 due.into_iter().for_each(|due| fire(&answered, due));
+                drop(at_hand);
                 if full { claim_due_then(&answered, now, then) } else { then() }
             }
             Err(error) => {

@@ -2,6 +2,7 @@
 //! both the directory and the store.
 
 mod ask;
+pub(crate) mod at_hand;
 mod call;
 pub(crate) mod gauges;
 pub(crate) mod housekeeping;
@@ -25,6 +26,7 @@ use crate::config::BrokerConfig;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 
+use self::at_hand::AtHand;
 use self::line::Line;
 use self::work::Work;
 
@@ -43,6 +45,8 @@ pub(crate) struct Hub {
     line: Mutex<Line<Work>>,
     /// Wills that are being published, by their session and number.
     pub wills: Mutex<HashSet<(Arc<StoredSession>, u64)>>,
+    /// Due items that the store has handed out to this worker, and that have no end.
+    pub due: Arc<AtHand>,
     pub clock: Arc<Clock>,
     /// Who else shares the store.
     pub cluster: Membership,
@@ -75,6 +79,7 @@ impl Hub {
             sys: RwLock::default(),
             line: Mutex::default(),
             wills: Mutex::default(),
+            due: Arc::default(),
             clock,
             cluster,
             rules: None,
@@ -83,6 +88,15 @@ impl Hub {
             told_not_retained: AtomicU64::new(0),
             told_relief: AtomicU64::new(0),
         }
+    }
+
+    /// Over a store in memory that nobody shares.
+    #[cfg(test)]
+    pub(crate) fn of_a_test() -> Arc<Self> {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let clock = Arc::new(Clock::new(state::clock::running_from(state::clock::wall())));
+        let store = Arc::new(state::MemoryStore::new());
+        Arc::new(Self::new(BrokerConfig::default(), store, metrics, Membership::alone(), clock))
     }
 
     /// The time of this turn.

@@ -19,7 +19,8 @@ impl Hub {
             return self.publish_will_of(will);
         }
         self.metrics.drop_message(DropReason::NotAuthorized, will.message.qos());
-        self.store.finish_will(&will, Box::new(|_| ()));
+        let at_hand = self.due.take();
+        self.store.finish_will(&will, Box::new(move |_| drop(at_hand)));
     }
 
     fn may_be_published(&self, will: &DueWill, present: Option<&Arc<Passport>>) -> bool {
@@ -40,13 +41,14 @@ impl Hub {
         if !self.wills.lock().insert((Arc::clone(&session), number)) {
             return;
         }
-        let hub = Arc::clone(self);
+        let (hub, at_hand) = (Arc::clone(self), self.due.take());
         let identity = (u128::from(session.incarnation) << 64 | u128::from(number)).to_le_bytes();
         let client_id = Arc::clone(&session.client_id);
         let then = move || {
             let known = Arc::clone(&hub);
             let finished = move |_| {
                 known.wills.lock().remove(&(session, number));
+                drop(at_hand);
             };
             hub.store.finish_will(&will, Box::new(finished));
         };

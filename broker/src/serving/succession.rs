@@ -45,25 +45,12 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use link::ConnectionId;
-    use prometheus_client::registry::Registry;
-    use state::MemoryStore;
 
     use super::*;
-    use crate::clock::Clock;
-    use crate::cluster::Membership;
-    use crate::config::BrokerConfig;
     use crate::directory::succession::{ClaimSlot, Granted, Unserved};
-    use crate::metrics::Metrics;
 
     fn is_answered(slot: &ClaimSlot) -> bool {
         matches!(slot.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(_)))
-    }
-
-    fn hub() -> Arc<Hub> {
-        let metrics = Metrics::register(&mut Registry::default());
-        let clock = Arc::new(Clock::new(state::clock::running_from(state::clock::wall())));
-        let store = Arc::new(MemoryStore::new());
-        Arc::new(Hub::new(BrokerConfig::default(), store, metrics, Membership::alone(), clock))
     }
 
     const UNSERVED: Unserved = Unserved { expiry_s: 0, resume: false };
@@ -82,7 +69,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_one_that_was_never_served_is_answered_when_that_one_is_let_go() {
-        let hub = hub();
+        let hub = Hub::of_a_test();
         let session = hub.directory.make_session(&"device".into(), None);
         let (first, second) = (grant(&session, 1), grant(&session, 2));
         let slot = wait(&hub, second);
@@ -94,7 +81,7 @@ mod tests {
     // Its edge lost the link, and asked this worker once more for the same connection.
     #[test]
     fn a_claim_that_was_given_up_takes_nothing_from_the_next_of_its_connection() {
-        let hub = hub();
+        let hub = Hub::of_a_test();
         let session = hub.directory.make_session(&"device".into(), None);
         let first = grant(&session, 1);
         let given_up = wait(&hub, grant(&session, 2));
