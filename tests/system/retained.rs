@@ -1,9 +1,11 @@
 //! Retained messages for new subscriptions while their topics change, through Redis and across workers: none follows a newer
 //! one, none comes twice, and none comes back to its publisher that said No Local.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::harness::bytes::{self, Connect, PUBCOMP, PUBREC, PUBREL, Publish, ack};
@@ -17,6 +19,11 @@ const TOPICS: usize = 2000;
 const CHANGES: usize = 3;
 /// How often each of the other tests subscribes anew.
 const ROUNDS: usize = 300;
+/// Devices that move, the retained messages for each, their size, and how long a device takes over a packet.
+const MOVERS: usize = 60;
+const MOVED_TOPICS: usize = 400;
+const MOVED_BYTES: usize = 1000;
+const PAUSE: Duration = Duration::from_millis(5);
 /// For so long nothing may come before a test looks at what has.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -36,8 +43,14 @@ async fn subscribe(talker: &mut Talker, filter: &str, options: u8) {
 
 /// All messages until none comes for a while, acknowledged to the end.
 async fn take_all(talker: &mut Talker) -> Vec<(String, String)> {
+    take_slowly(talker, Duration::ZERO).await
+}
+
+/// The same, with a pause after each packet.
+async fn take_slowly(talker: &mut Talker, pause: Duration) -> Vec<(String, String)> {
     let mut all = Vec::new();
     while let Some(packet) = talker.next_within(SILENCE).await.unwrap() {
+        tokio::time::sleep(pause).await;
         match packet.first & 0xF0 {
             0x30 => {
                 let publish = packet.publish(talker.version);
@@ -172,4 +185,89 @@ fn what_its_publisher_retains_right_after_suback_does_not_come_back_with_no_loca
             }
         }
     });
+}
+
+/// How a worker comes or goes while devices get their retained messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// Another joins, and takes its share of the devices.
+    Joins,
+    /// The worker that has them all is told to stop.
+    Drained,
+    /// It is killed.
+    Killed,
+}
+
+async fn set_for_movers(edge: &Server, trust: &Trust) {
+    let mut publisher = connect(edge, trust, &Connect::v5("publisher")).await;
+    for n in 0..MOVED_TOPICS {
+        let publish = Publish::new(format!("moved/{}/{n}", n % 7), "x".repeat(MOVED_BYTES)).retain();
+        publisher.send(&publish.qos1(1).bytes()).await.unwrap();
+        publisher.next_of(&[0x40]).await.unwrap();
+    }
+}
+
+// SUBACK was sent, so nothing of the SUBSCRIBE is said again to the next worker but what the edge was told to keep.
+#[test]
+fn a_device_that_moves_gets_the_rest_of_its_retained_messages() {
+    for change in [Change::Joins, Change::Drained, Change::Killed] {
+        let mut tiers = Tiers::start_single(&Shape::new(2, 1));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let trust = Trust::read(tiers.edges[0].ca_file());
+        runtime.block_on(set_for_movers(&tiers.edges[0], &trust));
+        tiers.kill_worker(1);
+        let mut movers = Vec::new();
+        for n in 0..MOVERS {
+            let name = format!("mover-{n}");
+            let how = if n % 2 == 0 { Connect::stored(&name) } else { Connect::v5(&name) };
+            // Receive Maximum.
+            let how = how.with(vec![0x21, 0, 4]);
+            movers.push(runtime.block_on(async {
+                let mut talker = connect(&tiers.edges[0], &trust, &how).await;
+                subscribe(&mut talker, "elsewhere", 0).await;
+                talker
+            }));
+        }
+        if change != Change::Joins {
+            tiers.run_worker(1);
+        }
+        let begun = Arc::new(Barrier::new(MOVERS + 1));
+        let tasks: Vec<_> = movers
+            .into_iter()
+            .enumerate()
+            .map(|(n, mut talker)| {
+                let begun = Arc::clone(&begun);
+                runtime.spawn(async move {
+                    let qos = u8::try_from(n % 3).unwrap();
+                    talker.send(&bytes::subscribe(1, &[], &[("moved/#", qos)])).await.unwrap();
+                    // SUBACK is there, and the first of them.
+                    talker.next_of(&[0x90]).await.unwrap();
+                    let first = talker.next().await.unwrap();
+                    begun.wait().await;
+                    let first = talker.take(&first).await.unwrap();
+                    (first, take_slowly(&mut talker, PAUSE).await)
+                })
+            })
+            .collect();
+        runtime.block_on(begun.wait());
+        match change {
+            Change::Joins => tiers.run_worker(1),
+            Change::Drained => tiers.drain_worker(0),
+            Change::Killed => tiers.kill_worker(0),
+        }
+        let mut again = 0;
+        let mut lacking = Vec::new();
+        for (n, task) in tasks.into_iter().enumerate() {
+            let (first, rest) = runtime.block_on(task).unwrap();
+            let topics: HashSet<&str> = rest.iter().chain([&first]).map(|(topic, _)| &**topic).collect();
+            again += 1 + rest.len() - topics.len();
+            if topics.len() < MOVED_TOPICS {
+                lacking.push((n, MOVED_TOPICS - topics.len()));
+            }
+        }
+        println!("{change:?}: {} of {MOVERS} lack some, {again} messages came again", lacking.len());
+        assert_eq!(lacking, [], "devices and how many they lack");
+        assert!(change != Change::Joins || again == 0, "only devices that have all are moved for balance");
+    }
 }

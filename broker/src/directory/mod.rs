@@ -416,6 +416,11 @@ impl Directory {
         old
     }
 
+    /// How a session is subscribed to a filter, if it is.
+    pub(crate) fn options(&self, session: &SessionHandle, filter: &str) -> Option<SubscriptionOptions> {
+        self.index.read().options(filter, session.id)
+    }
+
     /// Removes a subscription. Answers whether it was there.
     pub(crate) fn unsubscribe(&self, session: &SessionHandle, filter: &str) -> bool {
         let mut listening = self.listening();

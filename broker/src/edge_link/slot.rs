@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use link::mux::{Asked, SendError, WorkerEnd, answered_by, asked_by};
 use link::wire::{RefuseReason, StreamId};
 use link::{Event, Outgoing, Passport, Stream};
@@ -14,6 +15,7 @@ use super::cut::take_packet;
 use super::ready::StreamWaker;
 use super::server::Counted;
 use crate::hub::work::departure::Departure;
+use crate::retained::due::DueNews;
 use crate::serving::stream::{Phase, Taken, WorkerStream};
 
 /// Bytes asked of a session at once. What of it the window does not take waits here.
@@ -150,6 +152,12 @@ impl Slot {
     pub(super) fn renew(&mut self, passport: Arc<Passport>) {
         self.expires_at_s = passport.expires_at_s;
         self.stream.renew(passport);
+    }
+
+    /// The device was still to get retained messages when another worker had it.
+    pub(super) fn resume_retained(&mut self, due: Bytes) {
+        self.stream.resume_retained(due);
+        self.list();
     }
 
     /// Ends the connection for a reason of ours.
@@ -379,6 +387,7 @@ impl Slot {
                 Poll::Ready(Event::Closed(reason)) => return self.finish(reason, end, scratch),
                 Poll::Ready(Event::Wrote) => self.offer_all(end, scratch),
                 Poll::Ready(Event::TakenOver) | Poll::Pending => {
+                    self.tell_retained(true, end);
                     // An answer may have made room for what waited.
                     if self.busy.as_ref().is_some_and(|busy| !busy.inbox.is_empty())
                         && self.stream.poll_ready(cx).is_ready()
@@ -427,8 +436,18 @@ impl Slot {
     }
 
     fn offer_all(&mut self, end: &mut WorkerEnd, scratch: &mut Outgoing) {
+        // Before the SUBACK that they follow.
+        self.tell_retained(false, end);
         while let Some(packet) = take_packet(scratch) {
             self.offer(packet, end);
+        }
+        self.tell_retained(!self.is_blocked(), end);
+    }
+
+    /// Tells the edge which retained messages are still to be sent; with `is_sent` it has all that the session has written.
+    fn tell_retained(&mut self, is_sent: bool, end: &mut WorkerEnd) {
+        if let Some(DueNews { is_more, due }) = self.stream.retained_news(is_sent) {
+            end.tell_retained(self.id, is_more, due);
         }
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use mqtt::QoS;
 use parking_lot::Mutex;
 use state::{
-    Cursor, Delivery, Message, RetainedPage, StoreError, Subscription, SubscriptionIds, SubscriptionOptions,
+    Delivery, Message, Number, RetainedPage, StoreError, Subscription, SubscriptionIds, SubscriptionOptions,
     UnixMs, Via,
 };
 
+use super::due::{DueLedger, DueNews, Position};
 use crate::directory::{Attachment, Item, SessionHandle};
 use crate::hub::Hub;
 use crate::hub::work::{PageRead, Ticket, Work};
@@ -25,9 +26,12 @@ pub(crate) struct RetainedReader {
     /// Bytes of the filters that wait.
     bytes: usize,
     page: VecDeque<Arc<Message>>,
+    /// There was something in it.
+    has_page: bool,
     page_asked: PageAsked,
     /// Messages on their way into the session's own stored queue.
     queueing: usize,
+    told: DueLedger,
 }
 
 /// Whether the store has been asked for a page of the first that waits.
@@ -47,16 +51,34 @@ struct Reading {
     /// What [`Session::open_retained`] said then.
     asked_at: u64,
     begun: bool,
+    /// An earlier worker had begun with it, or was about to.
+    is_resumed: bool,
     place: Place,
+    /// Where the page begins that is being handed in.
+    page_at: Position,
     /// What [`Session::forgotten`] was when the page was asked for.
     forgotten: u64,
+}
+
+impl Reading {
+    fn new(filter: Arc<str>, options: SubscriptionOptions, asked_at: u64, position: Position) -> Self {
+        Self {
+            filter,
+            options,
+            asked_at,
+            begun: false,
+            is_resumed: false,
+            page_at: position.clone(),
+            place: Place::At(position),
+            forgotten: 0,
+        }
+    }
 }
 
 /// Where the next page begins.
 #[derive(Clone, Debug)]
 enum Place {
-    Start,
-    At(Cursor),
+    At(Position),
     End,
 }
 
@@ -80,37 +102,66 @@ impl RetainedReader {
         (subscriptions_max, bytes_max): (usize, usize),
     ) {
         let Subscription { filter, options } = subscription.clone();
-        if self.waiting.len() >= subscriptions_max || self.bytes > bytes_max {
-            let mut same = self.waiting.iter_mut().filter(|reading| !reading.begun);
-            if let Some(same) = same.find(|reading| reading.filter == filter) {
-                (same.options, same.asked_at) = (options, asked_at);
-                return;
+        let is_long = self.waiting.len() >= subscriptions_max || self.bytes > bytes_max;
+        let is_same =
+            |reading: &Reading| (reading.is_resumed || is_long && !reading.begun) && reading.filter == filter;
+        if let Some(at) = self.waiting.iter().position(is_same) {
+            if at == 0 {
+                self.drop_page();
             }
+            let was_resumed = self.waiting[at].is_resumed;
+            self.waiting[at] = Reading::new(filter, options, asked_at, None);
+            if was_resumed {
+                self.told.begin_again();
+            }
+            return;
         }
+        self.line_up(filter, options, asked_at, None);
+        self.told.line_up();
+    }
+
+    /// Goes on with what an earlier worker was still to send, which told the edge; these are subscribed to here.
+    pub(crate) fn resume(&mut self, due: Vec<(Subscription, Position)>, asked_at: u64) {
+        self.told = DueLedger::of_a_resume();
+        for (Subscription { filter, options }, position) in due {
+            self.line_up(filter, options, asked_at, position);
+        }
+        self.waiting.iter_mut().for_each(|reading| reading.is_resumed = true);
+    }
+
+    fn line_up(&mut self, filter: Arc<str>, options: SubscriptionOptions, asked_at: u64, position: Position) {
         self.bytes += filter.len();
-        self.waiting.push_back(Reading {
-            filter,
-            options,
-            asked_at,
-            begun: false,
-            place: Place::Start,
-            forgotten: 0,
-        });
+        self.waiting.push_back(Reading::new(filter, options, asked_at, position));
+    }
+
+    /// Nobody wants what was read, or is being read, of the first that waits.
+    fn drop_page(&mut self) {
+        self.page.clear();
+        self.has_page = false;
+        if self.page_asked == PageAsked::Yes {
+            self.page_asked = PageAsked::Forgotten;
+        }
+    }
+
+    /// What the edge is to be told of what is still to be sent, if there is news; it has everything below `sent` of the session's
+    /// queue.
+    pub(crate) fn news(&mut self, sent: Option<Number>) -> Option<DueNews> {
+        let sent = sent.filter(|_| self.queueing == 0);
+        self.told.news(sent, self.waiting.iter().map(|reading| (&reading.filter, &reading.page_at)))
     }
 
     /// These are subscribed to no more.
     // v5 [MQTT-3.10.4-2]
     pub(crate) fn forget(&mut self, filters: &[Arc<str>]) {
-        let Some(first) = self.waiting.front() else { return };
         let gone: HashSet<&str> = filters.iter().map(|filter| &**filter).collect();
+        self.told.forget(|filter| gone.contains(filter));
+        let Some(first) = self.waiting.front() else { return };
         if gone.contains(&*first.filter) {
-            self.page.clear();
-            if self.page_asked == PageAsked::Yes {
-                self.page_asked = PageAsked::Forgotten;
-            }
+            self.drop_page();
         }
         self.waiting.retain(|reading| !gone.contains(&*reading.filter));
         self.bytes = self.waiting.iter().map(|reading| reading.filter.len()).sum();
+        self.told.leave(self.waiting.len());
     }
 
     /// A message goes the way of the session's own stored queue; [`RetainedReader::queued`] follows.
@@ -142,23 +193,26 @@ impl RetainedReader {
                 if session.has_newer(&message, reading.asked_at, reading.options.no_local) {
                     continue;
                 }
+                self.told.hand_in(message.size());
                 let delivery = delivery(message, &reading.options);
                 return More::Message { delivery, asked_at: reading.asked_at };
             }
             if self.page_asked != PageAsked::No {
                 return More::Later;
             }
-            let cursor = match &reading.place {
-                Place::Start => None,
-                Place::At(cursor) => Some(cursor.clone()),
-                Place::End => {
-                    self.bytes = self.bytes.saturating_sub(reading.filter.len());
-                    self.waiting.pop_front();
-                    continue;
-                }
+            if std::mem::take(&mut self.has_page) {
+                self.told.page_ends(&reading.filter, &reading.page_at, session.handed_in());
+            }
+            let Place::At(cursor) = reading.place.clone() else {
+                self.bytes = self.bytes.saturating_sub(reading.filter.len());
+                self.waiting.pop_front();
+                self.told.leave(self.waiting.len());
+                continue;
             };
+            reading.page_at.clone_from(&cursor);
             if !std::mem::replace(&mut reading.begun, true) && reading.filter.starts_with("$SYS") {
                 self.page.extend(hub.sys_matching(&reading.filter));
+                self.has_page = true;
             }
             reading.forgotten = session.forgotten();
             let filter = Arc::clone(&reading.filter);
@@ -180,14 +234,20 @@ impl RetainedReader {
             // So much has come meanwhile that nobody knows what of the page is older: it is read again.
             Ok(_) if reading.forgotten != forgotten => {}
             Ok(page) => {
+                self.has_page |= !page.messages.is_empty();
                 self.page.extend(page.messages);
-                reading.place = page.next.map_or(Place::End, Place::At);
+                reading.place = page.next.map_or(Place::End, |cursor| Place::At(Some(cursor)));
             }
             Err(error) => {
                 tracing::warn!(%error, filter = &*reading.filter, "retained messages could not be read");
                 reading.place = Place::End;
             }
         }
+    }
+
+    /// There is nobody who could go on with what is still to be sent.
+    pub(crate) fn keep_to_itself(&mut self) {
+        self.told.settle();
     }
 
     /// Whether nothing is left, and nothing on its way into the stored queue.

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mqtt::{PacketId, QoS, ReasonCode};
-use state::{Delivery, Fence, UnixMs, Will};
+use state::{Delivery, Fence, Subscription, UnixMs, Will};
 
 use crate::authorize::bounds::Bound;
 use crate::directory::{Attachment, Item, SessionHandle, thin_out};
@@ -19,6 +19,7 @@ use crate::hub::Hub;
 use crate::hub::work::Work;
 use crate::hub::work::call::{Call, Op};
 use crate::metrics::tally;
+use crate::retained::due::{self, DueNews, Position};
 use crate::retained::read::{More, RetainedReader};
 use crate::routing::publish::Publisher;
 use crate::serving::asking::Asking;
@@ -252,6 +253,9 @@ impl Serving {
 
     fn more_retained(&mut self, hub: &Arc<Hub>, count: usize, out: &mut Outputs<'_>) {
         let now = hub.now();
+        if let Some(rare) = self.rare.as_mut().filter(|_| !hub.cluster.is_shared()) {
+            rare.retained.keep_to_itself();
+        }
         let queueing = self.rare.as_ref().is_some_and(|rare| rare.retained.is_queueing());
         let mut bytes = 0;
         for _ in 0..count {
@@ -277,6 +281,25 @@ impl Serving {
         if !self.rare.as_deref().is_some_and(is_busy) {
             self.session.close_retained();
         }
+    }
+
+    /// Goes on with retained messages that the device was still to get when another worker had it, as far as it is subscribed.
+    pub(crate) fn resume_retained(&mut self, hub: &Hub, due: &[u8]) {
+        let options = |filter: &str| hub.directory.options(&self.handle, filter);
+        let subscription = |(filter, position): (Arc<str>, Position)| {
+            let options = options(&filter)?;
+            Some((Subscription { filter, options }, position))
+        };
+        let due: Vec<_> = due::decode(due).into_iter().filter_map(subscription).collect();
+        let asked_at = self.session.open_retained(hub.now());
+        self.rare().retained.resume(due, asked_at);
+    }
+
+    /// What the edge is to be told of retained messages that the device is still to get, if there is news; with `is_sent` the edge
+    /// has all that the session has written.
+    pub(crate) fn retained_news(&mut self, hub: &Hub, is_sent: bool) -> Option<DueNews> {
+        let rare = self.rare.as_mut().filter(|_| hub.cluster.is_shared())?;
+        rare.retained.news(is_sent.then(|| self.session.first_unsent()))
     }
 
     fn offer_retained(&mut self, hub: &Arc<Hub>, delivery: Delivery, now: UnixMs, out: &mut Outputs<'_>) {

@@ -277,9 +277,20 @@ impl Session {
         }
     }
 
+    /// What was handed in so far has numbers below this; in a queue in the store it is as good as sent.
+    pub(crate) fn handed_in(&self) -> Number {
+        if self.stored.is_some() { Number(0) } else { self.outbound.expected() }
+    }
+
+    /// Everything below this number is sent.
+    pub(crate) fn first_unsent(&self) -> Number {
+        self.outbound.first_waiting().map_or(self.outbound.expected(), |first| first.number)
+    }
+
     /// Asks for retained messages while there is room for them, so that no more than a few are in memory.
     pub(crate) fn ask_retained(&mut self, out: &mut Outputs<'_>) {
-        if self.retained_open && self.retained_asked == 0 && self.has_room_for_retained(out.wire) {
+        let may_ask = self.retained_open && self.retained_asked == 0 && !self.is_in_backlog();
+        if may_ask && self.has_room_for_retained(out.wire) {
             self.retained_asked = RETAINED_MESSAGES_MAX;
             out.effects.push(Effect::MoreRetained(usize::from(RETAINED_MESSAGES_MAX)));
         }

@@ -13,7 +13,7 @@ use super::credit::{Credit, Grant, packet_cost};
 use super::replay::{DevicePacket, Item, Kept, Replay};
 use super::transport::Transport;
 use super::{LinkError, OtherEnd, SendError, Settings, WORN_PART, check};
-use crate::wire::{Ending, Frame, OpenBody, RefuseReason, StreamId};
+use crate::wire::{Ending, FEATURE_RETAINED, Frame, OpenBody, RefuseReason, StreamId};
 use crate::{CloseCause, Outgoing};
 
 /// What happened at the edge's end.
@@ -279,6 +279,7 @@ impl EdgeEnd {
                 }
                 stream.enter_turn(id, &mut self.turn);
             }
+            Frame::Retained { is_more, due } if stream.is_open => stream.kept.take_retained(is_more, &due),
             Frame::Yield if stream.is_open => {
                 if !stream.is_closing {
                     self.events.push_back(EdgeEvent::Yield { stream: id });
@@ -325,7 +326,7 @@ impl EdgeEnd {
     ///
     /// # Errors
     /// It cannot be asked for here.
-    pub fn open(&mut self, mut open: Box<OpenBody>, replay: Replay) -> Result<StreamId, Box<NotOpened>> {
+    pub fn open(&mut self, mut open: Box<OpenBody>, mut replay: Replay) -> Result<StreamId, Box<NotOpened>> {
         let peer = self.transport.peer.as_ref().filter(|_| !self.is_draining && !self.transport.is_over);
         let (Some(peer), Some(next)) = (peer, self.next) else {
             return Err(Box::new(NotOpened { open, replay }));
@@ -337,6 +338,10 @@ impl EdgeEnd {
         }
         if let Some(resume) = &mut open.resume {
             resume.backlog = u32::try_from(replay.len()).unwrap_or(u32::MAX);
+        }
+        if peer.features & FEATURE_RETAINED == 0 {
+            // It would never say that the device has them.
+            replay.retained = Box::default();
         }
         let id = StreamId(next);
         self.next = next.checked_add(1).filter(|next| *next <= self.transport.settings.streams_max);
@@ -353,8 +358,12 @@ impl EdgeEnd {
             is_in_turn: false,
             wants_room: false,
         };
-        self.streams.insert(id, stream);
         self.transport.put(id, &Frame::Open(open));
+        if stream.is_resume && !stream.is_closing && !stream.kept.retained().is_empty() {
+            let due = Bytes::copy_from_slice(stream.kept.retained());
+            self.transport.put(id, &Frame::Retained { is_more: false, due });
+        }
+        self.streams.insert(id, stream);
         Ok(id)
     }
 
@@ -418,10 +427,16 @@ impl EdgeEnd {
         }
     }
 
-    /// Whether the worker has the session and everything that was sent on the stream is durable or answered.
+    /// Whether the worker has the session, everything that was sent on the stream is durable or answered, and the device is to
+    /// get no retained messages any more.
     pub fn is_idle(&self, id: StreamId) -> bool {
-        let stream = self.streams.get(&id);
-        stream.is_some_and(|stream| stream.is_open && !stream.is_closing && stream.kept.is_empty())
+        let is_idle = |stream: &EdgeStream| {
+            stream.is_open
+                && !stream.is_closing
+                && stream.kept.is_empty()
+                && stream.kept.retained().is_empty()
+        };
+        self.streams.get(&id).is_some_and(is_idle)
     }
 
     /// Gives up one stream, to open it elsewhere. Whatever the worker still sends on it is dropped; no event of it follows.

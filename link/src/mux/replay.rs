@@ -6,6 +6,7 @@ use mqtt::OwnedFrame;
 
 use super::answer::{Asked, asked_by};
 use crate::CloseCause;
+use crate::wire::RETAINED_BYTES_MAX;
 
 /// A Control Packet of a device, on its way to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ impl Item {
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
     pub(super) items: VecDeque<Item>,
+    /// Retained messages that the device is still to get, as the worker told.
+    pub(super) retained: Box<[u8]>,
 }
 
 impl Replay {
@@ -119,12 +122,27 @@ pub(super) struct Kept {
     sent: VecDeque<(u64, Item)>,
     unsent: VecDeque<Item>,
     bytes: usize,
+    retained: Box<[u8]>,
 }
 
 impl Kept {
     pub(super) fn resume(replay: Replay) -> Self {
         let bytes = replay.items.iter().map(Item::len).sum();
-        Self { sent: VecDeque::new(), unsent: replay.items, bytes }
+        Self { sent: VecDeque::new(), unsent: replay.items, bytes, retained: replay.retained }
+    }
+
+    /// Takes what the worker tells of retained messages that the device is still to get.
+    pub(super) fn take_retained(&mut self, is_more: bool, due: &[u8]) {
+        if !is_more {
+            self.retained = due.into();
+        } else if self.retained.len() + due.len() <= RETAINED_BYTES_MAX {
+            self.retained = [&self.retained, due].concat().into();
+        }
+    }
+
+    /// What was told of retained messages that the device is still to get; empty when it has all.
+    pub(super) fn retained(&self) -> &[u8] {
+        &self.retained
     }
 
     pub(super) fn push(&mut self, item: Item) {
@@ -192,6 +210,6 @@ impl Kept {
                 items.remove(at);
             }
         }
-        Replay { items }
+        Replay { items, retained: self.retained }
     }
 }

@@ -14,7 +14,9 @@ use super::edge::follow;
 use super::transport::Transport;
 use super::{LinkError, OtherEnd, SendError, Settings, check};
 use crate::Outgoing;
-use crate::wire::{DURABLE_BEYOND_MAX, Ending, FEATURE_YIELD, Frame, OpenBody, RefuseReason, StreamId};
+use crate::wire::{
+    DURABLE_BEYOND_MAX, Ending, FEATURE_YIELD, Frame, OpenBody, RETAINED_BYTES_MAX, RefuseReason, StreamId,
+};
 
 /// What happened at the worker's end.
 #[derive(Debug)]
@@ -45,6 +47,13 @@ pub enum WorkerEvent {
         stream: StreamId,
         /// The token.
         token: Bytes,
+    },
+    /// Retained messages that the device was still to get when an earlier worker had it, in that worker's words.
+    Retained {
+        /// For this stream.
+        stream: StreamId,
+        /// As [`WorkerEnd::tell_retained`] was given it.
+        due: Bytes,
     },
     /// The device's connection ended, or moved to another worker ([`Ending::Moved`]: the stream is over).
     Close {
@@ -201,6 +210,7 @@ impl WorkerEnd {
                 stream.close = Some(number);
                 self.events.push_back(WorkerEvent::Close { stream: id, number, ending });
             }
+            Frame::Retained { due, .. } => self.events.push_back(WorkerEvent::Retained { stream: id, due }),
             Frame::Passport { token } => self.events.push_back(WorkerEvent::Passport { stream: id, token }),
             Frame::Window { credit_bytes } => {
                 if !stream.credit.add(credit_bytes) {
@@ -227,6 +237,16 @@ impl WorkerEnd {
     /// Tells the edge whether this worker reaches its store.
     pub fn tell_store(&mut self, is_away: bool) {
         self.transport.put(StreamId::LINK, &Frame::Store { is_away });
+    }
+
+    /// Tells the edge which retained messages the device is still to get, in case that it goes on at another worker; with
+    /// `is_more` beside those that it was told of before. Of more than [`RETAINED_BYTES_MAX`] it keeps what it was told first. An
+    /// edge that does not know the frame keeps nothing.
+    pub fn tell_retained(&mut self, id: StreamId, is_more: bool, due: Bytes) {
+        debug_assert!(due.len() <= RETAINED_BYTES_MAX, "{} bytes", due.len());
+        if self.streams.get(&id).is_some_and(|stream| stream.is_open && stream.close.is_none()) {
+            self.transport.put(id, &Frame::Retained { is_more, due });
+        }
     }
 
     /// The session is here. `connack` is for the device; a resume has none. Packets of the device follow.

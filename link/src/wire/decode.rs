@@ -7,7 +7,7 @@ use super::field::Reader;
 use super::hello::Hello;
 use super::{
     DURABLE_BEYOND_MAX, Ending, Frame, HEADER_BYTES, Kind, OPTIONAL, OPTIONAL_BYTES_MAX, OpenBody,
-    RefuseReason, StreamId, WireError,
+    RETAINED_BYTES_MAX, RefuseReason, StreamId, WireError,
 };
 use crate::CloseCause;
 
@@ -58,6 +58,7 @@ impl FrameLimits {
             Kind::Ping | Kind::Pong => 8,
             Kind::Yield => 0,
             Kind::Store => 1,
+            Kind::Retained => 1 + RETAINED_BYTES_MAX as u32,
         }
     }
 }
@@ -132,13 +133,21 @@ fn decode_body(kind: Kind, mut body: Reader) -> Result<Frame, WireError> {
         Kind::Ping => Frame::Ping { token: body.u64("token")? },
         Kind::Pong => Frame::Pong { token: body.u64("token")? },
         Kind::Yield => Frame::Yield,
-        Kind::Store => match body.u8("store")? {
-            away @ (0 | 1) => Frame::Store { is_away: away == 1 },
-            _ => return Err(WireError::Value("store")),
-        },
+        Kind::Store => Frame::Store { is_away: decode_bool(&mut body, "store")? },
+        Kind::Retained => {
+            let is_more = decode_bool(&mut body, "retained")?;
+            return Ok(Frame::Retained { is_more, due: body.rest() });
+        }
     };
     body.end()?;
     Ok(frame)
+}
+
+fn decode_bool(body: &mut Reader, field: &'static str) -> Result<bool, WireError> {
+    match body.u8(field)? {
+        value @ (0 | 1) => Ok(value == 1),
+        _ => Err(WireError::Value(field)),
+    }
 }
 
 fn decode_number(body: &mut Reader) -> Result<u64, WireError> {

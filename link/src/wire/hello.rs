@@ -18,8 +18,11 @@ pub const VERSION_OLDEST: u16 = 1;
 /// A worker asks for the last words of a device whose session another connection has: [`super::Kind::Yield`].
 pub const FEATURE_YIELD: u64 = 1;
 
+/// A worker tells which retained messages a device is still to get, and takes what another one told: [`super::Kind::Retained`].
+pub const FEATURE_RETAINED: u64 = 2;
+
 /// The features that this release knows, one bit each.
-pub const FEATURES: u64 = FEATURE_YIELD;
+pub const FEATURES: u64 = FEATURE_YIELD | FEATURE_RETAINED;
 
 /// What every HELLO begins with.
 const MAGIC: [u8; 4] = *b"TGlk";

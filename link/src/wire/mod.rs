@@ -14,7 +14,7 @@ use prometheus_client::encoding::EncodeLabelValue;
 pub use decode::{Decoded, FrameLimits, decode};
 pub use error::WireError;
 pub use field::TEXT_BYTES_MAX;
-pub use hello::{FEATURE_YIELD, FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};
+pub use hello::{FEATURE_RETAINED, FEATURE_YIELD, FEATURES, Hello, VERSION, VERSION_OLDEST, Versions};
 
 use crate::{CloseCause, Open, Outgoing};
 
@@ -32,6 +32,9 @@ pub const OPTIONAL: u8 = 0x80;
 
 /// Largest body of an optional frame of unknown kind, bytes.
 pub const OPTIONAL_BYTES_MAX: u32 = 64 * 1024;
+
+/// What an edge keeps for each stream of what [`Kind::Retained`] told, bytes at most.
+pub const RETAINED_BYTES_MAX: usize = 32 * 1024;
 
 /// Numbers that one DURABLE may list.
 pub const DURABLE_BEYOND_MAX: usize = 1024;
@@ -77,6 +80,9 @@ mqtt::numbered! {
         Yield = 13,
         /// Worker to edge: whether it reaches its store. Optional: an edge that does not know it goes on without.
         Store = 0x81,
+        /// Retained messages that a device is still to get: what a worker tells, and the next worker is told. Optional: without it
+        /// they are lost when the device moves.
+        Retained = 0x82,
     }
 }
 
@@ -204,6 +210,13 @@ pub enum Frame {
         /// It is without its store for now. Until this is told it has it.
         is_away: bool,
     },
+    /// [`Kind::Retained`].
+    Retained {
+        /// It is added to what was told before. Otherwise it takes the place of that; empty for none.
+        is_more: bool,
+        /// Only workers know what it says.
+        due: Bytes,
+    },
 }
 
 /// Appends a PACKET frame without one being made; a large Control Packet is shared and not copied.
@@ -238,6 +251,7 @@ impl Frame {
             Self::Pong { .. } => Kind::Pong,
             Self::Yield => Kind::Yield,
             Self::Store { .. } => Kind::Store,
+            Self::Retained { .. } => Kind::Retained,
         }
     }
 
@@ -257,6 +271,7 @@ impl Frame {
             Self::Ping { .. } | Self::Pong { .. } => 8,
             Self::Yield => 0,
             Self::Store { .. } => 1,
+            Self::Retained { due, .. } => 1 + due.len(),
         }
     }
 
@@ -281,7 +296,8 @@ impl Frame {
             | Self::Refused { packet: tail, .. }
             | Self::Packet { packet: OwnedFrame { raw: tail, .. }, .. }
             | Self::Close { ending: Ending::Worker { packet: tail, .. }, .. }
-            | Self::Passport { token: tail } => tail,
+            | Self::Passport { token: tail }
+            | Self::Retained { due: tail, .. } => tail,
             _ => &NONE,
         }
     }
@@ -311,7 +327,7 @@ impl Frame {
             }
             Self::Window { credit_bytes: number } | Self::Drain { within_ms: number } => out.put_u32(*number),
             Self::Ping { token } | Self::Pong { token } => out.put_u64(*token),
-            Self::Store { is_away } => out.put_u8(u8::from(*is_away)),
+            Self::Store { is_away: yes } | Self::Retained { is_more: yes, .. } => out.put_u8(u8::from(*yes)),
         }
     }
 }

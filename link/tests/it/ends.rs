@@ -7,7 +7,9 @@ use link::mux::{
     DEAD_AFTER, DevicePacket, EdgeEnd, EdgeEvent, LinkError, NotSent, OUTGOING_BYTES_MAX, Replay, SendError,
     Settings, WorkerEnd, WorkerEvent,
 };
-use link::wire::{Ending, Frame, Hello, Kind, OPTIONAL, OpenBody, RefuseReason, StreamId, Versions};
+use link::wire::{
+    Ending, Frame, Hello, Kind, OPTIONAL, OpenBody, RETAINED_BYTES_MAX, RefuseReason, StreamId, Versions,
+};
 use link::{CloseCause, Resume};
 use mqtt::{OwnedFrame, ReasonCode};
 use testkit::connection::open_body;
@@ -316,6 +318,46 @@ fn a_worker_says_whether_it_has_its_store() {
     }
     // An edge of an earlier release skips it.
     assert_ne!(Kind::Store as u8 & OPTIONAL, 0);
+}
+
+#[test]
+fn retained_messages_that_a_device_is_still_to_get_are_told_to_the_next_worker() {
+    let mut pair = Pair::new(1000);
+    let stream = pair.open();
+    assert!(pair.edge.is_idle(stream));
+    let tell = |pair: &mut Pair, is_more, due: &'static [u8]| {
+        pair.worker.tell_retained(stream, is_more, Bytes::from_static(due));
+        assert!(pair.exchange().0.is_empty());
+    };
+    tell(&mut pair, true, b"gone");
+    tell(&mut pair, false, b"");
+    assert!(pair.edge.is_idle(stream));
+    tell(&mut pair, true, b"one, ");
+    tell(&mut pair, true, b"another");
+    assert!(!pair.edge.is_idle(stream));
+    // What is too much is not kept, and what was told before is.
+    pair.worker.tell_retained(stream, true, vec![b'x'; RETAINED_BYTES_MAX].into());
+    pair.exchange();
+
+    let mut replay = pair.edge.give_up(stream).unwrap().replay;
+    for is_told in [false, true] {
+        let mut next = Pair::new(1000);
+        let stream = next.edge.open(resume(), replay).unwrap();
+        let (_, worker) = next.exchange();
+        let due = worker.iter().find_map(|event| match event {
+            WorkerEvent::Retained { due, .. } => Some(&due[..]),
+            _ => None,
+        });
+        assert_eq!(due, Some(&b"one, another"[..]));
+        next.worker.accept(stream, None).unwrap();
+        if is_told {
+            next.worker.tell_retained(stream, false, Bytes::new());
+        }
+        next.exchange();
+        assert_eq!(next.edge.is_idle(stream), is_told);
+        replay = next.edge.give_up(stream).unwrap().replay;
+    }
+    assert_ne!(Kind::Retained as u8 & OPTIONAL, 0);
 }
 
 #[test]

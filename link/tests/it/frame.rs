@@ -153,6 +153,7 @@ pub(crate) fn any_frame() -> impl Strategy<Value = (StreamId, Frame)> {
         any::<u64>().prop_map(|token| Frame::Pong { token }),
         Just(Frame::Yield),
         any::<bool>().prop_map(|is_away| Frame::Store { is_away }),
+        (any::<bool>(), bytes()).prop_map(|(is_more, due)| Frame::Retained { is_more, due }),
     ];
     (1_u32.., frame).prop_map(|(stream, frame)| {
         let stream = if frame.kind().is_for_link() { StreamId::LINK } else { StreamId(stream) };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use link::Outgoing;
 use mqtt::ReasonCode;
 use mqtt::frame::Frame;
@@ -9,6 +10,7 @@ use mqtt::frame::Frame;
 use super::last_words::is_last_word;
 use super::{State, WorkerStream, take_effects};
 use crate::hub::work::departure::Departure;
+use crate::retained::due::DueNews;
 use crate::serving::Serving;
 use crate::session::{Input, Outputs};
 
@@ -62,6 +64,23 @@ impl WorkerStream {
     pub(crate) fn take_durable(&mut self, report: impl FnMut(u64)) {
         if let State::Serving(Serving { rare: Some(rare), .. }) = &mut self.state {
             rare.durable.drain(..).for_each(report);
+        }
+    }
+
+    /// Retained messages that the device was still to get when another worker had it, in that worker's words.
+    pub(crate) fn resume_retained(&mut self, due: Bytes) {
+        match &mut self.state {
+            State::AwaitingClaim(pending) => pending.retained_due = due,
+            State::Serving(serving) => serving.resume_retained(&self.hub, &due),
+            State::Ended(_) => {}
+        }
+    }
+
+    /// What the edge is to be told of them, if there is news; with `is_sent` it has all that was written.
+    pub(crate) fn retained_news(&mut self, is_sent: bool) -> Option<DueNews> {
+        match &mut self.state {
+            State::Serving(serving) => serving.retained_news(&self.hub, is_sent),
+            _ => None,
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use link::{CloseCause, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
@@ -68,6 +69,8 @@ struct Pending {
     refused: Option<ReasonCode>,
     /// The store was asked on behalf of somebody whom the passport is not about any more.
     is_anothers: bool,
+    /// What another worker told of retained messages that are still to be sent; empty for nothing.
+    retained_due: Bytes,
 }
 
 impl Pending {
@@ -91,7 +94,16 @@ impl WorkerStream {
         if refused.is_none() && asked.is_none() {
             hub.claim(&wanted, &slot);
         }
-        let pending = Pending { open, terms, wanted, slot, asked, refused, is_anothers: false };
+        let pending = Pending {
+            open,
+            terms,
+            wanted,
+            slot,
+            asked,
+            refused,
+            is_anothers: false,
+            retained_due: Bytes::new(),
+        };
         let takeover = if yields { Takeover::Asks } else { Takeover::Ends };
         Self { hub, state: State::AwaitingClaim(Box::new(pending)), departure: None, takeover }
     }
@@ -177,6 +189,9 @@ impl WorkerStream {
                 self.hub.connected_max.fetch_max(connected, Ordering::Relaxed);
                 let mut serving = Serving::new(session, granted.handle, granted.attachment, rare);
                 serving.revoke(&self.hub);
+                if !pending.retained_due.is_empty() {
+                    serving.resume_retained(&self.hub, &pending.retained_due);
+                }
                 self.state = State::Serving(serving);
                 self.run(effects, spare, out);
             }

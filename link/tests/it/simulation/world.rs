@@ -353,7 +353,7 @@ impl World {
             WorkerEvent::LinkSendable => {
                 self.served[at].values_mut().for_each(|served| served.is_blocked = false);
             }
-            WorkerEvent::Ready(_) | WorkerEvent::Passport { .. } => {}
+            WorkerEvent::Ready(_) | WorkerEvent::Passport { .. } | WorkerEvent::Retained { .. } => {}
         }
     }
 
