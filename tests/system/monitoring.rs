@@ -130,7 +130,8 @@ fn slow_endpoint(fails: Arc<AtomicBool>) -> String {
         };
         let body = "{\"result\":\"allow\"}";
         let head = "Connection: close\r\nContent-Type: application/json\r\nContent-Length:";
-        let _ = write!(stream, "HTTP/1.1 {status}\r\n{head} {}\r\n\r\n{body}", body.len());
+        let _ =
+            stream.write_all(format!("HTTP/1.1 {status}\r\n{head} {}\r\n\r\n{body}", body.len()).as_bytes());
     };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -39,6 +39,7 @@ impl Proxy {
                 let (Ok(inward), false) = (inward, passes.is_over.load(Ordering::Relaxed)) else { return };
                 let Ok(outward) = TcpStream::connect(to) else { continue };
                 for (from, to) in [(&inward, &outward), (&outward, &inward)] {
+                    to.set_nodelay(true).unwrap();
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let passes = passes.clone();
                     std::thread::spawn(move || copy(from, to, &passes));
