@@ -126,6 +126,7 @@ impl Runnable for Worker {
             );
         }
         drop(self.links);
+        self.broker.finish_due().await;
         if left == 0
             && let Ok(Err(error)) = tokio::time::timeout(LEAVE, self.broker.leave()).await
         {

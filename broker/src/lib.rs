@@ -17,6 +17,7 @@ mod serving;
 mod session;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use link::Open;
 use mqtt::ReasonCode;
@@ -45,6 +46,8 @@ use metrics::timed_store::TimedStore;
 
 /// Sessions read from the store at once when starting.
 const ROUTE_PAGE_SESSIONS: usize = 1000;
+/// How long a worker that is about to end waits for the end of what is due.
+const FINISH_DUE: Duration = Duration::from_secs(2);
 
 /// Why a worker could not start.
 #[derive(Debug, Error)]
@@ -189,13 +192,22 @@ impl Broker {
         usize::try_from(self.hub.metrics.sessions_connected.get()).unwrap_or(0)
     }
 
+    /// Takes no more of what is due, that is Wills and what members of shares left, and waits for the end of what this worker has
+    /// taken, two seconds at most. To be called before it ends: the store hands out again what had no end, but only after half a
+    /// minute.
+    pub async fn finish_due(&self) {
+        self.hub.due.close();
+        if tokio::time::timeout(FINISH_DUE, self.hub.due.wait()).await.is_err() {
+            tracing::info!("what is due has no end yet; another worker sees to it in half a minute");
+        }
+    }
+
     /// Stops, and leaves the other workers, so that they need not find out that this one is gone. Only when all its sessions were
     /// let go: otherwise the others let go of them when it has been silent for a while, which this would prevent.
     ///
     /// # Errors
     /// What the store answers; the others find out then.
     pub async fn leave(&self) -> Result<(), StoreError> {
-        self.hub.due.finish().await;
         self.hub.cluster.send_rest().await;
         self.stop();
         self.hub.cluster.leave().await

@@ -135,4 +135,7 @@ pub struct Resume {
     pub inbound_qos2: Vec<PacketId>,
     /// The device's Topic Aliases as they stand behind the replayed frames, which carry their full topics.
     pub topic_aliases: Vec<TopicAlias>,
+    /// Retained messages that the device is still to get, in the words of the worker before; empty for none. Set by
+    /// [`crate::mux::EdgeEnd::open`], where the other end knows it.
+    pub retained_due: Bytes,
 }

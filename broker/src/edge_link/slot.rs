@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use link::mux::{Asked, SendError, WorkerEnd, answered_by, asked_by};
 use link::wire::{RefuseReason, StreamId};
 use link::{Event, Outgoing, Passport, Stream};
@@ -152,12 +151,6 @@ impl Slot {
     pub(super) fn renew(&mut self, passport: Arc<Passport>) {
         self.expires_at_s = passport.expires_at_s;
         self.stream.renew(passport);
-    }
-
-    /// The device was still to get retained messages when another worker had it.
-    pub(super) fn resume_retained(&mut self, due: Bytes) {
-        self.stream.resume_retained(due);
-        self.list();
     }
 
     /// Ends the connection for a reason of ours.

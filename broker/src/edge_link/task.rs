@@ -78,8 +78,7 @@ pub(super) struct Task<S> {
     ready: Arc<Ready>,
     /// Streams that have something to do in this turn.
     turn: Vec<StreamId>,
-    /// With what an earlier worker told of retained messages.
-    opening: VecDeque<(StreamId, Box<wire::OpenBody>, Bytes)>,
+    opening: VecDeque<(StreamId, Box<wire::OpenBody>)>,
     /// Streams that wait for room, perhaps for that of the link.
     blocked: Vec<StreamId>,
     /// Streams whose last words the edge was asked for, and until when others wait for them.
@@ -188,14 +187,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                     self.is_ready = true;
                     tracing::info!(edge = &*peer.hello.id, "link is up");
                 }
-                WorkerEvent::Open { stream, open } => self.opening.push_back((stream, open, Bytes::new())),
+                WorkerEvent::Open { stream, open } => self.opening.push_back((stream, open)),
                 WorkerEvent::Packet { stream, number, packet, cost } => {
                     if let Some(slot) = self.streams.get_mut(&stream) {
                         slot.push_packet(number, packet, cost);
                     }
                 }
                 WorkerEvent::Passport { stream, token } => self.renew(stream, token),
-                WorkerEvent::Retained { stream, due } => self.resume_retained(stream, due),
                 // The other worker may never get it: the store keeps the session for as long as after a lost link.
                 WorkerEvent::Close { stream, number: 0, .. } => self.lose(stream),
                 WorkerEvent::Close { stream, number, ending } => {
@@ -219,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     /// The device of a stream goes on elsewhere.
     fn lose(&mut self, stream: StreamId) {
-        self.opening.retain(|(opening, ..)| *opening != stream);
+        self.opening.retain(|(opening, _)| *opening != stream);
         if let Some(slot) = self.streams.remove(&stream) {
             slot.hand_over(self.shared.config.handoff_grace_ms);
         }
@@ -236,14 +234,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     fn take_opens(&mut self) {
         for _ in 0..OPENS_MAX {
-            let Some((stream, open, retained)) = self.opening.pop_front() else { return };
+            let Some((stream, open)) = self.opening.pop_front() else { return };
             let waker = StreamWaker::new(stream, &self.ready);
             let yields = self.end.can_ask_to_yield();
             match self.shared.open(stream, open, waker, yields) {
-                Ok(mut slot) => {
-                    if !retained.is_empty() {
-                        slot.resume_retained(retained);
-                    }
+                Ok(slot) => {
                     slot.list();
                     self.streams.insert(stream, Box::new(slot));
                 }
@@ -258,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     }
 
     fn renew(&mut self, stream: StreamId, token: Bytes) {
-        if let Some((_, open, _)) = self.opening.iter_mut().find(|(opening, ..)| *opening == stream) {
+        if let Some((_, open)) = self.opening.iter_mut().find(|(opening, _)| *opening == stream) {
             open.passport = token;
             return;
         }
@@ -269,14 +264,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 tracing::warn!(client_id = &*slot.client_id, "a renewed passport is not accepted");
                 self.end_stream(stream, ReasonCode::NotAuthorized);
             }
-        }
-    }
-
-    fn resume_retained(&mut self, stream: StreamId, due: Bytes) {
-        if let Some((.., retained)) = self.opening.iter_mut().find(|(opening, ..)| *opening == stream) {
-            *retained = due;
-        } else if let Some(slot) = self.streams.get_mut(&stream) {
-            slot.resume_retained(due);
         }
     }
 

@@ -59,10 +59,10 @@ pub(crate) fn claim_due(hub: &Arc<Hub>, now: UnixMs) {
 
 /// The same, then `then`: when the store has handed out all that is due. Of a worker that leaves nothing is asked.
 fn claim_due_then(hub: &Arc<Hub>, now: UnixMs, then: Box<dyn FnOnce() + Send>) {
-    if hub.due.is_leaving() {
+    if hub.due.is_closed() {
         return then();
     }
-    let at_hand = hub.due.take();
+    let at_hand = hub.due.token();
     let answered = Arc::clone(hub);
     hub.store.claim_due(
         now,

@@ -2,7 +2,6 @@
 //! both the directory and the store.
 
 mod ask;
-pub(crate) mod at_hand;
 mod call;
 pub(crate) mod gauges;
 pub(crate) mod housekeeping;
@@ -17,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use state::{Message, Store, StoredSession, UnixMs};
+use tokio_util::task::TaskTracker;
 
 use crate::authorize::authorizer::Authorizer;
 use crate::authorize::principal::Rules;
@@ -26,7 +26,6 @@ use crate::config::BrokerConfig;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 
-use self::at_hand::AtHand;
 use self::line::Line;
 use self::work::Work;
 
@@ -45,8 +44,9 @@ pub(crate) struct Hub {
     line: Mutex<Line<Work>>,
     /// Wills that are being published, by their session and number.
     pub wills: Mutex<HashSet<(Arc<StoredSession>, u64)>>,
-    /// Due items that the store has handed out to this worker, and that have no end.
-    pub due: Arc<AtHand>,
+    /// Due items that the store has handed out to this worker and whose end it does not know yet: it hands them out again, but only
+    /// after half a minute. Closed when this worker is about to leave.
+    pub due: TaskTracker,
     pub clock: Arc<Clock>,
     /// Who else shares the store.
     pub cluster: Membership,
@@ -79,7 +79,7 @@ impl Hub {
             sys: RwLock::default(),
             line: Mutex::default(),
             wills: Mutex::default(),
-            due: Arc::default(),
+            due: TaskTracker::new(),
             clock,
             cluster,
             rules: None,

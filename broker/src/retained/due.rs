@@ -59,7 +59,7 @@ impl DueLedger {
         self.untold += 1;
     }
 
-    /// One that waits begins anew.
+    /// One that the edge was told of begins anew, behind all others.
     pub(crate) fn begin_again(&mut self) {
         self.has_gap = true;
     }
@@ -80,11 +80,6 @@ impl DueLedger {
         self.behind.retain(|page| !is_gone(&page.filter));
         // Nobody knows which of those that are left were told.
         self.has_gap |= self.untold > 0;
-    }
-
-    /// Nobody is to be told anything: there is no other worker.
-    pub(crate) fn settle(&mut self) {
-        *self = Self::default();
     }
 
     /// Filters have come to their end, or were forgotten; so many still wait.
@@ -108,15 +103,15 @@ impl DueLedger {
         sent: Option<Number>,
         waiting: impl DoubleEndedIterator<Item = (&'a Arc<str>, &'a Position)> + ExactSizeIterator + Clone,
     ) -> Option<DueNews> {
-        if let Some(sent) = sent
-            && !self.behind.is_empty()
-        {
+        if !(self.is_told || self.has_gap) && self.untold == 0 && self.behind.is_empty() {
+            return None;
+        }
+        if let Some(sent) = sent {
             self.behind.retain(|page| page.until > sent);
         }
         if waiting.len() == 0 && self.behind.is_empty() {
             sent?;
-            let was_told = self.is_told;
-            self.settle();
+            let was_told = std::mem::take(self).is_told;
             return was_told.then(|| DueNews { is_more: false, due: Bytes::new() });
         }
         if self.untold > 0 && !self.has_gap {

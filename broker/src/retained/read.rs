@@ -23,6 +23,8 @@ const PAGE_MESSAGES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct RetainedReader {
     waiting: VecDeque<Reading>,
+    /// As many of them, the first ones, an earlier worker had begun with, or was about to.
+    resumed: usize,
     /// Bytes of the filters that wait.
     bytes: usize,
     page: VecDeque<Arc<Message>>,
@@ -51,28 +53,11 @@ struct Reading {
     /// What [`Session::open_retained`] said then.
     asked_at: u64,
     begun: bool,
-    /// An earlier worker had begun with it, or was about to.
-    is_resumed: bool,
     place: Place,
     /// Where the page begins that is being handed in.
     page_at: Position,
     /// What [`Session::forgotten`] was when the page was asked for.
     forgotten: u64,
-}
-
-impl Reading {
-    fn new(filter: Arc<str>, options: SubscriptionOptions, asked_at: u64, position: Position) -> Self {
-        Self {
-            filter,
-            options,
-            asked_at,
-            begun: false,
-            is_resumed: false,
-            page_at: position.clone(),
-            place: Place::At(position),
-            forgotten: 0,
-        }
-    }
 }
 
 /// Where the next page begins.
@@ -102,36 +87,51 @@ impl RetainedReader {
         (subscriptions_max, bytes_max): (usize, usize),
     ) {
         let Subscription { filter, options } = subscription.clone();
-        let is_long = self.waiting.len() >= subscriptions_max || self.bytes > bytes_max;
-        let is_same =
-            |reading: &Reading| (reading.is_resumed || is_long && !reading.begun) && reading.filter == filter;
-        if let Some(at) = self.waiting.iter().position(is_same) {
-            if at == 0 {
-                self.drop_page();
+        self.drop_resumed(&filter);
+        if self.waiting.len() >= subscriptions_max || self.bytes > bytes_max {
+            let mut same = self.waiting.iter_mut().filter(|reading| !reading.begun);
+            if let Some(same) = same.find(|reading| reading.filter == filter) {
+                (same.options, same.asked_at) = (options, asked_at);
+                return;
             }
-            let was_resumed = self.waiting[at].is_resumed;
-            self.waiting[at] = Reading::new(filter, options, asked_at, None);
-            if was_resumed {
-                self.told.begin_again();
-            }
-            return;
         }
         self.line_up(filter, options, asked_at, None);
         self.told.line_up();
     }
 
+    /// What an earlier worker was still to send for this filter comes with all that it is asked for now.
+    fn drop_resumed(&mut self, filter: &str) {
+        let at = self.waiting.iter().take(self.resumed).position(|reading| &*reading.filter == filter);
+        let Some(at) = at else { return };
+        if at == 0 {
+            self.drop_page();
+        }
+        self.waiting.remove(at);
+        self.resumed -= 1;
+        self.bytes -= filter.len();
+        self.told.begin_again();
+    }
+
     /// Goes on with what an earlier worker was still to send, which told the edge; these are subscribed to here.
     pub(crate) fn resume(&mut self, due: Vec<(Subscription, Position)>, asked_at: u64) {
         self.told = DueLedger::of_a_resume();
+        self.resumed = due.len();
         for (Subscription { filter, options }, position) in due {
             self.line_up(filter, options, asked_at, position);
         }
-        self.waiting.iter_mut().for_each(|reading| reading.is_resumed = true);
     }
 
     fn line_up(&mut self, filter: Arc<str>, options: SubscriptionOptions, asked_at: u64, position: Position) {
         self.bytes += filter.len();
-        self.waiting.push_back(Reading::new(filter, options, asked_at, position));
+        self.waiting.push_back(Reading {
+            filter,
+            options,
+            asked_at,
+            begun: false,
+            page_at: position.clone(),
+            place: Place::At(position),
+            forgotten: 0,
+        });
     }
 
     /// Nobody wants what was read, or is being read, of the first that waits.
@@ -159,6 +159,8 @@ impl RetainedReader {
         if gone.contains(&*first.filter) {
             self.drop_page();
         }
+        let resumed = self.waiting.iter().take(self.resumed);
+        self.resumed = resumed.filter(|reading| !gone.contains(&*reading.filter)).count();
         self.waiting.retain(|reading| !gone.contains(&*reading.filter));
         self.bytes = self.waiting.iter().map(|reading| reading.filter.len()).sum();
         self.told.leave(self.waiting.len());
@@ -200,12 +202,14 @@ impl RetainedReader {
             if self.page_asked != PageAsked::No {
                 return More::Later;
             }
-            if std::mem::take(&mut self.has_page) {
+            // Alone there is nobody who could go on with it.
+            if std::mem::take(&mut self.has_page) && hub.cluster.is_shared() {
                 self.told.page_ends(&reading.filter, &reading.page_at, session.handed_in());
             }
             let Place::At(cursor) = reading.place.clone() else {
                 self.bytes = self.bytes.saturating_sub(reading.filter.len());
                 self.waiting.pop_front();
+                self.resumed = self.resumed.saturating_sub(1);
                 self.told.leave(self.waiting.len());
                 continue;
             };
@@ -243,11 +247,6 @@ impl RetainedReader {
                 reading.place = Place::End;
             }
         }
-    }
-
-    /// There is nobody who could go on with what is still to be sent.
-    pub(crate) fn keep_to_itself(&mut self) {
-        self.told.settle();
     }
 
     /// Whether nothing is left, and nothing on its way into the stored queue.

@@ -17,7 +17,7 @@ use crate::session::{Input, is_for_others};
 impl Hub {
     /// Offers what a stored session left to the other members of its share, and tells the store when it is durable there.
     pub(crate) fn publish_left(self: &Arc<Self>, left: DueLeft) {
-        let (store, at_hand) = (Arc::clone(&self.store), self.due.take());
+        let (store, at_hand) = (Arc::clone(&self.store), self.due.token());
         let (share, message) = (Arc::clone(&left.share), Arc::clone(&left.message));
         let finish = move || store.finish_left(&left, Box::new(move |_| drop(at_hand)));
         self.offer_to_share(share, message, Some(Box::new(finish)));

@@ -19,7 +19,7 @@ impl Hub {
             return self.publish_will_of(will);
         }
         self.metrics.drop_message(DropReason::NotAuthorized, will.message.qos());
-        let at_hand = self.due.take();
+        let at_hand = self.due.token();
         self.store.finish_will(&will, Box::new(move |_| drop(at_hand)));
     }
 
@@ -41,7 +41,7 @@ impl Hub {
         if !self.wills.lock().insert((Arc::clone(&session), number)) {
             return;
         }
-        let (hub, at_hand) = (Arc::clone(self), self.due.take());
+        let (hub, at_hand) = (Arc::clone(self), self.due.token());
         let identity = (u128::from(session.incarnation) << 64 | u128::from(number)).to_le_bytes();
         let client_id = Arc::clone(&session.client_id);
         let then = move || {

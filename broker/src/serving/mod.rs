@@ -253,9 +253,6 @@ impl Serving {
 
     fn more_retained(&mut self, hub: &Arc<Hub>, count: usize, out: &mut Outputs<'_>) {
         let now = hub.now();
-        if let Some(rare) = self.rare.as_mut().filter(|_| !hub.cluster.is_shared()) {
-            rare.retained.keep_to_itself();
-        }
         let queueing = self.rare.as_ref().is_some_and(|rare| rare.retained.is_queueing());
         let mut bytes = 0;
         for _ in 0..count {

@@ -79,7 +79,15 @@ impl Plan {
     pub(crate) fn resumed(mut self, backlog: u32) -> Self {
         let connack = bytes::Bytes::from_static(&[0x20, 3, 0, 0, 0]);
         let (flows, inbound_qos2, topic_aliases) = (Vec::new(), Vec::new(), Vec::new());
-        self.resume = Some(Box::new(link::Resume { connack, backlog, flows, inbound_qos2, topic_aliases }));
+        let retained_due = bytes::Bytes::new();
+        self.resume = Some(Box::new(link::Resume {
+            connack,
+            backlog,
+            flows,
+            inbound_qos2,
+            topic_aliases,
+            retained_due,
+        }));
         self
     }
 

@@ -203,6 +203,7 @@ impl Edge {
                 .iter()
                 .map(|(alias, topic)| TopicAlias { alias: *alias, topic: topic.as_str().into() })
                 .collect(),
+            retained_due: Bytes::new(),
         };
         device.open.resume = Some(Box::new(resume));
         device.stream = self.end.open(device.open.clone(), replay).unwrap();

@@ -148,7 +148,7 @@ impl Way for Moody {
         let repeated = move |due: Result<Vec<Due>, StoreError>| {
             done(due.map(|due| due.into_iter().flat_map(|one| std::iter::repeat_n(one, times)).collect()));
         };
-        self.inner.claim_due(now, max, Box::new(repeated));
+        self.call(Asked::Other, None, Box::new(repeated), move |store, done| store.claim_due(now, max, done));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use link::Resume;
 use link::wire::OpenBody;
 use tokio::sync::OwnedSemaphorePermit;
@@ -166,5 +167,6 @@ fn resume(device: &Device, way: &Way, carried: &Carried) -> Option<Resume> {
         flows: carried.flows.to_device(),
         inbound_qos2: carried.flows.from_device(),
         topic_aliases: way.aliases.list(),
+        retained_due: Bytes::new(),
     })
 }

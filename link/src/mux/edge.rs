@@ -331,17 +331,18 @@ impl EdgeEnd {
         let (Some(peer), Some(next)) = (peer, self.next) else {
             return Err(Box::new(NotOpened { open, replay }));
         };
+        if peer.features & FEATURE_RETAINED == 0 {
+            // It would never say that the device has them.
+            replay.retained = Box::default();
+        }
+        if let Some(resume) = &mut open.resume {
+            resume.backlog = u32::try_from(replay.len()).unwrap_or(u32::MAX);
+            resume.retained_due = Bytes::copy_from_slice(&replay.retained);
+        }
         let fits = replay.packet_len_max() <= peer.hello.packet_bytes_max as usize
             && open.is_encodable(&self.transport.settings.limits);
         if !fits {
             return Err(Box::new(NotOpened { open, replay }));
-        }
-        if let Some(resume) = &mut open.resume {
-            resume.backlog = u32::try_from(replay.len()).unwrap_or(u32::MAX);
-        }
-        if peer.features & FEATURE_RETAINED == 0 {
-            // It would never say that the device has them.
-            replay.retained = Box::default();
         }
         let id = StreamId(next);
         self.next = next.checked_add(1).filter(|next| *next <= self.transport.settings.streams_max);
@@ -358,12 +359,8 @@ impl EdgeEnd {
             is_in_turn: false,
             wants_room: false,
         };
-        self.transport.put(id, &Frame::Open(open));
-        if stream.is_resume && !stream.is_closing && !stream.kept.retained().is_empty() {
-            let due = Bytes::copy_from_slice(stream.kept.retained());
-            self.transport.put(id, &Frame::Retained { is_more: false, due });
-        }
         self.streams.insert(id, stream);
+        self.transport.put(id, &Frame::Open(open));
         Ok(id)
     }
 
@@ -431,10 +428,7 @@ impl EdgeEnd {
     /// get no retained messages any more.
     pub fn is_idle(&self, id: StreamId) -> bool {
         let is_idle = |stream: &EdgeStream| {
-            stream.is_open
-                && !stream.is_closing
-                && stream.kept.is_empty()
-                && stream.kept.retained().is_empty()
+            stream.is_open && !stream.is_closing && stream.kept.is_empty() && !stream.kept.has_retained_due()
         };
         self.streams.get(&id).is_some_and(is_idle)
     }

@@ -140,9 +140,9 @@ impl Kept {
         }
     }
 
-    /// What was told of retained messages that the device is still to get; empty when it has all.
-    pub(super) fn retained(&self) -> &[u8] {
-        &self.retained
+    /// Whether the device is still to get retained messages.
+    pub(super) fn has_retained_due(&self) -> bool {
+        !self.retained.is_empty()
     }
 
     pub(super) fn push(&mut self, item: Item) {

@@ -48,13 +48,6 @@ pub enum WorkerEvent {
         /// The token.
         token: Bytes,
     },
-    /// Retained messages that the device was still to get when an earlier worker had it, in that worker's words.
-    Retained {
-        /// For this stream.
-        stream: StreamId,
-        /// As [`WorkerEnd::tell_retained`] was given it.
-        due: Bytes,
-    },
     /// The device's connection ended, or moved to another worker ([`Ending::Moved`]: the stream is over).
     Close {
         /// This stream.
@@ -210,7 +203,6 @@ impl WorkerEnd {
                 stream.close = Some(number);
                 self.events.push_back(WorkerEvent::Close { stream: id, number, ending });
             }
-            Frame::Retained { due, .. } => self.events.push_back(WorkerEvent::Retained { stream: id, due }),
             Frame::Passport { token } => self.events.push_back(WorkerEvent::Passport { stream: id, token }),
             Frame::Window { credit_bytes } => {
                 if !stream.credit.add(credit_bytes) {
@@ -239,8 +231,8 @@ impl WorkerEnd {
         self.transport.put(StreamId::LINK, &Frame::Store { is_away });
     }
 
-    /// Tells the edge which retained messages the device is still to get, in case that it goes on at another worker; with
-    /// `is_more` beside those that it was told of before. Of more than [`RETAINED_BYTES_MAX`] it keeps what it was told first. An
+    /// Tells the edge which retained messages the device is still to get, for [`crate::Resume::retained_due`] if it goes on at another
+    /// worker; with `is_more` beside those that it was told of before. Of more than [`RETAINED_BYTES_MAX`] it keeps what it was told first. An
     /// edge that does not know the frame keeps nothing.
     pub fn tell_retained(&mut self, id: StreamId, is_more: bool, due: Bytes) {
         debug_assert!(due.len() <= RETAINED_BYTES_MAX, "{} bytes", due.len());

@@ -18,7 +18,8 @@ pub const VERSION_OLDEST: u16 = 1;
 /// A worker asks for the last words of a device whose session another connection has: [`super::Kind::Yield`].
 pub const FEATURE_YIELD: u64 = 1;
 
-/// A worker tells which retained messages a device is still to get, and takes what another one told: [`super::Kind::Retained`].
+/// A worker tells which retained messages a device is still to get ([`super::Kind::Retained`]), and takes what another one told
+/// ([`crate::Resume::retained_due`]).
 pub const FEATURE_RETAINED: u64 = 2;
 
 /// The features that this release knows, one bit each.

@@ -80,8 +80,8 @@ mqtt::numbered! {
         Yield = 13,
         /// Worker to edge: whether it reaches its store. Optional: an edge that does not know it goes on without.
         Store = 0x81,
-        /// Retained messages that a device is still to get: what a worker tells, and the next worker is told. Optional: without it
-        /// they are lost when the device moves.
+        /// Worker to edge: which retained messages the device is still to get. Optional: where it is not known they are lost when
+        /// the device moves.
         Retained = 0x82,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use mqtt::PacketId;
 
 use super::decode::{FrameLimits, one_packet};
@@ -35,7 +35,9 @@ impl AuthenticationOutcome {
 impl Resume {
     fn encoded_len(&self) -> usize {
         let aliases: usize = self.topic_aliases.iter().map(|alias| 2 + text_len(&alias.topic)).sum();
-        4 + self.connack.len() + 4 + 2 + 3 * self.flows.len() + 2 + 2 * self.inbound_qos2.len() + 2 + aliases
+        let due = if self.retained_due.is_empty() { 0 } else { 4 + self.retained_due.len() };
+        let lists = 2 + 3 * self.flows.len() + 2 + 2 * self.inbound_qos2.len() + 2 + aliases;
+        4 + self.connack.len() + 4 + lists + due
     }
 
     fn encode(&self, out: &mut BytesMut) {
@@ -50,6 +52,10 @@ impl Resume {
             out.put_u16(alias.alias);
             put_text(&alias.topic, out);
         });
+        // The last field of OPEN, left out for who does not know it.
+        if !self.retained_due.is_empty() {
+            put_bytes(&self.retained_due, out);
+        }
     }
 
     fn decode(body: &mut Reader) -> Result<Self, WireError> {
@@ -68,7 +74,9 @@ impl Resume {
             }
             Ok(TopicAlias { alias, topic: body.text("topic of an alias")? })
         })?;
-        Ok(Self { connack, backlog, flows, inbound_qos2, topic_aliases })
+        let retained_due =
+            if body.end().is_ok() { Bytes::new() } else { body.bytes("retained messages due")? };
+        Ok(Self { connack, backlog, flows, inbound_qos2, topic_aliases, retained_due })
     }
 }
 

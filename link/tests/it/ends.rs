@@ -8,7 +8,8 @@ use link::mux::{
     Settings, WorkerEnd, WorkerEvent,
 };
 use link::wire::{
-    Ending, Frame, Hello, Kind, OPTIONAL, OpenBody, RETAINED_BYTES_MAX, RefuseReason, StreamId, Versions,
+    Decoded, Ending, FEATURE_RETAINED, FEATURES, Frame, FrameLimits, Hello, Kind, OPTIONAL, OpenBody,
+    RETAINED_BYTES_MAX, RefuseReason, StreamId, Versions, decode,
 };
 use link::{CloseCause, Resume};
 use mqtt::{OwnedFrame, ReasonCode};
@@ -28,7 +29,14 @@ fn open() -> Box<OpenBody> {
 
 pub(crate) fn resume() -> Box<OpenBody> {
     let connack = packet(0x20, &[0, 0]).raw;
-    let resume = Resume { connack, backlog: 0, flows: vec![], inbound_qos2: vec![], topic_aliases: vec![] };
+    let resume = Resume {
+        connack,
+        backlog: 0,
+        flows: vec![],
+        inbound_qos2: vec![],
+        topic_aliases: vec![],
+        retained_due: Bytes::new(),
+    };
     Box::new(OpenBody { resume: Some(Box::new(resume)), ..*open() })
 }
 
@@ -344,11 +352,8 @@ fn retained_messages_that_a_device_is_still_to_get_are_told_to_the_next_worker()
         let mut next = Pair::new(1000);
         let stream = next.edge.open(resume(), replay).unwrap();
         let (_, worker) = next.exchange();
-        let due = worker.iter().find_map(|event| match event {
-            WorkerEvent::Retained { due, .. } => Some(&due[..]),
-            _ => None,
-        });
-        assert_eq!(due, Some(&b"one, another"[..]));
+        let [WorkerEvent::Open { open, .. }] = &worker[..] else { panic!("{worker:?}") };
+        assert_eq!(open.resume.as_ref().unwrap().retained_due, b"one, another"[..]);
         next.worker.accept(stream, None).unwrap();
         if is_told {
             next.worker.tell_retained(stream, false, Bytes::new());
@@ -358,6 +363,35 @@ fn retained_messages_that_a_device_is_still_to_get_are_told_to_the_next_worker()
         replay = next.edge.give_up(stream).unwrap().replay;
     }
     assert_ne!(Kind::Retained as u8 & OPTIONAL, 0);
+}
+
+// It would refuse a field that it does not know, and never say that the device has them.
+#[test]
+fn a_worker_of_an_earlier_release_is_not_told_of_retained_messages() {
+    let mut pair = Pair::new(1000);
+    let stream = pair.open();
+    pair.worker.tell_retained(stream, true, Bytes::from_static(b"due"));
+    pair.exchange();
+    let mut replay = pair.edge.give_up(stream).unwrap().replay;
+    for (features, due) in [(FEATURES, &b"due"[..]), (FEATURES & !FEATURE_RETAINED, b""), (FEATURES, b"")] {
+        let Frame::Hello(hello) = hello(Versions::OURS) else { panic!("no HELLO") };
+        let mut edge = EdgeEnd::new(settings(1000), NOW);
+        edge.receive(NOW, &mut bytes_of(&[(0, Frame::Hello(Hello { features, ..hello }))])).unwrap();
+        let stream = edge.open(resume(), replay).unwrap();
+        let mut sent = BytesMut::new();
+        while !edge.outgoing().is_empty() {
+            let chunk = edge.outgoing().chunk().to_vec();
+            sent.extend_from_slice(&chunk);
+            edge.outgoing().advance(chunk.len());
+        }
+        let mut frames = std::iter::from_fn(|| decode(&mut sent, &FrameLimits::default()).unwrap());
+        let open = frames.find_map(|frame| match frame {
+            Decoded::Frame(_, Frame::Open(open)) => open.resume,
+            _ => None,
+        });
+        assert_eq!(open.unwrap().retained_due, due);
+        replay = edge.give_up(stream).unwrap().replay;
+    }
 }
 
 #[test]

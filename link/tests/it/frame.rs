@@ -78,13 +78,15 @@ fn resume() -> impl Strategy<Value = Resume> {
         vec(flow, 0..20),
         vec(packet_id(), 0..20),
         vec(alias, 0..5),
+        bytes(),
     )
-        .prop_map(|(connack, backlog, flows, inbound_qos2, topic_aliases)| Resume {
+        .prop_map(|(connack, backlog, flows, inbound_qos2, topic_aliases, retained_due)| Resume {
             connack,
             backlog,
             flows,
             inbound_qos2,
             topic_aliases,
+            retained_due,
         })
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use link::Outgoing;
 use mqtt::ReasonCode;
 use mqtt::frame::Frame;
@@ -67,16 +66,8 @@ impl WorkerStream {
         }
     }
 
-    /// Retained messages that the device was still to get when another worker had it, in that worker's words.
-    pub(crate) fn resume_retained(&mut self, due: Bytes) {
-        match &mut self.state {
-            State::AwaitingClaim(pending) => pending.retained_due = due,
-            State::Serving(serving) => serving.resume_retained(&self.hub, &due),
-            State::Ended(_) => {}
-        }
-    }
-
-    /// What the edge is to be told of them, if there is news; with `is_sent` it has all that was written.
+    /// What the edge is to be told of retained messages that are still to be sent, if there is news; with `is_sent` it has all that
+    /// was written.
     pub(crate) fn retained_news(&mut self, is_sent: bool) -> Option<DueNews> {
         match &mut self.state {
             State::Serving(serving) => serving.retained_news(&self.hub, is_sent),

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use link::{CloseCause, Event, Open, Outgoing, Passport};
 use mqtt::frame::Frame;
 use mqtt::{Connect, PacketType, ReasonCode};
@@ -69,8 +68,6 @@ struct Pending {
     refused: Option<ReasonCode>,
     /// The store was asked on behalf of somebody whom the passport is not about any more.
     is_anothers: bool,
-    /// What another worker told of retained messages that are still to be sent; empty for nothing.
-    retained_due: Bytes,
 }
 
 impl Pending {
@@ -94,16 +91,7 @@ impl WorkerStream {
         if refused.is_none() && asked.is_none() {
             hub.claim(&wanted, &slot);
         }
-        let pending = Pending {
-            open,
-            terms,
-            wanted,
-            slot,
-            asked,
-            refused,
-            is_anothers: false,
-            retained_due: Bytes::new(),
-        };
+        let pending = Pending { open, terms, wanted, slot, asked, refused, is_anothers: false };
         let takeover = if yields { Takeover::Asks } else { Takeover::Ends };
         Self { hub, state: State::AwaitingClaim(Box::new(pending)), departure: None, takeover }
     }
@@ -189,8 +177,8 @@ impl WorkerStream {
                 self.hub.connected_max.fetch_max(connected, Ordering::Relaxed);
                 let mut serving = Serving::new(session, granted.handle, granted.attachment, rare);
                 serving.revoke(&self.hub);
-                if !pending.retained_due.is_empty() {
-                    serving.resume_retained(&self.hub, &pending.retained_due);
+                if let Some(resume) = open.resume.as_ref().filter(|resume| !resume.retained_due.is_empty()) {
+                    serving.resume_retained(&self.hub, &resume.retained_due);
                 }
                 self.state = State::Serving(serving);
                 self.run(effects, spare, out);

@@ -87,6 +87,7 @@ impl Edge {
             flows: self.flows.to_device(),
             inbound_qos2: self.flows.from_device(),
             topic_aliases: Vec::new(),
+            retained_due: Bytes::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Workers that die, and those that were only taken for dead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use broker::ClusterSettings;
@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::world::{Cluster, publish, subscribe, take, within};
 use crate::device::{Got, How};
+use crate::moody::{Kept, Moody};
 
 // ARCHITECTURE, rule 5.
 #[tokio::test(start_paused = true)]
@@ -100,6 +101,37 @@ async fn the_will_of_a_session_whose_worker_and_edge_died_fires_once() {
     sleep(Duration::from_secs(9)).await;
     assert_eq!(watcher.drain(), [], "it may still come back");
     let wills = within(&mut watcher, 10_000).await;
+    assert!(matches!(&wills[..], [Got::Publish { topic, .. }] if topic == "will"), "{wills:?}");
+}
+
+// The store would hand it out again, but only after half a minute.
+#[tokio::test(start_paused = true)]
+async fn a_will_that_a_worker_was_handed_is_published_before_it_ends() {
+    let cluster = Cluster::new();
+    let memory = cluster.memory.worker("one");
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Arc::clone(&is_slow);
+    let (store, answers) = Moody::keeping(memory.store(), move |_, client_id| {
+        (client_id.is_none() && slow.load(Ordering::Relaxed)).then_some(Kept::Answer)
+    });
+    let one = cluster.worker_over(memory, Arc::new(store), ClusterSettings::default()).await;
+    let two = cluster.worker("two").await;
+    let mut watcher = two.join(&How::clean("watcher")).await;
+    subscribe(&mut watcher, "will", 1).await;
+    let mut device = one.join(&How { will: Some(("will", 0)), ..How::stored("device") }).await;
+    is_slow.store(true, Ordering::Relaxed);
+    // The store has handed the Will out when it has let the session go; that it has is answered later.
+    device.lose();
+    let answering = tokio::spawn(async move {
+        sleep(Duration::from_millis(500)).await;
+        is_slow.store(false, Ordering::Relaxed);
+        answers.let_go();
+    });
+    one.broker.finish_due().await;
+    // Its process ends, and hears no answer any more.
+    answering.abort();
+    one.broker.stop();
+    let wills = within(&mut watcher, 5_000).await;
     assert!(matches!(&wills[..], [Got::Publish { topic, .. }] if topic == "will"), "{wills:?}");
 }
 

@@ -209,6 +209,7 @@ impl World {
             flows: Vec::new(),
             inbound_qos2: Vec::new(),
             topic_aliases: Vec::new(),
+            retained_due: Bytes::new(),
         });
         let asked = open_body(device as u128, Bytes::new(), packet(0x10, b"connect").raw);
         let open = Box::new(OpenBody { resume: resume.map(Box::new), ..asked });
@@ -353,7 +354,7 @@ impl World {
             WorkerEvent::LinkSendable => {
                 self.served[at].values_mut().for_each(|served| served.is_blocked = false);
             }
-            WorkerEvent::Ready(_) | WorkerEvent::Passport { .. } | WorkerEvent::Retained { .. } => {}
+            WorkerEvent::Ready(_) | WorkerEvent::Passport { .. } => {}
         }
     }
 
