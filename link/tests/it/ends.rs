@@ -213,9 +213,7 @@ fn what_is_durable_is_told_before_the_next_packet() {
     pair.worker.send(stream, &publish(b"one")).unwrap();
     let mut sent = BytesMut::from(pair.worker.outgoing().chunk());
     let mut kinds = Vec::new();
-    while let Ok(Some(link::wire::Decoded::Frame(_, frame))) =
-        link::wire::decode(&mut sent, &Default::default())
-    {
+    while let Ok(Some(Decoded::Frame(_, frame))) = decode(&mut sent, &Default::default()) {
         kinds.push(frame.kind());
     }
     assert_eq!(kinds, [Kind::Durable, Kind::Packet]);
@@ -501,8 +499,8 @@ fn neighbouring_versions_talk_and_others_do_not() {
             other => panic!("{other:?}"),
         })
     };
-    assert_eq!(greet(Versions { oldest: 1, newest: 2 }), Ok((2, link::wire::FEATURES)));
-    assert_eq!(greet(Versions { oldest: 3, newest: 4 }), Ok((3, link::wire::FEATURES)));
+    assert_eq!(greet(Versions { oldest: 1, newest: 2 }), Ok((2, FEATURES)));
+    assert_eq!(greet(Versions { oldest: 3, newest: 4 }), Ok((3, FEATURES)));
     assert!(matches!(greet(Versions { oldest: 4, newest: 5 }), Err(LinkError::NoCommonVersion { .. })));
     let mut edge = EdgeEnd::new(settings(100), NOW);
     let unexpected = LinkError::Unexpected { kind: Kind::Ping, stream: StreamId::LINK };
