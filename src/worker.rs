@@ -24,7 +24,7 @@ use crate::upgrade::Arrival;
 use crate::watch::{Files, Watch};
 
 /// How long the store may take to let a worker tell the others what they wait for, and leave them.
-const LEAVE: Duration = Duration::from_secs(8);
+const LEAVE: Duration = Duration::from_secs(10);
 /// How long the store may take to answer what it was given.
 const STORE_CLOSE: Duration = Duration::from_secs(30);
 /// Before Redis is tried again that could not be reached; doubled each time up to the second.
@@ -127,10 +127,8 @@ impl Runnable for Worker {
         }
         drop(self.links);
         self.broker.finish_due().await;
-        if left == 0
-            && let Ok(Err(error)) = tokio::time::timeout(LEAVE, self.broker.leave()).await
-        {
-            tracing::info!(%error, "the other workers will find out that this one is gone");
+        if left == 0 && !leave(&self.broker).await {
+            tracing::info!("the other workers will find out that this one is gone");
         }
         self.broker.stop();
         let (closed, wait) = tokio::sync::oneshot::channel();
@@ -143,6 +141,18 @@ impl Runnable for Worker {
             Ok(Ok(Err(error))) => Err(Failure::io(format!("the store did not close: {}", chain(&error)))),
             Ok(Err(_)) | Err(_) => Err(Failure::io("the store did not close in time")),
         }
+    }
+}
+
+/// Leaves the other workers, and answers whether it has.
+async fn leave(broker: &Broker) -> bool {
+    match tokio::time::timeout(LEAVE, broker.leave()).await {
+        Ok(Ok(has_left)) => has_left,
+        Ok(Err(error)) => {
+            tracing::info!(%error, "the store does not let this worker leave");
+            false
+        }
+        Err(_) => false,
     }
 }
 

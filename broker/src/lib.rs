@@ -194,23 +194,29 @@ impl Broker {
 
     /// Takes no more of what is due, that is Wills and what members of shares left, and waits for the end of what this worker has
     /// taken, two seconds at most. To be called before it ends: the store hands out again what had no end, but only after half a
-    /// minute.
-    pub async fn finish_due(&self) {
+    /// minute. Answers whether all had an end.
+    pub async fn finish_due(&self) -> bool {
         self.hub.due.close();
-        if tokio::time::timeout(FINISH_DUE, self.hub.due.wait()).await.is_err() {
+        let is_over = tokio::time::timeout(FINISH_DUE, self.hub.due.wait()).await.is_ok();
+        if !is_over {
             tracing::info!("what is due has no end yet; another worker sees to it in half a minute");
         }
+        is_over
     }
 
     /// Stops, and leaves the other workers, so that they need not find out that this one is gone. Only when all its sessions were
-    /// let go: otherwise the others let go of them when it has been silent for a while, which this would prevent.
+    /// let go: otherwise the others let go of them when it has been silent for a while, which this would prevent. Answers `false` if what
+    /// others have sent it takes too long: they see to that, too, when they find out.
     ///
     /// # Errors
     /// What the store answers; the others find out then.
-    pub async fn leave(&self) -> Result<(), StoreError> {
+    pub async fn leave(&self) -> Result<bool, StoreError> {
+        if !self.hub.cluster.take_last_notes().await? || !self.finish_due().await {
+            return Ok(false);
+        }
         self.hub.cluster.send_rest().await;
         self.stop();
-        self.hub.cluster.leave().await
+        self.hub.cluster.leave().await.map(|()| true)
     }
 
     /// Stops the timers. Streams that are open go on working.

@@ -230,6 +230,45 @@ pub struct InboxPage {
     pub has_gap: bool,
 }
 
+/// A worker that is silent for good, and how far what it left was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burial {
+    /// Who is dead.
+    pub worker: WorkerId,
+    /// It is not buried if it has renewed its lease since, milliseconds by the store's clock. Says nothing once a burial has begun.
+    pub silent_ms: u64,
+    /// How long its sessions wait for their devices, milliseconds.
+    pub grace_ms: u64,
+    /// When that begins.
+    pub now: UnixMs,
+    /// What was in its inbox at or before this place was handed on, and is thrown away; 0 at first.
+    pub handed_on: Position,
+}
+
+/// A message in the inbox of a dead worker, for one member of each of these Shared Subscriptions: there is one elsewhere, perhaps.
+#[derive(Clone, Debug)]
+pub struct LeftInInbox {
+    /// The message, with QoS 1. What has QoS 2 the dead worker may have begun to deliver: no other member may have it then (v5 section
+    /// 4.8.2, [MQTT-4.8.2-5]).
+    pub message: Arc<Message>,
+    /// The shares.
+    pub shares: Vec<Arc<str>>,
+}
+
+impl Noted {
+    /// What is for others if the worker is dead.
+    pub(crate) fn left(self) -> Option<LeftInInbox> {
+        match self {
+            Self::Message { message, shares, .. }
+                if message.qos() == QoS::AtLeastOnce && !shares.is_empty() =>
+            {
+                Some(LeftInInbox { message, shares })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What a worker has in common with others. Answers come as [`crate::Store`]'s do; those of one worker's calls of
 /// [`Cluster::append`], and of its calls of [`Cluster::post`] to one inbox, in the order of the calls.
 pub trait Cluster: Send + Sync + 'static {
@@ -248,6 +287,9 @@ pub trait Cluster: Send + Sync + 'static {
     fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>);
 
     /// Leaves the registry, after its sessions were let go.
+    ///
+    /// # Errors
+    /// [`crate::StoreError::Unavailable`] while it is being buried, too: who does that sees to the rest.
     fn leave(&self, done: Done<()>);
 
     /// Adds changes to the log. `Listening` and `Deaf` are kept for [`Cluster::listening`] in the same step; those of a worker
@@ -267,8 +309,16 @@ pub trait Cluster: Send + Sync + 'static {
     /// thrown away, at the latest when that has been read for a second and the inbox is read again.
     fn read_inbox(&self, after: Position, wait_ms: u64, done: Done<InboxPage>);
 
+    /// Shuts this worker's inbox until it joins again: what is posted to it from now on is [`Heard::Gone`]. Answers the place of the
+    /// last note in it, which may still be read; 0 if it is empty.
+    fn shut_inbox(&self, done: Done<Position>);
+
     /// Lets go of everything that a worker owned which is silent for good: each of its sessions as [`crate::Store::release`]
-    /// with the Will kept and `grace_ms`; then what it listens to ([`RouteChange::Left`]), its inbox and its entry in the
-    /// registry. May be repeated by anybody, and goes on where it was left.
-    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>);
+    /// with the Will kept and [`Burial::grace_ms`]; then its inbox, which is shut, and what it listens to and its entry in the registry
+    /// ([`RouteChange::Left`]).
+    ///
+    /// As long as there are messages for shares in its inbox, the answer is the next of them (which it may have taken itself before it
+    /// died), and the worker stays in the registry: they are to be handed on, and the burial repeated with the place of the last one. It is
+    /// over when none come. May be repeated by anybody, and goes on where it was left.
+    fn bury(&self, burial: Burial, done: Done<Vec<Placed<LeftInInbox>>>);
 }

@@ -18,8 +18,8 @@ mod tables;
 pub mod testing;
 
 pub use cluster::{
-    Cluster, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted, Placed,
-    Position, PublishingSession, RouteChange, Stamp, Wants, WorkerId,
+    Burial, Cluster, Heard, InboxPage, Joined, Lease, LeftInInbox, Listener, ListeningPage, LogPage, Member,
+    Noted, Placed, Position, PublishingSession, RouteChange, Stamp, Wants, WorkerId,
 };
 pub use durations::{DurationCounts, Durations};
 pub use embedded::{Damage, EmbeddedConfig, EmbeddedStore, Fsync, OnDamage, OpenError};

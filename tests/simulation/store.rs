@@ -8,8 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand::Rng;
 use state::{
-    Claim, Claimed, Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage,
-    MemoryStore, MemoryWorker, Noted, Position, RouteChange, Store, StoreError, StoreStats, UnixMs, WorkerId,
+    Burial, Claim, Claimed, Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, LeftInInbox,
+    ListeningPage, LogPage, MemoryStore, MemoryWorker, Noted, Placed, Position, RouteChange, Store,
+    StoreError, StoreStats, WorkerId,
 };
 use testkit::front::{Asked, Way, unavailable};
 
@@ -266,7 +267,11 @@ impl Cluster for Road {
         self.submit(Lane::Inbox, done, move |worker, done| worker.read_inbox(after, wait_ms, done));
     }
 
-    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
-        self.submit(Lane::Registry, done, move |own, done| own.bury(worker, grace_ms, now, done));
+    fn shut_inbox(&self, done: Done<Position>) {
+        self.submit(Lane::Inbox, done, Cluster::shut_inbox);
+    }
+
+    fn bury(&self, burial: Burial, done: Done<Vec<Placed<LeftInInbox>>>) {
+        self.submit(Lane::Registry, done, move |own, done| own.bury(burial, done));
     }
 }

@@ -39,6 +39,7 @@ mod proxy;
 mod read_your_subscription;
 mod retained;
 mod revocation;
+mod shares;
 mod sources;
 mod stack;
 mod stalled;

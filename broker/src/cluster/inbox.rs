@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt::QoS;
-use state::{InboxPage, Message, Noted, Number, Placed, Position, Stamp, StoredSession};
-use tokio::time::sleep;
+use state::{InboxPage, Message, Noted, Number, Placed, Position, Stamp, StoreError, StoredSession};
+use tokio::time::{sleep, timeout};
 
 use crate::directory::SessionHandle;
 
@@ -21,8 +21,11 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 const SWEEP_SESSIONS: usize = 200;
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a worker that leaves waits for the end of its inbox.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
+
 /// Who hands the messages of other workers to the sessions that are connected here.
-pub(crate) trait Recipient: Send {
+pub(crate) trait Recipient: Send + Sync {
     /// Hands a message on that was published at `at_us` by the store's clock: to those who are subscribed plainly, if `is_plain`,
     /// and to a member of each of the shares. Answers how many did not get it since they may have it from another worker; shares
     /// without a member here are added to `homeless`.
@@ -34,8 +37,8 @@ pub(crate) trait Recipient: Send {
         shares: (&[Arc<str>], &mut Vec<Arc<str>>),
     ) -> u64;
 
-    /// Offers a message to all members of a share, wherever they are.
-    fn share_anew(&self, share: Arc<str>, message: Arc<Message>);
+    /// Offers a message to all members of a share, wherever they are, and calls `then` when one has it, or lets go of that.
+    fn share_anew(&self, share: Arc<str>, message: Arc<Message>, then: Box<dyn FnOnce() + Send>);
 }
 
 /// Reads the inbox until it is dropped; from its beginning again when the worker has joined anew.
@@ -60,6 +63,9 @@ pub(super) async fn read(cluster: Arc<Cluster>, recipient: impl Recipient) {
         for Placed { position, what } in notes {
             after = position;
             cluster.take_note(&recipient, what);
+        }
+        if after > Position::default() {
+            cluster.inbox_taken.send_replace(after);
         }
         if has_gap {
             look_at_queues(&cluster, Duration::ZERO).await;
@@ -99,6 +105,17 @@ async fn look_at_queues(cluster: &Cluster, pause: Duration) {
 }
 
 impl Cluster {
+    /// Shuts the inbox, and returns when what is in it was taken: what comes for a share whose members have gone on elsewhere is
+    /// offered to them before the worker leaves. Answers `false` if that takes too long.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) async fn take_last_notes(&self) -> Result<bool, StoreError> {
+        let last = ask(|done| self.api.shut_inbox(done)).await?;
+        let mut taken = self.inbox_taken.subscribe();
+        Ok(timeout(LAST_WITHIN, taken.wait_for(|taken| *taken >= last)).await.is_ok())
+    }
+
     /// Hands a message on, unless it came before, or with QoS 0 may come too late.
     fn take_message(&self, stamp: &Stamp, message: &Message, route: impl FnOnce() -> u64) {
         let is_ordered = message.qos() == QoS::AtMostOnce;
@@ -124,7 +141,7 @@ impl Cluster {
                 });
                 // Its members have gone on elsewhere since it was sent here.
                 for share in homeless.into_iter().filter(|_| message.qos() > QoS::AtMostOnce) {
-                    recipient.share_anew(share, Arc::clone(&message));
+                    recipient.share_anew(share, Arc::clone(&message), Box::new(|| ()));
                 }
             }
             Noted::Queued { session, number, delivery } => {

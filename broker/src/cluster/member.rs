@@ -95,6 +95,17 @@ impl Membership {
         self.shared().map_or(0, |cluster| cluster.begin_to_listen(moves))
     }
 
+    /// As [`Cluster::take_last_notes`].
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) async fn take_last_notes(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Alone(_) => Ok(true),
+            Self::Shared(cluster) => cluster.take_last_notes().await,
+        }
+    }
+
     /// As [`Cluster::send_rest`].
     pub(crate) async fn send_rest(&self) {
         if let Some(cluster) = self.shared() {

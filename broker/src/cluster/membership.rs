@@ -1,19 +1,19 @@
 //! How a worker enters the registry, keeps its lease, and looks after those that are silent.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use state::{Lease, Member, StoreError, WorkerId};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Cluster;
 use super::ask::{RETRY_AFTER, ask};
 use super::inbox::Recipient;
 use super::pace::Pace;
-use super::{inbox, log_reader};
+use super::{burial, inbox, log_reader};
 
 /// How often it is looked whether the lease holds, while joining.
 const SOON: Duration = Duration::from_millis(3);
@@ -44,7 +44,7 @@ impl Drop for Tasks {
 /// What the store will not answer later either.
 pub(crate) async fn join(
     cluster: &Arc<Cluster>,
-    recipient: impl Recipient + 'static,
+    recipient: impl Recipient + Clone + 'static,
 ) -> Result<Tasks, StoreError> {
     while let Err(error) = enter(cluster).await {
         if !error.is_retryable() {
@@ -55,7 +55,7 @@ pub(crate) async fn join(
     let own = || Arc::clone(cluster);
     let mut tasks = Tasks(Vec::new());
     // Before the routes are loaded, which may take longer than others wait for a silent worker.
-    tasks.0.push(tokio::spawn(keep_lease(own())));
+    tasks.0.push(tokio::spawn(keep_lease(own(), recipient.clone())));
     while let Err(error) = log_reader::load(cluster).await {
         if !error.is_retryable() {
             return Err(error);
@@ -91,9 +91,9 @@ async fn enter(cluster: &Cluster) -> Result<(), StoreError> {
 }
 
 /// Renews the lease a few times while it lasts, and at once when somebody waits for it.
-async fn keep_lease(cluster: Arc<Cluster>) {
+async fn keep_lease(cluster: Arc<Cluster>, recipient: impl Recipient + Clone + 'static) {
     let lease = cluster.settings.lease();
-    let burying: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
+    let mut burials = HashMap::new();
     let mut pace = Pace::new();
     loop {
         let call = cluster.begin_list();
@@ -121,7 +121,7 @@ async fn keep_lease(cluster: Arc<Cluster>) {
                 let is_live = |id| members.iter().any(|member| member.id == id && member.is_live);
                 cluster.directory.note_silent(|worker| !is_live(worker));
                 cluster.end_doubted(doubted);
-                bury_silent(&cluster, &members, &burying);
+                bury_silent(&cluster, &recipient, &members, &mut burials);
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the route lease was not renewed");
@@ -164,38 +164,23 @@ async fn expelled(cluster: &Arc<Cluster>) {
 
 /// Buries workers that are silent for good, if this one has heard from the store all the time: after an outage everybody
 /// looks silent.
-fn bury_silent(cluster: &Arc<Cluster>, members: &[Member], burying: &Arc<Mutex<HashSet<WorkerId>>>) {
+fn bury_silent(
+    cluster: &Arc<Cluster>,
+    recipient: &(impl Recipient + Clone + 'static),
+    members: &[Member],
+    burials: &mut HashMap<WorkerId, AbortOnDropHandle<()>>,
+) {
+    burials.retain(|_, burial| !burial.is_finished());
     let after = cluster.settings.worker_timeout();
     if cluster.lease.steady_for() < after {
         return;
     }
     for member in members {
         let is_silent = u128::from(member.silent_ms) >= after.as_millis();
-        if member.id == cluster.id || !is_silent || !burying.lock().insert(member.id) {
-            continue;
+        if member.id != cluster.id && is_silent && !burials.contains_key(&member.id) {
+            let burial = burial::bury(Arc::clone(cluster), recipient.clone(), member.clone());
+            burials.insert(member.id, AbortOnDropHandle::new(tokio::spawn(burial)));
         }
-        let (worker, name) = (member.id, Arc::clone(&member.name));
-        tracing::warn!(
-            worker = &*name,
-            silent_ms = member.silent_ms,
-            "a worker is dead: its sessions are let go"
-        );
-        let (metrics, burying) = (Arc::clone(cluster), Arc::clone(burying));
-        let done = move |result: Result<(), StoreError>| {
-            match result {
-                Ok(()) => {
-                    metrics.metrics.workers_buried.inc();
-                }
-                Err(error) => tracing::warn!(worker = &*name, %error, "a dead worker is not let go of yet"),
-            }
-            burying.lock().remove(&worker);
-        };
-        cluster.api.bury(
-            worker,
-            u64::from(cluster.settings.handoff_grace_ms),
-            cluster.host.clock.now(),
-            Box::new(done),
-        );
     }
 }
 

@@ -36,6 +36,8 @@ link::metrics! {
         pub(super) messages_late: Counter[reason: LateReason];
         /// Dead workers whose sessions were let go.
         pub(super) workers_buried: Counter;
+        /// Messages for shares that were in the inbox of a dead worker, offered to other members.
+        pub(super) messages_handed_on: Counter;
         /// Times that others buried this worker.
         pub(super) expelled: Counter;
         /// Times that all routes were read anew.

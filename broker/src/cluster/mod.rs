@@ -6,6 +6,7 @@
 mod announce;
 mod ask;
 mod barrier;
+mod burial;
 mod fenced;
 mod inbox;
 mod lease;
@@ -29,8 +30,8 @@ use link::ConnectionId;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use state::{Fence, Store, WorkerId};
-use tokio::sync::Notify;
+use state::{Fence, Position, Store, WorkerId};
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::directory::{Directory, Listened, RouteSink};
@@ -91,6 +92,8 @@ pub(crate) struct Cluster {
     clock: StoreClock,
     /// The newest message of each publisher.
     seen: Seen,
+    /// The last place of the inbox whose note was taken.
+    inbox_taken: watch::Sender<Position>,
     /// Number of the last note with a message.
     notes: AtomicU64,
     /// Connections that lost their session lately, newest last: a note may come before the answer to the claim of the
@@ -130,6 +133,7 @@ impl Cluster {
             joins: AtomicUsize::new(0),
             clock: StoreClock::new(),
             seen: Seen::new(),
+            inbox_taken: watch::Sender::default(),
             notes: AtomicU64::new(0),
             lost: Mutex::default(),
             fenced: Fenced::default(),

@@ -190,7 +190,7 @@ impl Hub {
     fn rank(&self, group: &Group, member: &Subscriber, qos: QoS) -> Option<u8> {
         let session = match member {
             Subscriber::Session(session, _) => session,
-            // What it is sent goes with it if it is dead.
+            // What it is sent goes to others late, if it is dead.
             Subscriber::Worker(other) if other.is_silent.load(Ordering::Relaxed) => {
                 return (other.wants != Wants::Qos0Only || qos == QoS::AtMostOnce).then_some(RANK_SILENT);
             }

@@ -82,7 +82,12 @@ impl Recipient for Arc<Hub> {
         Hub::route_noted(self, message, at_us, is_plain, shares)
     }
 
-    fn share_anew(&self, share: Arc<str>, message: Arc<Message>) {
-        self.offer_to_share(share, message, None);
+    fn share_anew(&self, share: Arc<str>, message: Arc<Message>, then: Then) {
+        let at_hand = self.due.token();
+        let then = move || {
+            drop(at_hand);
+            then();
+        };
+        self.offer_to_share(share, message, Some(Box::new(then)));
     }
 }

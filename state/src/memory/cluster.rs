@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::registry::AnsweredRead;
 use super::{Content, MemoryStore};
 use crate::{
-    Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, ListeningPage, LogPage, Noted, Position,
-    RouteChange, StoreError, UnixMs, WorkerId,
+    Burial, Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, LeftInInbox, ListeningPage, LogPage,
+    Noted, Placed, Position, RouteChange, StoreError, UnixMs, WorkerId,
 };
 
 /// A store that several workers share. Clones are the same.
@@ -104,7 +104,7 @@ impl Cluster for MemoryWorker {
     }
 
     fn join(&self, done: Done<Joined>) {
-        self.call(done, |content| Ok(content.registry.join(self.store.worker, &self.name)));
+        self.call(done, |content| content.registry.join(self.store.worker, &self.name));
     }
 
     fn renew(&self, applied: Option<Position>, lease_ms: u64, done: Done<Lease>) {
@@ -112,10 +112,7 @@ impl Cluster for MemoryWorker {
     }
 
     fn leave(&self, done: Done<()>) {
-        self.call(done, |content| {
-            content.registry.leave(self.store.worker);
-            Ok(())
-        });
+        self.call(done, |content| content.registry.leave(self.store.worker));
     }
 
     fn append(&self, changes: Vec<RouteChange>, done: Done<Position>) {
@@ -146,11 +143,21 @@ impl Cluster for MemoryWorker {
         change(&self.store, |_| ());
     }
 
-    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
+    fn shut_inbox(&self, done: Done<Position>) {
+        self.call(done, |content| Ok(content.registry.shut_inbox(self.store.worker)));
+    }
+
+    fn bury(&self, burial: Burial, done: Done<Vec<Placed<LeftInInbox>>>) {
         self.call(done, |content| {
-            content.tables.bury(worker, grace_ms, now);
-            content.registry.leave(worker);
-            Ok(())
+            if !content.registry.begin_burial(burial.worker, burial.silent_ms) {
+                return Ok(Vec::new());
+            }
+            content.tables.bury(burial.worker, burial.grace_ms, burial.now);
+            let left = content.registry.left_in_inbox(burial.worker, burial.handed_on);
+            if left.is_empty() {
+                content.registry.strike(burial.worker);
+            }
+            Ok(left)
         });
     }
 }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::answers::Answers;
 use crate::{
-    Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted, Placed,
-    Position, RouteChange, StoreError, UnixMs, Wants, WorkerId,
+    Cursor, Done, Heard, InboxPage, Joined, Lease, LeftInInbox, Listener, ListeningPage, LogPage, Member,
+    Noted, Placed, Position, RouteChange, StoreError, UnixMs, Wants, WorkerId,
 };
 
 /// Entries of a page.
 const PAGE_MAX: usize = 256;
+/// Entries of an inbox in one answer to who buries its worker.
+const LEFT_MAX: usize = 8;
 /// Entries of an inbox that may come back after they were thrown away.
 const THROWN_MAX: usize = 8;
 
@@ -24,6 +26,8 @@ pub(super) struct Registry {
     log_end: Position,
     listening: BTreeMap<(WorkerId, Arc<str>), Wants>,
     inboxes: BTreeMap<WorkerId, Inbox>,
+    /// Who is being buried.
+    burials: BTreeSet<WorkerId>,
     pub(super) inbox_bytes_max: Option<usize>,
     pub(super) log_entries_max: Option<usize>,
     reads: Vec<Read>,
@@ -99,8 +103,15 @@ fn placed<T: Clone>(position: Position, what: &[T]) -> impl Iterator<Item = Plac
     what.iter().map(move |what| Placed { position, what: what.clone() })
 }
 
+fn buried() -> StoreError {
+    StoreError::Unavailable(Arc::new(std::fmt::Error))
+}
+
 impl Registry {
-    pub(super) fn join(&mut self, id: WorkerId, name: &Arc<str>) -> Joined {
+    pub(super) fn join(&mut self, id: WorkerId, name: &Arc<str>) -> Result<Joined, StoreError> {
+        if self.burials.contains(&id) {
+            return Err(buried());
+        }
         let entry = Registration {
             name: Arc::clone(name),
             applied: Some(Position(0)),
@@ -110,20 +121,20 @@ impl Registry {
         self.members.insert(id, entry);
         self.elsewhere.remove(&id);
         self.inboxes.entry(id).or_default().is_open = true;
-        Joined { log_end: self.log_end }
+        Ok(Joined { log_end: self.log_end })
     }
 
     pub(super) fn renew(&mut self, id: WorkerId, applied: Option<Position>, lease_ms: u64) -> Lease {
         let now = self.now;
         let is_elsewhere = self.elsewhere.contains(&id);
         let is_expelled = match self.members.get_mut(&id) {
-            None => true,
-            Some(entry) => {
+            Some(entry) if !self.burials.contains(&id) => {
                 entry.applied = if is_elsewhere { Some(Position(0)) } else { applied };
                 entry.lease_until = now + lease_ms;
                 entry.renewed_at = now;
                 false
             }
+            _ => true,
         };
         let members = self.members.iter().map(|(id, entry)| Member {
             id: *id,
@@ -136,8 +147,17 @@ impl Registry {
         Lease { members, log_end, is_expelled, is_elsewhere, now_us: now * 1000 }
     }
 
+    pub(super) fn leave(&mut self, id: WorkerId) -> Result<(), StoreError> {
+        if self.burials.contains(&id) {
+            return Err(buried());
+        }
+        self.strike(id);
+        Ok(())
+    }
+
     /// Takes a worker out, with all that it has here.
-    pub(super) fn leave(&mut self, id: WorkerId) {
+    pub(super) fn strike(&mut self, id: WorkerId) {
+        self.burials.remove(&id);
         if self.members.remove(&id).is_some() {
             self.listening.retain(|(worker, _), _| *worker != id);
             self.push(vec![RouteChange::Left(id)]);
@@ -147,6 +167,33 @@ impl Registry {
             inbox.notes.clear();
             inbox.thrown.clear();
         }
+    }
+
+    /// Answers where the last note is that is in the inbox.
+    pub(super) fn shut_inbox(&mut self, id: WorkerId) -> Position {
+        let inbox = self.inboxes.entry(id).or_default();
+        inbox.is_open = false;
+        inbox.notes.back().map(|(at, _)| *at).unwrap_or_default()
+    }
+
+    /// Answers whether the worker is to be buried, or is being buried already.
+    pub(super) fn begin_burial(&mut self, id: WorkerId, silent_ms: u64) -> bool {
+        let Some(entry) = self.members.get(&id) else { return false };
+        let is_silent = self.now.saturating_sub(entry.renewed_at) >= silent_ms;
+        (is_silent && self.burials.insert(id)) || self.burials.contains(&id)
+    }
+
+    /// Shuts an inbox, throws away what was handed on of it, and answers what is next.
+    pub(super) fn left_in_inbox(&mut self, id: WorkerId, handed_on: Position) -> Vec<Placed<LeftInInbox>> {
+        self.shut_inbox(id);
+        let Some(inbox) = self.inboxes.get_mut(&id) else { return Vec::new() };
+        inbox.notes.retain(|(at, _)| *at > handed_on);
+        let left = |(at, notes): &(Position, Vec<Noted>)| {
+            let position = *at;
+            notes.clone().into_iter().filter_map(Noted::left).map(move |what| Placed { position, what })
+        };
+        let pages = inbox.notes.iter().map(|entry| left(entry).collect::<Vec<_>>());
+        pages.filter(|page| !page.is_empty()).take(LEFT_MAX).flatten().collect()
     }
 
     pub(super) fn append(&mut self, id: WorkerId, mut changes: Vec<RouteChange>) -> Position {

@@ -360,12 +360,20 @@ operations! {
     /// See [`crate::Cluster::listening`].
     Read listening(ListeningOp) of ClusterKeys [listening, listening_qos] { after: Vec<u8>, routes_max: u64 }
 
-    /// Some of what a worker listens to goes.
-    Write unlisten(UnlistenOp<'a>) of ClusterKeys [listening, listening_qos] { run: &'a str }
+    /// Some of what a worker listens to goes. See [`LeaveOp`] for what the arguments mean.
+    Write unlisten(UnlistenOp<'a>) of ClusterKeys [registry, burials, listening, listening_qos] {
+        run: &'a str,
+        joined_us: u64,
+        is_own: bool,
+    }
 
-    /// A worker leaves the registry.
+    /// A worker leaves the registry, or is struck out of it.
     Alone leave(LeaveOp<'a>) of ClusterKeys [registry, log_end, log, burials] {
         run: &'a str,
+        /// The entry that is meant, as [`JoinOp`] answered it: of one that has joined anew nothing goes. 0: whichever.
+        joined_us: u64,
+        /// It does so itself, which it may not while others bury it.
+        is_own: bool,
         entries_max: u64,
         entry: Vec<u8>,
     }
@@ -378,13 +386,21 @@ operations! {
         turn_ms: u64,
         /// The bucket that it is at.
         bucket: u16,
+        /// For how long it must be silent for this to begin.
+        silent_ms: u64,
     }
 
-    /// The inbox of a worker that joins.
-    Write open_inbox(OpenInboxOp) of InboxKeys [counters] {}
+    /// The inbox of a worker that has joined.
+    Write open_inbox(OpenInboxOp) of InboxKeys [counters] { joined_us: u64 }
 
-    /// The inbox of a worker that leaves.
-    Alone close_inbox(CloseInboxOp) of InboxKeys [inbox, counters] {}
+    /// The inbox of a worker that leaves, or is dead, if it is still the one that was opened then. Answers where its last entry is.
+    Write shut_inbox(ShutInboxOp) of InboxKeys [inbox, counters] { joined_us: u64 }
+
+    /// See [`crate::Cluster::bury`].
+    Read left_in_inbox(LeftInInboxOp) of InboxKeys [inbox] { after: u64, entries_max: u64 }
+
+    /// The same inbox, when nothing is left in it that anybody wants.
+    Alone close_inbox(CloseInboxOp) of InboxKeys [inbox, counters] { joined_us: u64 }
 
     /// See [`crate::Cluster::post`].
     Write post(PostOp) of InboxKeys [inbox, counters] { bytes_max: u64, entry: Vec<u8> }

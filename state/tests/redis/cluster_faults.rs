@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use state::{
-    Claim, ConnectionId, Heard, Noted, Position, RedisConfig, RouteChange, StoreError, StoredSession,
+    Burial, Claim, ConnectionId, Heard, Noted, Position, RedisConfig, RouteChange, StoreError, StoredSession,
 };
 
 use crate::faults::{fragile_cluster, urls};
@@ -246,9 +246,11 @@ fn a_burial_goes_on_where_a_dead_worker_left_it() {
     let refused = wait(|done| a.cluster.join(done));
     assert!(matches!(&refused, Err(error) if error.is_retryable()), "while it is being buried");
     assert!(wait(|done| a.cluster.renew(Some(Position(0)), 1000, done)).expect("a lease").is_expelled);
-    let both = [&b, &c].map(|worker| begin(|done| worker.cluster.bury(a.cluster.id(), 0, START, done)));
+    let (worker, handed_on) = (a.cluster.id(), Position::default());
+    let burial = Burial { worker, silent_ms: 0, grace_ms: 0, now: START, handed_on };
+    let both = [&b, &c].map(|worker| begin(|done| worker.cluster.bury(burial, done)));
     for answer in both {
-        take(&answer).expect("buried");
+        assert!(take(&answer).expect("buried").is_empty());
     }
     assert!(since.elapsed() > Duration::from_millis(4900), "the one that was at it has its time");
     let let_go: Vec<bool> = owned.iter().map(|fence| at_a.acknowledge(fence, 1).is_err()).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mqtt::{QoS, ReasonCode};
 use parking_lot::Mutex;
-use state::Cluster as _;
+use state::{Burial, Cluster as _, Position};
 use tokio::time::sleep;
 
 use super::world::{Cluster, Worker, publish, subscribe, within};
@@ -56,7 +56,9 @@ async fn a_worker_that_was_taken_for_dead_ends_no_connection_as_taken_over() {
             cut.send((device.drain(), device.closed)).unwrap();
             device.lose();
         });
-        two.memory.bury(one.memory.id(), 10_000, 0, Box::new(|buried| buried.unwrap()));
+        let (worker, handed_on) = (one.memory.id(), Position::default());
+        let burial = Burial { worker, silent_ms: 0, grace_ms: 10_000, now: 0, handed_on };
+        two.memory.bury(burial, Box::new(|left| assert!(left.unwrap().is_empty())));
         write(&mut device.lock(), ids);
         sleep(Duration::from_secs(2)).await;
         assert_eq!(told.try_recv(), Ok((vec![], None)), "{name}");

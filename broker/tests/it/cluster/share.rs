@@ -107,7 +107,7 @@ async fn what_comes_to_a_worker_whose_members_are_gone_goes_on_to_others() {
     assert_eq!(publishes(&within(&mut here, 200).await), 20);
 }
 
-// What is sent to a dead worker goes with it, however many others would take it.
+// What is sent to a dead worker comes late, however many others would take it.
 #[tokio::test(start_paused = true)]
 async fn a_worker_whose_lease_has_ended_is_chosen_when_no_other_member_is_there() {
     let cluster = Cluster::new();
@@ -150,4 +150,76 @@ async fn what_a_member_left_at_another_worker_goes_to_those_here() {
         assert_eq!(publishes(&got), 6, "{}", how.client_id);
         other.disconnect();
     }
+}
+
+/// First bytes of the payloads of messages with this QoS, in order.
+fn numbers<'a>(got: impl IntoIterator<Item = &'a Got>, qos: u8) -> Vec<u8> {
+    let number = |got: &Got| match got {
+        Got::Publish { payload, qos: of, .. } if *of == qos => payload.first().copied(),
+        _ => None,
+    };
+    let mut numbers: Vec<u8> = got.into_iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+// Its lease holds still, so that it is chosen as the others are. ARCHITECTURE, rule 18.
+#[tokio::test(start_paused = true)]
+async fn what_came_to_a_dead_worker_goes_to_other_members_when_it_is_buried() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut dies = two.join(&How::clean("dies")).await;
+    subscribe(&mut dies, "$share/g/t", 2).await;
+    let mut members = [one.join(&How::clean("clean")).await, one.join(&How::stored("stored")).await];
+    for member in &mut members {
+        subscribe(member, "$share/g/t", 2).await;
+    }
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    two.cut_off();
+    for n in 0..60 {
+        publish(&mut publisher, "t", &[n]).await;
+    }
+    for qos in [QoS::ExactlyOnce, QoS::AtMostOnce] {
+        for n in 0..60 {
+            publisher.publish("t", &[n], qos, false);
+        }
+    }
+    let mut got = Vec::new();
+    for member in &mut members {
+        got.extend(within(member, 200).await);
+    }
+    let (once, twice) = (numbers(&got, 1), numbers(&got, 2));
+    assert!((20..=45).contains(&once.len()), "a third went to the dead one: {once:?}");
+    assert!((20..=45).contains(&twice.len()), "{twice:?}");
+    let unheard = numbers(&got, 0);
+    for member in &mut members {
+        got.extend(within(member, 12_000).await);
+    }
+    assert_eq!(numbers(&got, 1), (0..60).collect::<Vec<_>>());
+    assert_eq!(numbers(&got, 2), twice, "it may have begun with the others");
+    assert_eq!(numbers(&got, 0), unheard);
+    let handed_on = format!("tidegate_cluster_messages_handed_on_total {}", 60 - once.len());
+    assert!(one.metrics().contains(&handed_on), "{handed_on}");
+}
+
+// The publisher's worker learns last that the members at another worker have gone on, and that it leaves.
+#[tokio::test(start_paused = true)]
+async fn what_comes_to_a_worker_that_leaves_goes_on_to_others() {
+    let cluster = Cluster::new();
+    let (one, two) = (cluster.worker("one").await, cluster.worker("two").await);
+    let mut gone = two.join(&How::clean("gone")).await;
+    subscribe(&mut gone, "$share/g/t", 1).await;
+    let mut here = one.join(&How::clean("here")).await;
+    subscribe(&mut here, "$share/g/t", 1).await;
+    let mut publisher = one.join(&How::clean("publisher")).await;
+    gone.lose();
+    for n in 0..60 {
+        publisher.publish("t", &[n], QoS::AtLeastOnce, false);
+    }
+    two.broker.leave().await.unwrap();
+    for n in 60..90 {
+        publisher.publish("t", &[n], QoS::AtLeastOnce, false);
+    }
+    let got = within(&mut here, 1000).await;
+    assert_eq!(numbers(&got, 1), (0..90).collect::<Vec<_>>());
 }

@@ -255,6 +255,11 @@ fn read_entries(answer: Value) -> Result<Vec<(u64, Vec<u8>)>> {
     let Some(answer) = answer.maybe() else { return Ok(Vec::new()) };
     let [stream] = answer.tuple()?;
     let [_, entries] = stream.tuple()?;
+    read_list(entries)
+}
+
+/// `[[id, [field, value, ...]], ...]`.
+pub(super) fn read_list(entries: Value) -> Result<Vec<(u64, Vec<u8>)>> {
     let read = |entry: Value| {
         let [id, fields] = entry.tuple()?;
         let id = id.text()?;

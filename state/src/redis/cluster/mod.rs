@@ -7,6 +7,7 @@ mod follower;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::Value;
@@ -16,11 +17,11 @@ use super::engine::Engine;
 use super::fault::Fault;
 use super::keys::Bucket;
 use super::op::{Op, ReadAnswer, Result};
-use super::operations::{AppendOp, JoinOp, ListeningOp, OpenInboxOp, PostOp, RenewOp, word};
+use super::operations::{AppendOp, JoinOp, ListeningOp, OpenInboxOp, PostOp, RenewOp, ShutInboxOp, word};
 use super::stored::read_run;
 use crate::{
-    Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, Listener, ListeningPage, LogPage, Member, Noted,
-    Placed, Position, RouteChange, StoreError, UnixMs, WorkerId,
+    Burial, Cluster, Cursor, Done, Heard, InboxPage, Joined, Lease, LeftInInbox, Listener, ListeningPage,
+    LogPage, Member, Noted, Placed, Position, RouteChange, StoreError, WorkerId,
 };
 use burial::run_of;
 use follower::{Follower, Source};
@@ -41,6 +42,8 @@ pub struct RedisCluster {
     engine: Arc<Engine>,
     log: Arc<Follower>,
     inbox: Arc<Follower>,
+    /// When it joined last, as its entry in the registry says.
+    joined_us: Arc<AtomicU64>,
 }
 
 impl RedisStore {
@@ -60,7 +63,12 @@ impl RedisStore {
             engine.keys.of_inbox(run).inbox(),
             inbox_end,
         );
-        Arc::new(RedisCluster { engine, log: Arc::new(log), inbox: Arc::new(inbox) })
+        Arc::new(RedisCluster {
+            engine,
+            log: Arc::new(log),
+            inbox: Arc::new(inbox),
+            joined_us: Arc::default(),
+        })
     }
 }
 
@@ -114,16 +122,22 @@ impl Cluster for RedisCluster {
     fn join(&self, done: Done<Joined>) {
         let (engine, log, inbox) = (Arc::clone(&self.engine), Arc::clone(&self.log), Arc::clone(&self.inbox));
         let op = JoinOp { run: &engine.run, name: &engine.config.worker }.on(&engine.keys.of_cluster());
+        let joined = Arc::clone(&self.joined_us);
         self.run(done, async move {
             log.prepare(&engine).await?;
             inbox.prepare(&engine).await?;
-            let run = engine.worker.0;
-            let open = OpenInboxOp {}.on(&engine.keys.of_inbox(run));
-            engine.ask(Bucket::Inbox(run), open).answer().await?;
-            match engine.ask(Bucket::Cluster, op).answer().await? {
-                Value::BulkString(said) if said == [word::BURIED] => Err(Fault::Buried.into()),
-                end => Ok(Joined { log_end: Position(end.count()?) }),
+            let answer = engine.ask(Bucket::Cluster, op).answer().await?;
+            if said(&answer, word::BURIED) {
+                return Err(Fault::Buried.into());
             }
+            let [log_end, joined_us] = answer.tuple()?;
+            let joined_us = joined_us.count()?;
+            joined.store(joined_us, Ordering::Relaxed);
+            // Only now: while it is buried, its inbox is to stay shut.
+            let run = engine.worker.0;
+            let open = OpenInboxOp { joined_us }.on(&engine.keys.of_inbox(run));
+            engine.ask(Bucket::Inbox(run), open).answer().await?;
+            Ok(Joined { log_end: Position(log_end.count()?) })
         });
     }
 
@@ -143,7 +157,8 @@ impl Cluster for RedisCluster {
 
     fn leave(&self, done: Done<()>) {
         let engine = Arc::clone(&self.engine);
-        self.run(done, async move { engine.strike(engine.worker).await });
+        let joined_us = self.joined_us.load(Ordering::Relaxed);
+        self.run(done, async move { engine.leave(joined_us).await });
     }
 
     fn append(&self, changes: Vec<RouteChange>, done: Done<Position>) {
@@ -198,10 +213,22 @@ impl Cluster for RedisCluster {
         });
     }
 
-    fn bury(&self, worker: WorkerId, grace_ms: u64, now: UnixMs, done: Done<()>) {
-        let engine = Arc::clone(&self.engine);
-        self.run(done, async move { engine.bury(worker, grace_ms, now).await });
+    fn shut_inbox(&self, done: Done<Position>) {
+        let run = self.engine.worker.0;
+        let joined_us = self.joined_us.load(Ordering::Relaxed);
+        let op = ShutInboxOp { joined_us }.on(&self.engine.keys.of_inbox(run));
+        self.engine.one(Bucket::Inbox(run), op, done, |_, answer| Ok(Position(answer.count()?)));
     }
+
+    fn bury(&self, burial: Burial, done: Done<Vec<Placed<LeftInInbox>>>) {
+        let engine = Arc::clone(&self.engine);
+        self.run(done, async move { engine.bury(burial).await });
+    }
+}
+
+/// Whether the answer is this letter.
+fn said(answer: &Value, letter: u8) -> bool {
+    matches!(answer, Value::BulkString(said) if said == &[letter])
 }
 
 fn read_lease(answer: Value) -> Result<Lease> {

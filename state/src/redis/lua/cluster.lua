@@ -8,9 +8,16 @@ local COUNTERS_KEPT_MS = 86400000
 
 function ops.join(k, a)
   if rcall('HEXISTS', k.burials, a.run) == 1 then return word.BURIED end
-  local now = time_ms()
-  rcall('HSET', k.registry, a.run, cmsgpack.pack({ a.name, 0, now, now }))
-  return tonumber(rcall('GET', k.log_end) or '0')
+  local now_us = time_us()
+  local now, joined_us = math.floor(now_us / 1000), string.format('%.0f', now_us)
+  rcall('HSET', k.registry, a.run, cmsgpack.pack({ a.name, 0, now, now, '', joined_us }))
+  return { tonumber(rcall('GET', k.log_end) or '0'), joined_us }
+end
+
+-- Whether the entry of a worker is the one that was made then: it may have joined anew. Versions before did not write when.
+local function is_entry(registry, run, joined_us)
+  local entry = rcall('HGET', registry, run)
+  return not entry or joined_us == '0' or (cmsgpack.unpack(entry)[6] or '0') == joined_us
 end
 
 -- The run of this server. A log that another server has may have other entries in the same places.
@@ -26,9 +33,9 @@ function ops.renew(k, a)
   local mine = rcall('HGET', k.registry, a.run)
   if mine and rcall('HEXISTS', k.burials, a.run) == 0 then
     expelled = 0
-    local name = cmsgpack.unpack(mine)[1]
+    local entry = cmsgpack.unpack(mine)
     rcall('HSET', k.registry, a.run,
-      cmsgpack.pack({ name, tonumber(a.applied), now + tonumber(a.lease_ms), now, a.server }))
+      cmsgpack.pack({ entry[1], tonumber(a.applied), now + tonumber(a.lease_ms), now, a.server, entry[6] or '0' }))
   end
   local all = rcall('HGETALL', k.registry)
   for at = 1, #all, 2 do
@@ -79,6 +86,8 @@ end
 
 -- Answers how many go.
 function ops.unlisten(k, a)
+  if not is_entry(k.registry, a.run, a.joined_us) then return word.GONE end
+  if a.is_own == '1' and rcall('HEXISTS', k.burials, a.run) == 1 then return word.BURIED end
   local names = rcall('ZRANGEBYLEX', k.listening, '[' .. a.run, '(' .. a.run .. '\255', 'LIMIT', 0, UNLISTEN_MAX)
   if #names > 0 then
     rcall('HDEL', k.listening_qos, unpack(names))
@@ -88,6 +97,8 @@ function ops.unlisten(k, a)
 end
 
 function ops.leave(k, a)
+  if not is_entry(k.registry, a.run, a.joined_us) then return word.GONE end
+  if a.is_own == '1' and rcall('HEXISTS', k.burials, a.run) == 1 then return word.BURIED end
   if rcall('HEXISTS', k.registry, a.run) + rcall('HEXISTS', k.burials, a.run) == 0 then return 0 end
   log(k.log, k.log_end, a.entries_max, a.entry)
   rcall('HDEL', k.registry, a.run)
@@ -96,31 +107,53 @@ function ops.leave(k, a)
 end
 
 -- One worker at a time buries another, and goes on where the one before it stopped. Answers how long to wait for another
--- one, and the bucket to go on with.
+-- one, the bucket to go on with, and when the dead one joined.
 function ops.bury_turn(k, a)
-  local now, turn = time_ms(), rcall('HGET', k.burials, a.run)
+  local now, turn, entry = time_ms(), rcall('HGET', k.burials, a.run), rcall('HGET', k.registry, a.run)
+  entry = entry and cmsgpack.unpack(entry)
   if turn then
     turn = cmsgpack.unpack(turn)
-  elseif rcall('HEXISTS', k.registry, a.run) == 0 then
+  elseif not entry or now - entry[4] < tonumber(a.silent_ms) then
+    -- It may have joined anew while somebody waited for the end of its burial.
     return word.GONE
   else
     turn = { '', 0, 0 }
   end
-  if turn[1] ~= a.by and turn[2] > now then return { turn[2] - now, turn[3] } end
+  local joined_us = entry and entry[6] or '0'
+  if turn[1] ~= a.by and turn[2] > now then return { turn[2] - now, turn[3], joined_us } end
   local bucket = turn[3]
   if turn[1] == a.by then bucket = math.max(bucket, tonumber(a.bucket)) end
   rcall('HSET', k.burials, a.run, cmsgpack.pack({ a.by, now + tonumber(a.turn_ms), bucket }))
-  return { 0, bucket }
+  return { 0, bucket, joined_us }
 end
 
--- Counters of an inbox: o if it is open, n its end, b bytes that were put in, t bytes that were thrown away.
-function ops.open_inbox(k)
-  rcall('HSET', k.counters, 'o', 1)
+-- Counters of an inbox: o when its worker joined if it is open, n its end, b bytes that were put in, t bytes that were thrown away.
+function ops.open_inbox(k, a)
+  rcall('HSET', k.counters, 'o', a.joined_us)
   rcall('PERSIST', k.counters)
   return 1
 end
 
-function ops.close_inbox(k)
+-- Whether it was opened anew since then.
+local function is_opened_anew(counters, joined_us)
+  local opened = rcall('HGET', counters, 'o')
+  return opened and joined_us ~= '0' and opened ~= joined_us
+end
+
+function ops.shut_inbox(k, a)
+  if is_opened_anew(k.counters, a.joined_us) then return word.GONE end
+  rcall('HSET', k.counters, '', '')
+  rcall('HDEL', k.counters, 'o')
+  local last = rcall('XREVRANGE', k.inbox, '+', '-', 'COUNT', 1)[1]
+  return last and tonumber(string.match(last[1], '^%d+')) or 0
+end
+
+function ops.left_in_inbox(k, a)
+  return rcall('XRANGE', k.inbox, '(' .. a.after .. '-0', '+', 'COUNT', a.entries_max)
+end
+
+function ops.close_inbox(k, a)
+  if is_opened_anew(k.counters, a.joined_us) then return 0 end
   local b = rcall('HGET', k.counters, 'b')
   if b then rcall('HSET', k.counters, 't', b) end
   rcall('HSET', k.counters, '', '')

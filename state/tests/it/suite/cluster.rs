@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use mqtt::QoS;
 use state::{
-    Claim, Cluster, ConnectionId, Due, Enqueued, Heard, InboxPage, Listener, LogPage, Noted, Number, Placed,
-    Position, Previous, PublishingSession, RouteChange, Stamp, Store, StoreError, StoredSession, Wants,
+    Burial, Claim, Cluster, ConnectionId, Due, Enqueued, Heard, InboxPage, Joined, LeftInInbox, Listener,
+    LogPage, Message, Noted, Number, Placed, Position, Previous, PublishingSession, RouteChange, Stamp,
+    Store, StoreError, StoredSession, Wants,
 };
 
 use crate::harness::{
@@ -66,7 +67,22 @@ impl Worker {
     }
 
     fn bury(&self, dead: &Self, grace_ms: u64) {
-        wait(|done| self.cluster.bury(dead.cluster.id(), grace_ms, START, done)).expect("buried");
+        assert!(self.bury_on(dead, grace_ms, 0).is_empty());
+    }
+
+    /// What comes next of what was left in its inbox.
+    fn bury_on(&self, dead: &Self, grace_ms: u64, handed_on: u64) -> Vec<Placed<LeftInInbox>> {
+        let (worker, handed_on) = (dead.cluster.id(), Position(handed_on));
+        let burial = Burial { worker, silent_ms: 0, grace_ms, now: START, handed_on };
+        wait(|done| self.cluster.bury(burial, done)).expect("an answer")
+    }
+
+    fn try_leave(&self) -> Result<(), StoreError> {
+        wait(|done| self.cluster.leave(done))
+    }
+
+    fn try_join(&self) -> Result<Joined, StoreError> {
+        wait(|done| self.cluster.join(done))
     }
 
     fn lease(&self, applied: u64, lease_ms: u64) -> state::Lease {
@@ -393,6 +409,108 @@ pub(crate) fn what_a_dead_worker_owned_waits_for_its_connections<W: Workers>() {
     assert_eq!(connections(&a.read_inbox(0)), [9]);
 }
 
+// Who buries it may die, too, or another one may do the same.
+pub(crate) fn what_is_in_the_inbox_of_a_dead_worker_is_answered_until_it_was_handed_on<W: Workers>() {
+    let mut workers = W::start();
+    let (a, b, c) = (workers.worker("a"), workers.worker("b"), workers.worker("c"));
+    a.join();
+    b.join();
+    c.join();
+    let note = |payload: &str, qos: QoS, shares: &[&str]| Noted::Message {
+        stamp: stamp_of(&b),
+        message: Arc::new(Message::new("t", &[], payload.as_bytes(), qos, false, START)),
+        is_plain: true,
+        shares: shares.iter().map(|share| Arc::from(*share)).collect(),
+    };
+    for number in 1..=200 {
+        let mut notes = vec![
+            note("plain", QoS::AtLeastOnce, &[]),
+            note("twice", QoS::ExactlyOnce, &["$share/g/t"]),
+            note("zero", QoS::AtMostOnce, &["$share/g/t"]),
+            taken_over(number),
+        ];
+        // Whoever reads some at a time finds pages with nothing in them.
+        if number % 100 < 3 {
+            notes.push(note(&number.to_string(), QoS::AtLeastOnce, &["$share/g/t", "$share/h/t"]));
+        }
+        assert_eq!(b.post(&a, notes), Heard::Yes);
+    }
+    let end = b.lease(0, 1).log_end;
+    let (mut found, mut handed_on) = (Vec::new(), 0);
+    loop {
+        let left = b.bury_on(&a, 5000, handed_on);
+        let Some(last) = left.last() else { break };
+        assert!(last.position.0 > handed_on);
+        handed_on = last.position.0;
+        let before = found.len();
+        for Placed { what, .. } in &left {
+            assert_eq!(what.shares, [Arc::from("$share/g/t"), Arc::from("$share/h/t")]);
+            found.push(String::from_utf8(what.message.payload().to_vec()).expect("text"));
+        }
+        assert!(a.lease(0, 1000).is_expelled);
+        assert!(matches!(a.try_join(), Err(error) if error.is_retryable()), "it is being buried");
+        assert!(matches!(a.try_leave(), Err(error) if error.is_retryable()), "others do that");
+        assert_eq!(b.post(&a, vec![taken_over(0)]), Heard::Gone);
+        assert!(b.read_log(end).changes.is_empty(), "its entry stays");
+        workers.pass(6000);
+        let again: Vec<_> = c.bury_on(&a, 5000, 0).iter().map(|left| left.what.message.payload()).collect();
+        let expected: Vec<_> = found[before..].iter().map(|text| text.clone().into_bytes()).collect();
+        assert_eq!(again, expected, "nobody has handed that on");
+        workers.pass(6000);
+    }
+    assert_eq!(found, ["1", "2", "100", "101", "102", "200"]);
+    assert_eq!(b.read_log(end).changes, [placed(end.0 + 1, RouteChange::Left(a.cluster.id()))]);
+    assert!(c.bury_on(&a, 5000, 0).is_empty());
+    a.join();
+    assert!(a.read_inbox(0).notes.is_empty(), "nothing of it is left");
+    assert_eq!(b.post(&a, vec![taken_over(9)]), Heard::Yes);
+    assert_eq!(connections(&a.read_inbox(0)), [9]);
+}
+
+// It joins anew as soon as its burial is over; another worker may have waited for the end of the same.
+pub(crate) fn who_has_a_lease_again_is_not_buried<W: Workers>() {
+    let mut workers = W::start();
+    let (a, b) = (workers.worker("a"), workers.worker("b"));
+    a.join();
+    b.join();
+    workers.pass(3000);
+    a.lease(0, 1000);
+    let bury = |silent_ms: u64| {
+        let (worker, handed_on) = (a.cluster.id(), Position::default());
+        let burial = Burial { worker, silent_ms, grace_ms: 0, now: START, handed_on };
+        assert!(wait(|done| b.cluster.bury(burial, done)).expect("an answer").is_empty());
+    };
+    bury(2000);
+    assert!(!a.lease(0, 1000).is_expelled);
+    assert_eq!(b.post(&a, vec![taken_over(1)]), Heard::Yes);
+    workers.pass(3000);
+    bury(2000);
+    assert!(a.lease(0, 1000).is_expelled);
+}
+
+pub(crate) fn an_inbox_that_is_shut_may_still_be_read<W: Workers>() {
+    let mut workers = W::start();
+    let (a, b) = (workers.worker("a"), workers.worker("b"));
+    a.join();
+    b.join();
+    let shut = || wait(|done| a.cluster.shut_inbox(done)).expect("shut");
+    assert_eq!(shut(), Position(0));
+    a.join();
+    b.post(&a, vec![taken_over(1)]);
+    b.post(&a, vec![taken_over(2)]);
+    assert_eq!(shut(), Position(2));
+    assert_eq!(b.post(&a, vec![taken_over(3)]), Heard::Gone);
+    assert_eq!(shut(), Position(2));
+    assert_eq!(connections(&a.read_inbox(0)), [1, 2]);
+    assert_eq!(connections(&a.read_inbox(1)), [2]);
+    a.join();
+    assert_eq!(b.post(&a, vec![taken_over(4)]), Heard::Yes);
+    assert_eq!(connections(&a.read_inbox(2)), [4]);
+    b.bury(&a, 0);
+    a.join();
+    assert_eq!(shut(), Position(0), "what was in it is gone");
+}
+
 // It may hold the DISCONNECT of a device that has not come back.
 pub(crate) fn who_was_taken_for_dead_has_a_last_word<W: Workers>() {
     let mut workers = W::start();
@@ -495,6 +613,9 @@ macro_rules! cluster_behaviours {
             a_reader_that_is_too_far_behind_is_told
             a_session_at_another_worker_is_named
             what_a_dead_worker_owned_waits_for_its_connections
+            what_is_in_the_inbox_of_a_dead_worker_is_answered_until_it_was_handed_on
+            who_has_a_lease_again_is_not_buried
+            an_inbox_that_is_shut_may_still_be_read
             who_was_taken_for_dead_has_a_last_word
             a_session_without_time_left_ends_with_its_worker
             what_a_principal_has_is_counted_over_all_workers
