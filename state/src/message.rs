@@ -92,6 +92,14 @@ impl Message {
         self
     }
 
+    /// The same message, published anew at `now`: its Message Expiry Interval begins then.
+    #[must_use]
+    pub fn published_again(&self, now: UnixMs) -> Self {
+        let interval = |at: UnixMs| at.saturating_sub(self.published_at);
+        let expires_at = self.expires_at().map_or(0, |at| now.saturating_add(interval(at)));
+        Self { published_at: now, expires_at, ..self.clone() }
+    }
+
     /// The Topic Name.
     pub fn topic(&self) -> &str {
         let topic = self.bytes.get(..usize::from(self.topic_len)).unwrap_or_default();
@@ -261,6 +269,18 @@ pub enum Via {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_published_again_has_its_interval_before_it_and_its_owner() {
+        let owner = Owner { principal: Principal("alice".into()), messages_max: Some(3) };
+        let message =
+            Message::new("t", &[1, 2], b"x", QoS::ExactlyOnce, true, 1_000).with_owner(owner.clone());
+        let again = message.published_again(90_000);
+        assert_eq!((again.published_at(), again.expires_at(), again.owner()), (90_000, None, Some(&owner)));
+        assert_eq!(again.parts(), message.parts());
+        let again = message.with_expiry(Some(60)).published_again(90_000);
+        assert_eq!((again.expires_at(), again.expiry_remaining_s(90_000)), (Some(150_000), Some(60)));
+    }
 
     #[test]
     fn what_remains_is_no_more_than_what_was_asked() {

@@ -59,7 +59,9 @@ impl Hub {
         );
     }
 
-    /// Publishes a client's Will Message, and does what is awaited when it is durable wherever it must be.
+    /// Publishes a client's Will Message, and does what is awaited when it is durable wherever it must be. It is as new as that: its
+    /// Message Expiry Interval begins now, and it follows what was published while its client was connected.
+    // v5 section 3.1.3.2.4
     pub(crate) fn publish_will(
         self: &Arc<Self>,
         client_id: &str,
@@ -68,6 +70,7 @@ impl Hub {
     ) {
         self.metrics.wills_published.inc();
         let by = self.directory.sessions().find(client_id).map(|session| session.id);
-        self.publish_then(None, None, message, None, by, awaited);
+        let message = Arc::new(message.published_again(self.now()));
+        self.publish_then(None, None, &message, None, by, awaited);
     }
 }

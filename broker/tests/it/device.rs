@@ -57,6 +57,9 @@ pub(crate) struct How<'a> {
     /// Topic and delay.
     pub(crate) will: Option<(&'a str, u32)>,
     pub(crate) will_retain: bool,
+    pub(crate) will_qos: QoS,
+    /// The Message Expiry Interval of the Will.
+    pub(crate) will_expiry_s: Option<u32>,
     pub(crate) receive_maximum: u16,
 }
 
@@ -69,6 +72,8 @@ impl<'a> How<'a> {
             expiry_s: 0,
             will: None,
             will_retain: false,
+            will_qos: QoS::AtLeastOnce,
+            will_expiry_s: None,
             receive_maximum: 1000,
         }
     }
@@ -92,10 +97,15 @@ impl<'a> How<'a> {
         let properties = PropertiesBuf::default()
             .with(Property::SessionExpiryInterval(self.expiry_s))
             .with(Property::ReceiveMaximum(self.receive_maximum));
-        let delay =
-            self.will.map(|(_, delay)| PropertiesBuf::default().with(Property::WillDelayInterval(delay)));
-        let will = self.will.zip(delay.as_ref()).map(|((topic, _), properties)| Will {
-            qos: QoS::AtLeastOnce,
+        let of_will = self.will.map(|(_, delay)| {
+            let properties = PropertiesBuf::default().with(Property::WillDelayInterval(delay));
+            match self.will_expiry_s {
+                Some(interval) => properties.with(Property::MessageExpiryInterval(interval)),
+                None => properties,
+            }
+        });
+        let will = self.will.zip(of_will.as_ref()).map(|((topic, _), properties)| Will {
+            qos: self.will_qos,
             retain: self.will_retain,
             topic,
             payload: b"gone",
@@ -249,11 +259,14 @@ impl Device {
 
     /// The next packet, if one has come.
     pub(crate) fn got(&mut self) -> Option<Got> {
+        self.got_raw().map(|bytes| read(frame::split(&bytes, u32::MAX).unwrap().unwrap()))
+    }
+
+    /// The same, as it came.
+    pub(crate) fn got_raw(&mut self) -> Option<Bytes> {
         self.pump();
-        let bytes: Bytes = self.received.clone().freeze();
-        let packet = frame::split(&bytes, u32::MAX).unwrap()?;
-        let _taken = self.received.split_to(packet.raw.len());
-        Some(read(packet))
+        let length = frame::split(&self.received, u32::MAX).unwrap()?.raw.len();
+        Some(self.received.split_to(length).freeze())
     }
 
     /// All packets that have come.

@@ -22,6 +22,8 @@ pub(crate) const DEVICE: How<'_> = How {
     expiry_s: 3600,
     will: Some(("will/x", 0)),
     will_retain: false,
+    will_qos: QoS::AtLeastOnce,
+    will_expiry_s: None,
     receive_maximum: 10,
 };
 

@@ -7,4 +7,5 @@ mod message;
 mod share;
 mod subscribe;
 mod succession;
+mod will;
 mod world;
