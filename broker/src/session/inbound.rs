@@ -14,6 +14,8 @@ const FLOWS_KEPT_MAX: usize = 64;
 pub(crate) enum Receipt {
     /// PUBLISH came; PUBREC is sent when the message is where it must be.
     Publishing,
+    /// PUBLISH came and is refused with this; PUBREC is sent when the store has forgotten the identifier.
+    Refusing(ReasonCode),
     /// PUBREC was sent.
     AwaitingPubrel,
     /// PUBREL came; PUBCOMP is sent when the store has forgotten the identifier.
@@ -99,6 +101,19 @@ impl Inbound {
         true
     }
 
+    /// A QoS 2 message is refused with `code`: PUBREC is owed, and is answered by [`Inbound::refused`].
+    pub(crate) fn refuse(&mut self, id: PacketId, code: ReasonCode) {
+        self.begin(id);
+        self.advance(id, Receipt::Refusing(code));
+        self.owe(id, QoS::ExactlyOnce, None);
+    }
+
+    /// PUBREC may refuse the QoS 2 message of `id`, and ends its flow.
+    pub(crate) fn refused(&mut self, id: PacketId, code: ReasonCode) {
+        self.advance(id, Receipt::Publishing);
+        self.answer(id, QoS::ExactlyOnce, code);
+    }
+
     /// Identifiers of flows that began on an earlier connection, or that nobody knows.
     pub(crate) fn restored(&self) -> usize {
         self.received.values().filter(|received| !received.counts).count()
@@ -172,7 +187,8 @@ impl Inbound {
         assert!(self.owed.front().is_none_or(|owed| owed.answer.is_none()), "what can be sent was sent");
         for (id, Received { receipt, .. }) in &self.received {
             let owed = self.owed.iter().any(|owed| owed.id == *id && owed.qos == QoS::ExactlyOnce);
-            assert!(*receipt != Receipt::Publishing || owed, "PUBREC for {id} is owed");
+            let owes = matches!(receipt, Receipt::Publishing | Receipt::Refusing(_));
+            assert!(!owes || owed, "PUBREC for {id} is owed");
         }
     }
 }

@@ -43,6 +43,13 @@ fn dropped_for(code: ReasonCode) -> Option<DropReason> {
     }
 }
 
+/// Whether one message more may be under way than are.
+// v5 [MQTT-3.3.4-7]
+fn check_receive_maximum(messages: usize, max: usize) -> Result<(), Fault> {
+    let code = ReasonCode::ReceiveMaximumExceeded;
+    (messages < max).then_some(()).ok_or(Fault::Violation(code, "over the Receive Maximum"))
+}
+
 fn manner_of(publication: Publication<'_>) -> Manner {
     Manner { action: AskedAction::Publish, qos: publication.qos, retain: publication.retain }
 }
@@ -74,6 +81,8 @@ impl Session {
             Arc::new(if publish.retain { message.with_owner(self.authority.owner()) } else { message })
         };
         match (publish.packet_id, refused) {
+            // It was taken when it came first, whatever would be said of it now.
+            (Some(id), Some(_)) if self.is_repeat(publish) => self.answer_repeat(id, out),
             (None, None) => {
                 let message = message();
                 self.note_own(&message);
@@ -94,8 +103,8 @@ impl Session {
                     Accepted::No => {}
                 }
             }
-            (Some(id), Some(Refusal::Drop(_, code))) => self.reject(id, publish.qos, code, out)?,
-            (id, Some(Refusal::Bound(bound))) => self.refuse_beyond(bound, id, publish.qos, out)?,
+            (Some(id), Some(Refusal::Drop(_, code))) => self.refuse_message(id, publish, code, out)?,
+            (_, Some(Refusal::Bound(bound))) => self.refuse_beyond(bound, publish, out)?,
         }
         if let (Some(alias), false) = (properties.topic_alias, publish.topic.is_empty()) {
             self.client_aliases.get_or_insert_default().set(alias, publish.topic);
@@ -202,7 +211,10 @@ impl Session {
     pub(crate) fn question_of_publish<'a>(&'a self, publish: &Publish<'a>) -> Option<(&'a str, Manner)> {
         let topic = self.topic_of(publish.topic, publish.properties.publish_summary().topic_alias).ok()?;
         let publication = Publication { topic, qos: publish.qos, retain: publish.retain };
-        let asks = self.authority.on_publish(publication) == link::Effect::Ask
+        // What came before is answered as it was, and at most retained once more.
+        let is_settled = self.is_repeat(publish) && !publish.retain;
+        let asks = !is_settled
+            && self.authority.on_publish(publication) == link::Effect::Ask
             && self.bounds().exceeded_by(publication).is_none();
         asks.then(|| (topic, manner_of(publication)))
     }
@@ -211,13 +223,14 @@ impl Session {
     fn refuse_beyond(
         &mut self,
         bound: Bound,
-        id: Option<PacketId>,
-        qos: QoS,
+        publish: &Publish<'_>,
         out: &mut Outputs<'_>,
     ) -> Result<(), Fault> {
         out.effects.push(Effect::Limited(bound));
-        match id {
-            Some(id) if !bound.ends_connection() => self.reject(id, qos, bound.reason_code(), out),
+        match publish.packet_id {
+            Some(id) if !bound.ends_connection() => {
+                self.refuse_message(id, publish, bound.reason_code(), out)
+            }
             _ => Err(Fault::Violation(bound.reason_code(), bound.text())),
         }
     }
@@ -233,18 +246,14 @@ impl Session {
         let is_v5 = self.version.is_v5();
         let request = self.filters.as_ref().is_some_and(|filters| filters.uses(id));
         let receive_maximum = if is_v5 { usize::from(self.receive_maximum) } else { OWED_MAX };
+        let is_repeat = self.is_repeat(publish);
         let inbound = self.inbound();
         match inbound.receipt(id) {
-            // v5 [MQTT-4.3.3-10]; PUBREC is on its way and answers both.
-            Some(Receipt::Publishing) if qos == QoS::ExactlyOnce => return Ok(Accepted::No),
-            Some(Receipt::AwaitingPubrel)
-                if qos == QoS::ExactlyOnce && publish.retain && inbound.begin_again(id) =>
-            {
+            Some(Receipt::AwaitingPubrel) if is_repeat && publish.retain && inbound.begin_again(id) => {
                 return Ok(Accepted::Again);
             }
-            // At once: behind others it could come after PUBCOMP, and be taken for the answer to a new message.
-            Some(Receipt::AwaitingPubrel) if qos == QoS::ExactlyOnce => {
-                self.put_ack(AckKind::PubRec, id, ReasonCode::Success, out);
+            Some(_) if is_repeat => {
+                self.answer_repeat(id, out);
                 return Ok(Accepted::No);
             }
             Some(_) => {
@@ -257,15 +266,52 @@ impl Session {
             }
             None => {}
         }
-        if inbound.inflight() >= receive_maximum {
-            // v5 [MQTT-3.3.4-7]
-            return Err(Fault::Violation(ReasonCode::ReceiveMaximumExceeded, "over the Receive Maximum"));
-        }
+        check_receive_maximum(inbound.inflight(), receive_maximum)?;
         if qos == QoS::ExactlyOnce {
             inbound.begin(id);
         }
         inbound.owe(id, qos, None);
         Ok(Accepted::New)
+    }
+
+    /// Whether a QoS 2 message came before and has no PUBREL yet.
+    fn is_repeat(&self, publish: &Publish<'_>) -> bool {
+        let id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce);
+        let receipt = id.and_then(|id| self.inbound.as_ref()?.receipt(id));
+        matches!(receipt, Some(Receipt::Publishing | Receipt::Refusing(_) | Receipt::AwaitingPubrel))
+    }
+
+    /// Acknowledges a QoS 2 message that came before.
+    // v5 [MQTT-4.3.3-10]
+    fn answer_repeat(&mut self, id: PacketId, out: &mut Outputs<'_>) {
+        // Else PUBREC is on its way and answers both.
+        if self.inbound().receipt(id) == Some(Receipt::AwaitingPubrel) {
+            // At once: behind others it could come after PUBCOMP, and be taken for the answer to a new message.
+            self.put_ack(AckKind::PubRec, id, ReasonCode::Success, out);
+        }
+    }
+
+    /// Refuses a message. If it may have come before, the store may have its identifier, as that of a message that was not routed to
+    /// the end: it forgets it before PUBREC, behind which the client may use it for another message.
+    fn refuse_message(
+        &mut self,
+        id: PacketId,
+        publish: &Publish<'_>,
+        code: ReasonCode,
+        out: &mut Outputs<'_>,
+    ) -> Result<(), Fault> {
+        // Before MQTT 5 PUBREC says nothing, and PUBREL has the identifier forgotten.
+        let is_freed = publish.qos == QoS::ExactlyOnce && self.version.is_v5();
+        let may_be_known = self.keeps_received && (publish.dup || self.is_in_backlog());
+        let receive_maximum = usize::from(self.receive_maximum);
+        if !is_freed || !may_be_known || self.inbound().uses(id) {
+            return self.reject(id, publish.qos, code, out);
+        }
+        check_receive_maximum(self.inbound().inflight(), receive_maximum)?;
+        self.inbound().refuse(id, code);
+        out.effects.push(Effect::Store(StoreOp::ForgetReceived(id)));
+        out.effects.extend(dropped_for(code).map(|reason| Effect::Dropped(reason, publish.qos)));
+        Ok(())
     }
 
     /// Acknowledges a message that is not published: with its Reason Code, or without a word before MQTT 5, which has none
@@ -282,9 +328,7 @@ impl Session {
             return Err(Fault::Violation(code, "refused"));
         }
         let inbound = self.inbound();
-        if inbound.owed() >= OWED_MAX {
-            return Err(Fault::Violation(ReasonCode::ReceiveMaximumExceeded, "over the Receive Maximum"));
-        }
+        check_receive_maximum(inbound.owed(), OWED_MAX)?;
         inbound.owe(id, qos, Some(code));
         self.put_owed(out);
         if let Some(reason) = dropped {
@@ -294,7 +338,7 @@ impl Session {
     }
 
     /// Writes the acknowledgements whose turn has come, and SUBACK and UNSUBACK packets between them.
-    fn put_owed(&mut self, out: &mut Outputs<'_>) {
+    pub(super) fn put_owed(&mut self, out: &mut Outputs<'_>) {
         while !self.closed
             && let Some((id, qos, code)) = self.inbound.as_mut().and_then(|inbound| inbound.next_answer())
         {

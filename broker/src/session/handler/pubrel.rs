@@ -13,7 +13,7 @@ impl Session {
     pub(crate) fn on_pubrel(&mut self, ack: &Ack<'_>, out: &mut Outputs<'_>) -> Result<(), Fault> {
         let id = ack.packet_id;
         match self.inbound.as_ref().and_then(|inbound| inbound.receipt(id)) {
-            Some(Receipt::Publishing) => {
+            Some(Receipt::Publishing | Receipt::Refusing(_)) => {
                 return Err(Fault::Violation(ReasonCode::ProtocolError, "PUBREL before PUBREC"));
             }
             // PUBCOMP is on its way and answers both.
@@ -59,6 +59,11 @@ impl Session {
         }
         match receipt {
             Some(Receipt::Forgetting) => self.finish_received(id, out),
+            // v5 [MQTT-4.3.3-9]
+            Some(Receipt::Refusing(code)) => {
+                self.inbound().refused(id, code);
+                self.put_owed(out);
+            }
             Some(Receipt::ForgettingStray) => {
                 self.inbound().forget(id);
                 self.put_ack(AckKind::PubComp, id, ReasonCode::PacketIdentifierNotFound, out);

@@ -205,6 +205,99 @@ fn the_identifier_of_a_refused_qos_2_message_is_forgotten_by_the_store() {
     }
 }
 
+/// `PUBLISH` of "denied" with DUP, as a client sends it again.
+fn denied_again(retain: bool) -> mqtt::Packet<'static> {
+    let publish = testkit::connection::publish("denied", b"x", QOS2, 5);
+    mqtt::Packet::Publish(mqtt::Publish { dup: true, retain, ..publish })
+}
+
+fn denying(mut plan: Plan) -> Plan {
+    let deny = rule(RuleEffect::Deny, Action::Publish, "denied");
+    plan.rules = Some(vec![deny, rule(RuleEffect::Allow, Action::Publish, "#")]);
+    plan
+}
+
+// v5 [MQTT-4.3.3-10]: with an error the client would use the identifier for another message, which would be taken for this one.
+#[test]
+fn a_qos_2_message_that_was_taken_is_acknowledged_again_though_it_is_denied_now() {
+    for (version, retain) in ProtocolVersion::ALL.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+        let mut plan = denying(Plan::new(version).stored(1, 1, 1));
+        if let Some(owned) = &mut plan.stored {
+            owned.received = vec![id(5)];
+        }
+        let mut rig = plan.open();
+        assert_eq!(rig.packet(&denied_again(retain)).sent(), [0x50, 2, 0, 5]);
+        assert!(rig.effects().is_empty());
+        assert_eq!(rig.bytes(&[0x62, 2, 0, 5]).effect_names(), ["forget 5"]);
+        assert_eq!(rig.input(Input::Forgotten(id(5), Ok(()))).sent(), [0x70, 2, 0, 5]);
+        assert_eq!(rig.publish("b", QOS2, 5).effect_names(), ["publish 5 b"]);
+    }
+}
+
+#[test]
+fn nobody_is_asked_about_a_qos_2_message_that_was_taken_unless_it_is_retained_again() {
+    for retain in [false, true] {
+        let mut plan = plan().stored(1, 1, 1);
+        plan.rules = Some(vec![rule(RuleEffect::Ask, Action::Publish, "#")]);
+        if let Some(owned) = &mut plan.stored {
+            owned.received = vec![id(5)];
+        }
+        let mut rig = plan.open();
+        let mut bytes = Vec::new();
+        denied_again(retain).encode(ProtocolVersion::V5, &mut bytes);
+        let frame = mqtt::frame::split(&bytes, u32::MAX).unwrap().unwrap();
+        assert_eq!(rig.session.questions(frame, rig.now).0.len(), usize::from(retain));
+        assert_eq!(rig.bytes(&bytes).sent(), [0x50, 2, 0, 5], "nobody has answered");
+    }
+}
+
+#[test]
+fn a_qos_2_message_that_is_under_way_is_not_refused_when_it_comes_again() {
+    let mut rig = v5();
+    rig.publish("denied", QOS2, 5).effects();
+    let deny = vec![rule(RuleEffect::Deny, Action::Publish, "#")].into();
+    rig.input(Input::Renewed(std::sync::Arc::new(link::Passport::new(
+        "alice".into(),
+        "client".into(),
+        deny,
+    ))));
+    assert!(rig.packet(&denied_again(false)).sent().is_empty());
+    assert_eq!(rig.published(5, QOS2).sent(), [0x50, 2, 0, 5]);
+}
+
+// v5 [MQTT-4.3.3-9]: the store may have it as not routed to the end, from a connection or a worker before.
+#[test]
+fn a_qos_2_message_that_may_have_come_before_is_refused_when_the_store_has_forgotten_it() {
+    let again = denied_again(false);
+    let mqtt::Packet::Publish(publish) = again else { panic!("it is a PUBLISH") };
+    let replayed = mqtt::Packet::Publish(mqtt::Publish { dup: false, ..publish });
+    let restored = denying(plan().stored(1, 1, 1)).configure(|c| c.receive_maximum = 2);
+    for (plan, packet) in [(restored, again), (denying(plan().stored(1, 1, 1).resumed(1)), replayed)] {
+        let mut rig = plan.open();
+        rig.effects();
+        assert!(rig.packet(&packet).packet(&again).sent().is_empty());
+        assert_eq!(rig.effect_names()[..2], ["forget 5", "dropped NotAuthorized 2"]);
+        assert_eq!(rig.input(Input::Forgotten(id(5), Ok(()))).sent(), [0x50, 3, 0, 5, 0x87]);
+        assert_eq!(rig.publish("b", QOS2, 5).effect_names(), ["publish 5 b"]);
+        assert_eq!(rig.published(5, QOS2).sent(), [0x50, 2, 0, 5]);
+        // A first attempt costs the store nothing.
+        assert_eq!(rig.publish("denied", QOS2, 6).sent(), [0x50, 3, 0, 6, 0x87]);
+        assert_eq!(rig.effect_names(), ["dropped NotAuthorized 2"]);
+    }
+}
+
+#[test]
+fn messages_that_wait_to_be_refused_count_against_the_receive_maximum() {
+    let mut rig = denying(plan().stored(1, 1, 1)).configure(|c| c.receive_maximum = 1).open();
+    rig.packet(&denied_again(false)).effects();
+    let mqtt::Packet::Publish(publish) = denied_again(false) else { panic!("it is a PUBLISH") };
+    rig.packet(&mqtt::Packet::Publish(mqtt::Publish { packet_id: Some(id(6)), ..publish }));
+    assert_eq!(rig.closing().reason, ReasonCode::ReceiveMaximumExceeded);
+    let mut rig = denying(plan().stored(1, 1, 1)).open();
+    rig.packet(&denied_again(false)).effects();
+    assert_eq!(rig.bytes(&[0x62, 2, 0, 5]).closing().reason, ReasonCode::ProtocolError, "before PUBREC");
+}
+
 // v5 [MQTT-3.3.4-7]
 #[test]
 fn more_than_the_receive_maximum_ends_the_connection() {
