@@ -374,7 +374,7 @@ impl Session {
         // v5 [MQTT-4.3.3-7]: what may have been sent does not expire.
         let expires = !again || self.stored.as_ref().is_some_and(|stored| number >= stored.sent_before);
         let dropped = if !self.may_receive(&delivery.message) {
-            return self.withhold(number, delivery.qos, again, out);
+            DropReason::ReceiverNotAuthorized
         } else if expires && delivery.message.is_expired(now) {
             DropReason::Expired
         } else if self.put_publish(delivery, Some(packet_id(number)), again, now, out) {
@@ -387,16 +387,14 @@ impl Session {
             // v5 [MQTT-3.1.2-25]
             DropReason::TooLarge
         };
-        self.abandon(number, out);
         out.effects.push(Effect::Dropped(dropped, delivery.qos));
+        self.withhold(number, delivery.qos, again, out);
     }
 
-    /// A QoS 1 or 2 message that the client may not have any more goes unsent.
+    /// A QoS 1 or 2 message goes unsent; `again` if the client may have it from an earlier connection.
     fn withhold(&mut self, number: Number, qos: QoS, again: bool, out: &mut Outputs<'_>) {
-        out.effects.push(Effect::Dropped(DropReason::ReceiverNotAuthorized, qos));
         if again && qos == QoS::ExactlyOnce {
-            // The client may have it, and then waits for PUBREL: unless that comes, it takes a later message with the same
-            // Packet Identifier for this one.
+            // It waits for PUBREL then: unless that comes, it takes a later message with the same Packet Identifier for this one.
             self.outbound.launch(number, Flight::AwaitingStore);
             out.effects.push(Effect::Store(StoreOp::MarkReleased(number)));
         } else {

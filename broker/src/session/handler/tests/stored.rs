@@ -5,7 +5,7 @@ use state::{Message, Number, QueuePage, Queued, Record, StoreError};
 
 use super::{join, plan};
 use crate::session::testing::{Rig, delivery, id};
-use crate::session::{DropReason, Effect, Input, StoreOp};
+use crate::session::{Effect, Input, StoreOp};
 
 const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
@@ -80,7 +80,7 @@ fn what_was_sent_does_not_expire() {
     // Message Expiry Interval 0 is what is left.
     let expected = [0x3C, 14, 0, 1, b't', 0, 1, 5, 0x02, 0, 0, 0, 0, b'o', b'l', b'd'];
     assert_eq!(rig.sent(), expected);
-    assert_eq!(rig.effect_names(), ["acknowledge 2", "dropped Expired 2"]);
+    assert_eq!(rig.effect_names(), ["dropped Expired 2", "acknowledge 2"]);
 }
 
 #[test]
@@ -218,9 +218,33 @@ fn a_queue_longer_than_a_page_is_read_page_by_page() {
 fn a_message_too_large_for_the_client_leaves_the_store() {
     let mut rig = plan().with(Property::MaximumPacketSize(30)).stored(1, 1, 1).open();
     rig.input(Input::DeliverStored(Number(1), delivery("t", &[0; 30], QOS1)));
-    let effects = rig.effects();
-    assert!(matches!(effects[0], Effect::Store(StoreOp::Acknowledge(Number(1)))));
-    assert!(matches!(effects[1], Effect::Dropped(DropReason::TooLarge, QOS1)));
+    assert_eq!(rig.effect_names(), ["dropped TooLarge 1", "acknowledge 1"]);
+}
+
+// The client may have it, and would take a later message with its identifier for this one.
+#[test]
+fn a_qos_2_message_that_was_sent_and_cannot_be_sent_again_is_released() {
+    let large = delivery("t", &[0; 30], QOS2);
+    let expired = {
+        let message = Message::new("t", &[], b"x", QOS2, false, 0).with_expiry(Some(1));
+        state::testing::delivery(&message.into(), QOS2)
+    };
+    for (delivery, reason) in [(large, "TooLarge"), (expired, "Expired")] {
+        let mut plan = plan().with(Property::MaximumPacketSize(30)).stored(1, 1, 4);
+        if let Some(owned) = &mut plan.stored {
+            // On an earlier connection than the last one.
+            owned.repeats = Number(3);
+        }
+        let mut rig = plan.open();
+        rig.effects();
+        let copy = |number| Queued { number: Number(number), record: Record::Message(delivery.clone()) };
+        rig.input(page(vec![copy(1), message(2, QOS1), copy(3)], 4));
+        assert_eq!(rig.sent(), [0x3A, 7, 0, 1, b't', 0, 2, 0, b'2']);
+        let dropped = format!("dropped {reason} 2");
+        assert_eq!(rig.effect_names(), [&*dropped, "release 1", &*dropped, "acknowledge 3"]);
+        assert_eq!(rig.input(Input::Released(Number(1), Ok(()))).sent(), [0x62, 2, 0, 1]);
+        assert_eq!(rig.bytes(&[0x70, 2, 0, 1]).effect_names(), ["acknowledge 1"]);
+    }
 }
 
 #[test]
