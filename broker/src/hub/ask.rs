@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use mqtt::PacketId;
 use state::Message;
 
 use super::Hub;
 use super::line::{TrackOf, Waits};
+use super::work::latch::Part;
 use super::work::{Ticket, Work};
+use crate::directory::{Attachment, SessionHandle};
 
 impl Hub {
     /// Asks the store, unless something older waits for it that this must not overtake.
@@ -34,15 +37,26 @@ impl Hub {
         self.line.lock().refused(ticket, work);
     }
 
-    /// Whether an older message waits to be retained for the topic of this one: then this one is in its place.
-    pub(crate) fn replace_held(&self, message: &Arc<Message>) -> bool {
-        match self.line.lock().retained_mut(message.topic()) {
-            Some(Work::Retain(held, _)) => {
-                held.clone_from(message);
-                true
-            }
-            _ => false,
+    /// Retains a message that nobody waits for in its place behind an older one that waits to be retained for its topic. Answers
+    /// whether there is an older one.
+    pub(crate) fn retain_behind_held(
+        self: &Arc<Self>,
+        message: &Arc<Message>,
+        publisher: Option<(&Arc<SessionHandle>, Attachment)>,
+    ) -> bool {
+        let mut line = self.line.lock();
+        let Some(Work::Retain(held, part)) = line.retained_mut(message.topic()) else { return false };
+        let is_its = |(session, by, _): &(Arc<SessionHandle>, Attachment, PacketId)| {
+            publisher.is_some_and(|(its, attachment)| Arc::ptr_eq(session, its) && *by == attachment)
+        };
+        // So no more wait than are waited for, and one behind each. What another client waits for goes when that goes.
+        if part.publisher.as_ref().is_none_or(is_its) {
+            held.clone_from(message);
+            return true;
         }
+        drop(line);
+        self.submit(Work::Retain(Arc::clone(message), Part::of_nobody(message.qos(), None)));
+        true
     }
 
     /// The place of a message that the store is asked about at once; none if it has to wait behind others.

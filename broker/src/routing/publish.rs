@@ -70,8 +70,11 @@ impl Hub {
         let then = awaited.map(|awaited| awaited.then);
         // Written before matching: a new subscriber gets the retained message or the live one, never neither.
         let retain_first = message.retain() && !crate::hub::sys::is_own(message.topic());
-        if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() && !self.replace_held(message) {
-            self.retain_aside(message, publisher.as_ref().map(|publisher| publisher.session));
+        if retain_first && message.qos() == QoS::AtMostOnce && then.is_none() {
+            let by = publisher.as_ref().map(|publisher| (publisher.session, publisher.attachment));
+            if !self.retain_behind_held(message, by) {
+                self.retain_aside(message, by.map(|(session, _)| session));
+            }
         }
         let retain_waits = retain_first && (message.qos() != QoS::AtMostOnce || then.is_some());
         let has_to_wait = message.qos() != QoS::AtMostOnce

@@ -2,7 +2,7 @@
 //! happen just before a call has its effect.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use broker::BrokerConfig;
@@ -236,4 +236,69 @@ async fn a_will_that_is_handed_out_again_while_it_is_under_way_is_published_once
     full.store(NOWHERE, Ordering::Relaxed);
     assert!(matches!(full_one.wait().await, Got::Publish { .. }));
     assert!(there.payloads().is_empty() && full_one.payloads().is_empty(), "each once");
+}
+
+/// What is retained for `t`, once the store takes everything again.
+async fn retained_of(world: &World, takes: &AtomicBool) -> Vec<Vec<u8>> {
+    takes.store(true, Ordering::Relaxed);
+    let deadline = tokio::time::Instant::now() + crate::device::DEADLINE;
+    loop {
+        let mut late = world.connect(&How::clean("late"));
+        late.subscribe("t", 0);
+        let found = late.payloads();
+        if !found.is_empty() || tokio::time::Instant::now() >= deadline {
+            return found;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+// Rule 17: a message that was delivered live is retained, whatever becomes of the publisher of the one that it follows.
+#[tokio::test]
+async fn a_message_that_follows_one_that_waits_to_be_retained_does_not_go_with_that_ones_publisher() {
+    for (second, third) in [("b", "b"), ("b", "c")] {
+        let inner = MemoryStore::new();
+        let takes = Arc::new(AtomicBool::new(false));
+        let taken = Arc::clone(&takes);
+        let store =
+            Moody::new(inner.clone(), move |asked| asked != Asked::Retain || taken.load(Ordering::Relaxed));
+        let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+        let world = World::over(config, Arc::new(store), inner).await;
+        let mut live = world.connect(&How::clean("live"));
+        live.subscribe("t", 0);
+        live.drain();
+        let mut first = world.connect(&How::clean("a"));
+        first.publish("t", b"1", QoS::AtLeastOnce, true);
+        for (name, payload) in [(second, b"2"), (third, b"3")] {
+            let mut other = world.connect(&How::clean(name));
+            other.publish("t", payload, QoS::AtMostOnce, true);
+            other.disconnect();
+        }
+        first.lose();
+        assert_eq!(live.payloads(), [b"1", b"2", b"3"]);
+        assert_eq!(retained_of(&world, &takes).await, [b"3"]);
+    }
+}
+
+#[tokio::test]
+async fn messages_that_nobody_waits_for_do_not_pile_up_behind_one_that_waits_to_be_retained() {
+    let inner = MemoryStore::new();
+    let takes = Arc::new(AtomicBool::new(false));
+    let (taken, writes) = (Arc::clone(&takes), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&writes);
+    let store = Moody::new(inner.clone(), move |asked| {
+        let takes = taken.load(Ordering::Relaxed);
+        counted.fetch_add(usize::from(asked == Asked::Retain && takes), Ordering::Relaxed);
+        asked != Asked::Retain || takes
+    });
+    let config = BrokerConfig { sys_interval_s: 0, ..BrokerConfig::default() };
+    let world = World::over(config, Arc::new(store), inner).await;
+    let mut first = world.connect(&How::clean("a"));
+    first.publish("t", b"1", QoS::AtLeastOnce, true);
+    let mut others = ["b", "c"].map(|name| world.connect(&How::clean(name)));
+    for n in 0..100_u8 {
+        others[usize::from(n % 2)].publish("t", &[n], QoS::AtMostOnce, true);
+    }
+    assert_eq!(retained_of(&world, &takes).await, [[99]]);
+    assert_eq!(writes.load(Ordering::Relaxed), 2, "the first and the last");
 }
