@@ -279,11 +279,30 @@ fn principal(reader: &mut Reader<'_>) -> Result<Option<Principal>> {
     Ok(if is_known { Some(Principal(Arc::from(reader.str()?))) } else { None })
 }
 
+/// Writes how many messages the owner of a Will that is to be retained may have; nothing can be that many that is bounded.
+fn put_messages_max(out: &mut Vec<u8>, message: &Message) {
+    put_u64(out, message.owner().and_then(|owner| owner.messages_max).unwrap_or(u64::MAX));
+}
+
+/// Reads [`put_messages_max`], which earlier versions did not write, behind whose the message is.
+fn with_owner(reader: &mut Reader<'_>, message: Message, whose: Option<Principal>) -> Result<Arc<Message>> {
+    let max = if reader.is_empty() { u64::MAX } else { reader.u64()? };
+    let messages_max = Some(max).filter(|max| *max != u64::MAX);
+    let owner = whose.filter(|_| message.retain()).map(|principal| Owner { principal, messages_max });
+    Ok(Arc::new(match owner {
+        Some(owner) => message.with_owner(owner),
+        None => message,
+    }))
+}
+
 /// Writes a Will.
 pub(super) fn put_will(out: &mut Vec<u8>, record: &WillRecord) {
     put_u32(out, record.delay_s);
     put_u64(out, record.due_at.unwrap_or(u64::MAX));
     put_message(out, &record.message);
+    // Absent in what earlier versions wrote; they do not read this far.
+    put_principal(out, record.message.owner().map(|owner| &owner.principal));
+    put_messages_max(out, &record.message);
 }
 
 /// Reads a Will.
@@ -291,7 +310,9 @@ pub(super) fn will(bytes: &[u8]) -> Result<WillRecord> {
     let mut reader = Reader(bytes);
     let delay_s = reader.u32()?;
     let due_at = Some(reader.u64()?).filter(|at| *at != u64::MAX);
-    Ok(WillRecord { message: message(&mut reader)?, delay_s, due_at })
+    let message = owned_message(&mut reader)?;
+    let whose = principal(&mut reader)?;
+    Ok(WillRecord { message: with_owner(&mut reader, message, whose)?, delay_s, due_at })
 }
 
 /// Writes a Will whose session is gone.
@@ -299,6 +320,7 @@ pub(super) fn put_orphan(out: &mut Vec<u8>, client_id: &str, whose: Option<&Prin
     put_str(out, client_id);
     put_message(out, message);
     put_principal(out, whose);
+    put_messages_max(out, message);
 }
 
 /// Writes a message that a member of a share left.
@@ -318,5 +340,7 @@ pub(super) fn left(bytes: &[u8]) -> Result<(Arc<str>, Arc<str>, Arc<Message>)> {
 pub(super) fn orphan(bytes: &[u8]) -> Result<(Arc<str>, Arc<Message>, Option<Principal>)> {
     let mut reader = Reader(bytes);
     let client_id = Arc::from(reader.str()?);
-    Ok((client_id, message(&mut reader)?, principal(&mut reader)?))
+    let message = owned_message(&mut reader)?;
+    let whose = principal(&mut reader)?;
+    Ok((client_id, with_owner(&mut reader, message, whose.clone())?, whose))
 }

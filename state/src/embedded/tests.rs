@@ -8,14 +8,14 @@ use mqtt::{ProtocolVersion, QoS};
 use tempfile::TempDir;
 
 use super::{EmbeddedConfig, EmbeddedStore, codec};
-use crate::tables::journal::{Journal, SessionRecord};
+use crate::tables::journal::{Journal, SessionRecord, WillRecord};
 use crate::tables::restore::RestoredSession;
 use crate::tables::{SOLE_WORKER, SessionKey, TableLimits, Tables};
 pub(super) use crate::testing::wait;
 use crate::testing::{begin, claim, publish_to};
 use crate::{
-    Claim, ConnectionId, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Principal, Publish, QueueLimits,
-    ResumeRefusal, Store, StoreError,
+    Claim, ConnectionId, EXPIRY_NEVER, Enqueued, Fence, Message, Number, Owner, Principal, Publish,
+    QueueLimits, ResumeRefusal, Store, StoreError,
 };
 
 /// Commits that are made to fail.
@@ -165,4 +165,26 @@ fn a_session_without_a_principal_is_the_first_ones_who_comes() {
     assert_eq!((owned.present, owned.fence.epoch), (true, 8));
     assert_eq!(claim("alice").refusal, Some(ResumeRefusal::Foreign));
     assert_eq!(claim("bob").session.map(|owned| owned.present), Some(true));
+}
+
+#[test]
+fn a_will_of_an_earlier_version_is_read_without_what_its_owner_may_retain() {
+    let alice = Principal("alice".into());
+    let owner = Owner { principal: alice.clone(), messages_max: Some(3) };
+    let message = Message::new("t", &[], b"x", QoS::AtLeastOnce, true, 5).with_owner(owner.clone());
+    let record = WillRecord { message: Arc::new(message), delay_s: 7, due_at: Some(8) };
+    let (mut will, mut orphan) = (Vec::new(), Vec::new());
+    codec::put_will(&mut will, &record);
+    codec::put_orphan(&mut orphan, "a", Some(&alice), &record.message);
+    let (client_id, message, whose) = codec::orphan(&orphan).expect("a Will whose session is gone");
+    assert_eq!((&*client_id, &message, whose.as_ref()), ("a", &record.message, Some(&alice)));
+    assert_eq!(message.owner(), Some(&owner));
+    assert_eq!(codec::will(&will).expect("a Will").message.owner(), Some(&owner));
+    let bound = size_of::<u64>();
+    orphan.truncate(orphan.len() - bound);
+    let (_, message, _) = codec::orphan(&orphan).expect("the same without a bound");
+    assert_eq!(message.owner(), Some(&Owner { messages_max: None, ..owner }));
+    will.truncate(will.len() - bound - (1 + 4 + "alice".len()));
+    let earlier = codec::will(&will).expect("the same without an owner");
+    assert_eq!((earlier.message.owner(), earlier.delay_s, earlier.due_at), (None, 7, Some(8)));
 }

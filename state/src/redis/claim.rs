@@ -204,7 +204,7 @@ impl Engine {
 
     fn claim_op(&self, claim: &Claim, attempt: &Attempt, nonce: u64, may_create: bool, term: Term) -> Op {
         let (will, will_delay_s) =
-            claim.will.as_ref().map_or((Vec::new(), 0), |will| (codec::message(&will.message), will.delay_s));
+            claim.will.as_ref().map_or((Vec::new(), 0), |will| (codec::will(&will.message), will.delay_s));
         ClaimOp {
             client_id: &claim.client_id,
             incarnation: attempt.incarnation,

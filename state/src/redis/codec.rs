@@ -8,7 +8,8 @@ use mqtt::QoS;
 
 use crate::reader::{Malformed, Reader};
 use crate::{
-    Delivery, Message, MessageHeader, Record, StoreError, SubscriptionIds, SubscriptionOptions, Via,
+    Delivery, Message, MessageHeader, Owner, Principal, Record, StoreError, SubscriptionIds,
+    SubscriptionOptions, Via,
 };
 
 const VERSION: u8 = 1;
@@ -79,19 +80,38 @@ fn write_body(out: &mut Vec<u8>, message: &Message) {
     out.extend_from_slice(bytes);
 }
 
-/// A message on its own: a Will, a retained one.
+/// A message on its own: a retained one.
 pub(super) fn message(message: &Message) -> Vec<u8> {
-    on_its_own(message, 0)
+    on_its_own(message, 0, &[])
+}
+
+/// A Will. In the place of Subscription Identifiers, of which it has none, stands how many messages its owner may retain, if that is
+/// bounded. Earlier versions neither write nor look at it.
+pub(super) fn will(message: &Message) -> Vec<u8> {
+    let max = message.owner().and_then(|owner| owner.messages_max);
+    let max = max.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
+    on_its_own(message, 0, max.as_slice())
+}
+
+/// Reads a Will, which is this principal's: to be retained as its message.
+pub(super) fn read_will(bytes: &[u8], principal: Option<&Principal>) -> Result<Arc<Message>> {
+    let Record::Message(Delivery { message, subscription_ids, .. }) = read_record(bytes)? else {
+        return Err(DAMAGED);
+    };
+    let Some(principal) = principal.filter(|_| message.retain()) else { return Ok(message) };
+    let messages_max = subscription_ids.as_slice().first().map(|max| u64::from(*max));
+    let owner = Owner { principal: principal.clone(), messages_max };
+    Ok(Arc::new(Arc::unwrap_or_clone(message).with_owner(owner)))
 }
 
 /// A retained message that has a seat.
 pub(super) fn seated(message: &Message) -> Vec<u8> {
-    on_its_own(message, FLAG_SEATED)
+    on_its_own(message, FLAG_SEATED, &[])
 }
 
-fn on_its_own(message: &Message, more_flags: u8) -> Vec<u8> {
+fn on_its_own(message: &Message, more_flags: u8, numbers: &[u32]) -> Vec<u8> {
     let mut out = Vec::new();
-    write_head(&mut out, message.size(), flags(message.qos(), message.retain()) | more_flags, &[]);
+    write_head(&mut out, message.size(), flags(message.qos(), message.retain()) | more_flags, numbers);
     write_body(&mut out, message);
     out
 }
@@ -175,6 +195,22 @@ mod tests {
         assert_eq!(u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize, message.size());
         assert_eq!(bytes[5..9], [0, 0b101, 0, 0]);
         assert!(matches!(read_record(&[1, 0, 0, 0, 0, 1]), Ok(Record::Released)));
+    }
+
+    #[test]
+    fn a_will_keeps_what_its_owner_may_retain_and_one_of_an_earlier_version_has_no_bound() {
+        let alice = Principal("alice".into());
+        let message = Message::new("t", &[1, 2], b"x", QoS::AtLeastOnce, true, 5).with_expiry(Some(9));
+        for messages_max in [None, Some(1), Some(u64::from(u32::MAX))] {
+            let owner = Owner { principal: alice.clone(), messages_max };
+            let bytes = will(&message.clone().with_owner(owner.clone()));
+            let found = read_will(&bytes, Some(&alice)).unwrap();
+            assert_eq!((&*found, found.owner()), (&message, Some(&owner)));
+            assert_eq!(*read_message(&bytes).unwrap(), message, "as earlier versions read it");
+            assert_eq!(read_will(&bytes, None).unwrap().owner(), None);
+        }
+        let earlier = read_will(&super::message(&message), Some(&alice)).unwrap();
+        assert_eq!(earlier.owner(), Some(&Owner { principal: alice, messages_max: None }));
     }
 
     proptest! {

@@ -18,8 +18,8 @@ pub(super) fn read_run(run: Value) -> Result<WorkerId> {
 /// A Will with its number, and whose it is.
 pub(super) fn read_due_will(session: Arc<StoredSession>, will: Value) -> Result<DueWill> {
     let [message, number, principal] = will.tuple()?;
-    let message = codec::read_message(&message.bytes()?)?;
     let principal = principal.maybe().map(ReadAnswer::text).transpose()?.map(|name| Principal(name.into()));
+    let message = codec::read_will(&message.bytes()?, principal.as_ref())?;
     Ok(DueWill { session, principal, message, number: number.count()? })
 }
 

@@ -41,6 +41,8 @@ macro_rules! behaviours {
             what_is_over_belongs_to_nobody
             who_did_not_authenticate_is_a_principal_too
             a_will_says_whose_it_is
+            a_will_is_retained_as_its_principals
+            a_will_is_retained_as_its_principals_after_a_restart
             a_will_that_was_dropped_is_published_by_nobody
             a_session_has_its_principal_after_a_restart
             a_principal_has_so_many_sessions

@@ -1,11 +1,13 @@
 //! Whose a session is.
 
+use std::sync::Arc;
+
 use state::{
-    Claim, Claimed, ConnectionId, Due, EXPIRY_NEVER, Enqueued, Number, Principal, Release, ResumeRefusal,
-    StoreError,
+    Claim, Claimed, ConnectionId, Due, EXPIRY_NEVER, Enqueued, Message, Number, Principal, Release,
+    ResumeRefusal, StoreError, Will,
 };
 
-use crate::harness::{Backend, Calls, START, claim, principal, wait, will};
+use crate::harness::{Backend, Calls, START, claim, owned, principal, wait, will};
 
 fn of(name: &str) -> Claim {
     Claim { principal: principal(name), ..claim("dev") }
@@ -116,6 +118,70 @@ pub(crate) fn a_will_says_whose_it_is<B: Backend>() {
     assert_eq!(answer.will_due.map(|will| will.principal), Some(Some(principal("alice"))));
     assert_eq!(whose(START + 60_000), alice, "of one that was told at once, when it comes again");
     backend.check();
+}
+
+/// The Will that is due; it is finished.
+fn take_will<B: Backend>(backend: &B) -> Arc<Message> {
+    let due = wait(|done| backend.store().claim_due(START, 100, done)).expect("what is due");
+    let [Due::Will(will)] = due.as_slice() else { panic!("a will") };
+    wait(|done| backend.store().finish_will(will, done)).expect("finished");
+    Arc::clone(&will.message)
+}
+
+/// A claim with a Will that alice wants to be retained, who may have two such messages.
+fn retaining(topic: &str) -> Claim {
+    Claim { will: Some(Will { message: owned("alice", 2, topic, "gone"), delay_s: 0 }), ..of("alice") }
+}
+
+/// The Will is one message too many of its principal's, or takes the place of one that it has.
+fn check_owned<B: Backend>(backend: &B, take: impl Fn(Claim) -> Arc<Message>) {
+    let calls = Calls(backend.store());
+    let retain = |message| wait(|done| backend.store().retain(message, done));
+    let is_refused = |answer| matches!(answer, Err(StoreError::RetainedQuota));
+    assert!(is_refused(retain(take(retaining("c")))), "one too many");
+    retain(take(retaining("b"))).expect("replaced");
+    assert!(is_refused(calls.retain_as("alice", 2, "c", "x")), "it is hers still");
+}
+
+fn with_two_retained<B: Backend>() -> B {
+    let backend = B::fresh();
+    for topic in ["a", "b"] {
+        Calls(backend.store()).retain_as("alice", 2, topic, "x").expect("retained");
+    }
+    backend
+}
+
+pub(crate) fn a_will_is_retained_as_its_principals<B: Backend>() {
+    let backend = with_two_retained::<B>();
+    let calls = Calls(backend.store());
+    for (expiry_s, what) in [(60, "away"), (0, "gone")] {
+        check_owned(&backend, |claim| {
+            calls.release(&calls.own(claim).fence, expiry_s, true, START).expect(what);
+            take_will(&backend)
+        });
+    }
+    check_owned(&backend, |claim| {
+        calls.own(claim);
+        let answer = calls.claim(Claim { clean_start: true, ..of("alice") }).expect("a claim");
+        answer.will_due.expect("told at once").message
+    });
+    backend.check();
+}
+
+pub(crate) fn a_will_is_retained_as_its_principals_after_a_restart<B: Backend>() {
+    for (expiry_s, topic) in [(Some(60), "c"), (Some(0), "c"), (None, "c"), (Some(60), "b"), (Some(0), "b")] {
+        let mut backend = with_two_retained::<B>();
+        let fence = Calls(backend.store()).own(retaining(topic)).fence;
+        if let Some(expiry_s) = expiry_s {
+            Calls(backend.store()).release(&fence, expiry_s, true, START).expect("released");
+        }
+        backend.restart(START);
+        let (calls, will) = (Calls(backend.store()), take_will(&backend));
+        let retained = wait(|done| backend.store().retain(will, done));
+        assert_eq!(retained.is_ok(), topic == "b", "{expiry_s:?} {topic}");
+        assert!(calls.retain_as("alice", 2, "c", "x").is_err(), "{expiry_s:?} {topic}");
+        backend.check();
+    }
 }
 
 pub(crate) fn a_will_that_was_dropped_is_published_by_nobody<B: Backend>() {
