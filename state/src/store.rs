@@ -360,7 +360,8 @@ pub struct DueWill {
     pub principal: Option<Principal>,
     /// The Will Message.
     pub message: Arc<Message>,
-    /// Tells it from others that the session left, and stays the same when it comes again. Not 0.
+    /// Tells it from others that the session left, and stays the same when it comes again; in a store that knows no identities,
+    /// until a restart. Not 0.
     pub number: u64,
 }
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mqtt::PacketId;
 
-use state::{Enqueued, Number, Origin, Publish, RedisConfig, Secret, Store};
+use state::{Claim, Due, Enqueued, Number, Origin, Publish, RedisConfig, RedisStore, Secret, Store};
 
-use crate::harness::{Calls, START, claim, message, packet_id, publish_to};
+use crate::harness::{Calls, START, claim, message, packet_id, publish_to, wait, will};
 use crate::load::read_values;
 use crate::servers::{Server, gate};
 use crate::stores::{config_for, connect_at};
@@ -144,4 +144,40 @@ fn what_was_answered_survives_kill_9_of_the_worker() {
         }
     }
     println!("{published} QoS 2 messages over {KILLS} kills: none lost, none twice");
+}
+
+// Queues that have it know it by that when it comes again.
+#[test]
+fn a_will_that_an_earlier_run_was_handed_keeps_its_number() {
+    gate();
+    let server = Server::start(&[]);
+    let number = |store: &RedisStore| {
+        let due = wait(|done| store.claim_due(START, 9, done)).expect("what is due");
+        let [Due::Will(will)] = due.as_slice() else { panic!("a will") };
+        will.number
+    };
+    for expiry_s in [60, 0] {
+        let config = config_for(vec![server.url()]);
+        let store = connect_at(config.clone(), START);
+        let calls = Calls(&store);
+        // Others have had numbers.
+        for _ in 0..3 {
+            let owned = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
+            calls.release(&owned.fence, 60, true, START).expect("released");
+            let due = wait(|done| store.claim_due(START, 9, done)).expect("what is due");
+            let [Due::Will(will)] = due.as_slice() else { panic!("a will") };
+            wait(|done| store.finish_will(will, done)).expect("finished");
+        }
+        let owned = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
+        calls.release(&owned.fence, expiry_s, true, START).expect("released");
+        let first = number(&store);
+        for _ in 0..2 {
+            assert_eq!(number(&connect_at(config.clone(), START)), first, "expiry {expiry_s}");
+        }
+        if expiry_s > 0 {
+            let store = connect_at(config, START);
+            let will = Calls(&store).claim(claim("a")).expect("a claim").will_due.expect("it is due");
+            assert_eq!(will.number, first, "by a claim");
+        }
+    }
 }

@@ -143,9 +143,9 @@ local function settle_away(t, w, cid, s, now)
 end
 
 -- A Will that is answered to be published now comes again if that is not finished, since the answer may be lost. Answers it
--- with its number, and whose it is.
+-- with its number, which it keeps if it was handed out before, and whose it is.
 local function hand_out(t, w, cid, s, owner, again)
-  s.K, s.H = owner, next_number(w)
+  s.K, s.H = owner, s.H or next_number(w)
   adopt(t, w, cid, s, again)
   return { s.W, s.H, s.u }
 end
@@ -474,7 +474,8 @@ function ops.abandon(k, a)
     return let_go(k, cid, s, now, 0, sent_bound(k.queue, s), true)
   end
   if s.A and s.K == owner then
-    rcall('HDEL', k.session, 'A', 'K', 'H')
+    -- Queues may have it under its number.
+    rcall('HDEL', k.session, 'A', 'K')
     arm(k.timers, s.U, 'w:' .. cid)
     return { false, math.max(0, s.U - now) }
   end
@@ -489,7 +490,7 @@ function ops.rearm(k, a)
     elseif all[at] ~= '' then
       local record = cmsgpack.unpack(all[at + 1])
       if record[1] == a.worker or record[1] == '' then
-        rcall('HSET', k.orphans, all[at], cmsgpack.pack({ '', record[2], record[3], 0, record[5] or false }))
+        rcall('HSET', k.orphans, all[at], cmsgpack.pack({ '', record[2], record[3], record[4], record[5] or false }))
         arm(k.timers, now, 'o:' .. all[at])
       end
     end
