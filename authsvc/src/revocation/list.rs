@@ -1,7 +1,8 @@
 //! The list: what was revoked, in its order and by name.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::REVOKED_S_MAX;
 use super::file::{LastingEntry, RevocationFile};
 use super::target::{Bearer, RevokeReason, Target};
 
-/// Entries that are remembered; beyond it the oldest are forgotten.
+/// Entries that are remembered; beyond it those are forgotten that have ended first, or would.
 pub(super) const ENTRIES_MAX: usize = 100_000;
 
 /// Entries that are told in one answer.
@@ -52,7 +53,10 @@ struct KeptList {
 
 #[derive(Default)]
 struct RevocationList {
-    entries: VecDeque<Revocation>,
+    /// The newest entry of each target, by its number.
+    entries: BTreeMap<u64, Revocation>,
+    /// Their numbers by when they end.
+    by_end: BTreeSet<(Instant, u64)>,
     /// The newest entry of each target.
     by_name: HashMap<Target, Times>,
     newest: u64,
@@ -132,8 +136,13 @@ impl Revocations {
             };
             // Whoever was revoked for longer stays so.
             let until = before.map_or(until, |times| times.until.max(until));
+            if let Some(before) = before {
+                list.take(before.id);
+            }
             list.by_name.insert(target.clone(), Times { id, at, until, reason, by_operator });
-            list.entries.push_back(Revocation { id, target, reason, at, until });
+            let entry = Revocation { id, target, reason, at, until };
+            list.by_end.insert((entry.end(), id));
+            list.entries.insert(id, entry);
             id
         };
         self.0.newest.send_replace(newest);
@@ -166,15 +175,15 @@ impl Revocations {
     }
 
     /// What an operator revoked and has not ended.
-    fn lasting(&self) -> Vec<LastingEntry> {
+    pub(super) fn lasting(&self) -> Vec<LastingEntry> {
         let list = self.0.list.lock();
         let now = Instant::now();
         let lasting = |entry: &Revocation| {
-            let times = list.by_name.get(&entry.target).filter(|times| times.id == entry.id)?;
+            let times = list.by_name.get(&entry.target)?;
             let span = times.by_operator.filter(|span| span.until > now)?;
             Some(LastingEntry::new(entry.target.clone(), now - span.at, span.until - now))
         };
-        list.entries.iter().filter_map(lasting).collect()
+        list.entries.values().filter_map(lasting).collect()
     }
 
     /// How many entries and names it has.
@@ -188,8 +197,8 @@ impl Revocations {
     pub fn since(&self, after: u64) -> Told {
         let mut list = self.0.list.lock();
         list.forget(Instant::now());
-        let first = list.entries.partition_point(|entry| entry.id <= after);
-        let entries: Vec<_> = list.entries.range(first..).take(TOLD_MAX).cloned().collect();
+        let later = list.entries.range((Bound::Excluded(after), Bound::Unbounded));
+        let entries: Vec<_> = later.map(|(_, entry)| entry).take(TOLD_MAX).cloned().collect();
         // Rules have numbers without entries.
         let newest =
             entries.last().filter(|_| entries.len() == TOLD_MAX).map_or(list.newest, |entry| entry.id);
@@ -245,22 +254,34 @@ impl Revocations {
     }
 }
 
+impl Revocation {
+    /// When it has ended.
+    fn end(&self) -> Instant {
+        self.until.max(self.at)
+    }
+}
+
 impl RevocationList {
+    /// Makes room for one more: what has ended goes first, what lasts longest stays.
     fn forget(&mut self, now: Instant) {
-        while let Some(first) = self.entries.front() {
-            let newest = self.by_name.get(&first.target).is_none_or(|times| times.id == first.id);
-            let is_over = first.until.max(first.at) + REMEMBERED <= now;
-            if newest && !is_over && self.entries.len() < ENTRIES_MAX {
-                break;
+        while let Some((end, id)) = self.by_end.first().copied() {
+            let is_over = end + REMEMBERED <= now;
+            if !is_over && self.entries.len() < ENTRIES_MAX {
+                return;
             }
-            let Some(first) = self.entries.pop_front() else { break };
-            if newest {
-                self.forgotten = first.id;
-                if !is_over {
-                    tracing::warn!("more was revoked than is remembered, the oldest entry is forgotten");
-                }
-                self.by_name.remove(&first.target);
+            if !is_over {
+                tracing::warn!("more was revoked than is remembered: the entry that ends first is forgotten");
+            }
+            self.forgotten = self.forgotten.max(id);
+            if let Some(entry) = self.take(id) {
+                self.by_name.remove(&entry.target);
             }
         }
+    }
+
+    fn take(&mut self, id: u64) -> Option<Revocation> {
+        let entry = self.entries.remove(&id)?;
+        self.by_end.remove(&(entry.end(), id));
+        Some(entry)
     }
 }

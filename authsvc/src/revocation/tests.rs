@@ -192,3 +192,32 @@ fn the_list_has_a_bound_and_says_what_it_has_lost() {
     list.revoke(Target::ClientId("x".into()), RevokeReason::Administrative, Duration::ZERO);
     assert!(list.since(1).has_missed);
 }
+
+#[test]
+fn what_has_ended_makes_room_for_what_lasts() {
+    let list = Revocations::default();
+    let ban = Target::User("mallory".into());
+    list.revoke(ban.clone(), RevokeReason::Administrative, Duration::from_secs(86_400));
+    for n in 0..=ENTRIES_MAX {
+        let target = Target::ClientId(n.to_string().into());
+        list.revoke(target, RevokeReason::CredentialsChanged, Duration::ZERO);
+    }
+    assert_eq!(list.remembered(), (ENTRIES_MAX, ENTRIES_MAX));
+    let now = Instant::now() + Duration::from_millis(1);
+    assert_eq!(list.verdict(&bearer("mallory", "m"), now), Some(RevokeReason::Administrative));
+    let lasting: Vec<_> = list.lasting().into_iter().map(|entry| entry.target).collect();
+    assert_eq!(lasting, [ban]);
+}
+
+// What lasts holds up nobody's leaving.
+#[test]
+fn what_was_said_again_is_there_once() {
+    let list = Revocations::default();
+    list.revoke(Target::User("a".into()), RevokeReason::Administrative, Duration::from_secs(60));
+    for _ in 0..10 {
+        list.revoke(Target::User("b".into()), RevokeReason::CredentialsChanged, Duration::ZERO);
+    }
+    assert_eq!(list.remembered(), (2, 2));
+    let ids: Vec<_> = list.since(0).entries.iter().map(|entry| entry.id).collect();
+    assert_eq!(ids, [1, 11]);
+}
