@@ -106,8 +106,8 @@ impl DecisionCache {
         }
     }
 
-    /// Remembers an answer to what was asked in that epoch; `life` is what is left of its passport, `ttl` how long it is
-    /// fresh at most.
+    /// Remembers an answer to what was asked in that epoch, if it `holds`; `life` is what is left of its passport, `ttl` how long it
+    /// is fresh at most.
     pub(super) fn remember(
         &self,
         (asked, epoch): (Asked, u64),
@@ -115,6 +115,7 @@ impl DecisionCache {
         certificate: Option<Arc<str>>,
         life: Duration,
         ttl: Duration,
+        holds: impl FnOnce() -> bool,
     ) {
         if self.answers_max == 0 {
             return;
@@ -137,6 +138,11 @@ impl DecisionCache {
         // What was answered before holds no longer.
         others.lock().by_question.remove(&asked);
         let mut answers = answers.lock();
+        // Under the lock, which `forget` takes after it is known who has to go: what does not hold any more is either seen here or
+        // forgotten there.
+        if !holds() {
+            return;
+        }
         // Looked at under the lock, which `put_behind` takes after it has counted.
         let fresh_until = if epoch == self.epoch() { fresh_until } else { now };
         answers.number += 1;
@@ -215,19 +221,19 @@ mod tests {
     #[test]
     fn an_answer_is_fresh_for_a_while_and_good_for_as_long_as_its_passport() {
         let cache = DecisionCache::new(10);
-        cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
+        cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL, || true);
         let now = Instant::now();
         assert_eq!(cache.fresh(&[1; 16], now), Some(allow("u")));
         assert_eq!(cache.fresh(&[1; 16], now + TTL), None);
         assert!(cache.good(&[1; 16], now + TTL).is_some() && cache.good(&[1; 16], now + LIFE).is_none());
-        cache.remember(([2; 16], 0), &allow("u"), None, TTL, LIFE);
+        cache.remember(([2; 16], 0), &allow("u"), None, TTL, LIFE, || true);
         assert!(
             cache.fresh(&[2; 16], now + TTL / 2 + Duration::from_secs(1)).is_none(),
             "not in its second half"
         );
-        cache.remember(([3; 16], 0), &Decision::Deny(DenyReason::BadCredentials), None, LIFE, TTL);
+        cache.remember(([3; 16], 0), &Decision::Deny(DenyReason::BadCredentials), None, LIFE, TTL, || true);
         assert!(cache.fresh(&[3; 16], now).is_some() && cache.good(&[3; 16], now).is_none());
-        cache.remember(([4; 16], 0), &Decision::Deny(DenyReason::Unavailable), None, LIFE, TTL);
+        cache.remember(([4; 16], 0), &Decision::Deny(DenyReason::Unavailable), None, LIFE, TTL, || true);
         assert!(cache.fresh(&[4; 16], now).is_none());
     }
 
@@ -235,28 +241,28 @@ mod tests {
     fn it_has_a_bound_and_the_oldest_go_first() {
         let cache = DecisionCache::new(3);
         for n in 0..10u8 {
-            cache.remember(([n; 16], 0), &allow("u"), None, LIFE, TTL);
-            cache.remember(([9; 16], 0), &allow("u"), None, LIFE, TTL);
+            cache.remember(([n; 16], 0), &allow("u"), None, LIFE, TTL, || true);
+            cache.remember(([9; 16], 0), &allow("u"), None, LIFE, TTL, || true);
         }
         assert_eq!(cache.len(), 3);
         assert!(cache.allowed.lock().order.len() <= 6);
         let now = Instant::now();
         assert!(cache.fresh(&[9; 16], now).is_some() && cache.fresh(&[0; 16], now).is_none());
         let none = DecisionCache::new(0);
-        none.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
+        none.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL, || true);
         assert_eq!(none.len(), 0);
     }
 
     #[test]
     fn who_guesses_pushes_nobody_out() {
         let cache = DecisionCache::new(3);
-        cache.remember(([0; 16], 0), &allow("u"), None, LIFE, TTL);
+        cache.remember(([0; 16], 0), &allow("u"), None, LIFE, TTL, || true);
         let wrong = Decision::Deny(DenyReason::BadCredentials);
-        (1..=100).for_each(|n| cache.remember(([n; 16], 0), &wrong, None, LIFE, TTL));
+        (1..=100).for_each(|n| cache.remember(([n; 16], 0), &wrong, None, LIFE, TTL, || true));
         let now = Instant::now();
         assert!(cache.good(&[0; 16], now).is_some() && cache.fresh(&[100; 16], now).is_some());
         assert_eq!(cache.len(), 4);
-        cache.remember(([0; 16], 0), &wrong, None, LIFE, TTL);
+        cache.remember(([0; 16], 0), &wrong, None, LIFE, TTL, || true);
         assert!(cache.good(&[0; 16], now).is_none(), "the last answer holds");
     }
 
@@ -264,11 +270,11 @@ mod tests {
     fn what_was_asked_before_rules_became_others_is_not_fresh_after() {
         let cache = DecisionCache::new(10);
         let wrong = Decision::Deny(DenyReason::NotAuthorized);
-        cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL);
-        cache.remember(([2; 16], 0), &wrong, None, LIFE, TTL);
+        cache.remember(([1; 16], 0), &allow("u"), None, LIFE, TTL, || true);
+        cache.remember(([2; 16], 0), &wrong, None, LIFE, TTL, || true);
         cache.put_behind();
-        cache.remember(([3; 16], 0), &allow("u"), None, LIFE, TTL);
-        cache.remember(([4; 16], cache.epoch()), &allow("u"), None, LIFE, TTL);
+        cache.remember(([3; 16], 0), &allow("u"), None, LIFE, TTL, || true);
+        cache.remember(([4; 16], cache.epoch()), &allow("u"), None, LIFE, TTL, || true);
         let now = Instant::now();
         let fresh = [1, 2, 3, 4].map(|n| cache.fresh(&[n; 16], now).is_some());
         assert_eq!(fresh, [false, false, false, true]);
@@ -278,11 +284,29 @@ mod tests {
     #[test]
     fn what_was_revoked_is_forgotten() {
         let cache = DecisionCache::new(10);
-        cache.remember(([1; 16], 0), &allow("alice"), Some("00".into()), LIFE, TTL);
-        cache.remember(([2; 16], 0), &allow("bob"), Some("01".into()), LIFE, TTL);
+        cache.remember(([1; 16], 0), &allow("alice"), Some("00".into()), LIFE, TTL, || true);
+        cache.remember(([2; 16], 0), &allow("bob"), Some("01".into()), LIFE, TTL, || true);
         cache.forget(&Target::User("alice".into()));
         assert_eq!(cache.len(), 1);
         cache.forget(&Target::Certificate("01".into()));
+        assert_eq!(cache.len(), 0);
+    }
+
+    #[test]
+    fn what_is_revoked_while_it_is_remembered_is_forgotten() {
+        let cache = DecisionCache::new(10);
+        std::thread::scope(|scope| {
+            let holds = || {
+                let forgetting = scope.spawn(|| cache.forget(&Target::User("alice".into())));
+                // It waits for the lock, or is through before the answer is there.
+                std::thread::sleep(Duration::from_millis(100));
+                drop(forgetting);
+                true
+            };
+            cache.remember(([1; 16], 0), &allow("alice"), None, LIFE, TTL, holds);
+        });
+        assert_eq!(cache.len(), 0);
+        cache.remember(([1; 16], 0), &allow("alice"), None, LIFE, TTL, || false);
         assert_eq!(cache.len(), 0);
     }
 }

@@ -254,11 +254,6 @@ impl RemoteCore {
         let certificate = question.tls.as_ref().map(|tls| tls.fingerprint.clone());
         let (life, ttl_ms) = match decision {
             Decision::Allow(passport) => {
-                // It may have been revoked after it was made.
-                let bearer = Bearer::new(passport, certificate.as_deref());
-                if self.revocations.verdict(&bearer, since).is_some() {
-                    return;
-                }
                 let until_s = passport.expires_at_s.unwrap_or(u64::MAX);
                 let life_s = until_s.saturating_sub(now_s()).min(31_536_000);
                 (Duration::from_secs(life_s), self.config.allowed_ttl_ms)
@@ -267,7 +262,15 @@ impl RemoteCore {
         };
         // Without a time for which it is fresh it may count still while nobody can be asked.
         if ttl_ms > 0 || self.config.when_away == WhenServiceAway::Cached {
-            self.cache.remember(asked, decision, certificate, life, Duration::from_millis(ttl_ms));
+            let print = certificate.clone();
+            // It may have been revoked after it was made.
+            let holds = || match decision {
+                Decision::Allow(passport) => {
+                    self.revocations.verdict(&Bearer::new(passport, print.as_deref()), since).is_none()
+                }
+                Decision::Deny(_) => true,
+            };
+            self.cache.remember(asked, decision, certificate, life, Duration::from_millis(ttl_ms), holds);
         }
         self.metrics.remembered.set(self.cache.len() as i64);
     }
