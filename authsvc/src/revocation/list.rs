@@ -85,6 +85,14 @@ struct Span {
     until: Instant,
 }
 
+impl Span {
+    /// The later of both times.
+    fn with(self, other: Option<Self>) -> Self {
+        let Some(other) = other else { return self };
+        Self { at: self.at.max(other.at), until: self.until.max(other.until) }
+    }
+}
+
 impl Default for Revocations {
     fn default() -> Self {
         let replica = format!("{:032x}", rand::random::<u128>());
@@ -125,17 +133,14 @@ impl Revocations {
             list.newest += 1;
             let id = list.newest;
             let before = list.by_name.get(&target).copied();
+            let by_operator = before.and_then(|times| times.by_operator);
             let by_operator = match reason {
-                RevokeReason::Administrative => {
-                    let longest = before
-                        .and_then(|times| times.by_operator)
-                        .map_or(until, |span| span.until.max(until));
-                    Some(Span { at, until: longest })
-                }
-                RevokeReason::CredentialsChanged => before.and_then(|times| times.by_operator),
+                RevokeReason::Administrative => Some(Span { at, until }.with(by_operator)),
+                RevokeReason::CredentialsChanged => by_operator,
             };
-            // Whoever was revoked for longer stays so.
-            let until = before.map_or(until, |times| times.until.max(until));
+            // Whoever was revoked later, or for longer, stays so: another replica may be late to tell of before.
+            let span = before.map(|times| Span { at: times.at, until: times.until });
+            let Span { at, until } = Span { at, until }.with(span);
             if let Some(before) = before {
                 list.take(before.id);
             }

@@ -178,6 +178,21 @@ async fn other_rules_are_told_without_an_entry() {
     assert_eq!(older.rules, "", "a service need not say");
 }
 
+// An edge follows several replicas, and one of them may be late.
+#[test]
+fn what_is_told_late_takes_nothing_back() {
+    let (early, late, follower) = (Revocations::default(), Revocations::default(), Revocations::default());
+    early.revoke(Target::User("alice".into()), RevokeReason::CredentialsChanged, Duration::ZERO);
+    std::thread::sleep(Duration::from_millis(30));
+    let between = Instant::now();
+    std::thread::sleep(Duration::from_millis(30));
+    late.revoke(Target::User("alice".into()), RevokeReason::Administrative, Duration::ZERO);
+    for list in [late, early] {
+        Feed::new(&list, 0).revocations.into_iter().for_each(|entry| entry.add_to(&follower));
+    }
+    assert!(follower.verdict(&bearer("alice", "a"), between).is_some());
+}
+
 #[test]
 fn the_list_has_a_bound_and_says_what_it_has_lost() {
     let list = Revocations::default();
