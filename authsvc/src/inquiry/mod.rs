@@ -321,14 +321,13 @@ impl Inquiry {
         A: Fn() -> F,
         F: Future<Output = Result<Reply, Fault>>,
     {
-        let address = request.peer.ip();
-        let suspect = self.slow_down.suspect(subject, address);
+        let suspect = self.slow_down.suspect(subject, request.peer.ip());
         // Only who asks pays: equal questions are one guess, and so are other clients' with the same password.
         let secret = request.password.as_deref().unwrap_or_default();
         let Some(guess) = self.slow_down.guess(suspect, secret) else {
             return Err(Away::SlowedDown);
         };
-        let known = self.find_out_in_turn(hashed(&address), attempt).await?;
+        let known = self.find_out_in_turn(suspect.source(), attempt).await?;
         if known.verdict == Verdict::Deny(DenyReason::BadCredentials) {
             guess.was_wrong();
         }
@@ -370,3 +369,6 @@ pub(crate) fn hashed(value: &(impl Hash + ?Sized)) -> u64 {
     value.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests;
