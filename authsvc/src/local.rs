@@ -201,7 +201,7 @@ impl Decider {
         match self.chain.decide(request).await {
             Verdict::Allow(grant) => self.allow(&Identity::User(grant), request),
             Verdict::Deny(reason) => Decision::Deny(reason),
-            Verdict::Ignore => {
+            Verdict::Ignore | Verdict::Unknown => {
                 let has_credentials = request.username.is_some() || request.password.is_some();
                 // Without a source nobody can be told apart, so a name is no more than none.
                 if has_credentials && !self.chain.is_empty() {

@@ -21,6 +21,8 @@ pub(crate) enum Verdict {
     Deny(DenyReason),
     /// Not mine: the next is asked.
     Ignore,
+    /// The same, found out just now by the password that came: a wrong one, if nobody else takes it.
+    Unknown,
 }
 
 /// Whom a source let in, and what it says of them.

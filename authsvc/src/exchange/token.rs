@@ -53,7 +53,7 @@ impl TokenExchange {
                 Decision::Deny(reason) => Step::Deny(reason),
             },
             Verdict::Deny(reason) => Step::Deny(reason),
-            Verdict::Ignore => Step::Deny(DenyReason::BadCredentials),
+            Verdict::Ignore | Verdict::Unknown => Step::Deny(DenyReason::BadCredentials),
         }
     }
 }

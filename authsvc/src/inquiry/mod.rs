@@ -57,11 +57,20 @@ pub(crate) struct Reply<V = Verdict> {
     pub(crate) verdict: V,
     /// For how long it holds, if the service said so.
     pub(crate) lifetime: Option<Duration>,
+    /// The password was right, whatever else was not.
+    pub(crate) is_right: bool,
+}
+
+impl<V> Reply<V> {
+    /// Of a client whose password is right, if it showed one.
+    pub(crate) fn right(verdict: V) -> Self {
+        Self { verdict, lifetime: None, is_right: true }
+    }
 }
 
 impl<V> From<V> for Reply<V> {
     fn from(verdict: V) -> Self {
-        Self { verdict, lifetime: None }
+        Self { verdict, lifetime: None, is_right: false }
     }
 }
 
@@ -125,6 +134,7 @@ pub(crate) struct Inquiry<V: Decided = Verdict> {
 struct Known<V> {
     verdict: V,
     lifetime: Duration,
+    is_right: bool,
 }
 
 /// For how long answers hold of which the service does not say it.
@@ -199,20 +209,21 @@ impl<V: Decided> Inquiry<V> {
         Some(known.verdict)
     }
 
-    /// What is found out by `find_out`, which others may wait for. To drop the future is safe: who waits for the same answer asks in
+    /// What is found out by `find_out`, which others may wait for; and whether it was found out for this question. To drop the future is safe: who waits for the same answer asks in
     /// its place.
     async fn find_by(
         &self,
         fingerprint: Fingerprint,
         find_out: impl Future<Output = Result<Known<V>, Away>>,
-    ) -> Result<V, Away> {
+    ) -> Result<(V, bool), Away> {
         let answer = self.cache.entry(fingerprint).or_try_insert_with(find_out);
         let away = match tokio::time::timeout(self.wait_max, answer).await {
             Ok(Ok(entry)) => {
-                if !entry.is_fresh() {
+                let is_own = entry.is_fresh();
+                if !is_own {
                     self.metrics.count(Outcome::shared);
                 }
-                return Ok(entry.into_value().verdict);
+                return Ok((entry.into_value().verdict, is_own));
             }
             Ok(Err(away)) => *away,
             Err(_) => Away::Overdue,
@@ -231,7 +242,8 @@ impl<V: Decided> Inquiry<V> {
         if let Some(known) = self.known(fingerprint).await {
             return Ok(known);
         }
-        self.find_by(fingerprint, Box::pin(self.find_out_in_turn(from, attempt))).await
+        let found = self.find_by(fingerprint, Box::pin(self.find_out_in_turn(from, attempt))).await;
+        found.map(|(verdict, _)| verdict)
     }
 
     async fn find_out_in_turn<A, F>(&self, from: u64, attempt: A) -> Result<Known<V>, Away>
@@ -305,7 +317,9 @@ impl Inquiry {
             return known;
         }
         match self.find_by(fingerprint, Box::pin(self.find_out(subject, request, attempt))).await {
-            Ok(verdict) => verdict,
+            // Only who asks pays, here as in what is denied.
+            Ok((Verdict::Ignore, true)) if shows_password(request) => Verdict::Unknown,
+            Ok((verdict, _)) => verdict,
             Err(Away::SlowedDown) => Verdict::Deny(DenyReason::SlowedDown),
             Err(Away::Shed | Away::Broken | Away::Faulty(_) | Away::Overdue) => self.when_away.verdict(),
         }
@@ -328,7 +342,13 @@ impl Inquiry {
             return Err(Away::SlowedDown);
         };
         let known = self.find_out_in_turn(suspect.source(), attempt).await?;
-        if known.verdict == Verdict::Deny(DenyReason::BadCredentials) {
+        // Not every service says why: what is denied is a wrong password, unless it is known to be right.
+        let is_wrong = match known.verdict {
+            Verdict::Deny(DenyReason::BadCredentials) => true,
+            Verdict::Deny(DenyReason::NotAuthorized) => shows_password(request) && !known.is_right,
+            _ => false,
+        };
+        if is_wrong {
             guess.was_wrong();
         }
         Ok(known)
@@ -339,7 +359,11 @@ impl Lifetimes {
     fn of<V: Decided>(&self, answer: Reply<V>) -> Known<V> {
         let is_allowed = answer.verdict.outcome() == Outcome::allowed;
         let lifetime = answer.lifetime.unwrap_or(if is_allowed { self.allowed } else { self.denied });
-        Known { lifetime: lifetime.min(answer.verdict.left()), verdict: answer.verdict }
+        Known {
+            lifetime: lifetime.min(answer.verdict.left()),
+            is_right: answer.is_right,
+            verdict: answer.verdict,
+        }
     }
 }
 
@@ -348,7 +372,7 @@ impl Decided for Verdict {
         match self {
             Self::Allow(_) => Outcome::allowed,
             Self::Deny(_) => Outcome::denied,
-            Self::Ignore => Outcome::ignored,
+            Self::Ignore | Self::Unknown => Outcome::ignored,
         }
     }
 
@@ -358,9 +382,13 @@ impl Decided for Verdict {
             Self::Allow(grant) => grant.expires_at_s.map_or(Duration::MAX, |expires_at_s| {
                 Duration::from_secs(expires_at_s.saturating_sub(crate::clock::now_s()))
             }),
-            Self::Deny(_) | Self::Ignore => Duration::MAX,
+            Self::Deny(_) | Self::Ignore | Self::Unknown => Duration::MAX,
         }
     }
+}
+
+fn shows_password(request: &Request) -> bool {
+    request.password.as_ref().is_some_and(|password| !password.is_empty())
 }
 
 /// A number that stands for `value` among those who wait.

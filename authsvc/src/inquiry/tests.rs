@@ -45,6 +45,7 @@ fn allow() -> Result<Reply, Fault> {
     Ok(Verdict::Allow(Grant::of("x".into())).into())
 }
 
+const REFUSED: Verdict = Verdict::Deny(DenyReason::NotAuthorized);
 const UNAVAILABLE: Verdict = Verdict::Deny(DenyReason::Unavailable);
 
 #[tokio::test(start_paused = true)]
@@ -67,4 +68,15 @@ async fn addresses_of_one_ipv6_network_share_their_turns() {
     }
     assert_eq!(crowd.await, UNAVAILABLE, "two of one network wait, and too many in all");
     assert!(poll!(&mut other).is_pending());
+}
+
+#[tokio::test]
+async fn who_is_refused_though_its_password_is_right_or_without_one_pays_nothing() {
+    let inquiry = inquiry(1, &QueueConfig::default());
+    for _ in 0..20 {
+        let right = request("alice", "right", "192.0.2.1:1");
+        assert_eq!(ask(&inquiry, &right, Ok(Reply::right(REFUSED))).await, REFUSED);
+        let silent = request("bob", "", "192.0.2.1:1");
+        assert_eq!(ask(&inquiry, &silent, Ok(REFUSED.into())).await, REFUSED);
+    }
 }

@@ -24,8 +24,9 @@ use password_file::PasswordSource;
 use serde::{Deserialize, Serialize};
 
 use crate::config::AuthConfig;
+use crate::slowdown::SlowDown;
 use crate::verdict::Verdict;
-use crate::{AuthError, Request};
+use crate::{AuthError, DenyReason, Request};
 
 /// A source by the name of its key in `[auth]`; `auth.sources` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,6 +106,7 @@ impl Source {
 /// The sources in the order in which they are asked.
 pub(crate) struct Chain {
     sources: Vec<Source>,
+    slow_down: Arc<SlowDown>,
 }
 
 impl Chain {
@@ -115,7 +117,7 @@ impl Chain {
     pub(crate) fn start(config: &AuthConfig, context: &SourceContext) -> Result<Self, AuthError> {
         let sources = config.sources_in_force();
         let sources = sources.into_iter().map(|name| Source::start(name, config, context));
-        Ok(Self { sources: sources.collect::<Result<_, _>>()? })
+        Ok(Self { sources: sources.collect::<Result<_, _>>()?, slow_down: context.slow_down.clone() })
     }
 
     /// Whether nobody can be told apart.
@@ -187,16 +189,30 @@ impl Chain {
 
     /// What the first one says that does not ignore `request`.
     pub(crate) async fn decide(&self, request: &Request) -> Verdict {
+        let mut is_guess = false;
         for source in &self.sources {
-            let verdict = source.decide(request).await;
-            if verdict != Verdict::Ignore {
-                return verdict;
+            match source.decide(request).await {
+                Verdict::Ignore => {}
+                Verdict::Unknown => is_guess = true,
+                verdict => return verdict,
             }
         }
         // Last, so that only those pay for a hash whom nobody knows.
-        match self.password_file() {
+        let verdict = match self.password_file() {
             Some(source) => source.refuse_unknown(request).await,
             None => Verdict::Ignore,
+        };
+        if verdict == Verdict::Ignore && is_guess { self.charge(request) } else { verdict }
+    }
+
+    /// A password of a user whom nobody knows costs what a wrong one of a known user does, so that they look alike.
+    fn charge(&self, request: &Request) -> Verdict {
+        let (user, now) = (request.username.as_deref().unwrap_or_default(), Instant::now());
+        let suspect = self.slow_down.suspect(user, request.peer.ip());
+        if !self.slow_down.admit(suspect, now) {
+            return Verdict::Deny(DenyReason::SlowedDown);
         }
+        self.slow_down.confirm(suspect, now);
+        Verdict::Unknown
     }
 }

@@ -123,7 +123,8 @@ impl Actions {
         let attempt = || async {
             let (verdict, lifetime) = contract.rule(&facts, action, &self.client).await?;
             let lifetime = lifetime.unwrap_or(self.lifetime_of(verdict));
-            Ok(Reply { verdict: ActionRuling { verdict, lifetime }, lifetime: Some(Duration::ZERO) })
+            let verdict = ActionRuling { verdict, lifetime };
+            Ok(Reply { verdict, lifetime: Some(Duration::ZERO), is_right: false })
         };
         // Clients take turns: one with many topics holds up itself.
         let ruling = self.inquiry.find(fingerprint, hashed(&*action.client_id), attempt).await;

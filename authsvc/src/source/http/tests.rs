@@ -17,6 +17,7 @@ use crate::http_client::server::{Server, answer};
 use crate::metrics::Metrics;
 use crate::slowdown::SlowDown;
 use crate::verdict::Grant;
+use crate::{AuthConfig, Authenticator as _, AuthorizationConfig, Decision, Local};
 
 /// How the endpoint is.
 const WELL: u8 = 0;
@@ -151,6 +152,37 @@ async fn who_guesses_is_slowed_down_and_alone() {
     assert_eq!(verdicts.iter().filter(|verdict| **verdict == WRONG).count(), 10, "{verdicts:?}");
     assert_eq!(verdicts.last(), Some(&Verdict::Deny(DenyReason::SlowedDown)));
     assert_eq!(source.decide(&request("bob", "right")).await, allow("bob"));
+}
+
+#[tokio::test]
+async fn a_wrong_password_counts_whatever_the_contract_calls_it() {
+    for (contract, status, said) in [
+        ("emqx5", 200, r#"{"result": "deny"}"#),
+        ("emqx5", 200, r#"{"result": "ignore"}"#),
+        ("emqx5", 401, ""),
+        ("emqx4", 401, ""),
+        ("emqx4", 403, ""),
+        ("emqx4", 200, "ignore"),
+        ("mosquitto-go-auth", 401, ""),
+        ("rabbitmq", 200, "deny"),
+        ("vernemq", 200, r#"{"result": {"error": "not_allowed"}}"#),
+        ("vernemq", 200, r#"{"result": {"error": {"reason_code": "not_authorized"}}}"#),
+        ("vernemq", 200, r#"{"result": "next"}"#),
+    ] {
+        let server =
+            Server::start(move |_| std::future::ready(answer(status, "application/json", said))).await;
+        let settings = format!("contract = '{contract}'\nurl = '{}'", server.url("/"));
+        let http = Some(toml::from_str(&settings).unwrap());
+        let (config, rules) = (AuthConfig { http, ..AuthConfig::default() }, AuthorizationConfig::default());
+        let local = Local::start(&config, &rules, &mut Registry::default()).unwrap();
+        let mut slowed_down = 0;
+        for n in 0..20 {
+            let password = Some(Bytes::from(format!("guess-{n}")));
+            let decision = local.authenticate(Request { password, ..request("alice", "") }).await;
+            slowed_down += usize::from(decision == Decision::Deny(DenyReason::SlowedDown));
+        }
+        assert_eq!(slowed_down, 10, "{contract} {status} {said}");
+    }
 }
 
 #[tokio::test]

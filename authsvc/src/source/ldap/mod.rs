@@ -121,14 +121,14 @@ impl LdapSource {
 
     async fn ask_in_time(&self, login: &Login<'_>) -> Result<Reply, Fault> {
         let asked = tokio::time::timeout(self.timeout, self.ask(login)).await;
-        let verdict = asked.unwrap_or(Err(Fault::Timeout));
-        if verdict.is_err() {
+        let reply = asked.unwrap_or(Err(Fault::Timeout));
+        if reply.is_err() {
             self.connections.forget();
         }
-        verdict.map(Reply::from)
+        reply
     }
 
-    async fn ask(&self, login: &Login<'_>) -> Result<Verdict, Fault> {
+    async fn ask(&self, login: &Login<'_>) -> Result<Reply, Fault> {
         match &self.finding {
             Finding::Named(template) => {
                 let name = template.render(|field| dn_escape(login.value(field)).into_owned());
@@ -142,11 +142,11 @@ impl LdapSource {
     }
 
     /// Whoever binds reads its own entry.
-    async fn bind_and_read(&self, name: &str, login: &Login<'_>) -> Result<Verdict, Fault> {
+    async fn bind_and_read(&self, name: &str, login: &Login<'_>) -> Result<Reply, Fault> {
         let mut ldap = self.connections.to_bind().await?;
         if let Some(refused) = bind(&mut ldap, name, login.password).await? {
             self.connections.keep_to_bind(ldap);
-            return Ok(refused);
+            return Ok(refused.into());
         }
         let found = search(&mut ldap, name, Scope::Base, "(objectClass=*)", &self.wanted()).await?;
         let verdict = match found {
@@ -159,11 +159,11 @@ impl LdapSource {
             }
         };
         self.connections.keep_to_bind(ldap);
-        Ok(verdict)
+        Ok(Reply::right(verdict))
     }
 
     /// The service finds the entry and what it says; the user only binds.
-    async fn search_and_bind(&self, base: &str, filter: &str, login: &Login<'_>) -> Result<Verdict, Fault> {
+    async fn search_and_bind(&self, base: &str, filter: &str, login: &Login<'_>) -> Result<Reply, Fault> {
         let mut searching = self.connections.to_search().await?;
         let found = search(&mut searching, base, Scope::Subtree, filter, &self.wanted()).await?;
         let entry = match found {
@@ -175,27 +175,27 @@ impl LdapSource {
             Found::Several => {
                 self.connections.keep_to_search(searching);
                 tracing::warn!("auth.ldap.search_filter finds several entries for one user name");
-                return Ok(Verdict::Deny(DenyReason::NotAuthorized));
+                return Ok(Verdict::Deny(DenyReason::NotAuthorized).into());
             }
         };
         let mut binding = self.connections.to_bind().await?;
         let refused = bind(&mut binding, &entry.dn, login.password).await?;
         self.connections.keep_to_bind(binding);
-        let verdict = match refused {
-            Some(refused) => refused,
-            None => self.grant(&mut searching, entry, login).await?,
+        let reply = match refused {
+            Some(refused) => refused.into(),
+            None => Reply::right(self.grant(&mut searching, entry, login).await?),
         };
         self.connections.keep_to_search(searching);
-        Ok(verdict)
+        Ok(reply)
     }
 
     /// Takes as many questions as for somebody who is there, so that fewer tell who is.
-    async fn refuse_unknown(&self, base: &str, login: &Login<'_>) -> Result<Verdict, Fault> {
+    async fn refuse_unknown(&self, base: &str, login: &Login<'_>) -> Result<Reply, Fault> {
         let mut binding = self.connections.to_bind().await?;
         let nobody = format!("cn={:032x},{base}", rand::random::<u128>());
         bind(&mut binding, &nobody, login.password).await?;
         self.connections.keep_to_bind(binding);
-        Ok(Verdict::Ignore)
+        Ok(Verdict::Ignore.into())
     }
 
     fn wanted(&self) -> Vec<&str> {

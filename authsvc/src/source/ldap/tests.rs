@@ -13,6 +13,7 @@ use crate::eventually::until;
 use crate::http_client::server::Certificates;
 use crate::metrics::Metrics;
 use crate::slowdown::SlowDown;
+use crate::{AuthConfig, Authenticator as _, AuthorizationConfig, Decision, Local};
 
 const SUFFIX: &str = "dc=example,dc=org";
 
@@ -125,8 +126,8 @@ fn source(settings: &str) -> LdapSource {
     LdapSource::start(&config, &context).unwrap()
 }
 
-async fn decide(source: &LdapSource, user: &str, password: &str) -> Verdict {
-    let request = Request {
+fn request(user: &str, password: &str) -> Request {
+    Request {
         client_id: "c".into(),
         username: Some(user.into()),
         password: Some(Bytes::copy_from_slice(password.as_bytes())),
@@ -136,8 +137,11 @@ async fn decide(source: &LdapSource, user: &str, password: &str) -> Verdict {
         certificate: None,
         protocol: ProtocolVersion::V5,
         clean_start: true,
-    };
-    source.decide(&request).await
+    }
+}
+
+async fn decide(source: &LdapSource, user: &str, password: &str) -> Verdict {
+    source.decide(&request(user, password)).await
 }
 
 fn grant(subject: &str, groups: &[&str]) -> Verdict {
@@ -162,7 +166,7 @@ async fn who_can_bind_is_let_in() {
     };
     assert_eq!(found.attributes.get("departmentNumber").map(|value| &**value), Some("7"));
     assert_eq!(decide(&searching, "alice", "wrong").await, WRONG);
-    assert_eq!(decide(&searching, "nobody", "right").await, Verdict::Ignore);
+    assert_eq!(decide(&searching, "nobody", "right").await, Verdict::Unknown);
     assert_eq!(decide(&searching, "twin", "right").await, Verdict::Deny(DenyReason::NotAuthorized));
 }
 
@@ -175,6 +179,28 @@ async fn a_user_of_whom_it_says_too_much_is_refused_alone() {
         assert_eq!(decide(&source, "wordy", "right").await, Verdict::Deny(DenyReason::NotAuthorized));
     }
     assert_eq!(decide(&source, "alice", "right").await, grant("alice", &[]));
+}
+
+#[tokio::test]
+async fn who_guesses_cannot_tell_who_is_known() {
+    let directory = start();
+    let config = AuthConfig {
+        ldap: Some(toml::from_str(&searching(&directory, NO_CACHE)).unwrap()),
+        ..AuthConfig::default()
+    };
+    let rules = AuthorizationConfig::default();
+    let local = Local::start(&config, &rules, &mut Registry::default()).unwrap();
+    let mut told = Vec::new();
+    for user in ["alice", "nobody"] {
+        let mut decisions = Vec::new();
+        for n in 0..20 {
+            decisions.push(local.authenticate(request(user, &format!("guess-{n}"))).await);
+        }
+        told.push(decisions);
+    }
+    assert_eq!(told[0], told[1]);
+    let slowed_down = Decision::Deny(DenyReason::SlowedDown);
+    assert_eq!(told[1].iter().filter(|decision| **decision == slowed_down).count(), 10);
 }
 
 #[tokio::test]
@@ -204,7 +230,7 @@ async fn no_name_changes_what_is_asked() {
         assert_eq!(decide(source, "a,b*(c)", "right").await, grant("a,b*(c)", &[]));
     }
     for name in ["*", "ali*", "alice)(uid=*", "alice)(|(uid=*)", "\\2a", "x\\"] {
-        assert_eq!(decide(&searching, name, "right").await, Verdict::Ignore, "{name:?}");
+        assert_eq!(decide(&searching, name, "right").await, Verdict::Unknown, "{name:?}");
     }
     for name in ["alice,ou=people", "alice+cn=Alice", "x,ou=other", "#alice", " alice\\"] {
         assert_eq!(decide(&named, name, "right").await, WRONG, "{name:?}");

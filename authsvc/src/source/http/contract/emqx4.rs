@@ -84,7 +84,7 @@ impl Emqx4 {
                 Verdict::Allow(Grant { is_superuser, ..grant.clone() }).into()
             }
             // Nobody is a superuser for want of an answer, nor is it remembered.
-            Err(_) => Reply { verdict, lifetime: Some(Duration::ZERO) },
+            Err(_) => Reply { verdict, lifetime: Some(Duration::ZERO), is_right: true },
         })
     }
 }

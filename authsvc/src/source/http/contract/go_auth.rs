@@ -72,7 +72,7 @@ impl GoAuth {
         let is_superuser = answered.and_then(|answer| self.is_yes(&answer));
         let lifetime = is_superuser.is_err().then_some(Duration::ZERO);
         let is_superuser = is_superuser.unwrap_or(false);
-        Ok(Reply { verdict: Verdict::Allow(Grant { is_superuser, ..grant }), lifetime })
+        Ok(Reply { verdict: Verdict::Allow(Grant { is_superuser, ..grant }), lifetime, is_right: true })
     }
 
     pub(super) async fn rule(&self, action: &Action, client: &HttpClient) -> Result<Ruled, Fault> {

@@ -66,7 +66,7 @@ impl RabbitMq {
             ];
             let answer = send(client, self.request(url, &fields)?).await?;
             if allowed(&answer)?.is_none() {
-                return Ok(Verdict::Deny(DenyReason::NotAuthorized).into());
+                return Ok(Reply::right(Verdict::Deny(DenyReason::NotAuthorized)));
             }
         }
         let groups = tags.into_iter().map(Into::into).collect();

@@ -203,7 +203,7 @@ fn read(answer: &Response<Bytes>, facts: &Facts) -> Result<Reply, Fault> {
     };
     let is_allowed = matches!(verdict, Verdict::Allow(_));
     let lifetime = is_allowed.then(|| max_age(answer)).flatten().unwrap_or_default();
-    Ok(Reply { verdict, lifetime: Some(lifetime) })
+    Ok(Reply { verdict, lifetime: Some(lifetime), is_right: is_allowed })
 }
 
 fn ruling(answer: &Response<Bytes>, action: &Action) -> Result<ActionVerdict, Fault> {
