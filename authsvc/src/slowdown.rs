@@ -13,6 +13,11 @@ use parking_lot::Mutex;
 /// How much wider the budget of an address is than that of one user at it.
 const ADDRESS_FACTOR: u32 = 10;
 
+/// Wrong passwords that an address may owe beyond its budget. Those that are looked at at once all pass, as devices behind one
+/// address do that come back together, and cost what they turn out to be; but nobody behind it is kept waiting for more than three
+/// intervals for it.
+const ADDRESS_DEBT_MAX: u32 = 3 * ADDRESS_FACTOR;
+
 /// Budgets of wrong passwords.
 pub(crate) struct SlowDown {
     burst: u32,
@@ -105,13 +110,15 @@ impl SlowDown {
         }
     }
 
-    /// Who `user` at `address` is. IPv6 addresses count by their /64.
+    /// Who `user` at `address` is. IPv6 addresses count by their /64, names without case and by their words, since directories do not
+    /// tell them apart (RFC 4518 sections 2.2 and 2.6.1).
     pub(crate) fn suspect(&self, user: &str, address: IpAddr) -> Suspect {
         let network = match address.to_canonical() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)),
         };
-        Suspect { pair: self.hasher.hash_one((network, user)), address: self.hasher.hash_one(network) }
+        let words: Vec<String> = user.split_whitespace().map(str::to_lowercase).collect();
+        Suspect { pair: self.hasher.hash_one((network, words)), address: self.hasher.hash_one(network) }
     }
 
     /// Whether there is budget for an attempt. Takes none.
@@ -127,7 +134,8 @@ impl SlowDown {
     pub(crate) fn admit(&self, suspect: Suspect, now: Instant) -> bool {
         let admitted = self.may_try(suspect, now);
         if admitted {
-            self.take(suspect.pair, self.interval, self.pair_window_ms(), now);
+            let ahead_ms_max = self.pair_window_ms() + millis(self.interval);
+            self.take(suspect.pair, self.interval, ahead_ms_max, now);
         }
         admitted
     }
@@ -160,17 +168,19 @@ impl SlowDown {
 
     /// The admitted attempt was wrong: it counts against the address too.
     pub(crate) fn confirm(&self, suspect: Suspect, now: Instant) {
-        self.take(suspect.address, self.interval / ADDRESS_FACTOR, self.address_window_ms(), now);
+        let amount = self.interval / ADDRESS_FACTOR;
+        let ahead_ms_max = self.address_window_ms() + millis(amount * ADDRESS_DEBT_MAX);
+        self.take(suspect.address, amount, ahead_ms_max, now);
     }
 
-    fn take(&self, key: u64, amount: Duration, window_ms: u64, now: Instant) {
+    fn take(&self, key: u64, amount: Duration, ahead_ms_max: u64, now: Instant) {
         let now_ms = self.ms(now);
         let mut budgets = self.budgets.lock();
         if !budgets.whole_at_ms.contains_key(&key) {
             budgets.make_room(now_ms, self.entries_max);
         }
         let whole_at_ms = budgets.whole_at_ms.entry(key).or_insert(0);
-        *whole_at_ms = ((*whole_at_ms).max(now_ms) + millis(amount)).min(now_ms + window_ms + millis(amount));
+        *whole_at_ms = ((*whole_at_ms).max(now_ms) + millis(amount)).min(now_ms + ahead_ms_max);
     }
 
     /// How far ahead a pair's budget may be used up and still allow one more attempt.
@@ -293,6 +303,49 @@ mod tests {
         let admitted = (0..100).filter(|n| wrong(&slow, &format!("user{n}"), "192.0.2.1", now)).count();
         assert_eq!(admitted, 30);
         assert!(wrong(&slow, "user200", "192.0.2.1", now + INTERVAL / 10));
+    }
+
+    #[test]
+    fn guesses_that_are_looked_at_at_once_cost_their_address_what_they_were() {
+        let slow = SlowDown::new(3, INTERVAL, 10_000);
+        let now = Instant::now();
+        let suspects = (0..1000).map(|n| slow.suspect(&format!("user{n}"), "192.0.2.1".parse().unwrap()));
+        let suspects: Vec<_> = suspects.filter(|suspect| slow.admit(*suspect, now)).collect();
+        assert_eq!(suspects.len(), 1000, "devices come back together");
+        suspects.into_iter().for_each(|suspect| slow.confirm(suspect, now));
+        for seconds in [1, 10, 29] {
+            assert!(!wrong(&slow, "next", "192.0.2.1", now + Duration::from_secs(seconds)), "{seconds} s");
+        }
+        assert!(wrong(&slow, "next", "192.0.2.1", now + INTERVAL * 3), "and no longer than that");
+        assert!(wrong(&slow, "next", "192.0.2.2", now));
+    }
+
+    // A fleet behind one address, some of which have old passwords.
+    #[test]
+    fn a_few_wrong_passwords_among_many_right_ones_refuse_nobody() {
+        let slow = SlowDown::new(10, INTERVAL, 10_000);
+        let now = Instant::now();
+        let suspect = |n: u32| slow.suspect(&format!("device{n}"), "192.0.2.1".parse().unwrap());
+        for second in 0..60 {
+            let now = now + Duration::from_secs(second);
+            for n in 0..1000 {
+                assert!(slow.admit(suspect(n), now) || n < 2, "{n} after {second} s");
+            }
+            (0..1000).for_each(|n| {
+                if n < 2 { slow.confirm(suspect(n), now) } else { slow.refund(suspect(n), now) }
+            });
+        }
+    }
+
+    #[test]
+    fn names_that_a_directory_takes_for_one_are_one() {
+        let slow = SlowDown::new(3, INTERVAL, 100);
+        let suspect = |user: &str| slow.suspect(user, "192.0.2.1".parse().unwrap());
+        for same in ["ALICE  Liddell", " alice liddell", "Alice Liddell  "] {
+            assert_eq!(suspect(same), suspect("alice liddell"), "{same:?}");
+        }
+        assert_ne!(suspect("aliceliddell"), suspect("alice liddell"));
+        assert_ne!(suspect("alice"), suspect("alice liddell"));
     }
 
     #[test]
