@@ -1,7 +1,7 @@
 //! One address of the service: its connections, whether it is alive, and how many questions wait there.
 //!
 //! An answer that is slow says nothing about whether the process is alive, since hashing takes its time in a storm. So it is
-//! looked after apart, by a small question of its own; an address that does not answer that is passed over (the breaker is
+//! looked after apart, by a small question of its own on a connection of its own, where it does not wait behind others; an address that does not answer that is passed over (the breaker is
 //! open) until it does.
 //!
 //! What it issues bears the time of its clock, and workers do not believe what is from the future, or over. Where that clock is not
@@ -73,12 +73,17 @@ pub(super) enum CallFault {
     Status(u16),
 }
 
+type ServiceClient = Client<ServiceConnector, Full<Bytes>>;
+
 /// One address. Dropped, nothing more is asked there.
 pub(super) struct Address {
     pub(super) socket: SocketAddr,
     scheme: &'static str,
     host: HeaderValue,
-    client: Client<ServiceConnector, Full<Bytes>>,
+    /// For questions about clients.
+    client: ServiceClient,
+    /// For looks and news: over HTTP/2 all of one client share a connection, on which those wait that are beyond its streams.
+    aside: ServiceClient,
     waiting: AtomicUsize,
     is_up: watch::Sender<bool>,
     /// It was told that it refuses questions.
@@ -103,20 +108,12 @@ impl Address {
         };
         shared.metrics.clock_ahead_seconds.of((socket.to_string(),)).set(0);
         let connector = ServiceConnector { address: socket, tls, timeout: shared.config.connect_timeout() };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_MAX)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .set_host(false)
-            .build(connector);
         Some(Self {
             socket,
             scheme: if endpoint.is_tls { "https" } else { "http" },
             host: HeaderValue::from_str(&endpoint.authority).ok()?,
-            client,
+            client: client(connector.clone()),
+            aside: client(connector),
             waiting: AtomicUsize::new(0),
             // Until it is known better: a question finds out.
             is_up: watch::Sender::new(true),
@@ -224,6 +221,7 @@ impl Address {
         body: Bytes,
         shared: &RemoteCore,
     ) -> Result<(StatusCode, Bytes), CallFault> {
+        let is_about_client = method == Method::POST;
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}://{}{path}", self.scheme, self.host.to_str().unwrap_or_default()))
@@ -234,7 +232,8 @@ impl Address {
         }
         let request = request.body(Full::new(body)).map_err(|_| CallFault::Broken)?;
         let asked_at = Instant::now();
-        let answer: Response<_> = self.client.request(request).await.map_err(|error| {
+        let client = if is_about_client { &self.client } else { &self.aside };
+        let answer: Response<_> = client.request(request).await.map_err(|error| {
             tracing::debug!(address = %self.socket, error = ?error, "no answer of the service of authentication");
             if error.is_connect() { CallFault::Connect } else { CallFault::Broken }
         })?;
@@ -243,6 +242,18 @@ impl Address {
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok((status, body.map_err(|_| CallFault::Broken)?.to_bytes()))
     }
+}
+
+fn client(connector: ServiceConnector) -> ServiceClient {
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_MAX)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .set_host(false)
+        .build(connector)
 }
 
 fn is_untimely(ahead_s: i64) -> bool {

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::eventually::until;
-use crate::http_client::server::Certificates;
+use crate::http_client::server::{Certificates, Server, answer};
 use crate::service::tests::{Running, SECRET};
 use crate::{Exchange as _, RevokeReason, Step, Target};
 
@@ -315,6 +315,44 @@ async fn with_tls_both_ends_know_each_other() {
     let stranger = remote(stranger).await;
     let refused = stranger.authenticate(request("alice", "secret")).await;
     assert_eq!(subject(&refused), Err(DenyReason::Unavailable));
+}
+
+// Over HTTP/2 all questions have one connection, and those beyond its streams wait for others.
+#[tokio::test]
+async fn a_service_with_much_to_do_is_not_taken_for_dead() {
+    const QUESTIONS: usize = 300;
+    let certificates = Certificates::make(false);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = looks.clone();
+    let hangs = move |request: hyper::Request<Bytes>| {
+        let (counted, is_question) = (counted.clone(), request.uri().path() == AUTHENTICATE_PATH);
+        async move {
+            if is_question {
+                std::future::pending::<()>().await;
+            }
+            counted.fetch_add(usize::from(request.uri().path() == crate::wire::LIVE_PATH), Ordering::SeqCst);
+            answer(404, "text/plain", "")
+        }
+    };
+    let server = Server::listen("127.0.0.1:0".parse().unwrap(), Some(&certificates), hangs).await;
+    let remote = remote(ClientConfig {
+        urls: vec![format!("https://{}", server.address)],
+        ca_file: Some(certificates.file("ca.pem")),
+        timeout_ms: 300_000,
+        ..config(&[])
+    })
+    .await;
+    let mut asking = tokio::task::JoinSet::new();
+    for n in 0..QUESTIONS {
+        let remote = remote.clone();
+        asking.spawn(async move { remote.authenticate(request("alice", &n.to_string())).await });
+    }
+    let waiting = || remote.shared.addresses.load()[0].waiting();
+    until("all wait", async || waiting() >= QUESTIONS).await;
+    let before = looks.load(Ordering::SeqCst);
+    until("it answers looks", async || looks.load(Ordering::SeqCst) >= before + 10).await;
+    assert!(remote.shared.addresses.load()[0].is_up());
+    assert!(asking.try_join_next().is_none(), "all wait still");
 }
 
 #[tokio::test]

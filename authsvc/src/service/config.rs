@@ -80,6 +80,11 @@ impl ServiceConfig {
         Duration::from_millis(self.header_timeout_ms)
     }
 
+    /// Requests at a time on one connection: one may have all.
+    pub(super) fn streams_max(&self) -> u32 {
+        u32::try_from(self.requests_max).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
     }

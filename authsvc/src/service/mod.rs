@@ -43,8 +43,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests at a time on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 256;
+/// Requests at a time on one HTTP/2 connection, if no more are decided at a time. An edge has one connection for all its questions,
+/// and what there is no stream for waits there unseen.
+const STREAMS_MIN: u32 = 256;
 
 /// How often it is looked whether the last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
@@ -274,7 +275,7 @@ async fn serve<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     http.http2()
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(shared.config.header_bytes_max).unwrap_or(u32::MAX))
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(shared.config.streams_max().max(STREAMS_MIN))
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let connection = http.serve_connection(TokioIo::new(io), service);

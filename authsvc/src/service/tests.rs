@@ -337,3 +337,20 @@ async fn it_ends_in_good_order() {
     assert_eq!(running.service.drain(Duration::from_secs(10)).await, 0);
     assert_eq!(idle.read(&mut answer).await.unwrap(), 0, "an idle connection is closed");
 }
+
+// RFC 9113 sections 3.4 and 6.5
+#[tokio::test]
+async fn a_connection_may_have_all_requests_that_are_decided() {
+    for (requests_max, expected) in [(1, 256), (4096, 4096)] {
+        let running = Running::start(|config, _| config.requests_max = requests_max);
+        let mut stream = TcpStream::connect(running.address()).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[3], 4, "SETTINGS");
+        let mut settings = vec![0; usize::from(head[2])];
+        stream.read_exact(&mut settings).await.unwrap();
+        let streams = settings.chunks_exact(6).find(|setting| setting[..2] == [0, 3]).unwrap();
+        assert_eq!(streams[2..], u32::to_be_bytes(expected));
+    }
+}
