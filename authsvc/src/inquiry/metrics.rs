@@ -43,6 +43,6 @@ impl OfService {
     }
 
     pub(super) fn show(&self, change: Change) {
-        self.breaker_open.set(i64::from(change == Change::Opened));
+        self.breaker_open.set(i64::from(change != Change::Closed));
     }
 }

@@ -251,7 +251,7 @@ impl<V: Decided> Inquiry<V> {
         A: Fn() -> F,
         F: Future<Output = Result<Reply<V>, Fault>>,
     {
-        if self.breaker.is_open(Instant::now()) {
+        if self.breaker.is_open(from, Instant::now()) {
             self.metrics.count(Outcome::broken);
             return Err(Away::Broken);
         }
@@ -260,22 +260,22 @@ impl<V: Decided> Inquiry<V> {
             return Err(Away::Shed);
         };
         self.budget.deposit();
-        let fault = match self.attempt(&attempt).await {
+        let fault = match self.attempt(from, &attempt).await {
             Err(Away::Faulty(fault)) if fault.is_retryable() && self.budget.withdraw() => fault,
             ended => return ended,
         };
         tracing::debug!(source = self.name, ?fault, "asked again");
         tokio::time::sleep(Duration::from_millis(rand::random_range(RETRY_PAUSE_MS))).await;
-        self.attempt(&attempt).await
+        self.attempt(from, &attempt).await
     }
 
-    async fn attempt<A, F>(&self, attempt: &A) -> Result<Known<V>, Away>
+    async fn attempt<A, F>(&self, from: u64, attempt: &A) -> Result<Known<V>, Away>
     where
         A: Fn() -> F,
         F: Future<Output = Result<Reply<V>, Fault>>,
     {
         let begun = Instant::now();
-        let Some(pass) = self.breaker.admit(begun) else {
+        let Some(pass) = self.breaker.admit(from, begun) else {
             self.metrics.count(Outcome::broken);
             return Err(Away::Broken);
         };
@@ -293,6 +293,12 @@ impl<V: Decided> Inquiry<V> {
         match change {
             Change::Opened => {
                 tracing::warn!(source = self.name, "the service fails and is not asked for now");
+            }
+            Change::OpenedForOne => {
+                tracing::warn!(
+                    source = self.name,
+                    "the service fails for one client or address, and is not asked for it for now"
+                );
             }
             Change::Closed => tracing::info!(source = self.name, "the service answers again"),
         }

@@ -80,3 +80,14 @@ async fn who_is_refused_though_its_password_is_right_or_without_one_pays_nothing
         assert_eq!(ask(&inquiry, &silent, Ok(REFUSED.into())).await, REFUSED);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_makes_a_service_fail_keeps_nobody_else_out() {
+    let inquiry = inquiry(1, &QueueConfig::default());
+    for n in 0..20 {
+        let odd = request("'; --", &n.to_string(), "192.0.2.1:1");
+        assert_eq!(ask(&inquiry, &odd, Err(Fault::Failing)).await, UNAVAILABLE);
+    }
+    let other = request("alice", "right", "192.0.2.2:1");
+    assert!(matches!(ask(&inquiry, &other, allow()).await, Verdict::Allow(_)));
+}
