@@ -22,6 +22,7 @@ mod named;
 mod revocation;
 mod scram;
 pub mod service;
+mod share;
 mod slowdown;
 mod source;
 mod token_problem;

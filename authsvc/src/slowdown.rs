@@ -113,10 +113,7 @@ impl SlowDown {
     /// Who `user` at `address` is. IPv6 addresses count by their /64, names without case and by their words, since directories do not
     /// tell them apart (RFC 4518 sections 2.2 and 2.6.1).
     pub(crate) fn suspect(&self, user: &str, address: IpAddr) -> Suspect {
-        let network = match address.to_canonical() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)),
-        };
+        let network = network(address);
         let words: Vec<String> = user.split_whitespace().map(str::to_lowercase).collect();
         Suspect { pair: self.hasher.hash_one((network, words)), address: self.hasher.hash_one(network) }
     }
@@ -218,6 +215,14 @@ impl Budgets {
             let median = *median;
             self.whole_at_ms.retain(|_, at| *at > median);
         }
+    }
+}
+
+/// What counts as one source: an address, of IPv6 its /64.
+pub(crate) fn network(address: IpAddr) -> Ipv6Addr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)),
     }
 }
 

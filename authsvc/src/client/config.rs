@@ -38,7 +38,8 @@ link::settings! {
         pub connect_timeout_ms: u64 = 1000, in 50..=60_000;
         /// Milliseconds that a client waits for the answer, whichever services are asked for it.
         pub timeout_ms: u64 = 5000, in 50..=300_000;
-        /// Questions at a time; further clients are refused as "server unavailable".
+        /// Questions at a time; further clients are refused as "server unavailable", and those of one address before there are so
+        /// many.
         pub requests_max: usize = 4096, in 1..=1_000_000;
         /// Milliseconds between two looks whether a service is alive.
         pub probe_interval_ms: u64 = 500, in 50..=60_000;

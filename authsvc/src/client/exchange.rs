@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::RemoteCore;
+use super::{RemoteCore, source_of};
 use crate::wire::{Answer, Base64, Question};
 use crate::{Decision, DenyReason, Exchange, Request, Step};
 
@@ -25,7 +25,7 @@ impl RemoteExchange {
 
     async fn ask(&mut self, data: Option<&[u8]>) -> Step {
         let unavailable = Step::Deny(DenyReason::Unavailable);
-        let Ok(_turn) = self.shared.turns.try_acquire() else { return unavailable };
+        let Some(_share) = self.shared.shares.take(source_of(&self.question)) else { return unavailable };
         self.question.data = data.map(|data| Base64(Bytes::copy_from_slice(data)));
         match self.shared.ask(&self.question).await {
             Ok(Answer::Continue { data, state }) => {

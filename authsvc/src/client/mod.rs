@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rand::Rng as _;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 pub use config::{ClientConfig, WhenServiceAway};
@@ -41,8 +41,11 @@ use self::connector::Tls;
 use self::metrics::ClientMetrics;
 use crate::action::{Action, ActionRuling, WrittenRuling};
 use crate::clock::now_s;
+use crate::inquiry::hashed;
 use crate::named::Named;
 use crate::revocation::{Bearer, Revocations};
+use crate::share::Shares;
+use crate::slowdown::network;
 use crate::watched::Watched;
 use crate::wire::{AUTHENTICATE_PATH, AUTHORIZE_PATH, Allowed, Answer, Question};
 use crate::{AuthError, Authenticator, Decision, DenyReason, Request};
@@ -80,8 +83,8 @@ struct RemoteCore {
     cache: DecisionCache,
     /// Questions whose answer others wait for too.
     flights: Mutex<HashMap<Flight, watch::Receiver<Option<Decision>>>>,
-    /// One permit for each question.
-    turns: Arc<Semaphore>,
+    /// One place for each question.
+    shares: Shares,
     revocations: Revocations,
     /// What names the rules that a service was last seen to go by; empty before.
     rules: Mutex<String>,
@@ -122,7 +125,7 @@ impl Remote {
             addresses: ArcSwap::default(),
             cache: DecisionCache::new(config.answers_max),
             flights: Mutex::default(),
-            turns: Arc::new(Semaphore::new(config.requests_max)),
+            shares: Shares::new(config.requests_max),
             revocations: Revocations::default(),
             rules: Mutex::default(),
             is_away: AtomicBool::new(false),
@@ -146,7 +149,7 @@ impl Remote {
 
     /// What a service says of an action that rules leave to it; once for each call. Ends within `timeout_ms`. Cancel safe.
     pub async fn authorize(&self, action: &Action) -> ActionRuling {
-        let Ok(_turn) = self.shared.turns.try_acquire() else {
+        let Some(_share) = self.shared.shares.take(hashed(&*action.client_id)) else {
             self.shared.metrics.requests.count(("too_many",));
             return ActionRuling::UNAVAILABLE;
         };
@@ -211,7 +214,7 @@ impl RemoteCore {
             self.metrics.answers.count(("shared",));
             return Some(flight.clone());
         }
-        let Ok(turn) = self.turns.clone().try_acquire_owned() else {
+        let Some(share) = self.shares.take(source_of(&question)) else {
             self.metrics.answers.count(("none",));
             self.metrics.requests.count(("too_many",));
             return None;
@@ -224,7 +227,7 @@ impl RemoteCore {
             let decision = shared.ask_about(asked, epoch, &question).await;
             shared.flights.lock().remove(&(asked, epoch));
             landed.send_replace(Some(decision));
-            drop(turn);
+            drop(share);
         });
         Some(flight)
     }
@@ -428,6 +431,11 @@ fn passport(allowed: Allowed, question: &Question) -> Result<Passport, &'static 
         limits,
         token: None,
     })
+}
+
+/// Who asks, among those whose questions are under way.
+fn source_of(question: &Question) -> u64 {
+    hashed(&network(question.peer.ip()))
 }
 
 fn open_secret(config: &ClientConfig) -> Result<Option<Watched<ShownSecret>>, AuthError> {

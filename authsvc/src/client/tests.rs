@@ -265,6 +265,23 @@ async fn a_slow_answer_is_waited_for_no_longer_than_that() {
 }
 
 #[tokio::test]
+async fn who_asks_most_leaves_room_for_others() {
+    let server = canned(200, "{}", Duration::from_secs(60)).await;
+    let remote = remote(ClientConfig { requests_max: 4, ..config(&[server.address]) }).await;
+    let ask = async |peer: &str, n: u32| {
+        let request = Request { peer: peer.parse().unwrap(), ..request("alice", &n.to_string()) };
+        let asking = tokio::time::timeout(Duration::from_millis(300), remote.authenticate(request));
+        asking.await.ok().map(|decision| subject(&decision).map(str::to_owned))
+    };
+    // Those who wait no more are asked about still.
+    let crowd = futures_util::future::join_all((0..5).map(|n| ask("192.0.2.1:1", n))).await;
+    let refused = Some(Err(DenyReason::Unavailable));
+    assert_eq!(crowd.iter().filter(|asked| **asked == refused).count(), 2, "{crowd:?}");
+    assert_eq!(ask("192.0.2.2:1", 5).await, None, "it waits for its answer");
+    assert_eq!(ask("192.0.2.3:1", 6).await, refused, "all are taken");
+}
+
+#[tokio::test]
 async fn an_exchange_goes_through_the_edge() {
     let running = Running::start(|_, _| {});
     let remote = remote(config(&[running.address()])).await;

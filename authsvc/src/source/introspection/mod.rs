@@ -23,6 +23,7 @@ use super::context::SourceContext;
 use crate::clock::now_s;
 use crate::config::CertificateIdentity;
 use crate::metrics::Metrics;
+use crate::share::Shares;
 use crate::slowdown::{SlowDown, Suspect};
 use crate::token_problem::TokenProblem;
 use crate::verdict::{Grant, Verdict, WhenAway};
@@ -40,6 +41,8 @@ struct Introspection {
     config: IntrospectionConfig,
     endpoint: IntrospectionEndpoint,
     cache: TokenCache<TokenAnswer>,
+    /// One place for each question.
+    shares: Shares,
     /// Those who wait for an answer find it here.
     asking: Mutex<HashMap<TokenHash, watch::Receiver<Heard>>>,
     slow_down: Arc<SlowDown>,
@@ -73,6 +76,7 @@ impl IntrospectionSource {
         let inner = Introspection {
             endpoint: IntrospectionEndpoint::new(config)?,
             cache: TokenCache::new(config.cache_max),
+            shares: Shares::new(ASKING_MAX),
             asking: Mutex::default(),
             slow_down: context.slow_down.clone(),
             metrics: context.metrics.clone(),
@@ -165,18 +169,20 @@ impl Introspection {
         if let Some(heard) = asking.get(&hash).filter(|heard| heard.has_changed().is_ok()) {
             return Ok(heard.clone());
         }
-        if asking.len() >= ASKING_MAX {
-            return Err(DenyReason::Unavailable);
-        }
         // A fleet may share its user name, as where it says no more than that a token follows.
         let suspect = self.slow_down.suspect(&request.client_id, request.peer.ip());
+        let Some(share) = self.shares.take(suspect.source()) else { return Err(DenyReason::Unavailable) };
         if !self.slow_down.admit(suspect, Instant::now()) {
             return Err(DenyReason::SlowedDown);
         }
         let (sender, receiver) = watch::channel(Heard::Nothing);
         asking.insert(hash, receiver.clone());
         drop(asking);
-        tokio::spawn(self.clone().run(hash, token.to_owned(), suspect, sender));
+        let asked = self.clone().run(hash, token.to_owned(), suspect, sender);
+        tokio::spawn(async move {
+            asked.await;
+            drop(share);
+        });
         Ok(receiver)
     }
 
