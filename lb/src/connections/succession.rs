@@ -13,6 +13,7 @@ use authsvc::{Revocation, Revocations, RevokeReason, Target};
 use foldhash::fast::RandomState;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::{self, Duration, timeout, timeout_at};
 
 use super::holder::Holder;
@@ -33,9 +34,13 @@ const REVOKED: u8 = 16;
 const CREDENTIALS_CHANGED: u8 = 32;
 const SERVED: u8 = 64;
 
-/// Who came last, by Client Identifier.
+/// The connections of one client that are not over, in the order in which they were accepted; nearly always one. Whoever is taken
+/// over is among them to its end: the next one may end first.
+type Places = SmallVec<[Arc<ClientPlace>; 1]>;
+
+/// Who comes after whom, by Client Identifier.
 pub(crate) struct Successions {
-    last: Mutex<HashMap<Arc<str>, Arc<ClientPlace>, RandomState>>,
+    places: Mutex<HashMap<Arc<str>, Places, RandomState>>,
     relays: Arc<Relays>,
     /// Who has to go, if somebody says so.
     pub(crate) revocations: OnceLock<Revocations>,
@@ -47,7 +52,7 @@ pub(crate) struct Successions {
 impl Successions {
     pub(crate) fn new(config: &EdgeConfig, relays: Arc<Relays>) -> Self {
         Self {
-            last: Mutex::default(),
+            places: Mutex::default(),
             relays,
             revocations: OnceLock::new(),
             takeover_interval: config.takeover_interval(),
@@ -69,19 +74,20 @@ impl Successions {
     pub(crate) fn revoke(&self, entries: &[Revocation]) {
         let mut found: Vec<(Arc<ClientPlace>, RevokeReason)> = Vec::new();
         {
-            let places = self.last.lock();
+            let places = self.places.lock();
             let (clients, others): (Vec<_>, Vec<_>) =
                 entries.iter().partition(|entry| matches!(entry.target, Target::ClientId(_)));
             for entry in clients {
                 let Target::ClientId(client_id) = &entry.target else { continue };
-                let place = places.get(client_id).filter(|place| place.holder.since <= entry.at);
-                found.extend(place.map(|place| (Arc::clone(place), entry.reason)));
+                let of_client = places.get(client_id).into_iter().flatten();
+                let meant = of_client.filter(|place| place.holder.since <= entry.at);
+                found.extend(meant.map(|place| (Arc::clone(place), entry.reason)));
             }
             let others = Named::new(others);
             if !others.is_empty() {
                 let named =
                     |place: &Arc<ClientPlace>| Some((Arc::clone(place), others.reason_for(&place.holder)?));
-                found.extend(places.values().filter_map(named));
+                found.extend(places.values().flatten().filter_map(named));
             }
         }
         for (place, reason) in found {
@@ -92,9 +98,32 @@ impl Successions {
     /// Has those connections ended whose certificates are not trusted any more. Answers how many.
     pub(crate) fn revoke_distrusted(&self) -> usize {
         let with_certificate = |place: &&Arc<ClientPlace>| place.holder.shown.is_some();
-        let places: Vec<_> = self.last.lock().values().filter(with_certificate).map(Arc::clone).collect();
+        let places: Vec<_> =
+            self.places.lock().values().flatten().filter(with_certificate).map(Arc::clone).collect();
         let distrusted = places.iter().filter(|place| place.holder.is_distrusted());
         distrusted.map(|place| place.revoke(RevokeReason::CredentialsChanged, &self.relays)).count()
+    }
+
+    /// The one that this one comes after, of those that are there still.
+    fn before(&self, place: &Arc<ClientPlace>) -> Option<Arc<ClientPlace>> {
+        let places = self.places.lock();
+        let of_client = places.get(&place.holder.client_id)?;
+        let position = of_client.iter().position(|other| Arc::ptr_eq(other, place))?;
+        of_client.get(position.checked_sub(1)?).cloned()
+    }
+
+    /// Forgets one that ends. The one before it, which it may have asked to give way, has its place as if nobody had asked.
+    fn forget(&self, place: &Arc<ClientPlace>) {
+        let mut places = self.places.lock();
+        let Some(of_client) = places.get_mut(&place.holder.client_id) else { return };
+        let Some(position) = of_client.iter().position(|other| Arc::ptr_eq(other, place)) else { return };
+        of_client.remove(position);
+        if let Some(before) = position.checked_sub(1).and_then(|before| of_client.get(before)) {
+            before.flags.fetch_and(!(ASKED | READ_OUT), Ordering::AcqRel);
+        }
+        if of_client.is_empty() {
+            places.remove(&place.holder.client_id);
+        }
     }
 }
 
@@ -110,13 +139,18 @@ impl<'a> Named<'a> {
         let (users, tokens, certificates) = (HashMap::new(), HashMap::new(), HashMap::new());
         let mut named = Self { users, tokens, certificates };
         for entry in entries {
-            // Of several entries for one name the last is the newest.
-            match &entry.target {
-                Target::User(name) => named.users.insert(name, entry),
-                Target::Token(name) => named.tokens.insert(name, entry),
-                Target::Certificate(name) => named.certificates.insert(name, entry),
-                Target::ClientId(_) => None,
+            let (by_name, name) = match &entry.target {
+                Target::User(name) => (&mut named.users, name),
+                Target::Token(name) => (&mut named.tokens, name),
+                Target::Certificate(name) => (&mut named.certificates, name),
+                Target::ClientId(_) => continue,
             };
+            // Of several entries for one name that of the latest time means all whom the others mean. Replicas of a service of
+            // authentication tell theirs in any order.
+            let latest = by_name.entry(&**name).or_insert(entry);
+            if latest.at < entry.at {
+                *latest = entry;
+            }
         }
         named
     }
@@ -234,8 +268,9 @@ impl Tenancy {
     /// Takes the place of whoever came last. `None` if that one was accepted later: this one's client has tried again meanwhile.
     pub(crate) fn begin(successions: &Arc<Successions>, holder: Holder) -> Option<Self> {
         let place = {
-            let mut last = successions.last.lock();
-            let before = last.get(&holder.client_id).filter(|before| !before.has(OVER));
+            let mut places = successions.places.lock();
+            let of_client = places.entry(Arc::clone(&holder.client_id)).or_default();
+            let before = of_client.last();
             if before.is_some_and(|before| before.holder.since > holder.since) {
                 return None;
             }
@@ -247,7 +282,7 @@ impl Tenancy {
                 precedence: Mutex::new(before.cloned().map_or(Precedence::First, Precedence::Behind)),
                 holder,
             });
-            last.insert(Arc::clone(&place.holder.client_id), Arc::clone(&place));
+            of_client.push(Arc::clone(&place));
             place
         };
         let tenancy = Self { place, successions: Arc::clone(successions) };
@@ -297,10 +332,15 @@ impl Tenancy {
         }
     }
 
-    /// Has whoever was there before hand over what it had received.
+    /// Has whoever was there before hand over what it had received. If that one ends, another may have been there before it: one
+    /// that it did not take over in the end.
     pub(crate) async fn take_over(&self) {
-        if let Some(before) = self.place.before() {
+        while let Some(before) = self.place.before() {
             before.give_way(&self.successions.relays).await;
+            let Some(earlier) = self.successions.before(&self.place).filter(|_| before.has(OVER)) else {
+                return;
+            };
+            *self.place.precedence.lock() = Precedence::Behind(earlier);
         }
     }
 
@@ -358,7 +398,10 @@ impl Tenancy {
 
     /// All that it had received was handed over, and it is there still.
     pub(crate) fn has_read_out(&self) {
-        self.place.set(READ_OUT);
+        let read_out = |flags| (flags & ASKED != 0).then_some(flags | READ_OUT);
+        if self.place.flags.fetch_update(Ordering::AcqRel, Ordering::Acquire, read_out).is_ok() {
+            self.place.next.wake();
+        }
     }
 
     /// To be dropped when its worker knows that it is over.
@@ -369,200 +412,10 @@ impl Tenancy {
 
 impl Drop for Tenancy {
     fn drop(&mut self) {
-        {
-            let mut last = self.successions.last.lock();
-            if last.get(&self.place.holder.client_id).is_some_and(|place| Arc::ptr_eq(place, &self.place)) {
-                last.remove(&self.place.holder.client_id);
-            }
-        }
+        self.successions.forget(&self.place);
         self.place.set(OVER);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use authsvc::Certificate;
-    use tokio::time::Instant;
-
-    use super::*;
-
-    fn successions(config: &EdgeConfig) -> Arc<Successions> {
-        Arc::new(Successions::new(config, Arc::default()))
-    }
-
-    fn holder(client_id: &str) -> Holder {
-        Holder::of(client_id)
-    }
-
-    #[test]
-    fn those_are_revoked_who_are_named_and_came_before() {
-        let successions = successions(&EdgeConfig::default());
-        let certificate = |fingerprint: &str| {
-            let (subject, distinguished_name) = ("".into(), "".into());
-            let (alternative_names, fingerprint) = (vec![], fingerprint.into());
-            Some(Arc::new(Certificate { subject, distinguished_name, alternative_names, fingerprint }))
-        };
-        let begin = |client_id: &str, subject: &str, token: &str| {
-            let (subject, token_id) = (subject.into(), Mutex::new(Some(token.into())));
-            let certificate = certificate(&format!("{client_id}{client_id}"));
-            let holder = Holder { subject, token_id, certificate, ..holder(client_id) };
-            Tenancy::begin(&successions, holder).expect("the last")
-        };
-        let tenancies =
-            [begin("a", "alice", "1"), begin("b", "alice", "2"), begin("c", "bob", "3"), begin("d", "", "4")];
-        let revoked = || tenancies.iter().map(|tenancy| tenancy.revoked().is_some()).collect::<Vec<_>>();
-        let revoke = |target, at| {
-            let reason = RevokeReason::CredentialsChanged;
-            successions.revoke(&[Revocation { id: 1, target, reason, at, until: at }]);
-        };
-        let before = std::time::Instant::now() - Duration::from_secs(3600);
-        let now = std::time::Instant::now();
-        for target in [Target::User("".into()), Target::User("a".into()), Target::Token("9".into())] {
-            revoke(target, now);
-        }
-        revoke(Target::User("alice".into()), before);
-        assert_eq!(revoked(), [false; 4]);
-        revoke(Target::ClientId("d".into()), now);
-        assert_eq!(revoked(), [false, false, false, true]);
-        revoke(Target::Certificate("cc".into()), now);
-        assert_eq!(revoked(), [false, false, true, true]);
-        revoke(Target::Token("2".into()), now);
-        assert_eq!(revoked(), [false, true, true, true]);
-        revoke(Target::User("alice".into()), now);
-        assert_eq!(revoked(), [true; 4]);
-        assert_eq!(tenancies[0].revoked(), Some(RevokeReason::CredentialsChanged));
-    }
-
-    #[test]
-    fn who_takes_its_place_after_it_was_revoked_goes_too() {
-        let successions = successions(&EdgeConfig::default());
-        let list = Revocations::default();
-        let _ = successions.revocations.set(list.clone());
-        let early = holder("a");
-        list.revoke(Target::ClientId("a".into()), RevokeReason::Administrative, Duration::ZERO);
-        let tenancy = Tenancy::begin(&successions, early).expect("the last");
-        assert_eq!(tenancy.revoked(), Some(RevokeReason::Administrative));
-    }
-
-    #[test]
-    fn who_shows_another_token_goes_with_that_one() {
-        let successions = successions(&EdgeConfig::default());
-        let list = Revocations::default();
-        let _ = successions.revocations.set(list.clone());
-        let begin = |client_id: &str| {
-            let token_id = Mutex::new(Some("first".into()));
-            let tenancy = Tenancy::begin(&successions, Holder { token_id, ..holder(client_id) });
-            tenancy.expect("the last")
-        };
-        let (stays, goes) = (begin("a"), begin("b"));
-        let second = Arc::from("second");
-        goes.renew(Some(&second));
-        let revoke = |name: &str| {
-            let target = Target::Token(name.into());
-            list.revoke(target.clone(), RevokeReason::Administrative, Duration::from_secs(60));
-            let at = std::time::Instant::now();
-            let entry = Revocation { id: 1, target, reason: RevokeReason::Administrative, at, until: at };
-            successions.revoke(&[entry]);
-        };
-        revoke("second");
-        assert_eq!([stays.revoked(), goes.revoked()], [None, Some(RevokeReason::Administrative)]);
-        // It was revoked while it was looked at.
-        stays.renew(Some(&second));
-        assert_eq!(stays.revoked(), Some(RevokeReason::Administrative));
-        let left = begin("c");
-        left.renew(None);
-        revoke("first");
-        assert_eq!(left.revoked(), None, "that token is not what it is here by");
-    }
-
-    fn begin(successions: &Arc<Successions>, client_id: &str) -> Tenancy {
-        Tenancy::begin(successions, holder(client_id)).expect("the last")
-    }
-
-    /// Waits for its turn and takes over.
-    async fn take_over(tenancy: &Tenancy) {
-        tenancy.wait().await;
-        tenancy.take_over().await;
-        tenancy.is_served();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_waits_for_the_one_before_it_and_no_other() {
-        let successions = successions(&EdgeConfig::default());
-        let first = begin(&successions, "a");
-        first.is_served();
-        assert!(!begin(&successions, "b").is_behind());
-        let second = begin(&successions, "a");
-        assert!(second.is_behind());
-        let began = Instant::now();
-        let (_, end) = tokio::join!(take_over(&second), async {
-            assert!(!second.is_asked());
-            first.has_read_out();
-            first.into_end()
-        });
-        assert_eq!(began.elapsed(), Duration::ZERO);
-        drop(end);
-        let third = begin(&successions, "a");
-        let before = third.place.before().expect("the second");
-        assert!(Arc::ptr_eq(&before, &second.place), "the first has not taken it along");
-        drop((second, third));
-        assert!(!begin(&successions, "a").is_behind());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_does_not_answer_is_waited_for_no_longer_than_that() {
-        let successions = successions(&EdgeConfig::default());
-        let silent = begin(&successions, "a");
-        silent.is_served();
-        let next = begin(&successions, "a");
-        let began = Instant::now();
-        take_over(&next).await;
-        assert_eq!(began.elapsed(), PATIENCE);
-        assert!(silent.is_asked() && silent.is_dismissed());
-    }
-
-    #[test]
-    fn one_that_was_accepted_earlier_takes_nothing_over() {
-        let (successions, since) = (successions(&EdgeConfig::default()), std::time::Instant::now());
-        let early = || Holder { since, ..holder("a") };
-        let late = begin(&successions, "a");
-        assert!(Tenancy::begin(&successions, early()).is_none());
-        drop(late);
-        assert!(Tenancy::begin(&successions, early()).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn as_many_takeovers_as_the_burst_do_not_wait_and_each_of_the_others_does() {
-        for burst in [1, 2, 5] {
-            let config = EdgeConfig { takeover_burst: burst, ..EdgeConfig::default() };
-            let interval = config.takeover_interval();
-            let successions = successions(&config);
-            let mut last = begin(&successions, "a");
-            last.is_served();
-            for number in 1..burst + 4 {
-                let next = begin(&successions, "a");
-                let waited = Instant::now();
-                last.has_read_out();
-                take_over(&next).await;
-                last = next;
-                let expected = if number > burst { interval } else { Duration::ZERO };
-                let waited = waited.elapsed();
-                assert!(waited.abs_diff(expected) < interval / 5, "{number} of {burst}: {waited:?}");
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_goes_while_it_waits_leaves_its_place_to_the_next() {
-        let successions = successions(&EdgeConfig::default());
-        let first = begin(&successions, "a");
-        first.is_served();
-        let (gone, next) = (begin(&successions, "a"), begin(&successions, "a"));
-        drop(gone);
-        next.wait().await;
-        assert!(Arc::ptr_eq(&next.place.before().expect("the first"), &first.place));
-        first.has_read_out();
-        take_over(&next).await;
-        assert!(next.place.has(SERVED) && first.place.has(READ_OUT));
-    }
-}
+mod tests;

@@ -134,6 +134,13 @@ impl Shown {
         Ok((!chain.is_empty()).then_some(Self { certificates, authorities, trust }))
     }
 
+    /// Of an authority that has gone.
+    #[cfg(test)]
+    pub(crate) fn distrusted() -> Self {
+        let (certificates, authorities) = (Box::default(), Box::default());
+        Self { certificates, authorities, trust: Arc::default() }
+    }
+
     /// Whether they would not be taken any more: a list names one of them, or the authority that they lead to has gone.
     pub(crate) fn is_distrusted(&self) -> bool {
         let trust = self.trust.load();
