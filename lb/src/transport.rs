@@ -19,6 +19,9 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// of it, which may be a moment later.
     fn has_unread(&self) -> bool;
 
+    /// Whether the system takes more for the peer. Writing says so only when the runtime has heard of it, as with reading.
+    fn has_room(&self) -> bool;
+
     /// Whether the peer has closed or reset the connection, whatever it sent before that and was not read.
     fn has_gone(&self) -> bool;
 }
@@ -30,17 +33,29 @@ impl Wire for TcpStream {
         !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn has_gone(&self) -> bool {
-        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        let mut asked = [PollFd::new(self, PollFlags::RDHUP)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut asked, Some(&at_once)).is_ok() && asked[0].revents().intersects(gone)
+    fn has_room(&self) -> bool {
+        is_any(self, PollFlags::OUT, PollFlags::OUT)
     }
+
+    fn has_gone(&self) -> bool {
+        is_any(self, PollFlags::RDHUP, PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+}
+
+/// Whether the system says one of `flags` of a socket when it is asked about `asked`.
+fn is_any(socket: &TcpStream, asked: PollFlags, flags: PollFlags) -> bool {
+    let mut asked = [PollFd::new(socket, asked)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&at_once)).is_ok() && asked[0].revents().intersects(flags)
 }
 
 impl<IO: Wire> Wire for TlsStream<IO> {
     fn has_unread(&self) -> bool {
         self.get_ref().has_unread()
+    }
+
+    fn has_room(&self) -> bool {
+        self.get_ref().has_room()
     }
 
     fn has_gone(&self) -> bool {
@@ -53,6 +68,10 @@ impl<IO: Wire> Wire for WsStream<IO> {
         self.get_ref().has_unread()
     }
 
+    fn has_room(&self) -> bool {
+        self.get_ref().has_room()
+    }
+
     fn has_gone(&self) -> bool {
         self.get_ref().has_gone()
     }
@@ -62,6 +81,10 @@ impl<IO: Wire> Wire for WsStream<IO> {
 #[cfg(test)]
 impl Wire for tokio::io::DuplexStream {
     fn has_unread(&self) -> bool {
+        false
+    }
+
+    fn has_room(&self) -> bool {
         false
     }
 

@@ -15,12 +15,23 @@ use crate::transport::Wire;
 /// How long counts may stay in a connection that goes on, milliseconds.
 const COUNT_MS: u32 = 1_000;
 
+/// When it is looked again after what is due while the runtime has not heard yet of what the system knows, milliseconds.
+const LOOK_AGAIN_MS: u32 = 50;
+
 /// How much a connection counts by itself before it adds to the metrics, bytes.
 const COUNT_BYTES: u32 = 1 << 20;
 
 /// Milliseconds from `now` until `since` lies `period` back; 0 if it does.
 fn left(since: u32, period: u32, now: u32) -> u32 {
     period.saturating_sub(now.wrapping_sub(since))
+}
+
+/// The same for what is not done yet though it is due.
+fn left_or_again(since: u32, period: u32, now: u32) -> u32 {
+    match left(since, period, now) {
+        0 => LOOK_AGAIN_MS,
+        left => left,
+    }
 }
 
 impl<T, S, A> Relay<T, S, A>
@@ -41,19 +52,21 @@ where
         self.shared().config.open_timeout_ms
     }
 
-    // v5 [MQTT-3.1.2-22]
+    // After a stop of the process or the machine timers fire before the runtime has heard of all sockets, as it takes a bounded
+    // number of events at once. A device that has sent something by then was not silent. v5 [MQTT-3.1.2-22]
     pub(super) fn check_silence(&mut self, out: &mut Outgoing, now: u32) {
         let is_watched = self.silence_ms_max > 0 && !self.is_paused && self.state == State::Serving;
-        if is_watched && left(self.received_ms, self.silence_ms_max, now) == 0 {
+        let is_due = is_watched && left(self.received_ms, self.silence_ms_max, now) == 0;
+        if is_due && !self.io.has_unread() {
             self.close(CloseReason::KeepAliveTimeout, out, now);
         }
     }
 
     pub(super) fn check_write_timeout(&mut self, now: u32) {
-        if self.state.is_open()
-            && self.is_unsent()
-            && left(self.written_ms, self.write_timeout_ms(), now) == 0
-        {
+        let is_watched = self.state.is_open() && self.is_unsent();
+        let is_due = is_watched && left(self.written_ms, self.write_timeout_ms(), now) == 0;
+        // As with silence: it may have read meanwhile.
+        if is_due && !self.io.has_room() {
             // It does not read: there is nobody to tell.
             self.close(CloseReason::WriteTimeout, &mut Outgoing::new(), now);
         }
@@ -72,7 +85,7 @@ where
             if self.state == State::AwaitingConnAck {
                 due = left(self.received_ms, self.open_timeout_ms(), now);
             } else if self.silence_ms_max > 0 && !self.is_paused {
-                due = left(self.received_ms, self.silence_ms_max, now);
+                due = left_or_again(self.received_ms, self.silence_ms_max, now);
             }
             if self.state == State::Serving
                 && let Some(tenure) = &self.tenure
@@ -85,7 +98,7 @@ where
                 due = due.min(at);
             }
             if self.is_unsent() {
-                due = due.min(left(self.written_ms, self.write_timeout_ms(), now));
+                due = due.min(left_or_again(self.written_ms, self.write_timeout_ms(), now));
             }
         }
         if due == u32::MAX {

@@ -1,5 +1,6 @@
 //! Relays over an in-memory stream, under paused time.
 
+mod late;
 mod unread;
 mod waiting;
 
@@ -83,6 +84,11 @@ impl Setup {
     }
 
     async fn start_silent(self) -> Running {
+        self.start_over(|io| io).await
+    }
+
+    /// The same over a stream that is made of the edge's end.
+    async fn start_over<T: Wire + Send + 'static>(self, over: impl FnOnce(DuplexStream) -> T) -> Running {
         let admitted = fake::admitted(self.config);
         let shared = admitted.door().shared.clone();
         let (device, io) = tokio::io::duplex(self.pipe_bytes);
@@ -102,7 +108,7 @@ impl Setup {
             pace: None,
             opening: None,
         };
-        let relay = tokio::spawn(Relay::new(io, stream, handover));
+        let relay = tokio::spawn(Relay::new(over(io), stream, handover));
         Running { device, session, shared, relay }
     }
 }
