@@ -86,16 +86,11 @@ impl Handshakes {
         Self { bounds: (max, source_max), underway: Mutex::default() }
     }
 
-    /// Begins one, for which another is given up where there are too many, or where room `is_scarce`; says whether one was.
+    /// Begins one, for which another is given up where there are too many in all, or where room `is_scarce`; says whether one was.
     pub(crate) fn begin(&self, source: Source, is_scarce: bool) -> (Ticket, bool) {
-        let (max, source_max) = self.bounds;
         let mut underway = self.underway.lock();
         let most = underway.by_share.last().map(|&(_, source)| source);
-        let gives = if is_scarce || underway.count >= max {
-            most
-        } else {
-            Some(source).filter(|source| underway.of(*source) >= source_max)
-        };
+        let gives = most.filter(|_| is_scarce || underway.count >= self.bounds.0);
         if let Some(gives) = gives {
             underway.give_up_oldest(gives);
         }
@@ -119,6 +114,17 @@ impl Handshakes {
             ticket.source = source;
             underway.insert(ticket);
         }
+    }
+
+    /// Gives up the oldest of its source, if that has more than it may have; says whether it had. To be asked when it is known
+    /// where this one comes from.
+    pub(crate) fn bound_source(&self, ticket: &Ticket) -> bool {
+        let mut underway = self.underway.lock();
+        let is_over = underway.of(ticket.source) > self.bounds.1;
+        if is_over {
+            underway.give_up_oldest(ticket.source);
+        }
+        is_over
     }
 
     /// It has ended, either way.
@@ -261,11 +267,25 @@ mod tests {
     #[test]
     fn a_source_has_a_bound_of_its_own() {
         let handshakes = Handshakes::new(10, 2);
-        let loud: Vec<_> = (0..3).map(|_| handshakes.begin(LOUD, false).0).collect();
-        assert_eq!(given_up(&loud), [0]);
-        let mut proxied = handshakes.begin(QUIET, false).0;
-        handshakes.belongs_to(&mut proxied, LOUD);
-        assert_eq!((proxied.source(), handshakes.underway.lock().of(LOUD)), (LOUD, 3));
+        let begin = || {
+            let ticket = handshakes.begin(LOUD, false).0;
+            let is_over = handshakes.bound_source(&ticket);
+            (ticket, is_over)
+        };
+        let (loud, were_over): (Vec<_>, Vec<_>) = (0..3).map(|_| begin()).unzip();
+        assert_eq!((given_up(&loud), were_over), (vec![0], vec![false, false, true]));
+    }
+
+    #[test]
+    fn a_source_behind_a_load_balancer_has_that_bound_and_the_load_balancer_has_none() {
+        let handshakes = Handshakes::new(10, 2);
+        let mut proxied: Vec<_> = (0..4).map(|_| handshakes.begin(QUIET, false).0).collect();
+        for (number, ticket) in proxied.iter_mut().enumerate() {
+            handshakes.belongs_to(ticket, LOUD);
+            assert_eq!(handshakes.bound_source(ticket), number >= 2);
+        }
+        assert_eq!((given_up(&proxied), proxied[3].source()), (vec![0, 1], LOUD));
+        assert_eq!(handshakes.underway.lock().of(LOUD), 2);
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Underway {
         self.admission.handshakes.progress(&mut self.ticket);
     }
 
+    /// It is known where the connection comes from: another one from there is given up if there are too many, and why.
+    pub(crate) fn bound_source(&self) -> Option<ShedReason> {
+        self.admission.handshakes.bound_source(&self.ticket).then_some(ShedReason::HandshakesMax)
+    }
+
     /// The connection is from there, as a load balancer in front says.
     pub(crate) fn belongs_to(&mut self, source: Source) {
         self.admission.handshakes.belongs_to(&mut self.ticket, source);

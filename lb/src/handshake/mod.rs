@@ -149,6 +149,9 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
                 listener.shared.metrics.shed.count((reason.label(),));
                 return Ok(());
             }
+            if let Some(reason) = self.underway.bound_source() {
+                listener.shared.metrics.shed.count((reason.label(),));
+            }
         }
         match (&listener.tls, listener.config.kind.is_websocket()) {
             (None, false) => self.connect(io).await,

@@ -216,11 +216,14 @@ async fn admit(
         }
     };
     // Behind a trusted load balancer the source is known only after the PROXY protocol header.
-    if !listener.config.is_trusted(peer.ip()) {
+    let is_known = !listener.config.is_trusted(peer.ip());
+    if is_known {
         admitted.comes_from(peer)?;
     }
     let (underway, instead) = Underway::begin(&listener.shared.admission, Source::of(peer));
-    instead.into_iter().for_each(|reason| listener.shared.metrics.shed.count((reason.label(),)));
+    let of_source = is_known.then(|| underway.bound_source()).flatten();
+    let given_up = instead.into_iter().chain(of_source);
+    given_up.for_each(|reason| listener.shared.metrics.shed.count((reason.label(),)));
     Ok((admitted, underway))
 }
 
