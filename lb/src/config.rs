@@ -72,8 +72,8 @@ link::settings! {
         /// The bound on answers that wait for a device that does not read; beyond it its packets are not read either; bytes per
         /// connection.
         pub outgoing_bytes_max: usize = 1_048_576, in 4_096..=1_073_741_824;
-        /// Bytes of incomplete packets, of all connections together, CONNECT included. The connection that goes past it is
-        /// closed with 0x97. At least `packet_bytes_max`.
+        /// Bytes of incomplete packets, of all connections together. Beyond it those that hold most are closed with 0x97. What
+        /// comes before authentication has an eighth of it, or `connect_bytes_max` if that is more. At least `packet_bytes_max`.
         pub receive_buffer_bytes_max: usize = 268_435_456;
         /// How long a device may leave bytes unread while some wait for it, seconds.
         pub write_timeout_s: u16 = 30, in 1..=3_600;

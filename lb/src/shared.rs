@@ -2,7 +2,7 @@
 //! drain.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use mqtt::ReasonCode;
 use tokio::sync::Semaphore;
@@ -10,10 +10,13 @@ use tokio::time::{Duration, Instant};
 
 use crate::admission::Admission;
 use crate::config::EdgeConfig;
-use crate::connections::{Relays, Seats, Successions};
+use crate::connections::{Arriving, Relays, Seats, Successions};
 use crate::reply::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::report::Reports;
+
+/// Of the room for incomplete packets, what handshakes have at most; a whole CONNECT in any case.
+const ARRIVING_PART: usize = 8;
 
 /// Between two looks whether all devices have left.
 const LEFT_INTERVAL: Duration = Duration::from_millis(20);
@@ -36,7 +39,8 @@ pub(crate) struct Shared {
     pub(crate) successions: Arc<Successions>,
     /// Of principals that may have so many connections.
     pub(crate) seats: Arc<Seats>,
-    receive_buffered: AtomicUsize,
+    /// Handshakes that hold incomplete packets.
+    pub(crate) arriving: Arriving,
 }
 
 /// How far an edge's life has come.
@@ -63,7 +67,7 @@ impl Shared {
             successions: Arc::new(Successions::new(&config, relays.clone())),
             relays,
             seats: Arc::default(),
-            receive_buffered: AtomicUsize::new(0),
+            arriving: Arriving::default(),
             config,
         }
     }
@@ -134,20 +138,27 @@ impl Shared {
         }
     }
 
-    /// Accounts for a change of incomplete packets kept by one connection; `false` if all of them together are now past
-    /// their bound.
-    pub(crate) fn rebuffer(&self, before: usize, after: usize) -> bool {
-        if after <= before {
-            self.receive_buffered.fetch_sub(before - after, Ordering::Relaxed);
-            return true;
-        }
-        let grown = after - before;
-        let all = self.receive_buffered.fetch_add(grown, Ordering::Relaxed) + grown;
-        all <= self.config.receive_buffer_bytes_max
+    /// The relay in this slot keeps so many bytes of incomplete packets. Where all keep more than they may, those end that keep most.
+    pub(crate) fn hold(&self, slot: u32, bytes: usize) {
+        self.relays.incomplete.hold(slot, bytes);
+        self.bound_incomplete();
+    }
+
+    /// The same for a handshake, of a share of its own.
+    pub(crate) fn hold_arriving(&self, slot: u32, bytes: usize) {
+        let bytes_max = self.config.receive_buffer_bytes_max;
+        let share = (bytes_max / ARRIVING_PART).max(self.config.connect_bytes_max as usize);
+        self.arriving.hold(slot, bytes, share.min(bytes_max));
+        self.bound_incomplete();
+    }
+
+    fn bound_incomplete(&self) {
+        let of_relays = self.config.receive_buffer_bytes_max.saturating_sub(self.arriving.bytes());
+        self.relays.bound_incomplete(of_relays);
     }
 
     /// Bytes of incomplete packets kept.
     pub(crate) fn receive_buffered(&self) -> usize {
-        self.receive_buffered.load(Ordering::Relaxed)
+        self.relays.incomplete.bytes() + self.arriving.bytes()
     }
 }

@@ -1,7 +1,8 @@
 //! Connections of an edge beside each other: who is woken and who has to go, who comes after whom, how many a principal has, and
-//! whose devices leave much unread.
+//! whose devices leave much unread or packets incomplete.
 
 mod holder;
+mod incomplete;
 mod relays;
 mod round;
 mod seats;
@@ -9,6 +10,7 @@ mod succession;
 mod unread;
 
 pub(crate) use self::holder::Holder;
+pub(crate) use self::incomplete::Arriving;
 pub(crate) use self::relays::Relays;
 pub use self::relays::Relief;
 pub(crate) use self::seats::{Seat, Seats};

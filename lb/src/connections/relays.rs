@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rand::Rng as _;
 
+use super::incomplete::Incomplete;
 use super::round::Round;
 use super::unread::Unread;
 
@@ -30,6 +31,8 @@ pub(crate) struct Relays {
     pub(crate) round: Round,
     /// Whose devices leave much unread.
     pub(crate) unread: Unread,
+    /// What they hold of packets that are not complete.
+    pub(crate) incomplete: Incomplete,
 }
 
 impl Relays {
@@ -54,6 +57,13 @@ impl Relays {
     /// Has the relay in this slot woken, if there is one.
     pub(crate) fn wake(&self, slot: u32) {
         self.wakers.lock().wake(slot as usize, (slot as usize).saturating_add(1));
+    }
+
+    /// Has those end that hold most of incomplete packets, if all hold more than `bytes_max`.
+    pub(crate) fn bound_incomplete(&self, bytes_max: usize) {
+        for slot in self.incomplete.condemn_beyond(bytes_max) {
+            self.wake(slot);
+        }
     }
 
     /// Has all relays woken.
@@ -147,13 +157,13 @@ impl Relief {
 
 /// Wakers of all relays, by slot.
 #[derive(Default)]
-struct Wakers {
+pub(super) struct Wakers {
     slots: Vec<Option<Waker>>,
     free: Vec<u32>,
 }
 
 impl Wakers {
-    fn insert(&mut self, waker: Waker) -> u32 {
+    pub(super) fn insert(&mut self, waker: Waker) -> u32 {
         if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = Some(waker);
             return slot;
@@ -163,7 +173,7 @@ impl Wakers {
         (self.slots.len() - 1) as u32
     }
 
-    fn remove(&mut self, slot: u32) -> Option<Waker> {
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Waker> {
         let waker = self.slots.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
         Some(waker)
@@ -184,7 +194,7 @@ impl Wakers {
     }
 
     /// Those from slot `from` up to `to`.
-    fn wake(&self, from: usize, to: usize) {
+    pub(super) fn wake(&self, from: usize, to: usize) {
         let to = to.min(self.slots.len());
         for waker in self.slots.get(from.min(to)..to).into_iter().flatten().flatten() {
             waker.wake_by_ref();

@@ -6,6 +6,7 @@ mod client_id;
 mod gate;
 mod peek;
 mod refuse;
+mod room;
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;

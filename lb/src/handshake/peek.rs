@@ -5,13 +5,11 @@ use std::io;
 
 use bytes::BytesMut;
 use mqtt::{DecodeError, OwnedFrame, PacketType};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncRead;
 use tokio::time::{Duration, timeout};
 
+use super::room::{FIRST_READ_BYTES, NoMore, RoomTaken};
 use crate::shared::Shared;
-
-/// Room for the first read: nearly every CONNECT.
-const FIRST_READ_BYTES: usize = 1_024;
 
 /// How long a CONNECT that is known to be wrong may take to say its level, so that it can be answered. The rest is mostly
 /// there: a packet in pieces is rare, and its refusal is not to wait for a deadline.
@@ -38,28 +36,17 @@ pub(crate) enum PeekError {
     /// It cannot be framed; the protocol level is there if the bytes so far say it.
     #[error("CONNECT cannot be framed")]
     Malformed(#[source] DecodeError, Option<u8>),
-    /// Incomplete packets of all connections take as much as they may.
+    /// Incomplete packets of all handshakes take as much as they may, and this one most.
     #[error("no room for an incomplete CONNECT")]
     NoRoom,
 }
 
-/// What an incomplete CONNECT takes of the room for incomplete packets, beyond the first read.
-struct RoomTaken<'a> {
-    shared: &'a Shared,
-    bytes: usize,
-}
-
-impl RoomTaken<'_> {
-    /// Whether there is room for so many bytes.
-    fn grow(&mut self, bytes: usize) -> bool {
-        let before = std::mem::replace(&mut self.bytes, bytes.saturating_sub(FIRST_READ_BYTES));
-        self.shared.rebuffer(before, self.bytes)
-    }
-}
-
-impl Drop for RoomTaken<'_> {
-    fn drop(&mut self) {
-        self.shared.rebuffer(self.bytes, 0);
+impl From<NoMore> for PeekError {
+    fn from(reason: NoMore) -> Self {
+        match reason {
+            NoMore::Lost(error) => Self::Lost(error),
+            NoMore::NoRoom => Self::NoRoom,
+        }
     }
 }
 
@@ -67,28 +54,22 @@ impl Drop for RoomTaken<'_> {
 pub(crate) async fn connect<T: AsyncRead + Unpin>(io: &mut T, shared: &Shared) -> Result<Peeked, PeekError> {
     let bytes_max = shared.config.connect_bytes_max;
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
-    let mut held = RoomTaken { shared, bytes: 0 };
+    let mut room = RoomTaken::none(shared);
     loop {
-        read(io, &mut buffer).await?;
+        room.read(io, &mut buffer).await?;
         if buffer.first().is_some_and(|&first| first >> 4 != PacketType::Connect as u8) {
             return Err(PeekError::NotConnect);
         }
         match mqtt::frame::split_bytes(&mut buffer, bytes_max) {
             Ok(Some(connect)) => return Ok(Peeked { connect, pipelined: buffer }),
-            Ok(None) if held.grow(buffer.len()) => {}
-            Ok(None) => return Err(PeekError::NoRoom),
+            Ok(None) => {}
             Err(error) => {
-                let level = timeout(LEVEL_WITHIN, await_level(io, &mut buffer)).await.unwrap_or(Ok(None))?;
+                let level = timeout(LEVEL_WITHIN, await_level(io, &mut buffer, &mut room))
+                    .await
+                    .unwrap_or(Ok(None))?;
                 return Err(PeekError::Malformed(error, level));
             }
         }
-    }
-}
-
-async fn read<T: AsyncRead + Unpin>(io: &mut T, buffer: &mut BytesMut) -> Result<(), PeekError> {
-    match io.read_buf(buffer).await.map_err(PeekError::Lost)? {
-        0 => Err(PeekError::Lost(io::ErrorKind::UnexpectedEof.into())),
-        _ => Ok(()),
     }
 }
 
@@ -96,12 +77,13 @@ async fn read<T: AsyncRead + Unpin>(io: &mut T, buffer: &mut BytesMut) -> Result
 async fn await_level<T: AsyncRead + Unpin>(
     io: &mut T,
     buffer: &mut BytesMut,
+    room: &mut RoomTaken<'_>,
 ) -> Result<Option<u8>, PeekError> {
     loop {
         match look_for_level(buffer) {
             Level::Told(level) => return Ok(Some(level)),
             Level::Unknown => return Ok(None),
-            Level::NotYet => read(io, buffer).await?,
+            Level::NotYet => room.read(io, buffer).await?,
         }
     }
 }
@@ -141,7 +123,7 @@ pub(crate) fn level(connect: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::Instant;
 
     use super::*;
@@ -249,5 +231,27 @@ mod tests {
             assert!(matches!(peeking.await, Err(PeekError::NoRoom)));
         }
         assert_eq!(shared.receive_buffered(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_the_bound_the_largest_incomplete_connect_gives_its_room() {
+        let shared = shared(2_048);
+        let (mut large, mut large_edge) = tokio::io::duplex(8_192);
+        let (mut small, mut small_edge) = tokio::io::duplex(8_192);
+        large.write_all(&[&b"\x10\x80\x1F\0\x04MQTT\x05"[..], &[0; 2_900]].concat()).await.expect("written");
+        // 1,300 bytes in two pieces, of which the first is larger than what every CONNECT has.
+        small.write_all(&[&b"\x10\x91\x0A\0\x04MQTT\x05"[..], &[0; 1_200]].concat()).await.expect("written");
+        let small_one = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let peeking = connect(&mut small_edge, &shared);
+            let rest = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                small.write_all(&[0; 98]).await
+            };
+            tokio::join!(peeking, rest).0
+        };
+        let both = async { tokio::join!(connect(&mut large_edge, &shared), small_one) };
+        let (large_one, small_one) = timeout(fake::PATIENCE, both).await.expect("neither waits");
+        assert!(matches!(large_one, Err(PeekError::NoRoom)) && small_one.is_ok());
     }
 }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use authsvc::Authenticator;
 use link::{CloseCause, Outgoing, Stream};
-use mqtt::ReasonCode;
+use mqtt::{FrameBuffer, ReasonCode};
 use tokio::io::ReadBuf;
 
 use super::scratch::Scratch;
@@ -80,6 +80,9 @@ where
         }
         self.enhanced = None;
         self.tenure = None;
+        // Nobody takes the rest of a packet any more.
+        self.frames = FrameBuffer::new();
+        self.tell_held();
         self.abandon_ms = now.wrapping_add(self.shared().config.linger_ms as u32);
         self.state = match reason {
             CloseReason::ConnectionLost | CloseReason::WriteTimeout => State::Ended,

@@ -99,14 +99,11 @@ where
                 }
                 return;
             }
-            let held = self.frames.buffered();
             let max = self.admitted.shared().config.packet_bytes_max;
             drop(self.frames.frames(buffer.filled(), max));
             self.has_whole = true;
             self.received_bytes += buffer.filled().len() as u32;
-            if !self.admitted.shared().rebuffer(held, self.frames.buffered()) {
-                return self.close(CloseReason::ReceiveBufferFull, out, now);
-            }
+            self.tell_held();
         }
     }
 }

@@ -189,7 +189,6 @@ where
         admitted.door().connected.inc();
         let mut frames = FrameBuffer::new();
         drop(frames.frames(&pipelined, admitted.shared().config.packet_bytes_max));
-        admitted.shared().rebuffer(0, frames.buffered());
         Self {
             io,
             stream: Some(stream),
@@ -233,6 +232,7 @@ where
             if let Some(tenancy) = &self.tenancy {
                 tenancy.settle(self.slot);
             }
+            self.tell_held();
         }
         if let Some(stream) = &mut self.stream {
             stream.begin_turn();
@@ -249,6 +249,9 @@ where
         {
             self.shared().metrics.limited.count(("memory_max_bytes",));
             self.close(CloseReason::OutOfMemory, &mut scratch.out, now);
+        }
+        if self.is_to_make_room() {
+            self.close(CloseReason::ReceiveBufferFull, &mut scratch.out, now);
         }
         if self.state.is_open() {
             match self.shared().phase() {
@@ -524,6 +527,18 @@ impl<T, S: Stream, A: Authenticator> Relay<T, S, A> {
     fn has_told_unsent(&self) -> bool {
         self.leftover.as_ref().is_some_and(|leftover| leftover.told_steps > 0)
     }
+
+    /// Says how much of incomplete packets it holds.
+    fn tell_held(&self) {
+        if self.slot != NO_SLOT {
+            self.admitted.shared().hold(self.slot, self.frames.buffered());
+        }
+    }
+
+    /// Whether others need the room of the incomplete packet that it holds.
+    fn is_to_make_room(&self) -> bool {
+        self.frames.buffered() > 0 && self.admitted.shared().relays.incomplete.is_condemned(self.slot)
+    }
 }
 
 impl<T, S, A> Future for Relay<T, S, A>
@@ -543,11 +558,11 @@ where
 impl<T, S: Stream, A: Authenticator> Drop for Relay<T, S, A> {
     fn drop(&mut self) {
         let shared = self.admitted.shared();
-        shared.rebuffer(self.frames.buffered(), 0);
         if self.has_told_unsent() {
             shared.relays.unread.note(self.slot, 0);
         }
         if self.slot != NO_SLOT {
+            shared.relays.incomplete.hold(self.slot, 0);
             shared.relays.remove(self.slot);
         }
         self.admitted.door().connected.dec();

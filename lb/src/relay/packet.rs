@@ -87,8 +87,8 @@ where
             self.received_ms = now;
         }
         let holds = self.frames.buffered();
-        if holds != held && !self.admitted.shared().rebuffer(held, holds) && end.is_none() {
-            end = Some(CloseReason::ReceiveBufferFull);
+        if holds != held {
+            self.tell_held();
         }
         if let Some(reason) = end {
             self.close(reason, out, now);

@@ -1,6 +1,7 @@
 //! A whole edge over real sockets, with a worker that only records.
 
 mod descriptors;
+mod incomplete;
 mod openings;
 mod succession;
 mod transport;

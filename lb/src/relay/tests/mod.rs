@@ -350,18 +350,30 @@ async fn a_lost_connection_is_an_abnormal_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn incomplete_packets_beyond_the_bound_of_all_are_refused() {
+async fn who_holds_most_of_incomplete_packets_beyond_the_bound_of_all_is_ended() {
     let config =
         EdgeConfig { receive_buffer_bytes_max: 5_000, packet_bytes_max: 4_096, ..EdgeConfig::default() };
-    let mut running = Setup { config, ..Setup::default() }.start().await;
-    assert!(running.shared.rebuffer(0, 4_000), "others hold 4,000 bytes");
-    running.send(&[&b"\x30\x80\x10"[..], &[0; 900]].concat()).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(running.session.closed(), None);
-    running.send(&[0; 200]).await;
-    let shared = running.shared.clone();
-    running.expect_end(b"\xE0\x01\x97").await;
-    assert_eq!(shared.receive_buffered(), 4_000);
+    for (others, is_ended) in [(1_000, true), (4_000, false)] {
+        let mut running = Setup { config: config.clone(), ..Setup::default() }.start().await;
+        let shared = running.shared.clone();
+        let slots = [others, 5_000 - 1_000 - others].map(|bytes| {
+            let slot = shared.relays.insert(std::task::Waker::noop().clone());
+            shared.hold(slot, bytes);
+            slot
+        });
+        running.send(&[&b"\x30\x80\x1E"[..], &[0; 900]].concat()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(running.session.closed(), None);
+        running.send(&[0; 2_200]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(shared.relays.incomplete.is_condemned(slots[0]), !is_ended);
+        if is_ended {
+            running.expect_end(b"\xE0\x01\x97").await;
+            assert_eq!(shared.receive_buffered(), 4_000);
+        } else {
+            assert_eq!((running.session.closed(), shared.receive_buffered()), (None, 7_103));
+        }
+    }
 }
 
 fn auth(reason: u8, method: &str, data: &str) -> Vec<u8> {
