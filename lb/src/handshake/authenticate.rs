@@ -7,9 +7,11 @@ use authsvc::{Authenticator, Decision, DenyReason, Exchange, Request, Step};
 use bytes::BytesMut;
 use link::{AuthenticationOutcome, Outgoing, Passport};
 use mqtt::{Connect, OwnedFrame, PacketType, Property, PropertyId, ReasonCode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
+use super::room::{NoMore, RoomTaken};
 use crate::reply;
+use crate::shared::Shared;
 
 /// A client that may connect.
 pub(crate) struct Authenticated {
@@ -30,6 +32,15 @@ pub(crate) enum Unauthenticated {
 impl From<DenyReason> for Unauthenticated {
     fn from(reason: DenyReason) -> Self {
         Self::Refused(reason.reason_code())
+    }
+}
+
+impl From<NoMore> for Unauthenticated {
+    fn from(reason: NoMore) -> Self {
+        match reason {
+            NoMore::Lost(_) => Self::Gone,
+            NoMore::NoRoom => Self::Refused(ReasonCode::QuotaExceeded),
+        }
     }
 }
 
@@ -76,8 +87,9 @@ pub(crate) async fn exchange<A: Authenticator, T: AsyncRead + AsyncWrite + Unpin
     asked: Method<'_>,
     io: &mut T,
     received: &mut BytesMut,
-    bytes_max: u32,
+    shared: &Shared,
 ) -> Result<Authenticated, Unauthenticated> {
+    let mut room = RoomTaken::none(shared);
     // v5 [MQTT-4.12.0-1]
     let method = asked.name;
     let mut exchange = authenticator.begin(method, request).ok_or(DenyReason::BadMethod)?;
@@ -86,7 +98,7 @@ pub(crate) async fn exchange<A: Authenticator, T: AsyncRead + AsyncWrite + Unpin
         match step {
             Step::Continue(data) => {
                 send_continue(asked, &data, io).await?;
-                let answer = read_packet(io, received, bytes_max).await?;
+                let answer = read_packet(io, received, shared.config.connect_bytes_max, &mut room).await?;
                 let data = client_data(&answer, method)?;
                 step = exchange.step(data).await;
             }
@@ -127,17 +139,18 @@ async fn read_packet<T: AsyncRead + Unpin>(
     io: &mut T,
     received: &mut BytesMut,
     bytes_max: u32,
+    room: &mut RoomTaken<'_>,
 ) -> Result<OwnedFrame, Unauthenticated> {
     loop {
         match mqtt::frame::split_bytes(received, bytes_max) {
-            Ok(Some(frame)) => return Ok(frame),
+            Ok(Some(frame)) => {
+                room.hold(received.len()).await;
+                return Ok(frame);
+            }
             Ok(None) => {}
             Err(error) => return Err(Unauthenticated::Refused(error.reason_code())),
         }
-        match io.read_buf(received).await {
-            Ok(count) if count > 0 => {}
-            _ => return Err(Unauthenticated::Gone),
-        }
+        room.read(io, received).await?;
     }
 }
 

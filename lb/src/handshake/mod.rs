@@ -329,15 +329,9 @@ impl<U: Upstream, A: Authenticator> Arrival<U, A> {
         let result = match method {
             None => timeout(within, authenticate::ask(authenticator, request)).await,
             Some(method) => {
-                let bytes_max = self.config().connect_bytes_max;
-                let exchange = authenticate::exchange(
-                    authenticator,
-                    request,
-                    method,
-                    &mut io,
-                    &mut pipelined,
-                    bytes_max,
-                );
+                let shared = self.admitted.shared();
+                let exchange =
+                    authenticate::exchange(authenticator, request, method, &mut io, &mut pipelined, shared);
                 timeout(within, Box::pin(exchange)).await
             }
         };

@@ -62,3 +62,17 @@ async fn who_has_not_authenticated_takes_no_room_from_connected_devices() {
     device.write_all(&vec![0; 30_000 - 4 - 21_000]).await.expect("written");
     eventually("it is complete", || worker.sessions()[0].packets().len() == 1).await;
 }
+
+#[tokio::test]
+async fn what_comes_of_a_packet_of_the_exchange_before_connack_counts() {
+    let (edge, _worker, address) = start(|_| {});
+    let mut device = dial(address).await;
+    device.write_all(&connect_as(5, "a", 2, &properties("TWO-STEP", ""), "")).await.expect("written");
+    expect(&mut device, &auth(0x18, "really?")).await;
+    // AUTH of 200 KiB, of which 190 come.
+    device.write_all(&[&b"\xF0\x80\xC0\x0C"[..], &vec![0; 190 << 10]].concat()).await.expect("written");
+    let counted = || edge.shared.receive_buffered();
+    eventually("it counts", || ((188 << 10)..(192 << 10)).contains(&counted())).await;
+    drop(device);
+    eventually("it is over", || counted() == 0).await;
+}
