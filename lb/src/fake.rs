@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use authsvc::{Authenticator, Decision, DenyReason, Exchange, Request, Step};
 use bytes::Bytes;
-use link::{CloseCause, Event, Open, Outgoing, Passport, Stream, Upstream};
+use link::{CloseCause, Event, Limits, Open, Outgoing, Passport, Stream, Upstream};
 use mqtt::{ConnAck, Connect, Frame, PacketType, ProtocolVersion, ReasonCode};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -244,12 +244,14 @@ impl Stream for FakeStream {
     }
 }
 
-/// Refuses user `mallory`, never answers about user `stuck`, and knows the Authentication Method `TWO-STEP`, to which the
+/// Refuses user `mallory`, lets user `single` have one connection, never answers about user `stuck`, and knows the Authentication Method `TWO-STEP`, to which the
 /// client has to answer `yes`, or `as other` to be the user of that name.
 pub(crate) struct FakeAuthenticator;
 
 fn passport(request: &Request) -> Arc<Passport> {
-    Arc::new(Passport::unrestricted("someone".into(), request.client_id.clone()))
+    let is_bounded = request.username.as_deref() == Some("single");
+    let limits = is_bounded.then(|| Arc::new(Limits { connections_max: Some(1), ..Limits::default() }));
+    Arc::new(Passport { limits, ..Passport::unrestricted("someone".into(), request.client_id.clone()) })
 }
 
 impl Authenticator for FakeAuthenticator {

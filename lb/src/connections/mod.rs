@@ -14,5 +14,5 @@ pub(crate) use self::incomplete::Arriving;
 pub(crate) use self::relays::Relays;
 pub use self::relays::Relief;
 pub(crate) use self::seats::{Seat, Seats};
-pub(crate) use self::succession::{Successions, Tenancy};
+pub(crate) use self::succession::{NoTurn, Successions, Tenancy};
 pub(crate) use self::unread::STEP_BYTES;

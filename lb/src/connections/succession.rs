@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
@@ -26,13 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// No relay yet.
 const NO_SLOT: u32 = u32::MAX;
 
-const ASKED: u8 = 1;
-const READ_OUT: u8 = 2;
-const OVER: u8 = 4;
-const DISMISSED: u8 = 8;
-const REVOKED: u8 = 16;
-const CREDENTIALS_CHANGED: u8 = 32;
-const SERVED: u8 = 64;
+const ASKED: u16 = 1;
+const READ_OUT: u16 = 2;
+const OVER: u16 = 4;
+const DISMISSED: u16 = 8;
+const REVOKED: u16 = 16;
+const CREDENTIALS_CHANGED: u16 = 32;
+const SERVED: u16 = 64;
+const IN_TURN: u16 = 128;
+const REPLACED: u16 = 256;
 
 /// The connections of one client that are not over, in the order in which they were accepted; nearly always one. Whoever is taken
 /// over is among them to its end: the next one may end first.
@@ -173,13 +175,15 @@ impl<'a> Named<'a> {
 /// One connection's place among those of its client.
 pub(crate) struct ClientPlace {
     holder: Holder,
-    flags: AtomicU8,
+    flags: AtomicU16,
     /// Where its relay is woken.
     slot: AtomicU32,
     /// Until when the one that comes next has to wait for what this one has sent too fast, on the edge's clock; 0: not at all.
     owes_until_ms: AtomicU32,
     /// The one that comes next.
     next: AtomicWaker,
+    /// Its own, as long as it waits for its turn.
+    waiting: AtomicWaker,
     precedence: Mutex<Precedence>,
 }
 
@@ -195,11 +199,11 @@ enum Precedence {
 }
 
 impl ClientPlace {
-    fn has(&self, flag: u8) -> bool {
+    fn has(&self, flag: u16) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
 
-    fn set(&self, flag: u8) {
+    fn set(&self, flag: u16) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         self.next.wake();
     }
@@ -212,8 +216,9 @@ impl ClientPlace {
         );
     }
 
-    fn ask(&self, flag: u8, relays: &Relays) {
+    fn ask(&self, flag: u16, relays: &Relays) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.waiting.wake();
         relays.wake(self.slot.load(Ordering::Acquire));
     }
 
@@ -224,9 +229,14 @@ impl ClientPlace {
     }
 
     /// Returns when one of these is so.
-    async fn becomes(&self, flags: u8) {
+    async fn becomes(&self, flags: u16) {
+        self.becomes_by(&self.next, flags).await;
+    }
+
+    /// The same for whom this one wakes.
+    async fn becomes_by(&self, waker: &AtomicWaker, flags: u16) {
         poll_fn(|cx| {
-            self.next.register(cx.waker());
+            waker.register(cx.waker());
             if self.has(flags) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -258,6 +268,17 @@ impl ClientPlace {
     }
 }
 
+/// Why a connection has no turn among those of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoTurn {
+    /// Another one has come that waits instead.
+    Replaced,
+    /// Somebody said that it has to go.
+    Revoked,
+    /// Its device has gone.
+    Gone,
+}
+
 /// A connection in its place, from before it asks for its session until its end.
 pub(crate) struct Tenancy {
     place: Arc<ClientPlace>,
@@ -265,7 +286,8 @@ pub(crate) struct Tenancy {
 }
 
 impl Tenancy {
-    /// Takes the place of whoever came last. `None` if that one was accepted later: this one's client has tried again meanwhile.
+    /// Takes the place of whoever came last; if that one waits for its turn, it waits no longer. `None` if it was accepted later: this
+    /// one's client has tried again meanwhile.
     pub(crate) fn begin(successions: &Arc<Successions>, holder: Holder) -> Option<Self> {
         let place = {
             let mut places = successions.places.lock();
@@ -274,11 +296,16 @@ impl Tenancy {
             if before.is_some_and(|before| before.holder.since > holder.since) {
                 return None;
             }
+            // Of those that wait, one is enough; however many come, no more are kept.
+            if let Some(waits) = before.filter(|before| !before.has(IN_TURN | SERVED)) {
+                waits.ask(REPLACED, &successions.relays);
+            }
             let place = Arc::new(ClientPlace {
-                flags: AtomicU8::new(0),
+                flags: AtomicU16::new(if before.is_none() { IN_TURN } else { 0 }),
                 slot: AtomicU32::new(NO_SLOT),
                 owes_until_ms: AtomicU32::new(0),
                 next: AtomicWaker::new(),
+                waiting: AtomicWaker::new(),
                 precedence: Mutex::new(before.cloned().map_or(Precedence::First, Precedence::Behind)),
                 holder,
             });
@@ -315,7 +342,29 @@ impl Tenancy {
     }
 
     /// Waits until it may take the place over. It asks nobody to go before [`Tenancy::take_over`].
-    pub(crate) async fn wait(&self) {
+    ///
+    /// # Errors
+    /// It may not: it is replaced or revoked.
+    pub(crate) async fn wait(&self) -> Result<(), NoTurn> {
+        let cut_off = self.place.becomes_by(&self.place.waiting, REPLACED | REVOKED);
+        tokio::select! {
+            biased;
+            () = cut_off => {}
+            () = self.turn() => {}
+        }
+        // Whoever comes now finds it either way.
+        let _places = self.successions.places.lock();
+        match self.place.flags.load(Ordering::Acquire) {
+            flags if flags & REVOKED != 0 => Err(NoTurn::Revoked),
+            flags if flags & REPLACED != 0 => Err(NoTurn::Replaced),
+            _ => {
+                self.place.flags.fetch_or(IN_TURN, Ordering::AcqRel);
+                Ok(())
+            }
+        }
+    }
+
+    async fn turn(&self) {
         while let Some(before) = self.place.before() {
             before.becomes(SERVED | OVER).await;
             let Some(earlier) = before.before() else {

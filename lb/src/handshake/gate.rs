@@ -1,21 +1,27 @@
 //! From a handshake that came to something to the relay: the turn of a connection among those of its client, and of its session
 //! among those that are asked for.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use authsvc::Authenticator;
 use bytes::BytesMut;
 use link::{Open, Upstream};
-use mqtt::Connect;
+use mqtt::{Connect, ReasonCode};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Duration, timeout};
 
 use super::client_id::Identity;
-use super::has_gone_without_a_word;
+use super::{has_gone_without_a_word, refuse};
 use crate::admission::{Line, Opening, Source, stretch};
+use crate::connections::{NoTurn, Tenancy};
 use crate::relay::{self, Handover, Relay};
 use crate::shared::Shared;
+use crate::telemetry::report::Report;
 use crate::transport::Transport;
+
+/// Between two looks whether a device is still there that waits for its turn.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What handshakes need besides their socket.
 pub(crate) struct Gate<U, A> {
@@ -40,14 +46,11 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
         // Who waits for its own client's turn holds up nobody else's.
         handover.opening = None;
         self.devices.clone().spawn(async move {
-            handover.tenancy.wait().await;
-            let mut said = BytesMut::new();
-            if handover.pipelined.is_empty() && has_gone_without_a_word(&mut io, &mut said).await {
-                return;
+            let mut said = BytesMut::from(&*handover.pipelined);
+            if let Err(reason) = turn(&handover.tenancy, &mut io, &mut said).await {
+                return turn_away(io, handover, reason).await;
             }
-            if !said.is_empty() {
-                handover.pipelined = said.freeze();
-            }
+            handover.pipelined = said.freeze();
             handover.tenancy.take_over().await;
             // Whatever it says, its client is connected here.
             let (shared, source) = (handover.admitted.shared(), Source::of(open.peer.address));
@@ -74,6 +77,42 @@ impl<U: Upstream, A: Authenticator> Gate<U, A> {
             gate.devices.spawn(Relay::new(io, stream, handover));
         });
     }
+}
+
+/// Waits for the turn of a connection among those of its client, as long as the device is there or has left a word.
+async fn turn<T: Transport>(tenancy: &Tenancy, io: &mut T, said: &mut BytesMut) -> Result<(), NoTurn> {
+    let mut turn = pin!(tenancy.wait());
+    loop {
+        let has_come = timeout(LOOK_INTERVAL, &mut turn).await;
+        if let Ok(Err(reason)) = has_come {
+            return Err(reason);
+        }
+        if has_gone_without_a_word(io, said).await {
+            return Err(NoTurn::Gone);
+        }
+        if has_come.is_ok() {
+            return Ok(());
+        }
+    }
+}
+
+/// Ends a connection that has no turn. Its place is free before its device has heard of that.
+async fn turn_away<T: Transport, A: Authenticator>(mut io: T, handover: Handover<A>, reason: NoTurn) {
+    let reason = match reason {
+        NoTurn::Gone => return,
+        // As for one that was accepted before the one that is there.
+        NoTurn::Replaced => ReasonCode::ServerBusy,
+        NoTurn::Revoked => ReasonCode::Banned,
+    };
+    let Handover { admitted, tenancy, version, pace, .. } = handover;
+    let (listener, holder) = (admitted.door(), tenancy.holder());
+    let (client_id, user) = (Some(&*holder.client_id), Some(&*holder.subject));
+    let report = Report { listener: &listener.name, peer: holder.peer, client_id, user };
+    listener.shared.reports.refused(&report, reason);
+    listener.shared.metrics.refused.count((reason.label(),));
+    drop((tenancy, pace));
+    let linger = Duration::from_millis(admitted.shared().config.linger_ms);
+    refuse::refuse(&mut io, Some((version, reason)), linger).await;
 }
 
 /// Where a device waits for its session. It says whether it returns to one: it has a Client Identifier of its own, does not have a

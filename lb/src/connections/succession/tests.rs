@@ -102,7 +102,7 @@ fn begin(successions: &Arc<Successions>, client_id: &str) -> Tenancy {
 
 /// Waits for its turn and takes over.
 async fn take_over(tenancy: &Tenancy) {
-    tenancy.wait().await;
+    tenancy.wait().await.expect("its turn");
     tenancy.take_over().await;
     tenancy.is_served();
 }
@@ -190,7 +190,7 @@ async fn who_goes_while_it_waits_leaves_its_place_to_the_next() {
     first.is_served();
     let (gone, next) = (begin(&successions, "a"), begin(&successions, "a"));
     drop(gone);
-    next.wait().await;
+    next.wait().await.expect("its turn");
     assert!(Arc::ptr_eq(&next.place.before().expect("the first"), &first.place));
     tokio::join!(take_over(&next), hand_over(&first));
     assert!(next.place.has(SERVED) && first.place.has(READ_OUT));
@@ -285,7 +285,7 @@ async fn who_waits_behind_one_that_is_refused_asks_who_was_there_before() {
     let refused = begin(&successions, "a");
     tokio::join!(take_over(&refused), hand_over(&first));
     let next = begin(&successions, "a");
-    next.wait().await;
+    next.wait().await.expect("its turn");
     drop(refused);
     tokio::join!(next.take_over(), hand_over(&first));
     assert!(first.place.has(READ_OUT));
@@ -303,4 +303,34 @@ fn an_entry_that_is_told_late_hides_no_newer_one() {
     };
     successions.revoke(&[entry(now), entry(now - Duration::from_secs(3_600))]);
     assert!(tenancy.revoked().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_that_wait_the_newest_is_left() {
+    let config = EdgeConfig { takeover_burst: 1, takeover_interval_ms: 60_000, ..EdgeConfig::default() };
+    let successions = successions(&config);
+    let first = begin(&successions, "a");
+    first.is_served();
+    let second = begin(&successions, "a");
+    tokio::join!(take_over(&second), hand_over(&first));
+    let since = Instant::now();
+    let waits = begin(&successions, "a");
+    let newest = async {
+        time::sleep(Duration::from_secs(1)).await;
+        let newest = begin(&successions, "a");
+        (newest.wait().await, newest)
+    };
+    let replaced = async {
+        let turn = waits.wait().await;
+        drop(waits);
+        (turn, since.elapsed().as_secs())
+    };
+    let (replaced, (turn, newest)) = tokio::join!(replaced, newest);
+    assert_eq!(replaced, (Err(NoTurn::Replaced), 1));
+    assert_eq!((turn, since.elapsed().as_secs()), (Ok(()), 60));
+    // It has its turn, so that whoever comes waits for it.
+    let late = begin(&successions, "a");
+    assert!(!newest.place.has(REPLACED));
+    revoke(&successions, Some(Target::ClientId("a".into())));
+    assert_eq!(late.wait().await, Err(NoTurn::Revoked));
 }

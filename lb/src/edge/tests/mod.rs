@@ -5,6 +5,7 @@ mod incomplete;
 mod openings;
 mod succession;
 mod transport;
+mod turns;
 
 use std::io;
 use std::time::Duration;
