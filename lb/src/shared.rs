@@ -140,8 +140,9 @@ impl Shared {
 
     /// The relay in this slot keeps so many bytes of incomplete packets. Where all keep more than they may, those end that keep most.
     pub(crate) fn hold(&self, slot: u32, bytes: usize) {
-        self.relays.incomplete.hold(slot, bytes);
-        self.bound_incomplete();
+        if self.relays.incomplete.hold(slot, bytes) {
+            self.bound_incomplete();
+        }
     }
 
     /// The same for a handshake, of a share of its own.

@@ -34,12 +34,16 @@ pub(crate) struct Incomplete {
 }
 
 impl Incomplete {
-    /// The connection in this slot holds so many bytes from now on; 0 when it is over.
-    pub(crate) fn hold(&self, slot: u32, bytes: usize) {
+    /// The connection in this slot holds so many bytes from now on; 0 when it is over. Answers whether these are more than before.
+    pub(crate) fn hold(&self, slot: u32, bytes: usize) -> bool {
         let word = self.words.at(slot);
         // Below 2 to the 28th: as long as a Control Packet.
         let bytes = bytes.min((CONDEMNED - 1) as usize);
         let after = |before: u32| if bytes == 0 { 0 } else { (before & CONDEMNED) | bytes as u32 };
+        // Nearly always it holds nothing, and other cores have the words beside this one in their caches.
+        if word.load(Ordering::Acquire) == 0 && bytes == 0 {
+            return false;
+        }
         let set = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| Some(after(before)));
         let before = set.unwrap_or_else(|before| before);
         let held = (before & !CONDEMNED) as usize;
@@ -47,6 +51,7 @@ impl Incomplete {
         if before & CONDEMNED != 0 {
             change(&self.condemned_bytes, held, bytes);
         }
+        bytes > held
     }
 
     /// What all of them hold.
@@ -167,7 +172,9 @@ impl Arriving {
 
     /// The handshake in this slot holds so many bytes. Where all hold more than `bytes_max`, those go that hold most.
     pub(crate) fn hold(&self, slot: u32, bytes: usize, bytes_max: usize) {
-        self.incomplete.hold(slot, bytes);
+        if !self.incomplete.hold(slot, bytes) {
+            return;
+        }
         let wakers = self.wakers.lock();
         for slot in self.incomplete.condemn_beyond(bytes_max) {
             wakers.wake(slot as usize, slot as usize + 1);
