@@ -3,6 +3,7 @@
 //! reading at [`LinkServer`], then `task.rs` (one link) and `slot.rs` (one device on it).
 
 mod accept;
+mod blocked;
 mod config;
 mod cut;
 mod metrics;

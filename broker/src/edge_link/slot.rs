@@ -7,9 +7,10 @@ use std::task::{Context, Poll, Waker};
 
 use link::mux::{Asked, SendError, WorkerEnd, answered_by, asked_by};
 use link::wire::{RefuseReason, StreamId};
-use link::{Event, Outgoing, Passport, Stream};
+use link::{Event, Outgoing, Passport, SHARED_BYTES_MIN, Stream};
 use mqtt::{Frame, OwnedFrame, PacketType, ReasonCode};
 
+use super::blocked::BlockedAt;
 use super::cut::take_packet;
 use super::ready::StreamWaker;
 use super::server::Counted;
@@ -47,8 +48,10 @@ pub(super) struct Slot {
     pub(super) expires_at_s: Option<u64>,
     is_resume: bool,
     is_open: bool,
-    /// The link lists it as one that waits for room.
-    pub(super) is_listed_as_blocked: bool,
+    /// Its place among the streams of the link that wait for room.
+    pub(super) blocked_at: BlockedAt,
+    /// Something went to the edge, and the link was not told.
+    has_sent: bool,
     busy: Option<Box<Busy>>,
     /// The edge has been asked for the device's last words, and the link not been told.
     has_asked: bool,
@@ -71,8 +74,16 @@ struct Busy {
 }
 
 enum Incoming {
-    Packet { number: u64, packet: OwnedFrame, cost: u32 },
-    Close { number: u64 },
+    Packet {
+        number: u64,
+        packet: OwnedFrame,
+        cost: u32,
+        /// Its bytes are its own.
+        is_copy: bool,
+    },
+    Close {
+        number: u64,
+    },
 }
 
 /// A frame that is done when an answer has gone to the edge, or when the session says so.
@@ -91,6 +102,23 @@ struct Departing {
 }
 
 impl Busy {
+    /// Small packets that wait are copied: each would keep the whole buffer that it came in.
+    fn copy_small(&mut self) {
+        for incoming in self.inbox.iter_mut().rev() {
+            match incoming {
+                // So are all before it.
+                Incoming::Packet { is_copy: true, .. } => return,
+                Incoming::Packet { packet, is_copy, .. } => {
+                    if packet.len() < SHARED_BYTES_MIN {
+                        *packet = packet.as_frame().copied();
+                    }
+                    *is_copy = true;
+                }
+                Incoming::Close { .. } => {}
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.inbox.is_empty() && self.unsent.is_empty() && self.owed.is_empty() && self.departing.is_none()
     }
@@ -113,7 +141,8 @@ impl Slot {
             expires_at_s: passport.expires_at_s,
             is_resume,
             is_open: false,
-            is_listed_as_blocked: false,
+            blocked_at: BlockedAt::default(),
+            has_sent: false,
             busy: None,
             has_asked: false,
             has_waited: false,
@@ -128,7 +157,7 @@ impl Slot {
 
     /// The device's packet is to be handed to the session.
     pub(super) fn push_packet(&mut self, number: u64, packet: OwnedFrame, cost: u32) {
-        self.busy().inbox.push_back(Incoming::Packet { number, packet, cost });
+        self.busy().inbox.push_back(Incoming::Packet { number, packet, cost, is_copy: false });
         self.list();
     }
 
@@ -177,6 +206,11 @@ impl Slot {
         std::mem::take(&mut self.has_asked)
     }
 
+    /// Whether a packet has gone to the edge since this was called last.
+    pub(super) fn take_sent(&mut self) -> bool {
+        std::mem::take(&mut self.has_sent)
+    }
+
     /// The connection that took it over waits for them no longer.
     pub(super) fn let_next_begin(&self) {
         self.stream.let_next_begin();
@@ -195,6 +229,9 @@ impl Slot {
     /// Does what there is to do. `scratch` is empty before and after.
     pub(super) fn serve(&mut self, end: &mut WorkerEnd, scratch: &mut Outgoing) -> Outcome {
         let outcome = self.try_serve(end, scratch);
+        if let Some(busy) = &mut self.busy {
+            busy.copy_small();
+        }
         if self.busy.as_ref().is_some_and(|busy| busy.is_empty()) {
             self.busy = None;
         }
@@ -283,7 +320,7 @@ impl Slot {
                     busy.owed.push_back(Owed { asked: None, number });
                     end.give_back(self.id, cost);
                 }
-                Incoming::Packet { number, packet, cost } => {
+                Incoming::Packet { number, packet, cost, .. } => {
                     let outcome = self.hand_in(number, packet.as_frame(), end, scratch, waker);
                     end.give_back(self.id, cost);
                     if outcome.is_some() {
@@ -469,7 +506,7 @@ impl Slot {
     /// Sends a packet and reports the frames that it answers. `false`: there is no room.
     fn try_send(&mut self, packet: &OwnedFrame, end: &mut WorkerEnd) -> bool {
         match end.send(self.id, packet) {
-            Ok(()) => {}
+            Ok(()) => self.has_sent = true,
             Err(SendError::Full) => return false,
             // The stream is over, or the edge takes no such packet, although it has named its bound: nothing else can be
             // done.
@@ -515,5 +552,31 @@ fn refusal(reason: ReasonCode, is_resume: bool) -> RefuseReason {
         ReasonCode::SessionTakenOver => RefuseReason::TakenOver,
         _ if is_resume => RefuseReason::SessionGone,
         _ => RefuseReason::Connect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[test]
+    fn a_small_packet_that_waits_does_not_keep_the_buffer_that_it_came_in() {
+        let large = [&b"\x30\x80\x20"[..], &[0; 4096]].concat();
+        let mut buffer = BytesMut::with_capacity(65_536);
+        buffer.extend_from_slice(b"\xC0\0\x30\x04\0\x01tx");
+        buffer.extend_from_slice(&large);
+        let within = buffer.as_ptr_range();
+        let mut busy = Busy::default();
+        while let Some(packet) = mqtt::frame::split_bytes(&mut buffer, u32::MAX).expect("whole packets") {
+            busy.inbox.push_back(Incoming::Packet { number: 1, packet, cost: 1, is_copy: false });
+            busy.copy_small();
+        }
+        let is_shared = |incoming: &Incoming| {
+            let Incoming::Packet { packet, .. } = incoming else { panic!("a packet") };
+            within.contains(&packet.raw.as_ptr())
+        };
+        assert_eq!(busy.inbox.iter().map(is_shared).collect::<Vec<_>>(), [false, false, true]);
     }
 }

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::blocked::Blocked;
 use super::ready::{Ready, StreamWaker};
 use super::server::Shared;
 use super::slot::{Outcome, Slot};
@@ -79,8 +80,7 @@ pub(super) struct Task<S> {
     /// Streams that have something to do in this turn.
     turn: Vec<StreamId>,
     opening: VecDeque<(StreamId, Box<wire::OpenBody>)>,
-    /// Streams that wait for room, perhaps for that of the link.
-    blocked: Vec<StreamId>,
+    blocked: Blocked,
     /// Streams whose last words the edge was asked for, and until when others wait for them.
     yielding: VecDeque<(Instant, StreamId)>,
     /// Where sessions write; empty between them.
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             ready,
             turn: Vec::new(),
             opening: VecDeque::new(),
-            blocked: Vec::new(),
+            blocked: Blocked::default(),
             yielding: VecDeque::new(),
             scratch: Outgoing::new(),
             timer: Box::pin(sleep_until(started + HELLO_TIMEOUT)),
@@ -175,6 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             let now = self.started.elapsed();
             let outcome = self.end.receive(now, &mut self.buffer);
             self.take_events();
+            let turned_away = self.end.take_turned_away();
+            if turned_away > 0 {
+                let refused = self.shared.metrics.opens_refused.of((RefuseReason::Draining,));
+                refused.inc_by(turned_away);
+            }
             outcome.map_err(LinkEnd::Link)?;
         }
         Ok(true)
@@ -218,15 +223,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     /// The device of a stream goes on elsewhere.
     fn lose(&mut self, stream: StreamId) {
         self.opening.retain(|(opening, _)| *opening != stream);
-        if let Some(slot) = self.streams.remove(&stream) {
+        if let Some(slot) = self.remove(stream) {
             slot.hand_over(self.shared.config.handoff_grace_ms);
         }
     }
 
+    fn remove(&mut self, stream: StreamId) -> Option<Box<Slot>> {
+        let mut slot = self.streams.remove(&stream)?;
+        self.blocked.forget(&mut slot.blocked_at);
+        Some(slot)
+    }
+
     fn unblock(&mut self) {
-        for stream in std::mem::take(&mut self.blocked) {
-            if let Some(slot) = self.streams.get_mut(&stream) {
-                slot.is_listed_as_blocked = false;
+        for stream in self.blocked.streams() {
+            if let Some(slot) = self.streams.get(&stream) {
                 slot.list();
             }
         }
@@ -280,12 +290,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         for stream in turn.drain(..) {
             let Some(slot) = self.streams.get_mut(&stream) else { continue };
             let outcome = slot.serve(&mut self.end, &mut self.scratch);
-            if slot.is_blocked() && !std::mem::replace(&mut slot.is_listed_as_blocked, true) {
-                self.blocked.push(stream);
-            }
             if slot.take_asked() {
                 self.yielding.push_back((Instant::now() + LAST_WORDS_WITHIN, stream));
             }
+            let (is_blocked, has_sent) = (slot.is_blocked(), slot.take_sent());
+            self.blocked.note(stream, &mut slot.blocked_at, is_blocked, has_sent);
             self.settle(stream, outcome);
         }
         self.turn = turn;
@@ -297,7 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
             Outcome::Refused(reason) => self.shared.metrics.opens_refused.count((reason,)),
             Outcome::Over => {}
         }
-        self.streams.remove(&stream);
+        self.remove(stream);
     }
 
     /// Ends the connections whose passport is not honoured any more, and those that were taken over and have no last words.

@@ -183,8 +183,14 @@ impl Worker {
     /// It does not answer. Whether that is news.
     pub(super) fn eject_once(&self) -> bool {
         let mut state = self.state.lock();
-        let is_news = state.ejected_until.is_none_or(|until| until <= Instant::now());
+        let now = Instant::now();
+        let is_news = state.ejected_until.is_none_or(|until| until <= now);
         if is_news {
+            // What failed before a link that has been up for long is over, unless it goes on failing.
+            let was_well = state.ejected_until.is_none_or(|until| until + WELL <= now);
+            if was_well && state.links.iter().any(|link| link.age() >= WELL) {
+                state.failures = 0;
+            }
             state.eject();
         }
         is_news
@@ -278,5 +284,24 @@ mod tests {
             assert_eq!(within(own), expected);
         }
         assert!(!worker.learn_grace(1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_before_a_link_that_has_been_up_for_long_is_forgotten() {
+        let worker = Worker::new(([127, 0, 0, 1], 1).into(), "worker".to_owned(), &Metrics::default());
+        let worker = Arc::new(worker);
+        for _ in 0..5 {
+            worker.fail();
+        }
+        let settings = link::mux::Settings::new("edge");
+        worker.add_link(Arc::new(Link::new(Arc::clone(&worker), settings, Duration::ZERO)));
+        let ejected_for = || worker.ejected_until().map(|until| until - Instant::now());
+        tokio::time::advance(WELL * 2).await;
+        assert!(worker.eject_once());
+        assert_eq!(ejected_for(), Some(EJECTION));
+        // It goes on failing.
+        tokio::time::advance(EJECTION).await;
+        assert!(worker.eject_once());
+        assert_eq!(ejected_for(), Some(EJECTION * 2));
     }
 }

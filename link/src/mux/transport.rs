@@ -19,6 +19,8 @@ pub(super) struct Transport {
     pub(super) is_over: bool,
     liveness: Liveness,
     pings: u64,
+    /// Something was put among what is to be sent, since the last tick.
+    has_said: bool,
     /// Bytes that the last call of `take` left with the caller.
     left_over: usize,
 }
@@ -43,6 +45,7 @@ impl Transport {
             is_over: false,
             liveness: Liveness::new(now),
             pings: 0,
+            has_said: true,
             left_over: 0,
         }
     }
@@ -50,6 +53,7 @@ impl Transport {
     pub(super) fn put(&mut self, stream: StreamId, frame: &Frame) {
         if !self.is_over {
             frame.encode_shared(stream, &mut self.out);
+            self.has_said = true;
         }
     }
 
@@ -57,6 +61,7 @@ impl Transport {
     pub(super) fn put_packet(&mut self, stream: StreamId, number: u64, packet: &OwnedFrame) {
         if !self.is_over {
             wire::encode_packet(stream, number, &packet.raw, &mut self.out);
+            self.has_said = true;
         }
     }
 
@@ -116,7 +121,9 @@ impl Transport {
         if self.is_over {
             return Err(LinkError::Over);
         }
-        match self.liveness.tick(now) {
+        // What waits will be a sign of life, too.
+        let has_said = std::mem::take(&mut self.has_said) || !self.out.is_empty();
+        match self.liveness.tick(now, has_said) {
             Verdict::Fine => {}
             Verdict::Ask => {
                 self.pings += 1;

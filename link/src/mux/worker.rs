@@ -100,6 +100,8 @@ pub struct WorkerEnd {
     given_back: Vec<StreamId>,
     events: VecDeque<WorkerEvent>,
     dropped: u64,
+    /// Devices that were not taken while draining, and not asked for yet.
+    turned_away: u64,
 }
 
 impl WorkerEnd {
@@ -115,6 +117,7 @@ impl WorkerEnd {
             given_back: Vec::new(),
             events: VecDeque::new(),
             dropped: 0,
+            turned_away: 0,
         }
     }
 
@@ -147,6 +150,7 @@ impl WorkerEnd {
         let Some(peer) = self.transport.peer.as_ref().filter(|_| !self.is_draining) else {
             let refused = Frame::Refused { reason: RefuseReason::Draining, packet: Bytes::new() };
             self.transport.put(id, &refused);
+            self.turned_away += 1;
             return Ok(());
         };
         let stream = WorkerStream {
@@ -377,6 +381,11 @@ impl WorkerEnd {
             return Some(WorkerEvent::LinkSendable);
         }
         self.events.pop_front()
+    }
+
+    /// How many devices were refused since the last call, since this end drains.
+    pub fn take_turned_away(&mut self) -> u64 {
+        std::mem::take(&mut self.turned_away)
     }
 
     /// What is to be written, after adding reports and credit. To be called again when some was written.

@@ -507,6 +507,27 @@ fn neighbouring_versions_talk_and_others_do_not() {
     assert_eq!(edge.receive(NOW, &mut bytes_of(&[(0, Frame::Ping { token: 1 })])), Err(unexpected));
 }
 
+// It cannot answer a PING that waits behind a long packet.
+#[test]
+fn an_end_that_hears_a_long_packet_gives_signs_of_life() {
+    let mut pair = Pair::new(1000);
+    pair.open();
+    let (mut said, mut bytes) = (Vec::new(), BytesMut::new());
+    let pongs: Vec<u8> = (0..3).flat_map(|token| bytes_of(&[(0, Frame::Pong { token })]).to_vec()).collect();
+    for (at, byte) in (1..).map(|n| Duration::from_millis(n * 100)).zip(pongs) {
+        bytes.extend_from_slice(&[byte]);
+        pair.worker.receive(NOW + at, &mut bytes).unwrap();
+        pair.worker.tick(NOW + at).unwrap();
+        let out = pair.worker.outgoing();
+        if !out.is_empty() {
+            said.push(at);
+            out.advance(out.len());
+        }
+    }
+    let pauses: Vec<Duration> = said.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.len() >= 4 && pauses.iter().all(|pause| *pause <= DEAD_AFTER / 2), "{said:?}");
+}
+
 #[test]
 fn a_silent_peer_is_asked_and_then_given_up() {
     let mut pair = Pair::new(1000);
