@@ -85,6 +85,7 @@ mod tests {
         assert_eq!(liveness.tick(ms(2099), false), Verdict::Fine);
         assert_eq!(liveness.tick(ms(2100), false), Verdict::Dead);
         liveness.heard(ms(2050));
+        assert_eq!(liveness.tick(ms(2100), true), Verdict::Fine);
         assert_eq!(liveness.tick(ms(2549), true), Verdict::Fine);
         assert_eq!(liveness.tick(ms(2550), true), Verdict::Ask);
     }
