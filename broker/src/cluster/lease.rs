@@ -111,10 +111,13 @@ impl RouteLease {
         self.until_us.store(0, Ordering::Release);
     }
 
-    /// How long it has been renewed without a break.
+    /// How long it has been renewed without a break; zero while it has lapsed.
     pub(crate) fn steady_for(&self) -> Duration {
-        let since = self.steady_since_us.load(Ordering::Acquire);
-        Duration::from_micros(self.now_us().saturating_sub(since))
+        let (now_us, since) = (self.now_us(), self.steady_since_us.load(Ordering::Acquire));
+        if now_us >= self.until_us.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        Duration::from_micros(now_us.saturating_sub(since))
     }
 
     /// How often it has lapsed. After each time a session may be another worker's without this one's knowing.
@@ -206,6 +209,24 @@ mod tests {
         assert!(!lease.holds());
         lease.set_applied(Position(4));
         assert!(lease.holds());
+    }
+
+    // The store may answer and not renew it: its log may be another one.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_has_lapsed_is_not_steady() {
+        let lease = loaded();
+        for _ in 0..8 {
+            lease.renew(&lease.ask(), LEASE, Position(0));
+            tokio::time::advance(LEASE / 2).await;
+        }
+        assert_eq!(lease.steady_for(), LEASE * 4);
+        tokio::time::advance(LEASE / 2).await;
+        assert_eq!(lease.steady_for(), Duration::ZERO);
+        lease.renew(&lease.ask(), LEASE, Position(0));
+        tokio::time::advance(LEASE / 2).await;
+        assert_eq!(lease.steady_for(), LEASE / 2);
+        lease.drop_now();
+        assert_eq!(lease.steady_for(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
