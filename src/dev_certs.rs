@@ -105,10 +105,28 @@ pub(crate) enum DevCertError {
     /// A key that is there is no key, or a certificate could not be signed.
     #[error("cannot make development certificates: {0}")]
     Make(#[from] rcgen::Error),
+    /// A certificate is missing, and the authority's key is not there to sign one.
+    #[error("cannot make {leaf}, since {key_file}, which signs it, is missing: put either of the two there")]
+    Unsigned {
+        /// The certificate.
+        leaf: &'static str,
+        /// The authority's key.
+        key_file: &'static str,
+    },
+    /// Half of a pair was taken away.
+    #[error(
+        "{certificate_file} is there without its key {key_file}: put the key there, or take the other away"
+    )]
+    Keyless {
+        /// The certificate, or the public key.
+        certificate_file: &'static str,
+        /// Its key.
+        key_file: &'static str,
+    },
 }
 
-/// Makes what is missing in `dir` for devices' connections and answers the names of the files made. A pair of which one half
-/// is missing is made anew, and with a new authority everything. What is not secret is for `readers`.
+/// Makes what is missing in `dir` for devices' connections and answers the names of the files made. What is there is never
+/// written over, so certificates of the operator's own may be in its place. What is not secret is for `readers`.
 pub(crate) fn ensure(dir: &Path, readers: Readers) -> Result<Vec<&'static str>, DevCertError> {
     ensure_for(&[], dir, readers)
 }
@@ -134,40 +152,50 @@ pub(crate) fn ensure_links(dir: &Path, readers: Readers) -> Result<Vec<&'static 
         ([AUTHSVC, AUTHSVC_KEY], server(Some(AUTHSVC_NAME), &[])?),
     ];
     ensure_authority([LINK_CA, LINK_CA_KEY], LINK_CA_NAME, leaves, &mut made)?;
-    if [PASSPORT, PASSPORT_KEY].iter().any(|file| !dir.join(file).exists()) {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
-        made.write_pair([PASSPORT, PASSPORT_KEY], &key.public_key_pem(), &key)?;
+    if made.misses_of([PASSPORT, PASSPORT_KEY])? {
+        let key = made.key(PASSPORT_KEY, || KeyPair::generate_for(&PKCS_ED25519))?;
+        made.write_public(PASSPORT, &key.public_key_pem())?;
     }
     Ok(made.files)
 }
 
+/// The authority's key may have been taken out, and the authority with it, when nothing is left to sign.
 fn ensure_authority(
     files: [&'static str; 2],
     name: &str,
     leaves: impl IntoIterator<Item = Leaf>,
     made: &mut Made<'_>,
 ) -> Result<(), DevCertError> {
-    let dir = made.dir;
-    make_dir(dir, made.readers).map_err(|source| file_error(dir, source))?;
-    let is_new = files.iter().any(|file| !dir.join(file).exists());
-    let key = if is_new {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = authority(name).self_signed(&key)?;
-        made.write_pair(files, &certificate.pem(), &key)?;
-        key
-    } else {
-        let path = dir.join(files[1]);
-        KeyPair::from_pem(&fs::read_to_string(&path).map_err(|source| file_error(&path, source))?)?
-    };
-    let issuer = Issuer::new(authority(name), key);
-    for (files, parameters) in leaves {
-        if is_new || files.iter().any(|file| !dir.join(file).exists()) {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-            let certificate = parameters.signed_by(&key, &issuer)?;
-            made.write_pair(files, &certificate.pem(), &key)?;
+    make_dir(made.dir, made.readers).map_err(|source| file_error(made.dir, source))?;
+    let leaves: Vec<Leaf> = leaves.into_iter().collect();
+    let mut unsigned = Vec::new();
+    for (files, parameters) in &leaves {
+        if made.misses_of(*files)? {
+            unsigned.push((*files, parameters));
         }
     }
+    let [certificate_file, key_file] = files;
+    let nothing_is_there = unsigned.len() == leaves.len() && !made.has(certificate_file);
+    if !made.has(key_file) && !nothing_is_there {
+        return match unsigned.first() {
+            Some(&([leaf, _], _)) => Err(DevCertError::Unsigned { leaf, key_file }),
+            None => Ok(()),
+        };
+    }
+    let key = made.key(key_file, new_key)?;
+    if !made.has(certificate_file) {
+        made.write_public(certificate_file, &authority(name).self_signed(&key)?.pem())?;
+    }
+    let issuer = Issuer::new(authority(name), key);
+    for ([certificate_file, key_file], parameters) in unsigned {
+        let key = made.key(key_file, new_key)?;
+        made.write_public(certificate_file, &parameters.signed_by(&key, &issuer)?.pem())?;
+    }
     Ok(())
+}
+
+fn new_key() -> Result<KeyPair, rcgen::Error> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
 }
 
 fn authority(name: &str) -> CertificateParams {
@@ -241,22 +269,44 @@ struct Made<'a> {
 }
 
 impl Made<'_> {
-    /// The key is there before its certificate, so that a pair is whole when the certificate is.
-    fn write_pair(
-        &mut self,
-        [certificate_file, key_file]: [&'static str; 2],
-        certificate: &str,
-        key: &KeyPair,
-    ) -> Result<(), DevCertError> {
-        let key = key.serialize_pem();
-        for (file, text, readers) in
-            [(key_file, key.as_str(), Readers::Owner), (certificate_file, certificate, self.readers)]
-        {
-            let path = self.dir.join(file);
-            private::replace(&path, readers, |file| file.write_all(text.as_bytes()))
-                .map_err(|source| file_error(&path, source))?;
-            self.files.push(file);
+    fn has(&self, file: &str) -> bool {
+        self.dir.join(file).exists()
+    }
+
+    /// Whether the pair has to be completed. Its key is written first, so one that is missing has been taken away, and what
+    /// is there is not ours to replace.
+    fn misses_of(&self, [certificate_file, key_file]: [&'static str; 2]) -> Result<bool, DevCertError> {
+        match (self.has(certificate_file), self.has(key_file)) {
+            (true, false) => Err(DevCertError::Keyless { certificate_file, key_file }),
+            (has_certificate, _) => Ok(!has_certificate),
         }
+    }
+
+    /// The key that is there, or one that is made.
+    fn key(
+        &mut self,
+        file: &'static str,
+        make: impl FnOnce() -> Result<KeyPair, rcgen::Error>,
+    ) -> Result<KeyPair, DevCertError> {
+        let path = self.dir.join(file);
+        if self.has(file) {
+            let text = fs::read_to_string(&path).map_err(|source| file_error(&path, source))?;
+            return Ok(KeyPair::from_pem(&text)?);
+        }
+        let key = make()?;
+        self.write(file, &key.serialize_pem(), Readers::Owner)?;
+        Ok(key)
+    }
+
+    fn write_public(&mut self, file: &'static str, text: &str) -> Result<(), DevCertError> {
+        self.write(file, text, self.readers)
+    }
+
+    fn write(&mut self, file: &'static str, text: &str, readers: Readers) -> Result<(), DevCertError> {
+        let path = self.dir.join(file);
+        private::replace(&path, readers, |file| file.write_all(text.as_bytes()))
+            .map_err(|source| file_error(&path, source))?;
+        self.files.push(file);
         Ok(())
     }
 }

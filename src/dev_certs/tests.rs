@@ -106,18 +106,80 @@ fn what_is_there_is_kept_and_what_is_missing_is_made_under_the_same_authority() 
     let authority = fs::read(dir.path().join(CA)).unwrap();
     assert!(ensure(dir.path(), Readers::Everybody).unwrap().is_empty());
     fs::remove_file(dir.path().join(SERVER)).unwrap();
-    assert_eq!(ensure(dir.path(), Readers::Everybody).unwrap(), [SERVER_KEY, SERVER]);
+    assert_eq!(ensure(dir.path(), Readers::Everybody).unwrap(), [SERVER]);
     assert_eq!(fs::read(dir.path().join(CA)).unwrap(), authority);
     handshake(dir.path(), "localhost").unwrap();
 }
 
+/// Every file in `dir` with what is in it.
+fn contents(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
 #[test]
-fn without_its_key_the_authority_and_all_below_it_are_made_anew() {
+fn nothing_is_written_over_where_the_keys_of_authorities_were_taken_out() {
     let dir = tempfile::tempdir().unwrap();
-    ensure(dir.path(), Readers::Everybody).unwrap();
-    fs::remove_file(dir.path().join(CA_KEY)).unwrap();
-    assert_eq!(ensure(dir.path(), Readers::Everybody).unwrap().len(), 6);
-    handshake(dir.path(), "localhost").unwrap();
+    let dir = dir.path();
+    ensure(dir, Readers::Everybody).unwrap();
+    ensure_links(dir, Readers::Everybody).unwrap();
+    for file in [SERVER, SERVER_KEY] {
+        fs::write(dir.join(file), "the operator's own").unwrap();
+    }
+    fs::remove_file(dir.join(CA_KEY)).unwrap();
+    fs::remove_file(dir.join(LINK_CA_KEY)).unwrap();
+    let before = contents(dir);
+    assert!(ensure(dir, Readers::Everybody).unwrap().is_empty());
+    assert!(ensure_links(dir, Readers::Everybody).unwrap().is_empty());
+    assert_eq!(contents(dir), before);
+    fs::remove_file(dir.join(CA)).unwrap();
+    assert!(ensure(dir, Readers::Everybody).unwrap().is_empty(), "an authority that signs nothing");
+}
+
+#[test]
+fn what_cannot_be_signed_is_said_and_everything_else_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    ensure(dir, Readers::Everybody).unwrap();
+    ensure_links(dir, Readers::Everybody).unwrap();
+    for file in [CA_KEY, CLIENT, CLIENT_KEY, WORKER_KEY, PASSPORT_KEY] {
+        fs::remove_file(dir.join(file)).unwrap();
+    }
+    let before = contents(dir);
+    let error = ensure(dir, Readers::Everybody).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot make client.pem, since ca.key, which signs it, is missing: put either of the two there"
+    );
+    let error = ensure_links(dir, Readers::Everybody).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "worker.pem is there without its key worker.key: put the key there, or take the other away"
+    );
+    fs::remove_file(dir.join(WORKER)).unwrap();
+    let error = ensure_links(dir, Readers::Everybody).unwrap_err().to_string();
+    assert!(error.starts_with("passport.pem is there without its key"), "{error}");
+    for (path, content) in before.iter().filter(|(path, _)| !path.ends_with(WORKER)) {
+        assert_eq!(&fs::read(path).unwrap(), content, "{path:?}");
+    }
+}
+
+#[test]
+fn a_certificate_that_is_missing_is_made_for_the_key_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    ensure(dir, Readers::Everybody).unwrap();
+    ensure_links(dir, Readers::Everybody).unwrap();
+    let before = contents(dir);
+    for file in [CA, SERVER, PASSPORT] {
+        fs::remove_file(dir.join(file)).unwrap();
+    }
+    assert_eq!(ensure(dir, Readers::Everybody).unwrap(), [CA, SERVER]);
+    assert_eq!(ensure_links(dir, Readers::Everybody).unwrap(), [PASSPORT]);
+    for file in [CA_KEY, SERVER_KEY, PASSPORT_KEY, PASSPORT, CLIENT] {
+        assert_eq!(fs::read(dir.join(file)).unwrap(), before[&dir.join(file)], "{file}");
+    }
+    handshake(dir, "localhost").unwrap();
 }
 
 #[cfg(unix)]
