@@ -440,15 +440,38 @@ fn replica_is_behind_and_dies(watched: &Watched, seen: &mut BTreeSet<String>) {
     watched.replica.run();
 }
 
-/// The edge is given a certificate that ends in five days.
+/// The edge is given a certificate that ends in five days; then both ends of links are, and then the authority of links does.
 fn a_certificate_ends(watched: &Watched, seen: &mut BTreeSet<String>) {
     let certs = watched.edge().ca_file().parent().unwrap();
-    let line = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 5 -subj /CN=localhost \
-                -keyout server.key -out server.pem";
-    let made = Command::new("sh").current_dir(certs).args(["-c", line]).output().unwrap();
-    assert!(made.status.success(), "{made:?}");
-    watched.edge().signal("HUP");
+    let make = |line: &str| {
+        let made = Command::new("sh").current_dir(certs).args(["-ec", line]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let tiers = &watched.tiers;
+        tiers.edges.iter().chain(&tiers.workers).for_each(|server| server.signal("HUP"));
+    };
+    make(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 5 -subj /CN=localhost \
+         -keyout server.key -out server.pem",
+    );
     watched.prometheus.expect(&["TidegateCertificateEnds"], seen);
+    let fires_for = |labels: &str| {
+        let alert = format!(
+            "ALERTS{{alertname=\"TidegateCertificateEnds\",alertstate=\"firing\",listener=\"\",{labels}}}"
+        );
+        within(labels, FIRES_WITHIN, || (!watched.prometheus.query(&alert).is_empty()).then_some(()));
+    };
+    // The same keys and names, and what else is in them.
+    make(
+        "for tier in edge worker; do \
+         openssl x509 -x509toreq -copy_extensions copyall -in $tier.pem -signkey $tier.key -out request; \
+         openssl x509 -req -copy_extensions copyall -in request -CA link-ca.pem -CAkey link-ca.key -set_serial 5 -days 5 -out new; \
+         mv new $tier.pem; done",
+    );
+    fires_for("what=\"certificate\",job=\"edge\"");
+    fires_for("what=\"certificate\",job=\"broker\"");
+    make("openssl x509 -in link-ca.pem -signkey link-ca.key -days 5 -out new; mv new link-ca.pem");
+    fires_for("what=\"authority\",job=\"edge\"");
+    fires_for("what=\"authority\",job=\"broker\"");
 }
 
 /// The service of authentication has another time than the edge.
