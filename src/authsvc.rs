@@ -9,7 +9,8 @@ use prometheus_client::registry::Registry;
 
 use crate::admin::Stalled;
 use crate::config::AuthsvcConfig;
-use crate::exit::{Failure, chain};
+use crate::exit::Failure;
+use crate::front;
 use crate::process::{Ending, Runnable};
 use crate::upgrade::Arrival;
 use crate::watch::Watch;
@@ -31,7 +32,8 @@ impl Runnable for Authsvc {
         registry: &mut Registry,
         _arrival: &mut Arrival,
     ) -> Result<Self, Failure> {
-        let local = Local::start(&config.auth, &config.authorization, registry).map_err(Failure::usage)?;
+        let local = Local::start(&config.auth, &config.authorization, registry)
+            .map_err(|error| front::auth_failure(&error))?;
         let service = Service::start(config.service.clone(), &config.passport, local.clone(), registry)
             .map_err(|error| failure(&error))?;
         let watch = Watch::start(vec![Box::new(local.clone()), Box::new(service.files())]);
@@ -86,6 +88,6 @@ fn failure(error: &ServiceError) -> Failure {
         ServiceError::Bind { address, source } => Failure::unavailable(format!(
             "service.listen = \"{address}\": cannot listen: {source}; choose another address"
         )),
-        error => Failure::usage(chain(error)),
+        ServiceError::Setting(error) => front::auth_failure(error),
     }
 }

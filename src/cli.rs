@@ -115,13 +115,14 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure
 }
 
 fn load(cli: &Cli, tier: Tier) -> Result<Config, Failure> {
-    let environment = config::environment(std::env::vars_os()).map_err(Failure::usage)?;
-    Config::load(tier, cli.config.as_deref(), environment).map_err(Failure::usage)
+    let environment = config::environment(std::env::vars_os()).map_err(|problem| problem.failure())?;
+    Config::load(tier, cli.config.as_deref(), environment).map_err(|problem| problem.failure())
 }
 
 fn healthcheck(cli: &Cli, tier: Tier) -> Result<(), Failure> {
-    let environment = config::environment(std::env::vars_os()).map_err(Failure::usage)?;
-    let listen = Config::admin_address(tier, cli.config.as_deref(), environment).map_err(Failure::usage)?;
+    let environment = config::environment(std::env::vars_os()).map_err(|problem| problem.failure())?;
+    let listen = Config::admin_address(tier, cli.config.as_deref(), environment)
+        .map_err(|problem| problem.failure())?;
     healthcheck::run(&listen)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use authsvc::Revocations;
 use lb::Edge;
-use lb::upstream::Workers;
+use lb::upstream::{Workers, WorkersError};
 use link::Bind;
 use prometheus_client::registry::Registry;
 
@@ -57,7 +57,10 @@ impl Runnable for EdgeTier {
             None => Authentication::Here(front::authentication(&config.front, registry)?),
         };
         let workers = Workers::start(config.workers.clone(), registry.sub_registry_with_prefix("tidegate"))
-            .map_err(|error| Failure::usage(chain(&error)))?;
+            .map_err(|error| match error {
+            WorkersError::Config(error) => Failure::usage(error),
+            error => Failure::io(chain(&error)),
+        })?;
         if arrival.is_replacing() {
             reach(&workers, arrival).await?;
         }

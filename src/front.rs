@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use authsvc::Local;
 use authsvc::client::{ClientConfig, Remote};
+use authsvc::{AuthError, Local};
 use lb::{Edge, EdgeConfig, EdgeError};
 use link::{Bind, Inherited, Upstream};
 use prometheus_client::registry::Registry;
@@ -17,12 +17,12 @@ use crate::watch::{Files, Watch};
 
 /// Who may connect, decided here.
 pub(crate) fn authentication(config: &Front, registry: &mut Registry) -> Result<Local, Failure> {
-    Local::start(&config.auth, &config.authorization, registry).map_err(Failure::usage)
+    Local::start(&config.auth, &config.authorization, registry).map_err(|error| auth_failure(&error))
 }
 
 /// Who may connect, decided by a service.
 pub(crate) fn ask_elsewhere(config: &ClientConfig, registry: &mut Registry) -> Result<Remote, Failure> {
-    Remote::start(config.clone(), registry).map_err(Failure::usage)
+    Remote::start(config.clone(), registry).map_err(|error| auth_failure(&error))
 }
 
 /// Binds the listeners and begins to serve.
@@ -72,9 +72,15 @@ pub(crate) fn listened(config: &Front) -> Vec<(String, &Bind)> {
     config.listeners.iter().map(|(name, listener)| (name.clone(), &listener.bind)).collect()
 }
 
+/// How the process ends without it.
+pub(crate) fn auth_failure(error: &AuthError) -> Failure {
+    if error.is_of_a_file() { Failure::io(error) } else { Failure::usage(error) }
+}
+
 fn edge_failure(error: &EdgeError) -> Failure {
     match error {
         EdgeError::Config(error) => Failure::usage(error),
+        EdgeError::Tls { .. } => Failure::io(chain(error)),
         EdgeError::Bind { listener, address, source } => Failure::unavailable(format!(
             "listeners.{listener}.bind = \"{address}\": cannot listen: {source}; choose another address, or set \
              listeners.{listener} = \"off\""

@@ -69,7 +69,7 @@ impl PassportKeys {
         let Some(fetcher) = config.fetcher().map_err(Failure::usage)? else { return Ok(None) };
         let mut of_files = Vec::new();
         for path in &config.passport.verify_key_files {
-            let keys = PublicKey::from_file(path).map_err(Failure::usage)?;
+            let keys = PublicKey::from_file(path).map_err(Failure::io)?;
             of_files.extend(keys.into_iter().map(|key| (key.id(), key)));
         }
         let has_some = Arc::new(AtomicBool::new(!of_files.is_empty()));

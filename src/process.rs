@@ -177,7 +177,7 @@ impl<T: Runnable> Life<T> {
         mut arrival: Arrival,
     ) -> Result<Option<Self>, Failure> {
         let (readiness, metrics) = (Readiness::default(), Metrics::default());
-        let revoking = Revoking::open(&process.admin).map_err(Failure::usage)?;
+        let revoking = Revoking::open(&process.admin).map_err(Failure::io)?;
         let admin = bind_admin(&process.admin, arrival.inherited())?;
         let addresses = admin.addresses().to_vec();
         let mut sockets = admin.sockets().map_err(Failure::unavailable)?;

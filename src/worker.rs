@@ -50,7 +50,7 @@ impl Runnable for Worker {
         registry: &mut Registry,
         _arrival: &mut Arrival,
     ) -> Result<Self, Failure> {
-        let verifier = Arc::new(config.verifier().map_err(Failure::usage)?);
+        let verifier = Arc::new(config.verifier().map_err(Failure::io)?);
         let keys = PassportKeys::start(config, &verifier, registry)?;
         let store = Arc::new(connect(&config.redis).await?);
         registry.register_collector(Box::new(StoreMetrics::new(&store)));
@@ -181,9 +181,8 @@ async fn connect(config: &RedisConfig) -> Result<RedisStore, Failure> {
 fn store_failure(error: &ConnectError) -> Failure {
     let line = format!("redis: {}", chain(error));
     match error {
-        ConnectError::Config(_) | ConnectError::File { .. } | ConnectError::Unusable { .. } => {
-            Failure::usage(line)
-        }
+        ConnectError::Config(_) | ConnectError::Unusable { .. } => Failure::usage(line),
+        ConnectError::File { .. } => Failure::io(line),
         _ => Failure::unavailable(line),
     }
 }
@@ -193,6 +192,7 @@ fn link_failure(error: &LinkStartError) -> Failure {
         LinkStartError::Listen { address, source } => Failure::unavailable(format!(
             "link.listen = \"{address}\": cannot listen: {source}; choose another address"
         )),
-        error => Failure::usage(chain(error)),
+        LinkStartError::Tls(_) => Failure::io(chain(error)),
+        LinkStartError::Config(error) => Failure::usage(error),
     }
 }

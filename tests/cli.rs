@@ -161,6 +161,55 @@ fn a_wrong_configuration_is_one_line_and_64() {
     assert!(!dir.path().join("data").exists(), "nothing was begun");
 }
 
+/// What may mend by itself is no mistake of the configuration, so that who starts the process tries again.
+#[test]
+fn files_and_names_that_cannot_be_used_are_not_64() {
+    let dir = TempDir::new().unwrap();
+    for certs in ["one", "other"] {
+        assert!(run(dir.path(), &["certs", certs]).status.success());
+    }
+    fs::write(dir.path().join("short"), "short").unwrap();
+    let tls = |certificate: &str, key: &str| {
+        format!("tls.certificates = [{{ certificate_file = '{certificate}', key_file = '{key}' }}]\n")
+    };
+    let tier =
+        |tls: &str| format!("listeners = {{ mqtt = 'off', mqtts = 'off', ws = 'off', wss = 'off' }}\n{tls}");
+    let links = |ca: &str| {
+        format!("{{ certificate_file = 'one/worker.pem', key_file = 'one/worker.key', ca_file = '{ca}' }}")
+    };
+    let worker = |tls: &str, key: &str| {
+        format!(
+            "link.tls = {tls}\npassport.verify_key_files = ['{key}']\nredis.nodes = ['redis://127.0.0.1:1']\n"
+        )
+    };
+    let service = |key: &str| format!("passport.signing_key_file = '{key}'\n");
+    let cases = [
+        ("standalone", tls("none.pem", "one/server.key"), 74, "cannot read"),
+        ("standalone", tls("one/server.pem", "other/server.key"), 74, "is not the key of"),
+        ("standalone", tls("short", "one/server.key"), 74, "short"),
+        ("standalone", "auth.password_file = 'none'\n".to_owned(), 74, "none"),
+        ("standalone", "admin.token_file = 'short'\n".to_owned(), 74, "a token has"),
+        (
+            "lb",
+            tier("workers = { addresses = ['127.0.0.1:1'], passport.signing_key_file = 'none' }\n"),
+            74,
+            "none",
+        ),
+        ("broker", worker(&links("none"), "one/passport.pem"), 74, "none"),
+        ("broker", worker(&links("one/link-ca.pem"), "none"), 74, "none"),
+        ("authsvc", service("none"), 74, "none"),
+        ("authsvc", String::new(), 64, "is needed"),
+        ("standalone", "listeners.mqtt = 'no such name:1883'\n".to_owned(), 69, "cannot be resolved"),
+        ("standalone", "listeners.mqtt = '127.0.0.1'\n".to_owned(), 64, "the port is missing"),
+    ];
+    for (tier, text, code, expected) in cases {
+        fs::write(dir.path().join("tidegate.toml"), &text).unwrap();
+        let (ended, line) = failure(&run(dir.path(), &[tier, "--config", "tidegate.toml", "--check"]));
+        assert!(ended == code && line.contains(expected), "{text}: {ended} {line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
 #[test]
 fn a_wrong_command_line_is_one_line_and_64() {
     let dir = TempDir::new().unwrap();

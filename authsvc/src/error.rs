@@ -104,10 +104,28 @@ pub enum AuthError {
         /// What is wrong, or what it must be.
         problem: String,
     },
+    /// A file that a setting names cannot be used as it is.
+    #[error("{section}.{key} {problem}")]
+    File {
+        /// The section, with dots.
+        section: &'static str,
+        /// Which key of it.
+        key: &'static str,
+        /// Which file, and what is wrong with it.
+        problem: String,
+    },
     /// Hashing refused its parameters or its input.
     #[error("cannot hash the password: {0}")]
     Hash(String),
     /// A thread could not be started.
     #[error("cannot start a thread for password hashing: {0}")]
     Thread(std::io::Error),
+}
+
+impl AuthError {
+    /// Whether it is a file that the configuration names, and not what the configuration says: that may be over without a change of
+    /// the configuration.
+    pub fn is_of_a_file(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::AclRead { .. } | Self::File { .. })
+    }
 }

@@ -66,7 +66,7 @@ impl Local {
             config: config.clone(),
         };
         if let Some(path) = &config.revocations_file {
-            let wrong = |problem| AuthError::Section { section: "auth", key: "revocations_file", problem };
+            let wrong = |problem| AuthError::File { section: "auth", key: "revocations_file", problem };
             inner.revocations.keep_in(path).map_err(wrong)?;
         }
         inner.revocations.name_rules(&inner.authorization.name());

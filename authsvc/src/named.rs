@@ -26,7 +26,7 @@ impl<'a> Named<'a> {
     /// What is wrong with it.
     pub(crate) fn unusable(self, problem: &dyn Display) -> AuthError {
         let problem = format!("{}: {problem}", self.path.display());
-        AuthError::Section { section: self.section, key: self.key, problem }
+        AuthError::File { section: self.section, key: self.key, problem }
     }
 
     /// What is in it.

@@ -71,6 +71,13 @@ pub enum LinkTlsError {
     Name(String),
 }
 
+impl LinkTlsError {
+    /// Whether it is a file that the configuration names, and not what the configuration says.
+    pub fn is_of_a_file(&self) -> bool {
+        !matches!(self, Self::Name(_))
+    }
+}
+
 fn read<'a>(key: &'static str, path: &Path, found: &'a Snapshot) -> Result<&'a [u8], LinkTlsError> {
     found.bytes(path).map_err(|source| LinkTlsError::Unreadable { key, path: path.to_owned(), source })
 }

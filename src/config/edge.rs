@@ -71,14 +71,15 @@ fn check_workers(workers: &WorkersConfig, source: &Source) -> Result<(), Problem
     }
     workers.validate().map_err(|error| source.wrong(error))?;
     if let Some(key_file) = key_file {
-        PassportSigner::from_file(key_file)
-            .map_err(|error| source.problem("workers.passport.signing_key_file", chain(&error)))?;
+        PassportSigner::from_file(key_file).map_err(|error| {
+            source.problem("workers.passport.signing_key_file", chain(&error)).of_file_if(true)
+        })?;
     }
     if let Some(tls) = &workers.tls {
         tls.client().map_err(|error| {
             let text = chain(&error);
             let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
-            source.problem(&format!("workers.tls.{below}"), advice)
+            source.problem(&format!("workers.tls.{below}"), advice).of_file_if(error.is_of_a_file())
         })?;
     } else if !workers.addresses.iter().all(|address| is_on_this_machine(address)) {
         let advice = "beyond loopback links need mutual TLS; set workers.tls.certificate_file, key_file and ca_file \

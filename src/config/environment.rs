@@ -17,10 +17,8 @@ pub(crate) fn environment(
 }
 
 fn as_text((name, value): (OsString, OsString)) -> Result<(String, String), Problem> {
-    let wrong = |name: &str, advice: &str| Problem {
-        origin: format!("environment variable {name}"),
-        key: None,
-        advice: advice.to_owned(),
+    let wrong = |name: &str, advice: &str| {
+        Problem::of_setting(format!("environment variable {name}"), None, advice.to_owned())
     };
     let name = name
         .into_string()

@@ -127,7 +127,7 @@ impl Front {
                 // Its text is the key below `tls`, a colon, and the rest.
                 let text = chain(&error);
                 let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
-                source.problem(&format!("{key}.{below}"), advice)
+                source.problem(&format!("{key}.{below}"), advice).of_file_if(error.is_of_a_file())
             })?;
         }
         Ok(())
@@ -171,9 +171,12 @@ pub(super) fn check_authentication(
 
 /// What is wrong with a setting of authentication.
 pub(super) fn auth_problem(error: AuthError, source: &Source) -> Problem {
-    match error {
+    let is_of_a_file = error.is_of_a_file();
+    let problem = match error {
         AuthError::Bound(error) => source.wrong(error),
-        AuthError::Section { section, key, problem } => source.problem(&format!("{section}.{key}"), problem),
+        AuthError::Section { section, key, problem } | AuthError::File { section, key, problem } => {
+            source.problem(&format!("{section}.{key}"), problem)
+        }
         AuthError::Rule { index, key, problem } => {
             source.problem(&format!("authorization.rule[{index}].{key}"), problem)
         }
@@ -184,5 +187,6 @@ pub(super) fn auth_problem(error: AuthError, source: &Source) -> Problem {
             source.problem("authorization.acl_file", error)
         }
         error => source.problem("auth.password_file", error),
-    }
+    };
+    problem.of_file_if(is_of_a_file)
 }

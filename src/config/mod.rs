@@ -22,7 +22,7 @@ pub(crate) use self::authsvc::AuthsvcConfig;
 pub(crate) use edge::EdgeTierConfig;
 pub(crate) use environment::environment;
 pub(crate) use front::Front;
-pub(crate) use problem::Problem;
+pub(crate) use problem::{Fault, Problem};
 pub(crate) use process::{AdminConfig, LOG_LEVELS, LogConfig, LogFormat, MetricsAccess, ProcessConfig};
 use source::Source;
 pub(crate) use standalone::StandaloneConfig;

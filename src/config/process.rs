@@ -57,7 +57,7 @@ impl ProcessConfig {
         if self.admin.metrics == MetricsAccess::Token && self.admin.token_file.is_none() {
             return Err(source.problem("admin.metrics", "needs admin.token_file, which has the token"));
         }
-        self.admin.token().map_err(|problem| source.problem("admin.token_file", problem))?;
+        self.admin.token().map_err(|problem| source.problem("admin.token_file", problem).of_file_if(true))?;
         if self.log.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
             return Err(source.problem("log.level", format!("expected {LOG_LEVELS}")));
         }

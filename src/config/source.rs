@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use link::SettingError;
+use link::{Bind, BindError, SettingError};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{Problem, shown};
+use super::{Fault, Problem, shown};
 
 /// Begins the name of every environment variable that is a setting.
 pub(super) const PREFIX: &str = "TIDEGATE__";
@@ -43,8 +43,7 @@ impl Source {
     }
 
     fn overlay(&mut self, variable: &str, path: &str, value: &str) -> Result<(), Problem> {
-        let wrong =
-            |advice: &str| Err(Problem { origin: variable.to_owned(), key: None, advice: advice.to_owned() });
+        let wrong = |advice: &str| Err(Problem::of_setting(variable.to_owned(), None, advice.to_owned()));
         let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
         if keys.len() < 2 || keys.iter().any(String::is_empty) {
             return wrong("expected TIDEGATE__SECTION__KEY");
@@ -106,7 +105,7 @@ impl Source {
             || self.file.clone(),
             |key| format!("environment variable {PREFIX}{}", key.replace('.', "__").to_uppercase()),
         );
-        Problem { origin, key: Some((key.to_owned(), value)), advice }
+        Problem::of_setting(origin, Some((key.to_owned(), value)), advice)
     }
 
     /// The names of the sections that were given.
@@ -142,7 +141,10 @@ impl Source {
             return Err(match UnknownField::parse(message) {
                 Some(unknown) => self.unknown(&unknown.within(&path), unknown.advice(&path)),
                 None if shown::is_secret(&path) => self.problem(&path, expectation(message)),
-                None => self.problem(&path, message),
+                None => Problem {
+                    fault: fault_of(at(&mut value, &below), message),
+                    ..self.problem(&path, message)
+                },
             });
         }
     }
@@ -151,6 +153,16 @@ impl Source {
 /// The value at `path` below `value`.
 fn at<'v>(value: &'v mut Value, path: &str) -> Option<&'v mut Value> {
     path.split('.').try_fold(value, |value, part| value.as_table_mut()?.get_mut(part))
+}
+
+/// Where the fault is that serde tells of: a name to listen at that nobody knows may be known later.
+fn fault_of(value: Option<&mut Value>, message: &str) -> Fault {
+    match value.and_then(|value| value.as_str()).map(str::parse::<Bind>) {
+        Some(Err(error @ BindError::Unresolved { .. })) if message.contains(&error.to_string()) => {
+            Fault::Address
+        }
+        _ => Fault::Setting,
+    }
 }
 
 /// Whether serde found something else where a text belongs.
@@ -164,7 +176,7 @@ fn expectation(message: &str) -> &str {
 }
 
 fn read_file(file: &Path, name: &str) -> Result<Table, Problem> {
-    let wrong = |origin, advice| Problem { origin, key: None, advice };
+    let wrong = |origin, advice| Problem::of_setting(origin, None, advice);
     let text = std::fs::read_to_string(file)
         .map_err(|error| wrong(name.to_owned(), format!("cannot read the configuration file: {error}")))?;
     text.parse::<Table>().map_err(|error| {

@@ -124,7 +124,9 @@ impl WorkerConfig {
         config.redis.when_short = config.durability.when_short;
         config.complete_names(source);
         config.check_link(source)?;
-        config.verifier().map_err(|advice| source.problem("passport.verify_key_files", advice))?;
+        let has_files = !config.passport.verify_key_files.is_empty();
+        let problem = |advice| source.problem("passport.verify_key_files", advice).of_file_if(has_files);
+        config.verifier().map_err(problem)?;
         config.fetcher().map_err(|error| auth_problem(error, source))?;
         config.passport.check_bounds("passport").map_err(|error| source.wrong(error))?;
         config.durability.check_bounds("durability").map_err(|error| source.wrong(error))?;
@@ -135,7 +137,10 @@ impl WorkerConfig {
         check_broker(&config.broker, source)?;
         config.redis.validate().map_err(|error| match error {
             ConnectError::Config(error) => source.wrong(error),
-            error => source.problem("redis", error),
+            error => {
+                let is_of_a_file = matches!(error, ConnectError::File { .. });
+                source.problem("redis", error).of_file_if(is_of_a_file)
+            }
         })?;
         Ok(config)
     }
@@ -161,7 +166,7 @@ impl WorkerConfig {
             tls.server().map_err(|error| {
                 let text = chain(&error);
                 let (below, advice) = text.split_once(": ").unwrap_or(("", &text));
-                source.problem(&format!("link.tls.{below}"), advice)
+                source.problem(&format!("link.tls.{below}"), advice).of_file_if(error.is_of_a_file())
             })?;
         } else if !self.link.listen.is_loopback() {
             let advice = "beyond loopback edges must show certificates; set link.tls.certificate_file, key_file and \

@@ -24,7 +24,7 @@ impl TlsFiles<'_> {
     /// # Errors
     /// One of certificate and key is missing, or a file cannot be read or used.
     pub(crate) fn client_config(self, section: &'static str) -> Result<ClientConfig, AuthError> {
-        let wrong = |key: &'static str, problem: String| AuthError::Section { section, key, problem };
+        let wrong = |key: &'static str, problem: String| AuthError::File { section, key, problem };
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong("ca_file", error.to_string()))?
@@ -35,7 +35,10 @@ impl TlsFiles<'_> {
         let (certificate, key) = match (self.certificate, self.key) {
             (Some(certificate), Some(key)) => (certificate, key),
             (None, None) => return Ok(builder.with_no_client_auth()),
-            _ => return Err(wrong("certificate_file", "and key_file need each other".to_owned())),
+            _ => {
+                let (key, problem) = ("certificate_file", "and key_file need each other".to_owned());
+                return Err(AuthError::Section { section, key, problem });
+            }
         };
         let chain = chain_of(certificate).map_err(|problem| wrong("certificate_file", problem))?;
         let private = key_of(key).map_err(|problem| wrong("key_file", problem))?;

@@ -254,6 +254,11 @@ impl From<SettingError> for TlsConfigError {
 }
 
 impl TlsConfigError {
+    /// Whether it is a file that the configuration names, and not what the configuration says.
+    pub fn is_of_a_file(&self) -> bool {
+        !matches!(self, Self::Bound(_) | Self::Invalid { .. })
+    }
+
     /// Whether there is nothing where there should be something.
     pub fn is_missing(&self) -> bool {
         match self {
