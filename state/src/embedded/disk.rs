@@ -17,6 +17,7 @@ use super::garbage::{GarbageFilters, LiveQueues};
 use super::layout::{self, Keyspace};
 use super::mark::{Mark, PROGRESS_KEY, Progress};
 use super::recovery::{self, DiskError};
+use super::stall;
 use crate::tables::{BodyKey, Page, PageRecord, SessionKey};
 use crate::{Message, Number, QueuePage, Queued, Record, StoreError};
 
@@ -63,6 +64,10 @@ impl Disk {
         &self.keyspaces[keyspace as usize]
     }
 
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Writes a batch whole or not at all. Without `sync` it is safe from the end of the process only.
     pub(super) fn commit(&mut self, puts: &[Put], sync: bool) -> fjall::Result<()> {
         // What is written to a file that was deleted is gone with the process, and no write says so.
@@ -71,6 +76,7 @@ impl Disk {
                 std::io::Error::new(ErrorKind::NotFound, "the directory of the database is gone").into()
             );
         }
+        stall::wait_for_room(&self.database, &self.keyspaces)?;
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut mark = self.mark;
         mark.answered += 1;

@@ -19,6 +19,7 @@ mod layout;
 mod load;
 mod mark;
 mod recovery;
+mod stall;
 mod sweep;
 #[cfg(test)]
 mod tests;

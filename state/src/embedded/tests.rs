@@ -1,5 +1,6 @@
 //! The disk fails: nothing is answered that is not written, nothing is written twice, and it goes on by itself.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -187,4 +188,58 @@ fn a_will_of_an_earlier_version_is_read_without_what_its_owner_may_retain() {
     will.truncate(will.len() - bound - (1 + 4 + "alice".len()));
     let earlier = codec::will(&will).expect("the same without an owner");
     assert_eq!((earlier.message.owner(), earlier.delay_s, earlier.due_at), (None, 7, Some(8)));
+}
+
+/// Where the database writes tables.
+fn table_directories(config: &EmbeddedConfig) -> Vec<PathBuf> {
+    let keyspaces = std::fs::read_dir(config.dir.join("db/keyspaces")).expect("the keyspaces");
+    keyspaces.map(|keyspace| keyspace.expect("a keyspace").path().join("tables")).collect()
+}
+
+#[test]
+fn a_table_that_cannot_be_written_while_space_is_given_back_holds_up_nothing_for_good() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write_buffer_bytes = 1024 * 1024;
+    let config =
+        EmbeddedConfig { dir: dir.path().join("state"), write_buffer_bytes, ..EmbeddedConfig::default() };
+    let store = EmbeddedStore::open_at(config.clone(), 1).expect("a store");
+    let owner = own(&store);
+    let large = "x".repeat(64 * 1024);
+    let count = 100;
+    for _ in 0..count {
+        wait(|done| store.publish(publish(&owner, &large), done)).expect("published");
+    }
+    let tables = table_directories(&config);
+    for directory in &tables {
+        std::fs::rename(directory, directory.with_extension("away")).expect("moved");
+        std::fs::write(directory, b"").expect("nothing can be written there");
+    }
+    for number in 1..=count {
+        wait(|done| store.acknowledge(&owner, Number(number), done)).expect("acknowledged");
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut answers = Vec::new();
+    while !store.is_failing() {
+        assert!(Instant::now() < deadline, "the database ends");
+        answers.push(begin(|done| store.publish(publish(&owner, "y"), done)));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    for directory in &tables {
+        std::fs::remove_file(directory).expect("removed");
+        std::fs::rename(directory.with_extension("away"), directory).expect("moved back");
+    }
+    for answer in &answers {
+        let Ok(answer) = answer.recv_timeout(Duration::from_secs(20)) else {
+            std::mem::forget(store);
+            panic!("it does not go on");
+        };
+        answer.expect("published");
+    }
+    assert!(!store.is_failing());
+    let expected: Vec<u64> = (count + 1..).take(answers.len()).collect();
+    let page =
+        wait(|done| store.read_queue(&owner, Number(1), usize::MAX, usize::MAX, done)).expect("a page");
+    assert!(page.records.iter().map(|queued| queued.number.0).eq(expected));
+    wait(|done| store.close(done)).expect("closed");
 }

@@ -15,7 +15,6 @@ use super::damage::OnDamage;
 use super::directory::Directory;
 use super::disk::{Disk, unavailable};
 use super::garbage::LiveQueues;
-use super::layout::Keyspace;
 use super::recovery::DiskError;
 use super::sweep::Sweeper;
 use crate::answer::Answer;
@@ -79,7 +78,7 @@ impl Writer {
         while let Some(batch) = self.next_batch() {
             self.handle(batch);
         }
-        self.sweeper.wait();
+        self.sweeper.stop();
         if let Some(disk) = &mut self.disk
             && let Err(error) = disk.commit(&[self.clocks.put()], true)
         {
@@ -188,9 +187,7 @@ impl Writer {
         {
             let live_bytes = core.tables.stats().queued_bytes;
             drop(core);
-            let keyspaces =
-                [Keyspace::Queue, Keyspace::Marks, Keyspace::Bodies].map(|keyspace| disk.keyspace(keyspace));
-            self.sweeper.look(&keyspaces, live_bytes);
+            self.sweeper.look(disk, live_bytes);
         }
     }
 
@@ -222,7 +219,7 @@ impl Writer {
             };
             tracing::error!(%error, "cannot write to the store, holding back what comes");
             // The database refuses everything after a failed write; what it has written is read back from its journal.
-            self.sweeper.wait();
+            self.sweeper.stop();
             self.disk = None;
             if self.wait_for_close(delay) {
                 return Err(unavailable(error));
