@@ -493,7 +493,8 @@ pub trait Store: Send + Sync + 'static {
     /// was told compares them with what it knows.
     fn tails(&self, sessions: Vec<Arc<StoredSession>>, done: Done<Vec<Option<Number>>>);
 
-    /// Takes what is due at `now`, at most `max` items.
+    /// Takes what is due at `now`, at most `max` items. Retained messages that have expired go then, or in the course of time,
+    /// whether somebody reads them or not.
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>);
 
     /// This Will, and no other of its session, has been published.

@@ -189,6 +189,23 @@ impl EmbeddedStore {
         core.is_open() && !core.tables.may_have_had(client_id)
     }
 
+    /// Forgets messages that have expired and that nobody reads.
+    fn sweep_expired(&self, now: UnixMs) {
+        if !self.shared.retained.read().has_expired(now) {
+            return;
+        }
+        let mut retained = self.shared.retained.write();
+        let mut core = self.shared.core.lock();
+        if !core.is_open() {
+            return;
+        }
+        for message in retained.take_expired(now) {
+            core.tables.journal().note(Change::RetainedGone { topic: message.topic().into() });
+        }
+        self.shared.wake(&mut core);
+    }
+
+    /// Forgets messages that a reader met after they had expired.
     fn forget_expired(&self, expired: &[Arc<Message>], now: UnixMs) {
         let mut retained = self.shared.retained.write();
         let mut core = self.shared.core.lock();
@@ -329,7 +346,11 @@ impl Store for EmbeddedStore {
             drop(retained);
             return done(Err(error));
         }
-        let result = retained.set(Arc::clone(&message)).map(|change| match change {
+        let (outcome, expired) = retained.retain(&message);
+        for message in expired {
+            core.tables.journal().note(Change::RetainedGone { topic: message.topic().into() });
+        }
+        let result = outcome.map(|change| match change {
             RetainChange::Nothing => {}
             RetainChange::Set => core.tables.journal().note(Change::Retained { message }),
             RetainChange::Removed => {
@@ -367,6 +388,7 @@ impl Store for EmbeddedStore {
     }
 
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
+        self.sweep_expired(now);
         let core = self.shared.core.lock();
         if core.is_open() && !core.tables.is_due(now) {
             drop(core);

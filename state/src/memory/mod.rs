@@ -204,7 +204,7 @@ impl Store for MemoryStore {
     }
 
     fn retain(&self, message: Arc<Message>, done: Done<()>) {
-        self.call(done, |content| content.retained.set(message).map(drop));
+        self.call(done, |content| content.retained.retain(&message).0.map(drop));
     }
 
     fn retained(
@@ -231,7 +231,10 @@ impl Store for MemoryStore {
     }
 
     fn claim_due(&self, now: UnixMs, max: usize, done: Done<Vec<Due>>) {
-        self.call(done, |content| Ok(content.tables.claim_due(now, max)));
+        self.call(done, |content| {
+            content.retained.take_expired(now);
+            Ok(content.tables.claim_due(now, max))
+        });
     }
 
     fn finish_will(&self, will: &DueWill, done: Done<()>) {

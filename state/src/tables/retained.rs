@@ -1,6 +1,6 @@
 //! Retained messages, ordered level by level, so that a wildcard visits what it matches and seeks over what it does not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -9,6 +9,9 @@ use crate::{Cursor, Message, Principal, RetainedPage, StoreError, UnixMs};
 
 /// Entries and seeks per page beyond those that match, so that a filter that matches little holds nobody up.
 const VISITS_MAX: usize = 4096;
+
+/// Messages that have expired and are removed in one go.
+const EXPIRED_MAX: usize = 4096;
 
 /// Separates levels in keys; sorts before everything that a Topic Name may hold. v5 [MQTT-1.5.4-2]
 const SEPARATOR: u8 = 0;
@@ -33,7 +36,9 @@ pub(crate) enum RetainChange {
 pub(crate) struct Retained {
     limits: RetainedLimits,
     /// By Topic Name, with [`SEPARATOR`] for `/`.
-    by_topic: BTreeMap<Box<[u8]>, Arc<Message>>,
+    by_topic: BTreeMap<Arc<[u8]>, Arc<Message>>,
+    /// Keys of those that expire, by when they do.
+    by_expiry: BTreeSet<(UnixMs, Arc<[u8]>)>,
     bytes: u64,
     /// What each principal has, of whom that is known.
     by_owner: HashMap<Principal, Held>,
@@ -48,7 +53,8 @@ struct Held {
 
 impl Retained {
     pub(crate) fn new(limits: RetainedLimits) -> Self {
-        Self { limits, by_topic: BTreeMap::new(), bytes: 0, by_owner: HashMap::new() }
+        let (by_topic, by_expiry) = (BTreeMap::new(), BTreeSet::new());
+        Self { limits, by_topic, by_expiry, bytes: 0, by_owner: HashMap::new() }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -59,8 +65,22 @@ impl Retained {
         self.bytes
     }
 
-    /// Sets the retained message of a topic, or removes it when the payload is empty. v5 [MQTT-3.3.1-5] [MQTT-3.3.1-6]
-    pub(crate) fn set(&mut self, message: Arc<Message>) -> Result<RetainChange, StoreError> {
+    /// Sets the retained message of a topic, or removes it when the payload is empty. Where there is no room, messages that had
+    /// expired when this one came give way: these are answered, too.
+    pub(crate) fn retain(
+        &mut self,
+        message: &Arc<Message>,
+    ) -> (Result<RetainChange, StoreError>, Vec<Arc<Message>>) {
+        let first = self.set(Arc::clone(message));
+        if first.is_ok() {
+            return (first, Vec::new());
+        }
+        let expired = self.take_expired(message.published_at());
+        if expired.is_empty() { (first, expired) } else { (self.set(Arc::clone(message)), expired) }
+    }
+
+    /// Sets or removes, as there is room. v5 [MQTT-3.3.1-5] [MQTT-3.3.1-6]
+    fn set(&mut self, message: Arc<Message>) -> Result<RetainChange, StoreError> {
         let key = key_of(message.topic());
         if message.payload_slice().is_empty() {
             return Ok(if self.remove_key(&key) { RetainChange::Removed } else { RetainChange::Nothing });
@@ -81,22 +101,29 @@ impl Retained {
         Ok(RetainChange::Set)
     }
 
-    fn put(&mut self, key: Box<[u8]>, message: Arc<Message>) {
+    fn put(&mut self, key: Arc<[u8]>, message: Arc<Message>) {
         let size = message.size() as u64;
         self.bytes += size;
         if let Some(owner) = message.owner() {
             let held = self.by_owner.entry(owner.principal.clone()).or_default();
             *held = Held { messages: held.messages + 1, bytes: held.bytes + size };
         }
-        if let Some(old) = self.by_topic.insert(key, message) {
-            self.forget(&old);
+        let expires_at = message.expires_at();
+        if let Some(old) = self.by_topic.insert(Arc::clone(&key), message) {
+            self.forget(&key, &old);
+        }
+        if let Some(at) = expires_at {
+            self.by_expiry.insert((at, key));
         }
     }
 
     /// A message is not retained any more.
-    fn forget(&mut self, old: &Message) {
+    fn forget(&mut self, key: &Arc<[u8]>, old: &Message) {
         let size = old.size() as u64;
         self.bytes -= size;
+        if let Some(at) = old.expires_at() {
+            self.by_expiry.remove(&(at, Arc::clone(key)));
+        }
         let Some(owner) = old.owner() else { return };
         if let Some(held) = self.by_owner.get_mut(&owner.principal) {
             *held = Held { messages: held.messages - 1, bytes: held.bytes - size };
@@ -140,10 +167,29 @@ impl Retained {
         self.by_topic.get(&key).is_some_and(|message| message.is_expired(now)) && self.remove_key(&key)
     }
 
+    /// Whether [`Retained::take_expired`] would find something.
+    pub(crate) fn has_expired(&self, now: UnixMs) -> bool {
+        self.by_expiry.first().is_some_and(|(at, _)| *at <= now)
+    }
+
+    /// Removes messages that have expired, the oldest first, and answers them; many are not all removed at once.
+    pub(crate) fn take_expired(&mut self, now: UnixMs) -> Vec<Arc<Message>> {
+        let mut expired = Vec::new();
+        while expired.len() < EXPIRED_MAX && self.has_expired(now) {
+            let Some((_, key)) = self.by_expiry.pop_first() else { break };
+            expired.extend(self.take_key(&key));
+        }
+        expired
+    }
+
     fn remove_key(&mut self, key: &[u8]) -> bool {
-        let Some(old) = self.by_topic.remove(key) else { return false };
-        self.forget(&old);
-        true
+        self.take_key(key).is_some()
+    }
+
+    fn take_key(&mut self, key: &[u8]) -> Option<Arc<Message>> {
+        let (key, old) = self.by_topic.remove_entry(key)?;
+        self.forget(&key, &old);
+        Some(old)
     }
 
     /// A page of what matches `filter`, and the expired messages that were met.
@@ -309,7 +355,7 @@ fn past(prefix: &[u8]) -> Verdict {
     Verdict::Seek(to)
 }
 
-fn key_of(topic: &str) -> Box<[u8]> {
+fn key_of(topic: &str) -> Arc<[u8]> {
     topic.bytes().map(|byte| if byte == b'/' { SEPARATOR } else { byte }).collect()
 }
 
@@ -364,5 +410,40 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(retained.by_owner.len(), 1, "who has none is forgotten");
+    }
+
+    fn expiring(topic: &str, at: UnixMs, expiry_s: Option<u32>) -> Arc<Message> {
+        Arc::new(Message::new(topic, &[], b"x", QoS::AtMostOnce, true, at).with_expiry(expiry_s))
+    }
+
+    #[test]
+    fn what_has_expired_makes_room() {
+        let mut retained = retained(3, u64::MAX);
+        let topics = |expired: &[Arc<Message>]| -> Vec<String> {
+            expired.iter().map(|message| message.topic().to_owned()).collect()
+        };
+        for (topic, expiry_s) in [("a", Some(20)), ("b", Some(10)), ("b", Some(30)), ("c", None)] {
+            let (outcome, expired) = retained.retain(&expiring(topic, 0, expiry_s));
+            assert!(outcome.is_ok() && expired.is_empty());
+        }
+        assert_eq!(retained.by_expiry.len(), 2, "what was replaced expires no more");
+        let (outcome, expired) = retained.retain(&expiring("d", 19_999, None));
+        assert!(outcome.is_err() && expired.is_empty());
+        let (outcome, expired) = retained.retain(&expiring("d", 20_000, None));
+        assert_eq!((outcome.ok(), topics(&expired)), (Some(RetainChange::Set), vec!["a".to_owned()]));
+        assert!(!retained.has_expired(29_999) && retained.has_expired(30_000));
+        assert_eq!(topics(&retained.take_expired(30_000)), ["b"]);
+        assert_eq!((retained.len(), retained.by_expiry.len()), (2, 0));
+    }
+
+    #[test]
+    fn what_expires_at_once_is_removed_in_several_goes() {
+        let mut retained = retained(u64::MAX, u64::MAX);
+        for n in 0..=EXPIRED_MAX {
+            assert!(retained.set(expiring(&format!("t/{n}"), 0, Some(1))).is_ok());
+        }
+        assert_eq!(retained.take_expired(1000).len(), EXPIRED_MAX);
+        assert_eq!(retained.take_expired(1000).len(), 1);
+        assert_eq!((retained.len(), retained.bytes()), (0, 0));
     }
 }

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use state::{EmbeddedConfig, EmbeddedStore, Enqueued, Fsync, Number, OpenError, Store, StoreError, UnixMs};
+use mqtt::QoS;
+use state::{
+    EmbeddedConfig, EmbeddedStore, Enqueued, Fsync, Message, Number, OpenError, Store, StoreError, UnixMs,
+};
 use tempfile::TempDir;
 
 use crate::harness::{Backend, Bounds, Calls, START, begin, claim, message, publish_to, take, wait};
@@ -104,6 +107,32 @@ impl Board {
     fn now(&self) -> UnixMs {
         self.store().time()()
     }
+}
+
+#[test]
+fn retained_messages_that_expired_unread_take_no_room() {
+    let mut backend = Embedded::with(|config| config.retained_messages_max = 2);
+    let retain = |backend: &Embedded, topic: &str, at: UnixMs, expiry_s| {
+        let message = Message::new(topic, &[], b"x", QoS::AtMostOnce, true, at).with_expiry(expiry_s);
+        wait(|done| backend.embedded().retain(Arc::new(message), done))
+    };
+    // By an earlier time nothing of what is there has expired.
+    let on_disk = |backend: &mut Embedded| {
+        backend.restart(START);
+        Calls(backend.embedded()).retained("#", 10, START)
+    };
+    retain(&backend, "a", START, Some(10)).expect("retained");
+    retain(&backend, "b", START, Some(60)).expect("retained");
+    assert!(matches!(retain(&backend, "c", START + 9_999, None), Err(StoreError::RetainedQuota)));
+    retain(&backend, "c", START + 10_000, None).expect("there is room again");
+    assert_eq!(on_disk(&mut backend), ["b", "c"]);
+    assert_eq!(Calls(backend.embedded()).due(START + 60_000), [""; 0]);
+    assert_eq!(backend.embedded().stats().retained_messages, 1);
+    assert_eq!(on_disk(&mut backend), ["c"]);
+    retain(&backend, "d", START, Some(10)).expect("there is room again");
+    backend.restart(START + 20_000);
+    retain(&backend, "e", START + 20_000, None).expect("what expired meanwhile takes no room");
+    assert_eq!(on_disk(&mut backend), ["c", "e"]);
 }
 
 // ARCHITECTURE, rule 35.
