@@ -135,6 +135,7 @@ impl Writer {
 
     fn handle(&mut self, batch: Batch) {
         let Batch { number, mut changes, images, mut answers, bequests, unique, keys_below } = batch;
+        let bequest_bytes = bequests.iter().map(Bequest::bytes).sum();
         let left = self.read_bequests(bequests);
         changes.extend(left.iter().cloned().map(|left| Change::Left { left }));
         let moves = QueueMoves::of(&changes, &images);
@@ -142,8 +143,9 @@ impl Writer {
         self.clocks.join(&mut puts);
         self.live.add(moves.claimed.iter().copied());
         let outcome = self.commit(&puts);
-        if !left.is_empty() && outcome.is_ok() {
+        if bequest_bytes > 0 && outcome.is_ok() {
             let mut core = self.shared.core.lock();
+            core.tables.settle_bequests(bequest_bytes);
             left.into_iter().for_each(|left| core.tables.keep_left(left, 0));
         }
         self.shared.gate.wait(number);

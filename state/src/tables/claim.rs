@@ -160,7 +160,7 @@ impl Tables {
         }
         let session = self.sessions.get_mut(&key)?;
         if let Phase::Away { expires_at: Some(at) } = session.phase {
-            self.timers.disarm(at, key, TimerKind::Expiry);
+            self.timers.disarm_expiry(at, key);
         }
         if claim.resume {
             session.sent_elsewhere = session.connection_bound();
@@ -284,7 +284,7 @@ impl Tables {
         }
         self.order.remove(&key);
         if let Phase::Away { expires_at: Some(at) } = session.phase {
-            self.timers.disarm(at, key, TimerKind::Expiry);
+            self.timers.disarm_expiry(at, key);
         }
         for body in session.queue.shared_bodies() {
             self.release_body(body);
@@ -329,7 +329,7 @@ impl Tables {
         };
         if let Phase::Away { expires_at: Some(at) } = std::mem::replace(&mut session.phase, Phase::Connected)
         {
-            self.timers.disarm(at, key, TimerKind::Expiry);
+            self.timers.disarm_expiry(at, key);
         }
         if self.keep_will(key) {
             self.mark_dirty(key, Dirty { will: true, ..Dirty::default() });
@@ -370,7 +370,8 @@ impl Tables {
     /// A session has no owner any more: it ends now if it has no time left, and leaves its Will; else its timers start.
     pub(super) fn let_go(&mut self, key: SessionKey, now: UnixMs, grace_ms: u64) {
         let outlives = |session: &Session| session.expiry_s > 0 || grace_ms > 0;
-        if self.sessions.get(&key).is_some_and(outlives) {
+        // What it leaves may have to wait, and it with that.
+        if self.sessions.get(&key).is_some_and(outlives) || self.has_to_wait(key) {
             self.leave(key, now.saturating_add(grace_ms));
         } else if let Some(mut gone) = self.remove(key)
             && let Some(held) = gone.will.take()

@@ -59,6 +59,9 @@ impl super::Tables {
             .values()
             .filter(|session| matches!(session.phase, Phase::Away { expires_at: Some(_) }));
         let kept = self.orphans.len() + self.left.len();
-        assert_eq!(self.timers.iter().count(), wills.count() + expiries.count() + kept);
+        let armed = self.timers.iter().count() + self.timers.waiting();
+        assert_eq!(armed, wills.count() + expiries.count() + kept);
+        let left_bytes: u64 = self.left.values().map(|(left, _)| left.message.size() as u64).sum();
+        assert!(self.left_bytes >= left_bytes, "bequests count, too");
     }
 }

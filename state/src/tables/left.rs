@@ -11,6 +11,10 @@ use super::timer::{TimerKind, WILL_RETRY_MS};
 use super::{Page, SessionKey, Tables};
 use crate::{Due, DueLeft, QueuePage, Queued, Record, StoredSession, UnixMs, Via};
 
+/// Bytes that sessions leave to others at once, when their time is over: a session that would leave more than that, with what others
+/// have left and is not finished, waits. It ends in the end whatever it leaves.
+const LEFT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// By session and number; when it comes again.
 pub(super) type AllLeft = BTreeMap<(SessionKey, u64), (DueLeft, UnixMs)>;
 
@@ -23,6 +27,8 @@ pub(crate) struct Bequest {
     sent: u64,
     /// One for each record of the page.
     numbers: std::ops::Range<u64>,
+    /// As they count until it is read.
+    bytes: u64,
 }
 
 impl Bequest {
@@ -36,6 +42,11 @@ impl Bequest {
             (!is_begun).then_some(DueLeft { session, share, message, number })
         };
         (first..).zip(page.records).filter_map(left).collect()
+    }
+
+    /// Bytes, begun messages included.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The page as far as it is known.
@@ -61,8 +72,10 @@ impl Tables {
             page,
             sent: session.sent.max(session.sent_at_most),
             numbers: first..first + count,
+            bytes: session.queue.shared_bytes(),
         };
         if !bequest.page.is_ready() {
+            self.left_bytes += bequest.bytes;
             // Whoever writes this batch reads it before.
             self.bequests.push(bequest);
             return;
@@ -74,13 +87,32 @@ impl Tables {
         }
     }
 
+    /// Whether a session has to wait for its end, until others have more of what was left before, or for those that came before it.
+    pub(super) fn has_to_wait(&self, key: SessionKey) -> bool {
+        let leaves_some = |session: &Session| session.queue.shared_bytes() > 0;
+        let is_behind = || self.timers.has_waiting() && self.sessions.get(&key).is_some_and(leaves_some);
+        self.leaves_too_much(key) || is_behind()
+    }
+
+    /// Whether what a session leaves is too much for now.
+    pub(super) fn leaves_too_much(&self, key: SessionKey) -> bool {
+        let bytes = self.sessions.get(&key).map_or(0, |session| session.queue.shared_bytes());
+        bytes > 0 && self.left_bytes > 0 && self.left_bytes + bytes > LEFT_BYTES_MAX
+    }
+
     /// What has to be read before the batch is written that says it is gone.
     pub(crate) fn take_bequests(&mut self) -> Vec<Bequest> {
         std::mem::take(&mut self.bequests)
     }
 
+    /// Bequests of so many bytes have been read and are kept.
+    pub(crate) fn settle_bequests(&mut self, bytes: u64) {
+        self.left_bytes -= bytes;
+    }
+
     /// Keeps what is left until it is finished.
     pub(crate) fn keep_left(&mut self, left: DueLeft, at: UnixMs) {
+        self.left_bytes += left.message.size() as u64;
         let key = SessionKey(left.session.incarnation);
         self.timers.arm(at, key, TimerKind::Left(left.number));
         self.left.insert((key, left.number), (left, at));
@@ -96,7 +128,8 @@ impl Tables {
     /// See [`crate::Store::finish_left`].
     pub(crate) fn finish_left(&mut self, left: &DueLeft) {
         let key = SessionKey(left.session.incarnation);
-        if let Some((_, at)) = self.left.remove(&(key, left.number)) {
+        if let Some((left, at)) = self.left.remove(&(key, left.number)) {
+            self.left_bytes -= left.message.size() as u64;
             self.timers.disarm(at, key, TimerKind::Left(left.number));
             self.journal.note(Change::LeftGone { session: key, own: left.number });
         }

@@ -106,6 +106,8 @@ pub(crate) struct Tables {
     timers: Timers,
     orphans: Orphans,
     left: AllLeft,
+    /// Bytes of that and of bequests.
+    left_bytes: u64,
     /// Some of it is to be read from disk.
     bequests: Vec<Bequest>,
     bodies: Bodies,
@@ -134,6 +136,7 @@ impl Tables {
             timers: Timers::default(),
             orphans: Orphans::new(),
             left: AllLeft::new(),
+            left_bytes: 0,
             bequests: Vec::new(),
             bodies: Bodies::default(),
             resident: VecDeque::new(),

@@ -48,6 +48,19 @@ impl Slot {
         }
     }
 
+    /// Whether it is a message that came by a share.
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Acknowledged | Self::Released => false,
+            Self::Stored { is_shared, .. } => *is_shared,
+            Self::Resident { extra, .. } | Self::Shared { extra, .. } => is_shared(extra),
+        }
+    }
+
+    fn shared_size(&self) -> u64 {
+        if self.is_shared() { self.size() } else { 0 }
+    }
+
     fn resident_size(&self) -> u64 {
         if matches!(self, Self::Resident { .. }) { self.size() } else { 0 }
     }
@@ -74,6 +87,8 @@ pub(super) struct Queue {
     live: u64,
     bytes: u64,
     resident_bytes: u64,
+    /// Of messages that came by shares.
+    shared_bytes: u64,
     /// No slot below is resident.
     resident_from: u64,
     /// The batch that slots came in last, and the first of them.
@@ -89,6 +104,7 @@ impl Queue {
             live: 0,
             bytes: 0,
             resident_bytes: 0,
+            shared_bytes: 0,
             resident_from: tail,
             last_batch: (0, tail),
         }
@@ -115,11 +131,17 @@ impl Queue {
         self.resident_bytes
     }
 
+    /// Bytes of messages that came by shares.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        self.shared_bytes
+    }
+
     /// Appends a slot and gives it the next number.
     pub(super) fn push(&mut self, slot: Slot) -> u64 {
         let number = self.tail();
         self.bytes += slot.size();
         self.resident_bytes += slot.resident_size();
+        self.shared_bytes += slot.shared_size();
         if !matches!(slot, Slot::Acknowledged) {
             self.live += 1;
         }
@@ -169,6 +191,7 @@ impl Queue {
             (RecordMark::Acknowledged, _) => (Slot::Acknowledged, 1),
         };
         let old = std::mem::replace(slot, new);
+        let shared_bytes = old.shared_size();
         let mut freed = Freed {
             messages,
             bytes: old.size(),
@@ -182,6 +205,7 @@ impl Queue {
         self.live -= freed.messages;
         self.bytes -= freed.bytes;
         self.resident_bytes -= freed.resident_bytes;
+        self.shared_bytes -= shared_bytes;
         Some(freed)
     }
 
@@ -245,12 +269,7 @@ impl Queue {
     pub(super) fn shared(&self) -> Option<Page> {
         let mut page = Page { records: Vec::new(), next: Number(self.tail()) };
         for (number, slot) in (self.head..).zip(&self.slots) {
-            let is_shared = match slot {
-                Slot::Acknowledged | Slot::Released => false,
-                Slot::Stored { is_shared, .. } => *is_shared,
-                Slot::Resident { extra, .. } | Slot::Shared { extra, .. } => is_shared(extra),
-            };
-            if is_shared {
+            if slot.is_shared() {
                 page.push(Number(number), slot);
             }
         }
@@ -285,6 +304,8 @@ impl Queue {
     /// Recounts everything, for the invariants.
     #[cfg(all(feature = "testing", debug_assertions))]
     pub(super) fn recount(&self) -> (u64, u64, u64) {
+        let shared: u64 = self.slots.iter().map(Slot::shared_size).sum();
+        assert_eq!(shared, self.shared_bytes);
         let live = self.slots.iter().filter(|slot| !matches!(slot, Slot::Acknowledged)).count();
         let bytes = self.slots.iter().map(Slot::size).sum();
         let resident = self.slots.iter().map(Slot::resident_size).sum();

@@ -139,6 +139,7 @@ impl Tables {
     /// expiry end, timers start.
     pub(crate) fn restart(&mut self, now: UnixMs) {
         let keys: Vec<SessionKey> = self.order.iter().copied().collect();
+        self.timers.forget_waiting();
         for key in keys {
             let Some(session) = self.sessions.get_mut(&key) else { continue };
             session.queue.settle();

@@ -26,6 +26,8 @@ pub(super) enum TimerKind {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     by_time: BTreeSet<(UnixMs, SessionKey, TimerKind)>,
+    /// Sessions whose expiry has come, and which wait until others have what was left before.
+    waiting: BTreeSet<SessionKey>,
     /// How many Wills have been numbered.
     numbered: u64,
 }
@@ -37,6 +39,27 @@ impl Timers {
 
     pub(super) fn disarm(&mut self, at: UnixMs, key: SessionKey, kind: TimerKind) {
         self.by_time.remove(&(at, key, kind));
+    }
+
+    /// Takes a session's expiry away, whether it has come or not.
+    pub(super) fn disarm_expiry(&mut self, at: UnixMs, key: SessionKey) {
+        self.disarm(at, key, TimerKind::Expiry);
+        self.waiting.remove(&key);
+    }
+
+    /// Nothing waits: all expiries are to be armed anew.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// How many expiries have come and wait, for the invariants.
+    #[cfg(all(feature = "testing", debug_assertions))]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// The number of a Will that is handed out: the one that it has, or a new one.
@@ -83,12 +106,23 @@ pub(super) type Orphans = BTreeMap<(SessionKey, u64), OrphanWill>;
 impl Tables {
     /// Whether [`Tables::claim_due`] would find something.
     pub(crate) fn is_due(&self, now: UnixMs) -> bool {
-        self.timers.by_time.first().is_some_and(|(at, _, _)| *at <= now)
+        self.timers.by_time.first().is_some_and(|(at, _, _)| *at <= now) || self.next_waiting().is_some()
+    }
+
+    /// A session that has waited to expire and need not any more.
+    fn next_waiting(&self) -> Option<SessionKey> {
+        self.timers.waiting.first().copied().filter(|key| !self.leaves_too_much(*key))
     }
 
     /// Takes what is due.
     pub(crate) fn claim_due(&mut self, now: UnixMs, max: usize) -> Vec<Due> {
         let mut due = Vec::new();
+        while due.len() < max
+            && let Some(key) = self.next_waiting()
+        {
+            self.timers.waiting.remove(&key);
+            due.extend(self.expire(key, now));
+        }
         while due.len() < max
             && let Some((key, kind)) = self.timers.pop_due(now)
         {
@@ -96,6 +130,9 @@ impl Tables {
                 TimerKind::Left(number) => due.extend(self.hand_out_left(key, number, now)),
                 TimerKind::Orphan(own) => due.extend(self.hand_out_orphan(key, own, now)),
                 TimerKind::Will => due.extend(self.hand_out_will(key, now)),
+                TimerKind::Expiry if self.has_to_wait(key) => {
+                    self.timers.waiting.insert(key);
+                }
                 TimerKind::Expiry => due.extend(self.expire(key, now)),
             }
         }

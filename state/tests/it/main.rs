@@ -5,6 +5,7 @@
 mod crash;
 mod embedded;
 mod harness;
+mod left;
 mod memory;
 mod model;
 mod suite;
