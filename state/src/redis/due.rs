@@ -1,13 +1,16 @@
 //! Timers: what is due is looked for in the buckets where something can be, then taken one by one, each by one worker. The
 //! worker knows of timers that it set; those that others set are found by looking at its share of all buckets from time to time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use redis::Value;
+use tokio::sync::mpsc;
 
 use super::codec;
-use super::engine::{Asked, Engine};
+use super::engine::Engine;
 use super::keys::Bucket;
+use super::looks;
 use super::op::{Op, ReadAnswer, Result};
 use super::operations::{
     DueOp, FinishLeftOp, FinishWillOp, TakeExpiryOp, TakeLeftOp, TakeOrphanOp, TakeWillOp,
@@ -41,71 +44,104 @@ impl Engine {
 
     async fn take_due(self: &Arc<Self>, now: UnixMs, max: usize) -> Result<Vec<Due>> {
         let (candidates, is_sweep) = self.hints.candidates(now);
-        let mut due = Vec::new();
+        let mut due = self.looks.take_late(max);
+        let mut failed = None;
         let mut is_complete = true;
         for some in candidates.chunks(usize::from(BUCKETS_AT_ONCE)) {
             if due.len() >= max {
                 is_complete = false;
                 break;
             }
-            let mut timers = self.due_in(some, now, max - due.len()).await?;
+            let room = max - due.len();
+            let found = answered(self.due_in(some, now, room).await, &mut failed);
+            let mut timers: Vec<Timer> = found.into_iter().flatten().collect();
             timers.sort_unstable();
-            let rest = timers.split_off(timers.len().min(max - due.len()));
-            for timer in rest {
+            for timer in timers.split_off(timers.len().min(room)) {
                 self.hints.armed(Bucket::Sessions(timer.bucket), now);
             }
-            let mut left = timers.into_iter();
-            while let Some(timer) = left.next() {
-                match self.take(&timer, now).await {
-                    Ok(taken) => due.extend(taken),
-                    Err(error) => {
-                        for timer in std::iter::once(timer).chain(left) {
-                            self.hints.armed(Bucket::Sessions(timer.bucket), now);
-                        }
-                        // What was taken must reach the caller; the rest comes with the next call.
-                        return if due.is_empty() { Err(error) } else { Ok(due) };
-                    }
-                }
-            }
+            let mut taken = answered(self.take_all(timers, now).await, &mut failed);
+            taken.sort_unstable_by_key(|(place, _)| *place);
+            due.extend(taken.into_iter().map(|(_, due)| due));
         }
         if is_sweep && is_complete {
             self.hints.swept();
             self.sweep_retained(now);
             self.sweep_seats();
         }
-        Ok(due)
+        match failed {
+            Some(error) if due.is_empty() => Err(error),
+            // What was taken must reach the caller; the rest comes with the next call.
+            _ => Ok(due),
+        }
     }
 
-    /// What is due in some buckets, at most `max` in each.
-    async fn due_in(self: &Arc<Self>, buckets: &[u16], now: UnixMs, max: usize) -> Result<Vec<Timer>> {
-        let asked: Vec<Asked> = buckets
-            .iter()
-            .map(|bucket| {
-                self.hints.forget(*bucket);
-                let bucket = Bucket::Sessions(*bucket);
-                let op = DueOp { now: self.now_arg(now), entries_max: max as u64 };
-                self.ask(bucket, op.on(&self.keys.of_bucket(bucket)))
-            })
-            .collect();
-        let mut timers = Vec::new();
-        let mut failed = None;
-        for (bucket, asked) in buckets.iter().zip(asked) {
-            match asked.answer().await.and_then(|answer| self.read_due(*bucket, answer, now, max)) {
-                Ok(found) => timers.extend(found),
-                Err(error) => {
-                    self.hints.armed(Bucket::Sessions(*bucket), 0);
-                    failed = Some(error);
-                }
+    /// What is due in some buckets, at most `max` in each. A bucket that does not answer in time, or was not asked since an answer
+    /// is owed there, is looked at again.
+    async fn due_in(self: &Arc<Self>, buckets: &[u16], now: UnixMs, max: usize) -> Vec<Result<Vec<Timer>>> {
+        let (found, answers) = mpsc::unbounded_channel();
+        let owing = self.looks.owing();
+        for number in buckets.iter().copied() {
+            let bucket = Bucket::Sessions(number);
+            let server = self.server_of(bucket);
+            if owing.has(bucket, server.as_ref()) {
+                self.hints.armed(bucket, 0);
+                continue;
             }
+            self.hints.forget(number);
+            let op = DueOp { now: self.now_arg(now), entries_max: max as u64 };
+            let asked = self.ask(bucket, op.on(&self.keys.of_bucket(bucket)));
+            let (look, engine) = (self.looks.begin(bucket, server), Arc::clone(self));
+            let found = found.clone();
+            self.runtime.spawn(async move {
+                let _look = look;
+                let timers =
+                    asked.answer().await.and_then(|answer| engine.read_due(number, answer, now, max));
+                let is_failed = timers.is_err();
+                if looks::send(&found, timers).is_some() || is_failed {
+                    engine.hints.armed(bucket, 0);
+                }
+            });
         }
-        match failed {
-            Some(error) => {
-                for timer in &timers {
-                    self.hints.armed(Bucket::Sessions(timer.bucket), now);
-                }
-                Err(error)
+        drop(found);
+        looks::gather(answers).await
+    }
+
+    /// Takes timers, those of a bucket one after the other; answers what came of each that was due, with its place.
+    async fn take_all(self: &Arc<Self>, timers: Vec<Timer>, now: UnixMs) -> Vec<Result<(usize, Due)>> {
+        let mut by_bucket: BTreeMap<u16, Vec<(usize, Timer)>> = BTreeMap::new();
+        for (place, timer) in timers.into_iter().enumerate() {
+            by_bucket.entry(timer.bucket).or_default().push((place, timer));
+        }
+        let (taken, answers) = mpsc::unbounded_channel();
+        for (bucket, timers) in by_bucket {
+            let (engine, taken) = (Arc::clone(self), taken.clone());
+            self.runtime.spawn(async move { engine.take_in(bucket, timers, now, &taken).await });
+        }
+        drop(taken);
+        looks::gather(answers).await
+    }
+
+    async fn take_in(
+        self: &Arc<Self>,
+        bucket: u16,
+        timers: Vec<(usize, Timer)>,
+        now: UnixMs,
+        taken: &mpsc::UnboundedSender<Result<(usize, Due)>>,
+    ) {
+        let bucket = Bucket::Sessions(bucket);
+        let look = self.looks.begin(bucket, self.server_of(bucket));
+        for (place, timer) in timers {
+            let due = self.take(&timer, now).await;
+            look.heard();
+            let is_failed = due.is_err();
+            let due = due.map(|due| due.map(|due| (place, due))).transpose();
+            if let Some(Ok((_, due))) = due.and_then(|due| looks::send(taken, due)) {
+                self.looks.add_late(due);
             }
-            None => Ok(timers),
+            // The rest is found again.
+            if is_failed || taken.is_closed() {
+                return self.hints.armed(bucket, now);
+            }
         }
     }
 
@@ -185,4 +221,10 @@ impl Engine {
             .on(&self.keys.of_bucket(bucket));
         self.one(bucket, op, done, |_, _| Ok(()));
     }
+}
+
+/// What was answered; the last failure is kept.
+fn answered<T>(answers: Vec<Result<T>>, failed: &mut Option<StoreError>) -> Vec<T> {
+    let keep = |answer: Result<T>| answer.map_err(|error| *failed = Some(error)).ok();
+    answers.into_iter().filter_map(keep).collect()
 }

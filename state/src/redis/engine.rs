@@ -18,6 +18,7 @@ use super::hints::{Hints, Sweep};
 use super::keys::{Bucket, Keys};
 use super::life::OVERDUE;
 use super::lines::RetainLines;
+use super::looks::Looks;
 use super::node::Kept;
 use super::op::{Op, ReadAnswer, Result};
 use super::order::{Gate, Order, Pending, Ticket};
@@ -69,6 +70,7 @@ pub(super) struct Engine {
     pub(super) order: Order,
     pub(super) counts: Counts,
     pub(super) hints: Hints,
+    pub(super) looks: Arc<Looks>,
     timed: Timed,
     pub(super) retained_sweep: Sweep,
     pub(super) seat_sweep: Sweep,
@@ -104,6 +106,7 @@ impl Engine {
             clocks: ServerClocks::new(),
             replicas: Replicas::default(),
             hints: Hints::new(Duration::from_millis(config.timer_sweep_ms)),
+            looks: Arc::default(),
             timed,
             retained_sweep: Sweep::default(),
             seat_sweep: Sweep::default(),

@@ -21,37 +21,41 @@ impl Engine {
         let Some((bucket, after)) = self.retained_sweep.0.lock().take() else { return };
         let engine = Arc::clone(self);
         self.runtime.spawn(async move {
-            let next = engine.look_through(bucket, after, now).await.unwrap_or_else(|error| {
-                tracing::debug!(%error, "retained messages were not looked through");
-                (bucket, Vec::new())
-            });
+            let next = engine.look_through(bucket, after, now).await;
             *engine.retained_sweep.0.lock() = Some(next);
         });
     }
 
     async fn look_through(
         self: &Arc<Self>,
-        mut bucket: u16,
+        mut number: u16,
         mut after: Vec<u8>,
         now: UnixMs,
-    ) -> Result<(u16, Vec<u8>)> {
+    ) -> (u16, Vec<u8>) {
         let mut ended = 0;
         for _ in 0..CALLS_MAX {
             if ended >= BUCKETS_MAX || self.is_refusing() {
                 break;
             }
-            let next = if self.hints.is_ours(bucket) {
-                self.forget_expired_in(Bucket::Retained(bucket), &after, now).await?
-            } else {
-                None
-            };
+            let mut next = None;
+            if self.hints.is_ours(number) {
+                let bucket = Bucket::Retained(number);
+                let (engine, behind) = (Arc::clone(self), std::mem::take(&mut after));
+                let work = async move { engine.forget_expired_in(bucket, &behind, now).await };
+                // A bucket that is not answered for waits until its turn comes again.
+                match self.in_time(bucket, self.server_of(bucket), work).await {
+                    Some(Ok(last)) => next = last,
+                    Some(Err(error)) => tracing::debug!(%error, "retained messages were not looked through"),
+                    None => {}
+                }
+            }
             ended += usize::from(next.is_none());
             match next {
                 Some(last) => after = last,
-                None => (bucket, after) = ((bucket + 1) % RETAINED_BUCKETS, Vec::new()),
+                None => (number, after) = ((number + 1) % RETAINED_BUCKETS, Vec::new()),
             }
         }
-        Ok((bucket, after))
+        (number, after)
     }
 
     async fn forget_expired_in(

@@ -18,6 +18,7 @@ mod hints;
 mod keys;
 mod life;
 mod lines;
+mod looks;
 mod node;
 mod op;
 mod operations;

@@ -141,33 +141,34 @@ impl Engine {
         let Some(at) = self.seat_sweep.0.lock().take() else { return };
         let engine = Arc::clone(self);
         self.runtime.spawn(async move {
-            let next = engine.sweep_some_seats(at.clone()).await.unwrap_or_else(|error| {
-                tracing::debug!(%error, "seats were not looked at");
-                at
-            });
+            let next = engine.sweep_some_seats(at).await;
             *engine.seat_sweep.0.lock() = Some(next);
         });
     }
 
-    async fn sweep_some_seats(
-        self: &Arc<Self>,
-        (mut bucket, mut after): (u16, Vec<u8>),
-    ) -> Result<(u16, Vec<u8>)> {
+    async fn sweep_some_seats(self: &Arc<Self>, (mut number, mut after): (u16, Vec<u8>)) -> (u16, Vec<u8>) {
         for _ in 0..CALLS_MAX {
             if self.is_refusing() {
                 break;
             }
             let mut next = None;
-            if self.hints.is_ours(bucket) {
-                let from = if after.is_empty() { b"-".to_vec() } else { after };
-                next = self.look_at_seats(Bucket::Seats(bucket), from, b"+".to_vec()).await?.next;
+            if self.hints.is_ours(number) {
+                let from = if after.is_empty() { b"-".to_vec() } else { std::mem::take(&mut after) };
+                let (bucket, engine) = (Bucket::Seats(number), Arc::clone(self));
+                let work = async move { engine.look_at_seats(bucket, from, b"+".to_vec()).await };
+                // What seats are for may be at any server. A bucket that is not answered for waits until its turn comes again.
+                match self.in_time(bucket, None, work).await {
+                    Some(Ok(looked)) => next = looked.next,
+                    Some(Err(error)) => tracing::debug!(%error, "seats were not looked at"),
+                    None => {}
+                }
             }
             match next {
                 Some(from) => after = from,
-                None => (bucket, after) = ((bucket + 1) % SEAT_BUCKETS, Vec::new()),
+                None => (number, after) = ((number + 1) % SEAT_BUCKETS, Vec::new()),
             }
         }
-        Ok((bucket, after))
+        (number, after)
     }
 }
 

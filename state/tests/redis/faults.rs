@@ -31,7 +31,7 @@ fn slot_of(server: &Server, config: &RedisConfig, client_id: &str) -> u16 {
 }
 
 /// A key of a client's session, found by looking.
-fn key_of(server: &Server, config: &RedisConfig, kind: &str, client_id: &str) -> String {
+pub(crate) fn key_of(server: &Server, config: &RedisConfig, kind: &str, client_id: &str) -> String {
     let pattern = format!("{}{{*}}{kind}:{client_id}", config.key_prefix);
     let output = server.cli(&["--scan", "--pattern", &pattern]);
     output.lines().next().unwrap_or_default().to_owned()

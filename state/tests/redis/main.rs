@@ -19,5 +19,6 @@ mod faults;
 mod load;
 mod seats;
 mod stores;
+mod timers;
 mod tls;
 mod workers;
