@@ -476,7 +476,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::RetainedQuota`] when it would be one too many.
     fn retain(&self, message: Arc<Message>, done: Done<()>);
 
-    /// Reads retained messages that match a Topic Filter (without `$share`), a page at a time.
+    /// Reads retained messages that match a Topic Filter (without `$share`), a page at a time. A store that has them elsewhere gives
+    /// fewer than asked for when they are large: a page ends after the message with which it has 1 MiB, or a little later.
     fn retained(
         &self,
         filter: &str,

@@ -16,7 +16,7 @@ use crate::hub::Hub;
 use crate::hub::work::{PageRead, Ticket, Work};
 use crate::session::Session;
 
-/// Messages asked of the store at once.
+/// Messages asked of the store at once; of large ones it gives fewer.
 const PAGE_MESSAGES_MAX: usize = 256;
 
 /// The retained messages that a session is still to get.
@@ -28,6 +28,8 @@ pub(crate) struct RetainedReader {
     /// Bytes of the filters that wait.
     bytes: usize,
     page: VecDeque<Arc<Message>>,
+    /// Bytes of its messages.
+    page_bytes: usize,
     /// There was something in it.
     has_page: bool,
     page_asked: PageAsked,
@@ -137,6 +139,7 @@ impl RetainedReader {
     /// Nobody wants what was read, or is being read, of the first that waits.
     fn drop_page(&mut self) {
         self.page.clear();
+        self.page_bytes = 0;
         self.has_page = false;
         if self.page_asked == PageAsked::Yes {
             self.page_asked = PageAsked::Forgotten;
@@ -192,6 +195,7 @@ impl RetainedReader {
         loop {
             let Some(reading) = self.waiting.front_mut() else { return More::End };
             if let Some(message) = self.page.pop_front() {
+                self.page_bytes -= message.size();
                 if session.has_newer(&message, reading.asked_at, reading.options.no_local) {
                     continue;
                 }
@@ -215,7 +219,9 @@ impl RetainedReader {
             };
             reading.page_at.clone_from(&cursor);
             if !std::mem::replace(&mut reading.begun, true) && reading.filter.starts_with("$SYS") {
-                self.page.extend(hub.sys_matching(&reading.filter));
+                let found = hub.sys_matching(&reading.filter);
+                self.page_bytes += found.iter().map(|message| message.size()).sum::<usize>();
+                self.page.extend(found);
                 self.has_page = true;
             }
             reading.forgotten = session.forgotten();
@@ -239,6 +245,7 @@ impl RetainedReader {
             Ok(_) if reading.forgotten != forgotten => {}
             Ok(page) => {
                 self.has_page |= !page.messages.is_empty();
+                self.page_bytes += page.messages.iter().map(|message| message.size()).sum::<usize>();
                 self.page.extend(page.messages);
                 reading.place = page.next.map_or(Place::End, |cursor| Place::At(Some(cursor)));
             }
@@ -247,6 +254,11 @@ impl RetainedReader {
                 reading.place = Place::End;
             }
         }
+    }
+
+    /// Bytes of the messages that were read and wait for the device.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.page_bytes
     }
 
     /// Whether nothing is left, and nothing on its way into the stored queue.

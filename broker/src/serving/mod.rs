@@ -113,7 +113,10 @@ impl Serving {
     /// Says how much waits in the session.
     pub(crate) fn tell_waiting(&self, hub: &Hub) {
         self.handle.set_busy(self.session.is_busy());
-        if self.handle.set_held(self.session.outbound.waiting_bytes()) {
+        // Where the store is in this process, a page takes nothing that the store does not have.
+        let rare = self.rare.as_ref().filter(|_| hub.cluster.is_shared());
+        let page_bytes = rare.map_or(0, |rare| rare.retained.page_bytes());
+        if self.handle.set_held(self.session.outbound.waiting_bytes() + page_bytes) {
             hub.directory.list_heavy(&self.handle);
         }
     }

@@ -21,8 +21,10 @@ use crate::{Cursor, Done, Message, RetainedPage, StoreError, UnixMs};
 const SEPARATOR: u8 = 0;
 /// Topics that one command lists.
 const TOPICS_MAX: usize = 512;
-/// Messages that one operation reads.
+/// Messages that one operation reads, if they are not too large: see the function.
 const VALUES_MAX: usize = 32;
+/// A page ends after the messages with which it has so many bytes.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Buckets that are listed at the same time.
 const BUCKETS_AT_ONCE: u16 = 16;
 /// A page ends after this many topics, however few of them match.
@@ -175,6 +177,7 @@ impl Engine {
             messages_max: messages_max.max(1),
             now,
             visits: 0,
+            bytes: 0,
             page: RetainedPage::default(),
         };
         self.runtime.spawn(async move { done(walk.run(cursor).await) });
@@ -188,6 +191,8 @@ struct Walk {
     messages_max: usize,
     now: UnixMs,
     visits: usize,
+    /// Of the messages of the page.
+    bytes: usize,
     page: RetainedPage,
 }
 
@@ -246,24 +251,30 @@ impl Walk {
         let mut rest = matching.as_slice();
         while !rest.is_empty() {
             let room = self.messages_max - self.page.messages.len();
-            let Some(last_taken) = rest.get(..room.min(VALUES_MAX).min(rest.len())) else { break };
-            let op = ValuesOp { topics: last_taken.to_vec() }.on(&self.engine.keys.of_retained(bucket));
+            let Some(asked) = rest.get(..room.min(VALUES_MAX).min(rest.len())) else { break };
+            let op = ValuesOp { topics: asked.to_vec() }.on(&self.engine.keys.of_retained(bucket));
             let values = self.engine.ask(bucket, op).answer().await?.list()?;
+            // Those that are missing are asked for again.
+            let Some((taken, later)) = rest.split_at_checked(values.len()) else {
+                return Err(StoreError::Damaged { what: "retained messages" });
+            };
             let mut expired = Vec::new();
-            for (topic, value) in last_taken.iter().zip(values) {
+            for (topic, value) in taken.iter().zip(values) {
                 let Some(value) = value.maybe() else { continue };
                 let record = value.bytes()?;
                 let message = codec::read_message(&record)?;
                 if message.is_expired(self.now) {
                     expired.push((topic, record));
                 } else {
+                    self.bytes += message.size();
                     self.page.messages.push(message);
                 }
             }
             self.forget(bucket, expired).await?;
-            rest = rest.get(last_taken.len()..).unwrap_or_default();
-            if self.page.messages.len() >= self.messages_max {
-                return Ok(last_taken.last().cloned());
+            rest = later;
+            let is_full = self.page.messages.len() >= self.messages_max || self.bytes >= PAGE_BYTES_MAX;
+            if is_full && let Some(last_taken) = taken.last() {
+                return Ok(Some(last_taken.clone()));
             }
         }
         Ok(last.filter(|_| self.visits >= VISITS_MAX))

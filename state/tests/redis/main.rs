@@ -17,6 +17,7 @@ mod crash;
 mod durability;
 mod faults;
 mod load;
+mod retained;
 mod seats;
 mod stores;
 mod timers;

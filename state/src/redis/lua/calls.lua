@@ -12,6 +12,7 @@ end
 
 local function run(keys, args, key, arg)
   local answers = {}
+  values_left = VALUES_BYTES_MAX
   while arg <= #args do
     local name, key_count, arg_count = args[arg], tonumber(args[arg + 1]), tonumber(args[arg + 2])
     arg = arg + 3

@@ -38,6 +38,10 @@ local CONTENTS_MAX = 64
 local CONTENTS_BYTES_MAX = 4096
 local PAGE_CHUNK_MIN = 4
 local PAGE_CHUNK_MAX = 64
+-- Bytes of retained messages that a call answers, but for the first, which may be larger; and what is left of that for the
+-- operations that are still to come.
+local VALUES_BYTES_MAX = 1048576
+local values_left = 0
 
 local function time_us()
   local now = rcall('TIME')
@@ -809,9 +813,20 @@ function ops.topics(k, a)
   return rcall('ZRANGEBYLEX', k.topics, a.from, a.to, 'LIMIT', 0, a.topics_max)
 end
 
+-- Answers fewer than it is asked for when they, or those before them in the call, are too large; the first operation of a call
+-- always answers one.
 function ops.values(k, a)
   local values = {}
-  for at, topic in ipairs(a) do values[at] = rcall('HGET', k.values, topic) end
+  for at, topic in ipairs(a) do
+    if values_left <= 0 then break end
+    local value = rcall('HGET', k.values, topic)
+    local size = value and #value or 0
+    if size > values_left and values_left < VALUES_BYTES_MAX then
+      values_left = 0
+      break
+    end
+    values[at], values_left = value, values_left - size
+  end
   return values
 end
 
