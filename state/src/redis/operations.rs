@@ -252,7 +252,7 @@ operations! {
         number: u64,
     }
 
-    /// See [`crate::Store::retain`].
+    /// See [`crate::Store::retain`]. Alone when it clears.
     Write retain(RetainOp<'a>) of RetainedKeys [values, topics, owners] {
         topic: Vec<u8>,
         /// Empty to clear it.
@@ -268,7 +268,7 @@ operations! {
     }
 
     /// Forgets a retained message that has expired, unless it was replaced.
-    Write forget_expired(ForgetExpiredOp<'a>) of RetainedKeys [values, topics, owners] {
+    Alone forget_expired(ForgetExpiredOp<'a>) of RetainedKeys [values, topics, owners] {
         topic: &'a [u8],
         record: Vec<u8>,
     }

@@ -11,7 +11,7 @@ use super::codec;
 use super::engine::{Asked, Engine, add, random, read};
 use super::keys::{Bucket, RETAINED_BUCKETS};
 use super::lines::{Waiting, needs_seat};
-use super::op::{ReadAnswer, Result};
+use super::op::{Kind, Op, ReadAnswer, Result};
 use super::operations::{ForgetExpiredOp, RetainOp, RetainedCountsOp, TopicsOp, ValuesOp, word};
 use super::order::{Gate, Pending};
 use super::seat::{Seat, Seating};
@@ -55,7 +55,7 @@ impl Engine {
 
     fn try_retain(self: &Arc<Self>, topic: Vec<u8>, next: Waiting, seating: Seating, token: u64) {
         let bucket = Bucket::of_topic_key(&topic);
-        let op = self.retain_op(&topic, &next.message, seating, token).on(&self.keys.of_retained(bucket));
+        let op = self.retain_op(&topic, &next.message, seating, token);
         self.submit(vec![Gate::Bucket(bucket)], |ticket| {
             let engine = Arc::clone(self);
             let then = Box::new(move |answer: Result<Value>| {
@@ -82,14 +82,15 @@ impl Engine {
         });
     }
 
-    fn retain_op<'a>(&self, topic: &[u8], message: &'a Message, seat: Seating, token: u64) -> RetainOp<'a> {
+    fn retain_op(&self, topic: &[u8], message: &Message, seat: Seating, token: u64) -> Op {
         let record = match seat {
             _ if message.payload_slice().is_empty() => Vec::new(),
             Seating::NotNeeded => codec::message(message),
             Seating::Needed | Seating::Taken(_) => codec::seated(message),
         };
         let bytes = read(&self.counts.retained_bytes);
-        RetainOp {
+        let is_clear = record.is_empty();
+        let op = RetainOp {
             topic: topic.to_vec(),
             record,
             size: message.size() as u64,
@@ -98,7 +99,13 @@ impl Engine {
             seat,
             token,
             principal: needs_seat(message).map_or("", |(principal, _)| &principal.0),
+        };
+        let mut op = op.on(&self.keys.of_retained(Bucket::of_topic_key(topic)));
+        if is_clear {
+            // It may empty the set of topics, which nothing behind it in its call could use while the slot moves.
+            op.kind = Kind::Alone;
         }
+        op
     }
 
     /// Takes a seat for a message, then retains it.

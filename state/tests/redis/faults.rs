@@ -108,7 +108,7 @@ fn a_slot_that_moves_under_load_loses_nothing() {
     cluster.settle();
 }
 
-fn move_slot(cluster: &Cluster, slot: u16) {
+pub(crate) fn move_slot(cluster: &Cluster, slot: u16) {
     let from = cluster.owner(slot);
     let masters = cluster.masters();
     let to = masters.iter().find(|server| server.port != from.port).expect("another master");

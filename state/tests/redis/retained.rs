@@ -1,11 +1,12 @@
-//! Retained messages that are large.
+//! Retained messages that are large, and those of a slot that moves.
 
 use std::sync::Arc;
 
 use mqtt::QoS;
 use state::{Cursor, Message, RetainedPage, Store};
 
-use crate::harness::{START, begin, take, wait};
+use crate::faults::{fragile_cluster, move_slot, urls};
+use crate::harness::{Calls, START, begin, message, take, wait};
 use crate::stores::{InRedis, config_for, shared_server};
 
 const MIB: usize = 1 << 20;
@@ -46,4 +47,34 @@ fn pages_of_large_messages_are_small_and_all_come_however_many_read() {
         topics.sort_unstable();
         assert_eq!(topics, all);
     }
+}
+
+// The set of a bucket's topics goes with the last of them, and Redis lets no call touch a key of a moving slot that has gone.
+#[test]
+fn a_topic_that_follows_the_last_of_its_bucket_is_there_though_the_slot_moves() {
+    let cluster = fragile_cluster();
+    let redis = InRedis::open(config_for(urls(&cluster)));
+    let (store, calls) = (redis.store(), Calls(redis.store()));
+    // So that all keys of the bucket are there.
+    calls.retain_as("alice", 9, "a/b/c", "1").expect("retained");
+    let pattern = format!("{}{{*}}x", redis.config.key_prefix);
+    let keys: Vec<String> =
+        cluster.masters().iter().map(|master| master.cli(&["--scan", "--pattern", &pattern])).collect();
+    let key = keys.iter().find_map(|keys| keys.lines().next()).expect("a set of topics");
+    let slot = cluster.servers[0].cli(&["cluster", "keyslot", key]);
+    let from = cluster.owner(slot.parse().expect("a slot"));
+    let to = cluster.masters().into_iter().find(|server| server.port != from.port).expect("another master");
+    let (from_id, to_id) = (from.cli(&["cluster", "myid"]), to.cli(&["cluster", "myid"]));
+    to.cli(&["cluster", "setslot", &slot, "importing", &from_id]);
+    from.cli(&["cluster", "setslot", &slot, "migrating", &to_id]);
+    // The first occupies the bucket, so that the others are ready together.
+    let payloads = ["2", "", "3"];
+    let asked = payloads.map(|payload| begin(|done| store.retain(message("a/b/c", payload), done)));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    move_slot(&cluster, slot.parse().expect("a slot"));
+    for answer in asked {
+        take(&answer).expect("retained");
+    }
+    assert_eq!(calls.retained("a/b/#", 9, START), ["a/b/c"]);
+    cluster.settle();
 }
