@@ -27,6 +27,8 @@ const DAMAGED: StoreError = StoreError::Damaged { what: "timer" };
 /// An entry of a bucket's timers.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Timer {
+    /// What a session left to its shares, which may be much, comes behind everything else.
+    is_left: bool,
     /// By the clock of whoever has the bucket.
     at: UnixMs,
     /// `o:` or `s:` and a name, `w:` or `x:` and a client: a Will goes before the expiry of its session.
@@ -158,7 +160,8 @@ impl Engine {
         let mut flat = due.list()?.into_iter();
         let mut timers = Vec::new();
         while let (Some(member), Some(at)) = (flat.next(), flat.next()) {
-            timers.push(Timer { at: at.count()?, member: member.text()?, bucket });
+            let member = member.text()?;
+            timers.push(Timer { is_left: member.starts_with("s:"), at: at.count()?, member, bucket });
         }
         if timers.len() >= max {
             self.hints.armed(Bucket::Sessions(bucket), 0);

@@ -1,11 +1,13 @@
-//! What is due, while a server has no answer.
+//! What is due, while a server has no answer, and while much else is.
 
-use state::{Claim, RedisConfig};
+use std::sync::Arc;
+
+use state::{Claim, RedisConfig, Store, Via};
 
 use crate::faults::{fragile_cluster, key_of, urls};
-use crate::harness::{Calls, START, claim, will};
+use crate::harness::{Calls, START, claim, message, publish_to, wait, will};
 use crate::servers::{Cluster, Server, until};
-use crate::stores::{InRedis, config_for};
+use crate::stores::{InRedis, config_for, shared_server};
 
 /// What keeps a server from answering.
 #[derive(Clone, Copy, Debug)]
@@ -83,4 +85,24 @@ fn a_server_that_has_no_answer_holds_up_its_own_timers_and_no_others() {
         assert_eq!(came, of(&there), "{trouble:?}: each once");
         cluster.settle();
     }
+}
+
+#[test]
+fn what_a_member_of_a_share_leaves_is_taken_behind_wills() {
+    const LEFT: usize = 150;
+    let redis = InRedis::open(config_for(shared_server()));
+    let calls = Calls(redis.store());
+    let owned = calls.own(Claim { will: Some(will("w", 0)), ..claim("a") });
+    for _ in 0..LEFT {
+        let mut publish = publish_to(&[&owned.fence.session], &message("t", "x"));
+        publish.targets[0].delivery.via = Via::Share(Arc::from("$share/g/t"));
+        wait(|done| redis.store().publish(publish, done)).expect("published");
+    }
+    calls.release(&owned.fence, 0, true, START).expect("released");
+    let mut due = calls.due(START);
+    assert_eq!(due.first().map(String::as_str), Some("will a w"));
+    due.extend(calls.due(START));
+    let left = due.iter().filter(|due| *due == "left a $share/g/t").count();
+    assert_eq!((due.len(), left), (LEFT + 1, LEFT));
+    assert!(calls.due(START).is_empty(), "each once");
 }

@@ -38,6 +38,8 @@ local CONTENTS_MAX = 64
 local CONTENTS_BYTES_MAX = 4096
 local PAGE_CHUNK_MIN = 4
 local PAGE_CHUNK_MAX = 64
+-- When what a session leaves to its shares is due: before all that has a time, from which it can be told.
+local LEFT_AT = '0'
 -- Bytes of retained messages that a call answers, but for the first, which may be larger; and what is left of that for the
 -- operations that are still to come.
 local VALUES_BYTES_MAX = 1048576
@@ -215,23 +217,40 @@ local function by_share(head, at)
   return string.sub(head, 1, 6) .. string.char(string.byte(head, 7) % 16 + 16 * at) .. string.sub(head, 8)
 end
 
+-- Keeps what a session leaves for other members of its shares.
+local function keep_left(k, incarnation, records)
+  local number = rcall('HINCRBY', k.orphans, '', #records) - #records
+  local fields, timers = {}, {}
+  for at, record in ipairs(records) do
+    local name = incarnation .. ':' .. text(number + at)
+    fields[2 * at - 1], fields[2 * at] = 's' .. name, record
+    timers[2 * at - 1], timers[2 * at] = LEFT_AT, 's:' .. name
+  end
+  rcall('HSET', k.orphans, unpack(fields))
+  rcall('ZADD', k.timers, 'inf', '', unpack(timers))
+end
+
 -- A session ends: what came to it by shares is kept for their other members, but for QoS 2 that it may have begun.
 local function bequeath(k, cid, s, sent)
   sent = math.max(sent, s.z or 0)
   if not s.S or s.l == 0 then return false end
   local shares, left = {}, false
   for share in string.gmatch(s.S, '[^%z]+') do shares[#shares + 1] = share end
-  for number = s.h, s.t - 1 do
-    local record = rcall('HGET', k.queue, number)
-    if record and string.byte(record, 6) == 0 then
-      local flags = string.byte(record, 7)
-      local share, qos = shares[math.floor(flags / 16)], flags % 4
-      if share and (qos == 1 or number >= sent) then
-        local name = s.i .. ':' .. next_number(k.orphans)
-        rcall('HSET', k.orphans, 's' .. name, cmsgpack.pack({ cid, share, record }))
-        arm(k.timers, 0, 's:' .. name)
-        left = true
+  for from = s.h, s.t - 1, PAGE_CHUNK_MAX do
+    local names, kept = {}, {}
+    for number = from, math.min(from + PAGE_CHUNK_MAX, s.t) - 1 do names[#names + 1] = text(number) end
+    for at, record in ipairs(rcall('HMGET', k.queue, unpack(names))) do
+      if record and string.byte(record, 6) == 0 then
+        local flags = string.byte(record, 7)
+        local share, qos = shares[math.floor(flags / 16)], flags % 4
+        if share and (qos == 1 or from + at - 1 >= sent) then
+          kept[#kept + 1] = cmsgpack.pack({ cid, share, record })
+        end
       end
+    end
+    if #kept > 0 then
+      keep_left(k, s.i, kept)
+      left = true
     end
   end
   return left
@@ -490,7 +509,7 @@ function ops.rearm(k, a)
   local all, now = rcall('HGETALL', k.orphans), moment(a.now)
   for at = 1, #all, 2 do
     if string.sub(all[at], 1, 1) == 's' then
-      arm(k.timers, 0, 's:' .. string.sub(all[at], 2))
+      arm(k.timers, LEFT_AT, 's:' .. string.sub(all[at], 2))
     elseif all[at] ~= '' then
       local record = cmsgpack.unpack(all[at + 1])
       if record[1] == a.worker or record[1] == '' then
@@ -623,11 +642,16 @@ function ops.tails(k, a)
   return tails
 end
 
--- Answers what is due, and how long it is until something is.
+-- Answers what is due, and how long it is until something is. What sessions leave may be much: it comes last.
 function ops.due(k, a)
-  local at = moment(a.now)
+  local at, room = moment(a.now), tonumber(a.entries_max)
   local now = string.format('%.0f', at)
-  local due = rcall('ZRANGEBYSCORE', k.timers, '-inf', now, 'WITHSCORES', 'LIMIT', 0, a.entries_max)
+  local due = rcall('ZRANGEBYSCORE', k.timers, '(' .. LEFT_AT, now, 'WITHSCORES', 'LIMIT', 0, a.entries_max)
+  room = room - #due / 2
+  if room > 0 then
+    local left = rcall('ZRANGEBYSCORE', k.timers, '-inf', LEFT_AT, 'WITHSCORES', 'LIMIT', 0, text(room))
+    for _, item in ipairs(left) do due[#due + 1] = item end
+  end
   local later = rcall('ZRANGEBYSCORE', k.timers, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   later = later[2] or false
   if later and later ~= 'inf' then later = string.format('%.0f', tonumber(later) - at) end
