@@ -297,10 +297,9 @@ mod tests {
         let cache = DecisionCache::new(10);
         std::thread::scope(|scope| {
             let holds = || {
-                let forgetting = scope.spawn(|| cache.forget(&Target::User("alice".into())));
-                // It waits for the lock, or is through before the answer is there.
-                std::thread::sleep(Duration::from_millis(100));
-                drop(forgetting);
+                // Whoever forgets waits for this lock, and so comes after the answer is there.
+                assert!(cache.allowed.is_locked());
+                scope.spawn(|| cache.forget(&Target::User("alice".into())));
                 true
             };
             cache.remember(([1; 16], 0), &allow("alice"), None, LIFE, TTL, holds);
