@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::harness::bytes::{self, Connect, Publish};
 use crate::harness::fleet::Trust;
 use crate::harness::fleet::talker::Talker;
-use crate::harness::{Server, Transport, let_pass};
+use crate::harness::{Server, Transport};
 use crate::tiers::{Shape, Tiers, metric, within};
 
 /// Members at each worker; their queues are in memory.
@@ -21,11 +21,12 @@ const MEMBERS: usize = 4;
 const ROUNDS: usize = 3;
 /// Messages in one write of the publisher.
 const BATCH: u32 = 8;
-/// How long the publisher goes on before a kill, and how long a member waits before it looks whether all is over.
-const CALM: Duration = Duration::from_millis(500);
-/// How long it may take until a dead worker is buried and what it was sent is with other members, and all else after the end.
+/// Notes to the other worker before it is killed.
+const NOTES_BEFORE: f64 = 500.0;
+/// How long a member waits before it looks whether all is over.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// How long it may take until a dead worker is buried and what it was sent is with other members.
 const BURIED_WITHIN: Duration = Duration::from_secs(20);
-const ALL_WITHIN: Duration = Duration::from_secs(5);
 
 async fn connect(edge: &Server, trust: &Trust, client_id: &str) -> Talker {
     let address = edge.address(Transport::Tls);
@@ -57,7 +58,7 @@ impl Account {
 fn member(runtime: &Runtime, mut talker: Talker, account: Arc<Account>) -> JoinHandle<()> {
     runtime.spawn(async move {
         while !account.is_over.load(Ordering::Acquire) {
-            let Some(packet) = talker.next_within(CALM).await.unwrap() else { continue };
+            let Some(packet) = talker.next_within(LOOK_AFTER).await.unwrap() else { continue };
             if packet.first & 0xF0 == 0x30 {
                 let (_, text) = talker.take(&packet).await.unwrap();
                 account.taken.lock().insert(text.parse().unwrap());
@@ -112,21 +113,16 @@ fn what_a_killed_worker_was_sent_for_a_share_reaches_other_members() {
         // Its members are there.
         let notes = metric(&tiers.workers[0], "tidegate_cluster_notes_sent_total");
         let sent = || metric(&tiers.workers[0], "tidegate_cluster_notes_sent_total");
-        within("notes", BURIED_WITHIN, || (sent() > notes).then_some(()));
-        let_pass(CALM);
+        within("notes", BURIED_WITHIN, || (sent() > notes + NOTES_BEFORE).then_some(()));
         tiers.kill_worker(1);
         let buried = || metric(&tiers.workers[0], "tidegate_cluster_workers_buried_total");
         within("the burial", BURIED_WITHIN, || (buried() >= round as f64).then_some(()));
         assert!(handed_on(&tiers) > before, "the dead worker was sent none");
         tiers.run_worker(1);
     }
-    let_pass(CALM);
     account.is_published.store(true, Ordering::Release);
     runtime.block_on(publishing).unwrap();
-    let until = Instant::now() + ALL_WITHIN;
-    while account.lacks() > 0 && Instant::now() < until {
-        let_pass(CALM);
-    }
+    within("all that was acknowledged", BURIED_WITHIN, || (account.lacks() == 0).then_some(()));
     account.is_over.store(true, Ordering::Release);
     for task in tasks {
         runtime.block_on(task).unwrap();

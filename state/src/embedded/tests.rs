@@ -224,7 +224,6 @@ fn a_table_that_cannot_be_written_while_space_is_given_back_holds_up_nothing_for
         answers.push(begin(|done| store.publish(publish(&owner, "y"), done)));
         std::thread::sleep(Duration::from_millis(10));
     }
-    std::thread::sleep(Duration::from_millis(200));
     for directory in &tables {
         std::fs::remove_file(directory).expect("removed");
         std::fs::rename(directory.with_extension("away"), directory).expect("moved back");

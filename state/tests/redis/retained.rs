@@ -7,6 +7,7 @@ use state::{Cursor, Message, RetainedPage, Store};
 
 use crate::faults::{fragile_cluster, move_slot, urls};
 use crate::harness::{Calls, START, begin, message, take, wait};
+use crate::servers::until;
 use crate::stores::{InRedis, config_for, shared_server};
 
 const MIB: usize = 1 << 20;
@@ -69,8 +70,14 @@ fn a_topic_that_follows_the_last_of_its_bucket_is_there_though_the_slot_moves() 
     from.cli(&["cluster", "setslot", &slot, "migrating", &to_id]);
     // The first occupies the bucket, so that the others are ready together.
     let payloads = ["2", "", "3"];
+    let calls_at = || -> u64 {
+        let stats = from.cli(&["info", "commandstats"]);
+        let (_, rest) = stats.split_once("cmdstat_fcall:calls=").expect("calls");
+        rest.split(',').next().and_then(|count| count.parse().ok()).expect("a count")
+    };
+    let before = calls_at();
     let asked = payloads.map(|payload| begin(|done| store.retain(message("a/b/c", payload), done)));
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    until("the calls came while the slot moves", || calls_at() >= before + 2);
     move_slot(&cluster, slot.parse().expect("a slot"));
     for answer in asked {
         take(&answer).expect("retained");
